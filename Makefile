@@ -1,0 +1,95 @@
+# `make help` lists the targets. Caches lie under $XDG_CACHE_HOME/qwen-vllm (~/.cache/qwen-vllm).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PORT ?= 8000
+MODEL ?= builtin:news-classifier
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/qwen-vllm
+VENV := $(CACHE)/venv/bin
+TOOL := $(PYTHON) -m tests.cluster
+# vLLM starts half a minute slower when bytecode may not be kept.
+RUN := env -u PYTHONDONTWRITEBYTECODE PYTHONPATH=server/src:operator/src:. PATH="$(CACHE)/bin:$(VENV):$$PATH"
+export CLUSTER REGISTRY
+
+.PHONY: help
+help: ## list the targets
+	@echo "make TARGET [CLUSTER=kind|local|current] [REGISTRY=...] [PORT=8000]"
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## the main job: cluster, images, operator, a served model, two answers
+	@$(TOOL) demo
+
+.PHONY: serve
+serve: venv ## the server alone, in the foreground: make serve PORT=8000
+	@$(TOOL) port-free $(PORT)
+	@echo "http://localhost:$(PORT)/ (ready after about a minute; Ctrl-C stops it)"
+	@exec $(RUN) $(VENV)/python -m qwen_server --model "$(MODEL)" --port $(PORT) --device auto --enforce-eager --log-format text
+
+.PHONY: test
+test: deps ## all tests: unit, integration, end to end
+	@$(RUN) $(VENV)/python -m tests.cluster test unit integration e2e
+
+.PHONY: test-unit
+test-unit: venv ## tests that need neither a cluster nor vLLM: seconds
+	@$(RUN) $(VENV)/python -m tests.cluster test unit
+
+.PHONY: test-integration
+test-integration: deps ## tests against a real API server and a real vLLM
+	@$(RUN) $(VENV)/python -m tests.cluster test integration
+
+.PHONY: test-e2e
+test-e2e: deps ## tests on the local one-node cluster
+	@$(RUN) $(VENV)/python -m tests.cluster test e2e
+
+.PHONY: lint
+lint: venv ## ruff, mypy, import contracts, the chart, generated files
+	@$(RUN) $(VENV)/python -m tests.cluster lint
+
+.PHONY: format
+format: venv ## let ruff format and mend what it can
+	@$(VENV)/ruff format -q .
+	@$(VENV)/ruff check -q --fix .
+
+.PHONY: manifests
+manifests: venv ## write the CRD, docs/reference.md, the chart's copies and manifests/install.yaml
+	@$(RUN) $(VENV)/python -m qwen_operator.crd
+	@$(RUN) $(VENV)/python -m charts.generate
+
+.PHONY: deps
+deps: ## install and build everything that tests and cluster need
+	@$(TOOL) deps
+
+.PHONY: venv
+venv:
+	@$(TOOL) venv
+
+.PHONY: images
+images: ## build both images and put them where CLUSTER finds them
+	@$(TOOL) images
+
+.PHONY: cluster-up
+cluster-up: ## start the cluster; kubeconfig: .cluster/kubeconfig
+	@$(TOOL) up
+
+.PHONY: cluster-down
+cluster-down: ## stop it and leave nothing running
+	@$(TOOL) down
+
+.PHONY: cluster-status
+cluster-status: ## which parts of the local cluster run
+	@$(TOOL) status
+
+.PHONY: requirements
+requirements: venv ## pin requirements/*.txt anew from requirements/*.in
+	@$(TOOL) requirements
+
+.PHONY: clean
+clean: cluster-down ## remove what lies in this folder; the caches stay
+	@rm -rf .cluster .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+.PHONY: clean-cache
+clean-cache: clean ## remove the caches too: the next run builds everything anew
+	@$(TOOL) clean-cache
