@@ -1,0 +1,144 @@
+"""`python3 -m tests.cluster COMMAND`: what the Makefile calls. Needs only the standard library."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+
+from tests.cluster import builds, checks, clusters, demo, images, node, packages, python_env, shell
+from tests.cluster.console import Problem, complain, side_by_side
+from tests.cluster.settings import Settings
+
+Arguments = list[str]
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command. Returns the exit code: 0, or 1 after one line that says what is wrong and how to mend it."""
+    parser = argparse.ArgumentParser(prog="python3 -m tests.cluster", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (_, text, more) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if more:
+            command.add_argument("arguments", nargs=more)
+    chosen = parser.parse_args(arguments)
+    try:
+        COMMANDS[chosen.command][0](Settings.from_env(), getattr(chosen, "arguments", []))
+    except Problem as problem:
+        complain(problem)
+        return 1
+    except KeyboardInterrupt:
+        complain(Problem("interrupted", "run the same command again to go on"))
+        return 130
+    return 0
+
+
+def _cluster(settings: Settings) -> clusters.Cluster:
+    return clusters.choose(settings, os.environ.get("CLUSTER", ""))
+
+
+def _deps(settings: Settings, _: Arguments) -> None:
+    """Everything that building, testing and the cluster need; independent parts side by side."""
+    clusters.ensure_tools(settings)
+    side_by_side(
+        {
+            "Go programs": lambda: builds.ensure(settings, (*builds.FOR_CLUSTER, builds.HELM4)),
+            "Prometheus operator's CRDs": lambda: builds.ensure_crds(settings),
+            "Python environment": lambda: python_env.ensure_venv(settings),
+            "base image": lambda: images.ensure_base(settings),
+        },
+        shell.cancel_all,
+    )
+
+
+def _venv(settings: Settings, _: Arguments) -> None:
+    python_env.require_python()
+    packages.install_without_cluster(settings)
+    python_env.ensure_uv(settings)
+    side_by_side(
+        {
+            "Helm": lambda: builds.ensure(settings, (builds.HELM,)),
+            "Python environment": lambda: python_env.ensure_venv(settings),
+        },
+        shell.cancel_all,
+    )
+
+
+def _images(settings: Settings, _: Arguments) -> None:
+    _cluster(settings).prepare()
+
+
+def _demo(settings: Settings, _: Arguments) -> None:
+    demo.run(_cluster(settings))
+
+
+def _kubeconfig(settings: Settings, _: Arguments) -> None:
+    print(settings.checkout_kubeconfig)
+
+
+def _up(settings: Settings, _: Arguments) -> None:
+    _cluster(settings).up()
+
+
+def _down(settings: Settings, _: Arguments) -> None:
+    _cluster(settings).down()
+
+
+def _status(settings: Settings, _: Arguments) -> None:
+    if not node.status(settings):
+        raise Problem("the local cluster is not usable", "run: make cluster-up")
+
+
+def _test(_: Settings, parts: Arguments) -> None:
+    unknown = [part for part in parts if part not in checks.TEST_PARTS]
+    if unknown:
+        raise Problem(f"unknown part {unknown[0]}", f"there are: {', '.join(checks.TEST_PARTS)}")
+    checks.test(parts)
+
+
+def _lint(_: Settings, __: Arguments) -> None:
+    checks.lint()
+
+
+def _port_free(_: Settings, arguments: Arguments) -> None:
+    port = int(arguments[0])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError as error:
+            raise Problem(
+                f"port {port} cannot be used: {error.strerror}", "choose another: make serve PORT=8001"
+            ) from error
+
+
+def _requirements(settings: Settings, _: Arguments) -> None:
+    python_env.compile_requirements(settings)
+
+
+def _clean_cache(settings: Settings, _: Arguments) -> None:
+    with node.locked(settings):
+        shutil.rmtree(settings.cache)
+
+
+COMMANDS: dict[str, tuple[Callable[[Settings, Arguments], None], str, str | int]] = {
+    "deps": (_deps, "install and build what is missing", 0),
+    "venv": (_venv, "bring the Python environment and Helm up to date", 0),
+    "images": (_images, "build both images and put them where the cluster finds them", 0),
+    "demo": (_demo, "the main job: a model served and asked through its Service", 0),
+    "kubeconfig": (_kubeconfig, "print where the local cluster's kubeconfig lies", 0),
+    "up": (_up, "start the cluster", 0),
+    "down": (_down, "stop it and leave nothing behind", 0),
+    "status": (_status, "say which parts of the local cluster run", 0),
+    "test": (_test, f"run parts of the tests: {', '.join(checks.TEST_PARTS)}", "+"),
+    "lint": (_lint, "run every check that needs no running program", 0),
+    "port-free": (_port_free, "fail if a TCP port is taken", 1),
+    "requirements": (_requirements, "pin requirements/*.txt anew", 0),
+    "clean-cache": (_clean_cache, "remove the caches", 0),
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,130 @@
+"""`make lint` and `make test`: parts that run one after the other, with a summary that says which failed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster import clusters
+from tests.cluster.console import Problem, complain, duration, say
+from tests.cluster.settings import ROOT, Settings
+
+REPORTS = ROOT / ".cluster" / "reports"
+TEST_PARTS = {"unit": ["tests/unit", "tests/rules"], "integration": ["tests/integration"], "e2e": ["tests/e2e"]}
+NEVER = ROOT / "operator" / "__init__.py"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a part ended: `problem` is empty when it passed."""
+
+    name: str
+    seconds: float
+    summary: str
+    problem: str = ""
+
+
+def lint() -> None:
+    """Raises Problem when anything that can be checked without running the programs is wrong."""
+    python = sys.executable
+    commands: dict[str, Sequence[str]] = {
+        "ruff check": ("ruff", "check", "--quiet", "."),
+        "ruff format": ("ruff", "format", "--check", "--quiet", "."),
+        "mypy": ("mypy",),
+        "import contracts": ("lint-imports", "--no-logo"),
+        "CRD and reference are current": (python, "-m", "qwen_operator.crd", "--check"),
+        "chart's files and install.yaml are current": (python, "-m", "charts.generate", "--check"),
+        "helm lint": ("helm", "lint", "--quiet", "--strict", "charts/qwen-operator"),
+    }
+    outcomes = [_checked(name, lambda command=command: _quiet(command)) for name, command in commands.items()]  # type: ignore[misc]
+    outcomes.append(_checked("operator/ is no package", _no_package))
+    summarise("lint", outcomes)
+
+
+def test(parts: Sequence[str]) -> None:
+    """Run parts of the tests, all even if one fails. Raises Problem when a test failed, or was skipped in CI."""
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    outcomes = []
+    for part in parts:
+        if part == "e2e":
+            # Here and not in a fixture, where the minutes of a cold start would count against the first test's time.
+            outcomes.append(_checked("images and cluster", _prepare_cluster))
+            if outcomes[-1].problem:
+                continue
+        outcomes.append(_run_pytest(part))
+    summarise("test", outcomes)
+
+
+def summarise(what: str, outcomes: Sequence[Outcome]) -> None:
+    """Print a line for each part; raises Problem when one failed."""
+    print()
+    for outcome in outcomes:
+        verdict = f"FAILED: {outcome.problem}" if outcome.problem else "ok"
+        print(f"{what}: {outcome.name:<44} {duration(outcome.seconds):>6}  {outcome.summary:<28} {verdict}".rstrip())
+    failed = [outcome.name for outcome in outcomes if outcome.problem]
+    if failed:
+        raise Problem(f"{what} failed: {', '.join(failed)}", "the output above says why")
+    say(f"{what}: all passed")
+
+
+def _checked(name: str, action: Callable[[], str]) -> Outcome:
+    begun = time.monotonic()
+    problem = action()
+    return Outcome(name, time.monotonic() - begun, "", problem)
+
+
+def _quiet(command: Sequence[str]) -> str:
+    """Run a command, show its output only if it fails. Returns what is wrong, or nothing."""
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    print(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}", flush=True)
+    return f"exit code {done.returncode}"
+
+
+def _prepare_cluster() -> str:
+    try:
+        clusters.Local(Settings.from_env()).prepare()
+    except Problem as problem:
+        complain(problem)
+        return problem.what
+    return ""
+
+
+def _no_package() -> str:
+    """With an __init__.py the folder would hide the standard library's `operator`, and nothing could start."""
+    return f"{NEVER.relative_to(ROOT)} must not exist" if NEVER.exists() else ""
+
+
+def _run_pytest(part: str) -> Outcome:
+    begun = time.monotonic()
+    say(f"tests: {part} ...")
+    report = REPORTS / f"{part}.xml"
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", f"--junitxml={report}", *TEST_PARTS[part]]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=env, check=False).returncode
+    counts = read_report(report)
+    summary = f"{counts['tests'] - counts['skipped']} run, {counts['skipped']} skipped"
+    problem = ""
+    if code != 0:
+        problem = f"{counts['failures'] + counts['errors']} failed (pytest exit code {code})"
+    elif counts["skipped"] and os.environ.get("CI"):
+        problem = "skipped tests do not count as passed here"
+    return Outcome(part, time.monotonic() - begun, summary, problem)
+
+
+def read_report(path: Path) -> dict[str, int]:
+    """Counts of tests, failures, errors and skipped in a JUnit report; zeros when pytest wrote none."""
+    counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    if path.exists():
+        for suite in ET.parse(path).getroot().iter("testsuite"):
+            for name in counts:
+                counts[name] += int(suite.get(name, "0"))
+    return counts

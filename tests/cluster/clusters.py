@@ -1,0 +1,219 @@
+"""The three kinds of cluster that `CLUSTER=` names: the local one, kind, and whatever kubectl points at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tests.cluster import builds, images, node, packages, python_env, shell
+from tests.cluster.console import Problem, say, side_by_side, step
+from tests.cluster.images import Image
+from tests.cluster.settings import ROOT, Settings
+
+KIND_NAME = "qwen-vllm"
+KIND_FREE_GIB = 20
+LOCAL_FREE_GIB = 15
+GO_PROGRAMS = "Kubernetes, CoreDNS and Helm from Go modules"
+
+
+class Cluster(Protocol):
+    """Somewhere to install the operator."""
+
+    kubectl: str
+    helm: str
+    kubeconfig: Path | None
+    stop_hint: str
+
+    def up(self) -> None:
+        """Bring the cluster up. Raises Problem."""
+
+    def down(self) -> None:
+        """Stop it."""
+
+    def prepare(self) -> None:
+        """Bring the cluster up and make both images available to it. Raises Problem."""
+
+    def reference(self, image: Image) -> str:
+        """The image as the cluster's nodes know it."""
+
+
+def choose(settings: Settings, wanted: str) -> Cluster:
+    """The cluster for `local`, `kind`, `current`, or nothing: kind where Docker and kind are there, else local."""
+    if wanted == "":
+        wanted = "kind" if shutil.which("kind") and docker_works() else "local"
+        say(f"CLUSTER={wanted} (kind, local or current can be chosen)")
+    if wanted == "local":
+        return Local(settings)
+    if wanted == "kind":
+        return Kind(settings)
+    if wanted == "current":
+        return Current(settings, os.environ.get("REGISTRY", "").rstrip("/"))
+    raise Problem(f"CLUSTER={wanted} is unknown", "choose CLUSTER=local, CLUSTER=kind or CLUSTER=current")
+
+
+def docker_works() -> bool:
+    """Whether there is a Docker that answers."""
+    return shutil.which("docker") is not None and shell.succeeds(["docker", "info"])
+
+
+class Local:
+    """The one-node cluster of this folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.kubectl = str(settings.bin / "kubectl")
+        self.helm = str(settings.bin / "helm")
+        self.kubeconfig: Path | None = settings.checkout_kubeconfig
+        self.stop_hint = "make cluster-down"
+
+    def up(self) -> None:
+        node.require_root()
+        ensure_tools(self.settings)
+        side_by_side({GO_PROGRAMS: lambda: builds.ensure(self.settings, builds.FOR_CLUSTER)}, shell.cancel_all)
+        node.up(self.settings)
+
+    def down(self) -> None:
+        node.down(self.settings)
+
+    def prepare(self) -> None:
+        node.require_root()
+        ensure_tools(self.settings)
+        steps: dict[str, shell.Action] = {
+            GO_PROGRAMS: lambda: builds.ensure(self.settings, builds.FOR_CLUSTER),
+            "images": lambda: prepare_images(self.settings),
+        }
+        side_by_side(steps, shell.cancel_all)
+        node.up(self.settings)
+        for image in images.IMAGES:
+            side_by_side({f"image {image.name}": _pushing(self.settings, image)}, shell.cancel_all)
+
+    def reference(self, image: Image) -> str:
+        return image.reference()
+
+
+def ensure_tools(settings: Settings) -> None:
+    """Debian packages and uv: what the other steps are made with."""
+    if packages.missing() or not python_env.uv(settings).exists():
+        node.require_disk(settings.cache, LOCAL_FREE_GIB)
+    side_by_side({"Debian packages": lambda: packages.install(settings)}, shell.cancel_all)
+    side_by_side({"uv": lambda: python_env.ensure_uv(settings)}, shell.cancel_all)
+
+
+def prepare_images(settings: Settings) -> str:
+    """Build what the registry does not hold yet. Returns a one-line summary."""
+    images.ensure_base(settings)
+    return "; ".join(f"{image.name} {images.ensure_prepared(settings, image)}" for image in images.IMAGES)
+
+
+def _pushing(settings: Settings, image: Image) -> shell.Action:
+    return lambda: images.ensure_pushed(settings, image)
+
+
+class Kind:
+    """A kind cluster on the user's Docker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.kubectl = "kubectl" if shutil.which("kubectl") else str(settings.bin / "kubectl")
+        self.helm = str(settings.bin / "helm")
+        self.kubeconfig: Path | None = settings.checkout_kubeconfig
+        self.stop_hint = "make cluster-down CLUSTER=kind"
+        self.log = settings.cache / "logs" / "kind.log"
+
+    def up(self) -> None:
+        if not docker_works():
+            raise Problem("CLUSTER=kind needs a Docker that answers", "start Docker, or use CLUSTER=local as root")
+        if shutil.which("kind") is None:
+            raise Problem("kind is not installed", "see https://kind.sigs.k8s.io/, or use CLUSTER=local as root")
+        node.require_disk(self.settings.cache, KIND_FREE_GIB)
+        ensure_clients(self.settings, self.kubectl)
+        self.settings.checkout_kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+        if KIND_NAME not in shell.output(["kind", "get", "clusters"]).split():
+            with step("kind cluster"):
+                create = ["kind", "create", "cluster", "--name", KIND_NAME, "--config", str(ROOT / "kind-config.yaml")]
+                shell.logged([*create, "--kubeconfig", str(self.kubeconfig)], self.log)
+        # Also when the cluster was there: the local cluster keeps its kubeconfig at the same place.
+        shell.output(["kind", "export", "kubeconfig", "--name", KIND_NAME, "--kubeconfig", str(self.kubeconfig)])
+        self.settings.checkout_env.write_text(
+            f'export KUBECONFIG="{self.kubeconfig}" PATH="{self.settings.bin}:$PATH"\n'
+        )
+
+    def prepare(self) -> None:
+        self.up()
+        for image in images.IMAGES:
+            with step(f"image {image.name}"):
+                docker_build(image, self.reference(image), self.log)
+                load = ["kind", "load", "docker-image", self.reference(image), "--name", KIND_NAME]
+                shell.logged(load, self.log)
+
+    def down(self) -> None:
+        """Delete the kind cluster."""
+        with step("deleting the kind cluster"):
+            shell.output(["kind", "delete", "cluster", "--name", KIND_NAME], timeout=120)
+        self.settings.checkout_kubeconfig.unlink(missing_ok=True)
+        self.settings.checkout_env.unlink(missing_ok=True)
+
+    def reference(self, image: Image) -> str:
+        return f"{image.name}:{image.tag()}"
+
+
+@dataclass
+class Current:
+    """The cluster of kubectl's current context; its nodes pull from REGISTRY."""
+
+    settings: Settings
+    registry: str
+    kubectl: str = "kubectl"
+    helm: str = ""
+    kubeconfig: Path | None = None
+    stop_hint: str = "helm uninstall --namespace qwen-system qwen-operator"
+
+    def up(self) -> None:
+        raise Problem(
+            "CLUSTER=current is a cluster that others start", "make demo CLUSTER=current REGISTRY=... uses it"
+        )
+
+    def down(self) -> None:
+        raise Problem("CLUSTER=current is not stopped from here", f"to remove the operator: {self.stop_hint}")
+
+    def prepare(self) -> None:
+        if not self.registry:
+            raise Problem(
+                "CLUSTER=current needs a registry that the cluster's nodes can pull from",
+                "name it: make demo CLUSTER=current REGISTRY=registry.example.com/team   (log in to it beforehand)",
+            )
+        if shutil.which("kubectl") is None:
+            raise Problem("CLUSTER=current needs kubectl", "see https://kubernetes.io/docs/tasks/tools/")
+        if not docker_works():
+            raise Problem("CLUSTER=current builds its images with Docker, which does not answer", "start Docker")
+        context = shell.output(["kubectl", "config", "current-context"]).strip()
+        say(f"the current context is {context}")
+        ensure_clients(self.settings, self.kubectl)
+        self.helm = str(self.settings.bin / "helm")
+        log = self.settings.cache / "logs" / "docker.log"
+        for image in images.IMAGES:
+            with step(f"image {self.reference(image)}"):
+                docker_build(image, self.reference(image), log)
+                shell.logged(["docker", "push", self.reference(image)], log, mend=f"docker login? see {log}")
+
+    def reference(self, image: Image) -> str:
+        return f"{self.registry}/{image.name}:{image.tag()}"
+
+
+def ensure_clients(settings: Settings, kubectl: str) -> None:
+    """Helm, and kubectl where there is none, from Go modules."""
+    wanted = [builds.HELM]
+    if kubectl != "kubectl":
+        wanted.append(builds.KUBECTL)
+    side_by_side({"Helm": lambda: builds.ensure(settings, tuple(wanted))}, shell.cancel_all)
+
+
+def docker_build(image: Image, reference: str, log: Path) -> None:
+    """Build with Docker unless it has this content already."""
+    if not shell.succeeds(["docker", "image", "inspect", reference]):
+        what = ["--file", str(ROOT / image.dockerfile), "--target", image.target, "--tag", reference]
+        env = {**os.environ, "DOCKER_BUILDKIT": "1"}
+        shell.logged(["docker", "build", *what, str(ROOT)], log, env=env)

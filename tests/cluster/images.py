@@ -1,0 +1,194 @@
+"""The container images: tagged by the hash of their content, built by buildah, pushed to the cluster's registry.
+
+What is there already is skipped at every level: an image whose tag the registry holds is not even looked at.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.cluster import python_env, registry
+from tests.cluster.console import Problem
+from tests.cluster.processes import wait_until
+from tests.cluster.settings import REGISTRY, ROOT, Settings
+from tests.cluster.shell import digest, logged, output, succeeds
+
+SUITE = "bookworm"
+BASE_PACKAGES = ("python3", "ca-certificates", "libnuma1", "tini")
+BASE_DOCKERFILE = """\
+FROM scratch
+ADD rootfs.tar /
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+"""
+# Folders of the base image that nothing uses: there the builds find uv and its cache.
+UV_MOUNT, UV_CACHE_MOUNT = "/srv", "/mnt"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of ours: its Dockerfile, the target in it, and everything that its content depends on."""
+
+    name: str
+    dockerfile: str
+    target: str
+    sources: tuple[str, ...]
+
+    def tag(self) -> str:
+        """A short hash of everything that the image is made from.
+
+        Looked at once a process: an edit in the middle of a run must not change what the run has already built.
+        """
+        return _tag(self)
+
+    def reference(self) -> str:
+        """`localhost:5000/name:tag`."""
+        return f"{REGISTRY}/{self.name}:{self.tag()}"
+
+
+@functools.cache
+def _tag(image: Image) -> str:
+    return digest([ROOT / source for source in (image.dockerfile, *image.sources)], image.target, base_tag())[:12]
+
+
+SERVER = Image(
+    "qwen-server",
+    "server/Dockerfile",
+    "cpu",
+    ("requirements/server-cpu.txt", "server/src", "server/models"),
+)
+OPERATOR = Image("qwen-operator", "operator/Dockerfile", "operator", ("requirements/operator.txt", "operator/src"))
+IMAGES = (SERVER, OPERATOR)
+
+
+def base_tag() -> str:
+    return f"localhost/qwen-base:{digest([], SUITE, *BASE_PACKAGES, BASE_DOCKERFILE)[:12]}"
+
+
+def ensure_base(settings: Settings) -> str:
+    """Make the Debian base image, in place of Docker Hub's python image. Returns a one-line summary."""
+    if has_local(settings, base_tag()):
+        return "all there"
+    log = settings.cache / "logs" / "image-base.log"
+    with TemporaryDirectory(dir=_folder(settings), prefix="base-") as folder:
+        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}", *_apt_options()]
+        env = {**os.environ, "TMPDIR": folder}
+        logged([*command, SUITE, f"{folder}/rootfs.tar", *_mirrors()], log, env=env, mend=f"see {log}")
+        Path(folder, "Dockerfile").write_text(BASE_DOCKERFILE)
+        logged([*buildah(settings), "build", "-t", base_tag(), folder], log, env=build_env())
+    return f"made from Debian {SUITE}"
+
+
+def ensure_built(settings: Settings, image: Image) -> str:
+    """Build an image into buildah's own storage. Returns a one-line summary."""
+    reference = image.reference()
+    if has_local(settings, reference):
+        return "all there"
+    log = settings.cache / "logs" / f"image-{image.name}.log"
+    env = build_env()
+    with _secrets(settings) as secrets:
+        mounts = [f"--volume={settings.cache}/uv/bin:{UV_MOUNT}:ro", f"--volume={_uv_cache(settings)}:{UV_CACHE_MOUNT}"]
+        what = ["--file", str(ROOT / image.dockerfile), "--target", image.target, "--build-arg", f"BASE={base_tag()}"]
+        command = [*buildah(settings), "build", "--layers", *mounts, *secrets, *what, "--tag", reference, str(ROOT)]
+        logged(command, log, env=env, mend=f"see {log}")
+    return f"built {reference}"
+
+
+def ensure_pushed(settings: Settings, image: Image) -> str:
+    """Put an image into the cluster's registry, building it first if need be. Returns a one-line summary."""
+    reference = image.reference()
+    if registry.has(settings, reference):
+        return f"{reference} all there"
+    ensure_built(settings, image)
+    log = settings.cache / "logs" / f"image-{image.name}.log"
+    how = ["--tls-verify=false", "--compression-format", "zstd", "--compression-level", "1"]
+    command = [*settings.nsenter(), *buildah(settings), "push", *how, reference, f"docker://{reference}"]
+    logged(command, log, env=build_env(), mend=f"see {log}")
+    if not wait_until(lambda: registry.has(settings, reference), 10):
+        raise Problem(f"the registry does not hold {reference} after the push", f"see {log}")
+    return f"pushed {reference}"
+
+
+def ensure_prepared(settings: Settings, image: Image) -> str:
+    """Build ahead of the cluster, unless its registry's files hold the image already."""
+    name, tag = registry.split(image.reference())
+    stored = (
+        settings.registry_data / "docker/registry/v2/repositories" / name / "_manifests/tags" / tag / "current/link"
+    )
+    return "all there" if stored.exists() else ensure_built(settings, image)
+
+
+def buildah(settings: Settings) -> list[str]:
+    """buildah with a storage of its own under the cache."""
+    return ["buildah", "--root", f"{_folder(settings)}/storage", "--runroot", f"{_folder(settings)}/runroot"]
+
+
+def has_local(settings: Settings, reference: str) -> bool:
+    """Whether buildah's storage holds an image."""
+    if not (_folder(settings) / "storage").exists():
+        return False
+    return succeeds([*buildah(settings), "inspect", "--type", "image", "--format", "{{.FromImageID}}", reference])
+
+
+def build_env() -> dict[str, str]:
+    """chroot isolation needs no runtime and no network of its own; overlay where the file system can, else copies."""
+    env = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
+    env.setdefault("STORAGE_DRIVER", "overlay")
+    return env
+
+
+def _folder(settings: Settings) -> Path:
+    settings.images.mkdir(parents=True, exist_ok=True)
+    return settings.images
+
+
+def _uv_cache(settings: Settings) -> str:
+    folder = output([python_env.uv(settings), "cache", "dir"]).strip()
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _secrets(settings: Settings) -> Iterator[list[str]]:
+    """Build secrets that let uv inside a build reach the index as it does here; no image holds them."""
+    values = {**python_env.index_env(settings), "SSL_CERT_FILE": "/run/ca.pem", "UV_CACHE_DIR": UV_CACHE_MOUNT}
+    lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
+    with TemporaryDirectory(prefix="qwen-build-") as folder:
+        file = Path(folder, "index.env")
+        file.write_text("\n".join([*lines, f"PATH={UV_MOUNT}:$PATH", ""]))
+        yield ["--secret", f"id=index,src={file}", "--secret", f"id=ca,src={python_env.ca_bundle()}"]
+
+
+def _mirrors() -> list[str]:
+    """The Debian mirrors of this machine, if it runs the same suite; mmdebstrap's own default otherwise."""
+    if shutil.which("apt-get") is None:
+        return []
+    form = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)"
+    targets = output(["apt-get", "indextargets", "--format", form, "Created-By: Packages"])
+    return mirror_lines(targets)
+
+
+def mirror_lines(targets: str) -> list[str]:
+    """sources.list lines for the base image out of `apt-get indextargets`: Debian's own main component only."""
+    suites = {SUITE, f"{SUITE}-updates", f"{SUITE}-security"}
+    rows = [line.split() for line in targets.splitlines()]
+    chosen = {(row[0], row[1]) for row in rows if len(row) == 4 and row[1] in suites and row[2:] == ["main", "Debian"]}
+    if SUITE not in {suite for _, suite in chosen}:
+        return []
+    return [f"deb {uri} {suite} main" for uri, suite in sorted(chosen, key=lambda pair: len(pair[1]))]
+
+
+def _apt_options() -> list[str]:
+    """The proxies that apt uses on this machine."""
+    if shutil.which("apt-config") is None:
+        return []
+    lines = output(["apt-config", "dump", "--format", '%f "%v";%n', "Acquire"]).splitlines()
+    wanted = [line for line in lines if line.lower().startswith(("acquire::http::proxy", "acquire::https::proxy"))]
+    return [f"--aptopt={line}" for line in wanted if not line.endswith('"";')]

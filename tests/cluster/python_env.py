@@ -1,0 +1,126 @@
+"""uv, the development environment, and how to reach the package index from here and from inside a build."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tests.cluster.console import Problem
+from tests.cluster.settings import ROOT, Settings
+from tests.cluster.shell import Stamps, digest, logged, output
+
+PYTHON = (3, 11)
+UV_PINS = Path(__file__).resolve().parent / "uv.txt"
+DEV_PINS = ROOT / "requirements" / "dev.txt"
+DEFAULT_CA = "/etc/ssl/certs/ca-certificates.crt"
+PASSED_ON = (
+    *("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_HTTP_TIMEOUT"),
+    *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
+)
+
+
+def require_python() -> None:
+    """Raise Problem when this is not the Python that the pinned requirements are for."""
+    if sys.version_info[:2] != PYTHON:
+        raise Problem(
+            f"this is Python {sys.version.split()[0]}, the pinned requirements are for {PYTHON[0]}.{PYTHON[1]}",
+            f"run make with PYTHON=python{PYTHON[0]}.{PYTHON[1]}",
+        )
+
+
+def uv(settings: Settings) -> Path:
+    """The uv program."""
+    return settings.cache / "uv" / "bin" / "uv"
+
+
+def ensure_uv(settings: Settings) -> str:
+    """Install uv at its pinned version. Returns a one-line summary."""
+    stamps = Stamps(settings.cache / "stamps")
+    value = digest([UV_PINS])
+    if stamps.fresh("uv", value) and uv(settings).exists():
+        return "all there"
+    folder = settings.cache / "uv"
+    log = settings.cache / "logs" / "uv.log"
+    mend = f"see {log}; is there a network, and a package index that pip reaches?"
+    if not (folder / "bin" / "pip").exists():
+        logged([sys.executable, "-m", "venv", folder], log, mend="run: apt-get install python3-venv")
+    logged([folder / "bin" / "pip", "install", "--require-hashes", "-r", UV_PINS], log, mend=mend)
+    stamps.set("uv", value)
+    return "installed"
+
+
+def ensure_venv(settings: Settings) -> str:
+    """Bring the development environment to what requirements/dev.txt pins. Returns a one-line summary."""
+    stamps = Stamps(settings.cache / "stamps")
+    value = venv_stamp()
+    python = settings.venv / "bin" / "python"
+    if stamps.fresh("venv", value) and python.exists():
+        return "all there"
+    require_python()
+    log = settings.cache / "logs" / "venv.log"
+    env = {**os.environ, **index_env(settings)}
+    # vLLM needs half a minute longer for every start without compiled bytecode.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    mend = f"see {log}; is there a network?"
+    if not python.exists():
+        logged([uv(settings), "venv", "--no-project", "--python", sys.executable, settings.venv], log, env=env)
+    sync = ["pip", "sync", "--python", str(python), "--require-hashes", "--compile-bytecode", str(DEV_PINS)]
+    logged([uv(settings), *sync], log, cwd=ROOT, env=env, mend=mend)
+    stamps.set("venv", value)
+    return "synced with requirements/dev.txt"
+
+
+def compile_requirements(settings: Settings) -> None:
+    """Pin requirements/*.txt anew from the .in files, consistent with dev.txt, with hashes, without addresses."""
+    command = [
+        str(uv(settings)),
+        "pip",
+        "compile",
+        "--quiet",
+        "--upgrade",
+        "--python-version",
+        ".".join(map(str, PYTHON)),
+    ]
+    command += ["--generate-hashes", "--no-emit-index-url", "--override", "requirements/overrides.txt"]
+    log = settings.cache / "logs" / "requirements.log"
+    env = {**os.environ, **index_env(settings)}
+    for name in ("dev", "server-cpu", "operator"):
+        source, target = f"requirements/{name}.in", f"requirements/{name}.txt"
+        together = [] if name == "dev" else ["-c", "requirements/dev.txt"]
+        logged([*command, *together, source, "-o", target], log, cwd=ROOT, env=env, mend=f"see {log}")
+
+
+def venv_stamp() -> str:
+    return digest([DEV_PINS], ".".join(map(str, PYTHON)))
+
+
+def index_env(settings: Settings) -> dict[str, str]:
+    """Settings that make uv reach packages the way pip does on this machine: index, proxies, CA bundle."""
+    env = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+    if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & env.keys():
+        configured = pip_config(output([settings.cache / "uv" / "bin" / "pip", "config", "list"]))
+        for option, variable in (("index-url", "UV_DEFAULT_INDEX"), ("extra-index-url", "UV_INDEX")):
+            if option in configured:
+                env[variable] = " ".join(configured[option].split())
+    env["SSL_CERT_FILE"] = str(ca_bundle())
+    return env
+
+
+def pip_config(listing: str) -> dict[str, str]:
+    """`pip config list` as a dictionary: option -> value; what comes from the environment wins."""
+    options: dict[str, str] = {}
+    for line in sorted(listing.splitlines(), key=lambda line: line.startswith(":env:")):
+        name, _, value = line.partition("=")
+        options[name.rpartition(".")[2]] = value.strip("'\"").replace("\\n", " ")
+    return options
+
+
+def ca_bundle() -> Path:
+    """The CA certificates that this machine trusts."""
+    for variable in ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE"):
+        path = os.environ.get(variable)
+        if path and Path(path).is_file():
+            return Path(path)
+    return Path(DEFAULT_CA)
