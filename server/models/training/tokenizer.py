@@ -1,0 +1,60 @@
+"""The tokenizer: byte-level BPE without normalisation, so that every text round-trips."""
+
+from collections.abc import Iterator
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from training.prompts import ANSWER_HEAD, ANSWER_TAIL, CLASSES, END_OF_TEXT, FORMS, IM_END, IM_START
+
+# Han runs, Latin runs and numbers are separate words; punctuation and white space stand alone, so that a headline has
+# the same tokens whatever text surrounds it.
+_WORDS = r"\p{Han}+|[A-Za-z]+|\p{N}{1,4}|\s|[^\s\p{Han}A-Za-z\p{N}]"
+
+SPLIT_MARK = "\ue000"
+"""In text for `splitting_variant`: a word boundary that leaves no token."""
+
+
+def train_tokenizer(headlines: list[str], vocab_size: int) -> Tokenizer:
+    """A tokenizer of `vocab_size` tokens or fewer in which each class name is one token.
+
+    Raises:
+        ValueError: `vocab_size` is too small for the class names.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT, IM_START, IM_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_lines(headlines), trainer)
+    for name in CLASSES:
+        if len(tokenizer.encode(name).ids) != 1:
+            raise ValueError(f"a vocabulary of {vocab_size} tokens has none for the class name {name}")
+    return tokenizer
+
+
+def _lines(headlines: list[str]) -> Iterator[str]:
+    """The headlines, and the fixed words of prompts and answers often enough to become tokens of their own."""
+    yield from headlines
+    fixed = [*CLASSES, ANSWER_HEAD, ANSWER_TAIL, "user\n", "assistant\n", "system\n"]
+    fixed += [form.before.replace(IM_START, "").replace(IM_END, "") for form in FORMS] + ["类别："]
+    for _ in range(max(20, len(headlines) // 20)):
+        yield from fixed
+
+
+def splitting_variant(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that also ends words at `SPLIT_MARK`: words cut at random teach what rare ones share with others."""
+    variant = Tokenizer.from_str(tokenizer.to_str())
+    variant.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(SPLIT_MARK, "removed"), tokenizer.pre_tokenizer]
+    )
+    return variant

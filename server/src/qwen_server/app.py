@@ -1,0 +1,73 @@
+"""The HTTP application: `create_app` wires a service, its routes and its error answers; nothing is global."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from qwen_server import __version__
+from qwen_server.engine.base import Engine
+from qwen_server.errors import ClientDisconnectedError, HttpError, openai_body
+from qwen_server.gpu import GpuMonitor
+from qwen_server.lifecycle import Lifecycle
+from qwen_server.middleware import CLIENT_CLOSED_REQUEST, Surroundings
+from qwen_server.prometheus import PrometheusPage
+from qwen_server.routers import chat, completions, health, metrics, models
+from qwen_server.service import Service
+from qwen_server.settings import Settings
+
+
+def create_app(settings: Settings, engine: Engine, lifecycle: Lifecycle, *, gpu: GpuMonitor | None = None) -> FastAPI:
+    """The application in front of `engine`. It may serve at once: requests are refused until `lifecycle` is ready.
+
+    The ASGI lifespan runs the background work (alerts, reloads, GPU readings). `gpu` replaces the monitor, for tests.
+    """
+    service = Service(settings, engine, lifecycle, gpu=gpu)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="Qwen on vLLM",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={
+            HttpError: _answer_http_error,
+            HTTPException: _answer_framework_error,
+            ClientDisconnectedError: _answer_nobody,
+        },
+    )
+    app.state.service = service
+    app.state.prometheus = PrometheusPage(service)
+    app.add_middleware(Surroundings, service=service)
+    for module in (chat, completions, models, health, metrics):
+        app.include_router(module.router)
+    return app
+
+
+async def _answer_http_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, HttpError):
+        raise error
+    return JSONResponse(dict(error.body), error.status, error.headers)
+
+
+async def _answer_framework_error(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router, in OpenAI's shape."""
+    if not isinstance(error, HTTPException):
+        raise error
+    messages = {404: f"there is no {request.url.path[:200]}", 405: f"{request.method} is not allowed here"}
+    body = openai_body(error.status_code, messages.get(error.status_code, str(error.detail)))
+    return JSONResponse(body, error.status_code, dict(error.headers or {}))
+
+
+async def _answer_nobody(_: Request, __: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

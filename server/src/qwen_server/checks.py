@@ -1,0 +1,134 @@
+"""Checks of single parameters: each takes a name and a value and raises HttpError 400 that names the parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qwen_server.errors import invalid
+
+Check = Callable[[str, Any], None]
+
+_MAX_STOPS = 4
+_MAX_STOP_LENGTH = 1024
+_MAX_BIASES = 1024
+_MAX_MESSAGES = 4096
+
+
+def integer(low: int, high: int) -> Check:
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise invalid(f"{name} must be an integer", name)
+        if not low <= value <= high:
+            raise invalid(f"{name} must be between {low} and {high}, not {_short(value)}", name)
+
+    return check
+
+
+def number(low: float, high: float, *, above: bool = False) -> Check:
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise invalid(f"{name} must be a number", name)
+        if not low <= value <= high or (above and value == low):
+            raise invalid(f"{name} must be {'above' if above else 'between'} {low:g} and {_upto(above, high)}", name)
+
+    return check
+
+
+def _upto(above: bool, high: float) -> str:
+    return f"at most {high:g}" if above else f"{high:g}"
+
+
+def boolean(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise invalid(f"{name} must be true or false", name)
+
+
+def string(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise invalid(f"{name} must be a string", name)
+
+
+def mapping(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise invalid(f"{name} must be an object", name)
+
+
+def array(name: str, value: Any) -> None:
+    if not isinstance(value, list):
+        raise invalid(f"{name} must be an array", name)
+
+
+def anything(name: str, value: Any) -> None:
+    """Left to the engine."""
+
+
+def stop(name: str, value: Any) -> None:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise invalid(f"{name} must be a string or an array of strings", name)
+    if len(stops) > _MAX_STOPS:
+        raise invalid(f"{name} has {len(stops)} entries; the limit is {_MAX_STOPS}", name)
+    if any(not stop or len(stop) > _MAX_STOP_LENGTH for stop in stops):
+        raise invalid(f"{name} must not hold empty strings, nor any of more than {_MAX_STOP_LENGTH} characters", name)
+
+
+def stop_token_ids(name: str, value: Any) -> None:
+    if not isinstance(value, list) or len(value) > _MAX_BIASES or not all(is_token(item) for item in value):
+        raise invalid(f"{name} must be an array of at most {_MAX_BIASES} token ids", name)
+
+
+def logit_bias(name: str, value: Any) -> None:
+    mapping(name, value)
+    if len(value) > _MAX_BIASES:
+        raise invalid(f"{name} has {len(value)} entries; the limit is {_MAX_BIASES}", name)
+    for token, bias in value.items():
+        if not (token.isdecimal() and token.isascii() and len(token) < 10):
+            raise invalid(f"{name}: {_short(token)} is not a token id", name)
+        number(-100, 100)(name, bias)
+
+
+def stream_options(name: str, value: Any) -> None:
+    mapping(name, value)
+    for key in ("include_usage", "continuous_usage_stats"):
+        if value.get(key) is not None:
+            boolean(f"{name}.{key}", value[key])
+
+
+def messages(name: str, value: Any) -> None:
+    if not isinstance(value, list) or not value:
+        raise invalid("messages must be a non-empty array", name)
+    if len(value) > _MAX_MESSAGES:
+        raise invalid(f"messages has {len(value)} entries; the limit is {_MAX_MESSAGES}", name)
+    for index, message in enumerate(value):
+        place = f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise invalid(f"{place} must be an object", place)
+        if not isinstance(message.get("role"), str):
+            raise invalid(f"{place}.role must be a string", f"{place}.role")
+        content = message.get("content")
+        if content is None and (message.get("tool_calls") or message["role"] in ("assistant", "tool", "function")):
+            continue
+        if isinstance(content, list):
+            _parts(f"{place}.content", content)
+        elif not isinstance(content, str):
+            raise invalid(f"{place}.content must be a string or an array", f"{place}.content")
+
+
+def _parts(place: str, parts: list[Any]) -> None:
+    for part in parts:
+        if isinstance(part, str):
+            continue
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise invalid(f"{place} must hold objects with a type", place)
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise invalid(f"{place}: a part of type text must have a string text", place)
+
+
+def is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 64 else "a larger number"
+    return text if len(text) <= 40 else text[:40] + "..."

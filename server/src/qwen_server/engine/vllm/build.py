@@ -1,0 +1,173 @@
+"""Builds vLLM's objects from the settings. Everything here runs in a thread and may take minutes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+from vllm.entrypoints.openai.models.protocol import BaseModelPath
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.platforms import current_platform
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from qwen_server.engine.base import EngineError, EngineInfo
+from qwen_server.engine.vllm.family import Family, choose, detect
+from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.proxy import EngineProxy, stat_logger
+from qwen_server.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A running engine and vLLM's own serving code over it."""
+
+    llm: AsyncLLM
+    client: EngineProxy
+    chat: OpenAIServingChat
+    completion: OpenAIServingCompletion
+    info: EngineInfo
+    default_sampling: dict[str, Any]
+
+
+class _Parser(FlexibleArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise EngineError(f"vLLM's arguments (after --): {message}")
+
+
+def build(settings: Settings, heartbeat: Heartbeat) -> Parts:
+    """Loads the model and builds what serves it. Raises EngineError, or whatever vLLM raises."""
+    device = _device(settings)
+    arguments = engine_arguments(settings, device)
+    _log.info("starting the engine: %s", " ".join(arguments))
+    parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False, prog="vllm"))
+    engine_args = AsyncEngineArgs.from_cli_args(parser.parse_args(arguments))
+    llm = AsyncLLM.from_engine_args(
+        engine_args,
+        # The default context gives the scheduler smaller batches than vLLM's own server has.
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        stat_loggers=[stat_logger(heartbeat)],
+    )
+    try:
+        return _serving(settings, device, llm, EngineProxy(llm, heartbeat))
+    except BaseException:
+        llm.shutdown(timeout=1)
+        raise
+
+
+def _device(settings: Settings) -> Literal["cuda", "cpu"]:
+    if current_platform.is_cuda():
+        found: Literal["cuda", "cpu"] = "cuda"
+    elif current_platform.is_cpu():
+        found = "cpu"
+    else:
+        raise EngineError(f"vLLM found no device that it can use (its platform is {current_platform.device_name!r})")
+    if settings.device not in ("auto", found):
+        raise EngineError(f"--device {settings.device}: this installation of vLLM finds only {found}")
+    return found
+
+
+def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list[str]:
+    """vLLM's command line: the server's own choices, then what the user passes through."""
+    arguments = {
+        "--model": settings.model_path,
+        "--served-model-name": settings.served_name,
+        "--tensor-parallel-size": settings.tensor_parallel_size,
+        "--pipeline-parallel-size": settings.pipeline_parallel_size,
+        "--max-model-len": settings.max_model_len,
+        "--dtype": settings.dtype,
+        "--quantization": settings.quantization,
+        "--revision": settings.revision,
+        # A SIGTERM that reaches the engine directly lets it finish what it has, too.
+        "--shutdown-timeout": int(settings.drain_timeout),
+    }
+    if device == "cpu":
+        arguments["--kv-cache-memory-bytes"] = int(settings.kv_cache_gib * (1 << 30))
+    else:
+        arguments["--gpu-memory-utilization"] = settings.gpu_memory_utilization
+        arguments["--worker-extension-cls"] = "qwen_server.engine.vllm.worker.MemoryReport"
+    line = [f"{flag}={value}" for flag, value in arguments.items() if value is not None]
+    if settings.enforce_eager or (device == "cpu" and not _has_compiler()):
+        line.append("--enforce-eager")
+        if device == "cpu":
+            # Parts of the sampler are compiled all the same; without a compiler their first use would end the engine.
+            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    return [*line, *settings.pass_through]
+
+
+def _has_compiler() -> bool:
+    if shutil.which(os.environ.get("CXX", "g++")):
+        return True
+    _log.info("no C++ compiler is here: the engine runs without compilation (--enforce-eager)")
+    return False
+
+
+def _serving(settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, client: EngineProxy) -> Parts:
+    config = llm.model_config
+    family = _family(llm)
+    parsers = {
+        "tool_parser": choose(settings.tool_call_parser, family.tool_parser),
+        "reasoning_parser": choose(settings.reasoning_parser, family.reasoning_parser) or "",
+    }
+    template = {
+        "chat_template": None,
+        "chat_template_content_format": "auto",
+        "default_chat_template_kwargs": family.template_defaults,
+        "enable_auto_tools": parsers["tool_parser"] is not None,
+    }
+    paths = [BaseModelPath(name=settings.served_name, model_path=settings.model)]
+    models = OpenAIServingModels(engine_client=client, base_model_paths=paths)
+    renderer = OnlineRenderer(model_config=config, renderer=llm.renderer, request_logger=None, **template, **parsers)
+    renderer.warmup()
+    common = {"online_renderer": renderer, "request_logger": None}
+    chat = OpenAIServingChat(client, models, "assistant", **common, **template, **parsers)
+    completion = OpenAIServingCompletion(client, models, **common)
+    return Parts(llm, client, chat, completion, _info(settings, device, llm, family), config.get_diff_sampling_param())
+
+
+def _family(llm: AsyncLLM) -> Family:
+    tokenizer = llm.get_tokenizer()
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not isinstance(template, str):
+        return Family()
+    try:
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "hello"}], add_generation_prompt=True, tokenize=False
+        )
+    except Exception:  # noqa: BLE001 - a template is a program of the model's author
+        _log.warning("the model's chat template does not take a plain message", exc_info=True)
+        prompt = ""
+    return detect(template, str(prompt))
+
+
+def _info(settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, family: Family) -> EngineInfo:
+    cache = llm.vllm_config.cache_config
+    tokens = getattr(cache, "kv_cache_size_tokens", None) or (cache.num_gpu_blocks or 0) * (cache.block_size or 0)
+    return EngineInfo(
+        served_name=settings.served_name,
+        root=settings.model,
+        max_model_len=llm.model_config.max_model_len,
+        max_num_seqs=llm.vllm_config.scheduler_config.max_num_seqs,
+        kv_cache_tokens=int(tokens),
+        device=device,
+        engine_version=_vllm_version(),
+        chats_need_parsing=family.always_thinks and settings.reasoning_parser != "none",
+    )
+
+
+def _vllm_version() -> str:
+    from vllm.version import __version__  # noqa: PLC0415 - a name that would clash with our own
+
+    return str(__version__)

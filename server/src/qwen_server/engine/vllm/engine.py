@@ -1,0 +1,278 @@
+"""VllmEngine: starts vLLM, keeps an eye on it, and hands requests to the fast or the reference path."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import qwen_server
+from qwen_server.engine.base import (
+    EngineDeadError,
+    EngineError,
+    EngineInfo,
+    EngineState,
+    Observer,
+    Output,
+    Prepared,
+    ReferenceAnswer,
+    Vitals,
+)
+from qwen_server.engine.processes import cpu_seconds, descendants, kill_descendants
+from qwen_server.engine.vllm import causes
+from qwen_server.engine.vllm.child import write_logging_config
+from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.warmup import warm_up
+from qwen_server.settings import Settings
+
+if TYPE_CHECKING:
+    from qwen_server.engine.vllm.build import Parts
+    from qwen_server.engine.vllm.fast import FastPath
+    from qwen_server.engine.vllm.reference import ReferencePath
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What exists once the model is loaded."""
+
+    parts: Parts
+    fast: FastPath
+    reference: ReferencePath
+
+
+_log = logging.getLogger(__name__)
+
+_PULSE_SECONDS = 1.0
+_IDLE_PROBE_SECONDS = 60.0
+# Processes that fail together do so within this time; older errors are another story.
+_CAUSE_WINDOW_SECONDS = 30.0
+
+
+class VllmEngine:
+    """An engine of `engine.base.Engine`, over AsyncLLM in this process. vLLM is imported by `start()`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._heartbeat = Heartbeat()
+        self._state: EngineState = "starting"
+        self._death_cause: str | None = None
+        self._started_wall = time.time()
+        self._folder = Path(tempfile.mkdtemp(prefix="qwen-server-"))
+        self._errors = self._folder / "engine-errors.jsonl"
+        # The engine's processes end with the thread that started them (see child.py): it must live as long as we do.
+        self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._running: _Running | None = None
+        self._reserved = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._probes = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is served."""
+        return self._loaded().parts.info
+
+    def _loaded(self) -> _Running:
+        if self._running is None:
+            raise EngineError("the engine is still starting")
+        return self._running
+
+    async def start(self) -> None:
+        """Loads the model and warms it up. Raises EngineError with the cause, EngineDeadError if it was killed."""
+        _prepare_environment(self._folder, self._settings)
+        loop = asyncio.get_running_loop()
+        try:
+            self._running = await loop.run_in_executor(self._builder, self._build)
+        except EngineError:
+            raise
+        except Exception as error:
+            _log.debug("the engine did not start", exc_info=True)
+            raise EngineError(self._start_failure(error)) from error
+        await warm_up(self._running.fast, self._running.reference)
+        if self._running.parts.info.device == "cuda":
+            self._reserved = sum(await self._running.parts.llm.collective_rpc("reserved_bytes"))
+        gc.collect()
+        gc.freeze()  # what the model's loading left is never garbage: spare it every collection
+        self._state = "ready"
+        self._keep(self._watch())
+
+    def _build(self) -> _Running:
+        # Imported here, in the thread: it takes seconds, and the event loop serves /health meanwhile.
+        from qwen_server.engine.vllm.build import build  # noqa: PLC0415
+        from qwen_server.engine.vllm.fast import FastPath  # noqa: PLC0415
+        from qwen_server.engine.vllm.reference import ReferencePath  # noqa: PLC0415
+
+        parts = build(self._settings, self._heartbeat)
+        cause = self._cause_of_death
+        return _Running(parts, FastPath(parts, cause), ReferencePath(parts, cause))
+
+    def _start_failure(self, error: BaseException) -> str:
+        logged = causes.cause_of(causes.read_errors(self._errors), since=self._started_wall, server=os.getpid())
+        return logged or causes.explain(error)
+
+    # --- requests ---
+
+    async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
+        """See Engine."""
+        return await self._alive().fast.prepare_chat(body, request_id, arrival)
+
+    async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
+        """See Engine."""
+        return await self._alive().fast.prepare_completion(body, request_id, arrival)
+
+    def generate(self, prepared: Prepared) -> AsyncGenerator[Output, None]:
+        """See Engine."""
+        return self._alive().fast.generate(prepared)
+
+    async def reference_chat(
+        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+    ) -> ReferenceAnswer:
+        """See Engine."""
+        return await self._alive().reference.chat(body, request_id, arrival, observe)
+
+    async def reference_completion(
+        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+    ) -> ReferenceAnswer:
+        """See Engine."""
+        return await self._alive().reference.completion(body, request_id, arrival, observe)
+
+    def _alive(self) -> _Running:
+        running = self._loaded()
+        if running.parts.llm.errored:
+            raise EngineDeadError(self._cause_of_death())
+        return running
+
+    async def probe(self) -> None:
+        """Generates one token, outside of all counting. Raises EngineError."""
+        now = time.monotonic()
+        self._probes += 1
+        prepared = await self._alive().fast.prepare_completion(
+            {"prompt": "1", "max_tokens": 1, "temperature": 0.0}, f"probe-{self._probes}", now
+        )
+        async with aclosing(self._alive().fast.generate(prepared)) as outputs:
+            async for _ in outputs:
+                pass
+
+    # --- signs of life ---
+
+    def vitals(self) -> Vitals:
+        """The signs of life, without touching the engine."""
+        if self._running is None or self._state == "starting":
+            return Vitals(state="starting")
+        parts = self._running.parts
+        heartbeat = self._heartbeat
+        dead = parts.llm.errored
+        return Vitals(
+            state="dead" if dead else self._state,
+            unfinished=parts.llm.get_num_unfinished_requests(),
+            last_step_at=heartbeat.last_step_at,
+            last_token_at=heartbeat.last_token_at,
+            ping_sent_at=heartbeat.ping_sent_at,
+            busy_since=heartbeat.busy_since,
+            cpu_active_at=heartbeat.cpu_active_at if parts.info.device == "cpu" else None,
+            kv_cache_usage=heartbeat.kv_cache_usage,
+            death_cause=self._cause_of_death() if dead else None,
+        )
+
+    def _cause_of_death(self) -> str:
+        """Known only once the engine is dead; kept, because the first look is the freshest."""
+        if self._death_cause is None:
+            since = time.time() - _CAUSE_WINDOW_SECONDS
+            logged = causes.cause_of(causes.read_errors(self._errors), since=since, server=os.getpid())
+            cause = logged or causes.ending_of(self._exit_codes())
+            if cause is None:
+                return "the engine died"
+            self._death_cause = f"the engine died: {cause}"
+        return self._death_cause
+
+    def _exit_codes(self) -> dict[str, int | None]:
+        if self._running is None:
+            return {}
+        manager = self._running.parts.llm.engine_core.resources.engine_manager
+        return {process.name: process.exitcode for process in getattr(manager, "processes", ())}
+
+    async def _watch(self) -> None:
+        """Pings the engine core, one ping at a time, looks at its CPU time, and keeps an idle worker in use."""
+        heartbeat = self._heartbeat
+        llm = self._loaded().parts.llm
+        while not llm.errored:
+            now = time.monotonic()
+            if self.info.device == "cpu":
+                heartbeat.on_cpu_time(now, await asyncio.to_thread(lambda: cpu_seconds(descendants())))
+            if heartbeat.ping_sent_at is None:
+                heartbeat.ping_sent_at = now
+                self._keep(self._ping())
+            if llm.get_num_unfinished_requests() == 0 and self._idle_since(now) > _IDLE_PROBE_SECONDS:
+                self._keep(self._quiet_probe())
+            await asyncio.sleep(_PULSE_SECONDS)
+
+    def _idle_since(self, now: float) -> float:
+        return now - (self._heartbeat.last_request_at or now)
+
+    async def _ping(self) -> None:
+        """A round trip to the engine core. Never cancelled: its age is what tells; a dead engine never answers."""
+        try:
+            await self._loaded().parts.llm.is_sleeping()
+        except Exception as error:  # noqa: BLE001 - an answer of any kind is a sign of life; death shows elsewhere
+            _log.debug("ping: %r", error)
+        self._heartbeat.ping_sent_at = None
+
+    async def _quiet_probe(self) -> None:
+        try:
+            await self.probe()
+        except EngineError as error:
+            _log.warning("the idle engine failed a generation of one token: %s", error)
+
+    def _keep(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- the end ---
+
+    def gpu_reserved_bytes(self) -> int:
+        """Memory reserved by torch's allocators, read once after the warm-up; 0 on a CPU."""
+        return self._reserved
+
+    async def shutdown(self, drain_seconds: float) -> None:
+        """Ends the engine's processes: politely for `drain_seconds`, then by SIGKILL."""
+        for task in self._tasks:
+            task.cancel()
+        if self._running is not None and not self._running.parts.llm.errored:
+            try:
+                async with asyncio.timeout(drain_seconds + 1):
+                    await asyncio.to_thread(self._running.parts.llm.shutdown, drain_seconds)
+            except TimeoutError:
+                _log.warning("the engine did not end in time and is killed")
+            except Exception:  # noqa: BLE001 - whatever it is, the processes must end
+                _log.warning("the engine did not end in order and is killed", exc_info=True)
+        await asyncio.to_thread(kill_descendants)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _prepare_environment(folder: Path, settings: Settings) -> None:
+    """What vLLM reads from the environment, here and in its processes; the user's own values win."""
+    logging_config, _ = write_logging_config(folder, settings.log_format, settings.log_level)
+    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(logging_config)
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # How long a model may take to load is the startup probe's to say.
+    os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", "7200")
+    if settings.log_format == "json":
+        os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are no JSON
+    # What a killed process leaves in shared memory is cleaned up without a word after our last one.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
+    # The processes load our logging handler, also when the package runs from a source tree.
+    source = str(Path(qwen_server.__file__).parents[1])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if source not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([source, *paths])

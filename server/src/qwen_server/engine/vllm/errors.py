@@ -1,0 +1,76 @@
+"""vLLM's exceptions and error responses as the errors that the HTTP layer knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationError
+from vllm.entrypoints.serve import create_error_response
+from vllm.exceptions import VLLMValidationError
+from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+from vllm.v1.engine.exceptions import EngineGenerateError
+
+from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
+
+# vLLM's names for what the client calls `messages` or `prompt`.
+_PROMPT_PARAMETERS = ("input_text", "input_tokens", "prompt_token_ids", "prompt")
+_TOO_LONG = "maximum context length"
+# vLLM leaves the parameter out of some refusals.
+_PARAMETERS = (
+    (re.compile(r"^n must be"), "n"),
+    (re.compile(r"out of vocabulary"), ""),
+    (re.compile(r"[Cc]hat template"), "chat_template"),
+    (re.compile(r"multimodal"), ""),
+    (re.compile(r"tool[_ ]choice"), "tool_choice"),
+    (re.compile(r"[Gg]rammar|json_schema|structured output"), "response_format"),
+)
+
+
+@contextmanager
+def translated(prompt_param: str, death_cause: Callable[[], str]) -> Iterator[None]:
+    """Lets vLLM's exceptions out as InvalidRequestError or EngineError; `prompt_param` is messages or prompt."""
+    try:
+        yield
+    except (EngineError, InvalidRequestError):
+        raise
+    except VllmEngineDeadError as error:
+        raise EngineDeadError(death_cause()) from error
+    except EngineGenerateError as error:
+        raise EngineError(str(error.__cause__ or error)) from error
+    except ValidationError as error:
+        raise _of_pydantic(error) from error
+    except VLLMValidationError as error:
+        raise invalid(str(error.args[0]), error.parameter, 400, prompt_param) from error
+    except Exception as error:
+        raise of_response(create_error_response(error), prompt_param) from error
+
+
+def of_response(response: Any, prompt_param: str) -> InvalidRequestError | EngineError:
+    """An ErrorResponse of vLLM's serving objects."""
+    error = response.error
+    if error.code >= 500 and error.code != 501:
+        return EngineError(error.message)
+    return invalid(error.message, error.param, 400 if error.code == 501 else error.code, prompt_param)
+
+
+def invalid(message: str, param: str | None, status: int, prompt_param: str) -> InvalidRequestError:
+    """A refusal in the client's words."""
+    message = re.sub(r" \((parameter|value)=.*\)$", "", message)
+    too_long = _TOO_LONG in message
+    if param is None:
+        param = next((name for pattern, name in _PARAMETERS if pattern.search(message)), None)
+    if param in _PROMPT_PARAMETERS or param == "" or too_long:
+        param = prompt_param
+    return InvalidRequestError(
+        message, param=param, code="context_length_exceeded" if too_long else None, status=status
+    )
+
+
+def _of_pydantic(error: ValidationError) -> InvalidRequestError:
+    detail = error.errors()[0]
+    path = [str(part) for part in detail["loc"]]
+    where = path[0] if path else None
+    return InvalidRequestError(f"{'.'.join(path)}: {detail['msg']}" if path else detail["msg"], param=where)

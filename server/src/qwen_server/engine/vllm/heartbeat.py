@@ -1,0 +1,57 @@
+"""The engine's pulse: what is written down at each step, request and ping, and read as `Vitals`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Below this share of a core, used between two looks, a process only idles: timers and polling, no computing.
+_ACTIVE_SHARE = 0.1
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """All times in seconds of `time.monotonic()`, None before the first event."""
+
+    last_step_at: float | None = None
+    last_token_at: float | None = None
+    last_request_at: float | None = None
+    busy_since: float | None = None
+    ping_sent_at: float | None = None
+    cpu_active_at: float | None = None
+    kv_cache_usage: float = 0.0
+    running: int = 0
+    waiting: int = 0
+    _cpu_seconds: Mapping[int, float] | None = None
+    _cpu_seen_at: float = 0.0
+
+    def on_step(self, now: float, *, tokens: int, kv_cache_usage: float, running: int, waiting: int) -> None:
+        """The scheduler made a step that brought `tokens` prompt and output tokens.
+
+        A long prompt is computed in chunks that bring no token until the last, but each takes up cache.
+        """
+        if tokens > 0 or kv_cache_usage != self.kv_cache_usage:
+            self.last_token_at = now
+        self.last_step_at = now
+        self.kv_cache_usage = kv_cache_usage
+        self.running = running
+        self.waiting = waiting
+
+    def on_request(self, now: float, unfinished: int) -> None:
+        """A request goes to an engine that has `unfinished` others.
+
+        While a ping is unanswered the engine has been busy since then: clients that give up and come back must not
+        make a hung engine look fresh.
+        """
+        self.last_request_at = now
+        if unfinished == 0:
+            self.busy_since = now if self.ping_sent_at is None else min(self.ping_sent_at, now)
+
+    def on_cpu_time(self, now: float, cpu_seconds: Mapping[int, float]) -> None:
+        """The engine's processes, by their ids, have used `cpu_seconds` so far. They come and go: compilers do."""
+        before = self._cpu_seconds
+        used = 0.0 if before is None else sum(max(at - before.get(pid, 0.0), 0) for pid, at in cpu_seconds.items())
+        if before is None or used >= _ACTIVE_SHARE * (now - self._cpu_seen_at):
+            self.cpu_active_at = now
+        self._cpu_seconds = cpu_seconds
+        self._cpu_seen_at = now

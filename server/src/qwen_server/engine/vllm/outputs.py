@@ -1,0 +1,71 @@
+"""vLLM's RequestOutputs as plain values, with the prompts of one request put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qwen_server.engine.base import Delta, EngineError, FinishReason, Output
+
+_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
+
+
+class Merger:
+    """Follows the prompts of a request: numbers their choices and knows when all are finished."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._open: set[int] = set()
+        self._unreported: set[int] = set()
+        self._prompts = 0
+        self._cached: dict[int, int] = {}
+        self._first_token_at: float | None = None
+
+    def add_prompt(self, n: int) -> int:
+        """Registers the next prompt, of `n` choices; returns its index."""
+        index = self._prompts
+        self._n = n
+        self._prompts += 1
+        self._open.add(index)
+        self._unreported.add(index)
+        return index
+
+    def convert(self, index: int, result: Any) -> Output:
+        """An output of the prompt `index`. Raises EngineError when the engine gave a choice up."""
+        if result.finished:
+            self._open.discard(index)
+        if result.num_cached_tokens:
+            self._cached[index] = result.num_cached_tokens
+        metrics = result.metrics
+        if metrics is not None and metrics.first_token_ts > 0:
+            first = metrics.first_token_ts
+            self._first_token_at = first if self._first_token_at is None else min(first, self._first_token_at)
+        prompt_tokens = 0
+        if index in self._unreported and result.prompt_token_ids is not None:
+            self._unreported.discard(index)
+            prompt_tokens = len(result.prompt_token_ids)
+        first_choice = index * self._n
+        return Output(
+            deltas=tuple(
+                Delta(
+                    first_choice + choice.index,
+                    choice.text,
+                    len(choice.token_ids),
+                    _reason(choice.finish_reason),
+                    choice.stop_reason,
+                )
+                for choice in result.outputs
+            ),
+            finished=not self._open,
+            cached_tokens=sum(self._cached.values()) if self._cached else 0,
+            first_token_at=self._first_token_at,
+            prompt_tokens=prompt_tokens,
+        )
+
+
+def _reason(reason: str | None) -> FinishReason | None:
+    if reason is None:
+        return None
+    known = _REASONS.get(reason)
+    if known is None:
+        raise EngineError(f"the engine gave the request up ({reason})")
+    return known

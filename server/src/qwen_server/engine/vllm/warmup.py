@@ -1,0 +1,53 @@
+"""Real requests of every kind before the first client's, so that no client pays for what is done once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from qwen_server.engine.base import InvalidRequestError, Output
+
+if TYPE_CHECKING:
+    from qwen_server.engine.vllm.fast import FastPath
+    from qwen_server.engine.vllm.reference import ReferencePath
+
+_log = logging.getLogger(__name__)
+
+_LIMITS = {"max_tokens": 4, "temperature": 0.7}
+_CHAT = {"messages": [{"role": "user", "content": "你好"}], **_LIMITS}
+_COMPLETION = {"prompt": "你好", **_LIMITS}
+# Each of these takes a way of its own through the sampler, and some compile it when they first do.
+_SAMPLING: tuple[Mapping[str, Any], ...] = ({}, {"top_p": 0.9, "top_k": 20}, {"temperature": 0.0}, {"seed": 1})
+
+
+async def warm_up(fast: FastPath, reference: ReferencePath) -> None:
+    """Runs requests over both paths; nobody counts them. A model without a chat template refuses chats, rightly."""
+    started = time.monotonic()
+    for kind, body in _bodies():
+        now = time.monotonic()
+        prepare = fast.prepare_chat if kind == "chat" else fast.prepare_completion
+        try:
+            prepared = await prepare(body, f"warm-up-{now}", now)
+        except InvalidRequestError as error:
+            _log.warning("warm-up: %s", error)
+            continue
+        async with aclosing(fast.generate(prepared)) as outputs:
+            async for _ in outputs:
+                pass
+    await reference.completion({**_COMPLETION, "logprobs": 1}, "warm-up", time.monotonic(), _ignore)
+    _log.info("the engine is warm after %.1f s", time.monotonic() - started)
+
+
+def _bodies() -> Iterator[tuple[str, dict[str, Any]]]:
+    for stream in (False, True):
+        yield "chat", {**_CHAT, "stream": stream}
+        yield "completion", {**_COMPLETION, "stream": stream}
+    for sampling in _SAMPLING:
+        yield "completion", {**_COMPLETION, **sampling}
+
+
+def _ignore(_: Output) -> None:
+    """Nobody observes a warm-up."""

@@ -1,0 +1,202 @@
+"""What NVML tells about the GPUs: memory, temperature, faults. CUDA is never initialised here.
+
+NVML calls take milliseconds and may block on a sick driver, so they run in a thread of their own and requests read the
+latest reading. Without a driver, or on a CPU, the figures are 0.0 and the name is `cpu`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeVar
+
+_log = logging.getLogger(__name__)
+_GIB = 1024**3
+_REFRESH_SECONDS = 2.0
+# Xids after which only a reset of the GPU or a reboot helps; the driver's other reports concern one process.
+_FATAL_XIDS = frozenset({46, 48, 62, 64, 74, 79, 95, 109, 110, 119, 120, 140, 143, 158, 160})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """Sums over the engine's devices, in bytes; the temperature is the hottest one's. `faults` tell what is broken."""
+
+    name: str = "cpu"
+    allocated: int = 0
+    total: int = 0
+    temperature: float | None = None
+    uuids: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+    @property
+    def allocated_gb(self) -> float:
+        return round(self.allocated / _GIB, 2)
+
+    @property
+    def total_gb(self) -> float:
+        return round(self.total / _GIB, 2)
+
+    @property
+    def free_gb(self) -> float:
+        return round((self.total - self.allocated) / _GIB, 2)
+
+    @property
+    def utilization_percent(self) -> float:
+        """The share of the memory that is taken."""
+        return round(100 * self.allocated / self.total, 1) if self.total else 0.0
+
+
+def visible_devices(handles: int, devices: str | None) -> list[int | str]:
+    """The devices of CUDA_VISIBLE_DEVICES as indices or UUIDs; all of them when it is not set."""
+    if devices is None:
+        return list(range(handles))
+    chosen: list[int | str] = []
+    for item in (part.strip() for part in devices.split(",")):
+        if item.isdigit():
+            chosen.append(int(item))
+        elif item.startswith(("GPU-", "MIG-")):
+            chosen.append(item)
+        else:
+            break  # CUDA ignores everything from the first invalid entry on
+    return chosen
+
+
+class NvmlReader:
+    """Reads the first `count` visible devices. Not thread-safe: one thread owns it."""
+
+    def __init__(self, nvml: ModuleType | Any, count: int) -> None:
+        self._nvml = nvml
+        nvml.nvmlInit()
+        chosen = visible_devices(nvml.nvmlDeviceGetCount(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        self._handles = [
+            nvml.nvmlDeviceGetHandleByIndex(item) if isinstance(item, int) else nvml.nvmlDeviceGetHandleByUUID(item)
+            for item in chosen[:count]
+        ]
+        self._ecc_at_start = [self._uncorrected(handle) for handle in self._handles]
+        self._xids: set[int] = set()
+        self._events = self._try(self._register)
+
+    def read(self) -> GpuReading:
+        """One reading; what a device does not support is left out."""
+        nvml = self._nvml
+        memory = [info for handle in self._handles if (info := self._try(nvml.nvmlDeviceGetMemoryInfo, handle))]
+        temperatures = [
+            value
+            for handle in self._handles
+            if (value := self._try(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)) is not None
+        ]
+        names = [self._text(self._try(nvml.nvmlDeviceGetName, handle)) for handle in self._handles]
+        return GpuReading(
+            name=next((name for name in names if name), "unknown GPU") if self._handles else "cpu",
+            allocated=sum(info.used for info in memory),
+            total=sum(info.total for info in memory),
+            temperature=float(max(temperatures)) if temperatures else None,
+            uuids=tuple(self._text(self._try(nvml.nvmlDeviceGetUUID, handle)) for handle in self._handles),
+            faults=tuple(self._faults()),
+        )
+
+    def _faults(self) -> list[str]:
+        faults = []
+        for index, handle in enumerate(self._handles):
+            if self._needs_recovery(handle):
+                faults.append(f"GPU {index}: the driver asks for a recovery action")
+            before, errors = self._ecc_at_start[index], self._uncorrected(handle)
+            if before is not None and errors is not None and errors > before:
+                faults.append(f"GPU {index}: {errors - before} uncorrected memory errors since the start")
+        self._collect_xids()
+        faults.extend(f"Xid {xid}" for xid in sorted(self._xids & _FATAL_XIDS))
+        return faults
+
+    def _needs_recovery(self, handle: Any) -> bool:
+        field = getattr(self._nvml, "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION", None)
+        values = None if field is None else self._try(self._nvml.nvmlDeviceGetFieldValues, handle, [field])
+        if not values or values[0].nvmlReturn != self._nvml.NVML_SUCCESS:
+            return False
+        return bool(values[0].value.uiVal != 0)
+
+    def _uncorrected(self, handle: Any) -> int | None:
+        nvml = self._nvml
+        kind, since = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        errors = self._try(nvml.nvmlDeviceGetTotalEccErrors, handle, kind, since)
+        return None if errors is None else int(errors)
+
+    def _register(self) -> Any:
+        nvml = self._nvml
+        events = nvml.nvmlEventSetCreate()
+        for handle in self._handles:
+            nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, events)
+        return events
+
+    def _collect_xids(self) -> None:
+        for _ in range(16):
+            event = self._events and self._try(self._nvml.nvmlEventSetWait_v2, self._events, 0)
+            if not event:
+                return
+            self._xids.add(int(event.eventData))
+
+    def _try(self, call: Callable[..., T], *arguments: Any) -> T | None:
+        try:
+            return call(*arguments)
+        except (self._nvml.NVMLError, AttributeError):
+            return None  # GeForce cards know no ECC, old drivers no recovery action
+
+    @staticmethod
+    def _text(value: str | bytes | None) -> str:
+        return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
+
+
+class GpuMonitor:
+    """Keeps the latest reading of the engine's devices, refreshed every 2 s by a thread."""
+
+    def __init__(self, read: Callable[[], GpuReading] | None = None) -> None:
+        self._read = read
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.latest = GpuReading()
+
+    @classmethod
+    def for_engine(cls, *, device: str, count: int) -> GpuMonitor:
+        """A monitor of the first `count` visible GPUs, or of nothing on a CPU or without a driver."""
+        if device != "cpu":
+            with contextlib.suppress(ImportError):
+                import pynvml  # noqa: PLC0415 (absent where there is no GPU support)
+
+                try:
+                    return cls(NvmlReader(pynvml, count).read)
+                except pynvml.NVMLError as error:
+                    _log.log(logging.WARNING if device == "cuda" else logging.DEBUG, "no NVML: %s", error)
+        return cls()
+
+    def start(self) -> None:
+        if self._read is not None and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="gpu-monitor", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.refresh()
+            self._stop.wait(_REFRESH_SECONDS)
+
+    def refresh(self) -> None:
+        """Takes a reading now; a failure keeps the earlier one."""
+        if self._read is None:
+            return
+        try:
+            self.latest = self._read()
+        except Exception:  # noqa: BLE001 (a broken driver must not end the thread that would tell of its recovery)
+            _log.warning("cannot read the GPUs", exc_info=True)
+
+
+def device_count(tensor_parallel_size: int, pipeline_parallel_size: int) -> int:
+    """How many GPUs the engine uses."""
+    return max(1, tensor_parallel_size) * max(1, pipeline_parallel_size)

@@ -1,0 +1,114 @@
+"""Reads a request's body and its JSON, strictly and cheaply: what is wrong is a 4xx before it has cost anything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, NoReturn
+
+from qwen_server.errors import ClientDisconnectedError, client_error, invalid
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+BODY_SECONDS = 60.0  # for the whole body to arrive
+MAX_DEPTH = 64
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises HttpError 413 above `limit` bytes, 408 when it does not come, 415 when it is not JSON."""
+    _check_content_type(headers.get("content-type"))
+    declared = headers.get("content-length")
+    if declared is not None and declared.isdecimal() and int(declared[:20]) > limit:
+        raise _too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnectedError
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limit:
+                    raise _too_large(limit)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        raise client_error(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw`. Raises HttpError 400 for anything else, NaN, infinities and deep nesting included."""
+    try:
+        value = json.loads(raw.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise invalid(f"the body is not valid UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except json.JSONDecodeError as error:
+        raise invalid(f"the body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except ValueError as error:  # numbers: too many digits, not finite
+        raise invalid(f"the body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise invalid("the body must be a JSON object")
+    # No more brackets than levels allowed: it cannot be too deep, and most bodies need no walk.
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
+        raise _too_deep()
+    if _ESCAPED_SURROGATE.search(raw):
+        _refuse_lone_surrogates(value)
+    return value
+
+
+def _check_content_type(content_type: str | None) -> None:
+    if content_type is None:
+        return
+    media = content_type.partition(";")[0].strip().lower()
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        raise client_error(415, f"the content type must be application/json, not {media[:100]!r}")
+
+
+def _too_large(limit: int) -> Exception:
+    return client_error(413, f"the body is larger than the limit of {limit} bytes", code="body_too_large")
+
+
+def _too_deep() -> Exception:
+    return invalid(f"the body is nested more than {MAX_DEPTH} levels deep")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(child for child in item.values() if isinstance(child, dict | list))
+            elif isinstance(item, list):
+                below.extend(child for child in item if isinstance(child, dict | list))
+        if not below:
+            return False
+        level = below
+    return True
+
+
+def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise invalid("the body has a half of a surrogate pair, which is not a character") from None

@@ -1,0 +1,124 @@
+"""Where the process stands: starting -> ready -> draining -> dead, and what may move it on.
+
+`create_app(settings, engine, lifecycle)` reads `lifecycle.state` and counts the requests that it has accepted with
+`lifecycle.track()`; the program (`qwen_server.runner`) alone changes the state. Nothing here knows uvicorn or vLLM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+State = Literal["starting", "ready", "draining", "dead"]
+
+EXIT_OK = 0
+EXIT_ENGINE_DIED = 70
+EXIT_CONFIGURATION = 78
+
+RESTART_ANNOTATION = "qwen-vllm.io/restart"
+
+
+class Lifecycle:
+    """The process's state and the number of accepted requests that are not finished.
+
+    `started_at` is in seconds of `time.monotonic()`. `cause` tells why it drains or died. A state never goes back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.started_at = clock()
+        self.state: State = "starting"
+        self.cause: str | None = None
+        self.in_flight = 0
+        self.given_up = False
+        self._deadlines: set[asyncio.Timeout] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new requests may be accepted."""
+        return self.state == "ready"
+
+    @contextmanager
+    def track(self) -> Iterator[None]:
+        """Counts an accepted request, waiting or running, until its answer is sent: a drain waits for it."""
+        self.in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self._idle.set()
+
+    @contextmanager
+    def at_most_until(self, deadline: asyncio.Timeout) -> Iterator[None]:
+        """Lets `give_up` bring the deadline of an accepted request forward to now."""
+        self._deadlines.add(deadline)
+        try:
+            yield
+        finally:
+            self._deadlines.discard(deadline)
+
+    def give_up(self) -> None:
+        """Ends the accepted requests by their own deadlines, so that each still tells its client."""
+        self.given_up = True
+        now = asyncio.get_running_loop().time()
+        for deadline in self._deadlines:
+            if not deadline.expired():
+                deadline.reschedule(now)
+
+    async def wait_idle(self) -> None:
+        """Returns when no accepted request is left."""
+        await self._idle.wait()
+
+    def mark_ready(self) -> None:
+        """The engine is warmed up. Ignored once the process drains or is dead."""
+        if self.state == "starting":
+            self.state = "ready"
+
+    def begin_drain(self, cause: str) -> None:
+        """No new request is accepted from now on; accepted ones finish."""
+        if self.state in ("starting", "ready"):
+            self.state = "draining"
+            self.cause = cause
+
+    def mark_dead(self, cause: str) -> None:
+        """The engine will not come back; the process exits as soon as its clients know."""
+        if self.state != "dead":
+            self.state = "dead"
+            self.cause = cause
+
+
+def restart_request(annotations: str) -> str | None:
+    """The value of the restart annotation in the text of a downward API file (`key="value"` lines); None if absent."""
+    match = re.search(rf'^{re.escape(RESTART_ANNOTATION)}="((?:[^"\\]|\\.)*)"$', annotations, re.MULTILINE)
+    return match[1] if match else None
+
+
+class RestartWatch:
+    """Tells when the restart annotation has changed since the process started.
+
+    The annotation stays on the pod when the container comes back, so its presence means nothing: only a value that
+    differs from the one at the start does. A file that cannot be read is no change.
+    """
+
+    def __init__(self, podinfo_dir: Path) -> None:
+        self._file = podinfo_dir / "annotations"
+        self._initial = self._read()
+
+    def _read(self) -> str | None:
+        try:
+            return restart_request(self._file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def requested(self) -> str | None:
+        """The id of a restart that was asked for since the start, else None."""
+        value = self._read()
+        return value if value is not None and value != self._initial else None

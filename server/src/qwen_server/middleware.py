@@ -1,0 +1,135 @@
+"""What surrounds every request: its id, its line in the log, the last resort against exceptions, connections' age."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from qwen_server.errors import INTERNAL_TEXT
+from qwen_server.jsonbody import Receive
+from qwen_server.service import Service
+from qwen_server.streaming import Send, send_json
+from qwen_server.telemetry import Trace
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Closing the gate of a pod moves new connections only, so no connection lives for ever.
+CONNECTION_SECONDS = 300.0
+_MAX_CONNECTIONS = 8192
+_SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+CLIENT_CLOSED_REQUEST = 499  # nginx's; no client ever sees it
+_QUIET = ("/health", "/metrics", "/api/v1/metrics", "/stats")
+
+_log = logging.getLogger("qwen_server.access")
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's X-Request-Id if it is 1 to 128 printable characters without spaces, else a new one."""
+    for name, value in headers:
+        if name.lower() == b"x-request-id":
+            text = value.decode("latin-1")
+            if _SAFE_ID.fullmatch(text):
+                return text
+    return uuid.uuid4().hex
+
+
+class ConnectionAges:
+    """Tells when a connection, known by the client's address and port, has lived long enough."""
+
+    def __init__(self, seconds: float = CONNECTION_SECONDS, jitter: Callable[[], float] = random.random) -> None:
+        self._seconds = seconds
+        self._jitter = jitter
+        self._ends: OrderedDict[Any, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def is_old(self, client: Any, now: float) -> bool:
+        """Whether the connection should be closed after this answer, which makes it forgotten."""
+        if client is None:
+            return False
+        key = tuple(client)
+        end = self._ends.get(key)
+        if end is None or now > end + self._seconds:  # the port may have been taken by a new connection
+            if len(self._ends) >= _MAX_CONNECTIONS:
+                self._ends.popitem(last=False)  # most likely closed long since; else its time begins anew
+            self._ends[key] = now + self._seconds * (1 - 0.2 * self._jitter())
+            return False
+        if now < end:
+            return False
+        del self._ends[key]
+        return True
+
+
+class Surroundings:
+    """The outermost ASGI layer; plain ASGI, so that `receive` stays the server's own."""
+
+    def __init__(self, app: App, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._ages = ConnectionAges()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves a request with a Trace in `scope["state"]["trace"]`, and logs it once it is over."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        service = self._service
+        trace = Trace(request_id_of(scope["headers"]), service.clock())
+        scope.setdefault("state", {})["trace"] = trace
+        close = self._ages.is_old(scope.get("client"), trace.arrival)
+        status = 0
+
+        async def send_on(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = [*message.get("headers", ()), (b"x-request-id", trace.request_id.encode("latin-1"))]
+                if close or service.closes_connections:
+                    headers.append((b"connection", b"close"))
+                message["headers"] = headers
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_on)
+        except Exception:
+            _log.exception("request %s failed", trace.request_id)
+            if status:
+                raise
+            await send_json(send_on, 500, {"error": INTERNAL_TEXT})
+        finally:
+            self._tell(scope, trace, status)
+
+    def _tell(self, scope: Scope, trace: Trace, status: int) -> None:
+        path = scope["path"]
+        level = logging.DEBUG if path.startswith(_QUIET) else logging.INFO
+        if not _log.isEnabledFor(level):
+            return
+        seconds = self._service.clock() - trace.arrival
+        fields: dict[str, object | None] = {
+            "status": status or CLIENT_CLOSED_REQUEST,
+            "total_seconds": _rounded(seconds),
+        }
+        if trace.outcome is not None:
+            fields["outcome"] = trace.outcome
+            fields["error"] = trace.error
+            fields["prompt_tokens"] = trace.prompt_tokens
+            fields["completion_tokens"] = trace.output_tokens
+            fields["ttft_seconds"] = _rounded(trace.ttft)
+            fields["queue_seconds"] = _rounded(trace.queue_wait)
+        fields["request_id"] = trace.request_id
+        fields = {name: value for name, value in fields.items() if value is not None}
+        # The path is the client's own text: quoted, so that it cannot forge a line.
+        details = " ".join(f"{name}={value}" for name, value in fields.items())
+        fields |= {"method": scope["method"], "path": path[:200]}
+        _log.log(level, "%s %r %s", scope["method"], path[:200], details, extra=fields)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

@@ -1,0 +1,49 @@
+"""How the routes reach the service behind them, and what every /v1 route checks first."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from fastapi import Request
+from starlette.responses import Response
+
+from qwen_server.errors import HttpError
+from qwen_server.generation import Generation
+from qwen_server.jsonbody import parse_object, read_body
+from qwen_server.protocol import Kind
+from qwen_server.service import Service
+from qwen_server.telemetry import Trace
+
+
+def service_of(request: Request) -> Service:
+    """The service of the application that serves `request`."""
+    return cast("Service", request.app.state.service)
+
+
+def trace_of(request: Request) -> Trace:
+    """The request's own record."""
+    return cast("Trace", request.state.trace)
+
+
+def authorize(request: Request) -> str:
+    """The caller of a /v1 request. Raises HttpError 401."""
+    return service_of(request).keys.caller(request.headers)
+
+
+async def generation(request: Request, kind: Kind) -> Response:
+    """Checks a generation request in the order of cost and hands it on. Raises HttpError."""
+    service, trace = service_of(request), trace_of(request)
+    try:
+        caller = authorize(request)
+        service.limiter.check(caller)
+        if (refusal := service.refusal()) is not None:
+            raise refusal
+        raw = await read_body(request.headers, request.receive, service.settings.max_body_bytes)
+        body = parse_object(raw)
+        call = service.protocol.chat(body) if kind == "chat" else service.protocol.completion(body)
+        if (refusal := service.refusal()) is not None:  # the body may have taken its time
+            raise refusal
+    except HttpError as error:
+        service.telemetry.turn_away(trace, "rejected" if error.status < 500 else "refused", error.kind)
+        raise
+    return Generation(service, call, trace)

@@ -1,0 +1,56 @@
+"""GET /health and the probes below it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from qwen_server import snapshots
+from qwen_server.engine.base import EngineError
+from qwen_server.errors import engine_failure
+from qwen_server.routers.context import service_of
+
+GENERATE_SECONDS = 10.0
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health", summary="健康检查 (Health)")
+async def health(request: Request) -> Response:
+    """200 while requests are answered, else 503 with the same fields."""
+    status, body = snapshots.health(service_of(request))
+    return JSONResponse(body, status)
+
+
+@router.get("/health/live", summary="存活探针 (Liveness probe)")
+async def live(request: Request) -> Response:
+    """503 only when nothing but a restart can help."""
+    return _probe(service_of(request).live())
+
+
+@router.get("/health/ready", summary="就绪探针 (Readiness probe)")
+async def ready(request: Request) -> Response:
+    """503 while starting or draining, and when the engine is dead or hung far beyond doubt."""
+    return _probe(service_of(request).ready())
+
+
+@router.get("/health/generate", summary="生成探针 (Proof by generation)")
+async def generate(request: Request) -> Response:
+    """Generates one token, counted nowhere and outside the queue: the proof that the engine works."""
+    service = service_of(request)
+    if service.lifecycle.state in ("starting", "dead"):
+        return _probe(ok=False)
+    try:
+        async with asyncio.timeout(GENERATE_SECONDS):
+            await service.engine.probe()
+    except TimeoutError:
+        return JSONResponse({"status": "unhealthy", "error": f"no token within {GENERATE_SECONDS:g} s"}, 503)
+    except EngineError as error:
+        return JSONResponse({"status": "unhealthy", "error": engine_failure(str(error)).text}, 503)
+    return _probe(ok=True)
+
+
+def _probe(ok: bool) -> Response:
+    return JSONResponse({"status": "ok" if ok else "unhealthy"}, 200 if ok else 503)

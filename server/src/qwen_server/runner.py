@@ -1,0 +1,261 @@
+"""Drives the process through its life: listen, load the model, serve, drain, and exit with a cause that can be read.
+
+Nobody but this module changes the lifecycle's state, listens to signals, or ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import uvicorn
+import uvloop
+
+from qwen_server import logs
+from qwen_server.engine.base import Engine, EngineError
+from qwen_server.engine.processes import adopt_orphans, kill_descendants
+from qwen_server.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
+from qwen_server.settings import ConfigurationError, Settings, check_model, load_settings
+
+EngineFactory = Callable[[Settings], Engine]
+
+_log = logging.getLogger("qwen_server")
+
+_LOOK_SECONDS = 0.2
+_FLUSH_SECONDS = 1.0
+_CLOSE_SECONDS = 2.0
+_ENGINE_EXIT_SECONDS = 2.0
+# Longer than the pools of common clients and proxies keep an idle connection (openai and httpx: 5 s, many load
+# balancers: 60 s), so that they close it and not we: a request that meets our close cannot be retried safely.
+_KEEP_ALIVE_SECONDS = 75
+_BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the process ends. A cause goes to the last log line and to the kubelet."""
+
+    code: int
+    cause: str
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals to the runner: uvicorn would close the listener, and new clients would see no answer."""
+        yield
+
+
+class Runner:
+    """One run of one server. `is_stuck` tells that waiting for the engine is vain; `look_seconds` is the period."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        lifecycle: Lifecycle,
+        server: uvicorn.Server,
+        *,
+        is_stuck: Callable[[], bool],
+        look_seconds: float = _LOOK_SECONDS,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._lifecycle = lifecycle
+        self._server = server
+        self._is_stuck = is_stuck
+        self._look_seconds = look_seconds
+        self._restarts = RestartWatch(settings.podinfo_dir)
+        self._stop_cause: str | None = None
+        self._impatient = False
+
+    def request_stop(self, cause: str) -> None:
+        """Asks for a drain and an exit; asked a second time, nothing more is waited for."""
+        if self._stop_cause is not None:
+            self._impatient = True
+        else:
+            self._stop_cause = cause
+
+    async def run(self, listener: socket.socket) -> Ending:
+        """Serves on `listener` until the end, and tells how it came."""
+        serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="uvicorn")
+        starting = asyncio.create_task(self._engine.start(), name="engine")
+        try:
+            ending = await self._load(starting, serving)
+            if ending is None:
+                self._lifecycle.mark_ready()
+                _log.info("ready: %s", self._engine.info)
+                ending = await self._watch(serving)
+            return ending
+        finally:
+            await self._close(serving)
+
+    async def _load(self, starting: asyncio.Task[None], serving: asyncio.Task[None]) -> Ending | None:
+        """Waits for the engine; None when it is ready."""
+        while not starting.done():
+            await asyncio.wait([starting], timeout=self._look_seconds)
+            if self._stop_cause is not None:
+                self._lifecycle.begin_drain(self._stop_cause)
+                return Ending(EXIT_OK, f"{self._stop_cause} while the model was loading")
+            if serving.done():
+                return _listener_ended(serving)
+        error = starting.exception()
+        if error is None:
+            return None
+        cause = f"the model cannot be served: {error or type(error).__name__}"
+        if not isinstance(error, EngineError):
+            _log.error("the engine failed to start", exc_info=error)
+        self._lifecycle.mark_dead(cause)
+        return Ending(EXIT_CONFIGURATION, cause)
+
+    async def _watch(self, serving: asyncio.Task[None]) -> Ending:
+        """Looks at everything that may end the service; returns when it has ended."""
+        while True:
+            await asyncio.sleep(self._look_seconds)
+            if (ending := self._death()) is not None:
+                await self._flush()
+                return ending
+            if serving.done():
+                return _listener_ended(serving)
+            restart = self._restarts.requested()
+            cause = self._stop_cause or (restart and f"restart {restart} was asked for")
+            if cause:
+                return await self._drain(cause)
+
+    def _death(self) -> Ending | None:
+        vitals = self._engine.vitals()
+        if vitals.state != "dead":
+            return None
+        cause = vitals.death_cause or "the engine died"
+        self._lifecycle.mark_dead(cause)
+        return Ending(EXIT_ENGINE_DIED, cause)
+
+    async def _drain(self, cause: str) -> Ending:
+        """Lets accepted requests finish, as long as there is hope that they do."""
+        lifecycle = self._lifecycle
+        lifecycle.begin_drain(cause)
+        _log.info("%s: draining, %d request(s) to finish", cause, lifecycle.in_flight)
+        deadline = asyncio.get_running_loop().time() + self._settings.drain_timeout
+        while lifecycle.in_flight:
+            if (ending := self._death()) is not None:
+                await self._flush()
+                return ending
+            if self._impatient or self._is_stuck() or asyncio.get_running_loop().time() >= deadline:
+                _log.warning("%d request(s) are given up", lifecycle.in_flight)
+                lifecycle.give_up()
+                await self._flush()
+                break
+            await asyncio.sleep(self._look_seconds / 4)
+        return Ending(EXIT_OK, cause)
+
+    async def _flush(self) -> None:
+        """Gives clients a moment to be told why their requests failed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                await self._lifecycle.wait_idle()
+
+    async def _close(self, serving: asyncio.Task[None]) -> None:
+        """Ends the engine's processes, and then the connections."""
+        hopeful = self._lifecycle.state == "draining" and not self._is_stuck() and not self._impatient
+        self._server.should_exit = True
+        await asyncio.wait([serving], timeout=_CLOSE_SECONDS)
+        await self._engine.shutdown(_ENGINE_EXIT_SECONDS if hopeful else 0)
+
+
+def _listener_ended(serving: asyncio.Task[None]) -> Ending:
+    error = serving.exception() if not serving.cancelled() else None
+    return Ending(EXIT_CONFIGURATION, f"the HTTP server ended: {error or 'no reason given'}")
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket. Raises ConfigurationError naming the flag."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        number = error.errno or 0  # of the resolver's own errors, such as an unknown host, it is negative
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+        raise ConfigurationError(f"--host {settings.host} --port {settings.port}: {reason}") from error
+
+
+def vllm_engine(settings: Settings) -> Engine:
+    """The engine that the program serves."""
+    # Imported late: `--help` and a refused flag need none of it.
+    from qwen_server.engine.vllm import VllmEngine  # noqa: PLC0415
+
+    return VllmEngine(settings)
+
+
+async def _serve(settings: Settings, listener: socket.socket, make_engine: EngineFactory) -> NoReturn:
+    """Runs a server to its end and leaves from within the loop: closing it would wait for threads that may hang."""
+    from qwen_server.app import create_app  # noqa: PLC0415
+
+    lifecycle = Lifecycle()
+    engine = make_engine(settings)
+    app = create_app(settings, engine, lifecycle)
+    service = app.state.service
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,  # the application writes its own lines
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    runner = Runner(settings, engine, lifecycle, server, is_stuck=lambda: bool(service.alert_state.zero_work))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, runner.request_stop, f"received {number.name}")
+    _log.info("listening on %s port %d", *listener.getsockname()[:2])
+    try:
+        ending = await runner.run(listener)
+    except Exception as error:  # noqa: BLE001 - a fault of ours must not leave the engine behind
+        _log.exception("the server failed")
+        ending = Ending(EXIT_ENGINE_DIED, f"internal error: {error!r}")
+    _exit(settings, ending)
+
+
+def main(arguments: Sequence[str], make_engine: EngineFactory = vllm_engine) -> NoReturn:
+    """Runs the server with a command line; the process ends here."""
+    settings: Settings | None = None
+    try:
+        settings = load_settings(arguments)
+        logs.configure(settings.log_format, settings.log_level)
+        check_model(settings)
+        listener = listen(settings)
+    except ConfigurationError as error:
+        if settings is None:
+            logs.configure("json", "info")
+        _exit(settings, Ending(EXIT_CONFIGURATION, str(error)))
+    adopt_orphans()
+    gc.freeze()
+    uvloop.run(_serve(settings, listener, make_engine))
+    raise AssertionError("the program ends inside of its loop")
+
+
+def _exit(settings: Settings | None, ending: Ending) -> NoReturn:
+    """Ends the children, says the last word and leaves."""
+    kill_descendants()
+    if ending.code != EXIT_OK:
+        path = (settings or Settings.model_construct()).termination_log
+        logs.write_termination_message(path, ending.cause)
+    _log.log(logging.INFO if ending.code == EXIT_OK else logging.ERROR, "exit %d: %s", ending.code, ending.cause)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ending.code)
