@@ -1,0 +1,3 @@
+"""qwen-operator: turns QwenService objects into self-healing vLLM services."""
+
+__version__ = "1.0.0"

@@ -1,0 +1,49 @@
+"""The QwenService as typed models: the one source of the CRD's schema and of what the operator reads from an object."""
+
+from __future__ import annotations
+
+from qwen_operator.api.alerting import AlertSpec, RemediationRule, RemediationSpec
+from qwen_operator.api.base import Model, Rule, format_duration, parse_duration, parse_quantity
+from qwen_operator.api.service import GROUP, KIND, PLURAL, VERSION, QwenService, QwenServiceSpec
+from qwen_operator.api.status import (
+    MAX_EVIDENCE,
+    MAX_HISTORY,
+    MAX_RESTART_TIMES,
+    Condition,
+    HistoryEntry,
+    RemediationStatus,
+    RestartIntent,
+    ServiceStatus,
+    format_time,
+)
+from qwen_operator.errors import InvalidSpecError
+
+API_VERSION = f"{GROUP}/{VERSION}"
+
+__all__ = [
+    "API_VERSION",
+    "GROUP",
+    "KIND",
+    "MAX_EVIDENCE",
+    "MAX_HISTORY",
+    "MAX_RESTART_TIMES",
+    "PLURAL",
+    "VERSION",
+    "AlertSpec",
+    "Condition",
+    "HistoryEntry",
+    "InvalidSpecError",
+    "Model",
+    "QwenService",
+    "QwenServiceSpec",
+    "RemediationRule",
+    "RemediationSpec",
+    "RemediationStatus",
+    "RestartIntent",
+    "Rule",
+    "ServiceStatus",
+    "format_duration",
+    "format_time",
+    "parse_duration",
+    "parse_quantity",
+]

@@ -1,0 +1,188 @@
+"""The base model, the scalar types of Kubernetes APIs and the rules that hold between fields.
+
+A `Rule` is declared once and checked twice: by the API server as CEL when an object is written, and by the operator
+when it reads one (an older CRD may have let it through).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+# numbers are short enough that no sum of them leaves what clocks and calendars can count
+DURATION_PATTERN = r"^([0-9]{1,7}(ms|s|m)|[0-9]{1,5}h){1,4}$"
+WINDOW_PATTERN = r"^[1-9][0-9]{0,4}(h|d)$"
+PERCENT_PATTERN = r"^(100|[1-9]?[0-9])%$"
+QUANTITY_PATTERN = r"^[0-9]{1,20}(\.[0-9]{1,20})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]{1,2})?$"
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+
+MAX_DURATION = timedelta(days=100_000)
+
+_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_QUANTITY_FACTOR = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)},
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},
+}
+
+
+def parse_duration(text: str | timedelta) -> timedelta:
+    """Reads `30s`, `5m`, `1h30m`, `500ms` or `30d`; ValueError for anything else."""
+    if isinstance(text, timedelta):
+        return text
+    parts = re.findall(r"([0-9]+)(ms|s|m|h|d)", str(text))
+    if not parts or "".join(number + unit for number, unit in parts) != str(text):
+        raise ValueError(f"{text!r} is not a duration such as 30s, 5m or 1h30m")
+    try:
+        value = timedelta(milliseconds=sum(int(number) * _UNIT_MS[unit] for number, unit in parts))
+    except OverflowError:
+        value = timedelta.max
+    if value > MAX_DURATION:
+        raise ValueError(f"{str(text)[:40]!r} is too long: at most {MAX_DURATION.days} days")
+    return value
+
+
+def format_duration(value: timedelta) -> str:
+    """Writes a duration with one unit, seconds where they are whole: the form that the server's flags take."""
+    milliseconds = round(value.total_seconds() * 1000)
+    return f"{milliseconds}ms" if milliseconds % 1000 else f"{milliseconds // 1000}s"
+
+
+def parse_quantity(text: str) -> Decimal:
+    """Reads a Kubernetes quantity (`500m`, `16Gi`, `2`) as a number of its base unit."""
+    match = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)([0-9]*)", text)
+    if match is None or not re.match(QUANTITY_PATTERN, text):
+        raise ValueError(f"{text!r} is not a quantity such as 500m, 2 or 16Gi")
+    number, suffix, exponent = match.groups()
+    return Decimal(f"{number}e{exponent}") if exponent else Decimal(number) * _QUANTITY_FACTOR[suffix]
+
+
+def _quantity(value: Any) -> str:
+    text = str(value)
+    parse_quantity(text)
+    return text
+
+
+def _int_or(pattern: str, example: str) -> Callable[[Any], Any]:
+    def validate(value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, str) and re.match(pattern, value):
+            return value
+        raise ValueError(f"{value!r} is neither a number nor {example}")
+
+    return validate
+
+
+def _int_or_string(pattern: str, **extra: object) -> WithJsonSchema:
+    either = [{"type": "integer"}, {"type": "string"}]
+    return WithJsonSchema({"anyOf": either, "x-kubernetes-int-or-string": True, "pattern": pattern, **extra})
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": DURATION_PATTERN, "maxLength": 32}),
+]
+Window = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": WINDOW_PATTERN, "maxLength": 16}),
+]
+Quantity = Annotated[str, BeforeValidator(_quantity), _int_or_string(QUANTITY_PATTERN)]
+CountOrAuto = Annotated[int | str, BeforeValidator(_int_or("^auto$", "auto")), _int_or_string("^auto$", minimum=0)]
+IntOrPercent = Annotated[
+    int | str,
+    BeforeValidator(_int_or(PERCENT_PATTERN, "a percentage such as 50%")),
+    _int_or_string(PERCENT_PATTERN, minimum=0),
+]
+ObjectName = Annotated[str, Field(max_length=253, pattern=NAME_PATTERN)]
+ShortText = Annotated[str, Field(max_length=253)]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule between fields of one object: as CEL for the API server and as a predicate for the operator.
+
+    `field` is the path of the field to blame, relative to the object that carries the rule; empty: the object itself.
+    """
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool]
+    field: str = ""
+
+    def schema(self) -> dict[str, str]:
+        """The entry of `x-kubernetes-validations`."""
+        entry = {"rule": self.cel, "message": self.message}
+        return {**entry, "fieldPath": f".{self.field}"} if self.field else entry
+
+
+class Model(BaseModel):
+    """An object of the API: camelCase outside, immutable, unknown fields refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    checks: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        # what the API server does too, for fields that have a default or may be left out
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        for rule in self.checks:
+            if not rule.holds(self):
+                raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        if cls.checks:
+            schema["x-kubernetes-validations"] = [rule.schema() for rule in cls.checks]
+        return schema
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object as it is written to the API: camelCase, JSON values, nothing that was not set or defaulted."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def duration_field(default: str, description: str) -> Any:
+    """A `Duration` (or `Window`) with a default that the CRD shows as it is written here."""
+    return Field(default=parse_duration(default), description=description, json_schema_extra={"default": default})
+
+
+def section(model: type[Model], description: str) -> Any:
+    """A part of the spec that may be left out: the API server fills in `{}` and then the part's own defaults."""
+    return Field(default_factory=model, description=description, json_schema_extra={"default": {}})
+
+
+def map_list(keys: list[str], description: str, max_items: int, alias: str | None = None) -> Any:
+    """A list whose items are told apart by `keys`: duplicates are refused and server-side apply merges item by item."""
+    extra: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys}
+    return Field(
+        default_factory=list, description=description, max_length=max_items, alias=alias, json_schema_extra=extra
+    )

@@ -1,0 +1,1 @@
+"""Builders of the children: one file a child, pure, plain dicts out."""

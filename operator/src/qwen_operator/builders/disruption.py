@@ -1,0 +1,39 @@
+"""The PodDisruptionBudget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from qwen_operator.api import QwenService
+from qwen_operator.builders.common import Object, child
+from qwen_operator.builders.selectors import selects
+from qwen_operator.names import child_labels, selector_labels
+
+
+def build_disruption_budget(service: QwenService) -> Object:
+    """The budget: one pod at a time. Pods that answer nobody never hold back a node's drain."""
+    return child(
+        service,
+        "policy/v1",
+        "PodDisruptionBudget",
+        spec={
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector_labels(service.name)},
+        },
+    )
+
+
+def budgets_of_others(service: QwenService, budgets: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the budgets that match the service's pods and are not ours; two budgets would forbid every eviction."""
+    labels = {**service.spec.pod_template.metadata.labels, **child_labels(service.name)}
+    return [
+        budget["metadata"]["name"]
+        for budget in budgets
+        if not _owned(service, budget) and selects(budget.get("spec", {}).get("selector"), labels)
+    ]
+
+
+def _owned(service: QwenService, obj: Mapping[str, Any]) -> bool:
+    return any(owner.get("uid") == service.uid for owner in obj["metadata"].get("ownerReferences") or ())

@@ -1,0 +1,149 @@
+"""Everything that runs while this process is the one that acts, wired together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any, Final
+
+from qwen_operator.apierrors import KubeError
+from qwen_operator.cluster import Cluster
+from qwen_operator.conditions import Suspension
+from qwen_operator.events import Recorder
+from qwen_operator.kube import Kube
+from qwen_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES, Health
+from qwen_operator.reconcile import Reconciler
+from qwen_operator.remediation.gates import GateKeeper
+from qwen_operator.remediation.poll import Poller
+from qwen_operator.remediation.remediator import Remediator
+from qwen_operator.remediation.writes import Writer
+from qwen_operator.settings import Settings
+from qwen_operator.watch import Key, Object, key_of
+from qwen_operator.workqueue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+POD_DEBOUNCE: Final = 0.3
+_BEAT: Final = "resync"
+
+
+class Controller:
+    """The operator at work. `poller` is given by tests only."""
+
+    def __init__(self, kube: Kube, settings: Settings, health: Health, poller: Poller | None = None) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._health = health
+        self._poller = poller or Poller()
+        self._recorder = Recorder(kube, settings.pod_name)
+        self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, self._failed)
+        self.cluster = Cluster(
+            kube,
+            settings.watch_namespaces,
+            on_child=self._queue.add,
+            on_pod=self._pod_changed,
+            on_api=self._all_due,
+        )
+        writer = Writer(kube, self._recorder, self.cluster.pod_informer.store, self.cluster.store_service)
+        self._gates = GateKeeper(self.cluster.pod_informer, self._poller, writer)
+        self._remediator = Remediator(
+            kube, self.cluster, self._poller, writer, health=health, on_change=self._queue.add
+        )
+        self._reconciler = Reconciler(
+            kube, self.cluster, self._recorder, settings, suspended=self._suspended, gone=self.service_gone
+        )
+        self._ended = False
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._recorder.run(), name="events")
+                tasks.create_task(self._gates.run(), name="gates")
+                await self.cluster.start(tasks)
+                tasks.create_task(self.cluster.keep_discovering(), name="discovery")
+                tasks.create_task(self._queue.run(), name="reconcile")
+                tasks.create_task(self._resync(), name="resync")
+                self.ready.set()
+        finally:
+            self._ended = True
+            await self._remediator.stop()
+            await self.cluster.stop()
+            await self._poller.close()
+
+    def service_seen(self, obj: Object) -> None:
+        """A QwenService that came or changed."""
+        if self._ended:
+            return
+        key = key_of(obj)
+        old = self.cluster.service(key)
+        self.cluster.store_service(obj)
+        SERVICES.set(len(self.cluster.services))
+        self._remediator.sync(key)
+        if old is None or _matters(old) != _matters(obj):
+            self._queue.add(key)
+
+    def service_gone(self, key: Key) -> None:
+        """A QwenService that was deleted; Kubernetes removes what it owned."""
+        self.cluster.forget_service(key)
+        SERVICES.set(len(self.cluster.services))
+        self._remediator.sync(key)
+        self._queue.forget(key)
+        self._reconciler.forget(key)
+        if not self.cluster.services:
+            self._health.forget("reconcile")
+
+    def due(self, key: Key) -> None:
+        """Has a service reconciled soon."""
+        self._queue.add(key)
+
+    def _pod_changed(self, pod: Object) -> None:
+        self._gates.offer(pod)
+        key = self.cluster.key_by_label(pod)
+        if key is not None:
+            self._queue.add(key, POD_DEBOUNCE)
+
+    def _all_due(self) -> None:
+        for key in self.cluster.services:
+            self._queue.add(key)
+
+    def _suspended(self, key: Key) -> Suspension | None:
+        return self._remediator.suspended(key)
+
+    async def _resync(self) -> None:
+        while True:
+            self._health.beat(_BEAT, self._patience())
+            await asyncio.sleep(self._settings.resync_seconds)
+            self._all_due()
+
+    def _patience(self) -> float:
+        """Seconds within which a loop that lives shows up again."""
+        return 3 * self._settings.resync_seconds + 60.0
+
+    async def _reconcile(self, key: Key) -> None:
+        QUEUE.set(len(self._queue))
+        started = time.monotonic()
+        try:
+            await self._reconciler.reconcile(key)
+        finally:
+            if self.cluster.services:
+                self._health.beat("reconcile", self._patience())
+        RECONCILE_SECONDS.observe(time.monotonic() - started)
+        RECONCILES.labels("ok").inc()
+
+    def _failed(self, key: Key, error: Exception, failures: int) -> None:
+        RECONCILES.labels("error").inc()
+        where: dict[str, Any] = {"namespace": key[0], "service": key[1], "failures": failures}
+        if isinstance(error, KubeError):
+            logger.warning("reconciliation failed: %s", error, extra=where)
+        else:
+            logger.error("reconciliation failed", exc_info=error, extra=where)
+
+
+def _matters(obj: Object) -> tuple[Any, ...]:
+    """What of a QwenService makes it due: not what the operator itself writes into its status."""
+    metadata = obj["metadata"]
+    names = ("uid", "generation", "labels", "annotations", "deletionTimestamp")
+    return tuple(metadata.get(name) for name in names)

@@ -1,0 +1,260 @@
+"""Carries out what was decided: the gate, the restart, what status remembers, Events and counters."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus
+from qwen_operator.apierrors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
+from qwen_operator.events import EventType, Subject
+from qwen_operator.metrics import ACTIONS, WRITES
+from qwen_operator.names import RESTART_ANNOTATION
+from qwen_operator.remediation import ledger as ledgers
+from qwen_operator.remediation.model import (
+    DEAD,
+    Action,
+    BeginRestart,
+    CloseGate,
+    Died,
+    Evidence,
+    ExecuteRestart,
+    FinishRestart,
+    OpenGate,
+    Pod,
+    Report,
+    ResetBudget,
+    WouldDo,
+)
+from qwen_operator.remediation.policy import Policy
+from qwen_operator.remediation.restarts import restart_id
+from qwen_operator.remediation.views import last_words
+from qwen_operator.remediation.writes import Writer
+from qwen_operator.resources import PODS
+from qwen_operator.watch import Key
+
+logger = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+HUNG_GRACE: Final = 5
+"""Seconds that an evicted pod with a hung engine gets: it has nothing to finish."""
+
+_OPENED: Final = {
+    "NewPod": "a new pod",
+    "Recovered": "three generations in a row have succeeded",
+    "NoEvidence": "its metrics cannot be read, which never counts against a pod; the kubelet's probes guard it",
+    "NotEnforced": "remediation is not enforced",
+}
+_FINISHED: Final = {
+    "Recovered": "the restart of pod {} is over: all is ready again",
+    "ReplacementPending": "pod {} was restarted and is not ready within rollout.startupTimeout",
+    "NotCured": "the restart of pod {} has not cured it",
+    "NotRestarted": "pod {} did not restart when it was asked to",
+    "Unattended": "the restart of pod {} goes on, but remediation is not enforced any more",
+    "Cancelled": "the restart of pod {} is called off",
+}
+
+
+class ServiceActor:
+    """Acts for one service, in one round: each step with its Event on service and pod, its history and its counter."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        service: Object,
+        pods: Mapping[str, Object],
+        evidence: Mapping[str, Evidence | None],
+        policy: Policy,
+    ) -> None:
+        self._writer = writer
+        self._subject = Subject.of(service)
+        self._key: Key = (self._subject.namespace, self._subject.name)
+        self._pods = pods
+        self._evidence = evidence
+        self._policy = policy
+
+    async def carry_out(self, actions: Sequence[Action]) -> None:
+        """Does one thing after the other; what fails is decided anew in the next round."""
+        for action in actions:
+            try:
+                await self._one(action)
+            except KubeError as error:
+                logger.warning(
+                    "%s failed: %s", type(action).__name__, error,
+                    extra={"namespace": self._key[0], "service": self._key[1]},
+                )  # fmt: skip
+
+    async def _one(self, action: Action) -> None:
+        match action:
+            case OpenGate():
+                await self._open(action)
+            case CloseGate():
+                await self._close(action)
+            case BeginRestart():
+                await self._begin(action)
+            case ExecuteRestart():
+                await self._execute(action)
+            case FinishRestart():
+                await self._finish(action)
+            case Died():
+                await self._died(action)
+            case WouldDo():
+                await self._would(action)
+            case Report():
+                self._tell(
+                    action.pod, "Warning", action.alert, action="Event", reason=action.reason, message=action.message
+                )
+            case ResetBudget():
+                await self._reset(action)
+
+    async def _open(self, action: OpenGate) -> None:
+        pod, reason = action.pod, action.reason
+        text = _OPENED[reason]
+        opened = await self._writer.set_gate(pod, self._key[0], is_open=True, reason=reason, message=text)
+        if not opened or reason == "NewPod":
+            return
+        message = f"pod {pod.name} is back in rotation: {text}"
+        self._tell(pod, "Normal", action.alert, action="Ready", reason="BackInRotation", message=message)
+        await self._remember(self._entry(pod, action.alert, "Ready", reason=reason, message=message))
+
+    async def _close(self, action: CloseGate) -> None:
+        pod, alert = action.pod, action.alert
+        text = f"{alert} is active; out of rotation until three generations in a row succeed"
+        if not await self._writer.set_gate(pod, self._key[0], is_open=False, reason=alert or "Unhealthy", message=text):
+            return
+        message = f"pod {pod.name} is taken out of rotation: {alert} is active"
+        self._tell(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
+        await self._remember(self._entry(pod, alert, "Unready", reason=alert, message=message))
+
+    async def _begin(self, action: BeginRestart) -> None:
+        pod, intent = action.pod, action.intent
+        how = "in place" if intent.method == "InPlace" else "by eviction"
+        message = f"pod {pod.name} will be restarted {how}: {intent.alert} does not go away"
+        entry = self._entry(pod, intent.alert, intent.method, reason=intent.alert, message=message)
+
+        def change(ledger: RemediationStatus) -> RemediationStatus | None:
+            # what was decided may rest on an older state: the budget is looked at again, where it is kept
+            if ledger.intents or not ledgers.budget_left(ledger, self._policy, intent.time):
+                return None
+            return ledgers.remember(ledgers.begin(ledger, intent, self._policy, intent.time), [entry])
+
+        if await self._writer.update(self._key, change) is not None:
+            self._tell(pod, "Warning", intent.alert, action=intent.method, reason="RestartDecided", message=message)
+
+    async def _execute(self, action: ExecuteRestart) -> None:
+        pod, intent, namespace = action.pod, action.intent, self._key[0]
+        kube = self._writer.kube
+        try:
+            if intent.method == "InPlace":
+                body = {"metadata": {"uid": pod.uid, "annotations": {RESTART_ANNOTATION: restart_id(intent)}}}
+                self._writer.store_pod(await kube.patch(PODS, pod.name, namespace, body))
+            else:
+                grace = HUNG_GRACE if action.hung else None
+                await kube.evict(pod.name, namespace, uid=pod.uid, grace_seconds=grace)
+        except TooManyRequestsError as error:
+            message = f"the eviction of pod {pod.name} is blocked: {error.message}"
+            self._tell(pod, "Warning", intent.alert, action="Evict", reason="EvictionBlocked", message=message)
+            entry = self._entry(pod, intent.alert, "Blocked", reason="EvictionBlocked", message=message)
+            await self._writer.update(
+                self._key,
+                lambda ledger: ledgers.remember(
+                    ledgers.finish(ledger, intent, self._policy, self._writer.now(), refund=True),
+                    [entry],
+                ),
+            )
+            return
+        except (NotFoundError, ConflictError):
+            pass  # it is gone, which is what a restart wants
+        WRITES.labels("restart").inc()
+        reason = "RestartedInPlace" if intent.method == "InPlace" else "Evicted"
+        self._tell(
+            pod,
+            "Warning",
+            intent.alert,
+            action=intent.method,
+            reason=reason,
+            message=f"pod {pod.name} is restarted now",
+        )
+        moved = intent.model_copy(update={"phase": "Restarting" if intent.method == "InPlace" else "Waiting"})
+        await self._writer.update(self._key, lambda ledger: ledgers.progress(ledger, moved))
+
+    async def _finish(self, action: FinishRestart) -> None:
+        intent, outcome = action.intent, action.outcome
+        pod = Pod(uid=intent.pod_uid, name=intent.pod)
+        text = _FINISHED[outcome].format(intent.pod)
+        entry = self._entry(
+            pod, intent.alert, "Restarted" if outcome == "Recovered" else outcome, reason=outcome, message=text
+        )
+        refund = outcome == "Cancelled"
+        now = self._writer.now()
+        done = await self._writer.update(
+            self._key,
+            lambda ledger: ledgers.remember(ledgers.finish(ledger, intent, self._policy, now, refund=refund), [entry]),
+        )
+        if done is not None:
+            kind: EventType = "Normal" if outcome == "Recovered" else "Warning"
+            self._tell(pod, kind, intent.alert, action=entry.action, reason=f"Restart{outcome}", message=text)
+
+    async def _died(self, action: Died) -> None:
+        pod = action.pod
+        message = f"the engine of pod {pod.name} died; its container is restarted by the kubelet"
+        words = last_words(self._pods[pod.uid]) if pod.uid in self._pods else ""
+        said = f"{message}: {words[-300:]}" if words else message
+        self._tell(pod, "Warning", DEAD, action="Died", reason=DEAD, message=said)
+        await self._remember(self._entry(pod, DEAD, "Died", reason=DEAD, message=message))
+
+    async def _would(self, action: WouldDo) -> None:
+        step, pod = action.action, action.action.pod
+        if isinstance(step, CloseGate):
+            alert, what = step.alert, "Unready"
+            message = f"dry run: pod {pod.name} would be taken out of rotation: {alert} is active"
+        else:
+            alert, what = step.intent.alert, step.intent.method
+            message = f"dry run: pod {pod.name} would be restarted ({what}): {alert} does not go away"
+        self._tell(pod, "Warning", alert, action=what, reason="DryRun", message=message)
+        await self._remember(self._entry(pod, alert, what, reason="DryRun", message=message, dry_run=True))
+
+    async def _reset(self, action: ResetBudget) -> None:
+        if await self._writer.update(self._key, lambda ledger: ledgers.reset(ledger, action.value)) is not None:
+            self._writer.recorder.emit(
+                self._subject, "Normal", "RestartBudgetReset", "past restarts no longer count, as the annotation asks"
+            )
+
+    async def _remember(self, entry: HistoryEntry) -> None:
+        await self._writer.update(self._key, lambda ledger: ledgers.remember(ledger, [entry]))
+
+    def _entry(
+        self, pod: Pod, alert: str, action: str, *, reason: str, message: str, dry_run: bool = False
+    ) -> HistoryEntry:
+        obj = self._pods.get(pod.uid)
+        evidence = self._evidence.get(pod.uid)
+        metrics = "" if evidence is None else json.dumps(_short(evidence.raw), ensure_ascii=False)
+        return HistoryEntry(
+            time=self._writer.now(),
+            pod=pod.name,
+            pod_uid=pod.uid,
+            node=pod.node,
+            alert=alert,
+            action=action,
+            reason=reason,
+            message=message[: MAX_EVIDENCE // 2],
+            dry_run=dry_run,
+            metrics=metrics[:MAX_EVIDENCE],
+            termination_message="" if obj is None else last_words(obj)[-MAX_EVIDENCE:],
+        )
+
+    def _tell(self, pod: Pod, kind: EventType, alert: str, *, action: str, reason: str, message: str) -> None:
+        namespace, name = self._key
+        recorder = self._writer.recorder
+        ACTIONS.labels(namespace, name, alert, action, reason).inc()
+        logger.info(message, extra={"namespace": namespace, "service": name, "pod": pod.name, "reason": reason})
+        recorder.emit(self._subject, kind, reason, message)
+        recorder.emit(Subject("v1", "Pod", namespace, pod.name, pod.uid), kind, reason, message)
+
+
+def _short(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parts of a pod's metrics that explain an action."""
+    return {name: raw[name] for name in ("status", "alerts", "requests", "uptime", "errors", "gpu") if name in raw}

@@ -1,0 +1,93 @@
+"""What a QwenService allows remediation to do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qwen_operator.api import MAX_RESTART_TIMES, QwenServiceSpec
+from qwen_operator.catalogue import Action, Alert, AlertClass, effective_alerts
+
+Mode = Literal["Enforce", "DryRun", "Off"]
+Method = Literal["Auto", "InPlace", "Evict"]
+
+
+@dataclass(frozen=True)
+class AlertPolicy:
+    """What may follow from one alert.
+
+    Attributes:
+        threshold: seconds of the server's own threshold, where the alert is about time.
+        unready_after: seconds that it must be seen (in two polls at least) until the pod is taken out; None: never.
+        restart_after: seconds from then until the restart; None: never.
+        report_after: seconds until an Event tells about it; None: never.
+    """
+
+    kind: AlertClass
+    threshold: float = 0.0
+    unready_after: float | None = None
+    restart_after: float | None = None
+    report_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules of one service; durations in seconds."""
+
+    mode: Mode = "Enforce"
+    alerts: Mapping[str, AlertPolicy] = field(default_factory=dict)
+    poll: float = 2.0
+    min_ready: int = 1
+    recover_after: float = 30.0
+    method: Method = "Auto"
+    max_restarts: int = 3
+    window: float = 3600.0
+    backoff_base: float = 30.0
+    backoff_max: float = 600.0
+    startup: float = 1800.0
+    drain: float = 60.0
+
+    def kind(self, alert: str) -> AlertClass | None:
+        """The class of an alert; None for one that is unknown or off."""
+        policy = self.alerts.get(alert)
+        return None if policy is None else policy.kind
+
+    def takes_out(self, alert: str) -> bool:
+        """Whether an alert can take a pod out."""
+        policy = self.alerts.get(alert)
+        return policy is not None and policy.unready_after is not None
+
+
+def alert_policy(alert: Alert) -> AlertPolicy:
+    """The policy of an alert of the effective catalogue. Saturation never takes out or restarts, whatever rules say."""
+    delays = {rule.action: rule.for_seconds or 0.0 for rule in alert.actions}
+    acts = alert.alert_class in (AlertClass.ZERO_WORK, AlertClass.BROKEN_HARDWARE, AlertClass.RELATIVE)
+    takes_out = acts and (Action.UNREADY in delays or Action.RESTART in delays)
+    return AlertPolicy(
+        kind=alert.alert_class,
+        threshold=(alert.threshold or 0.0) if alert.unit == "seconds" else 0.0,
+        unready_after=delays.get(Action.UNREADY, 0.0) if takes_out else None,
+        restart_after=delays.get(Action.RESTART) if acts else None,
+        report_after=delays.get(Action.EVENT),
+    )
+
+
+def policy_of(spec: QwenServiceSpec) -> Policy:
+    """The policy that a spec asks for."""
+    remediation = spec.remediation
+    alerts = effective_alerts(spec.engine.device, spec.alerts, remediation.rules)
+    return Policy(
+        mode=remediation.mode,
+        alerts={alert.name: alert_policy(alert) for alert in alerts if alert.active},
+        poll=max(0.1, remediation.poll_interval.total_seconds()),
+        min_ready=spec.min_ready_replicas,
+        recover_after=remediation.recover_after.total_seconds(),
+        method=remediation.restart_method,
+        max_restarts=min(MAX_RESTART_TIMES, spec.max_restarts),
+        window=remediation.restart_budget.window.total_seconds(),
+        backoff_base=remediation.backoff.base.total_seconds(),
+        backoff_max=remediation.backoff.max.total_seconds(),
+        startup=spec.rollout.startup_timeout.total_seconds(),
+        drain=spec.drain.timeout.total_seconds(),
+    )

@@ -1,0 +1,226 @@
+"""Runs remediation: for each service a loop that polls its pods, decides, and has the decisions carried out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus
+from qwen_operator.api.service import parse_status
+from qwen_operator.apierrors import KubeError
+from qwen_operator.conditions import Suspension
+from qwen_operator.kube import Kube
+from qwen_operator.metrics import PODS_OUT, SUSPENDED, Health
+from qwen_operator.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
+from qwen_operator.remediation.act import ServiceActor
+from qwen_operator.remediation.decide import decide
+from qwen_operator.remediation.model import Decisions, Evidence, Instant, Memory, Prove, Round
+from qwen_operator.remediation.policy import Policy, policy_of
+from qwen_operator.remediation.poll import Poller
+from qwen_operator.remediation.views import going, newest_revision, pod_ip, pod_view, rollout_view
+from qwen_operator.remediation.writes import Writer
+from qwen_operator.resources import NODES, REPLICA_SETS
+from qwen_operator.watch import Key
+
+logger = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+NODE_SECONDS: Final = 15.0
+_BEAT_SECONDS: Final = 90.0
+
+
+class Cluster(Protocol):
+    """What remediation reads from the watches."""
+
+    def service(self, key: Key) -> Object | None: ...
+    def pods(self, key: Key) -> Sequence[Object]: ...
+    def deployment(self, key: Key) -> Object | None: ...
+
+
+class Remediator:
+    """The loops of all services. `on_change` is called when the reason why a service's remediation rests changes."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        cluster: Cluster,
+        poller: Poller,
+        writer: Writer,
+        *,
+        health: Health,
+        on_change: Callable[[Key], None],
+    ) -> None:
+        self._kube = kube
+        self._cluster = cluster
+        self._poller = poller
+        self._writer = writer
+        self._health = health
+        self._on_change = on_change
+        self._loops: dict[Key, asyncio.Task[None]] = {}
+        self._memories: dict[Key, Memory] = {}
+        self._suspended: dict[Key, Suspension] = {}
+        self._proofs: dict[str, bool] = {}
+        self._asked: set[asyncio.Task[None]] = set()
+        self._nodes: dict[str, tuple[float, bool]] = {}
+
+    def suspended(self, key: Key) -> Suspension | None:
+        """Why remediation of a service rests; None when it is at work."""
+        return self._suspended.get(key)
+
+    def sync(self, key: Key) -> None:
+        """Starts the loop of a service that came, ends that of one that went."""
+        exists = self._cluster.service(key) is not None
+        running = self._loops.get(key)
+        if exists and (running is None or running.done()):
+            self._loops[key] = asyncio.create_task(self._loop(key), name=f"remediation {key[0]}/{key[1]}")
+        elif not exists and running is not None:
+            running.cancel()
+            del self._loops[key]
+            self._memories.pop(key, None)
+            self._suspended.pop(key, None)
+            self._health.forget(f"remediation of {key[0]}/{key[1]}")
+            for gauge in (PODS_OUT, SUSPENDED):
+                gauge.remove(*key)
+
+    async def stop(self) -> None:
+        """Ends all loops."""
+        tasks = [*self._loops.values(), *self._asked]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _loop(self, key: Key) -> None:
+        while True:
+            started = time.monotonic()
+            part = f"remediation of {key[0]}/{key[1]}"
+            self._health.beat(part, _BEAT_SECONDS)
+            pause = 2.0
+            try:
+                pause = await self.tick(key)
+            except Exception:  # the next round starts anew
+                logger.exception("remediation failed", extra={"namespace": key[0], "service": key[1]})
+            # pollInterval may be longer than the patience with a round
+            self._health.beat(part, pause + _BEAT_SECONDS)
+            await asyncio.sleep(max(0.05, pause - (time.monotonic() - started)))
+
+    async def tick(self, key: Key) -> float:
+        """One round for a service; returns its poll interval in seconds."""
+        service = self._cluster.service(key)
+        if service is None or "deletionTimestamp" in service["metadata"]:
+            return 2.0
+        policy, desired = _policy(service)
+        asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and not going(pod)]
+        answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
+        evidence = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
+        pods = self._cluster.pods(key)
+        seen = await self._round(key, pods, evidence, policy, desired)
+        service = self._cluster.service(key)
+        if service is None:
+            return policy.poll
+        decisions = self.judge(key, seen, policy, parse_status(service).remediation)
+        by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
+        self._ask(decisions, by_uid)
+        await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.actions)
+        return policy.poll
+
+    def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
+        """Decides about one round and remembers what is to be remembered."""
+        now = Instant(time.monotonic(), datetime.now(UTC))
+        decisions = decide(seen, policy, ledger, self._memories.get(key, {}), now)
+        self._memories[key] = decisions.memory
+        latches = [memory.latch for memory in decisions.memory.values()]
+        PODS_OUT.labels(*key).set(sum(latch is not None and not latch.held_back for latch in latches))
+        SUSPENDED.labels(*key).set(decisions.suspended is not None)
+        if decisions.suspended != self._suspended.get(key):
+            if decisions.suspended is None:
+                del self._suspended[key]
+            else:
+                self._suspended[key] = decisions.suspended
+            self._on_change(key)
+        return decisions
+
+    async def _round(
+        self, key: Key, pods: Sequence[Object], evidence: Mapping[str, Evidence | None], policy: Policy, desired: int
+    ) -> Round:
+        sick = {
+            uid
+            for uid, answer in evidence.items()
+            if answer is not None and any(policy.takes_out(alert) for alert in answer.alerts)
+        }
+        rollout = rollout_view(self._cluster.deployment(key))
+        newest = None
+        if sick and (rollout.under_way or rollout.stalled):
+            newest = await self._newest(key)
+        views = []
+        for pod in pods:
+            node = (pod.get("spec") or {}).get("nodeName", "")
+            ready = await self._node_ready(node) if pod["metadata"]["uid"] in sick else True
+            views.append(pod_view(pod, node_ready=ready, newest_hash=newest))
+        known = {pod["metadata"]["uid"] for pod in pods}
+        proofs = {uid: self._proofs.pop(uid) for uid in known & self._proofs.keys()}
+        annotations = (self._cluster.service(key) or {"metadata": {}})["metadata"].get("annotations") or {}
+        return Round(
+            pods=tuple(views),
+            evidence=evidence,
+            desired=desired,
+            proofs=proofs,
+            rollout=rollout,
+            reset=annotations.get(RESET_BUDGET_ANNOTATION, "")[:1024],
+        )
+
+    def _ask(self, decisions: Decisions, pods: Mapping[str, Object]) -> None:
+        for action in decisions.actions:
+            if isinstance(action, Prove) and action.pod.uid in pods:
+                task = asyncio.create_task(self._prove(action.pod.uid, pod_ip(pods[action.pod.uid])))
+                self._asked.add(task)
+                task.add_done_callback(self._asked.discard)
+
+    async def _prove(self, uid: str, ip: str) -> None:
+        self._proofs[uid] = await self._poller.generate(ip)
+
+    async def _newest(self, key: Key) -> str | None:
+        try:
+            sets, _ = await self._kube.list(REPLICA_SETS, key[0], selector_string(key[1]))
+        except KubeError as error:
+            logger.warning("ReplicaSets cannot be listed: %s", error)
+            return None
+        owner = child_name(key[1])
+        return newest_revision([item for item in sets if _owned_by(item, owner)])
+
+    async def _node_ready(self, name: str) -> bool:
+        """Whether a node is ready; an operator that may not look at nodes takes it for granted."""
+        return await _cached(self._nodes, name, lambda: self._look_at_node(name)) if name else True
+
+    async def _look_at_node(self, name: str) -> bool:
+        try:
+            node = await self._kube.get(NODES, name)
+        except KubeError:
+            return True
+        conditions = (node.get("status") or {}).get("conditions") or ()
+        return all(item.get("status") == "True" for item in conditions if item["type"] == "Ready")
+
+
+async def _cached(cache: dict[str, tuple[float, bool]], key: str, read: Callable[[], Awaitable[bool]]) -> bool:
+    known = cache.get(key)
+    if known is None or time.monotonic() - known[0] > NODE_SECONDS:
+        known = cache[key] = (time.monotonic(), await read())
+    return known[1]
+
+
+def _policy(service: Object) -> tuple[Policy, int]:
+    """The policy and the number of replicas; a spec that makes no sense keeps no pod out."""
+    try:
+        spec = QwenService.parse(service).spec
+    except InvalidSpecError:
+        return Policy(mode="Off"), 0
+    return policy_of(spec), spec.replicas
+
+
+def _owned_by(obj: Object, deployment: str) -> bool:
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return any(owner.get("kind") == "Deployment" and owner.get("name") == deployment for owner in owners)

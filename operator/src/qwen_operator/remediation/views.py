@@ -1,0 +1,114 @@
+"""Objects of the API as remediation's values. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from qwen_operator.names import CONTAINER, READINESS_GATE, RESTART_ANNOTATION
+from qwen_operator.remediation.model import Gate, Pod, Rollout
+
+Object = Mapping[str, Any]
+
+
+def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = None) -> Pod:
+    """A pod; without a `newest_hash` it counts as of the newest revision."""
+    metadata, status = obj["metadata"], obj.get("status") or {}
+    conditions = {item["type"]: item for item in status.get("conditions") or ()}
+    gate = conditions.get(READINESS_GATE) or {}
+    return Pod(
+        uid=metadata["uid"],
+        name=metadata["name"],
+        gate=gate_of(obj),
+        ready=_true(conditions.get("Ready")),
+        running=_true(conditions.get("ContainersReady")),
+        deleting=going(obj),
+        node=(obj.get("spec") or {}).get("nodeName", ""),
+        node_ready=node_ready,
+        newest=newest_hash is None or (metadata.get("labels") or {}).get("pod-template-hash") == newest_hash,
+        restarts=server_status(obj).get("restartCount", 0),
+        exit_code=last_end(obj).get("exitCode"),
+        restart_id=(metadata.get("annotations") or {}).get(RESTART_ANNOTATION, ""),
+        closed_for=gate.get("reason", ""),
+        closed_since=parse_time(gate.get("lastTransitionTime")),
+    )
+
+
+def gate_of(obj: Object) -> Gate:
+    """The state of a pod's readiness gate."""
+    gates = (obj.get("spec") or {}).get("readinessGates") or ()
+    if not any(gate.get("conditionType") == READINESS_GATE for gate in gates):
+        return Gate.MISSING
+    for condition in (obj.get("status") or {}).get("conditions") or ():
+        if condition["type"] == READINESS_GATE:
+            return Gate.OPEN if condition.get("status") == "True" else Gate.CLOSED
+    return Gate.UNSET
+
+
+def going(obj: Object) -> bool:
+    """Whether a pod is on its way out, or ended."""
+    ended = (obj.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    return ended or "deletionTimestamp" in obj["metadata"]
+
+
+def pod_ip(obj: Object) -> str:
+    """The pod's address; empty as long as it has none."""
+    return str((obj.get("status") or {}).get("podIP") or "")
+
+
+def server_status(obj: Object) -> Mapping[str, Any]:
+    """The status of the server's container."""
+    for item in (obj.get("status") or {}).get("containerStatuses") or ():
+        if item["name"] == CONTAINER:
+            return dict(item)
+    return {}
+
+
+def last_end(obj: Object) -> Mapping[str, Any]:
+    """How the server's container ended last; empty when it never did."""
+    return dict((server_status(obj).get("lastState") or {}).get("terminated") or {})
+
+
+def last_words(obj: Object) -> str:
+    """The termination message of the server's last container."""
+    return str(last_end(obj).get("message") or "")
+
+
+def rollout_view(deployment: Object | None) -> Rollout:
+    """Whether a Deployment is replacing its pods; scaling is no rollout."""
+    if deployment is None:
+        return Rollout()
+    spec, status = deployment["spec"], deployment.get("status") or {}
+    reason = next((item.get("reason") for item in status.get("conditions") or () if item["type"] == "Progressing"), "")
+    if reason == "ProgressDeadlineExceeded":
+        return Rollout(stalled=True)
+    replicas, updated = status.get("replicas", 0), status.get("updatedReplicas", 0)
+    behind = status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0)
+    scaling = replicas == updated and reason == "NewReplicaSetAvailable"
+    return Rollout(under_way=behind or replicas > updated or (updated < spec.get("replicas", 1) and not scaling))
+
+
+def newest_revision(replica_sets: Sequence[Object]) -> str | None:
+    """The pod-template-hash of the newest ReplicaSet; None when there is none."""
+
+    def revision(obj: Object) -> int:
+        text = (obj["metadata"].get("annotations") or {}).get("deployment.kubernetes.io/revision", "0")
+        return int(text) if text.isdigit() else 0
+
+    newest = max(replica_sets, key=revision, default=None)
+    return None if newest is None else (newest["metadata"].get("labels") or {}).get("pod-template-hash")
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """A time of the API; None for none or nonsense."""
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _true(condition: Mapping[str, Any] | None) -> bool:
+    return condition is not None and condition.get("status") == "True"

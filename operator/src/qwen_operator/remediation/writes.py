@@ -1,0 +1,93 @@
+"""The writes of remediation: a pod's readiness gate, and what a service's status remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from qwen_operator.api import RemediationStatus, format_time
+from qwen_operator.api.service import parse_status
+from qwen_operator.apierrors import ConflictError, NotFoundError
+from qwen_operator.events import Recorder
+from qwen_operator.kube import Kube
+from qwen_operator.metrics import WRITES
+from qwen_operator.names import READINESS_GATE
+from qwen_operator.remediation.model import Pod
+from qwen_operator.resources import PODS, QWEN_SERVICES
+from qwen_operator.watch import Key
+
+Object = dict[str, Any]
+Change = Callable[[RemediationStatus], RemediationStatus | None]
+
+_ATTEMPTS: Final = 3
+
+
+def gate_patch(uid: str, *, is_open: bool, reason: str, message: str, now: datetime) -> Object:
+    """The strategic merge patch of a pod's status that sets the readiness gate; the UID is a precondition."""
+    condition = {
+        "type": READINESS_GATE,
+        "status": "True" if is_open else "False",
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": format_time(now),
+    }
+    return {"metadata": {"uid": uid}, "status": {"conditions": [condition]}}
+
+
+def remediation_patch(ledger: RemediationStatus, version: str) -> Object:
+    """The merge patch of a QwenService's status; the resourceVersion is a precondition."""
+    values = ledger.to_dict()
+    absent = {name: None for name in ("backoffUntil", "lastRestartTime") if name not in values}
+    return {"metadata": {"resourceVersion": version}, "status": {"remediation": {**values, **absent}}}
+
+
+class Writer:
+    """Writes for all services. `store_pod` and `store_service` take in the newer states that writes return."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        recorder: Recorder,
+        store_pod: Callable[[Object], None],
+        store_service: Callable[[Object], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.kube = kube
+        self.recorder = recorder
+        self.store_pod = store_pod
+        self.store_service = store_service
+        self.now = now
+
+    async def set_gate(self, pod: Pod, namespace: str, *, is_open: bool, reason: str, message: str) -> bool:
+        """Sets a pod's readiness gate; False when the pod is gone."""
+        body = gate_patch(pod.uid, is_open=is_open, reason=reason, message=message, now=self.now())
+        try:
+            patched = await self.kube.patch(PODS, pod.name, namespace, body, kind="strategic", subresource="status")
+        except (NotFoundError, ConflictError):
+            return False
+        WRITES.labels("gate").inc()
+        self.store_pod(patched)
+        return True
+
+    async def update(self, key: Key, change: Change) -> RemediationStatus | None:
+        """Changes `status.remediation` of a service, read anew; None when the change no longer applies."""
+        namespace, name = key
+        for attempt in range(_ATTEMPTS):
+            try:
+                obj = await self.kube.get(QWEN_SERVICES, name, namespace)
+                ledger = change(parse_status(obj).remediation)
+                if ledger is None:
+                    return None
+                body = remediation_patch(ledger, obj["metadata"]["resourceVersion"])
+                patched = await self.kube.patch(QWEN_SERVICES, name, namespace, body, subresource="status")
+            except NotFoundError:
+                return None
+            except ConflictError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                continue
+            WRITES.labels("remediation").inc()
+            self.store_service(patched)
+            return ledger
+        return None
