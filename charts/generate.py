@@ -1,0 +1,186 @@
+"""Writes what is derived from the chart and the CRD, or with --check says what is out of date.
+
+    python -m charts.generate [--check]
+
+- charts/qwen-operator/files/crd.yaml and sample.yaml: copies of manifests/crd.yaml and of the sample, because a chart
+  can only read files of its own folder;
+- charts/qwen-operator/dashboards/qwen-services.json, from dashboard.py;
+- the table of values in charts/qwen-operator/README.md, from the comments of values.yaml;
+- manifests/install.yaml, the chart rendered for people without Helm.
+
+Needs helm in PATH or in the cache of `make deps`. Exit codes: 0 in order, 1 out of date or no helm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from charts.dashboard import dashboard
+
+ROOT = Path(__file__).resolve().parents[1]
+CHART = ROOT / "charts" / "qwen-operator"
+INSTALL = ROOT / "manifests" / "install.yaml"
+README = CHART / "README.md"
+DASHBOARD = CHART / "dashboards" / "qwen-services.json"
+COPIES = {
+    CHART / "files" / "crd.yaml": ROOT / "manifests" / "crd.yaml",
+    CHART / "files" / "sample.yaml": ROOT / "manifests" / "samples" / "qwen-news-classifier.yaml",
+}
+NAMESPACE = "qwen-system"
+KUBE_VERSION = "1.34.0"
+"""What a render without a cluster pretends to be for; a helm built by `go build` alone would say 1.20."""
+BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
+INSTALL_HEADER = f"""\
+# Generated from charts/qwen-operator by `python -m charts.generate`; do not edit.
+# Everything that a cluster needs, in the namespace {NAMESPACE}:
+#   kubectl apply --server-side -f manifests/install.yaml
+# The three images are called qwen-operator:1.0.0, qwen-server:1.0.0-cpu and qwen-server:1.0.0-cuda here: put the names
+# under which your registry has them. The chart has more settings.
+"""
+
+
+class GenerateError(Exception):
+    """Something that the user has to mend; the message says what."""
+
+
+def documents(text: str) -> list[Any]:
+    """The documents of a YAML text that are not empty, read by libyaml: the definition is long."""
+    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
+
+
+def find_helm(program: str = "helm") -> str:
+    """The helm that `make deps` built (`helm4/helm` is the other one), or one in PATH."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-vllm" / "bin" / program
+    if cache.is_file():
+        return str(cache)
+    found = shutil.which(program)
+    if found is None:
+        raise GenerateError(f"{program} is missing: not in PATH and not at {cache}; `make deps` builds it")
+    return found
+
+
+def render(*options: str) -> str:
+    """The chart's manifests for kubectl, without the tests."""
+    command = [find_helm(), "template", "qwen-operator", str(CHART), "--namespace", NAMESPACE]
+    command += ["--kube-version", KUBE_VERSION, "--skip-tests", *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+    if result.returncode:
+        raise GenerateError(f"helm template failed: {result.stderr.strip()}")
+    return result.stdout
+
+
+def for_kubectl(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Takes out what only makes sense to Helm, which does not manage these objects."""
+    places = [manifest["metadata"]]
+    if manifest["kind"] == "Deployment":
+        places.append(manifest["spec"]["template"]["metadata"])
+    for metadata in places:
+        metadata["labels"].pop("helm.sh/chart", None)
+        # Without a value of its own, so that a definition that Helm has kept can be taken over without a conflict.
+        metadata["labels"].pop("app.kubernetes.io/managed-by", None)
+    return manifest
+
+
+def install_manifests() -> list[dict[str, Any]]:
+    """The objects of install.yaml in the order of applying."""
+    namespace = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    }
+    return [namespace, *map(for_kubectl, documents(render("--set", "crds.keep=false")))]
+
+
+def values_table() -> str:
+    """A Markdown table of every value that has a `# --` comment, with its default."""
+    text = (CHART / "values.yaml").read_text(encoding="utf-8")
+    defaults = yaml.safe_load(text)
+    path: list[str] = []
+    rows = ["| value | default | meaning |", "| --- | --- | --- |"]
+    comment = ""
+    for line in text.splitlines():
+        if line.strip().startswith("# -- "):
+            comment = line.strip().removeprefix("# -- ")
+        elif line.strip().startswith("#") and comment:
+            comment += " " + line.strip().removeprefix("#").strip()
+        elif match := re.match(r"^( *)([A-Za-z]+):", line):
+            depth = len(match[1]) // 2
+            path = [*path[:depth], match[2]]
+            if comment:
+                rows.append(f"| `{'.'.join(path)}` | `{flow(lookup(defaults, path))}` | {comment} |")
+            comment = ""
+    return "\n".join(rows)
+
+
+def lookup(values: Any, path: list[str]) -> Any:
+    """The value at a path of keys."""
+    for key in path:
+        values = values[key]
+    return values
+
+
+def flow(value: Any) -> str:
+    """A value in one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    return text.replace("\n...", "").strip().replace("''", '""').replace("|", "\\|")
+
+
+def readme() -> str:
+    """The chart's README with its table replaced."""
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN, 1)
+    return f"{before}{BEGIN}\n{values_table()}\n{END}{rest.split(END, 1)[1]}"
+
+
+def stale(check: bool) -> list[Path]:
+    """Brings every derived file up to date, or with `check` leaves them; returns those that were not."""
+    outdated: list[Path] = []
+
+    def settle(path: Path, wanted: str, same: bool) -> None:
+        if not same:
+            outdated.append(path)
+            if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(wanted, encoding="utf-8")
+
+    for copy, source in COPIES.items():
+        wanted = source.read_text(encoding="utf-8")
+        settle(copy, wanted, copy.is_file() and copy.read_text(encoding="utf-8") == wanted)
+    wanted = json.dumps(dashboard(), indent=1) + "\n"
+    settle(DASHBOARD, wanted, DASHBOARD.is_file() and DASHBOARD.read_text(encoding="utf-8") == wanted)
+    wanted = readme()
+    settle(README, wanted, README.read_text(encoding="utf-8") == wanted)
+    manifests = install_manifests()
+    # Compared as objects: versions of helm lay out the same YAML differently.
+    current = documents(INSTALL.read_text(encoding="utf-8")) if INSTALL.is_file() else []
+    body = yaml.safe_dump_all(manifests, sort_keys=False, width=120, allow_unicode=True)
+    settle(INSTALL, f"{INSTALL_HEADER}---\n{body}", current == manifests)
+    return outdated
+
+
+def main() -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Write what is derived from the chart and the CRD.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail when something is out of date")
+    check = parser.parse_args().check
+    try:
+        outdated = stale(check)
+    except (GenerateError, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    for path in outdated:
+        print(f"{path.relative_to(ROOT)} {'is out of date: run python -m charts.generate' if check else 'written'}")  # noqa: T201
+    return 1 if check and outdated else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
