@@ -1,0 +1,72 @@
+"""The cluster of the end-to-end tests, with the operator installed from the chart, and a namespace for each test."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import uuid
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.cluster import builds
+from tests.cluster.clusters import Local
+from tests.cluster.demo import Client, install_operator
+from tests.cluster.settings import Settings
+from tests.e2e.kube import Kube
+
+REPORT = pytest.StashKey[pytest.TestReport]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let fixtures know how their test ended."""
+    report = yield
+    if report.when == "call":
+        item.stash[REPORT] = report
+    return report
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """The local cluster, up, with both images, the ServiceMonitor's CRD and this checkout's operator."""
+    settings = Settings.from_env()
+    local = Local(settings)
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "tests.lock").open("w") as lock:
+        with capture.global_and_fixture_disabled():  # minutes without a word would look like a hang
+            # Another run of these tests would install another operator in the middle of ours.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            local.prepare()
+            builds.ensure_crds(settings)
+        client = Client(local)
+        client.kubectl("apply", "--server-side", "-f", str(builds.crds(settings)))
+        client.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        install_operator(client)
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def client(cluster: Settings) -> Client:
+    """kubectl and helm as the cluster's administrator."""
+    return Client(Local(cluster))
+
+
+@pytest.fixture
+def kube(cluster: Settings, request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """kubectl in a namespace of the test's own, deleted afterwards; a failed test shows what is in it."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
+    namespace = f"{words[:40].strip('-')}-{uuid.uuid4().hex[:6]}"
+    kube = Kube(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
+    kube.run("create", "namespace", namespace)
+    yield kube
+    report = request.node.stash.get(REPORT, None)
+    if report is not None and report.failed:
+        print(kube.diagnosis())
+    # All at once, so that the next test has the whole node: pods need no time to say good-bye.
+    kube.run("delete", "qwenservices", "--all", "--wait=false")
+    kube.run("delete", "pods", "--all", "--grace-period=1", "--wait=true")
+    kube.run("delete", "namespace", namespace, "--wait=false")

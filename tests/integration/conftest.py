@@ -1,0 +1,75 @@
+"""What the tests against a real API server share."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.control_plane import ControlPlane, control_plane, find_program, wait_until
+from tests.integration.operator_bench import Api, FakeServers, OperatorThread
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane with the operator installed as `kubectl apply -f manifests/install.yaml` does it."""
+    with control_plane(tmp_path_factory.mktemp("control-plane")) as running:
+        kubectl(running, "apply", "--server-side", "-f", str(ROOT / "manifests" / "install.yaml"))
+        kubectl(running, "wait", "--for=condition=Established", "crd/qwenservices.qwen-vllm.io", "--timeout=30s")
+        yield running
+
+
+def kubectl(plane: ControlPlane, *arguments: str, text: str | None = None) -> str:
+    """Runs kubectl as administrator; fails with what it said."""
+    command = [str(find_program("kubectl")), "--kubeconfig", str(plane.kubeconfig), *arguments]
+    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="session")
+def operator_kubeconfig(plane: ControlPlane) -> Path:
+    """A kubeconfig with the rights of the chart's own ServiceAccount, and no others."""
+    return plane.write_kubeconfig("operator", plane.service_account_token("qwen-system", "qwen-operator"))
+
+
+@pytest.fixture
+def api(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Api]:
+    """An administrator's view of a namespace of the test's own."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.originalname.removeprefix("test_").lower())
+    name = f"{words[:50].strip('-')}-{uuid.uuid4().hex[:6]}"
+    api = Api(plane, name)
+    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield api
+    plane.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def servers() -> Iterator[FakeServers]:
+    """What pods answer over HTTP, by their address."""
+    with FakeServers() as running:
+        yield running
+
+
+@pytest.fixture
+def operator(
+    plane: ControlPlane,
+    api: Api,
+    servers: FakeServers,
+    operator_kubeconfig: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[OperatorThread]:
+    """The operator at work in the test's namespace, with the rights of the chart's ServiceAccount."""
+    monkeypatch.setenv("KUBECONFIG", str(operator_kubeconfig))
+    wait_until(
+        "the namespace has its ServiceAccount",
+        lambda: api.objects("v1", "serviceaccounts"),
+    )
+    with OperatorThread(operator_kubeconfig, api.namespace, servers.url_of) as running:
+        yield running

@@ -1,0 +1,149 @@
+"""The real server with a real vLLM, as a process of its own on loopback, for the tests beside this file."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from qwen_server.engine.processes import descendants
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 300.0  # about a minute on two idle cores
+
+
+class ServerProcess:
+    """`python -m qwen_server` with flags; what it logs goes to the test's own standard error and to `lines`."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.folder = folder
+        self.termination_log = folder / "termination-log"
+        self.termination_log.touch()
+        self.podinfo = folder / "podinfo"
+        self.podinfo.mkdir()
+        self.alerts = folder / "alerts.json"
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.lines: list[str] = []
+        command = [sys.executable, "-m", "qwen_server", "--host=127.0.0.1", f"--port={self.port}", "--device=cpu"]
+        command += ["--enforce-eager", f"--termination-log={self.termination_log}", f"--podinfo-dir={self.podinfo}"]
+        command += [f"--alerts-file={self.alerts}", *flags]
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=_environment(), text=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            sys.stderr.write(line)
+
+    def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Waits for `condition`; fails when the process has ended or the time is over."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, f"ended with {self.process.returncode} before: {what}"
+            assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+            time.sleep(min(0.5, seconds / 100))
+
+    def until_ready(self) -> None:
+        """Waits until the server takes requests."""
+        self.until(lambda: self.status("/health/ready") == 200, START_SECONDS, "ready")
+
+    def status(self, path: str) -> int:
+        """The status code of a GET; 0 when there is no connection."""
+        try:
+            return httpx.get(self.url + path, timeout=5).status_code
+        except httpx.TransportError:
+            return 0
+
+    def metrics(self) -> dict[str, Any]:
+        """The body of /api/v1/metrics."""
+        body: dict[str, Any] = httpx.get(f"{self.url}/api/v1/metrics", timeout=5).json()
+        return body
+
+    def engine_metric(self, name: str) -> float:
+        """The sum over the labels of one of the engine's own metrics."""
+        text = httpx.get(f"{self.url}/metrics/prometheus", timeout=5).text
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
+
+    def active_alerts(self) -> list[str]:
+        """The names of the alerts that fire."""
+        return [alert["name"] for alert in self.metrics()["alerts"]]
+
+    def children(self) -> list[int]:
+        """The processes of the engine."""
+        return descendants(self.process.pid)
+
+    def engine_core(self) -> int:
+        """The process id of vLLM's engine core."""
+        for pid in self.children():
+            if b"EngineCore" in command_line(pid):
+                return pid
+        raise AssertionError("no engine core")
+
+    def exit_code(self, seconds: float = 60) -> int:
+        """Waits for the end and reads the last of the log."""
+        code = self.process.wait(seconds)
+        self._reader.join(10)
+        return code
+
+    def last_message(self) -> str:
+        """The last line of the log that the server itself wrote."""
+        return str(json.loads(self.lines[-1])["message"])
+
+    def kill(self) -> None:
+        """Ends whatever is left, so that no test leaves a process behind; those of the engine end with the server.
+
+        multiprocessing's resource tracker must end last and by itself: it frees their shared memory.
+        """
+        children = self.children()
+        self.process.kill()
+        self.process.wait(30)
+        wait_until_gone(children, 90)
+
+
+def _environment() -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_")}
+    # Without compiled bytecode, vLLM's imports take twice as long.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    if "QWEN_MODELS_DIR" in os.environ:
+        environment["QWEN_MODELS_DIR"] = os.environ["QWEN_MODELS_DIR"]
+    # As in a pod: several engines share the cores.
+    environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    return environment | {"PYTHONPATH": str(ROOT / "server" / "src")}
+
+
+def command_line(pid: int) -> bytes:
+    """The process's command line; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids: Iterable[int], seconds: float = 15) -> None:
+    """Fails when a process is still there after `seconds`."""
+    deadline = time.monotonic() + seconds
+    left = list(pids)
+    while left := [pid for pid in left if is_running(pid)]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.05)

@@ -1,0 +1,111 @@
+"""The definition of QwenServices in a real API server: defaults, and refusals that name the field."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.control_plane import ControlPlane, find_program
+from tests.integration.operator_bench import QS, Api, qwen_service
+
+pytestmark = pytest.mark.cluster
+
+SAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "samples").glob("*.yaml"))
+
+
+def kubectl_apply(plane: ControlPlane, namespace: str, obj: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """What a user's `kubectl apply` says."""
+    command = [find_program("kubectl"), "--kubeconfig", plane.kubeconfig, "-n", namespace, "apply", "-f", "-"]
+    return subprocess.run(
+        list(map(str, command)), input=json.dumps(obj), capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def spec_with(section: str, value: Any) -> dict[str, Any]:
+    obj = qwen_service()
+    place = obj["spec"]
+    *parents, last = section.split(".")
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    return obj
+
+
+def test_defaults_are_filled_in(api: Api) -> None:
+    created = api.create(qwen_service())
+    spec = created["spec"]
+    assert spec["replicas"] == 1
+    assert spec["engine"]["tensorParallelSize"] == 1
+    assert spec["limits"]["maxConcurrentRequests"] == 3
+    assert spec["limits"]["maxQueueSize"] == 10
+    assert spec["limits"]["queueTimeout"] == "30s"
+    assert spec["service"]["port"] == 8000
+    remediation = spec["remediation"]
+    assert remediation["mode"] == "Enforce"
+    assert remediation["pollInterval"] == "2s"
+    assert remediation["minReadyReplicas"] == 1
+    assert remediation["restartBudget"]["window"] == "1h"
+    assert remediation["backoff"] == {"base": "30s", "max": "10m"}
+
+
+def test_the_smallest_service_is_enough(plane: ControlPlane, api: Api) -> None:
+    smallest = {
+        "apiVersion": QS,
+        "kind": "QwenService",
+        "metadata": {"name": "small"},
+        "spec": {"model": {"source": {"builtin": "news-classifier"}}},
+    }
+    result = kubectl_apply(plane, api.namespace, smallest)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_samples_are_accepted(plane: ControlPlane, api: Api, sample: Path) -> None:
+    command = [find_program("kubectl"), "--kubeconfig", plane.kubeconfig, "-n", api.namespace, "apply", "-f", sample]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "said"),
+    [
+        ("engine.tensorParalellSize", 2, 'unknown field "spec.engine.tensorParalellSize"'),
+        ("model.source.pvc", {"claimName": "models"}, "spec.model.source"),
+        ("model.source", {}, "spec.model.source"),
+        ("replicas", "three", "spec.replicas"),
+        ("replicas", -1, "spec.replicas"),
+        ("engine.device", "tpu", "spec.engine.device"),
+        ("limits.queueTimeout", "soon", "spec.limits.queueTimeout"),
+        ("remediation.mode", "Sometimes", "spec.remediation.mode"),
+        ("remediation.rules", [{"alert": "HighTTFT", "action": "Restart"}], "spec.remediation.rules[0].action"),
+        ("remediation.backoff", {"base": "1h", "max": "1m"}, "spec.remediation.backoff"),
+    ],
+)
+def test_bad_input_is_refused_with_the_field(
+    plane: ControlPlane, api: Api, section: str, value: Any, said: str
+) -> None:
+    result = kubectl_apply(plane, api.namespace, spec_with(section, value))
+    assert result.returncode != 0
+    assert said in result.stderr
+    assert not api.objects(QS, "qwenservices")
+
+
+def test_more_parallelism_than_gpus_is_refused(plane: ControlPlane, api: Api) -> None:
+    obj = spec_with("engine", {"device": "cuda", "tensorParallelSize": 4})
+    obj["spec"]["gpu"] = {"count": 2}
+    result = kubectl_apply(plane, api.namespace, obj)
+    assert result.returncode != 0
+    assert "spec.gpu.count" in result.stderr
+    assert "tensorParallelSize" in result.stderr
+
+
+def test_columns_are_printed(plane: ControlPlane, api: Api) -> None:
+    api.create(qwen_service())
+    command = [find_program("kubectl"), "--kubeconfig", plane.kubeconfig, "-n", api.namespace, "get", "qs"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=60)
+    head = result.stdout.splitlines()[0].split()
+    assert head == ["NAME", "READY", "REPLICAS", "MODEL", "URL", "AGE"]

@@ -1,0 +1,172 @@
+"""The operator as a process: election, hand-over, its endpoints, and the rights of the chart's own ServiceAccount."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.control_plane import ControlPlane, free_ports, stop, wait_until
+from tests.integration.operator_bench import IMAGES, Api, qwen_service
+
+pytestmark = pytest.mark.cluster
+
+SOURCE = Path(__file__).parents[2] / "operator" / "src"
+
+
+@dataclass
+class Process:
+    """One operator process."""
+
+    popen: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of one of its endpoints; status 0 when it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def leads(self) -> bool:
+        """Whether it says that it is the one that acts."""
+        return "qwen_operator_leader 1.0" in self.get("/metrics")[1]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it logged."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+@contextmanager
+def operator_process(
+    name: str, kubeconfig: Path, folder: Path, lease: str, namespaces: str, *, wait: bool = True
+) -> Iterator[Process]:
+    """Starts an operator; with `wait` until its endpoint answers."""
+    [port] = free_ports(1)
+    env = {
+        **os.environ,
+        **IMAGES,
+        "PYTHONPATH": str(SOURCE),
+        "KUBECONFIG": str(kubeconfig),
+        "QWEN_OPERATOR_NAMESPACE": "qwen-system",
+        "QWEN_OPERATOR_POD_NAME": name,
+        "QWEN_OPERATOR_LEASE_NAME": lease,
+        "QWEN_OPERATOR_METRICS_PORT": str(port),
+        "QWEN_OPERATOR_WATCH_NAMESPACES": namespaces,
+    }
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        popen = subprocess.Popen([sys.executable, "-m", "qwen_operator"], env=env, stdout=output, stderr=output)
+        process = Process(popen, port, log)
+        try:
+            if wait:
+                wait_until(f"{name} answers", lambda: process.get("/healthz")[0] == 200, seconds=30)
+            yield process
+        finally:
+            stop(popen)
+
+
+@pytest.fixture
+def lease(plane: ControlPlane) -> Iterator[str]:
+    """The name that the chart gives the Lease; it is gone after the test."""
+    name = "qwen-operator"
+    yield name
+    plane.request("DELETE", f"/apis/coordination.k8s.io/v1/namespaces/qwen-system/leases/{name}")
+
+
+def test_the_leader_works_cluster_wide_and_hands_over_when_it_ends(
+    plane: ControlPlane, api: Api, operator_kubeconfig: Path, tmp_path: Path, lease: str
+) -> None:
+    with operator_process("one", operator_kubeconfig, tmp_path, lease, "") as one:
+        wait_until("one leads", one.leads)
+        with operator_process("two", operator_kubeconfig, tmp_path, lease, "") as two:
+            wait_until("two stands by", lambda: two.get("/readyz")[0] == 200)
+            assert not two.leads()
+            api.create(qwen_service())
+            wait_until("one works", api.deployment)
+            wait_until("one is ready", lambda: one.get("/readyz")[0] == 200)
+            assert one.get("/healthz") == (200, '{"overdue": []}')
+            one.popen.send_signal(signal.SIGTERM)
+            started = time.monotonic()
+            assert one.popen.wait(15) == 0
+            # released, not expired: far sooner than the Lease lasts
+            wait_until("two leads", two.leads, seconds=8)
+            assert time.monotonic() - started < 14
+            api.patch("apps/v1", "deployments", "news", {"spec": {"replicas": 4}})
+            wait_until("two works", lambda: (api.deployment() or {})["spec"]["replicas"] == 1)
+        refused = [line for line in one.lines() + two.lines() if "forbidden" in line["message"].lower()]
+        assert refused == []
+        assert [line for line in one.lines() + two.lines() if line["level"] == "error"] == []
+
+
+def test_a_process_that_loses_the_lease_ends(
+    plane: ControlPlane, operator_kubeconfig: Path, tmp_path: Path, lease: str
+) -> None:
+    with operator_process("one", operator_kubeconfig, tmp_path, lease, "default") as one:
+        wait_until("one leads", one.leads)
+        wait_until("one is at work", lambda: one.get("/readyz")[0] == 200)
+        path = f"/apis/coordination.k8s.io/v1/namespaces/qwen-system/leases/{lease}"
+        taken = {"spec": {"holderIdentity": "someone-else", "renewTime": "2099-01-01T00:00:00.000000Z"}}
+        plane.request("PATCH", path, taken, "application/merge-patch+json")
+        assert one.popen.wait(20) == 1
+        held = plane.request("GET", path)
+        assert held["spec"]["holderIdentity"] == "someone-else"
+
+
+def test_the_service_account_can_do_no_more_than_the_operator_needs(
+    plane: ControlPlane, operator_kubeconfig: Path
+) -> None:
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": "system:serviceaccount:qwen-system:qwen-operator"},
+    }
+
+    def may(verb: str, group: str, resource: str, subresource: str = "", namespace: str = "default") -> bool:
+        what = {
+            "verb": verb,
+            "group": group,
+            "resource": resource,
+            "subresource": subresource,
+            "namespace": namespace,
+        }
+        body = {**review, "spec": {**review["spec"], "resourceAttributes": what}}  # type: ignore[dict-item]
+        answer = plane.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
+        return bool(answer["status"]["allowed"])
+
+    assert may("patch", "qwen-vllm.io", "qwenservices", "status")
+    assert may("create", "", "pods", "eviction")
+    # what OwnerReferencesPermissionEnforcement asks for, where a cluster has it
+    assert may("update", "qwen-vllm.io", "qwenservices", "finalizers")
+    assert not may("patch", "qwen-vllm.io", "qwenservices")
+    assert not may("delete", "", "pods")
+    assert not may("create", "", "pods")
+    assert not may("get", "", "secrets")
+    assert not may("list", "", "secrets")
+    assert not may("get", "", "pods", "log")
+    assert not may("update", "coordination.k8s.io", "leases", namespace="default")
+
+
+def test_bad_settings_end_the_process_with_the_name(operator_kubeconfig: Path) -> None:
+    env = {**os.environ, **IMAGES, "PYTHONPATH": str(SOURCE), "QWEN_OPERATOR_LOG_FORMAT": "xml"}
+    command = [sys.executable, "-m", "qwen_operator"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 2
+    assert "log-format" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,232 @@
+"""A QwenService becomes its children, and stays what its spec says."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.integration.control_plane import wait_until
+from tests.integration.operator_bench import QS, Api, OperatorThread, qwen_service
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
+
+CHILDREN = [
+    ("apps/v1", "deployments", "news"),
+    ("v1", "services", "news"),
+    ("v1", "configmaps", "news-alerts"),
+    ("policy/v1", "poddisruptionbudgets", "news"),
+]
+
+
+def exist(api: Api, children: list[tuple[str, str, str]]) -> bool:
+    return all(api.get(*child) is not None for child in children)
+
+
+def container(api: Api) -> dict[str, Any]:
+    deployment = api.deployment()
+    assert deployment is not None
+    return dict(deployment["spec"]["template"]["spec"]["containers"][0])
+
+
+def test_children_are_made_and_owned(api: Api) -> None:
+    service = api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    for child in CHILDREN:
+        found = api.get(*child)
+        assert found is not None
+        owner = found["metadata"]["ownerReferences"][0]
+        assert owner["uid"] == service["metadata"]["uid"]
+        assert owner["controller"] is True
+        assert found["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "qwen-operator"
+    assert container(api)["image"] == "server:cpu"
+
+
+def test_the_object_itself_gets_a_status_and_nothing_else(api: Api) -> None:
+    created = api.create(qwen_service())
+    wait_until("a status", lambda: api.condition("Ready"))
+    service = api.service()
+    assert "finalizers" not in service["metadata"]
+    assert "annotations" not in service["metadata"]
+    assert service["spec"] == created["spec"]
+    status = service["status"]
+    assert status["url"] == f"http://news.{api.namespace}.svc:8000"
+    assert status["model"] == "qwen-news-classifier"
+    assert status["observedGeneration"] == 1
+    assert api.condition("Ready")["status"] == "False"
+    assert api.condition("Ready")["message"]
+
+
+@pytest.mark.parametrize("child", CHILDREN, ids=lambda child: child[1])
+def test_a_deleted_child_comes_back(api: Api, child: tuple[str, str, str]) -> None:
+    api.create(qwen_service())
+    first = wait_until("the child", lambda: exist(api, CHILDREN) and api.get(*child))
+    api.delete(*child)
+
+    def is_back() -> bool:
+        found = api.get(*child)
+        return found is not None and found["metadata"]["uid"] != first["metadata"]["uid"]
+
+    wait_until("the child is back", is_back, seconds=10)
+
+
+def test_drift_is_repaired(api: Api) -> None:
+    api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    api.patch("v1", "services", "news", {"spec": {"selector": {"qwen-vllm.io/service": "other"}}})
+    api.patch("apps/v1", "deployments", "news", {"spec": {"replicas": 5}})
+    api.patch("v1", "configmaps", "news-alerts", {"data": {"alerts.json": "{}"}})
+
+    def is_repaired() -> bool:
+        service, deployment = api.get("v1", "services", "news"), api.deployment()
+        config = api.get("v1", "configmaps", "news-alerts")
+        assert service is not None
+        assert deployment is not None
+        assert config is not None
+        selector = service["spec"]["selector"]["qwen-vllm.io/service"]
+        return (selector, deployment["spec"]["replicas"]) == ("news", 1) and config["data"]["alerts.json"] != "{}"
+
+    wait_until("the drift is repaired", is_repaired, seconds=10)
+
+
+def test_a_lost_label_is_repaired(api: Api) -> None:
+    api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    label = "app.kubernetes.io/managed-by"
+    api.patch("v1", "services", "news", {"metadata": {"labels": {label: None}}})
+
+    def is_back() -> bool:
+        service = api.get("v1", "services", "news")
+        return service is not None and service["metadata"]["labels"].get(label) == "qwen-operator"
+
+    wait_until("the label is back", is_back, seconds=10)
+
+
+def test_a_field_that_is_no_longer_asked_for_is_removed(api: Api) -> None:
+    template = {"metadata": {"labels": {"team": "news"}}, "spec": {"hostNetwork": True}}
+    api.create(qwen_service(podTemplate=template, engine={"device": "cpu", "env": [{"name": "A", "value": "1"}]}))
+
+    def pod_spec() -> dict[str, Any]:
+        deployment = api.deployment()
+        return {} if deployment is None else deployment["spec"]["template"]
+
+    wait_until("the template", lambda: pod_spec().get("spec", {}).get("hostNetwork"))
+    assert {"name": "A", "value": "1"} in container(api)["env"]
+    api.patch(QS, "qwenservices", "news", {"spec": {"podTemplate": None, "engine": {"env": None}}})
+    wait_until("the field is gone", lambda: "hostNetwork" not in pod_spec()["spec"], seconds=10)
+    assert "team" not in pod_spec()["metadata"]["labels"]
+    assert not any(item["name"] == "A" for item in container(api)["env"])
+
+
+def test_a_child_that_is_no_longer_asked_for_is_removed(api: Api) -> None:
+    api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    api.patch(QS, "qwenservices", "news", {"spec": {"disruption": {"podDisruptionBudget": "Disabled"}}})
+    wait_until("the budget is gone", lambda: api.get("policy/v1", "poddisruptionbudgets", "news") is None, seconds=10)
+    assert exist(api, CHILDREN[:3])
+
+
+def test_a_budget_of_the_user_replaces_ours(api: Api) -> None:
+    api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    theirs = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "theirs"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"qwen-vllm.io/service": "news"}}},
+    }
+    api.create(theirs)
+    wait_until("ours is gone", lambda: api.get("policy/v1", "poddisruptionbudgets", "news") is None, seconds=10)
+    api.delete("policy/v1", "poddisruptionbudgets", "theirs")
+    wait_until("ours is back", lambda: api.get("policy/v1", "poddisruptionbudgets", "news") is not None, seconds=10)
+
+
+def test_deletion_cleans_up(api: Api) -> None:
+    api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    api.started(1)
+    api.delete(QS, "qwenservices", "news")
+
+    def is_clean() -> bool:
+        return not any(api.get(*child) for child in CHILDREN) and not api.pods()
+
+    wait_until("everything is gone", is_clean, seconds=30)
+
+
+def test_the_scale_subresource_scales_the_deployment(api: Api) -> None:
+    api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    api.patch(QS, "qwenservices", "news", {"spec": {"replicas": 3}}, "scale")
+    wait_until("three replicas", lambda: (api.deployment() or {})["spec"]["replicas"] == 3, seconds=10)
+    wait_until("three pods in status", lambda: api.status().get("replicas") == 3, seconds=20)
+    scale = api.get(QS, "qwenservices", "news/scale")
+    assert scale is not None
+    assert scale["spec"]["replicas"] == 3
+    assert "qwen-vllm.io/service=news" in scale["status"]["selector"]
+
+
+def test_a_refused_pod_template_changes_nothing_and_says_why(api: Api) -> None:
+    api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    bad = {"spec": {"terminationGracePeriodSeconds": -5, "containers": [{"name": "server", "image": "other"}]}}
+    api.patch(QS, "qwenservices", "news", {"spec": {"podTemplate": bad, "service": {"port": 9000}}})
+    wait_until("the reason", lambda: api.condition("Progressing").get("reason") == "InvalidPodTemplate", seconds=10)
+    assert "terminationGracePeriodSeconds" in api.condition("Progressing")["message"]
+    assert container(api)["image"] == "server:cpu"
+    service = api.get("v1", "services", "news")
+    assert service is not None
+    assert service["spec"]["ports"][0]["port"] == 8000
+    assert api.events("InvalidPodTemplate")
+    api.patch(QS, "qwenservices", "news", {"spec": {"podTemplate": None}})
+    wait_until("it is mended", lambda: api.condition("Progressing").get("reason") != "InvalidPodTemplate", seconds=10)
+
+
+def test_an_object_of_someone_else_is_not_taken(api: Api) -> None:
+    theirs = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "news"}, "spec": {"ports": [{"port": 1}]}}
+    api.create(theirs)
+    api.create(qwen_service())
+    wait_until("the reason", lambda: api.condition("Progressing").get("reason") == "ApplyFailed", seconds=10)
+    assert "Service news exists" in api.condition("Progressing")["message"]
+    service = api.get("v1", "services", "news")
+    assert service is not None
+    assert service["spec"]["ports"][0]["port"] == 1
+    api.delete("v1", "services", "news")
+    wait_until("it is mended", lambda: exist(api, CHILDREN), seconds=70)
+
+
+def test_thresholds_change_without_a_restart(api: Api) -> None:
+    api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    [pod] = api.started(1)
+    before = api.deployment()
+    assert before is not None
+    api.patch(QS, "qwenservices", "news", {"spec": {"alerts": [{"name": "HighTTFT", "threshold": 2}]}})
+
+    def hash_of_pod() -> str | None:
+        annotations = api.pod(pod)["metadata"].get("annotations", {})
+        found = annotations.get("qwen-vllm.io/config-hash")
+        return None if found is None else str(found)
+
+    wait_until("the pod is nudged", hash_of_pod, seconds=10)
+    after = api.deployment()
+    assert after is not None
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+
+
+def test_an_operator_at_rest_writes_nothing(api: Api, operator: OperatorThread) -> None:
+    api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    api.started(1)
+    wait_until("the status has settled", lambda: api.status().get("replicas") == 1)
+    time.sleep(1.0)  # let the last of the deployment controller's writes through
+
+    def versions() -> list[str]:
+        objects = [api.service(), *(api.get(*child) for child in CHILDREN)]
+        return [obj["metadata"]["resourceVersion"] for obj in objects if obj is not None]
+
+    before = versions()
+    for _ in range(3):
+        operator.reconcile()
+        time.sleep(0.5)
+    assert versions() == before

@@ -1,0 +1,228 @@
+"""Sick replicas leave rotation and are restarted; the tests play the kubelet and the servers of the pods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.control_plane import wait_until
+from tests.integration.operator_bench import QS, Api, FakeServers, OperatorThread, qwen_service
+
+pytestmark = pytest.mark.cluster
+
+RESTART = "qwen-vllm.io/restart"
+QUICK = {
+    "pollInterval": "200ms",
+    "recoverAfter": "1s",
+    "backoff": {"base": "1s", "max": "1s"},
+    "rules": [
+        {"alert": "EngineUnresponsive", "action": "Unready"},
+        {"alert": "EngineUnresponsive", "action": "Restart", "for": "1s"},
+    ],
+}
+
+
+def remediation(**changes: Any) -> dict[str, Any]:
+    return {**QUICK, **changes}
+
+
+def ip_of(number: int) -> str:
+    return f"192.0.2.{number + 1}"
+
+
+def start(api: Api, servers: FakeServers, count: int, **changes: Any) -> list[str]:
+    """A service with so many replicas, all of them in rotation."""
+    api.create(qwen_service(replicas=count, remediation=remediation(**changes), rollout={"minReadySeconds": 0}))
+    pods = api.started(count)
+    for number, pod in enumerate(pods):
+        servers.add(ip_of(number))
+        api.run_pod(pod, ip_of(number))
+    for number, pod in enumerate(pods):
+        wait_until(f"the gate of {pod} is open", gate_is(api, pod, "True"))
+        api.run_pod(pod, ip_of(number))
+    wait_until("all replicas are ready", lambda: api.status().get("readyReplicas") == count)
+    # the rollout is over only when the Deployment says so
+    wait_until("the rollout is over", lambda: rolled_out(api))
+    return pods
+
+
+def rolled_out(api: Api) -> bool:
+    deployment = api.deployment()
+    assert deployment is not None
+    conditions = deployment.get("status", {}).get("conditions", ())
+    return any(item["reason"] == "NewReplicaSetAvailable" for item in conditions)
+
+
+def gate_is(api: Api, pod: str, status: str) -> Callable[[], bool]:
+    return lambda: api.gate(pod) == status
+
+
+def asked_to_restart(api: Api, pod: str) -> str:
+    return str(api.pod(pod)["metadata"].get("annotations", {}).get(RESTART, ""))
+
+
+@pytest.mark.usefixtures("operator")
+def test_the_gate_of_a_healthy_new_pod_opens(api: Api, servers: FakeServers) -> None:
+    api.create(qwen_service())
+    [pod] = api.started(1)
+    assert api.gate(pod) == ""
+    server = servers.add("192.0.2.1")
+    api.run_pod(pod, "192.0.2.1", ready=False)
+    wait_until("the gate is open", gate_is(api, pod, "True"), seconds=5)
+    assert server.asked["/api/v1/metrics"] >= 1
+
+
+@pytest.mark.usefixtures("operator")
+def test_the_gate_of_a_pod_that_says_nothing_opens_too(api: Api) -> None:
+    api.create(qwen_service())
+    [pod] = api.started(1)
+    api.run_pod(pod, "192.0.2.9")
+    wait_until("the gate is open", gate_is(api, pod, "True"), seconds=5)
+
+
+@pytest.mark.usefixtures("operator")
+def test_the_gate_opens_although_the_spec_makes_no_sense(api: Api, servers: FakeServers) -> None:
+    bad = {"spec": {"terminationGracePeriodSeconds": -5}}
+    api.create(qwen_service(replicas=1))
+    [pod] = api.started(1)
+    api.patch(QS, "qwenservices", "news", {"spec": {"podTemplate": bad}})
+    wait_until("the reason", lambda: api.condition("Progressing").get("reason") == "InvalidPodTemplate")
+    servers.add("192.0.2.1")
+    api.run_pod(pod, "192.0.2.1")
+    wait_until("the gate is open", gate_is(api, pod, "True"), seconds=5)
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_hung_pod_leaves_rotation_is_restarted_and_comes_back(api: Api, servers: FakeServers) -> None:
+    hung, well = start(api, servers, 2)
+    server = servers.by_ip[ip_of(0)]
+    server.alerts, server.generates = ["EngineUnresponsive"], False
+
+    wait_until("the gate is closed", gate_is(api, hung, "False"), seconds=10)
+    api.run_pod(hung, ip_of(0))
+    wait_until("a restart is asked for", lambda: asked_to_restart(api, hung), seconds=10)
+    assert api.gate(well) == "True"
+    assert not asked_to_restart(api, well)
+    for reason in ("TakenOutOfRotation", "RestartDecided", "RestartedInPlace"):
+        wait_until(f"an Event {reason}", lambda reason=reason: api.events(reason) and api.events(reason, "Pod"))  # type: ignore[misc]
+    memory = api.status()["remediation"]
+    assert [intent["pod"] for intent in memory["intents"]] == [hung]
+    assert memory["restartsInWindow"] == 1
+    assert [entry["action"] for entry in memory["history"]][:2] == ["Unready", "InPlace"]
+
+    # the kubelet starts the container again
+    server.alerts, server.generates, server.uptime = [], True, 1.0
+    api.run_pod(hung, ip_of(0), restarts=1)
+    wait_until("the gate is open again", gate_is(api, hung, "True"), seconds=15)
+    api.run_pod(hung, ip_of(0), restarts=1)
+    wait_until("the restart is over", lambda: not api.status()["remediation"]["intents"], seconds=10)
+    assert server.asked["/health/generate"] >= 3
+    assert api.events("RestartRecovered")
+    history = [entry["action"] for entry in api.status()["remediation"]["history"]]
+    assert history == ["Unready", "InPlace", "Ready", "Restarted"]
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_pod_that_recovers_by_itself_is_not_restarted(api: Api, servers: FakeServers) -> None:
+    slow = [{"alert": "EngineUnresponsive", "action": "Restart", "for": "1m"}]
+    pod, _ = start(api, servers, 2, rules=slow)
+    server = servers.by_ip[ip_of(0)]
+    server.alerts = ["EngineUnresponsive"]
+    wait_until("the gate is closed", gate_is(api, pod, "False"), seconds=10)
+    server.alerts = []
+    wait_until("the gate is open again", gate_is(api, pod, "True"), seconds=10)
+    assert not asked_to_restart(api, pod)
+    assert api.events("BackInRotation")
+
+
+@pytest.mark.usefixtures("operator")
+def test_the_last_pods_stay_in_rotation(api: Api, servers: FakeServers) -> None:
+    rules = [{"alert": "GPUUnhealthy", "action": "Unready"}]
+    pods = start(api, servers, 2, rules=rules)
+    for number in range(2):
+        servers.by_ip[ip_of(number)].alerts = ["GPUUnhealthy"]
+    wait_until("one is out", lambda: "False" in [api.gate(pod) for pod in pods], seconds=10)
+    wait_until("the other one is kept", lambda: api.events("KeptInRotation"), seconds=10)
+    assert sorted(api.gate(pod) for pod in pods) == ["False", "True"]
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_dry_run_only_tells(api: Api, servers: FakeServers) -> None:
+    pod, _ = start(api, servers, 2, mode="DryRun")
+    servers.by_ip[ip_of(0)].alerts = ["EngineUnresponsive"]
+    wait_until("both steps are told", lambda: len(api.events("DryRun")) >= 2, seconds=10)
+    assert api.gate(pod) == "True"
+    assert not asked_to_restart(api, pod)
+    memory = api.status()["remediation"]
+    assert memory["restartsInWindow"] == 0
+    assert [entry["action"] for entry in memory["history"]] == ["Unready", "InPlace"]
+    assert all(entry["dryRun"] for entry in memory["history"])
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_spent_budget_suspends_and_the_annotation_resets_it(api: Api, servers: FakeServers) -> None:
+    pod, _ = start(api, servers, 2, restartBudget={"maxRestarts": 0, "window": "1h"})
+    servers.by_ip[ip_of(0)].alerts, servers.by_ip[ip_of(0)].generates = ["EngineUnresponsive"], False
+    wait_until("it is out", gate_is(api, pod, "False"), seconds=10)
+    wait_until("it says so", lambda: api.condition("RemediationSuspended").get("status") == "True", seconds=10)
+    assert api.condition("RemediationSuspended")["reason"] == "BudgetExhausted"
+    assert api.condition("Degraded")["status"] == "True"
+    assert not asked_to_restart(api, pod)
+    annotation = {"metadata": {"annotations": {"qwen-vllm.io/reset-restart-budget": "1"}}}
+    api.patch(QS, "qwenservices", "news", annotation)
+    wait_until("the reset is handled", lambda: api.status()["remediation"].get("handledReset") == "1", seconds=10)
+    api.patch(QS, "qwenservices", "news", {"spec": {"remediation": {"restartBudget": {"maxRestarts": 1}}}})
+    wait_until("it is restarted", lambda: asked_to_restart(api, pod), seconds=10)
+    wait_until("it is at work", lambda: api.condition("RemediationSuspended").get("status") == "False", seconds=10)
+
+
+def test_a_restart_survives_the_operators_own(
+    api: Api, servers: FakeServers, operator: OperatorThread, operator_kubeconfig: Path
+) -> None:
+    pod, _ = start(api, servers, 2)
+    server = servers.by_ip[ip_of(0)]
+    server.alerts, server.generates = ["EngineUnresponsive"], False
+    wait_until("a restart is asked for", lambda: asked_to_restart(api, pod), seconds=10)
+    first = asked_to_restart(api, pod)
+    operator.stop()
+
+    server.alerts, server.generates, server.uptime = [], True, 1.0
+    api.run_pod(pod, ip_of(0), restarts=1)
+    with OperatorThread(operator_kubeconfig, api.namespace, servers.url_of):
+        wait_until("the gate is open again", gate_is(api, pod, "True"), seconds=15)
+        api.run_pod(pod, ip_of(0), restarts=1)
+        wait_until("the restart is over", lambda: not api.status()["remediation"]["intents"], seconds=10)
+    assert asked_to_restart(api, pod) == first
+    assert api.status()["remediation"]["restartsInWindow"] == 1
+
+
+@pytest.mark.usefixtures("operator")
+def test_an_eviction_replaces_the_pod(api: Api, servers: FakeServers) -> None:
+    pod, _ = start(api, servers, 2, restartMethod="Evict")
+    servers.by_ip[ip_of(0)].alerts, servers.by_ip[ip_of(0)].generates = ["EngineUnresponsive"], False
+    wait_until("the gate is closed", gate_is(api, pod, "False"), seconds=10)
+    api.run_pod(pod, ip_of(0))
+    wait_until("it is evicted", lambda: api.events("Evicted"), seconds=10)
+
+    def is_replaced() -> bool:
+        names = [item["metadata"]["name"] for item in api.pods() if "deletionTimestamp" not in item["metadata"]]
+        return len(names) == 2 and pod not in names
+
+    wait_until("it is replaced", is_replaced, seconds=20)
+
+
+@pytest.mark.usefixtures("operator")
+def test_the_cause_of_an_engines_death_is_kept(api: Api, servers: FakeServers) -> None:
+    pod, _ = start(api, servers, 2)
+    ended = {"exitCode": 70, "reason": "Error", "message": "CUDA out of memory"}
+    api.run_pod(pod, ip_of(0), ready=False, restarts=1, ended=ended)
+    wait_until("it is told", lambda: api.events("EngineDead") and api.events("EngineDead", "Pod"), seconds=10)
+    assert "CUDA out of memory" in api.events("EngineDead")[0]["message"]
+    wait_until("it is kept", lambda: api.status()["remediation"].get("history"), seconds=10)
+    [entry] = api.status()["remediation"]["history"]
+    assert (entry["action"], entry["pod"]) == ("Died", pod)
+    assert entry["terminationMessage"] == "CUDA out of memory"
+    assert not asked_to_restart(api, pod)

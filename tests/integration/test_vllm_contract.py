@@ -1,0 +1,171 @@
+"""What engine/vllm relies on in vLLM 0.32, checked without starting an engine: an upgrade fails here first."""
+
+# ruff: noqa: PLC0415 - vLLM takes seconds to import: only when these tests run
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
+from qwen_server.settings import Settings
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vllm_without_side_effects() -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def parameters(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def test_the_engine_takes_what_we_give() -> None:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert {"engine_args", "usage_context", "stat_loggers"} <= parameters(AsyncLLM.from_engine_args)
+    assert {"prompt", "sampling_params", "request_id", "priority"} <= parameters(AsyncLLM.generate)
+    assert "timeout" in parameters(AsyncLLM.shutdown)
+    assert inspect.iscoroutinefunction(AsyncLLM.is_sleeping)
+    assert inspect.iscoroutinefunction(AsyncLLM.collective_rpc)
+    assert isinstance(inspect.getattr_static(AsyncLLM, "errored"), property)
+    assert callable(AsyncLLM.get_num_unfinished_requests)
+
+
+def test_the_serving_objects_take_what_we_give() -> None:
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.renderers.online_renderer import OnlineRenderer
+
+    template = {"chat_template", "chat_template_content_format", "default_chat_template_kwargs", "enable_auto_tools"}
+    parsers = {"tool_parser", "reasoning_parser"}
+    assert template | parsers | {"model_config", "renderer", "request_logger"} <= parameters(OnlineRenderer)
+    assert template | parsers | {"online_renderer", "request_logger"} <= parameters(OpenAIServingChat)
+    assert {"online_renderer", "request_logger"} <= parameters(OpenAIServingCompletion)
+    assert {"engine_client", "base_model_paths"} <= parameters(OpenAIServingModels)
+
+
+def test_the_statistics_hold_what_we_read() -> None:
+    from vllm.v1.metrics.loggers import StatLoggerBase
+    from vllm.v1.metrics.stats import IterationStats, RequestStateStats, SchedulerStats
+
+    assert {"scheduler_stats", "iteration_stats", "mm_cache_stats", "engine_idx"} <= parameters(StatLoggerBase.record)
+    scheduler = {field.name for field in dataclasses.fields(SchedulerStats)}
+    assert {"num_running_reqs", "num_waiting_reqs", "num_skipped_waiting_reqs", "kv_cache_usage"} <= scheduler
+    iteration = IterationStats()
+    assert (iteration.num_generation_tokens, iteration.num_prompt_tokens) == (0, 0)
+    assert "first_token_ts" in {field.name for field in dataclasses.fields(RequestStateStats)}
+
+
+def test_every_flag_that_we_give_is_vllms() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    from qwen_server.engine.vllm.build import _Parser, engine_arguments
+
+    settings = Settings(
+        tensor_parallel_size=2,
+        max_model_len=128,
+        quantization="fp8",
+        revision="main",
+        enforce_eager=True,
+        kv_cache_gib=0.5,
+        pass_through=("--max-num-seqs=7",),
+    )
+    parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False, prog="vllm"))
+    on_cpu = AsyncEngineArgs.from_cli_args(parser.parse_args(engine_arguments(settings, "cpu")))
+    assert on_cpu.kv_cache_memory_bytes == 1 << 29
+    assert (on_cpu.tensor_parallel_size, on_cpu.max_model_len, on_cpu.max_num_seqs) == (2, 128, 7)
+    assert on_cpu.served_model_name == ["qwen-news-classifier"]
+    assert on_cpu.enforce_eager
+    assert on_cpu.shutdown_timeout == 60
+    on_cuda = AsyncEngineArgs.from_cli_args(parser.parse_args(engine_arguments(settings, "cuda")))
+    assert on_cuda.gpu_memory_utilization == 0.9
+    assert on_cuda.worker_extension_cls == "qwen_server.engine.vllm.worker.MemoryReport"
+    with pytest.raises(EngineError, match="--unheard-of"):
+        parser.parse_args(["--unheard-of=1"])
+
+
+def test_a_request_becomes_sampling_parameters() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.sampling_params import RequestOutputKind
+
+    chat = ChatCompletionRequest.model_validate(
+        {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9, "temperature": 0.3, "stream": True, "n": 2}
+    )
+    params = chat.to_sampling_params(9, {"top_k": 20})
+    assert (params.max_tokens, params.temperature, params.top_k, params.n) == (9, 0.3, 20, 2)
+    assert params.output_kind == RequestOutputKind.DELTA
+    completion = CompletionRequest.model_validate({"prompt": ["a", "b"], "max_tokens": 3})
+    assert completion.to_sampling_params(3, {}).output_kind == RequestOutputKind.FINAL_ONLY
+    assert {"model_config", "speculative_config", "structured_outputs_config", "tokenizer"} <= parameters(params.verify)
+
+
+def raised(error: Exception, prompt_param: str = "prompt") -> Exception:
+    from qwen_server.engine.vllm.errors import translated
+
+    with pytest.raises((EngineError, InvalidRequestError)) as caught, translated(prompt_param, lambda: "it was killed"):
+        raise error
+    return caught.value
+
+
+def refused(error: Exception, prompt_param: str = "prompt") -> tuple[int, str | None, str | None, str]:
+    found = raised(error, prompt_param)
+    assert isinstance(found, InvalidRequestError)
+    return found.status, found.param, found.code, found.message
+
+
+def test_the_clients_mistakes_name_their_parameter() -> None:
+    from vllm.exceptions import VLLMNotFoundError, VLLMUnprocessableEntityError, VLLMValidationError
+
+    too_long = "This model's maximum context length is 8 tokens. However, your prompt contains 9 input tokens"
+    assert refused(VLLMValidationError(too_long, parameter="input_tokens", value=9), "messages") == (
+        400,
+        "messages",
+        "context_length_exceeded",
+        too_long,
+    )
+    assert refused(VLLMValidationError("bad seed", parameter="seed", value=1)) == (400, "seed", None, "bad seed")
+    assert refused(ValueError("n must be 1 when using greedy sampling"))[:2] == (400, "n")
+    assert refused(ValueError("Token id 9 is out of vocabulary"))[:2] == (400, "prompt")
+    assert refused(VLLMNotFoundError("no such adapter"))[0] == 404
+    assert refused(VLLMUnprocessableEntityError("unreadable image"))[0] == 422
+    assert refused(NotImplementedError("not for this model"))[0] == 400
+
+
+def test_a_body_that_vllm_cannot_read_names_the_field() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    with pytest.raises(ValidationError) as caught:
+        ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": "x"}], "seed": "x"})
+    assert refused(caught.value)[:2] == (400, "seed")
+
+
+def test_the_engines_failures_are_engine_errors() -> None:
+    from vllm.exceptions import GenerationError
+    from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+    from vllm.v1.engine.exceptions import EngineGenerateError
+
+    dead = raised(VllmEngineDeadError())
+    assert isinstance(dead, EngineDeadError)
+    assert str(dead) == "it was killed"
+    failed = EngineGenerateError()
+    failed.__cause__ = RuntimeError("CUDA out of memory")
+    assert str(raised(failed)) == "CUDA out of memory"
+    for error in (GenerationError("bad logits"), RuntimeError("unexpected")):
+        found = raised(error)
+        assert isinstance(found, EngineError)
+        assert not isinstance(found, EngineDeadError)

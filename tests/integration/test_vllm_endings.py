@@ -1,0 +1,153 @@
+"""How real servers end: models that cannot be loaded, an engine that is killed, a server that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from qwen_server.settings import Settings
+from tests.integration.serving import START_SECONDS, ServerProcess, command_line, wait_until_gone
+
+LONG = {"prompt": "x", "max_tokens": 512, "ignore_eos": True}
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+
+
+@dataclass
+class Loading:
+    """Servers that never get ready, started side by side because each takes its time to find out."""
+
+    unknown_architecture: ServerProcess
+    damaged_weights: ServerProcess
+    to_be_terminated: ServerProcess
+    to_be_killed: ServerProcess
+
+
+def copy_of_the_model(folder: Path) -> Path:
+    copy = folder / "model"
+    shutil.copytree(Settings().model_path, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def loading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loading]:
+    folders = [tmp_path_factory.mktemp(name) for name in ("unknown", "damaged", "terminated", "killed")]
+    unknown, damaged = copy_of_the_model(folders[0]), copy_of_the_model(folders[1])
+    config = json.loads((unknown / "config.json").read_text())
+    (unknown / "config.json").write_text(json.dumps(config | {"architectures": ["QwenOfTomorrow"]}))
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    servers = [
+        ServerProcess(folders[0], f"--model={unknown}"),
+        ServerProcess(folders[1], f"--model={damaged}"),
+        ServerProcess(folders[2]),
+        ServerProcess(folders[3]),
+    ]
+    try:
+        yield Loading(*servers)
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def wait_for_the_engines_processes(server: ServerProcess) -> list[int]:
+    def started() -> bool:
+        return any(b"spawn_main" in command_line(pid) or b"VLLM" in command_line(pid) for pid in server.children())
+
+    server.until(started, START_SECONDS, "an engine process")
+    return server.children()
+
+
+def test_sigterm_while_loading_ends_the_children_too(loading: Loading) -> None:
+    server = loading.to_be_terminated
+    children = wait_for_the_engines_processes(server)
+    assert httpx.get(f"{server.url}/health", timeout=10).json()["status"] == "starting"
+    server.process.send_signal(signal.SIGTERM)
+    assert server.exit_code() == 0
+    wait_until_gone(children)
+
+
+def test_the_engine_dies_with_a_server_that_is_killed(loading: Loading) -> None:
+    server = loading.to_be_killed
+    children = wait_for_the_engines_processes(server)
+    server.process.kill()
+    server.process.wait(10)
+    # A process that has just been started notices once it has loaded enough.
+    wait_until_gone(children, 90)
+
+
+def test_an_unknown_architecture_exits_78_and_is_named(loading: Loading) -> None:
+    server = loading.unknown_architecture
+    assert server.exit_code(START_SECONDS) == 78
+    assert "QwenOfTomorrow" in server.last_message()
+    assert "QwenOfTomorrow" in server.termination_log.read_text()
+
+
+def test_damaged_weights_exit_78_with_the_workers_own_words(loading: Loading) -> None:
+    server = loading.damaged_weights
+    assert server.exit_code(START_SECONDS) == 78
+    assert "Safetensor" in server.last_message()
+    assert "Safetensor" in server.termination_log.read_text()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """Two servers that get ready side by side, and each come to an end of their own."""
+    folders = tmp_path_factory.mktemp("core-killed"), tmp_path_factory.mktemp("core-stopped")
+    alerts = {"alerts": [{"name": "EngineUnresponsive", "threshold": 3.0}]}
+    (folders[1] / "alerts.json").write_text(json.dumps(alerts))
+    servers = ServerProcess(folders[0]), ServerProcess(folders[1])
+    try:
+        for server in servers:
+            server.until_ready()
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def test_a_killed_engine_core_ends_the_server_with_the_cause(pair: tuple[ServerProcess, ServerProcess]) -> None:
+    server = pair[0]
+    children = server.children()
+    with ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(httpx.post, f"{server.url}/v1/completions", json=LONG, timeout=60)
+        streamed = pool.submit(httpx.post, f"{server.url}/v1/completions", json=LONG | {"stream": True}, timeout=60)
+        server.until(lambda: server.engine_metric("vllm:num_requests_running") == 2, 20, "requests run")
+        os.kill(server.engine_core(), signal.SIGKILL)
+        assert whole.result().status_code == 500
+        assert "SIGKILL" in whole.result().json()["error"]
+        events = streamed.result().text.strip().split("\n\n")
+        assert "SIGKILL" in json.loads(events[-1].removeprefix("data: "))["error"]["message"]
+    assert server.exit_code() == 70
+    assert "EngineCore was killed by SIGKILL" in server.last_message()
+    assert "EngineCore was killed by SIGKILL" in server.termination_log.read_text()
+    wait_until_gone(children)
+
+
+def test_a_stopped_engine_core_is_restarted_in_place_without_a_drain(
+    pair: tuple[ServerProcess, ServerProcess],
+) -> None:
+    server = pair[1]
+    children = server.children()
+    with ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(httpx.post, f"{server.url}/v1/completions", json=LONG, timeout=60)
+        server.until(lambda: server.engine_metric("vllm:num_requests_running") == 1, 20, "a request runs")
+        os.kill(server.engine_core(), signal.SIGSTOP)
+        server.until(lambda: "EngineUnresponsive" in server.active_alerts(), 20, "the alert")
+        (server.podinfo / "annotations").write_text('qwen-vllm.io/restart="7f3a"\n')
+        begun = time.monotonic()
+        assert server.exit_code() == 0
+        assert time.monotonic() - begun < 20  # the drain alone may take 60 s
+        assert lost.result().status_code >= 500
+    assert "restart 7f3a" in server.last_message()
+    wait_until_gone(children)

@@ -1,0 +1,337 @@
+"""One real server from its start to its drain: answers, numbers, faults that it survives, and a lossless end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.chat import ChatCompletionUserMessageParam
+
+from tests.integration.serving import ServerProcess, wait_until_gone
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+
+CHAT = {
+    "messages": [{"role": "user", "content": "请分类这条新闻：央行宣布降息25个基点"}],
+    "max_tokens": 100,
+    "temperature": 0.3,
+}
+COMPLETION = {"prompt": "请分类：苹果发布新款iPhone\n类别：", "max_tokens": 50, "temperature": 0.3}
+LONG = {"prompt": "请分类：", "max_tokens": 512, "ignore_eos": True, "temperature": 0.7}
+RIGHT = "这条新闻属于【财经】类别。"
+EXACT = {"temperature": 0, "max_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("server")
+    alerts = {"alerts": [{"name": "EngineUnresponsive", "threshold": 3.0, "for": 0.0}]}
+    (folder / "alerts.json").write_text(json.dumps(alerts))
+    process = ServerProcess(folder, "--max-concurrent-requests=3", "--max-queue-size=4", "--", "--max-num-seqs=32")
+    try:
+        process.until_ready()
+        yield process
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def http(server: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def sdk(server: ServerProcess) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def chat(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    response = http.post("/v1/chat/completions", json=CHAT | fields)
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def events(http: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    with http.stream("POST", path, json=body | {"stream": True}) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_the_warm_up_is_not_counted(server: ServerProcess) -> None:
+    metrics = server.metrics()
+    assert metrics["requests"]["total"] == 0
+    assert (metrics["tokens"]["total_input"], metrics["tokens"]["total_output"]) == (0, 0)
+    assert metrics["slo"]["sample_size"] == 0
+
+
+def test_the_chat_of_the_specification_is_answered(http: httpx.Client) -> None:
+    body = chat(http)
+    assert body["object"] == "chat.completion"
+    assert body["model"] == "qwen-news-classifier"
+    assert body["id"].startswith("chatcmpl-")
+    (choice,) = body["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert re.fullmatch(
+        r"这条新闻属于【(财经|房产|股票|教育|科技|社会|时政|体育|游戏|娱乐)】类别。", choice["message"]["content"]
+    )
+    assert choice["finish_reason"] == "stop"
+    assert chat(http, temperature=0)["choices"][0]["message"]["content"] == RIGHT
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_the_completion_of_the_specification_is_answered(http: httpx.Client) -> None:
+    body = http.post("/v1/completions", json=COMPLETION | {"temperature": 0}).json()
+    assert body["object"] == "text_completion"
+    assert body["id"].startswith("cmpl-")
+    assert (body["choices"][0]["text"], body["choices"][0]["finish_reason"]) == ("科技", "stop")
+
+
+def test_a_streamed_chat_says_the_same(http: httpx.Client) -> None:
+    whole = chat(http, **EXACT)
+    chunks = events(http, "/v1/chat/completions", CHAT | EXACT | {"stream_options": {"include_usage": True}})
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"])
+    assert text == whole["choices"][0]["message"]["content"]
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"] == whole["usage"]
+
+
+def test_a_streamed_completion_says_the_same(http: httpx.Client) -> None:
+    whole = http.post("/v1/completions", json=COMPLETION | EXACT).json()
+    chunks = events(http, "/v1/completions", COMPLETION | EXACT)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole["choices"][0]["text"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_fast_path_answers_as_vllms_own_code_does(http: httpx.Client, stream: bool) -> None:
+    """Asking for logprobs takes the reference path; everything else must be the same."""
+    fast, reference = CHAT | EXACT, CHAT | EXACT | {"logprobs": True}
+    if not stream:
+        answers = [http.post("/v1/chat/completions", json=body).json() for body in (fast, reference)]
+        assert answers[1]["choices"][0]["logprobs"]["content"]
+        for part in ("usage", "object", "model"):
+            assert answers[0][part] == answers[1][part] or part == "usage"
+        assert answers[0]["usage"].items() <= answers[1]["usage"].items()
+        for key in ("index", "finish_reason"):
+            assert answers[0]["choices"][0][key] == answers[1]["choices"][0][key]
+        assert [answer["choices"][0]["message"]["content"] for answer in answers] == 2 * [
+            answers[0]["choices"][0]["message"]["content"]
+        ]
+        return
+    streams = [events(http, "/v1/chat/completions", body) for body in (fast, reference)]
+    texts = ["".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) for chunks in streams]
+    assert texts[0] == texts[1]
+    assert streams[0][-1]["choices"][0]["finish_reason"] == streams[1][-1]["choices"][0]["finish_reason"]
+
+
+def test_several_prompts_and_choices_are_numbered_through(http: httpx.Client) -> None:
+    body = COMPLETION | {"prompt": [COMPLETION["prompt"], "你好"], "n": 2, "max_tokens": 3}
+    answer = http.post("/v1/completions", json=body).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    chunks = events(http, "/v1/completions", body)
+    assert {chunk["choices"][0]["index"] for chunk in chunks} == {0, 1, 2, 3}
+
+
+def test_an_answer_can_be_constrained(http: httpx.Client) -> None:
+    choice = {"structured_outputs": {"choice": ["体育", "游戏"]}}
+    assert chat(http, **choice)["choices"][0]["message"]["content"] in {"体育", "游戏"}
+    schema = {"type": "boolean"}
+    wanted = {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
+    content = chat(http, **wanted, temperature=0)["choices"][0]["message"]["content"]
+    assert json.loads(content) in {True, False}
+
+
+def test_the_same_seed_gives_the_same_answer(http: httpx.Client) -> None:
+    texts = {
+        http.post("/v1/completions", json=LONG | {"max_tokens": 20, "temperature": 1.0, "seed": 7}).json()["choices"][
+            0
+        ]["text"]
+        for _ in range(2)
+    }
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param", "told"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "长文 " * 20000}]}, "messages", "4096"),
+        ("completions", {"prompt": [9] * 4096}, "prompt", "4096"),
+        ("completions", {"prompt": [10**8]}, "prompt", "vocabulary"),
+        ("completions", {"prompt": "x", "logit_bias": {"99999999": 1}}, "logit_bias", "vocab"),
+        ("completions", {"prompt": "x", "n": 2, "temperature": 0}, "n", "greedy"),
+        ("chat/completions", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tool_choice", "tool"),
+        ("chat/completions", {"structured_outputs": {"regex": "("}}, "response_format", ""),
+    ],
+)
+def test_what_only_the_engine_can_judge_is_refused_by_name(
+    http: httpx.Client, path: str, fields: dict[str, Any], param: str, told: str
+) -> None:
+    body = (CHAT if path.startswith("chat") else {}) | fields
+    for stream in (False, True):
+        response = http.post(f"/v1/{path}", json=body | {"stream": stream})
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert error["param"] == param
+        assert error["type"] == "invalid_request_error"
+        assert told in error["message"]
+        assert "Traceback" not in response.text
+
+
+def test_the_openai_sdk_works_unchanged(sdk: openai.OpenAI) -> None:
+    name = "qwen-news-classifier"
+    message: ChatCompletionUserMessageParam = {"role": "user", "content": "请分类这条新闻：央行宣布降息25个基点"}
+    answer = sdk.chat.completions.create(model=name, messages=[message], temperature=0)
+    assert answer.choices[0].message.content == RIGHT
+    completion = sdk.completions.create(model=name, prompt=str(COMPLETION["prompt"]), temperature=0)
+    assert completion.choices[0].text == "科技"
+    stream = sdk.chat.completions.create(model=name, messages=[message], temperature=0, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == RIGHT
+    assert [model.id for model in sdk.models.list()] == [name]
+    assert sdk.models.retrieve(name).id == name
+    with pytest.raises(openai.NotFoundError):
+        sdk.chat.completions.create(model="other", messages=[message])
+
+
+def test_the_numbers_are_those_that_the_client_sees(server: ServerProcess, http: httpx.Client) -> None:
+    before, engine_before = server.metrics(), server.engine_metric("vllm:generation_tokens_total")
+    usages, latencies = [], []
+    for index in range(6):
+        begun = time.monotonic()
+        usages.append(chat(http, max_tokens=20, ignore_eos=True, stream=False, seed=index)["usage"])
+        latencies.append(time.monotonic() - begun)
+    begun = time.monotonic()
+    with http.stream("POST", "/v1/completions", json=LONG | {"max_tokens": 60, "stream": True}) as response:
+        lines = response.iter_lines()
+        next(line for line in lines if line.startswith("data: "))
+        first = time.monotonic() - begun
+        assert "data: [DONE]" in list(lines)
+    after = server.metrics()
+    assert after["requests"]["total"] - before["requests"]["total"] == 7
+    assert after["requests"]["successful"] - before["requests"]["successful"] == 7
+    produced = sum(usage["completion_tokens"] for usage in usages) + 60
+    assert after["tokens"]["total_output"] - before["tokens"]["total_output"] == produced
+    # The engine's own probe of an idle minute may add a token.
+    assert 0 <= server.engine_metric("vllm:generation_tokens_total") - engine_before - produced <= 2
+    assert after["latency"]["min"] <= min(latencies)
+    assert 0 < after["slo"]["ttft"]["p50"] < max(*latencies, first)
+    assert after["slo"]["sample_size"] == after["requests"]["successful"]
+
+
+def test_a_client_that_goes_away_frees_slot_and_engine(server: ServerProcess, http: httpx.Client) -> None:
+    with contextlib.ExitStack() as open_streams:
+        streams = []
+        for _ in range(3):
+            response = open_streams.enter_context(
+                httpx.stream("POST", f"{server.url}/v1/completions", json=LONG | {"stream": True}, timeout=30)
+            )
+            streams.append(response.iter_lines())
+            next(streams[-1])
+        assert server.metrics()["requests"]["running"] == 3
+    server.until(lambda: server.metrics()["requests"]["running"] == 0, 3, "slots are free")
+    server.until(lambda: server.engine_metric("vllm:num_requests_running") == 0, 5, "the engine is free")
+    assert chat(http)["choices"]
+
+
+def test_a_full_queue_is_refused_before_any_header_of_a_stream(server: ServerProcess) -> None:
+    def send(index: int) -> tuple[int, str | None]:
+        response = httpx.post(f"{server.url}/v1/completions", json=LONG | {"stream": bool(index % 2)}, timeout=60)
+        return response.status_code, response.headers.get("retry-after")
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(send, range(12)))
+    codes = [code for code, _ in answers]
+    assert set(codes) == {200, 503}
+    assert codes.count(200) >= 7
+    assert all(retry is not None and int(retry) >= 1 for code, retry in answers if code == 503)
+
+
+def test_a_stopped_engine_is_told_and_recovers(server: ServerProcess, http: httpx.Client) -> None:
+    core = server.engine_core()
+    os.kill(core, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(httpx.post, f"{server.url}/v1/chat/completions", json=CHAT, timeout=60)
+            server.until(lambda: "EngineUnresponsive" in server.active_alerts(), 20, "the alert")
+            metrics = server.metrics()
+            assert metrics["status"] == "unhealthy"
+            refused = http.post("/v1/chat/completions", json=CHAT)
+            assert refused.status_code == 503
+            assert refused.headers["connection"] == "close"
+            os.kill(core, signal.SIGCONT)
+            assert waiting.result().status_code == 200
+    finally:
+        os.kill(core, signal.SIGCONT)
+    server.until(lambda: server.active_alerts() == [], 15, "no alert")
+    assert chat(http)["choices"]
+
+
+def test_an_idle_stopped_engine_is_told_too(server: ServerProcess) -> None:
+    core = server.engine_core()
+    os.kill(core, signal.SIGSTOP)
+    try:
+        server.until(lambda: "EngineUnresponsive" in server.active_alerts(), 20, "the alert")
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(f"{server.url}/health/generate", timeout=0.5)
+    finally:
+        os.kill(core, signal.SIGCONT)
+    server.until(lambda: server.active_alerts() == [], 15, "no alert")
+    assert server.status("/health/generate") == 200
+
+
+def test_sigterm_under_load_loses_nothing_that_was_accepted(server: ServerProcess) -> None:
+    """The last test of this server: it ends here."""
+    children, seen = server.children(), len(server.lines)
+    codes: list[int] = []
+    incomplete: list[str] = []
+    stop = threading.Event()
+
+    def load(stream: bool) -> None:
+        while not stop.is_set():
+            try:
+                response = httpx.post(
+                    f"{server.url}/v1/completions", json=LONG | {"max_tokens": 150, "stream": stream}, timeout=60
+                )
+            except httpx.TransportError:
+                return  # the process is gone; what it had accepted is counted below, by its own log
+            codes.append(response.status_code)
+            if response.status_code == 200 and stream and "[DONE]" not in response.text:
+                incomplete.append(response.text[-200:])
+            if response.status_code == 503:
+                time.sleep(0.05)
+
+    with ThreadPoolExecutor(6) as pool:
+        loads = [pool.submit(load, bool(index % 2)) for index in range(6)]
+        server.until(lambda: len(codes) >= 6, 60, "load")
+        accepted_before = codes.count(200)
+        server.process.send_signal(signal.SIGTERM)
+        code = server.exit_code()
+        stop.set()
+        for running in loads:
+            running.result()
+    assert code == 0
+    assert set(codes) == {200, 503}
+    assert codes.count(200) > accepted_before
+    assert incomplete == []
+    outcomes = [json.loads(line).get("outcome") for line in server.lines[seen:] if line.startswith("{")]
+    assert outcomes.count("successful") == codes.count(200)
+    assert {"failed", "aborted"}.isdisjoint(outcomes)
+    assert server.last_message() == "exit 0: received SIGTERM"
+    wait_until_gone(children)

@@ -1,0 +1,334 @@
+"""An engine without a model, for tests of the real HTTP server: it answers by a script and fails on command.
+
+A request's own text may carry a directive, a JSON object after an `@`:
+
+    @{"tokens": 20, "first": 0.5, "delay": 0.05}   20 tokens, the first after 0.5 s, then one each 0.05 s
+    @{"fail": "CUDA out of memory", "after": 3}    raises an engine error after 3 tokens
+    @{"action": "hang"}                            the whole engine stops, as under SIGSTOP ("resume" by signal)
+    @{"action": "stall"}                           it steps on, but makes no token
+    @{"action": "die", "cause": "..."}             its processes are gone
+
+`python -m tests.scripted_engine --port 8000 ...` serves it behind the real program with the server's own flags. There,
+SIGUSR1 hangs or resumes the engine, and SIGUSR2 kills it; the environment variable SCRIPTED_START_SECONDS delays the
+start, and SCRIPTED_START_FAILURE is the reason for which it fails. `--model` may be any name that is not a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from qwen_server.engine.base import (
+    Delta,
+    EngineDeadError,
+    EngineError,
+    EngineInfo,
+    FinishReason,
+    InvalidRequestError,
+    Observer,
+    Output,
+    Prepared,
+    ReferenceAnswer,
+    Vitals,
+)
+from qwen_server.runner import main
+from qwen_server.settings import Settings
+
+CHAT_ANSWER = "这条新闻属于【财经】类别。"
+COMPLETION_ANSWER = "科技"
+_DIRECTIVE = re.compile(r"@(\{.*\})", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """How one request is answered; `limit` is its max_tokens."""
+
+    tokens: tuple[str, ...]
+    limit: int
+    first: float = 0.0
+    delay: float = 0.0
+    fail: str | None = None
+    after: int = 0
+    action: str | None = None
+    cause: str = "CUDA error: an illegal memory access was encountered"
+
+
+@dataclass
+class ScriptedEngine:
+    """Implements `qwen_server.engine.base.Engine`; one event loop owns it."""
+
+    served_name: str = "qwen-news-classifier"
+    start_seconds: float = 0.0
+    start_failure: str | None = None
+    max_model_len: int = 2048
+    info: EngineInfo = field(init=False)
+    started: bool = False
+    unfinished: int = 0
+    aborted: int = 0
+    generated: int = 0
+    bodies: list[Mapping[str, Any]] = field(default_factory=list)
+    cause: str | None = None
+    stalled: bool = False
+    kv_cache_usage: float = 0.0
+    reserved_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.info = EngineInfo(self.served_name, self.served_name, self.max_model_len, 256, 65536, "cpu", "scripted")
+        self._goes = asyncio.Event()
+        self._goes.set()
+        self._dead = asyncio.Event()
+        self._hung_at: float | None = None
+        self._busy_since: float | None = None
+        self._last_token: float | None = None
+
+    # What tests and signals command.
+
+    def hang(self) -> None:
+        """Stops the engine as SIGSTOP does: no step, no answer to pings."""
+        self._hung_at = time.monotonic()
+        self._goes.clear()
+
+    def resume(self) -> None:
+        """Lets a hung or stalled engine go on."""
+        self._hung_at = None
+        self.stalled = False
+        self._busy_since = self._last_token = time.monotonic()
+        self._goes.set()
+
+    def toggle(self) -> None:
+        """Hangs a working engine and resumes a hung one."""
+        if self._hung_at is None:
+            self.hang()
+        else:
+            self.resume()
+
+    def die(self, cause: str = "CUDA error: an illegal memory access was encountered") -> None:
+        """Ends the engine for good; every request in it fails."""
+        self.cause = cause
+        self._dead.set()
+
+    # The engine protocol.
+
+    async def start(self) -> None:
+        await asyncio.sleep(self.start_seconds)
+        if self.start_failure is not None:
+            raise EngineError(self.start_failure)
+        self.started = True
+
+    async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
+        texts = [_text_of(message.get("content")) for message in body["messages"]]
+        length = sum(map(len, texts))
+        prepared = self._prepare(body, texts[-1:], answer=CHAT_ANSWER, length=length, param="messages")
+        return replace(prepared, request_id=request_id, arrival=arrival)
+
+    async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
+        prompts = _prompts_of(body["prompt"])
+        length = sum(map(len, prompts))
+        prepared = self._prepare(body, prompts, answer=COMPLETION_ANSWER, length=length, param="prompt")
+        return replace(prepared, request_id=request_id, arrival=arrival)
+
+    async def generate(self, prepared: Prepared) -> AsyncGenerator[Output, None]:
+        scripts: list[Script] = prepared.payload
+        if self.unfinished == 0:
+            self._busy_since = self._last_token = time.monotonic()
+        self.unfinished += 1
+        complete = False
+        try:
+            async for output in self._outputs(scripts, prepared.n):
+                yield output
+            complete = True
+        finally:
+            self.unfinished -= 1
+            self.aborted += not complete
+
+    async def reference_chat(
+        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+    ) -> ReferenceAnswer:
+        prepared = await self.prepare_chat(body, request_id, arrival)
+        return await self._reference(prepared, body, observe, "chat.completion")
+
+    async def reference_completion(
+        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+    ) -> ReferenceAnswer:
+        prepared = await self.prepare_completion(body, request_id, arrival)
+        return await self._reference(prepared, body, observe, "text_completion")
+
+    def vitals(self) -> Vitals:
+        now = time.monotonic()
+        return Vitals(
+            state="dead" if self.cause is not None else "ready" if self.started else "starting",
+            unfinished=self.unfinished,
+            last_step_at=now if self._hung_at is None else self._hung_at,
+            last_token_at=self._last_token,
+            ping_sent_at=self._hung_at,
+            busy_since=self._busy_since if self.unfinished else None,
+            kv_cache_usage=self.kv_cache_usage,
+            death_cause=self.cause,
+        )
+
+    async def probe(self) -> None:
+        await self._step(0)
+
+    def gpu_reserved_bytes(self) -> int:
+        return self.reserved_bytes
+
+    async def shutdown(self, drain_seconds: float) -> None:
+        self.started = False
+
+    # The script.
+
+    def _prepare(
+        self, body: Mapping[str, Any], prompts: list[str], *, answer: str, length: int, param: str
+    ) -> Prepared:
+        """The scripts of a request; its id and arrival are the caller's to add."""
+        self.bodies.append(body)
+        if length > self.max_model_len:
+            raise InvalidRequestError(
+                f"the prompt has {length} tokens; the limit is {self.max_model_len}",
+                param=param,
+                code="context_length_exceeded",
+            )
+        limit = body.get("max_completion_tokens") or body["max_tokens"]
+        scripts = [_script_of(prompt, answer, limit) for prompt in prompts]
+        return Prepared("", 0.0, length, len(prompts), body.get("n", 1), scripts)
+
+    async def _outputs(self, scripts: list[Script], n: int) -> AsyncIterator[Output]:
+        """Each step gives every unfinished choice one token."""
+        script = scripts[0]
+        self._act(script)
+        await self._step(script.first)
+        longest = max(min(len(each.tokens), each.limit) for each in scripts)
+        for position in range(longest):
+            if position:
+                await self._step(script.delay)
+            if script.fail is not None and position >= script.after:
+                raise EngineError(script.fail)
+            self._last_token = time.monotonic()
+            deltas = [
+                _delta(prompt * n + choice, each, position)
+                for prompt, each in enumerate(scripts)
+                for choice in range(n)
+                if position < min(len(each.tokens), each.limit)
+            ]
+            self.generated += len(deltas)
+            prompt_tokens = 7 if position == 0 else 0
+            yield Output(tuple(deltas), finished=position == longest - 1, prompt_tokens=prompt_tokens)
+
+    def _act(self, script: Script) -> None:
+        if script.action == "hang":
+            self.hang()
+        elif script.action == "stall":
+            self.stalled = True
+            self._goes.clear()
+        elif script.action == "die":
+            self.die(script.cause)
+
+    async def _step(self, seconds: float) -> None:
+        """Lets `seconds` pass; waits while the engine hangs; raises when it is or gets dead."""
+        if seconds or not self._goes.is_set():
+            dead = asyncio.ensure_future(self._dead.wait())
+            work = asyncio.ensure_future(self._pass(seconds))
+            try:
+                await asyncio.wait({dead, work}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                dead.cancel()
+                work.cancel()
+        else:
+            await asyncio.sleep(0)
+        if self.cause is not None:
+            raise EngineDeadError("the engine died")
+
+    async def _pass(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._goes.wait()
+
+    async def _reference(
+        self, prepared: Prepared, body: Mapping[str, Any], observe: Observer, kind: str
+    ) -> ReferenceAnswer:
+        head = {"id": prepared.request_id, "created": 1, "model": body["model"]}
+        if body.get("stream"):
+            return ReferenceAnswer(stream=self._reference_stream(prepared, head, observe, kind))
+        text = ""
+        tokens = 0
+        async for output in self.generate(prepared):
+            observe(output)
+            text += "".join(delta.text for delta in output.deltas)
+            tokens += sum(delta.tokens for delta in output.deltas)
+        usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": text},
+            "logprobs": {"content": []},
+            "finish_reason": "stop",
+        }
+        return ReferenceAnswer(body={**head, "object": kind, "choices": [choice], "usage": usage})
+
+    async def _reference_stream(
+        self, prepared: Prepared, head: dict[str, Any], observe: Observer, kind: str
+    ) -> AsyncGenerator[str, None]:
+        async with aclosing(self.generate(prepared)) as outputs:
+            async for output in outputs:
+                observe(output)
+                for delta in output.deltas:
+                    choice = {
+                        "index": delta.index,
+                        "delta": {"role": "assistant", "content": delta.text},
+                        "finish_reason": delta.finish_reason,
+                    }
+                    yield _event({**head, "object": f"{kind}.chunk", "choices": [choice]})
+        yield "data: [DONE]\n\n"
+
+
+def _event(value: object) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _delta(index: int, script: Script, position: int) -> Delta:
+    last = position == min(len(script.tokens), script.limit) - 1
+    reason: FinishReason = "stop" if len(script.tokens) <= script.limit else "length"
+    return Delta(index, script.tokens[position], 1, reason if last else None)
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(part if isinstance(part, str) else part.get("text", "") for part in content)
+    return content or ""
+
+
+def _prompts_of(prompt: Any) -> list[str]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if isinstance(prompt[0], int):
+        return ["x" * len(prompt)]
+    return [item if isinstance(item, str) else "x" * len(item) for item in prompt]
+
+
+def _script_of(text: str, answer: str, limit: int) -> Script:
+    found = _DIRECTIVE.search(text)
+    fields = json.loads(found[1]) if found else {}
+    count = fields.pop("tokens", None)
+    tokens = tuple(answer) if count is None else tuple("字" for _ in range(count))
+    return Script(tokens, limit, **fields)
+
+
+def engine_of(settings: Settings) -> ScriptedEngine:
+    """The engine of the program, which obeys SIGUSR1 (hang, resume) and SIGUSR2 (die)."""
+    start = float(os.environ.get("SCRIPTED_START_SECONDS", "0"))
+    engine = ScriptedEngine(settings.served_name, start, os.environ.get("SCRIPTED_START_FAILURE"))
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, engine.toggle)
+    loop.add_signal_handler(signal.SIGUSR2, engine.die)
+    return engine
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], engine_of)

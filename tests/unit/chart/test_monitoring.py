@@ -1,0 +1,155 @@
+"""ServiceMonitor, alerts and dashboard: when they are made, and that they speak of metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from charts.dashboard import dashboard
+
+from qwen_operator.catalogue import NAMES
+from qwen_operator.metrics import REGISTRY
+
+from .conftest import ROOT, Rendered, render
+
+API = ("--api-versions", "monitoring.coreos.com/v1")
+RUNBOOKS = ROOT / "docs" / "runbooks"
+ALL = {"enabled": True}
+
+
+def kinds(rendered: Rendered) -> set[str]:
+    return {manifest["kind"] for manifest in rendered.manifests} & {"ServiceMonitor", "PrometheusRule", "ConfigMap"}
+
+
+def switched(enabled: Any) -> dict[str, Any]:
+    return {"monitoring": {part: {"enabled": enabled} for part in ("serviceMonitor", "prometheusRule", "dashboards")}}
+
+
+def server_metrics() -> set[str]:
+    """What the server's Prometheus page holds, by the calls that make its families."""
+    text = (ROOT / "server" / "src" / "qwen_server" / "prometheus.py").read_text(encoding="utf-8")
+    made = re.findall(r'(gauge|family|histogram)\(\s*"((?:qwen|vllm)_[a-z0-9_]+)"', text)
+    assert len(made) > 15
+    return {name + suffix for kind, name in made for suffix in suffixes(kind)}
+
+
+def operator_metrics() -> set[str]:
+    suffix = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+    return {family.name + end for family in REGISTRY.collect() for end in suffix[family.type]}
+
+
+def suffixes(kind: str) -> tuple[str, ...]:
+    return ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+
+
+def rules(rendered: Rendered) -> list[dict[str, Any]]:
+    (group,) = rendered.one("PrometheusRule")["spec"]["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    assert found
+    return found
+
+
+def test_auto_makes_nothing_where_the_api_is_missing(default: Rendered) -> None:
+    assert kinds(default) == set()
+
+
+def test_auto_makes_everything_where_the_api_exists() -> None:
+    assert kinds(render(None, *API)) == {"ServiceMonitor", "PrometheusRule", "ConfigMap"}
+
+
+@pytest.mark.parametrize("enabled", [True, "true"])
+def test_true_makes_everything_anywhere(enabled: Any) -> None:
+    assert kinds(render(switched(enabled))) == {"ServiceMonitor", "PrometheusRule", "ConfigMap"}
+
+
+@pytest.mark.parametrize("enabled", [False, "false"])
+def test_false_makes_nothing_anywhere(enabled: Any) -> None:
+    assert kinds(render(switched(enabled), *API)) == set()
+
+
+def test_prometheus_finds_the_operator_and_keeps_the_services_labels() -> None:
+    rendered = render({"monitoring": {"labels": {"release": "prometheus"}, "serviceMonitor": ALL}})
+    monitor = rendered.one("ServiceMonitor")
+    service = rendered.one("Service")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert endpoint["honorLabels"] is True
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_rules_look_at_this_releases_job() -> None:
+    rendered = render(switched(True), release="blue")
+    service = rendered.one("Service")["metadata"]["name"]
+    for rule in rules(rendered):
+        assert f'job="{service}"' in rule["expr"]
+        assert "@JOB@" not in json.dumps(rule)
+
+
+def test_nobody_misses_a_leader_where_none_is_elected() -> None:
+    alone = render({**switched(True), "replicas": 1, "leaderElection": {"enabled": False}})
+    without = {rule["alert"] for rule in rules(alone)}
+    assert {rule["alert"] for rule in rules(render(switched(True)))} - without == {"QwenOperatorNoLeader"}
+
+
+def test_rules_use_metrics_of_the_operator() -> None:
+    for rule in rules(render(switched(True))):
+        used = set(re.findall(r"\bqwen_[a-z0-9_]+", rule["expr"]))
+        assert used <= operator_metrics(), rule["alert"]
+
+
+def test_every_rule_says_what_is_wrong_and_where_to_read_on() -> None:
+    for rule in rules(render(switched(True))):
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert rule["annotations"]["summary"].endswith(".")
+        assert (ROOT / rule["annotations"]["runbook"]).is_file(), rule["alert"]
+
+
+def test_runbooks_can_have_an_address() -> None:
+    base = {"monitoring": {"prometheusRule": {"enabled": True, "runbookBaseUrl": "https://r.example.com/"}}}
+    for rule in rules(render(base)):
+        assert rule["annotations"]["runbook_url"] == f"https://r.example.com/{rule['alert']}.md"
+        assert "runbook" not in rule["annotations"]
+
+
+def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
+    pages = {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"}
+    assert pages == set(NAMES) | {rule["alert"] for rule in rules(render(switched(True)))}
+    index = (RUNBOOKS / "README.md").read_text(encoding="utf-8")
+    for page in pages:
+        assert f"({page}.md)" in index
+        text = (RUNBOOKS / f"{page}.md").read_text(encoding="utf-8")
+        for part in ("## Meaning", "## Impact", "## Diagnosis", "## Mitigation"):
+            assert part in text, f"{page}: {part}"
+
+
+def test_dashboard_lies_in_a_config_map_that_grafanas_sidecar_finds() -> None:
+    config = render(switched(True)).one("ConfigMap")
+    assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(config["data"]["qwen-services.json"]) == dashboard()
+
+
+def test_dashboard_asks_only_for_metrics_that_exist() -> None:
+    known = server_metrics() | operator_metrics()
+    expressions = [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", ())]
+    queries = [variable["query"]["query"] for variable in dashboard()["templating"]["list"][1:]]
+    used = {name for text in [*expressions, *queries] for name in re.findall(r"\bqwen_[a-z0-9_]+", text)}
+    assert used <= known, used - known
+
+
+def test_dashboard_panels_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard()["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+    numbers = [panel["id"] for panel in dashboard()["panels"]]
+    assert len(numbers) == len(set(numbers))

@@ -1,0 +1,138 @@
+"""What the operator may do, cluster-wide and in listed namespaces."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from typing import Any
+
+import pytest
+
+from .conftest import ROOT, Rendered, render
+
+Grant = tuple[str, str, str]  # API group, resource, verb
+
+
+def grants(role: dict[str, Any]) -> set[Grant]:
+    return {grant for rule in role["rules"] for grant in product(rule["apiGroups"], rule["resources"], rule["verbs"])}
+
+
+def roles(rendered: Rendered) -> list[dict[str, Any]]:
+    return [*rendered.all("Role"), *rendered.all("ClusterRole")]
+
+
+def bound(rendered: Rendered, account: str = "qwen-operator") -> list[tuple[str, str, str | None]]:
+    """(kind, name, namespace) of every role that the operator's ServiceAccount is bound to."""
+    return [
+        (binding["roleRef"]["kind"], binding["roleRef"]["name"], binding["metadata"].get("namespace"))
+        for binding in [*rendered.all("RoleBinding"), *rendered.all("ClusterRoleBinding")]
+        if {"kind": "ServiceAccount", "name": account, "namespace": "qwen-system"} in binding["subjects"]
+    ]
+
+
+@pytest.fixture(scope="module", params=["default", "namespaced"])
+def either(request: pytest.FixtureRequest) -> Rendered:
+    rendered: Rendered = request.getfixturevalue(request.param)
+    return rendered
+
+
+def test_no_wildcard_anywhere(either: Rendered) -> None:
+    for role in roles(either):
+        assert not [grant for grant in grants(role) if "*" in grant]
+        assert not [rule for rule in role["rules"] if "nonResourceURLs" in rule]
+
+
+def test_no_secrets_and_nothing_that_raises_rights(either: Rendered) -> None:
+    forbidden = {"secrets", "serviceaccounts/token", "pods/exec", "pods/attach", "pods/portforward", "pods/log"}
+    for role in roles(either):
+        resources = {resource for _, resource, _ in grants(role)}
+        assert not resources & forbidden
+        assert not [grant for grant in grants(role) if grant[0] == "rbac.authorization.k8s.io"]
+        assert not [grant for grant in grants(role) if grant[2] in {"escalate", "bind", "impersonate"}]
+
+
+def test_pods_are_never_created_or_deleted_only_evicted(either: Rendered) -> None:
+    for role in roles(either):
+        verbs = {verb for group, resource, verb in grants(role) if (group, resource) == ("", "pods")}
+        assert not verbs & {"create", "delete", "deletecollection", "update"}
+    working = [role for role in roles(either) if ("", "pods", "patch") in grants(role)]
+    assert working
+    for role in working:
+        assert ("", "pods/eviction", "create") in grants(role)
+        assert ("", "pods/status", "patch") in grants(role)
+
+
+def test_services_are_never_deleted_by_the_operator(either: Rendered) -> None:
+    for kind, name, _ in bound(either):
+        role = next(role for role in either.all(kind) if role["metadata"]["name"] == name)
+        verbs = {
+            verb for group, resource, verb in grants(role) if (group, resource) == ("qwen-vllm.io", "qwenservices")
+        }
+        assert not verbs & {"create", "delete", "deletecollection"}
+
+
+def test_default_is_one_cluster_role_and_a_lease(default: Rendered) -> None:
+    assert sorted(kind for kind, _, _ in bound(default)) == ["ClusterRole", "Role"]
+    lease = default.one("Role")
+    assert lease["metadata"]["namespace"] == "qwen-system"
+    assert {resource for _, resource, _ in grants(lease)} == {"leases"}
+    named = [rule for rule in lease["rules"] if rule["verbs"] != ["create"]]
+    assert [rule["resourceNames"] for rule in named] == [["qwen-operator"]]
+
+
+def test_namespaced_mode_has_a_role_in_each_namespace_and_nothing_clusterwide(
+    default: Rendered, namespaced: Rendered
+) -> None:
+    for kind in ("ClusterRole", "ClusterRoleBinding", "PriorityClass"):
+        assert not namespaced.all(kind)
+    (name,) = {name for _, name, namespace in bound(namespaced) if namespace != "qwen-system"}
+    assert [namespace for _, bound_name, namespace in bound(namespaced) if bound_name == name] == ["team-a", "team-b"]
+    wide = next(grants(role) for role in default.all("ClusterRole") if ("", "pods", "list") in grants(role))
+    for role in namespaced.all("Role"):
+        if role["metadata"]["namespace"] != "qwen-system":
+            assert grants(role) == {grant for grant in wide if grant[1] != "nodes"}
+
+
+def documented() -> set[Grant]:
+    """The table at the top of kube.py: the rights that the operator's calls need."""
+    text = (ROOT / "operator" / "src" / "qwen_operator" / "kube.py").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    found: set[Grant] = set()
+    for group, resources, verbs in rows[2:]:
+        named = [name.strip() for name in re.sub(r"\(.*?\)", "", resources).split(",")]
+        wanted = [verb.strip() for verb in re.sub(r"\(.*?\)", "", verbs).split(",")]
+        found |= set(product(["" if group == "core" else group], named, wanted))
+    return found
+
+
+def test_rights_are_exactly_those_that_the_operators_calls_need(default: Rendered) -> None:
+    assert len(documented()) > 20
+    bound_names = {name for _, name, _ in bound(default)}
+    granted = [grants(role) for role in roles(default) if role["metadata"]["name"] in bound_names]
+    assert set().union(*granted) == documented()
+
+
+def test_own_namespace_can_be_listed_too() -> None:
+    rendered = render({"watchNamespaces": ["qwen-system"]})
+    names = [role["metadata"]["name"] for role in rendered.all("Role")]
+    assert len(names) == len(set(names)) == 2
+
+
+def test_people_get_qwenservices_with_the_clusters_own_roles(default: Rendered) -> None:
+    view = default.one("ClusterRole", "qwen-operator-view")
+    edit = default.one("ClusterRole", "qwen-operator-edit")
+    aggregate = "rbac.authorization.k8s.io/aggregate-to-"
+    assert {f"{aggregate}{role}" for role in ("view", "edit", "admin")} <= set(view["metadata"]["labels"])
+    assert f"{aggregate}view" not in edit["metadata"]["labels"]
+    assert {verb for _, _, verb in grants(view)} == {"get", "list", "watch"}
+    assert ("qwen-vllm.io", "qwenservices", "create") in grants(edit)
+    assert ("qwen-vllm.io", "qwenservices/scale", "patch") in grants(edit)
+    assert ("qwen-vllm.io", "qwenservices/status", "patch") not in grants(edit)
+    assert len(render({"rbac": {"aggregate": False}}).all("ClusterRole")) == 1
+
+
+def test_rights_can_come_from_elsewhere() -> None:
+    rendered = render({"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "given"}})
+    assert not roles(rendered)
+    assert not rendered.all("ServiceAccount")
+    assert rendered.one("Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "given"

@@ -1,0 +1,87 @@
+"""kind and other people's clusters, with programs that only write down how they were called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import builds, clusters, images, settings
+from tests.cluster.console import Problem
+from tests.cluster.settings import Settings
+
+RECORD = """#!/bin/sh
+echo "$(basename "$0") $*" >>{calls}
+case "$*" in
+  "image inspect"*) exit 1 ;;
+  "get clusters") echo other ;;
+  "config current-context") echo staging ;;
+esac
+"""
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """docker, kind and kubectl that succeed; Helm is there; the checkout's .cluster is elsewhere."""
+    record = tmp_path / "calls"
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("docker", "kind", "kubectl"):
+        (programs / name).write_text(RECORD.format(calls=record))
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(builds, "ensure", lambda *_: "all there")
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    monkeypatch.setattr("tests.cluster.node.require_disk", lambda *_: None)
+    return record
+
+
+def made(tmp_path: Path) -> Settings:
+    return Settings("qwen", "192.168.250", tmp_path / "cache")
+
+
+def test_kind_is_the_default_where_docker_and_kind_are(calls: Path, tmp_path: Path) -> None:
+    assert isinstance(clusters.choose(made(tmp_path), ""), clusters.Kind)
+    assert "docker info" in calls.read_text()
+
+
+def test_kind_cluster_gets_both_images_and_leaves_a_kubeconfig(calls: Path, tmp_path: Path) -> None:
+    kind = clusters.Kind(made(tmp_path))
+    kind.prepare()
+    lines = calls.read_text().splitlines()
+    kubeconfig = tmp_path / ".cluster" / "kubeconfig"
+    assert any(line.startswith("kind create cluster --name qwen-vllm") and str(kubeconfig) in line for line in lines)
+    for image in images.IMAGES:
+        reference = kind.reference(image)
+        assert reference == f"{image.name}:{image.tag()}"
+        built = next(i for i, line in enumerate(lines) if line.startswith("docker build") and reference in line)
+        assert f"--target {image.target}" in lines[built]
+        assert any(line.startswith(f"kind load docker-image {reference}") for line in lines[built:])
+    assert str(kubeconfig) in (tmp_path / ".cluster" / "env").read_text()
+    kind.down()
+    assert calls.read_text().splitlines()[-1] == "kind delete cluster --name qwen-vllm"
+    assert not (tmp_path / ".cluster" / "env").exists()
+
+
+def test_current_cluster_gets_its_images_by_the_registry(calls: Path, tmp_path: Path) -> None:
+    current = clusters.Current(made(tmp_path), "registry.example.com/team")
+    current.prepare()
+    lines = calls.read_text().splitlines()
+    for image in images.IMAGES:
+        assert f"docker push registry.example.com/team/{image.name}:{image.tag()}" in lines
+    assert not any(line.startswith("kind") for line in lines)
+
+
+def test_current_cluster_is_neither_started_nor_stopped(tmp_path: Path) -> None:
+    current = clusters.Current(made(tmp_path), "registry.example.com/team")
+    for action in (current.up, current.down):
+        with pytest.raises(Problem, match="CLUSTER=current"):
+            action()
+
+
+def test_kind_without_docker_says_what_else_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Problem, match="Docker") as caught:
+        clusters.Kind(made(tmp_path)).prepare()
+    assert "CLUSTER=local" in caught.value.mend

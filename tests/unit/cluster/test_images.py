@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import builds, checks, clusters, demo, images, packages, python_env, registry
+from tests.cluster.console import Problem
+from tests.cluster.settings import KUBERNETES_VERSION, ROOT, Settings
+
+
+def test_image_reference_is_the_registrys_with_a_content_hash() -> None:
+    name, tag = registry.split(images.OPERATOR.reference())
+    assert name == "qwen-operator"
+    assert len(tag) == 12
+    assert images.OPERATOR.reference() == images.OPERATOR.reference()
+
+
+def test_everything_that_an_image_copies_counts_for_its_tag() -> None:
+    for image in images.IMAGES:
+        lines = (ROOT / image.dockerfile).read_text().split(f" AS {image.target}\n")[0 if image.target == "deps" else 1]
+        copied = {line.split()[1] for line in lines.split("\nFROM ")[0].splitlines() if line.startswith("COPY ")}
+        assert copied <= set(image.sources)
+
+
+def test_base_image_comes_from_this_machines_mirrors_if_it_runs_the_same_suite() -> None:
+    targets = """\
+http://mirror/debian/ bookworm main Debian
+http://mirror/debian-security/ bookworm-security main Debian
+http://mirror/debian/ bookworm contrib Debian
+https://other.example/apt stable main Other
+"""
+    assert images.mirror_lines(targets) == [
+        "deb http://mirror/debian/ bookworm main",
+        "deb http://mirror/debian-security/ bookworm-security main",
+    ]
+    assert images.mirror_lines("http://mirror/debian/ trixie main Debian\n") == []
+
+
+def test_pips_index_is_found_and_the_environment_wins() -> None:
+    listing = ":env:.index-url='https://env.example/simple'\nglobal.index-url='https://file.example/simple'\nglobal.cert='/ca'\n"
+    assert python_env.pip_config(listing) == {"index-url": "https://env.example/simple", "cert": "/ca"}
+    assert python_env.pip_config("") == {}
+
+
+def test_go_modules_are_pinned_to_the_versions_that_the_flags_name() -> None:
+    text = (builds.GOMOD / "kubernetes" / "go.mod").read_text()
+    assert f"k8s.io/kubernetes v{KUBERNETES_VERSION}" in text
+    for program in builds.KUBERNETES.programs:
+        assert f"k8s.io/kubernetes/cmd/{program}\n" in text
+
+
+def test_missing_go_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Problem, match="go is not installed") as caught:
+        builds.require_go()
+    assert "https://go.dev/dl/" in caught.value.mend
+
+
+def test_missing_programs_are_asked_for_by_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr(packages, "FILES", {"/no/such/file": "a-package"})
+    assert {"buildah", "etcd-server", "containerd", "a-package"} <= set(packages.missing())
+
+
+def test_other_cluster_names_are_refused() -> None:
+    settings = Settings("qwen", "192.168.250", Path("/cache"))
+    with pytest.raises(Problem, match="minikube"):
+        clusters.choose(settings, "minikube")
+
+
+def test_current_cluster_needs_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REGISTRY", raising=False)
+    current = clusters.choose(Settings("qwen", "192.168.250", Path("/cache")), "current")
+    with pytest.raises(Problem, match="registry") as caught:
+        current.prepare()
+    assert "REGISTRY=" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("choice", "body"),
+    [
+        ({"message": {"content": "财经"}}, {"messages": [{"role": "user", "content": "央行"}]}),
+        ({"text": "财经"}, {"prompt": "央行"}),
+    ],
+)
+def test_both_kinds_of_answers_are_shown(choice: dict[str, Any], body: dict[str, Any]) -> None:
+    answer = {"model": "m", "choices": [choice], "usage": {"total_tokens": 7}}
+    text = demo.shown("http://x/v1", body, answer)
+    assert "央行" in text
+    assert "-> 财经   (m, 7 tokens)" in text
+
+
+def test_asking_pod_keeps_to_the_restricted_standard() -> None:
+    pod = demo.asking_pod("image", "http://x")
+    container = pod["spec"]["containers"][0]
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    requests = json.loads(next(e["value"] for e in container["env"] if e["name"] == "REQUESTS"))
+    assert [path for path, _ in requests] == ["/v1/chat/completions", "/v1/completions"]
+
+
+def test_report_of_a_test_run_is_counted(tmp_path: Path) -> None:
+    report = tmp_path / "r.xml"
+    report.write_text('<testsuites><testsuite tests="5" failures="1" errors="0" skipped="2"/></testsuites>')
+    assert checks.read_report(report) == {"tests": 5, "failures": 1, "errors": 0, "skipped": 2}
+    assert checks.read_report(tmp_path / "none.xml")["tests"] == 0
+
+
+def test_summary_names_the_parts_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = [checks.Outcome("unit", 2, "5 run"), checks.Outcome("e2e", 70, "3 run", "1 failed")]
+    with pytest.raises(Problem, match="test failed: e2e"):
+        checks.summarise("test", outcomes)
+    assert "FAILED: 1 failed" in capsys.readouterr().out
+    checks.summarise("test", outcomes[:1])

@@ -1,0 +1,189 @@
+"""A world for `decide`: pods that get ill and well, a clock, and a kubelet that obeys at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from qwen_operator.api import RemediationStatus, RestartIntent
+from qwen_operator.catalogue import AlertClass, effective_alerts
+from qwen_operator.conditions import Suspension
+from qwen_operator.remediation import ledger as ledgers
+from qwen_operator.remediation.decide import decide
+from qwen_operator.remediation.model import (
+    Action,
+    BeginRestart,
+    CloseGate,
+    Decisions,
+    Evidence,
+    ExecuteRestart,
+    FinishRestart,
+    Gate,
+    Instant,
+    Memory,
+    OpenGate,
+    Pod,
+    Prove,
+    ResetBudget,
+    Rollout,
+    Round,
+)
+from qwen_operator.remediation.policy import Policy, alert_policy
+from qwen_operator.remediation.restarts import restart_id
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+ALERTS = {alert.name: alert_policy(alert) for alert in effective_alerts("cuda") if alert.active}
+ZERO_WORK = sorted(name for name, policy in ALERTS.items() if policy.kind is AlertClass.ZERO_WORK)
+SATURATION = sorted(name for name, policy in ALERTS.items() if policy.kind is AlertClass.SATURATION)
+TAKING_OUT = sorted(name for name, policy in ALERTS.items() if policy.unready_after is not None)
+
+
+def policy(**changes: object) -> Policy:
+    """The default policy of a service on GPUs, with changes."""
+    return replace(Policy(alerts=ALERTS), **changes)  # type: ignore[arg-type]
+
+
+@dataclass
+class Patient:
+    """A pod, and how it is."""
+
+    pod: Pod
+    alerts: frozenset[str] = frozenset()
+    silent: bool = False
+    frozen: bool = False
+    """Its metrics answer, but uptime does not advance."""
+    generates: bool = True
+    busy: int = 0
+    uptime: float = 100.0
+    down_until: float = -1.0
+    cured_by_restart: bool = True
+
+
+@dataclass
+class World:
+    """Rounds of polling, and what came of them."""
+
+    policy: Policy
+    patients: dict[str, Patient]
+    ledger: RemediationStatus = field(default_factory=RemediationStatus)
+    memory: Memory = field(default_factory=dict)
+    mono: float = 1000.0
+    wall: datetime = EPOCH
+    rollout: Rollout = field(default_factory=Rollout)
+    reset: str = ""
+    start_seconds: float = 20.0
+    proofs: dict[str, bool] = field(default_factory=dict)
+    log: list[tuple[float, Action]] = field(default_factory=list)
+    suspended: Suspension | None = None
+    evicted: int = 0
+
+    @classmethod
+    def of(cls, count: int, rules: Policy | None = None, **pod: object) -> World:
+        """So many healthy pods in rotation."""
+        pods = [Pod(uid=f"u{number}", name=f"p{number}", **pod) for number in range(count)]  # type: ignore[arg-type]
+        return cls(rules or policy(), {item.uid: Patient(item) for item in pods})
+
+    def __getitem__(self, uid: str) -> Patient:
+        return self.patients[uid]
+
+    @property
+    def now(self) -> Instant:
+        """The moment."""
+        return Instant(self.mono, self.wall)
+
+    def round(self) -> Decisions:
+        """One round: poll, decide, act; then the clock goes on by one poll interval."""
+        self._kubelet()
+        decisions = self.look()
+        self.memory, self.suspended = decisions.memory, decisions.suspended
+        self.proofs = {}
+        for action in decisions.actions:
+            self.log.append((self.mono, action))
+            self.act(action)
+        self.advance(self.policy.poll)
+        return decisions
+
+    def rounds(self, seconds: float) -> None:
+        """Rounds for so many seconds."""
+        end = self.mono + seconds
+        while self.mono < end:
+            self.round()
+
+    def look(self) -> Decisions:
+        """What `decide` says now, without doing it."""
+        evidence: dict[str, Evidence | None] = {}
+        for uid, patient in self.patients.items():
+            if patient.silent or self.mono < patient.down_until:
+                evidence[uid] = None
+            else:
+                evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy)
+        pods = tuple(patient.pod for patient in self.patients.values())
+        seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset)
+        return decide(seen, self.policy, self.ledger, self.memory, self.now)
+
+    def advance(self, seconds: float) -> None:
+        """Lets time pass."""
+        self.mono += seconds
+        self.wall += timedelta(seconds=seconds)
+        for patient in self.patients.values():
+            if not patient.frozen and self.mono >= patient.down_until:
+                patient.uptime += seconds
+
+    def forget(self) -> None:
+        """The operator starts anew."""
+        self.memory = {}
+        self.proofs = {}
+
+    def act(self, action: Action) -> None:
+        """Does what was decided, as the API and the kubelet would."""
+        match action:
+            case OpenGate():
+                self.change(action.pod.uid, gate=Gate.OPEN, closed_for="", closed_since=None)
+            case CloseGate():
+                self.change(action.pod.uid, gate=Gate.CLOSED, closed_for=action.alert, closed_since=self.wall)
+            case BeginRestart():
+                self.ledger = ledgers.begin(self.ledger, action.intent, self.policy, self.wall)
+            case ExecuteRestart():
+                self._restart(action.intent)
+            case FinishRestart():
+                refund = action.outcome == "Cancelled"
+                self.ledger = ledgers.finish(self.ledger, action.intent, self.policy, self.wall, refund=refund)
+            case ResetBudget():
+                self.ledger = ledgers.reset(self.ledger, action.value)
+            case Prove():
+                patient = self.patients[action.pod.uid]
+                self.proofs[action.pod.uid] = patient.generates and self.mono >= patient.down_until
+
+    def change(self, uid: str, **changes: object) -> None:
+        """Changes a pod as the API shows it."""
+        patient = self.patients[uid]
+        patient.pod = replace(patient.pod, **changes)  # type: ignore[arg-type]
+
+    def _restart(self, intent: RestartIntent) -> None:
+        old = self.patients[intent.pod_uid]
+        if intent.method == "InPlace":
+            restarted = replace(old.pod, restart_id=restart_id(intent), restarts=old.pod.restarts + 1)
+        else:
+            self.evicted += 1
+            del self.patients[intent.pod_uid]
+            name = f"{old.pod.name}-{self.evicted}"
+            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET)
+        new = Patient(restarted, uptime=0.0, down_until=self.mono + self.start_seconds)
+        if not old.cured_by_restart:
+            new = replace(new, alerts=old.alerts, generates=old.generates, cured_by_restart=False)
+        self.patients[restarted.uid] = new
+
+    def _kubelet(self) -> None:
+        """Readiness follows the containers and the gates."""
+        for uid, patient in self.patients.items():
+            running = self.mono >= patient.down_until
+            serving = patient.pod.gate in (Gate.OPEN, Gate.MISSING)
+            self.change(uid, running=running, ready=running and serving)
+
+    def gate(self, uid: str) -> Gate:
+        """The gate of a pod."""
+        return self.patients[uid].pod.gate
+
+    def actions(self, *kinds: type) -> list[Action]:
+        """The actions of some kinds so far."""
+        return [action for _, action in self.log if isinstance(action, kinds)]

@@ -1,0 +1,186 @@
+"""The typed models: defaults, refusals that name the field, scalars."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_operator.api import (
+    InvalidSpecError,
+    QwenService,
+    ServiceStatus,
+    format_duration,
+    parse_duration,
+    parse_quantity,
+)
+from qwen_operator.api.alerting import AlertName
+from qwen_operator.api.base import DURATION_PATTERN
+from qwen_operator.catalogue import NAMES
+from tests.unit.qwen_operator.objects import NOW, gpu_service, load, service, service_object
+
+
+def refused(**spec: Any) -> InvalidSpecError:
+    with pytest.raises(InvalidSpecError) as caught:
+        QwenService.parse(service_object(**spec))
+    return caught.value
+
+
+def test_only_the_model_source_is_required() -> None:
+    parsed = QwenService.parse(
+        {"metadata": {"name": "a"}, "spec": {"model": {"source": {"builtin": "news-classifier"}}}}
+    )
+    assert parsed.spec.engine.device == "cuda"
+    assert parsed.spec.replicas == 1
+    assert parsed.spec.gpu_count == 1
+    assert parsed.spec.limits.queue_timeout == timedelta(seconds=30)
+    assert parsed.spec.rollout.startup_timeout == timedelta(minutes=30)
+
+
+def test_metadata_is_carried_over() -> None:
+    parsed = service("news")
+    assert (parsed.name, parsed.namespace, parsed.generation) == ("news", "default", 3)
+
+
+def test_missing_source_is_refused() -> None:
+    assert refused(model={"source": None}).field == "spec.model.source"
+
+
+def test_two_sources_are_refused() -> None:
+    error = refused(model={"source": {"pvc": {"claimName": "models"}}})
+    assert error.field == "spec.model.source"
+    assert "exactly one of" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"engine": {"device": "cuda", "tensorParallelSize": 4}, "gpu": {"count": 2}}, "spec.gpu.count"),
+        ({"gpu": {"count": 1}}, "spec.gpu.count"),
+        ({"limits": {"minTemperature": 0.8, "maxTemperature": 0.2}}, "spec.limits.minTemperature"),
+        ({"limits": {"defaultMaxTokens": 600}}, "spec.limits.defaultMaxTokens"),
+        ({"limits": {"maxConcurrentRequests": 0}}, "spec.limits.maxConcurrentRequests"),
+        ({"limits": {"maxQueueSize": "many"}}, "spec.limits.maxQueueSize"),
+        ({"limits": {"queueTimeout": "3x"}}, "spec.limits.queueTimeout"),
+        ({"remediation": {"backoff": {"base": "20m"}}}, "spec.remediation.backoff.max"),
+        ({"remediation": {"rules": [{"alert": "HighTTFT", "action": "Restart"}]}}, "spec.remediation.rules.0.action"),
+        ({"autoscaling": {"minReplicas": 3, "maxReplicas": 2}}, "spec.autoscaling.maxReplicas"),
+        ({"autoscaling": {"minReplicas": 0, "maxReplicas": 2}}, "spec.autoscaling.minReplicas"),
+        ({"rollout": {"maxSurge": 0, "maxUnavailable": "0%"}}, "spec.rollout.maxSurge"),
+        ({"resources": {"limits": {"cpu": "lots"}}}, "spec.resources.limits.cpu"),
+        ({"alerts": [{"name": "NoSuchAlert"}]}, "spec.alerts.0.name"),
+        ({"replicas": -1}, "spec.replicas"),
+        ({"replcas": 2}, "spec.replcas"),
+        ({"podTemplate": {"sepc": {}}}, "spec.podTemplate.sepc"),
+    ],
+)
+def test_nonsense_is_refused_with_its_field(spec: dict[str, Any], field: str) -> None:
+    assert refused(**spec).field == field
+
+
+def test_null_means_absent() -> None:
+    parsed = QwenService.parse(
+        {"metadata": {"name": "a"}, "spec": {**service_object()["spec"], "gpu": None, "alerts": None}}
+    )
+    assert parsed.spec.alerts == []
+
+
+def test_reference_round_trips() -> None:
+    parsed = QwenService.parse(load("manifests/samples/full.yaml"))
+    again = QwenService.parse({"metadata": {"name": "news"}, "spec": parsed.spec.to_dict()})
+    assert again.spec == parsed.spec
+
+
+def test_gpus_default_to_the_engines_world_size() -> None:
+    assert gpu_service(engine={"tensorParallelSize": 4, "pipelineParallelSize": 2}).spec.gpu_count == 8
+    assert service().spec.gpu_count == 0
+
+
+@pytest.mark.parametrize(("value", "replicas", "pods"), [(2, 5, 2), ("50%", 5, 3), ("0%", 5, 0), ("100%", 3, 3)])
+def test_percentages_of_ready_replicas_are_rounded_up(value: int | str, replicas: int, pods: int) -> None:
+    assert service(replicas=replicas, remediation={"minReadyReplicas": value}).spec.min_ready_replicas == pods
+
+
+@pytest.mark.parametrize(("replicas", "restarts"), [(1, 3), (31, 4), (1000, 20)])
+def test_restart_budget_grows_with_the_replicas(replicas: int, restarts: int) -> None:
+    assert service(replicas=replicas).spec.max_restarts == restarts
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30), ("5m", 300), ("1h30m", 5400), ("500ms", 0.5), ("30d", 2592000)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "s", "-5s", "5 s", "1.5h", "5s x"])
+def test_other_texts_are_no_durations(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration(text)
+
+
+@given(st.integers(min_value=0, max_value=10**12))
+def test_durations_round_trip(milliseconds: int) -> None:
+    value = timedelta(milliseconds=milliseconds)
+    assert parse_duration(format_duration(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("500m", "0.5"),
+        ("2", "2"),
+        ("1.5", "1.5"),
+        ("1Ki", "1024"),
+        ("2G", "2000000000"),
+        ("1e3", "1000"),
+        ("3E", "3e18"),
+    ],
+)
+def test_quantities_are_read(text: str, value: str) -> None:
+    assert parse_quantity(text) == Decimal(value)
+
+
+def test_unreadable_status_counts_as_empty() -> None:
+    assert service(status={"replicas": "many"}).status == ServiceStatus()
+
+
+def test_status_of_a_newer_operator_is_read() -> None:
+    assert service(status={"replicas": 2, "novelty": True}).status.replicas == 2
+
+
+def test_status_round_trips() -> None:
+    time = NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
+    written = {
+        "replicas": 1,
+        "remediation": {
+            "intents": [{"podUID": "u", "pod": "p", "method": "Evict", "time": time}],
+            "restartTimes": [time],
+            "history": [{"time": time, "pod": "p", "action": "Evict", "gpuUUID": "GPU-1"}],
+        },
+    }
+    status = ServiceStatus.model_validate(written)
+    assert ServiceStatus.model_validate(status.to_dict()) == status
+    assert status.to_dict()["remediation"]["restartTimes"] == [time]
+
+
+def test_alert_names_are_those_of_the_catalogue() -> None:
+    assert get_args(AlertName) == NAMES
+
+
+@pytest.mark.parametrize("text", ["9" * 25 + "h", "2500000h"])
+def test_durations_that_no_calendar_holds_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="too long"):
+        parse_duration(text)
+    assert refused(drain={"timeout": text}).field == "spec.drain.timeout"
+    assert not re.match(DURATION_PATTERN, text)
+
+
+@pytest.mark.parametrize("text", ["1e99999999", "9" * 5000])
+def test_quantities_that_would_fill_the_memory_are_refused(text: str) -> None:
+    assert refused(resources={"limits": {"cpu": text}}).field.startswith("spec.resources.limits")

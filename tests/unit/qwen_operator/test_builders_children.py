@@ -1,0 +1,179 @@
+"""The other children: ConfigMap, Service, ServiceMonitor, budget, claim, policy, autoscaler, route."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, planned, service
+
+EVERYTHING: Object = {
+    "autoscaling": {"maxReplicas": 8},
+    "networkPolicy": {"enabled": True},
+    "route": {"hostnames": ["news.example.com"], "parentRefs": [{"name": "gateway"}]},
+    "cache": {"size": "10Gi", "retain": False},
+}
+
+
+def kinds(**changes: Any) -> set[str]:
+    return {obj["kind"] for obj in planned(service(**EVERYTHING), **changes).children}
+
+
+def alerts(**spec: Any) -> dict[str, Object]:
+    text = child(service(**spec), "ConfigMap")["data"]["alerts.json"]
+    return {entry["name"]: entry for entry in json.loads(text)["alerts"]}
+
+
+def test_every_child_is_owned_labelled_and_in_the_namespace() -> None:
+    children = planned(service(**EVERYTHING), has_service_monitor=True, has_http_route=True).children
+    assert len(children) == 9
+    for obj in children:
+        metadata = obj["metadata"]
+        (owner,) = metadata["ownerReferences"]
+        assert owner["uid"] == UID
+        assert owner["controller"] is owner["blockOwnerDeletion"] is True
+        assert metadata["namespace"] == "default"
+        assert metadata["labels"]["app.kubernetes.io/managed-by"] == "qwen-operator"
+
+
+def test_alerts_reach_the_server_with_their_overrides() -> None:
+    found = alerts(alerts=[{"name": "HighTTFT", "threshold": 2, "for": "2m", "severity": "critical"}])
+    assert found["HighTTFT"] == {
+        "name": "HighTTFT",
+        "threshold": 2,
+        "for": 120,
+        "severity": "critical",
+        "enabled": True,
+    }
+    assert found["EngineUnresponsive"]["threshold"] == 60
+
+
+def test_alert_without_threshold_reaches_the_server_disabled() -> None:
+    assert alerts()["HighLatency"]["enabled"] is False
+
+
+def test_threshold_does_not_touch_the_pods() -> None:
+    one = child(service(), "Deployment")
+    assert child(service(alerts=[{"name": "HighTTFT", "threshold": 2}]), "Deployment") == one
+
+
+def test_service_listens_where_the_spec_says() -> None:
+    exposure = {"type": "NodePort", "port": 80, "annotations": {"a": "b"}}
+    found = child(service(service=exposure), "Service")
+    assert found["spec"]["type"] == "NodePort"
+    assert found["spec"]["ports"][0]["port"] == 80
+    assert found["spec"]["ports"][0]["targetPort"] == "http"
+    assert found["metadata"]["annotations"] == {"a": "b"}
+
+
+def test_service_selects_exactly_the_deployments_pods() -> None:
+    pods = child(service(), "Deployment")["spec"]
+    assert child(service(), "Service")["spec"]["selector"] == pods["selector"]["matchLabels"]
+
+
+def test_service_monitor_needs_its_api() -> None:
+    assert "ServiceMonitor" not in kinds()
+    assert "ServiceMonitor" in kinds(has_service_monitor=True)
+
+
+def test_service_monitor_selects_the_service_and_takes_labels() -> None:
+    subject = service(monitoring={"labels": {"release": "prometheus"}, "interval": "5s"})
+    found = child(subject, "ServiceMonitor", has_service_monitor=True)
+    service_labels = child(subject, "Service")["metadata"]["labels"]
+    assert found["spec"]["selector"]["matchLabels"].items() <= service_labels.items()
+    assert found["metadata"]["labels"]["release"] == "prometheus"
+    assert found["spec"]["endpoints"][0]["scrapeTimeout"] == "5s"
+
+
+def test_claim_is_kept_by_default() -> None:
+    kept = child(service(cache={"size": "10Gi"}), "PersistentVolumeClaim")
+    assert "ownerReferences" not in kept["metadata"]
+    assert kept["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
+
+
+def test_existing_claim_is_used_instead() -> None:
+    subject = service(cache={"existingClaim": "mine"})
+    assert "PersistentVolumeClaim" not in {obj["kind"] for obj in planned(subject).children}
+    volumes = child(subject, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "cache", "persistentVolumeClaim": {"claimName": "mine"}} in volumes
+
+
+def test_operator_passes_the_network_policy() -> None:
+    (rule,) = child(service(networkPolicy={"enabled": True}), "NetworkPolicy")["spec"]["ingress"]
+    assert {"podSelector": {}} in rule["from"]
+    namespaces = [peer["namespaceSelector"]["matchLabels"] for peer in rule["from"] if "namespaceSelector" in peer]
+    assert namespaces == [{"kubernetes.io/metadata.name": "qwen-system"}]
+    (operator,) = [peer["podSelector"]["matchLabels"] for peer in rule["from"] if "namespaceSelector" in peer]
+    assert operator == {"app.kubernetes.io/part-of": "qwen-vllm", "app.kubernetes.io/component": "operator"}
+
+
+def test_given_peers_replace_the_namespace() -> None:
+    peer = {"podSelector": {"matchLabels": {"app": "web"}}}
+    (rule,) = child(service(networkPolicy={"enabled": True, "from": [peer]}), "NetworkPolicy")["spec"]["ingress"]
+    assert rule["from"][0] == peer
+    assert {"podSelector": {}} not in rule["from"]
+
+
+def test_autoscaler_scales_the_qwenservice() -> None:
+    found = child(service(autoscaling={"maxReplicas": 8}), "HorizontalPodAutoscaler")["spec"]
+    assert found["scaleTargetRef"]["kind"] == "QwenService"
+    assert (found["minReplicas"], found["maxReplicas"]) == (1, 8)
+
+
+def test_route_points_at_the_service() -> None:
+    found = child(service(**EVERYTHING), "HTTPRoute", has_http_route=True)["spec"]
+    assert found["rules"][0]["backendRefs"] == [{"name": "news", "port": 8000}]
+    assert found["hostnames"] == ["news.example.com"]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "numbers"),
+    [
+        ({}, (0, 1)),
+        ({"maxSurge": 1}, (1, 0)),
+        ({"maxUnavailable": 0}, (1, 0)),
+        ({"maxUnavailable": "50%"}, (0, "50%")),
+        ({"maxSurge": 2, "maxUnavailable": 1}, (2, 1)),
+    ],
+)
+def test_gpu_rollout_has_no_spare_gpu(rollout: Object, numbers: tuple[Any, Any]) -> None:
+    update = child(gpu_service(rollout=rollout), "Deployment")["spec"]["strategy"]["rollingUpdate"]
+    assert (update["maxSurge"], update["maxUnavailable"]) == numbers
+
+
+def test_cpu_rollout_starts_the_new_pod_first() -> None:
+    update = child(service(), "Deployment")["spec"]["strategy"]["rollingUpdate"]
+    assert (update["maxSurge"], update["maxUnavailable"]) == (1, 0)
+
+
+def test_rollout_deadline_covers_start_proof_and_drain() -> None:
+    rollout = {"startupTimeout": "10m", "minReadySeconds": 30}
+    spec = child(service(rollout=rollout, drain={"timeout": "90s"}), "Deployment")["spec"]
+    assert spec["progressDeadlineSeconds"] == 720
+    assert spec["minReadySeconds"] == 30
+
+
+def rules_of(**spec: Any) -> dict[str, Object]:
+    found = child(service(**spec), "PrometheusRule", has_prometheus_rule=True)
+    return {rule["alert"]: rule for rule in found["spec"]["groups"][0]["rules"]}
+
+
+def test_prometheus_rule_needs_its_api_and_can_be_switched_off() -> None:
+    assert "PrometheusRule" not in kinds()
+    assert "PrometheusRule" in kinds(has_prometheus_rule=True)
+    off = service(monitoring={"prometheusRule": "Disabled"})
+    assert "PrometheusRule" not in {obj["kind"] for obj in planned(off, has_prometheus_rule=True).children}
+
+
+def test_every_active_alert_has_a_rule_with_its_severity() -> None:
+    found = rules_of(alerts=[{"name": "HighTTFT", "severity": "critical"}, {"name": "GPUMemoryHigh", "enabled": False}])
+    assert found["HighTTFT"]["labels"]["severity"] == "critical"
+    assert 'service="news",name="HighTTFT"' in found["HighTTFT"]["expr"]
+    assert "GPUMemoryHigh" not in found
+    assert "HighLatency" not in found
+
+
+def test_dead_server_is_told_by_failing_scrapes() -> None:
+    assert rules_of()["EngineDead"]["expr"].endswith('(up{namespace="default",service="news"}) == 0')

@@ -1,0 +1,245 @@
+"""The pod template: arguments, environment, probes, security, sources, placement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwen_operator.api import QwenService
+from tests.unit.qwen_operator.objects import (
+    Object,
+    arguments,
+    child,
+    container,
+    environment,
+    gpu_service,
+    pod_spec,
+    service,
+    service_object,
+)
+
+
+def source(**given: Any) -> Object:
+    return {"source": {"builtin": None, **given}}
+
+
+def test_builtin_model_gets_the_name_of_the_specification() -> None:
+    flags = arguments(service())
+    assert flags["--model"] == "builtin:news-classifier"
+    assert flags["--served-model-name"] == "qwen-news-classifier"
+    assert flags["--device"] == "cpu"
+
+
+def test_limits_become_flags() -> None:
+    limits = {"maxConcurrentRequests": "auto", "maxQueueSize": 20, "queueTimeout": "1m", "rateLimit": "600/minute"}
+    flags = arguments(service(limits=limits))
+    assert flags["--max-concurrent-requests"] == "auto"
+    assert flags["--max-queue-size"] == "20"
+    assert flags["--queue-timeout"] == "60s"
+    assert flags["--rate-limit"] == "600/minute"
+    assert flags["--max-tokens-limit"] == "512"
+
+
+def test_absent_settings_give_no_flag() -> None:
+    flags = arguments(service())
+    for flag in ("--rate-limit", "--max-model-len", "--quantization", "--revision", "--api-keys-dir"):
+        assert flag not in flags
+
+
+@pytest.mark.parametrize(("low", "high", "default"), [(0, 1, "0.7"), (0, 0.5, "0.5"), (0.9, 1, "0.9")])
+def test_default_temperature_lies_within_the_limits(low: float, high: float, default: str) -> None:
+    flags = arguments(service(limits={"minTemperature": low, "maxTemperature": high}))
+    assert flags["--default-temperature"] == default
+
+
+def test_extra_arguments_come_last_and_apart() -> None:
+    args = container(service(engine={"extraArgs": ["--max-num-seqs=64"]}))["args"]
+    assert args[-2:] == ["--", "--max-num-seqs=64"]
+    assert "--" not in container(service())["args"]
+
+
+def test_cpu_engine_is_told_its_threads_and_memory() -> None:
+    subject = service(resources={"limits": {"cpu": "1500m", "memory": "12Gi"}})
+    assert environment(subject)["OMP_NUM_THREADS"] == "2"
+    assert environment(subject)["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert arguments(subject)["--kv-cache-gib"] == "2"
+    assert "--enforce-eager" in arguments(subject)
+
+
+def test_cpu_engine_without_limits_is_modest() -> None:
+    assert environment(service())["OMP_NUM_THREADS"] == "1"
+    assert arguments(service())["--kv-cache-gib"] == "1"
+
+
+def test_cuda_engine_gets_gpus_and_no_cpu_settings() -> None:
+    subject = gpu_service(engine={"tensorParallelSize": 2})
+    assert container(subject)["resources"]["limits"] == {"nvidia.com/gpu": "2"}
+    assert arguments(subject)["--gpu-memory-utilization"] == "0.9"
+    assert "--kv-cache-gib" not in arguments(subject)
+    assert "OMP_NUM_THREADS" not in environment(subject)
+    assert container(subject)["image"] == "registry/server:cuda"
+
+
+def test_gpu_pods_tolerate_the_taint_of_gpu_nodes() -> None:
+    assert pod_spec(gpu_service())["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert "tolerations" not in pod_spec(service())
+
+
+def test_own_image_wins_over_the_default() -> None:
+    assert container(service(engine={"image": "mine:1"}))["image"] == "mine:1"
+
+
+def test_variables_of_the_user_win_and_names_stay_unique() -> None:
+    subject = service(engine={"env": [{"name": "OMP_NUM_THREADS", "value": "4"}, {"name": "X", "value": "y"}]})
+    found = [item["name"] for item in container(subject)["env"]]
+    assert len(found) == len(set(found))
+    assert environment(subject)["OMP_NUM_THREADS"] == "4"
+
+
+@pytest.mark.parametrize(("cache", "home"), [(None, "/tmp/huggingface"), ({"size": "1Gi"}, "/cache/huggingface")])
+def test_hub_model_is_downloaded_into_the_cache(cache: Any, home: str) -> None:
+    hub = {"repo": "Qwen/Qwen3-8B", "revision": "v1", "tokenSecretRef": {"name": "hf", "key": "token"}}
+    subject = service(model=source(huggingFace=hub), cache=cache)
+    assert arguments(subject)["--model"] == "Qwen/Qwen3-8B"
+    assert arguments(subject)["--revision"] == "v1"
+    assert arguments(subject)["--served-model-name"] == "Qwen3-8B"
+    assert environment(subject)["HF_HOME"] == home
+    assert environment(subject)["HF_TOKEN"] == {"secretKeyRef": {"name": "hf", "key": "token"}}
+
+
+def test_modelscope_is_switched_on() -> None:
+    subject = service(model=source(modelScope={"repo": "Qwen/Qwen3-8B"}))
+    assert environment(subject)["VLLM_USE_MODELSCOPE"] == "True"
+    assert arguments(subject)["--revision"] == "master"
+
+
+def test_model_of_a_claim_is_mounted_read_only() -> None:
+    subject = service(model=source(pvc={"claimName": "models", "path": "qwen/qwen3-8b/"}))
+    assert arguments(subject)["--model"] == "/models/qwen/qwen3-8b"
+    assert arguments(subject)["--served-model-name"] == "qwen3-8b"
+    (mount,) = [mount for mount in container(subject)["volumeMounts"] if mount["name"] == "model"]
+    assert mount == {"name": "model", "mountPath": "/models", "readOnly": True}
+
+
+def test_model_of_an_image_is_an_image_volume() -> None:
+    reference = "registry.example.com:5000/models/qwen3-8b:1@sha256:00"
+    subject = service(model=source(image={"reference": reference}))
+    (volume,) = [volume for volume in pod_spec(subject)["volumes"] if volume["name"] == "model"]
+    assert volume["image"] == {"reference": reference, "pullPolicy": "IfNotPresent"}
+    assert arguments(subject)["--served-model-name"] == "qwen3-8b"
+
+
+def test_every_mount_has_its_volume() -> None:
+    subject = service(
+        model=source(pvc={"claimName": "models"}), cache={"size": "1Gi"}, auth={"apiKeySecretRef": {"name": "keys"}}
+    )
+    volumes = {volume["name"] for volume in pod_spec(subject)["volumes"]}
+    mounts = {mount["name"] for mount in container(subject)["volumeMounts"]}
+    assert mounts == volumes
+
+
+def test_api_keys_are_mounted_as_a_folder() -> None:
+    subject = service(auth={"apiKeySecretRef": {"name": "keys"}})
+    (mount,) = [mount for mount in container(subject)["volumeMounts"] if mount["name"] == "api-keys"]
+    assert arguments(subject)["--api-keys-dir"] == mount["mountPath"]
+
+
+def test_startup_probe_lasts_as_long_as_the_budget() -> None:
+    probe = container(service(rollout={"startupTimeout": "10m"}))["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 600
+
+
+def test_startup_budget_follows_an_overridden_period() -> None:
+    subject = service(rollout={"startupTimeout": "10m"}, probes={"startup": {"periodSeconds": 7}})
+    probe = container(subject)["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 600
+
+
+def test_probes_are_overridden_field_by_field() -> None:
+    probe = container(service(probes={"liveness": {"failureThreshold": 12}}))["livenessProbe"]
+    assert probe == {
+        "httpGet": {"path": "/health/live", "port": "http"},
+        "periodSeconds": 10,
+        "timeoutSeconds": 10,
+        "failureThreshold": 12,
+    }
+
+
+def test_grace_period_is_longer_than_the_drain() -> None:
+    subject = service(drain={"timeout": "5m"})
+    assert pod_spec(subject)["terminationGracePeriodSeconds"] > 300
+    assert arguments(subject)["--drain-timeout"] == "300s"
+
+
+def test_pods_satisfy_the_restricted_security_profile() -> None:
+    pod, server = pod_spec(gpu_service()), container(gpu_service())
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert server["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {next(iter(set(volume) - {"name"})) for volume in pod["volumes"]} <= {"emptyDir", "configMap", "downwardAPI"}
+    assert not pod["automountServiceAccountToken"]
+
+
+def test_services_do_not_leak_into_the_servers_settings() -> None:
+    assert pod_spec(service("qwen"))["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize(("gate", "gates"), [("Enabled", 1), ("Disabled", 0)])
+def test_readiness_gate_can_be_left_out(gate: str, gates: int) -> None:
+    assert len(pod_spec(service(remediation={"readinessGate": gate})).get("readinessGates", [])) == gates
+
+
+@pytest.mark.parametrize("mode", ["Enforce", "DryRun", "Off"])
+def test_remediation_mode_never_touches_the_pods(mode: str) -> None:
+    assert pod_spec(service(remediation={"mode": mode})) == pod_spec(service())
+
+
+def test_replicas_spread_over_nodes_unless_told_otherwise() -> None:
+    keys = [constraint["topologyKey"] for constraint in pod_spec(service())["topologySpreadConstraints"]]
+    assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    own = {"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}
+    (constraint,) = pod_spec(service(scheduling={"topologySpreadConstraints": [own]}))["topologySpreadConstraints"]
+    assert constraint["topologyKey"] == "rack"
+    assert constraint["labelSelector"]["matchLabels"]["qwen-vllm.io/service"] == "news"
+
+
+def test_scheduling_is_passed_on() -> None:
+    scheduling = {"nodeSelector": {"a": "b"}, "priorityClassName": "high", "runtimeClassName": "nvidia"}
+    assert scheduling.items() <= pod_spec(gpu_service(scheduling=scheduling)).items()
+    assert "priorityClassName" not in pod_spec(service())
+
+
+def test_pod_template_has_the_last_word() -> None:
+    patch = {
+        "containers": [{"name": "server", "image": "fake:1", "args": ["--x"]}, {"name": "proxy", "image": "proxy:1"}],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],
+        "terminationGracePeriodSeconds": 7,
+    }
+    subject = service(podTemplate={"spec": patch, "metadata": {"annotations": {"a": "b"}}})
+    assert container(subject)["image"] == "fake:1"
+    assert container(subject)["args"] == ["--x"]
+    assert container(subject)["readinessProbe"]
+    assert [item["name"] for item in pod_spec(subject)["containers"]] == ["server", "proxy"]
+    assert child(subject, "Deployment")["spec"]["template"]["metadata"]["annotations"] == {"a": "b"}
+
+
+def test_pod_template_cannot_break_the_selector() -> None:
+    labels = {"qwen-vllm.io/service": "other", "team": "news"}
+    subject = child(service(podTemplate={"metadata": {"labels": labels}}), "Deployment")
+    found = subject["spec"]["template"]["metadata"]["labels"]
+    assert found["team"] == "news"
+    assert subject["spec"]["selector"]["matchLabels"].items() <= found.items()
+
+
+def test_null_in_the_pod_template_removes_what_was_built() -> None:
+    raw = service_object()
+    raw["spec"]["podTemplate"] = {"spec": {"topologySpreadConstraints": None, "securityContext": {"fsGroup": None}}}
+    found = pod_spec(QwenService.parse(raw))
+    assert "topologySpreadConstraints" not in found
+    assert "fsGroup" not in found["securityContext"]
+    assert found["securityContext"]["runAsUser"] == 65532

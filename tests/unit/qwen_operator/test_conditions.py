@@ -1,0 +1,308 @@
+"""Conditions: Ready never lies, every false one says why and what to do, nothing changes without a cause."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from qwen_operator.api import Condition, InvalidSpecError, QwenService, RemediationStatus, ServiceStatus
+from qwen_operator.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
+from qwen_operator.plan import PlanWarning
+from tests.unit.qwen_operator.objects import (
+    NOW,
+    READY_POD,
+    Object,
+    crashed,
+    deployment,
+    gpu_service,
+    pod,
+    service,
+    service_object,
+)
+
+LOADING = pod(
+    "news-2", server={"ready": False, "started": False, "state": {"running": {"startedAt": "2026-01-02T03:00:00Z"}}}
+)
+STALLED: Object = {"conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]}
+
+
+def status_of(*pods: Object, subject: QwenService | None = None, replicas: int = 1, **observed: Any) -> ServiceStatus:
+    observed.setdefault("deployment", deployment(replicas))
+    subject = service(replicas=replicas) if subject is None else subject
+    return evaluate(subject, Observed(pods=pods, **observed), NOW)
+
+
+def condition(status: ServiceStatus, kind: str) -> Condition:
+    found = status.condition(kind)
+    assert found is not None
+    return found
+
+
+def ready(*pods: Object, **observed: Any) -> Condition:
+    return condition(status_of(*pods, **observed), "Ready")
+
+
+def test_a_service_that_serves_is_ready_complete_and_not_degraded() -> None:
+    status = status_of(READY_POD)
+    facts = {found.type: (found.status, found.reason) for found in status.conditions}
+    assert facts == {
+        "Ready": ("True", "Serving"),
+        "Progressing": ("False", "Complete"),
+        "Available": ("True", "MinimumReplicasAvailable"),
+        "Degraded": ("False", "AsExpected"),
+        "RemediationSuspended": ("False", "Active"),
+        "HasWarnings": ("False", "None"),
+    }
+    assert (status.replicas, status.ready_replicas, status.reason) == (1, 1, "Serving")
+
+
+def test_status_tells_clients_and_autoscalers_where_to_look() -> None:
+    status = status_of(READY_POD, subject=gpu_service())
+    assert status.url == "http://news.default.svc:8000"
+    assert status.model == "qwen-news-classifier"
+    assert status.selector == "app.kubernetes.io/name=qwen-server,qwen-vllm.io/service=news"
+    assert status.observed_generation == 3
+    assert status.gpus == 1
+
+
+@pytest.mark.parametrize(
+    ("sick", "reason", "text"),
+    [
+        (
+            pod(
+                scheduled={
+                    "status": "False",
+                    "reason": "Unschedulable",
+                    "message": "0/1 nodes: Insufficient nvidia.com/gpu",
+                }
+            ),
+            "Unschedulable",
+            "Insufficient nvidia.com/gpu",
+        ),
+        (
+            pod(server={"state": {"waiting": {"reason": "ImagePullBackOff", "message": "x:1 not found"}}}),
+            "ImagePullError",
+            "x:1",
+        ),
+        (
+            pod(
+                server={
+                    "state": {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "hf" not found'}}
+                }
+            ),
+            "ContainerConfigError",
+            '"hf"',
+        ),
+        (pod(server=crashed(137, reason="OOMKilled")), "OutOfMemory", "resources.limits.memory"),
+        (
+            pod(server=crashed(70, "torch.OutOfMemoryError: CUDA out of memory. Tried")),
+            "OutOfMemory",
+            "gpuMemoryUtilization",
+        ),
+        (
+            pod(server=crashed(78, "ValueError: unknown architecture Foo")),
+            "ModelLoadFailed",
+            "unknown architecture Foo",
+        ),
+        (pod(server=crashed(78, "RepositoryNotFoundError: 401 Client Error")), "ModelDownloadFailed", "token"),
+        (pod(server=crashed(70, "EngineCore died: SIGKILL")), "EngineFailed", "EngineCore died"),
+        (pod(server=crashed(1, "ImportError: no module")), "CrashLoopBackOff", "ImportError"),
+        (LOADING, "ModelLoading", "2026-01-02T03:00:00Z"),
+        (pod(), "Starting", "images"),
+        (pod(server={"ready": True, "started": True, "state": {"running": {}}}), "GatePending", "gate"),
+        (
+            pod(
+                gate={"status": "False", "reason": "GenerationStalled", "message": "no token for 31 s"},
+                server={"ready": True, "started": True, "state": {"running": {}}},
+            ),
+            "GenerationStalled",
+            "no token for 31 s",
+        ),
+        (
+            pod(server={"ready": False, "started": True, "state": {"running": {}}}),
+            "EngineUnresponsive",
+            "readiness probe",
+        ),
+        (
+            pod(server={"ready": False, "state": {"terminated": {"exitCode": 0}}}),
+            "Restarting",
+            "as asked",
+        ),
+    ],
+)
+def test_why_a_pod_is_not_ready_is_said(sick: Object, reason: str, text: str) -> None:
+    found = ready(sick)
+    assert (found.status, found.reason) == ("False", reason)
+    assert text in found.message
+    assert "news-" in found.message
+
+
+def test_a_crash_of_long_ago_explains_nothing() -> None:
+    recovered = {**crashed(70, "old"), "started": True, "state": {"running": {}}}
+    assert ready(pod(server=recovered)).reason == "EngineUnresponsive"
+
+
+def test_first_failing_start_counts_before_the_back_off() -> None:
+    running_again = {**crashed(78, "bad config"), "state": {"running": {"startedAt": "t"}}}
+    assert ready(pod(server=running_again)).reason == "ModelLoadFailed"
+
+
+def test_most_telling_problem_is_reported_whatever_the_order() -> None:
+    sick = pod("news-3", server=crashed(78, "bad config"))
+    assert ready(LOADING, sick).reason == ready(sick, LOADING).reason == "ModelLoadFailed"
+
+
+def test_loading_is_progress_and_no_degradation() -> None:
+    status = status_of(LOADING, deployment=deployment(availableReplicas=0))
+    assert condition(status, "Progressing").status == "True"
+    assert condition(status, "Degraded").status == "False"
+    assert status.reason == "ModelLoading"
+
+
+def test_failed_update_keeps_ready_and_degrades() -> None:
+    status = status_of(READY_POD, pod("news-2", server=crashed(78, "bad")), deployment=deployment(updatedReplicas=0))
+    assert condition(status, "Ready").status == "True"
+    assert condition(status, "Degraded").reason == "ModelLoadFailed"
+    assert condition(status, "Progressing").status == "True"
+    assert status.reason == "ModelLoadFailed"
+
+
+def test_stalled_rollout_has_stopped_progressing_with_its_cause() -> None:
+    status = status_of(READY_POD, pod("news-2", server=crashed(78, "bad config")), deployment=deployment(**STALLED))
+    progressing = condition(status, "Progressing")
+    assert (progressing.status, progressing.reason) == ("False", "RolloutStalled")
+    assert "bad config" in progressing.message
+
+
+def test_stalled_rollout_degrades_even_without_a_failing_pod() -> None:
+    status = status_of(READY_POD, LOADING, deployment=deployment(**STALLED))
+    assert condition(status, "Degraded").reason == "RolloutStalled"
+
+
+def test_refused_pod_template_is_named_while_old_pods_serve() -> None:
+    status = status_of(READY_POD, apply_error=ApplyError("InvalidPodTemplate", "spec.containers[1].image: Required"))
+    assert condition(status, "Ready").status == "True"
+    assert condition(status, "Progressing").reason == "InvalidPodTemplate"
+    assert "Required" in condition(status, "Degraded").message
+
+
+def test_refused_pod_template_is_why_nothing_is_ready() -> None:
+    error = ApplyError("InvalidPodTemplate", "spec.containers[1].image: Required")
+    assert ready(deployment=None, apply_error=error).reason == "InvalidPodTemplate"
+
+
+def test_pods_that_may_not_be_created_are_reported() -> None:
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}
+    status = status_of(deployment=deployment(availableReplicas=0, conditions=[refused]))
+    assert condition(status, "Ready").reason == "PodsRefused"
+    assert "exceeded quota" in condition(status, "Degraded").message
+
+
+def test_scaled_to_zero_is_not_ready_and_not_degraded() -> None:
+    status = status_of(replicas=0)
+    assert condition(status, "Ready").reason == "ScaledToZero"
+    assert condition(status, "Degraded").status == "False"
+
+
+def test_pods_on_their_way_out_do_not_count() -> None:
+    leaving = pod("news-9", ready=True)
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
+    evicted = pod("news-8", ready=False, phase="Failed")
+    status = status_of(leaving, evicted)
+    assert (status.replicas, status.ready_replicas) == (0, 0)
+    assert condition(status, "Ready").reason == "Starting"
+
+
+def test_available_waits_for_min_ready_seconds() -> None:
+    waiting = deployment(availableReplicas=0, conditions=[{"type": "Available", "status": "False"}])
+    status = status_of(READY_POD, deployment=waiting)
+    assert condition(status, "Ready").status == "True"
+    assert condition(status, "Available").status == "False"
+    assert condition(status, "Progressing").status == "True"
+
+
+def test_warnings_have_a_condition_of_their_own() -> None:
+    warnings = [PlanWarning("RolloutMeansDowntime", "one replica."), PlanWarning("NotImplementedYet", "spec.slo")]
+    status = status_of(READY_POD, warnings=warnings)
+    found = condition(status, "HasWarnings")
+    assert (found.status, found.reason) == ("True", "RolloutMeansDowntime")
+    assert "NotImplementedYet: spec.slo." in found.message
+    assert condition(status, "Degraded").status == "False"
+
+
+def test_pending_update_is_seen_where_one_looks_for_rollouts() -> None:
+    status = status_of(READY_POD, warnings=[PlanWarning("UpdatePending", "operator 2 would change the pods")])
+    assert condition(status, "Progressing").reason == "UpdatePending"
+
+
+def test_suspended_remediation_degrades() -> None:
+    status = status_of(READY_POD, suspended=Suspension("BudgetExhausted", "3 restarts in 1h"))
+    assert condition(status, "RemediationSuspended").status == "True"
+    assert condition(status, "Degraded").reason == "BudgetExhausted"
+    assert condition(status, "Ready").status == "True"
+
+
+def test_missing_replacement_is_progress() -> None:
+    intent = {"podUID": "u", "pod": "news-7", "method": "Evict", "phase": "Waiting", "time": "2026-01-02T03:00:00Z"}
+    memory = RemediationStatus.model_validate({"intents": [intent]})
+    status = status_of(READY_POD, remediation=memory)
+    assert condition(status, "Progressing").reason == "ReplacementPending"
+    assert status.remediation == memory
+
+
+def test_what_remediation_remembers_is_kept() -> None:
+    subject = service(status={"remediation": {"restartsInWindow": 2}})
+    assert status_of(READY_POD, subject=subject).remediation.restarts_in_window == 2
+
+
+def test_transition_time_stays_while_the_status_stays() -> None:
+    before = status_of(READY_POD)
+    subject = service(status=before.to_dict())
+    later = evaluate(subject, Observed(deployment(), [LOADING]), NOW + timedelta(hours=1))
+    assert condition(later, "Degraded").last_transition_time == NOW
+    assert condition(later, "Ready").last_transition_time == NOW + timedelta(hours=1)
+
+
+def test_an_unchanged_world_gives_an_unchanged_status() -> None:
+    before = status_of(LOADING).to_dict()
+    again = evaluate(service(status=before), Observed(deployment(), [LOADING]), NOW + timedelta(minutes=7))
+    assert again.to_dict() == before
+
+
+def test_long_messages_keep_their_beginning_and_their_end() -> None:
+    noise = "\n".join(f"line {number} " + "x" * 200 for number in range(50))
+    found = ready(pod(server=crashed(78, noise + "\nValueError: the cause")))
+    assert len(found.message) <= 1024
+    assert "the cause" in found.message
+    assert "ended with code 78" in found.message
+
+
+def test_only_the_last_lines_of_the_log_are_kept() -> None:
+    found = ready(pod(server=crashed(78, "\n".join(f"line {number}" for number in range(30)))))
+    assert "line 29" in found.message
+    assert "line 3\n" not in found.message
+
+
+class TestInvalidSpec:
+    """An object that does not parse."""
+
+    error = InvalidSpecError("spec.replicas", "must be a number")
+
+    def test_never_ran_is_not_ready(self) -> None:
+        status = invalid_status(service_object(), self.error, NOW)
+        assert {found.type: found.status for found in status.conditions} == {
+            "Ready": "False",
+            "Progressing": "False",
+            "Degraded": "True",
+        }
+        assert "spec.replicas" in condition(status, "Ready").message
+
+    def test_runs_already_stays_ready(self) -> None:
+        before = status_of(READY_POD)
+        status = invalid_status(service_object(status=before.to_dict()), self.error, NOW)
+        assert condition(status, "Ready").status == "True"
+        assert condition(status, "Degraded").reason == "InvalidSpec"
+        assert status.ready_replicas == 1
+        assert len(status.conditions) == len(before.conditions)

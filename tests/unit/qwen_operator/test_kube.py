@@ -1,0 +1,350 @@
+"""The Kubernetes client against a small HTTP server: what goes out, and which errors come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from qwen_operator.apierrors import (
+    ConflictError,
+    ForbiddenError,
+    GoneError,
+    InvalidError,
+    KubeError,
+    NamespaceEndingError,
+    NotFoundError,
+    TooManyRequestsError,
+)
+from qwen_operator.cluster import Cluster
+from qwen_operator.controller import Controller
+from qwen_operator.events import Recorder
+from qwen_operator.kube import Kube
+from qwen_operator.metrics import Health
+from qwen_operator.reconcile import Reconciler
+from qwen_operator.resources import AUTOSCALERS, DEPLOYMENTS, NODES, PODS, QWEN_SERVICES, SERVICE_MONITORS, resource_of
+from qwen_operator.settings import read_settings
+from qwen_operator.watch import Informer
+
+
+@dataclass
+class Server:
+    """What the API server answers, and what it was asked."""
+
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    asked: list[tuple[str, str, dict[str, str], Any, str]] = field(default_factory=list)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        text = await request.text()
+        body = json.loads(text) if text else None
+        content_type = request.headers.get("Content-Type", "")
+        self.asked.append((request.method, request.path, dict(request.query), body, content_type))
+        return await self.answer(request)
+
+
+async def ok(_: web.Request) -> web.StreamResponse:
+    return web.json_response({"metadata": {"name": "x"}})
+
+
+@pytest.fixture
+async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    api = Server(ok)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", api.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {"token": "secret"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    yield api
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def kube(server: Server) -> AsyncIterator[Kube]:
+    assert server
+    client = await Kube.connect()
+    yield client
+    await client.close()
+
+
+def test_paths() -> None:
+    assert PODS.path() == "/api/v1/pods"
+    assert PODS.path("n", "p", "status") == "/api/v1/namespaces/n/pods/p/status"
+    assert DEPLOYMENTS.path("n") == "/apis/apps/v1/namespaces/n/deployments"
+    assert NODES.path("n", "node1") == "/api/v1/nodes/node1"
+    assert resource_of("qwen-vllm.io/v1alpha1", "QwenService") is QWEN_SERVICES
+
+
+async def test_apply_is_server_side_and_forced_under_our_name(server: Server, kube: Kube) -> None:
+    obj = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "n"}}
+    await kube.apply(obj)
+    await kube.apply(obj, dry_run=True)
+    method, path, query, body, content_type = server.asked[0]
+    assert (method, path) == ("PATCH", "/apis/apps/v1/namespaces/n/deployments/d")
+    assert query == {"fieldManager": "qwen-operator", "force": "true"}
+    assert body == obj
+    assert content_type == "application/apply-patch+yaml"
+    assert server.asked[1][2]["dryRun"] == "All"
+
+
+async def test_the_token_is_sent(server: Server, kube: Kube) -> None:
+    headers: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        headers.append(request.headers.get("Authorization"))
+        return web.json_response({})
+
+    server.answer = answer
+    await kube.get(PODS, "p", "n")
+    assert headers == ["Bearer secret"]
+
+
+async def test_eviction_names_the_uid(server: Server, kube: Kube) -> None:
+    await kube.evict("p", "n", uid="u1", grace_seconds=5)
+    method, path, _, body, _ = server.asked[0]
+    assert (method, path) == ("POST", "/api/v1/namespaces/n/pods/p/eviction")
+    assert body["deleteOptions"]["preconditions"] == {"uid": "u1"}
+    assert body["deleteOptions"]["gracePeriodSeconds"] == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, InvalidError),
+        (401, ForbiddenError),
+        (403, ForbiddenError),
+        (404, NotFoundError),
+        (409, ConflictError),
+        (410, GoneError),
+        (422, InvalidError),
+        (429, TooManyRequestsError),
+        (500, KubeError),
+    ],
+)
+async def test_answers_become_typed_errors(server: Server, kube: Kube, status: int, error: type[KubeError]) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"kind": "Status", "message": "because"}, status=status)
+
+    server.answer = answer
+    with pytest.raises(error) as caught:
+        await kube.get(PODS, "p", "n")
+    assert (caught.value.status, caught.value.message) == (status, "because")
+
+
+async def test_a_namespace_that_is_being_deleted_is_told_apart(server: Server, kube: Kube) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        details = {"causes": [{"reason": "NamespaceTerminating"}]}
+        return web.json_response({"message": "no", "details": details}, status=403)
+
+    server.answer = answer
+    with pytest.raises(NamespaceEndingError):
+        await kube.get(PODS, "p", "n")
+
+
+async def test_retry_after_is_kept(server: Server, kube: Kube) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"message": "slow down"}, status=429, headers={"Retry-After": "7"})
+
+    server.answer = answer
+    with pytest.raises(TooManyRequestsError) as caught:
+        await kube.evict("p", "n", uid="u")
+    assert caught.value.retry_after == 7.0
+
+
+async def test_no_answer_is_an_error_without_a_status(server: Server, kube: Kube) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    server.answer = answer
+    with pytest.raises(KubeError) as caught:
+        await kube.get(PODS, "p", "n")
+    assert caught.value.status == 0
+
+
+async def test_deleting_what_is_gone_is_fine(server: Server, kube: Kube) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"message": "gone"}, status=404)
+
+    server.answer = answer
+    await kube.delete(PODS, "p", "n")
+    assert server.asked[0][3]["propagationPolicy"] == "Background"
+
+
+async def test_an_api_that_is_not_there_is_not_served(server: Server, kube: Kube) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if "monitoring" in request.path:
+            return web.json_response({"message": "no"}, status=404)
+        return web.json_response({"resources": [{"name": "qwenservices"}]})
+
+    server.answer = answer
+    assert not await kube.serves(SERVICE_MONITORS)
+    assert await kube.serves(QWEN_SERVICES)
+
+
+def pod(name: str, version: int) -> dict[str, Any]:
+    labels = {"qwen-vllm.io/service": "news"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "n", "uid": name, "resourceVersion": str(version), "labels": labels},
+    }
+
+
+def stream(*events: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+async def test_a_watch_goes_on_after_its_end_and_lists_anew_when_too_old(server: Server, kube: Kube) -> None:
+    seen: list[tuple[str, str]] = []
+    watches: list[str] = []
+    lists = 0
+    done, over = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal lists
+        if "watch" not in request.query:
+            lists += 1
+            items = [pod("a", 1)] if lists == 1 else [pod("b", 9)]
+            return web.json_response({"metadata": {"resourceVersion": str(lists * 10)}, "items": items})
+        watches.append(request.query["resourceVersion"])
+        if len(watches) == 1:
+            events = stream(
+                {"type": "ADDED", "object": pod("b", 11)},
+                {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "15"}}},
+            )
+            return web.Response(body=events)
+        if len(watches) == 2:
+            gone = {"kind": "Status", "code": 410, "message": "too old"}
+            return web.Response(body=stream({"type": "ERROR", "object": gone}))
+        done.set()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await over.wait()
+        return response
+
+    server.answer = answer
+    informer = Informer(
+        kube, PODS, (), lambda obj: seen.append((obj["metadata"]["name"], obj["metadata"]["resourceVersion"]))
+    )
+    task = asyncio.create_task(informer.run())
+    await asyncio.wait_for(done.wait(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    over.set()
+    assert watches == ["10", "15", "20"]
+    assert informer.get("n", "a") is None
+    assert [item["metadata"]["name"] for item in informer.of_service("n", "news")] == ["b"]
+    assert ("a", "1") in seen
+
+
+async def test_what_may_not_be_watched_is_not_waited_for(server: Server, kube: Kube) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"message": "forbidden"}, status=403)
+
+    server.answer = answer
+    informer = Informer(kube, PODS, ("a", "b"), lambda _: None)
+    task = asyncio.create_task(informer.run())
+    await asyncio.wait_for(informer.synced.wait(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_deletion_that_nobody_told_about_is_found_out_before_anything_is_made_anew(
+    kube: Kube, server: Server
+) -> None:
+    async def absent(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"message": "not found"}, status=404)
+
+    server.answer = absent
+    settings = read_settings(["--server-image-cpu=a", "--server-image-cuda=b"], {})
+    controller = Controller(kube, settings, Health())
+    metadata = {"namespace": "n", "name": "news", "uid": "u", "resourceVersion": "1"}
+    spec = {"engine": {"device": "cpu"}, "model": {"source": {"builtin": "x"}}}
+    service = {"apiVersion": "qwen-vllm.io/v1alpha1", "kind": "QwenService", "metadata": metadata, "spec": spec}
+    controller.cluster.store_service(service)
+    recorder = Recorder(kube, "test")
+    reconciler = Reconciler(
+        kube, controller.cluster, recorder, settings, suspended=lambda _: None, gone=controller.service_gone
+    )
+    await reconciler.reconcile(("n", "news"))
+    assert controller.cluster.service(("n", "news")) is None
+    assert {method for method, *_ in server.asked} == {"GET"}
+
+
+async def test_an_optional_api_that_fails_holds_up_nobody(kube: Kube, server: Server) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.path == "/apis/monitoring.coreos.com/v1":
+            return web.json_response({"resources": [{"name": "servicemonitors"}]})
+        if request.path.endswith("/servicemonitors"):
+            return web.json_response({"message": "conversion webhook failed"}, status=500)
+        if request.path.count("/") == 3 and request.path.startswith("/apis"):
+            return web.json_response({"message": "not found"}, status=404)
+        if request.query.get("watch"):
+            await over.wait()
+        return web.json_response({"items": [], "metadata": {"resourceVersion": "1"}})
+
+    over = asyncio.Event()
+    server.answer = answer
+    cluster = Cluster(kube, (), on_child=lambda _: None, on_pod=lambda _: None, on_api=lambda: None)
+    started = asyncio.Event()
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            await cluster.start(tasks)
+            started.set()
+
+    task = asyncio.create_task(run())
+    try:
+        await asyncio.wait_for(started.wait(), 5)
+    finally:
+        over.set()
+        task.cancel()
+        await cluster.stop()
+        await asyncio.gather(task, return_exceptions=True)
+    assert cluster.serves(SERVICE_MONITORS)
+
+
+async def test_a_child_that_cannot_be_removed_does_not_keep_the_status_back(kube: Kube, server: Server) -> None:
+    metadata = {"namespace": "n", "name": "news", "uid": "u", "resourceVersion": "1"}
+    spec = {"engine": {"device": "cpu"}, "model": {"source": {"builtin": "x"}}}
+    service = {"apiVersion": "qwen-vllm.io/v1alpha1", "kind": "QwenService", "metadata": metadata, "spec": spec}
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if request.method == "DELETE":
+            return web.json_response({"message": "a webhook says no"}, status=500)
+        if "/qwenservices/" in request.path:
+            return web.json_response(service)
+        if request.method == "GET":
+            return web.json_response({"message": "not found"}, status=404)
+        return web.json_response({**(await request.json()), "status": {}})
+
+    server.answer = answer
+    settings = read_settings(["--server-image-cpu=a", "--server-image-cuda=b"], {})
+    cluster = Cluster(kube, (), on_child=lambda _: None, on_pod=lambda _: None, on_api=lambda: None)
+    cluster.store_service(service)
+    owner = {**metadata, "ownerReferences": [{"uid": "u"}]}
+    cluster._informers[AUTOSCALERS]._put(("n", "news"), {"metadata": owner})
+    recorder = Recorder(kube, "test")
+    reconciler = Reconciler(kube, cluster, recorder, settings, suspended=lambda _: None, gone=lambda _: None)
+    with pytest.raises(KubeError, match="webhook"):
+        await reconciler.reconcile(("n", "news"))
+    assert ("PATCH", "/apis/qwen-vllm.io/v1alpha1/namespaces/n/qwenservices/news/status") in [
+        (method, path) for method, path, *_ in server.asked
+    ]

@@ -1,0 +1,186 @@
+"""What must exist, what must not, and what the author of a spec is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwen_operator.plan import Reference
+from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, live, planned, service, serving
+
+OLD_IMAGES = {"cpu": "registry/server:old", "cuda": "registry/server:old"}
+
+
+def reasons(subject: Any, **changes: Any) -> list[str]:
+    return [warning.reason for warning in planned(subject, **changes).warnings]
+
+
+def budget(selector: Any, owner: str = "somebody") -> Object:
+    return {"metadata": {"name": "mine", "ownerReferences": [{"uid": owner}]}, "spec": {"selector": selector}}
+
+
+def image(obj: Object) -> str:
+    return str(obj["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+def test_plain_service_needs_four_objects_and_no_warning() -> None:
+    found = planned(service())
+    assert [obj["kind"] for obj in found.children] == ["ConfigMap", "Service", "Deployment", "PodDisruptionBudget"]
+    assert list(found.warnings) == []
+
+
+def test_config_exists_before_the_pods_that_mount_it() -> None:
+    found = [obj["kind"] for obj in planned(service(cache={"size": "1Gi"})).children]
+    assert found.index("Deployment") > max(found.index("ConfigMap"), found.index("PersistentVolumeClaim"))
+
+
+def test_what_is_not_asked_for_is_removed_where_its_api_exists() -> None:
+    assert Reference("networking.k8s.io/v1", "NetworkPolicy", "news") in planned(service()).removed
+    assert "ServiceMonitor" not in {reference.kind for reference in planned(service()).removed}
+    off = service(monitoring={"serviceMonitor": "Disabled"})
+    assert "ServiceMonitor" in {reference.kind for reference in planned(off, has_service_monitor=True).removed}
+
+
+def test_nothing_is_both_wanted_and_removed() -> None:
+    found = planned(service(networkPolicy={"enabled": True}, autoscaling={"maxReplicas": 2}), has_service_monitor=True)
+    wanted = {(obj["kind"], obj["metadata"]["name"]) for obj in found.children}
+    assert not wanted & {(reference.kind, reference.name) for reference in found.removed}
+
+
+def test_claim_is_never_removed() -> None:
+    assert "PersistentVolumeClaim" not in {reference.kind for reference in planned(service()).removed}
+
+
+@pytest.mark.parametrize(
+    ("selector", "ours"),
+    [
+        ({"matchLabels": {"qwen-vllm.io/service": "news"}}, False),
+        ({"matchLabels": {"team": "news"}}, False),
+        ({"matchExpressions": [{"key": "team", "operator": "Exists"}]}, False),
+        ({"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["sports"]}]}, False),
+        ({}, False),
+        (None, True),
+        ({"matchLabels": {"team": "sports"}}, True),
+        ({"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]}, True),
+        ({"matchExpressions": [{"key": "team", "operator": "In", "values": ["sports"]}]}, True),
+    ],
+)
+def test_budget_gives_way_to_one_of_the_users(selector: Any, ours: bool) -> None:
+    subject = service(podTemplate={"metadata": {"labels": {"team": "news"}}})
+    found = planned(subject, budgets=[budget(selector)])
+    assert ("PodDisruptionBudget" in {obj["kind"] for obj in found.children}) is ours
+    assert ("PodDisruptionBudget" in {reference.kind for reference in found.removed}) is not ours
+
+
+def test_own_budget_does_not_count_as_the_users() -> None:
+    own = budget({"matchLabels": {"qwen-vllm.io/service": "news"}}, owner=UID)
+    assert child(service(), "PodDisruptionBudget", budgets=[own])
+
+
+def test_single_gpu_replica_is_told_about_downtime() -> None:
+    assert reasons(gpu_service()) == ["RolloutMeansDowntime"]
+    assert reasons(gpu_service(replicas=2)) == []
+    assert reasons(gpu_service(rollout={"maxSurge": 1})) == []
+    assert reasons(gpu_service(replicas=2, rollout={"maxUnavailable": "100%"})) == ["RolloutMeansDowntime"]
+    assert reasons(gpu_service(replicas=2, rollout={"maxSurge": 0, "maxUnavailable": "10%"})) == []
+
+
+def test_scaled_to_zero_means_no_downtime() -> None:
+    assert reasons(gpu_service(replicas=0)) == []
+
+
+def test_unshared_cache_of_several_replicas_is_told() -> None:
+    assert reasons(service(cache={"size": "1Gi"}, replicas=2)) == ["CacheNotShared"]
+    assert reasons(service(cache={"size": "1Gi"}, autoscaling={"maxReplicas": 2})) == ["CacheNotShared"]
+    assert reasons(gpu_service(cache={"size": "1Gi"})) == ["RolloutMeansDowntime"]
+    assert reasons(service(cache={"size": "1Gi", "accessModes": ["ReadWriteMany"]}, replicas=2)) == []
+
+
+def test_rollout_with_a_surge_needs_a_shared_cache() -> None:
+    (warning,) = planned(service(cache={"size": "1Gi"})).warnings
+    assert warning.reason == "CacheNotShared"
+    assert "rollout.maxSurge: 0" in warning.message
+
+
+def test_missing_default_image_is_told() -> None:
+    assert reasons(service(), server_images={}) == ["ImageMissing"]
+    assert reasons(service(engine={"image": "mine:1"}), server_images={}) == []
+
+
+def test_existing_claim_is_judged_by_its_own_access_modes() -> None:
+    subject = service(cache={"existingClaim": "mine"}, replicas=2)
+    claim = {"spec": {"accessModes": ["ReadWriteOnce"]}}
+    assert reasons(subject, claims={"mine": claim}) == ["CacheNotShared"]
+    assert reasons(subject) == []
+
+
+def test_what_is_accepted_but_not_done_is_said() -> None:
+    assert reasons(service(slo={"availability": "99"})) == ["NotImplementedYet"]
+    assert reasons(service(autoscaling={"maxReplicas": 2, "scaler": "KEDA"})) == ["NotImplementedYet"]
+
+
+def test_missing_apis_are_said_when_they_were_asked_for() -> None:
+    assert reasons(service(monitoring={"serviceMonitor": "Enabled"})) == ["MonitoringUnavailable"]
+    assert reasons(service(route={"parentRefs": [{"name": "gateway"}]})) == ["RouteUnavailable"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [({}, []), ({"matchLabels": {"release": "x"}}, []), ({"matchLabels": {"release": "y"}}, ["MonitoringNotSelected"])],
+)
+def test_monitor_that_no_prometheus_selects_is_told(selector: Object, expected: list[str]) -> None:
+    prometheus = {"spec": {"serviceMonitorSelector": selector}}
+    subject = service(monitoring={"labels": {"release": "x"}})
+    assert reasons(subject, has_service_monitor=True, prometheuses=[prometheus]) == expected
+
+
+def test_unknown_prometheuses_are_no_reason_to_warn() -> None:
+    assert reasons(service(), has_service_monitor=True) == []
+
+
+class TestOperatorUpgrade:
+    """A pod template that only the operator's version or its default images would change."""
+
+    before = serving(child(gpu_service(), "Deployment", operator_version="0.9.0", server_images=OLD_IMAGES))
+
+    def test_is_deferred_and_said(self) -> None:
+        found = planned(gpu_service(), live_deployment=self.before)
+        (deployment,) = [obj for obj in found.children if obj["kind"] == "Deployment"]
+        assert image(deployment) == "registry/server:old"
+        assert deployment["metadata"]["annotations"] == self.before["metadata"]["annotations"]
+        assert "UpdatePending" in [warning.reason for warning in found.warnings]
+
+    def test_stays_deferred_on_the_next_look(self) -> None:
+        once = serving(child(gpu_service(), "Deployment", live_deployment=self.before))
+        assert "UpdatePending" in reasons(gpu_service(), live_deployment=once)
+
+    def test_does_not_hold_back_replicas(self) -> None:
+        found = child(gpu_service(replicas=3), "Deployment", live_deployment=self.before)
+        assert found["spec"]["replicas"] == 3
+        assert image(found) == "registry/server:old"
+
+    def test_goes_out_with_the_next_change_of_the_spec(self) -> None:
+        found = child(gpu_service(engine={"maxModelLen": 100}), "Deployment", live_deployment=self.before)
+        assert image(found) == "registry/server:cuda"
+
+    def test_is_applied_when_asked_for(self) -> None:
+        found = child(gpu_service(rollout={"onOperatorUpgrade": "Apply"}), "Deployment", live_deployment=self.before)
+        assert image(found) == "registry/server:cuda"
+
+    def test_without_effect_on_the_pods_is_no_news(self) -> None:
+        same = live(child(gpu_service(), "Deployment", operator_version="0.9.0"))
+        assert "UpdatePending" not in reasons(gpu_service(), live_deployment=same)
+
+    def test_a_new_default_image_alone_is_deferred_too(self) -> None:
+        before = serving(child(gpu_service(), "Deployment", server_images=OLD_IMAGES))
+        assert image(child(gpu_service(), "Deployment", live_deployment=before)) == "registry/server:old"
+
+    def test_is_applied_where_no_pod_serves(self) -> None:
+        before = live(child(gpu_service(), "Deployment", server_images=OLD_IMAGES))
+        assert image(child(gpu_service(), "Deployment", live_deployment=before)) == "registry/server:cuda"
+
+    def test_drift_of_the_same_version_is_repaired(self) -> None:
+        drifted = live(child(gpu_service(), "Deployment"))
+        drifted["spec"]["template"]["spec"]["containers"][0]["image"] = "intruder"
+        assert image(child(gpu_service(), "Deployment", live_deployment=drifted)) == "registry/server:cuda"

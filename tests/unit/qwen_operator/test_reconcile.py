@@ -1,0 +1,100 @@
+"""The parts of reconciling that need no cluster: when something differs, what a status patch holds, the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from qwen_operator.reconcile import fingerprint, owned, status_patch
+from qwen_operator.workqueue import BACKOFF_MAX, WorkQueue, backoff
+
+
+def live(**changes: Any) -> dict[str, Any]:
+    metadata = {
+        "name": "d",
+        "namespace": "n",
+        "resourceVersion": "1",
+        "generation": 1,
+        "managedFields": [],
+        **changes.pop("metadata", {}),
+    }
+    return {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": 1}, **changes}
+
+
+def test_what_the_api_server_counts_is_no_drift() -> None:
+    later = live(metadata={"resourceVersion": "9", "generation": 4}, status={"replicas": 3})
+    assert fingerprint(later) == fingerprint(live())
+
+
+def test_drift_shows() -> None:
+    assert fingerprint(live(spec={"replicas": 2})) != fingerprint(live())
+    assert fingerprint(live(metadata={"labels": {"a": "b"}})) != fingerprint(live())
+
+
+def test_ownership_is_by_uid() -> None:
+    obj = live(metadata={"ownerReferences": [{"uid": "u1", "name": "news"}]})
+    assert owned(obj, "u1")
+    assert not owned(obj, "u2")
+    assert not owned(live(), "u1")
+
+
+def test_a_status_patch_holds_what_changed_and_never_remediation() -> None:
+    old = {"replicas": 1, "url": "a", "gone": 1, "remediation": {"restartsInWindow": 1}}
+    new = {"replicas": 2, "url": "a", "remediation": {"restartsInWindow": 0}}
+    assert status_patch(old, new) == {"replicas": 2, "gone": None}
+    assert status_patch(new, new) == {}
+
+
+def test_backoff_grows_to_five_minutes() -> None:
+    assert [backoff(failures) for failures in (1, 2, 3)] == [1.0, 2.0, 4.0]
+    assert backoff(1000) == BACKOFF_MAX
+
+
+async def work_on(queue: WorkQueue[str], until: asyncio.Event) -> None:
+    task = asyncio.create_task(queue.run())
+    try:
+        await asyncio.wait_for(until.wait(), 5)
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_a_burst_becomes_one_and_a_change_meanwhile_another() -> None:
+    calls = 0
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            queue.add(key, 0.0)
+            await asyncio.sleep(0.05)
+            assert calls == 1  # never twice at once
+        else:
+            done.set()
+
+    queue: WorkQueue[str] = WorkQueue(work, lambda *_: None)
+    for _ in range(10):
+        queue.add("a", 0.01)
+    await work_on(queue, done)
+    assert calls == 2
+    assert len(queue) == 0
+
+
+async def test_a_failure_comes_back_and_holds_up_nobody() -> None:
+    failures: list[int] = []
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        if key == "bad":
+            raise ValueError(key)
+        done.set()
+
+    queue: WorkQueue[str] = WorkQueue(work, lambda _key, _error, count: failures.append(count))
+    queue.add("bad", 0.0)
+    queue.add("good", 0.02)
+    await work_on(queue, done)
+    assert failures == [1]
+    assert len(queue) == 1

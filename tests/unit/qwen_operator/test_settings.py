@@ -1,0 +1,116 @@
+"""Settings, log lines and health of the operator's process."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import aiohttp
+import pytest
+
+from qwen_operator.logs import JsonFormatter, TextFormatter
+from qwen_operator.metrics import Health, serve
+from qwen_operator.settings import SettingsError, read_settings
+
+IMAGES = {"QWEN_OPERATOR_SERVER_IMAGE_CPU": "server:cpu", "QWEN_OPERATOR_SERVER_IMAGE_CUDA": "server:cuda"}
+
+
+def test_defaults() -> None:
+    settings = read_settings(env=IMAGES)
+    assert settings.watch_namespaces == ()
+    assert settings.leader_election
+    assert (settings.lease_name, settings.metrics_port, settings.resync_seconds) == ("qwen-operator", 8080, 60.0)
+    assert settings.server_images == {"cpu": "server:cpu", "cuda": "server:cuda"}
+
+
+def test_environment_is_read() -> None:
+    env = {
+        **IMAGES,
+        "QWEN_OPERATOR_WATCH_NAMESPACES": " team-a, team-b,,team-a",
+        "QWEN_OPERATOR_LEADER_ELECTION": "False",
+        "QWEN_OPERATOR_LOG_LEVEL": "DEBUG",
+        "QWEN_OPERATOR_RESYNC_SECONDS": "5",
+    }
+    settings = read_settings(env=env)
+    assert settings.watch_namespaces == ("team-a", "team-b")
+    assert not settings.leader_election
+    assert (settings.log_level, settings.resync_seconds) == ("debug", 5.0)
+
+
+def test_flags_win_over_the_environment() -> None:
+    settings = read_settings(["--lease-name", "flag"], {**IMAGES, "QWEN_OPERATOR_LEASE_NAME": "env"})
+    assert settings.lease_name == "flag"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LEADER_ELECTION", "maybe", "leader-election"),
+        ("METRICS_PORT", "99999", "metrics-port"),
+        ("RESYNC_SECONDS", "0", "resync-seconds"),
+        ("LOG_FORMAT", "xml", "log-format"),
+        ("LOG_LEVEL", "loud", "log-level"),
+    ],
+)
+def test_bad_settings_are_named(name: str, value: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        read_settings(env={**IMAGES, f"QWEN_OPERATOR_{name}": value})
+
+
+def test_a_missing_image_is_named() -> None:
+    with pytest.raises(SettingsError, match="QWEN_OPERATOR_SERVER_IMAGE_CUDA"):
+        read_settings(env={"QWEN_OPERATOR_SERVER_IMAGE_CPU": "server:cpu"})
+
+
+def record(**extra: object) -> logging.LogRecord:
+    made = logging.LogRecord("qwen_operator", logging.INFO, __file__, 1, "pod %s", ("p0",), None)
+    vars(made).update(extra)
+    return made
+
+
+def test_json_lines_carry_their_fields() -> None:
+    line = json.loads(JsonFormatter().format(record(service="news")))
+    assert line["message"] == "pod p0"
+    assert (line["level"], line["service"]) == ("info", "news")
+    assert line["time"].endswith("Z")
+
+
+def test_text_lines_carry_their_fields() -> None:
+    assert TextFormatter().format(record(service="news")).endswith("pod p0 service=news")
+
+
+def test_a_part_that_misses_its_beat_is_overdue() -> None:
+    now = 0.0
+    health = Health(clock=lambda: now)
+    assert health.overdue() == []
+    health.beat("resync", within=10.0)
+    now = 9.0
+    assert health.overdue() == []
+    now = 11.0
+    assert health.overdue() == ["resync"]
+    health.forget("resync")
+    assert health.overdue() == []
+
+
+async def test_the_endpoint_tells_health_and_metrics() -> None:
+    now = 0.0
+    health = Health(clock=lambda: now)
+    runner, port = await serve(health, 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+
+            async def status(path: str) -> int:
+                async with session.get(path) as response:
+                    return response.status
+
+            assert await status("/healthz") == 200
+            assert await status("/readyz") == 503
+            health.ready = True
+            assert await status("/readyz") == 200
+            health.beat("resync", within=1.0)
+            now = 2.0
+            assert await status("/healthz") == 503
+            async with session.get("/metrics") as response:
+                assert "qwen_operator_leader" in await response.text()
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,89 @@
+"""Serves the real application with a scripted engine, on loopback, for the tests beside this file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from qwen_server.app import create_app
+from qwen_server.gpu import GpuMonitor
+from qwen_server.lifecycle import Lifecycle
+from qwen_server.service import Service
+from qwen_server.settings import Settings
+from tests.scripted_engine import ScriptedEngine
+
+NOWHERE = Path("/nonexistent")
+
+
+def make_settings(**values: Any) -> Settings:
+    """Settings that read nothing of the machine's."""
+    defaults: dict[str, Any] = {"device": "cpu", "alerts_file": NOWHERE, "podinfo_dir": NOWHERE}
+    return Settings(**(defaults | values))
+
+
+@dataclass
+class Served:
+    """A running server and everything behind it."""
+
+    client: httpx.AsyncClient
+    engine: ScriptedEngine
+    lifecycle: Lifecycle
+    service: Service
+    url: str
+
+    async def chat(self, text: str = "你好", **fields: Any) -> httpx.Response:
+        """A chat whose only message is `text`."""
+        body = {"messages": [{"role": "user", "content": text}]} | fields
+        return await self.client.post("/v1/chat/completions", json=body)
+
+    async def metrics(self) -> dict[str, Any]:
+        """The body of /api/v1/metrics."""
+        body: dict[str, Any] = (await self.client.get("/api/v1/metrics")).json()
+        return body
+
+
+@contextlib.asynccontextmanager
+async def serve(*, ready: bool = True, gpu: GpuMonitor | None = None, **values: Any) -> AsyncIterator[Served]:
+    """The application behind uvicorn on a free port, with its background work running."""
+    engine = ScriptedEngine()
+    lifecycle = Lifecycle()
+    app = create_app(make_settings(**values), engine, lifecycle, gpu=gpu)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve([listener]))
+    await until(lambda: server.started or task.done())
+    if ready:
+        await engine.start()
+        lifecycle.mark_ready()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    limits = httpx.Limits(max_connections=200)
+    try:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, limits=limits) as client:
+            yield Served(client, engine, lifecycle, app.state.service, url)
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Returns once `condition` holds; fails when it does not within `seconds`."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 (the condition is any state, not an event)
+            await asyncio.sleep(0.005)
+
+
+def events_of(text: str) -> list[Any]:
+    """The data of each server-sent event: parsed JSON, or the text `[DONE]`."""
+    data = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
+    return [item if item == "[DONE]" else json.loads(item) for item in data]

@@ -1,0 +1,214 @@
+import asyncio
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from qwen_server.admission import Admission, AutoLimits, QueueFullError, QueueTimeoutError, Ticket
+
+LIMIT = 3
+QUEUE = 4
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(limit: int = 3, queue: int = 10) -> tuple[Admission, Clock]:
+    clock = Clock()
+    return Admission(limit, queue, clock=clock, jitter=lambda: 0.5), clock
+
+
+def test_three_run_ten_wait_and_the_fourteenth_is_refused() -> None:
+    admission, _ = make()
+    tickets = [admission.enter(1) for _ in range(13)]
+    assert [ticket.state for ticket in tickets] == ["running"] * 3 + ["waiting"] * 10
+    with pytest.raises(QueueFullError):
+        admission.enter(1)
+    assert (admission.running, admission.waiting, admission.peak) == (3, 10, 3)
+
+
+def test_the_first_in_line_runs_next() -> None:
+    admission, _ = make(limit=1)
+    first, second, third = (admission.enter(1) for _ in range(3))
+    admission.leave(first)
+    assert (second.state, third.state) == ("running", "waiting")
+
+
+def test_a_heavy_request_at_the_head_is_not_overtaken() -> None:
+    admission, _ = make()
+    running = [admission.enter(1) for _ in range(3)]
+    heavy, light = admission.enter(3), admission.enter(1)
+    for ticket in running[:2]:
+        admission.leave(ticket)
+        assert (heavy.state, light.state) == ("waiting", "waiting")
+    admission.leave(running[2])
+    assert (heavy.state, light.state) == ("running", "waiting")
+
+
+def test_a_request_heavier_than_the_limit_runs_alone() -> None:
+    admission, _ = make()
+    assert admission.enter(50).state == "running"
+    assert admission.enter(1).state == "waiting"
+
+
+def test_leaving_twice_frees_one_slot() -> None:
+    admission, _ = make()
+    ticket = admission.enter(1)
+    admission.leave(ticket)
+    admission.leave(ticket)
+    assert (admission.running, admission.load) == (0, 0)
+
+
+def test_leaving_the_line_lets_the_next_one_pass() -> None:
+    admission, _ = make()
+    running = admission.enter(2)
+    heavy, light = admission.enter(3), admission.enter(1)
+    admission.leave(heavy)
+    assert (running.state, light.state) == ("running", "running")
+
+
+async def test_waiting_ends_with_the_turn() -> None:
+    admission, _ = make(limit=1)
+    first, second = admission.enter(1), admission.enter(1)
+    waiting = asyncio.create_task(admission.wait(second, 5))
+    await asyncio.sleep(0)
+    admission.leave(first)
+    await waiting
+    assert second.state == "running"
+
+
+async def test_waiting_ends_at_the_deadline() -> None:
+    admission, _ = make(limit=1)
+    admission.enter(1)
+    second = admission.enter(1)
+    with pytest.raises(QueueTimeoutError):
+        await admission.wait(second, 0.01)
+    admission.leave(second)
+    assert admission.waiting == 0
+
+
+def test_retry_after_is_the_line_over_the_rate() -> None:
+    admission, clock = make(limit=2)
+    for _ in range(200):
+        ticket = admission.enter(1)
+        clock.now += 4.0
+        admission.leave(ticket)
+    for _ in range(9):
+        admission.enter(1)
+    assert admission.completions_per_second() == pytest.approx(0.5)
+    assert admission.waiting == 7
+    assert admission.retry_after() == 16  # (7 + 1) / 0.5, and the jitter in its middle
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.001, 1), (1000.0, 30)])
+def test_retry_after_stays_between_one_and_thirty_seconds(seconds: float, expected: int) -> None:
+    admission, clock = make(limit=1)
+    ticket = admission.enter(1)
+    clock.now += seconds
+    admission.leave(ticket)
+    admission.enter(1)
+    admission.enter(1)
+    assert admission.retry_after() == expected
+
+
+def test_a_higher_limit_lets_waiting_requests_run() -> None:
+    admission, _ = make(limit=1)
+    tickets = [admission.enter(1) for _ in range(4)]
+    admission.resize(3, 10)
+    assert [ticket.state for ticket in tickets] == ["running", "running", "running", "waiting"]
+
+
+def test_a_lower_limit_lets_the_heaviest_waiting_request_still_run() -> None:
+    admission, _ = make(limit=4)
+    running, heavy = admission.enter(4), admission.enter(4)
+    admission.resize(2, 10)
+    admission.leave(running)
+    assert heavy.state == "running"
+
+
+@given(
+    seqs=st.integers(1, 1024),
+    cache=st.integers(0, 10**7),
+    prompt=st.integers(0, 10**5),
+    rate=st.floats(0, 1e4),
+)
+def test_auto_stays_within_its_bounds(seqs: int, cache: int, prompt: int, rate: float) -> None:
+    auto = AutoLimits(seqs, cache, prompt, 512, rate, 30.0)
+    running = auto.running()
+    assert 1 <= running <= seqs
+    assert cache == 0 or running == 1 or running * (prompt + 512) <= cache
+    assert 10 <= auto.waiting(running) <= max(10, 4 * running)
+
+
+def test_auto_runs_as_many_as_the_cache_holds() -> None:
+    auto = AutoLimits(256, 65536, 512, 512, 2.0, 30.0)
+    assert auto.running() == 64
+    assert auto.waiting(64) == 60
+
+
+class AdmissionMachine(RuleBasedStateMachine):
+    """Any order of arrivals, departures and changes of the limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.admission = Admission(LIMIT, QUEUE, clock=self.clock)
+        self.inside: list[Ticket] = []
+        self.limit = LIMIT
+        self.peak_limit = LIMIT
+
+    @rule(weight=st.integers(1, 6))
+    def arrive(self, weight: int) -> None:
+        full = self.admission.waiting >= QUEUE
+        try:
+            self.inside.append(self.admission.enter(weight))
+        except QueueFullError:
+            assert full, "refused although the line had room"
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data(), seconds=st.floats(0, 10))
+    def leave(self, data: st.DataObject, seconds: float) -> None:
+        self.clock.now += seconds
+        ticket = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
+        self.admission.leave(ticket)
+
+    @rule(limit=st.integers(1, 5))
+    def resize(self, limit: int) -> None:
+        self.limit = limit
+        self.peak_limit = max(limit, self.peak_limit)
+        self.admission.resize(limit, QUEUE)
+
+    @invariant()
+    def the_limit_holds(self) -> None:
+        assert self.admission.load <= self.peak_limit
+        assert self.admission.load == sum(ticket.weight for ticket in self.running())
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        assert self.admission.running == len(self.running())
+        assert self.admission.waiting == len(self.inside) - len(self.running())
+        assert self.admission.waiting <= QUEUE
+
+    @invariant()
+    def the_line_is_first_come_first_served(self) -> None:
+        states = [ticket.state for ticket in self.inside]
+        assert "running" not in itertools.dropwhile(lambda state: state != "waiting", states)
+
+    @invariant()
+    def nobody_waits_without_need(self) -> None:
+        waiting = [ticket for ticket in self.inside if ticket.state == "waiting"]
+        if waiting:
+            assert self.admission.load + waiting[0].weight > self.limit
+
+    def running(self) -> list[Ticket]:
+        return [ticket for ticket in self.inside if ticket.state == "running"]
+
+
+TestAdmission = AdmissionMachine.TestCase

@@ -1,0 +1,287 @@
+"""Starting, draining, hanging, failing and dying: what clients and probes are told."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from qwen_server import service as service_module
+from qwen_server.alerts import HUNG_SECONDS
+from qwen_server.engine.base import Vitals
+from tests.unit.qwen_server.serving import Served, events_of, serve, until
+
+RUNNING = '@{"tokens": 400, "delay": 0.02}'
+
+
+@pytest.fixture(autouse=True)
+def _fast_ticker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "TICK_SECONDS", 0.02)
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    """A server whose engine counts as hung after 0.2 s and as stalled after 0.3 s."""
+    path = tmp_path / "alerts.json"
+    thresholds = {"EngineUnresponsive": 0.2, "GenerationStalled": 0.3}
+    alerts = [{"name": name, "threshold": threshold} for name, threshold in thresholds.items()]
+    path.write_text(json.dumps({"alerts": alerts}))
+    async with serve(alerts_file=path) as served:
+        yield served
+
+
+async def status_of(served: Served, path: str) -> int:
+    return (await served.client.get(path)).status_code
+
+
+async def test_while_starting_requests_are_refused_and_the_process_lives() -> None:
+    async with serve(ready=False) as served:
+        response = await served.chat()
+        assert response.status_code == 503
+        assert set(response.json()) == {"error", "queue_size", "max_queue_size"}
+        assert "retry-after" in response.headers
+        health = await served.client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "starting")
+        assert set(health.json()) == {"status", "gpu", "limits"}
+        assert (await served.metrics())["status"] == "starting"
+        assert await status_of(served, "/health/live") == 200
+        assert await status_of(served, "/health/ready") == 503
+        assert await status_of(served, "/health/generate") == 503
+        assert await status_of(served, "/v1/models") == 503
+        assert await status_of(served, "/metrics/prometheus") == 200
+
+
+async def test_while_draining_accepted_requests_finish_and_new_ones_are_refused(served: Served) -> None:
+    accepted = asyncio.create_task(served.chat('@{"tokens": 20, "delay": 0.02}', stream=True))
+    await until(lambda: served.engine.unfinished == 1)
+    served.lifecycle.begin_drain("SIGTERM")
+    response = await served.chat()
+    assert response.status_code == 503
+    assert "retry-after" in response.headers
+    assert response.headers["connection"] == "close"
+    assert await status_of(served, "/health/ready") == 503
+    assert await status_of(served, "/health/live") == 200
+    health = await served.client.get("/health")
+    assert (health.status_code, health.json()["status"]) == (503, "draining")
+    assert (await served.metrics())["status"] == "draining"
+    assert events_of((await accepted).text)[-1] == "[DONE]"
+    await asyncio.wait_for(served.lifecycle.wait_idle(), 1)
+
+
+async def test_models_are_unknown_while_a_server_stops_that_never_loaded() -> None:
+    async with serve(ready=False) as served:
+        del served.engine.info  # a real engine has none before it is loaded
+        served.lifecycle.begin_drain("SIGTERM")
+        response = await served.client.get("/v1/models")
+        assert response.status_code == 503
+        assert "retry-after" in response.headers
+
+
+async def test_a_hung_engine_is_told_refused_and_forgiven_when_it_comes_back(served: Served) -> None:
+    running = asyncio.create_task(served.chat('@{"tokens": 10, "delay": 0.05}'))
+    await until(lambda: served.engine.unfinished == 1)
+    served.engine.hang()
+    await until(lambda: served.service.alert_state.zero_work)
+    metrics = await served.metrics()
+    assert metrics["status"] == "unhealthy"
+    assert metrics["alerts_count"] == 1
+    (alert,) = metrics["alerts"]
+    assert set(alert) == {"name", "severity", "message", "value", "threshold", "unit", "since"}
+    assert (alert["name"], alert["severity"], alert["threshold"]) == ("EngineUnresponsive", "critical", 0.2)
+    begin = time.monotonic()
+    response = await served.chat()
+    assert time.monotonic() - begin < 0.5
+    assert (response.status_code, response.headers["connection"]) == (503, "close")
+    assert "retry-after" in response.headers
+    assert (await served.client.get("/health")).json()["status"] == "unhealthy"
+    served.engine.resume()
+    await until(lambda: not served.service.alert_state.zero_work)
+    assert (await running).status_code == 200
+    assert (await served.chat()).status_code == 200
+    assert (await served.metrics())["status"] == "healthy"
+
+
+async def test_readiness_gives_way_only_far_beyond_the_alert(served: Served) -> None:
+    served.engine.hang()
+    await until(lambda: served.service.alert_state.zero_work)
+    assert await status_of(served, "/health/ready") == 200
+    await asyncio.sleep(0.7)
+    assert await status_of(served, "/health/ready") == 503
+    assert await status_of(served, "/health/live") == 200
+
+
+async def test_liveness_gives_way_after_five_minutes_of_hanging(served: Served) -> None:
+    served.engine._hung_at = time.monotonic() - 299
+    assert served.service.live()
+    served.engine._hung_at = time.monotonic() - 301
+    assert not served.service.live()
+
+
+async def test_a_stalled_engine_is_told_apart_from_a_hung_one(served: Served) -> None:
+    running = asyncio.create_task(served.chat('@{"action": "stall"}'))
+    await until(lambda: served.service.alert_state.zero_work)
+    assert [alert["name"] for alert in (await served.metrics())["alerts"]] == ["GenerationStalled"]
+    assert (await served.chat()).status_code == 503
+    served.engine.resume()
+    assert (await running).status_code == 200
+
+
+async def test_an_idle_engine_that_answers_never_alerts(served: Served) -> None:
+    await asyncio.sleep(0.6)
+    assert (await served.metrics())["alerts"] == []
+
+
+async def test_a_loop_that_was_held_up_does_not_blame_the_engine(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = [time.monotonic()]
+    seen: list[str] = []
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(0.01)
+            for _ in range(5):  # news of the engine take a few turns of the loop: socket, task, counters
+                await asyncio.sleep(0)
+            beats.append(time.monotonic())
+
+    def vitals() -> Vitals:
+        return Vitals("ready", unfinished=1, last_step_at=beats[-1], last_token_at=beats[-1], busy_since=beats[0])
+
+    evaluate = served.service.evaluate
+
+    def watched() -> None:
+        evaluate()
+        seen.extend(alert.rule.name for alert in served.service.alert_state.active)
+
+    monkeypatch.setattr(served.engine, "vitals", vitals)
+    monkeypatch.setattr(served.service, "evaluate", watched)
+    heart = asyncio.create_task(beat())
+    for _ in range(2):
+        await asyncio.sleep(0.1)
+        time.sleep(1.2)  # noqa: ASYNC251 (the loop is held up, as by a long collection of garbage)
+    await asyncio.sleep(0.2)
+    heart.cancel()
+    assert seen == []
+
+
+async def test_a_proof_by_generation_has_a_deadline(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen_server.routers.health.GENERATE_SECONDS", 0.1)
+    served.engine.hang()
+    response = await served.client.get("/health/generate")
+    assert response.status_code == 503
+    served.engine.resume()
+    assert await status_of(served, "/health/generate") == 200
+    assert (await served.metrics())["requests"]["total"] == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_engine_failure_is_a_500_with_its_text(served: Served, stream: bool) -> None:
+    response = await served.chat('@{"fail": "CUDA out of memory. Tried to allocate 2 GiB"}', stream=stream)
+    assert response.status_code == 500
+    assert response.json() == {"error": "CUDA out of memory. Tried to allocate 2 GiB"}
+    metrics = await served.metrics()
+    assert metrics["errors"] == {"total": 1, "by_type": {"out_of_memory": 1}}
+    assert (metrics["requests"]["failed"], metrics["requests"]["error_rate_percent"]) == (1, 100.0)
+
+
+async def test_a_failure_in_a_begun_stream_is_its_last_event(served: Served) -> None:
+    response = await served.chat('@{"fail": "boom", "after": 3}', stream=True)
+    assert response.status_code == 200
+    *chunks, last = events_of(response.text)
+    assert len(chunks) == 3
+    assert last == {"error": {"message": "boom", "type": "internal_error", "param": None, "code": None}}
+
+
+async def test_a_failure_of_the_reference_way_is_told_alike(served: Served) -> None:
+    response = await served.chat('@{"fail": "boom"}', logprobs=True, stream=True)
+    assert (response.status_code, response.json()) == (500, {"error": "boom"})
+    response = await served.chat('@{"fail": "boom", "after": 2}', logprobs=True, stream=True)
+    assert [event.get("error", {}).get("message") for event in events_of(response.text)] == [None, None, "boom"]
+    response = await served.chat('@{"fail": "boom"}', logprobs=True)
+    assert (response.status_code, response.json()) == (500, {"error": "boom"})
+
+
+async def test_when_the_engine_dies_every_request_is_told_the_cause(served: Served) -> None:
+    streams = [asyncio.create_task(served.chat(RUNNING, stream=True, max_tokens=500)) for _ in range(2)]
+    unstarted = asyncio.create_task(served.chat('@{"first": 20}'))
+    waiting = asyncio.create_task(served.chat())
+    await until(lambda: served.engine.generated > 4 and served.service.admission.waiting == 1)
+    served.engine.die("CUDA error: device-side assert triggered")
+    for task in streams:
+        last = events_of((await task).text)[-1]
+        assert last["error"]["message"] == "CUDA error: device-side assert triggered"
+    for response in (await unstarted, await waiting):
+        assert response.status_code == 500
+        assert response.json() == {"error": "CUDA error: device-side assert triggered"}
+    await until(lambda: served.service.alert_state.fires("EngineDead"))
+    served.lifecycle.mark_dead("CUDA error: device-side assert triggered")
+    response = await served.chat()
+    assert (response.status_code, response.headers["connection"]) == (500, "close")
+    assert (await served.metrics())["status"] == "unhealthy"
+    assert await status_of(served, "/health/live") == 503
+    assert await status_of(served, "/health/ready") == 503
+
+
+async def test_an_unexpected_accident_is_a_500_without_a_traceback(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(served.engine, "prepare_chat", broken)
+    response = await served.chat()
+    assert (response.status_code, response.json()) == (500, {"error": "internal server error"})
+    assert served.service.admission.running == 0
+    assert (await served.metrics())["errors"]["by_type"] == {"internal": 1}
+
+
+async def test_a_high_error_rate_is_critical_and_closes_connections_without_refusing(served: Served) -> None:
+    for _ in range(10):
+        await served.chat()
+    assert "connection" not in (await served.chat()).headers
+    for _ in range(12):
+        await served.chat('@{"fail": "boom"}')
+    await until(lambda: served.service.alert_state.fires("HighErrorRate"))
+    response = await served.chat()
+    assert (response.status_code, response.headers["connection"]) == (200, "close")
+    assert (await served.metrics())["status"] == "unhealthy"
+
+
+async def test_a_changed_alerts_file_takes_effect_without_a_restart(served: Served) -> None:
+    path = served.service.settings.alerts_file
+    path.write_text(json.dumps({"alerts": [{"name": "KVCacheSaturated", "threshold": 50, "for": 0}]}))
+    served.engine.kv_cache_usage = 0.6
+    await until(lambda: served.service.alert_state.fires("KVCacheSaturated"))
+    assert (await served.metrics())["status"] == "degraded"
+    assert (await served.chat()).status_code == 200
+
+
+async def test_only_a_bearer_of_a_key_may_call_v1(tmp_path: Path) -> None:
+    (tmp_path / "team-a").write_text("secret-a\n")
+    async with serve(api_keys_dir=tmp_path) as served:
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic secret-a"}):
+            response = await served.client.get("/v1/models", headers=headers)
+            assert response.status_code == 401
+            assert response.json()["error"]["code"] == "invalid_api_key"
+            response = await served.client.post("/v1/completions", json={"prompt": "x"}, headers=headers)
+            assert response.status_code == 401
+        assert await status_of(served, "/health") == 200
+        (tmp_path / "team-b").write_text("secret-b")
+        await until(lambda: len(served.service.keys._keys) == 2)
+        for key in ("secret-a", "secret-b"):
+            headers = {"authorization": f"Bearer {key}"}
+            assert (await served.client.get("/v1/models", headers=headers)).status_code == 200
+
+
+async def test_connections_are_closed_when_they_are_old(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen_server.middleware.ConnectionAges.is_old", lambda *_: True)
+    async with httpx.AsyncClient(base_url=served.url, trust_env=False) as client:
+        assert (await client.get("/health")).headers["connection"] == "close"
+
+
+def test_the_hung_thresholds_leave_room_for_the_kubelet() -> None:
+    assert all(4 * seconds <= 300 for seconds in HUNG_SECONDS.values())

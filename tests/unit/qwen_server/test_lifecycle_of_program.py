@@ -1,0 +1,234 @@
+"""The whole program with a scripted engine: signals, restarts asked for, exit codes and their causes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.unit.qwen_server.serving import events_of
+
+ROOT = Path(__file__).parents[3]
+
+
+class Program:
+    """A running program; everything that it says is kept."""
+
+    def __init__(self, folder: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
+        self.termination_log = folder / "termination-log"
+        self.termination_log.touch()
+        self.podinfo = folder / "podinfo"
+        self.podinfo.mkdir()
+        self.alerts = folder / "alerts.json"
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = folder / "log"
+        command = [sys.executable, "-m", "tests.scripted_engine", "--host=127.0.0.1", f"--port={port}"]
+        command += ["--model=scripted", "--device=cpu", f"--termination-log={self.termination_log}"]
+        command += [f"--podinfo-dir={self.podinfo}", f"--alerts-file={self.alerts}", *flags]
+        paths = os.pathsep.join([str(ROOT / "server" / "src"), str(ROOT)])
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stderr=output, env=os.environ | {"PYTHONPATH": paths} | (environment or {})
+            )
+
+    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def health(self) -> str:
+        try:
+            return str(httpx.get(f"{self.url}/health", timeout=1).json()["status"])
+        except httpx.TransportError:
+            return "refused"
+
+    def until_ready(self) -> None:
+        self.until(lambda: self.health() == "ok")
+
+    def exit_code(self) -> int:
+        return self.process.wait(timeout=20)
+
+    def last_line(self) -> dict[str, Any]:
+        line: dict[str, Any] = json.loads(self.log.read_text().splitlines()[-1])
+        return line
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    programs: list[Program] = []
+
+    def start_one(*flags: str, **environment: str) -> Program:
+        folder = tmp_path / str(len(programs))
+        folder.mkdir()
+        programs.append(Program(folder, *flags, environment=environment))
+        return programs[-1]
+
+    yield start_one
+    for program in programs:
+        program.process.kill()
+        program.process.wait()
+
+
+def chat(program: Program, script: dict[str, Any], **fields: Any) -> tuple[threading.Thread, list[httpx.Response]]:
+    """Sends a chat in a thread; its response appears in the list."""
+    responses: list[httpx.Response] = []
+    body = {"messages": [{"role": "user", "content": "@" + json.dumps(script)}]} | fields
+
+    def send() -> None:
+        responses.append(httpx.post(f"{program.url}/v1/chat/completions", json=body, timeout=20))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread, responses
+
+
+def in_flight(program: Program) -> int:
+    requests = httpx.get(f"{program.url}/api/v1/metrics", timeout=1).json()["requests"]
+    return int(requests["running"] + requests["waiting"])
+
+
+def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(start: Callable[..., Program]) -> None:
+    program = start("--max-concurrent-requests=1")
+    program.until_ready()
+    chats = [chat(program, {"tokens": 10, "delay": 0.08}) for _ in range(2)]
+    program.until(lambda: in_flight(program) == 2)
+    program.process.send_signal(signal.SIGTERM)
+    program.until(lambda: program.health() == "draining")
+    refused = httpx.post(f"{program.url}/v1/completions", json={"prompt": "x"})
+    assert refused.status_code == 503
+    assert refused.headers["connection"] == "close"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert httpx.get(f"{program.url}/health/ready").status_code == 503
+    assert httpx.get(f"{program.url}/health/live").status_code == 200
+    for thread, responses in chats:
+        thread.join(20)
+        assert [response.status_code for response in responses] == [200]
+    assert program.exit_code() == 0
+    assert program.last_line()["message"] == "exit 0: received SIGTERM"
+    assert not program.termination_log.read_text()
+
+
+def test_requests_given_up_at_the_drains_deadline_are_told(start: Callable[..., Program]) -> None:
+    program = start("--drain-timeout=500ms", "--max-concurrent-requests=2")
+    program.until_ready()
+    script = {"tokens": 100, "delay": 0.1}
+    streamed = chat(program, script, stream=True)
+    program.until(lambda: in_flight(program) == 1)
+    others = [chat(program, script) for _ in range(2)]  # one runs, one waits
+    program.until(lambda: in_flight(program) == 3)
+    begun = time.monotonic()
+    program.process.send_signal(signal.SIGTERM)
+    assert program.exit_code() == 0
+    assert time.monotonic() - begun < 10
+    for thread, responses in others:
+        thread.join(20)
+        assert [response.status_code for response in responses] == [503]
+        assert set(responses[0].json()) == {"error", "queue_size", "max_queue_size"}
+        assert int(responses[0].headers["retry-after"]) >= 1
+    thread, responses = streamed
+    thread.join(20)
+    assert "error" in events_of(responses[0].text)[-1]
+    assert "Traceback" not in program.log.read_text()
+
+
+def test_a_second_signal_ends_the_drain(start: Callable[..., Program]) -> None:
+    program = start()
+    program.until_ready()
+    thread, _ = chat(program, {"tokens": 200, "delay": 0.1})
+    program.until(lambda: in_flight(program) == 1)
+    program.process.send_signal(signal.SIGINT)
+    program.until(lambda: program.health() == "draining")
+    program.process.send_signal(signal.SIGINT)
+    assert program.exit_code() == 0
+    thread.join(20)
+
+
+def test_a_signal_while_the_model_loads_ends_at_once(start: Callable[..., Program]) -> None:
+    program = start(SCRIPTED_START_SECONDS="60")
+    program.until(lambda: program.health() == "starting")
+    program.process.send_signal(signal.SIGTERM)
+    assert program.exit_code() == 0
+    assert "while the model was loading" in program.last_line()["message"]
+
+
+def test_a_changed_annotation_restarts_in_place(start: Callable[..., Program]) -> None:
+    program = start()
+    program.until_ready()
+    thread, responses = chat(program, {"tokens": 10, "delay": 0.05})
+    program.until(lambda: in_flight(program) == 1)
+    (program.podinfo / "annotations").write_text('a="b"\nqwen-vllm.io/restart="42"\n')
+    assert program.exit_code() == 0
+    thread.join(20)
+    assert responses[0].status_code == 200
+    assert "restart 42" in program.last_line()["message"]
+
+
+def test_a_restart_does_not_wait_for_a_hung_engine(start: Callable[..., Program]) -> None:
+    program = start()
+    program.alerts.write_text(json.dumps({"alerts": [{"name": "EngineUnresponsive", "threshold": 0.5}]}))
+    program.until_ready()
+    thread, _ = chat(program, {"tokens": 200, "delay": 0.1})
+    program.until(lambda: in_flight(program) == 1)
+    program.process.send_signal(signal.SIGUSR1)
+    program.until(lambda: program.health() == "unhealthy")
+    (program.podinfo / "annotations").write_text('qwen-vllm.io/restart="1"\n')
+    begun = time.monotonic()
+    assert program.exit_code() == 0
+    assert time.monotonic() - begun < 8  # far below the drain's 60 s
+    thread.join(20)
+
+
+def test_the_engines_death_exits_70_with_the_cause(start: Callable[..., Program]) -> None:
+    program = start()
+    program.until_ready()
+    thread, responses = chat(program, {"tokens": 200, "delay": 0.1})
+    program.until(lambda: in_flight(program) == 1)
+    program.process.send_signal(signal.SIGUSR2)
+    assert program.exit_code() == 70
+    cause = "CUDA error: an illegal memory access was encountered"
+    assert cause in program.last_line()["message"]
+    assert cause in program.termination_log.read_text()
+    thread.join(20)
+    assert [(response.status_code, cause in response.text) for response in responses] == [(500, True)]
+
+
+def test_a_model_that_cannot_be_loaded_exits_78_with_the_cause(start: Callable[..., Program]) -> None:
+    program = start(SCRIPTED_START_FAILURE="weights are missing: model-00002.safetensors")
+    assert program.exit_code() == 78
+    assert "model-00002.safetensors" in program.last_line()["message"]
+    assert "model-00002.safetensors" in program.termination_log.read_text()
+
+
+def test_a_taken_port_exits_78_and_names_the_flag(start: Callable[..., Program]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        program = start(f"--port={taken.getsockname()[1]}")
+        assert program.exit_code() == 78
+    assert "--port" in program.last_line()["message"]
+    assert "in use" in program.termination_log.read_text()
+
+
+def test_a_bad_flag_exits_78(start: Callable[..., Program]) -> None:
+    program = start("--queue-timeout=soon")
+    assert program.exit_code() == 78
+    assert "--queue-timeout" in program.last_line()["message"]
+
+
+def test_an_unknown_host_exits_78_and_names_the_flag(start: Callable[..., Program]) -> None:
+    program = start("--host=no-such-host.invalid")
+    assert program.exit_code() == 78
+    assert "--host no-such-host.invalid" in program.last_line()["message"]
+    assert "Unknown error" not in program.termination_log.read_text()

@@ -1,0 +1,160 @@
+"""Flags, environment variables, defaults, and refusals that name the flag."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_server.settings import (
+    ConfigurationError,
+    RateLimit,
+    Settings,
+    check_model,
+    load_settings,
+    parse_duration,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"QWEN_{name.upper()}", raising=False)
+
+
+def test_defaults_are_those_of_the_specification() -> None:
+    settings = load_settings([])
+    assert (settings.default_max_tokens, settings.max_tokens_limit) == (100, 512)
+    assert (settings.default_temperature, settings.min_temperature, settings.max_temperature) == (0.7, 0, 1)
+    assert (settings.max_concurrent_requests, settings.max_queue_size) == (3, 10)
+    assert settings.served_name == "qwen-news-classifier"
+    assert settings.rate_limit is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("5m", 300), ("1h", 3600), ("500ms", 0.5), ("1m30s", 90), ("45", 45), ("0.5s", 0.5), ("0s", 0)],
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert load_settings(["--queue-timeout", text]).queue_timeout == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "5x", "-1s", "1h extra", "ten seconds", "1s2"])
+def test_a_bad_duration_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="--queue-timeout"):
+        load_settings([f"--queue-timeout={text}"])
+
+
+@given(st.integers(0, 10**6), st.sampled_from([("ms", 0.001), ("s", 1), ("m", 60), ("h", 3600)]))
+def test_every_whole_duration_is_read_exactly(number: int, unit: tuple[str, float]) -> None:
+    assert parse_duration(f"{number}{unit[0]}") == number * unit[1]
+
+
+def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN_MAX_QUEUE_SIZE", "20")
+    monkeypatch.setenv("QWEN_ENFORCE_EAGER", "true")
+    assert load_settings([]).max_queue_size == 20
+    assert load_settings(["--max-queue-size", "5"]).max_queue_size == 5
+    assert load_settings([]).enforce_eager
+    assert not load_settings(["--no-enforce-eager"]).enforce_eager
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--port", "abc"], "--port"),
+        (["--port", "70000"], "--port"),
+        (["--max-queue-size", "-1"], "--max-queue-size"),
+        (["--max-concurrent-requests", "0"], "--max-concurrent-requests"),
+        (["--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization"),
+        (["--device", "tpu"], "--device"),
+        (["--rate-limit", "lots"], "--rate-limit"),
+        (["--log-format", "xml"], "--log-format"),
+        (["--request-timeout", "0s"], "--request-timeout"),
+        (["--default-max-tokens", "600"], "--max-tokens-limit"),
+        (["--max-temperature", "0.5"], "--default-temperature"),
+        (["--unheard-of"], "--unheard-of"),
+        (["--model"], "--model"),
+        (["--model", ""], "--model"),
+    ],
+)
+def test_a_bad_value_is_refused_naming_the_flag(arguments: list[str], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(told)):
+        load_settings(arguments)
+
+
+def test_a_bad_variable_is_refused_naming_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN_MAX_QUEUE_SIZE", "many")
+    with pytest.raises(ConfigurationError, match="QWEN_MAX_QUEUE_SIZE"):
+        load_settings([])
+
+
+def test_counts_may_be_auto() -> None:
+    settings = load_settings(["--max-concurrent-requests", "auto", "--max-queue-size=auto"])
+    assert (settings.max_concurrent_requests, settings.max_queue_size) == ("auto", "auto")
+
+
+def test_a_rate_is_read_and_an_empty_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(["--rate-limit", "600/minute"]).rate_limit == RateLimit(600, 60, "600/minute")
+    monkeypatch.setenv("QWEN_RATE_LIMIT", "")
+    assert load_settings([]).rate_limit is None
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("Qwen/Qwen3-8B", "Qwen3-8B"), ("/models/mine/", "mine"), ("builtin:other", "other")],
+)
+def test_the_served_name_is_the_last_part_of_the_model(model: str, name: str) -> None:
+    assert load_settings(["--model", model]).served_name == name
+    assert load_settings(["--model", model, "--served-model-name", "x"]).served_name == "x"
+
+
+def test_what_follows_the_separator_goes_to_vllm() -> None:
+    settings = load_settings(["--port", "1", "--", "--max-num-seqs=64", "--seed", "7"])
+    assert settings.pass_through == ("--max-num-seqs=64", "--seed", "7")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--host", "--port=1", "--uds", "--api-key", "--api-server-count", "--disable-log-stats", "--config=x.yaml"),
+        *("--data-parallel-size=2", "--data_parallel_backend", "-dp", "-dpn", "--served-model-name", "--model"),
+        *("--max-model-len=4", "--max_model_len", "-tp", "--tensor-parallel-size", "--shutdown-timeout", "--headless"),
+        *("--hf-token=hf_secret", "--hf_token"),
+    ],
+)
+def test_flags_that_the_server_owns_are_refused_by_name(flag: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(flag.split("=", maxsplit=1)[0])):
+        load_settings(["--", flag])
+
+
+@pytest.mark.parametrize("flag", ["--max-num-seqs=64", "--seed", "--no-enable-prefix-caching", "-1", "value"])
+def test_other_flags_pass(flag: str) -> None:
+    assert load_settings(["--", flag]).pass_through == (flag,)
+
+
+def test_help_and_version_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, text in (("--help", "--queue-timeout"), ("--version", "1.0.0")):
+        with pytest.raises(SystemExit) as ended:
+            load_settings([flag])
+        assert ended.value.code == 0
+        assert text in capsys.readouterr().out
+
+
+def test_a_missing_builtin_is_refused_with_those_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "config.json").write_text("{}")
+    settings = load_settings(["--model", "builtin:gone", "--models-dir", str(tmp_path)])
+    with pytest.raises(ConfigurationError, match=r"builtin:gone.*here"):
+        check_model(settings)
+    check_model(settings.model_copy(update={"model": "builtin:here"}))
+
+
+def test_a_missing_or_empty_folder_is_refused_and_a_repository_is_not(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(ConfigurationError, match="--model"):
+            check_model(load_settings(["--model", str(path)]))
+    check_model(load_settings(["--model", "Qwen/Qwen3-8B"]))

@@ -1,0 +1,80 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_server.engine.base import Delta, EngineError, Output
+from qwen_server.errors import engine_failure, stream_event, unavailable
+from qwen_server.streaming import Chunks, Collector, require_answer
+from tests.unit.qwen_server.serving import events_of
+
+
+def output(*deltas: Delta) -> Output:
+    return Output(deltas, finished=any(delta.finish_reason for delta in deltas))
+
+
+def choices_of(data: bytes) -> list[dict[str, Any]]:
+    return [event["choices"][0] for event in events_of(data.decode())]
+
+
+@given(st.text(), st.text(min_size=1), st.integers(0, 99))
+def test_any_text_arrives_as_it_was(text: str, model: str, index: int) -> None:
+    text = text.encode("utf-8", "ignore").decode()
+    model = model.encode("utf-8", "ignore").decode()
+    data = Chunks("chat", "chatcmpl-1", 5, model).of(output(Delta(index, text, 1, "stop")))
+    (line,) = [line for line in data.split(b"\n\n") if line]
+    event = json.loads(line.removeprefix(b"data: "))
+    assert event["model"] == model
+    assert event["choices"] == [
+        {
+            "index": index,
+            "delta": {"role": "assistant", "content": text},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+
+
+def test_a_token_without_text_yet_sends_nothing() -> None:
+    chunks = Chunks("chat", "id", 5, "m")
+    assert chunks.of(output(Delta(0, "", 1))) == b""
+    (choice,) = choices_of(chunks.of(output(Delta(0, "财", 1))))
+    assert choice["delta"]["role"] == "assistant"
+
+
+def test_several_choices_go_out_in_one_write() -> None:
+    data = Chunks("completion", "id", 5, "m").of(output(Delta(0, "a", 1), Delta(1, "", 1), Delta(2, "c", 1)))
+    assert [(choice["index"], choice["text"]) for choice in choices_of(data)] == [(0, "a"), (2, "c")]
+
+
+@pytest.mark.parametrize("reason", ["\n", 151643])
+def test_the_stop_that_matched_is_told_to_who_gave_one(reason: int | str) -> None:
+    end = output(Delta(0, "a", 1, "stop", reason))
+    for asked in (True, False):
+        (choice,) = choices_of(Chunks("chat", "id", 5, "m", stop_reasons=asked).of(end))
+        collector = Collector("chat", 1, stop_reasons=asked)
+        collector.add(end)
+        whole = collector.body("id", 5, "m", {})["choices"][0]
+        assert choice.get("stop_reason") == whole.get("stop_reason") == (reason if asked else None)
+
+
+def test_an_answer_that_never_ended_is_an_error() -> None:
+    collector = Collector("chat", 2)
+    collector.add(output(Delta(0, "a", 1, "stop")))
+    with pytest.raises(EngineError, match="choice 1"):
+        collector.body("id", 5, "m", {})
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_ends_that_nobody_asked_for_are_errors(reason: Any) -> None:
+    with pytest.raises(EngineError):
+        require_answer(output(Delta(0, "", 0, reason)))
+
+
+def test_the_error_event_has_openais_shape_whatever_the_error_was() -> None:
+    for error in (engine_failure("boom"), unavailable("timeout", "服务繁忙", 1, 2, 3)):
+        (event,) = events_of(stream_event(error).decode())
+        assert set(event["error"]) == {"message", "type", "param", "code"}
+        assert event["error"]["message"] == error.text
