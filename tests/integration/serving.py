@@ -73,9 +73,21 @@ class ServerProcess:
         return body
 
     def engine_metric(self, name: str) -> float:
-        """The sum over the labels of one of the engine's own metrics."""
-        text = httpx.get(f"{self.url}/metrics/prometheus", timeout=5).text
-        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(f"{name}{{"))
+        """The sum over the labels of one of the engine's own metrics, from a page rendered after the call.
+
+        The server renders the page at most once a second, so an older one may not know the latest requests.
+        """
+        old = _sample(self._page(), "qwen_uptime_seconds")
+        page = self._page()
+        deadline = time.monotonic() + 10
+        while _sample(page, "qwen_uptime_seconds") == old:
+            assert time.monotonic() < deadline, "the page of metrics is not rendered anew"
+            time.sleep(0.1)
+            page = self._page()
+        return _sample(page, name)
+
+    def _page(self) -> list[str]:
+        return httpx.get(f"{self.url}/metrics/prometheus", timeout=5).text.splitlines()
 
     def active_alerts(self) -> list[str]:
         """The names of the alerts that fire."""
@@ -122,6 +134,10 @@ def _environment() -> dict[str, str]:
     # As in a pod: several engines share the cores.
     environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     return environment | {"PYTHONPATH": str(ROOT / "server" / "src")}
+
+
+def _sample(page: list[str], name: str) -> float:
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page if line.startswith((f"{name}{{", f"{name} ")))
 
 
 def command_line(pid: int) -> bytes:
