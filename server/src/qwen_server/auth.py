@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from qwen_server.errors import HttpError, client_error
-from qwen_server.settings import RateLimit
+from qwen_server.values import RateLimit
 
 _log = logging.getLogger(__name__)
 _MAX_CALLERS = 4096

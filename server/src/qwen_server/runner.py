@@ -21,10 +21,11 @@ import uvicorn
 import uvloop
 
 from qwen_server import logs
+from qwen_server.commandline import check_model, load_settings
 from qwen_server.engine.base import Engine, EngineError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
 from qwen_server.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
-from qwen_server.settings import ConfigurationError, Settings, check_model, load_settings
+from qwen_server.settings import ConfigurationError, Settings
 
 EngineFactory = Callable[[Settings], Engine]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from qwen_server.auth import ApiKeys, RateLimiter
 from qwen_server.errors import HttpError
 from qwen_server.middleware import ConnectionAges, request_id_of
-from qwen_server.settings import RateLimit
+from qwen_server.values import RateLimit
 
 
 class Clock:
