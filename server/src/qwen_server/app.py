@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -20,13 +21,24 @@ from qwen_server.routers import chat, completions, health, metrics, models
 from qwen_server.service import Service
 from qwen_server.settings import Settings
 
+if TYPE_CHECKING:
+    from qwen_server.tracing import Tracing
 
-def create_app(settings: Settings, engine: Engine, lifecycle: Lifecycle, *, gpu: GpuMonitor | None = None) -> FastAPI:
+
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    lifecycle: Lifecycle,
+    *,
+    gpu: GpuMonitor | None = None,
+    tracing: Tracing | None = None,
+) -> FastAPI:
     """The application in front of `engine`. It may serve at once: requests are refused until `lifecycle` is ready.
 
-    The ASGI lifespan runs the background work (alerts, reloads, GPU readings). `gpu` replaces the monitor, for tests.
+    The ASGI lifespan runs the background work (alerts, reloads, GPU readings). `gpu` replaces the monitor, for tests;
+    without `tracing` no spans are made.
     """
-    service = Service(settings, engine, lifecycle, gpu=gpu)
+    service = Service(settings, engine, lifecycle, gpu=gpu, tracing=tracing)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

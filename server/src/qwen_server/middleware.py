@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import re
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwen_server.errors import INTERNAL_TEXT
 from qwen_server.jsonbody import Receive
@@ -25,6 +26,9 @@ _MAX_CONNECTIONS = 8192
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 CLIENT_CLOSED_REQUEST = 499  # nginx's; no client ever sees it
 _QUIET = ("/health", "/metrics", "/api/v1/metrics", "/stats")
+
+if TYPE_CHECKING:
+    from qwen_server.tracing import RequestSpan
 
 _log = logging.getLogger("qwen_server.access")
 
@@ -96,17 +100,28 @@ class Surroundings:
                 message["headers"] = headers
             await send(message)
 
+        span = self._span(scope, trace)
         try:
-            await self._app(scope, receive, send_on)
+            with span or contextlib.nullcontext():
+                await self._app(scope, receive, send_on)
         except Exception:
             _log.exception("request %s failed", trace.request_id)
             if status:
                 raise
             await send_json(send_on, 500, {"error": INTERNAL_TEXT})
         finally:
-            self._tell(scope, trace, status)
+            if span is not None:
+                span.end(status)
+            self._tell(scope, trace, status, span)
 
-    def _tell(self, scope: Scope, trace: Trace, status: int) -> None:
+    def _span(self, scope: Scope, trace: Trace) -> RequestSpan | None:
+        """The request's span, if there is tracing; probes and scrapes would only hide what matters."""
+        tracing = self._service.tracing
+        if tracing is None or scope["path"].startswith(_QUIET):
+            return None
+        return tracing.begin(scope, trace)
+
+    def _tell(self, scope: Scope, trace: Trace, status: int, span: RequestSpan | None) -> None:
         path = scope["path"]
         level = logging.DEBUG if path.startswith(_QUIET) else logging.INFO
         if not _log.isEnabledFor(level):
@@ -124,6 +139,8 @@ class Surroundings:
             fields["ttft_seconds"] = _rounded(trace.ttft)
             fields["queue_seconds"] = _rounded(trace.queue_wait)
         fields["request_id"] = trace.request_id
+        if span is not None:
+            fields["trace_id"] = span.trace_id
         fields = {name: value for name, value in fields.items() if value is not None}
         # The path is the client's own text: quoted, so that it cannot forge a line.
         details = " ".join(f"{name}={value}" for name, value in fields.items())

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 import uvloop
@@ -26,6 +26,9 @@ from qwen_server.engine.base import Engine, EngineError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
 from qwen_server.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
 from qwen_server.settings import ConfigurationError, Settings
+
+if TYPE_CHECKING:
+    from qwen_server.tracing import Tracing
 
 EngineFactory = Callable[[Settings], Engine]
 
@@ -196,13 +199,21 @@ def vllm_engine(settings: Settings) -> Engine:
     return VllmEngine(settings)
 
 
+def _tracing(settings: Settings) -> Tracing | None:
+    if settings.otlp_traces_endpoint is None:
+        return None
+    from qwen_server.tracing import Tracing  # noqa: PLC0415 - a tenth of a second that most servers need not spend
+
+    return Tracing()
+
+
 async def _serve(settings: Settings, listener: socket.socket, make_engine: EngineFactory) -> NoReturn:
     """Runs a server to its end and leaves from within the loop: closing it would wait for threads that may hang."""
     from qwen_server.app import create_app  # noqa: PLC0415
 
     lifecycle = Lifecycle()
     engine = make_engine(settings)
-    app = create_app(settings, engine, lifecycle)
+    app = create_app(settings, engine, lifecycle, tracing=_tracing(settings))
     service = app.state.service
     server = _Server(
         uvicorn.Config(
@@ -252,6 +263,10 @@ def main(arguments: Sequence[str], make_engine: EngineFactory = vllm_engine) -> 
 def _exit(settings: Settings | None, ending: Ending) -> NoReturn:
     """Ends the children, says the last word and leaves."""
     kill_descendants()
+    if settings is not None and settings.otlp_traces_endpoint is not None:
+        from qwen_server import tracing  # noqa: PLC0415 - imported only where it is used
+
+        tracing.flush()
     if ending.code != EXIT_OK:
         path = (settings or Settings.model_construct()).termination_log
         logs.write_termination_message(path, ending.cause)

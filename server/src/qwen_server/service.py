@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from qwen_server import alerts
 from qwen_server.admission import Admission, AutoLimits
@@ -29,6 +30,9 @@ from qwen_server.lifecycle import Lifecycle
 from qwen_server.protocol import Protocol
 from qwen_server.settings import Settings
 from qwen_server.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from qwen_server.tracing import Tracing
 
 TICK_SECONDS = 0.5
 _LATE_SECONDS = 1.0
@@ -57,12 +61,14 @@ class Service:
         lifecycle: Lifecycle,
         *,
         gpu: GpuMonitor | None = None,
+        tracing: Tracing | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = utc_now,
     ) -> None:
         self.settings = settings
         self.engine = engine
         self.lifecycle = lifecycle
+        self.tracing = tracing
         self.clock = clock
         self.wall = wall
         self.protocol = Protocol(settings)

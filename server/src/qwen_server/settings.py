@@ -9,7 +9,15 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qwen_server.passthrough import why_refused
-from qwen_server.values import AutoCount, Duration, OptionalText, RateLimit, empty_is_none, parse_rate_limit
+from qwen_server.values import (
+    AutoCount,
+    Duration,
+    OptionalText,
+    RateLimit,
+    empty_is_none,
+    parse_collector,
+    parse_rate_limit,
+)
 
 BUILTIN = "builtin:"
 ENV_PREFIX = "QWEN_"
@@ -77,8 +85,8 @@ class Settings(BaseSettings):
     header_timeout: Duration = Field(10.0, gt=0, description="how long a client may take to send its headers")
     body_timeout: Duration = Field(30.0, gt=0, description="how long a client may take to send its body")
     keep_alive_timeout: Duration = Field(75.0, gt=0, description="how long a connection may be idle")
-    otlp_traces_endpoint: OptionalText = Field(
-        None, description="URL of an OpenTelemetry collector (http://HOST:4318/v1/traces or grpc://HOST:4317)"
+    otlp_traces_endpoint: Annotated[str | None, BeforeValidator(parse_collector), BeforeValidator(empty_is_none)] = (
+        Field(None, description="URL of an OpenTelemetry collector (http://HOST:4318/v1/traces or grpc://HOST:4317)")
     )
 
     drain_timeout: Duration = Field(60.0, description="how long accepted requests may take to finish after SIGTERM")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
@@ -52,6 +53,19 @@ def _parse_count(value: object) -> object:
     if isinstance(value, str) and re.fullmatch(r"\d+", value.strip()):
         return int(value)
     raise ValueError(f"{value!r} is neither a whole number nor auto")
+
+
+def parse_collector(value: object) -> object:
+    """The URL of an OpenTelemetry collector: http, https or grpc, with a host. Raises ValueError."""
+    text = str(value).strip()
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https", "grpc") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if value is not None and not usable:
+        raise ValueError(f"{text!r} is not a URL such as http://HOST:4318/v1/traces or grpc://HOST:4317")
+    return value
 
 
 def empty_is_none(value: object) -> object:

@@ -19,6 +19,7 @@ from qwen_server.gpu import GpuMonitor
 from qwen_server.lifecycle import Lifecycle
 from qwen_server.service import Service
 from qwen_server.settings import Settings
+from qwen_server.tracing import Tracing
 from tests.scripted_engine import ScriptedEngine
 
 NOWHERE = Path("/nonexistent")
@@ -52,11 +53,13 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serve(*, ready: bool = True, gpu: GpuMonitor | None = None, **values: Any) -> AsyncIterator[Served]:
+async def serve(
+    *, ready: bool = True, gpu: GpuMonitor | None = None, tracing: Tracing | None = None, **values: Any
+) -> AsyncIterator[Served]:
     """The application behind uvicorn on a free port, with its background work running."""
     engine = ScriptedEngine()
     lifecycle = Lifecycle()
-    app = create_app(make_settings(**values), engine, lifecycle, gpu=gpu)
+    app = create_app(make_settings(**values), engine, lifecycle, gpu=gpu, tracing=tracing)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)

@@ -24,6 +24,7 @@ from qwen_server.engine.vllm.family import Family, choose, detect
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.proxy import EngineProxy, stat_logger
 from qwen_server.settings import Settings
+from qwen_server.tracing import prepare_environment
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
         "--dtype": settings.dtype,
         "--quantization": settings.quantization,
         "--revision": settings.revision,
+        "--otlp-traces-endpoint": _traces_endpoint(settings),
         # A SIGTERM that reaches the engine directly lets it finish what it has, too.
         "--shutdown-timeout": int(settings.drain_timeout),
     }
@@ -103,6 +105,11 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
             # Parts of the sampler are compiled all the same; without a compiler their first use would end the engine.
             os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     return [*line, *settings.pass_through]
+
+
+def _traces_endpoint(settings: Settings) -> str | None:
+    endpoint = settings.otlp_traces_endpoint
+    return None if endpoint is None else prepare_environment(endpoint)
 
 
 def _has_compiler() -> bool:

@@ -16,6 +16,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from qwen_server.engine.base import Observer
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
+from qwen_server.tracing import current_headers
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class EngineProxy:
         self._llm = llm
         self._generate: Callable[..., AsyncGenerator[RequestOutput, None]] = llm.generate
         self._heartbeat = heartbeat
+        self._traced = llm.observability_config.otlp_traces_endpoint is not None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._llm, name)
@@ -46,6 +48,8 @@ class EngineProxy:
     ) -> AsyncGenerator[RequestOutput, None]:
         """AsyncLLM's generate. The engine's clock of a request starts at its arrival here, queue included."""
         self._heartbeat.on_request(time.monotonic(), self._llm.get_num_unfinished_requests())
+        if self._traced:
+            options["trace_headers"] = current_headers()
         call = current_call.get()
         if call is None:
             return self._generate(prompt, sampling_params, request_id, **options)
