@@ -54,9 +54,10 @@ format: venv ## let ruff format and mend what it can
 	@$(VENV)/ruff check -q --fix .
 
 .PHONY: manifests
-manifests: venv ## write the CRD, docs/reference.md, the chart's copies and manifests/install.yaml
+manifests: venv ## write the CRD, docs/reference.md, docs/openapi.json, the chart's copies and manifests/install.yaml
 	@$(RUN) $(VENV)/python -m qwen_operator.crd
 	@$(RUN) $(VENV)/python -m charts.generate
+	@$(RUN) $(VENV)/python -m qwen_server.openapi
 
 .PHONY: deps
 deps: ## install and build everything that tests and cluster need

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from qwen_server import __version__
 from qwen_server.engine.base import Engine
 from qwen_server.errors import ClientDisconnectedError, HttpError, openai_body
 from qwen_server.gpu import GpuMonitor
 from qwen_server.lifecycle import Lifecycle
 from qwen_server.middleware import CLIENT_CLOSED_REQUEST, Surroundings
 from qwen_server.prometheus import PrometheusPage
-from qwen_server.routers import chat, completions, health, metrics, models
+from qwen_server.routers import chat, completions, docs, health, metrics, models
 from qwen_server.service import Service
 from qwen_server.settings import Settings
 
 if TYPE_CHECKING:
     from qwen_server.tracing import Tracing
+
+ROUTERS: Final = tuple(module.router for module in (chat, completions, models, health, metrics, docs))
 
 
 def create_app(
@@ -46,9 +47,8 @@ def create_app(
             yield
 
     app = FastAPI(
-        title="Qwen on vLLM",
-        version=__version__,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -61,8 +61,8 @@ def create_app(
     app.state.service = service
     app.state.prometheus = PrometheusPage(service)
     app.add_middleware(Surroundings, service=service)
-    for module in (chat, completions, models, health, metrics):
-        app.include_router(module.router)
+    for router in ROUTERS:
+        app.include_router(router)
     return app
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from qwen_server.openapi.answers import generated, request_body
 from qwen_server.routers.context import generation
-from qwen_server.routers.schemas import CHAT
 
 router = APIRouter(tags=["generation"])
 
 
-@router.post("/v1/chat/completions", summary="对话补全 (Chat completion)", openapi_extra=CHAT)
+@router.post(
+    "/v1/chat/completions",
+    summary="对话补全 (Chat completion)",
+    response_model=None,
+    openapi_extra=request_body("ChatRequest", example="ChatRequest"),
+    responses=generated("回答 (the answer)", "ChatAnswer", example="ChatAnswer", stream="ChatStream"),
+)
 async def chat_completions(request: Request) -> Response:
-    """Answers a conversation; with `stream`, as server-sent events."""
+    """Answers a conversation; with `stream`, as server-sent events, of which the last is `data: [DONE]`."""
     return await generation(request, "chat")

@@ -5,13 +5,21 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from qwen_server.openapi.answers import generated, request_body
 from qwen_server.routers.context import generation
-from qwen_server.routers.schemas import COMPLETION
 
 router = APIRouter(tags=["generation"])
 
+_ANSWERS = generated("回答 (the answer)", "CompletionAnswer", example="CompletionAnswer", stream="CompletionStream")
 
-@router.post("/v1/completions", summary="文本补全 (Text completion)", openapi_extra=COMPLETION)
+
+@router.post(
+    "/v1/completions",
+    summary="文本补全 (Text completion)",
+    response_model=None,
+    openapi_extra=request_body("CompletionRequest", example="CompletionRequest"),
+    responses=_ANSWERS,
+)
 async def completions(request: Request) -> Response:
-    """Continues one or more prompts; with `stream`, as server-sent events."""
+    """Continues one or more prompts; with `stream`, as server-sent events, of which the last is `data: [DONE]`."""
     return await generation(request, "completion")

@@ -10,33 +10,43 @@ from starlette.responses import JSONResponse, Response
 from qwen_server import snapshots
 from qwen_server.engine.base import EngineError
 from qwen_server.errors import engine_failure
+from qwen_server.openapi.answers import Answers, json_answer
 from qwen_server.routers.context import service_of
 
 GENERATE_SECONDS = 10.0
 
 router = APIRouter(tags=["health"])
 
+_HEALTH_ANSWERS: Answers = {
+    200: json_answer("正常 (requests are answered)", "Health", "Health"),
+    503: json_answer("不可用 (starting, draining or unhealthy)", "Health", "Starting"),
+}
+_PROBE_ANSWERS: Answers = {
+    200: json_answer("正常 (well)", "Probe", "Well"),
+    503: json_answer("异常 (not well)", "Probe", "NotWell"),
+}
 
-@router.get("/health", summary="健康检查 (Health)")
+
+@router.get("/health", summary="健康检查 (Health)", response_model=None, responses=_HEALTH_ANSWERS)
 async def health(request: Request) -> Response:
     """200 while requests are answered, else 503 with the same fields."""
     status, body = snapshots.health(service_of(request))
     return JSONResponse(body, status)
 
 
-@router.get("/health/live", summary="存活探针 (Liveness probe)")
+@router.get("/health/live", summary="存活探针 (Liveness probe)", response_model=None, responses=_PROBE_ANSWERS)
 async def live(request: Request) -> Response:
     """503 only when nothing but a restart can help."""
     return _probe(service_of(request).live())
 
 
-@router.get("/health/ready", summary="就绪探针 (Readiness probe)")
+@router.get("/health/ready", summary="就绪探针 (Readiness probe)", response_model=None, responses=_PROBE_ANSWERS)
 async def ready(request: Request) -> Response:
     """503 while starting or draining, and when the engine is dead or hung far beyond doubt."""
     return _probe(service_of(request).ready())
 
 
-@router.get("/health/generate", summary="生成探针 (Proof by generation)")
+@router.get("/health/generate", summary="生成探针 (Proof by generation)", response_model=None, responses=_PROBE_ANSWERS)
 async def generate(request: Request) -> Response:
     """Generates one token, counted nowhere and outside the queue: the proof that the engine works."""
     service = service_of(request)

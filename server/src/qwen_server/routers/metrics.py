@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from qwen_server import snapshots
+from qwen_server.openapi.answers import errors, json_answer, succeeds, text_answer
 from qwen_server.prometheus import CONTENT_TYPE, PrometheusPage
 from qwen_server.routers.context import service_of
 
 router = APIRouter(tags=["metrics"])
+
+_JSON = json_answer("全部指标 (everything that is counted)", "Metrics", "Metrics")
+_PAGE = text_answer("Prometheus 文本 (Prometheus text)", "text/plain", "Prometheus")
+_KEY_MISSING = errors(401)  # only with --protect-metrics
+_JSON_ANSWERS = succeeds(_JSON) | _KEY_MISSING
+_PAGE_ANSWERS = succeeds(_PAGE) | _KEY_MISSING
+_EITHER_ANSWERS = succeeds(_JSON | {"content": _JSON["content"] | _PAGE["content"]}) | _KEY_MISSING
 
 
 def wants_text(accept: str) -> bool:
@@ -23,14 +31,29 @@ def _text(request: Request) -> Response:
     return Response(page.render(), headers={"content-type": CONTENT_TYPE})
 
 
-@router.get("/api/v1/metrics", summary="可观测性API (Observability)")
-@router.get("/stats", summary="统计信息 (Statistics)")
+@router.get(
+    "/api/v1/metrics",
+    summary="可观测性API (Observability)",
+    response_model=None,
+    responses=_JSON_ANSWERS,
+)
 async def metrics_json(request: Request) -> Response:
     """Everything that the server counts, as JSON."""
     return JSONResponse(snapshots.metrics(service_of(request)))
 
 
-@router.get("/metrics", summary="Metrics (JSON; Prometheus text for a scraper)")
+@router.get("/stats", summary="统计信息 (Statistics)", response_model=None, responses=_JSON_ANSWERS)
+async def stats(request: Request) -> Response:
+    """The same as /api/v1/metrics."""
+    return await metrics_json(request)
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics (JSON; Prometheus text for a scraper)",
+    response_model=None,
+    responses=_EITHER_ANSWERS,
+)
 async def metrics(request: Request) -> Response:
     """JSON, or the Prometheus page for a client that accepts only text."""
     if wants_text(request.headers.get("accept", "")):
@@ -38,7 +61,13 @@ async def metrics(request: Request) -> Response:
     return await metrics_json(request)
 
 
-@router.get("/metrics/prometheus", summary="Metrics (Prometheus)")
+@router.get(
+    "/metrics/prometheus",
+    summary="Metrics (Prometheus)",
+    response_model=None,
+    response_class=PlainTextResponse,
+    responses=_PAGE_ANSWERS,
+)
 async def metrics_prometheus(request: Request) -> Response:
     """The Prometheus page."""
     return _text(request)

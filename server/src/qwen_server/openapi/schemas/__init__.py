@@ -1,0 +1,47 @@
+"""Every body of the API as a pydantic model, for its schema alone. A new one is entered in `_MODELS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+
+from qwen_server.openapi.schemas import errors, generation, health, metrics, models
+
+_MODELS: Final[Mapping[JsonSchemaMode, tuple[type[BaseModel], ...]]] = {
+    "validation": (generation.ChatRequest, generation.CompletionRequest),
+    "serialization": (
+        generation.ChatAnswer,
+        generation.CompletionAnswer,
+        models.Model,
+        models.ModelList,
+        health.Health,
+        health.Probe,
+        metrics.Metrics,
+        errors.ClientError,
+        errors.Unavailable,
+        errors.EngineFailure,
+    ),
+}
+
+
+class _Untitled(GenerateJsonSchema):
+    """Leaves out the titles, which only repeat the names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """The schemas of all models and of what they are made of, by the classes' names."""
+    inputs = [(model, mode) for mode, models in _MODELS.items() for model in models]
+    _, described = models_json_schema(inputs, ref_template="#/components/schemas/{model}", schema_generator=_Untitled)
+    found: dict[str, dict[str, Any]] = described["$defs"]
+    for schema in found.values():
+        schema.pop("title", None)
+        for field in schema.get("properties", {}).values():
+            if field.get("default", ...) is None:
+                del field["default"]
+    return dict(sorted(found.items()))
