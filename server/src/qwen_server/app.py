@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from qwen_server.engine.base import Engine
 from qwen_server.errors import ClientDisconnectedError, HttpError, openai_body
 from qwen_server.gpu import GpuMonitor
+from qwen_server.guard import Guard, cross_origin
 from qwen_server.lifecycle import Lifecycle
 from qwen_server.middleware import CLIENT_CLOSED_REQUEST, Surroundings
 from qwen_server.prometheus import PrometheusPage
@@ -60,6 +61,11 @@ def create_app(
     )
     app.state.service = service
     app.state.prometheus = PrometheusPage(service)
+    # The last one added is the outermost.
+    if service.keys.required:
+        app.add_middleware(Guard, service=service)
+    if settings.cors_origins:
+        app.add_middleware(cross_origin, origins=settings.cors_origins)
     app.add_middleware(Surroundings, service=service)
     for router in ROUTERS:
         app.include_router(router)

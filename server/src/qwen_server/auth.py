@@ -1,4 +1,4 @@
-"""Who may call /v1, and how often: API keys from a mounted folder, and a limit on the rate of requests."""
+"""Who may call the API, and how often: API keys from a mounted folder and the environment, and a limit on the rate."""
 
 from __future__ import annotations
 
@@ -6,90 +6,148 @@ import hashlib
 import hmac
 import logging
 import math
+import os
+import re
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-from qwen_server.errors import HttpError, client_error
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from pydantic import SecretStr
+
+from qwen_server.errors import client_error
 from qwen_server.values import RateLimit
 
 _log = logging.getLogger(__name__)
-_MAX_CALLERS = 4096
+
+_MAX_FILES = 4096
+_MAX_FILE_BYTES = 1 << 20
+# While the kubelet swaps a mounted Secret's files, one look may fail; two in a row are no accident.
+_FAILED_LOOKS = 2
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class ApiKeys:
-    """The keys of a folder, one a file. Names that begin with a dot are the kubelet's own. Polled for changes."""
+    """The keys of the environment and of a folder, whose files hold one key a line. Polled for changes.
 
-    def __init__(self, folder: Path | None) -> None:
+    With neither, everybody may call. A folder without a key, or one that cannot be read, lets nobody in.
+    """
+
+    def __init__(self, folder: Path | None, given: SecretStr | None = None) -> None:
         self._folder = folder
+        self._given = _digests(re.split(r"[,\s]+", given.get_secret_value())) if given is not None else frozenset()
+        self.required = folder is not None or given is not None
         self._seen: object = None
-        self._keys: tuple[bytes, ...] = ()
+        self._failures = 0
+        self._keys: tuple[bytes, ...] = tuple(self._given)
         self.poll()
+        if self._failures:
+            self.poll()
 
     def poll(self) -> None:
-        """Reads the folder again if one of its files has changed; a failure keeps the earlier keys."""
+        """Reads the folder again if one of its files has changed; a failure keeps the earlier keys for one look."""
         if self._folder is None:
             return
         try:
-            files = sorted(path for path in self._folder.iterdir() if not path.name.startswith(".") and path.is_file())
-            seen = [(path.name, path.stat().st_mtime_ns, path.stat().st_ino) for path in files]
+            files = _files_of(self._folder)
+            seen = [(path.name, *_version(path.stat())) for path in files]
             if seen == self._seen:
+                self._failures = 0
                 return
-            texts = [path.read_text(encoding="utf-8").strip() for path in files]
-        except (OSError, UnicodeDecodeError) as error:
-            if self._seen != str(error):
-                self._seen = str(error)
-                _log.error("cannot read the API keys in %s: %s", self._folder, error)
+            found = frozenset[bytes]().union(*map(_keys_of, files))
+        except (OSError, ValueError) as error:
+            self._fail(error)
             return
+        self._failures = 0
         self._seen = seen
-        self._keys = tuple(hashlib.sha256(text.encode()).digest() for text in texts if text)
-        _log.info("%d API key(s) read from %s", len(self._keys), self._folder)
+        self._keys = tuple(self._given | found)
+        _log.info("%d API key(s) read from %s", len(found), self._folder)
+        if not self._keys:
+            _log.error("there is no API key in %s: nobody is let in", self._folder)
 
-    def caller(self, headers: Mapping[str, str]) -> str:
-        """An opaque name of the caller. Raises HttpError 401; without a folder everyone is the same caller."""
-        if self._folder is None:
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures == _FAILED_LOOKS:
+            self._seen = None
+            self._keys = tuple(self._given)
+            _log.error("cannot read the API keys in %s, so none of them is accepted: %s", self._folder, error)
+
+    def caller(self, headers: RawHeaders) -> str:
+        """An opaque name of the caller, from `Authorization: Bearer` or `x-api-key`. Raises HttpError 401."""
+        if not self.required:
             return ""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        # Headers are decoded as Latin-1, whatever their bytes are; keys are UTF-8.
-        given = hashlib.sha256(token.strip().encode("latin-1", "replace")).digest()
-        # Every key is compared, so that the time tells nothing about which of them is close.
-        matches = [hmac.compare_digest(given, key) for key in self._keys]
-        if scheme.lower() != "bearer" or not any(matches):
+        caller = ""
+        for token in _tokens(headers):
+            digest = hashlib.sha256(token).digest()
+            # Every key is compared, so that the time tells nothing about which of them is close.
+            if sum([hmac.compare_digest(digest, key) for key in self._keys]):
+                caller = digest.hex()
+        if not caller:
             raise client_error(
                 401, "a valid API key is required", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
             )
-        return given.hex()
+        return caller
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files of a folder, without those whose names begin with a dot: they are the kubelet's own."""
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    if len(files) > _MAX_FILES:
+        raise ValueError(f"there are more than {_MAX_FILES} files")
+    return files
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _keys_of(path: Path) -> frozenset[bytes]:
+    """The keys of a file, one a line; blank lines and those that begin with # are none. Raises OSError, ValueError."""
+    with path.open("rb") as file:
+        content = file.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise ValueError(f"{path.name} is larger than {_MAX_FILE_BYTES} bytes")
+    lines = (line.strip() for line in content.decode("utf-8-sig").splitlines())
+    return _digests(line for line in lines if not line.startswith("#"))
+
+
+def _digests(keys: Iterable[str]) -> frozenset[bytes]:
+    return frozenset(hashlib.sha256(key.encode()).digest() for key in keys if key)
+
+
+def _tokens(headers: RawHeaders) -> Iterable[bytes]:
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                yield token.strip()
+        elif name == b"x-api-key":
+            yield value.strip()
 
 
 class RateLimiter:
-    """A generic cell rate algorithm: a caller may use its whole allowance at once, then regains it evenly."""
+    """Each caller's own limit: a counter of this window and one of the window before, weighted by what is left of it.
 
-    def __init__(self, limit: RateLimit | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    The memory is two counters a caller. `limits` reads the wall clock: when that is set, a window begins early.
+    """
+
+    def __init__(self, limit: RateLimit | None) -> None:
         self._limit = limit
-        self._clock = clock
-        self._due: OrderedDict[str, float] = OrderedDict()
+        self._item = None if limit is None else RateLimitItemPerSecond(limit.requests, int(limit.seconds))
+        # The asyncio storage cleans up in a task; the other one starts a thread for it, at nearly every request.
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    def check(self, caller: str) -> None:
+    async def check(self, caller: str) -> None:
         """Counts a request of `caller`. Raises HttpError 429 with Retry-After."""
-        if self._limit is None:
+        if self._limit is None or self._item is None or await self._limiter.hit(self._item, caller):
             return
-        now = self._clock()
-        interval = self._limit.seconds / self._limit.requests
-        due = max(self._due.pop(caller, now), now)
-        wait = due + interval - now - self._limit.seconds
-        if wait > 1e-9:
-            self._due[caller] = due
-            raise self._refusal(wait)
-        self._due[caller] = due + interval
-        if len(self._due) > _MAX_CALLERS:
-            self._due.popitem(last=False)
-
-    def _refusal(self, wait: float) -> HttpError:
-        text = self._limit.text if self._limit is not None else ""
-        return client_error(
+        wait = (await self._limiter.get_window_stats(self._item, caller)).reset_time - time.time()
+        raise client_error(
             429,
-            f"rate limit of {text} reached",
+            f"rate limit of {self._limit.text} reached",
             code="rate_limit_exceeded",
             headers={"Retry-After": str(max(1, math.ceil(wait)))},
         )

@@ -63,7 +63,7 @@ def _parser() -> _Parser:
                 _flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
             )
         else:
-            default = "" if field.default is None else f" (default: {_show(name, field.default)})"
+            default = "" if field.default in (None, ()) else f" (default: {_show(name, field.default)})"
             metavar = name.rsplit("_", 1)[-1].upper()
             parser.add_argument(_flag(name), default=argparse.SUPPRESS, metavar=metavar, help=text + default)
     return parser

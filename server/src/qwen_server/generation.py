@@ -42,6 +42,7 @@ from qwen_server.streaming import (
     RawHeaders,
     Send,
     require_answer,
+    send_error,
     send_json,
     usage_of,
 )
@@ -84,7 +85,7 @@ class Generation(Response):
         except QueueFullError:
             error = service.unavailable("queue_full", BUSY_TEXT)
             service.telemetry.turn_away(self._trace, "refused", error.kind)
-            await self._send_error(send, error)
+            await send_error(send, error)
             return
         service.telemetry.accept()
         outcome: Outcome = "failed"
@@ -265,10 +266,6 @@ class Generation(Response):
                 if self._stream is None or not self._stream.started:
                     if self._stream is not None:
                         self._stream.close()
-                    await self._send_error(send, error)
+                    await send_error(send, error)
                 elif not self._stream.ended:
                     await self._stream.end(stream_event(error))
-
-    async def _send_error(self, send: Send, error: HttpError) -> None:
-        headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-        await send_json(send, error.status, error.body, headers)

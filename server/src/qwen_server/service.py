@@ -73,8 +73,8 @@ class Service:
         self.wall = wall
         self.protocol = Protocol(settings)
         self.telemetry = Telemetry(clock=clock)
-        self.keys = ApiKeys(settings.api_keys_dir)
-        self.limiter = RateLimiter(settings.rate_limit, clock=clock)
+        self.keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
+        self.limiter = RateLimiter(settings.rate_limit)
         running, waiting = settings.max_concurrent_requests, settings.max_queue_size
         self.admission = Admission(
             _FIRST_RUNNING if running == "auto" else running,

@@ -13,8 +13,10 @@ from qwen_server.values import (
     AutoCount,
     Duration,
     OptionalText,
+    Origins,
     RateLimit,
     empty_is_none,
+    parse_api_keys,
     parse_collector,
     parse_rate_limit,
 )
@@ -68,19 +70,23 @@ class Settings(BaseSettings):
     max_prompts: int = Field(128, ge=1, description="the most prompts of a completion request")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="the largest request body")
     rate_limit: Annotated[RateLimit | None, BeforeValidator(parse_rate_limit), BeforeValidator(empty_is_none)] = Field(
-        None, description="such as 600/minute; absent: unlimited"
+        None, description="requests of one API key, such as 600/minute; absent: unlimited"
     )
     api_keys_dir: Annotated[Path | None, BeforeValidator(empty_is_none)] = Field(
-        None, description="folder in which each file's content is an API key; absent: no authentication"
+        None, description="folder of files with API keys, one a line, reloaded; absent: no authentication"
     )
 
-    api_keys: Annotated[SecretStr | None, BeforeValidator(empty_is_none)] = Field(
+    api_keys: Annotated[SecretStr | None, BeforeValidator(parse_api_keys)] = Field(
         None, description="API keys, separated by commas or white space; only as the environment variable"
     )
-    protect_metrics: bool = Field(False, description="ask for an API key on the paths of the metrics too")
+    protect_metrics: bool = Field(
+        False,
+        description="ask for an API key on the paths of the metrics too; the operator and its ServiceMonitor "
+        "have none, so that remediation and scraping end",
+    )
     protect_docs: bool = Field(False, description="ask for an API key on /docs, /redoc and /openapi.json too")
-    cors_origins: OptionalText = Field(
-        None, description="origins, separated by commas, whose web pages may call the API, or *; absent: none"
+    cors_origins: Origins = Field(
+        (), description="origins, separated by commas, whose web pages may call the API, or *; absent: none"
     )
     header_timeout: Duration = Field(10.0, gt=0, description="how long a client may take to send its headers")
     body_timeout: Duration = Field(30.0, gt=0, description="how long a client may take to send its body")

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any
 
 from qwen_server.engine.base import Delta, EngineError, Output
+from qwen_server.errors import HttpError
 from qwen_server.protocol import Kind
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -35,6 +36,12 @@ async def send_json(
     fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": content})
+
+
+async def send_error(send: Send, error: HttpError) -> None:
+    """An error as a whole response."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    await send_json(send, error.status, error.body, headers)
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:

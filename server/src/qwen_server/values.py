@@ -9,11 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
-
-
-class ConfigurationError(Exception):
-    """The configuration cannot be used; the text names the flag and says what is wrong."""
+_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 
 
 class RateLimit(NamedTuple):
@@ -41,10 +37,28 @@ def parse_rate_limit(value: object) -> object:
     """A RateLimit of text such as 600/minute. Raises ValueError."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"([1-9]\d*)\s*/\s*(second|minute|hour)", value.strip())
+    match = re.fullmatch(r"([1-9]\d*)\s*/\s*(second|minute|hour|day)", value.strip())
     if match is None:
-        raise ValueError(f"{value!r} is not a rate such as 10/second, 600/minute or 5000/hour")
+        raise ValueError(f"{value!r} is not a rate such as 10/second, 600/minute, 5000/hour or 100000/day")
     return RateLimit(int(match[1]), _PERIODS[match[2]], f"{match[1]}/{match[2]}")
+
+
+def parse_origins(value: object) -> object:
+    """The origins in a text (SCHEME://HOST[:PORT] or `*`), separated by commas or white space. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    origins = tuple(re.split(r"[,\s]+", value.strip())) if value.strip() else ()
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[A-Za-z][\w+.-]*://[^/?#@\s]+", origin):
+            raise ValueError(f"{origin!r} is neither an origin such as https://example.org:8443 nor *")
+    return origins
+
+
+def parse_api_keys(value: object) -> object:
+    """Text with at least one API key. Raises ValueError, because a variable that is set but empty is a mistake."""
+    if isinstance(value, str) and not value.strip(", \t\r\n"):
+        raise ValueError("there is no key in it; unset it to serve without keys")
+    return value
 
 
 def _parse_count(value: object) -> object:
@@ -74,4 +88,5 @@ def empty_is_none(value: object) -> object:
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 AutoCount = Annotated[int | Literal["auto"], BeforeValidator(_parse_count)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(parse_origins)]
 OptionalText = Annotated[str | None, BeforeValidator(empty_is_none)]

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from qwen_server.app import create_app
 from qwen_server.gpu import GpuMonitor
@@ -40,6 +41,7 @@ class Served:
     lifecycle: Lifecycle
     service: Service
     url: str
+    app: FastAPI
 
     async def chat(self, text: str = "你好", **fields: Any) -> httpx.Response:
         """A chat whose only message is `text`."""
@@ -50,6 +52,10 @@ class Served:
         """The body of /api/v1/metrics."""
         body: dict[str, Any] = (await self.client.get("/api/v1/metrics")).json()
         return body
+
+    async def until_idle(self) -> None:
+        """Returns once no request is in the queue, the engine or the books."""
+        await until(lambda: not (self.service.admission.running or self.lifecycle.in_flight or self.engine.unfinished))
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +78,7 @@ async def serve(
     limits = httpx.Limits(max_connections=200)
     try:
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, limits=limits) as client:
-            yield Served(client, engine, lifecycle, app.state.service, url)
+            yield Served(client, engine, lifecycle, app.state.service, url, app)
     finally:
         server.should_exit = True
         await task

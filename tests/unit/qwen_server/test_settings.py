@@ -67,6 +67,10 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         (["--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization"),
         (["--device", "tpu"], "--device"),
         (["--rate-limit", "lots"], "--rate-limit"),
+        (["--rate-limit", "0/day"], "--rate-limit"),
+        (["--cors-origins", "example.org"], "--cors-origins"),
+        (["--cors-origins", "https://example.org/path"], "--cors-origins"),
+        (["--api-keys", "key"], "--api-keys"),
         (["--log-format", "xml"], "--log-format"),
         (["--request-timeout", "0s"], "--request-timeout"),
         (["--default-max-tokens", "600"], "--max-tokens-limit"),
@@ -85,6 +89,34 @@ def test_a_bad_variable_is_refused_naming_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("QWEN_MAX_QUEUE_SIZE", "many")
     with pytest.raises(ConfigurationError, match="QWEN_MAX_QUEUE_SIZE"):
         load_settings([])
+
+
+@pytest.mark.parametrize("value", ["", " , \n"])
+def test_a_variable_without_a_key_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("QWEN_API_KEYS", value)
+    with pytest.raises(ConfigurationError, match="QWEN_API_KEYS"):
+        load_settings([])
+
+
+def test_keys_of_the_environment_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN_API_KEYS", "very-secret")
+    monkeypatch.setenv("QWEN_PORT", "many")
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings([])
+    assert "very-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10/second", 1), ("5000 / hour", 3600), ("100000/day", 86_400)])
+def test_a_rate_has_one_of_four_periods(text: str, seconds: float) -> None:
+    rate = load_settings(["--rate-limit", text]).rate_limit
+    assert rate is not None
+    assert (rate.seconds, rate.text) == (seconds, text.replace(" ", ""))
+
+
+def test_origins_are_separated_by_commas_or_white_space() -> None:
+    assert load_settings([]).cors_origins == ()
+    given = load_settings(["--cors-origins", "https://a.example, http://b:3000 *"]).cors_origins
+    assert given == ("https://a.example", "http://b:3000", "*")
 
 
 def test_counts_may_be_auto() -> None:
