@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PORT ?= 8000
 MODEL ?= builtin:news-classifier
+CASES ?= 10000
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/qwen-vllm
 VENV := $(CACHE)/venv/bin
 TOOL := $(PYTHON) -m tests.cluster
@@ -43,6 +44,10 @@ test-integration: deps ## tests against a real API server and a real vLLM
 .PHONY: test-e2e
 test-e2e: deps ## tests on the local one-node cluster
 	@$(RUN) $(VENV)/python -m tests.cluster test e2e
+
+.PHONY: fuzz
+fuzz: venv ## at least CASES=10000 generated requests against a real server and vLLM; SEED=N repeats a run
+	@$(RUN) $(VENV)/python -m tests.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: lint
 lint: venv ## ruff, mypy, import contracts, the chart, generated files

@@ -264,12 +264,11 @@ class ScriptedEngine:
             text += "".join(delta.text for delta in output.deltas)
             tokens += sum(delta.tokens for delta in output.deltas)
         usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": text},
-            "logprobs": {"content": []},
-            "finish_reason": "stop",
-        }
+        choice: dict[str, Any] = {"index": 0, "logprobs": {"content": []}, "finish_reason": "stop"}
+        if kind == "text_completion":
+            choice["text"] = text
+        else:
+            choice["message"] = {"role": "assistant", "content": text}
         return ReferenceAnswer(body={**head, "object": kind, "choices": [choice], "usage": usage})
 
     async def _reference_stream(
@@ -279,12 +278,13 @@ class ScriptedEngine:
             async for output in outputs:
                 observe(output)
                 for delta in output.deltas:
-                    choice = {
-                        "index": delta.index,
-                        "delta": {"role": "assistant", "content": delta.text},
-                        "finish_reason": delta.finish_reason,
-                    }
-                    yield _event({**head, "object": f"{kind}.chunk", "choices": [choice]})
+                    choice: dict[str, Any] = {"index": delta.index, "finish_reason": delta.finish_reason}
+                    if kind == "text_completion":
+                        choice["text"] = delta.text
+                    else:
+                        choice["delta"] = {"role": "assistant", "content": delta.text}
+                    name = kind if kind == "text_completion" else f"{kind}.chunk"
+                    yield _event({**head, "object": name, "choices": [choice]})
         yield "data: [DONE]\n\n"
 
 

@@ -126,7 +126,7 @@ class Protocol:
         if body.get("messages") is None:
             raise invalid("messages is required", "messages")
         checked = self._checked(body, self._chat)
-        if checked.get("top_logprobs") is not None and not checked.get("logprobs"):
+        if checked.get("top_logprobs") and not checked.get("logprobs"):
             raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
         if checked.get("max_completion_tokens") is None and checked.get("max_tokens") is None:
             checked["max_tokens"] = self._settings.default_max_tokens

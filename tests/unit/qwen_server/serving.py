@@ -67,6 +67,8 @@ async def serve(
     lifecycle = Lifecycle()
     app = create_app(make_settings(**values), engine, lifecycle, gpu=gpu, tracing=tracing)
     listener = socket.create_server(("127.0.0.1", 0))
+    # As uvloop does it for the program; asyncio does not for this kind of socket, and each answer would wait 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([listener]))

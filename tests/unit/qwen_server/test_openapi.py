@@ -76,10 +76,15 @@ async def test_every_example_fits_its_schema() -> None:
     for operation in operations():
         bodies += [operation["requestBody"]] if "requestBody" in operation else []
         bodies += [response for response in operation["responses"].values() if "$ref" not in response]
-    for media in (media for body in bodies for media in body["content"].values()):
+    for kind, media in (item for body in bodies for item in body["content"].items()):
         assert examples_of(media)
         for example in examples_of(media):
-            check(example, media["schema"])
+            for part in events_of(example) if kind == "text/event-stream" else [example]:
+                check(part, media["schema"])
+
+
+def events_of(stream: str) -> list[dict[str, str]]:
+    return [{"data": event.removeprefix("data: ")} for event in stream.rstrip().split("\n\n")]
 
 
 async def test_every_operation_says_what_it_is_and_what_it_answers() -> None:

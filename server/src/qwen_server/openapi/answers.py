@@ -45,10 +45,13 @@ def text_answer(description: str, media: str, example: str) -> dict[str, Any]:
     return {"description": description, "content": {media: _media({"type": "string"}, example)}}
 
 
-def generated(description: str, schema: str, *, example: str, stream: str) -> Answers:
-    """All answers of a generating path; success is one body, or events when the request asks for a stream."""
-    answer = json_answer(description, schema, example)
-    answer["content"] |= text_answer("", "text/event-stream", stream)["content"]
+def generated(description: str, *, body: str, event: str, stream: str) -> Answers:
+    """All answers of a generating path; success is one `body`, or a stream whose events carry `event`.
+
+    `stream` is the example of a stream; that of a body has the schema's name.
+    """
+    answer = json_answer(description, body, body)
+    answer["content"]["text/event-stream"] = _media(_event(event), stream)
     answer["headers"] = _TIMING
     return {200: answer} | errors(400, 401, 404, 408, 413, 415, 429, 500, 503)
 
@@ -63,7 +66,19 @@ def errors(*statuses: int) -> Answers:
     return {status: {"$ref": f"#/components/responses/{_NAMES[status]}"} for status in statuses}
 
 
-def _media(schema: dict[str, str], example: str) -> dict[str, Any]:
+def _event(schema: str) -> dict[str, Any]:
+    """The schema of each event of a stream, as OpenAI's own description and most tools read `text/event-stream`."""
+    content = {"anyOf": [reference(schema), reference("ClientError")]}
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": content}
+    return {
+        "type": "object",
+        "description": "each event of the stream; the last is [DONE], or an error after which nothing follows",
+        "required": ["data"],
+        "properties": {"data": {"anyOf": [{"const": "[DONE]"}, data]}},
+    }
+
+
+def _media(schema: dict[str, Any], example: str) -> dict[str, Any]:
     # By reference: FastAPI would drop the nulls of an example in its place.
     return {"schema": schema, "examples": {example: {"$ref": f"#/components/examples/{example}"}}}
 

@@ -16,7 +16,7 @@ router = APIRouter(tags=["generation"])
     summary="对话补全 (Chat completion)",
     response_model=None,
     openapi_extra=request_body("ChatRequest", example="ChatRequest"),
-    responses=generated("回答 (the answer)", "ChatAnswer", example="ChatAnswer", stream="ChatStream"),
+    responses=generated("回答 (the answer)", body="ChatAnswer", event="ChatChunk", stream="ChatStream"),
 )
 async def chat_completions(request: Request) -> Response:
     """Answers a conversation; with `stream`, as server-sent events, of which the last is `data: [DONE]`."""

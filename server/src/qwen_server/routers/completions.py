@@ -10,7 +10,7 @@ from qwen_server.routers.context import generation
 
 router = APIRouter(tags=["generation"])
 
-_ANSWERS = generated("回答 (the answer)", "CompletionAnswer", example="CompletionAnswer", stream="CompletionStream")
+_ANSWERS = generated("回答 (the answer)", body="CompletionAnswer", event="CompletionChunk", stream="CompletionStream")
 
 
 @router.post(

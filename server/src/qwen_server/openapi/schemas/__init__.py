@@ -14,7 +14,9 @@ _MODELS: Final[Mapping[JsonSchemaMode, tuple[type[BaseModel], ...]]] = {
     "validation": (generation.ChatRequest, generation.CompletionRequest),
     "serialization": (
         generation.ChatAnswer,
+        generation.ChatChunk,
         generation.CompletionAnswer,
+        generation.CompletionChunk,
         models.Model,
         models.ModelList,
         health.Health,

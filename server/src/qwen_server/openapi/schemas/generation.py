@@ -57,17 +57,33 @@ class Sampling(Open):
     user: str | None = Field(None, description="accepted and ignored")
 
 
+class TextPart(Open):
+    """A part of a message's text."""
+
+    type: Literal["text"]
+    text: str
+
+
 class Message(Open):
     """A message of the conversation."""
 
     role: str = Field(description="system, user, assistant or tool", examples=["user"])
-    content: str | list[str | dict[str, Any]] | None = Field(None, description="the text, or its parts")
+    content: str | list[str | TextPart] = Field(description="the text, or its parts")
+
+
+class SilentMessage(Open):
+    """A message that may have no text, such as the model's calls of tools."""
+
+    role: Literal["assistant", "tool", "function"]
+    content: str | list[str | TextPart] | None = None
 
 
 class ChatRequest(Sampling):
     """A conversation to answer."""
 
-    messages: list[Message] = Field(min_length=1, max_length=4096, description="对话消息列表 (the conversation)")
+    messages: list[Message | SilentMessage] = Field(
+        min_length=1, max_length=4096, description="对话消息列表 (the conversation)"
+    )
     max_completion_tokens: int | None = Field(None, description="OpenAI's newer name of max_tokens")
     logprobs: bool | None = Field(None, description="return the log probabilities of the tokens")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="of so many alternatives; needs logprobs")
@@ -147,3 +163,50 @@ class CompletionAnswer(Open):
     model: str
     choices: list[CompletionChoice] = Field(min_length=1)
     usage: Usage
+
+
+class Delta(Open):
+    """What an answer gained."""
+
+    role: Literal["assistant"] | None = Field(None, description="with the first text of each answer")
+    content: str | None = None
+
+
+class ChatChunkChoice(Open):
+    """The gain of one of the answers."""
+
+    index: int = Field(ge=0)
+    delta: Delta
+    logprobs: dict[str, Any] | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None
+
+
+class ChatChunk(Open):
+    """An event of a streamed conversation; the one with `usage` has no choices."""
+
+    id: str = Field(pattern="^chatcmpl-")
+    object: Literal["chat.completion.chunk"]
+    created: int = Field(ge=0, description="Unix seconds")
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
+class CompletionChunkChoice(Open):
+    """The gain of one of the answers."""
+
+    text: str
+    index: int = Field(ge=0)
+    logprobs: dict[str, Any] | None = None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class CompletionChunk(Open):
+    """An event of a streamed text; the one with `usage` has no choices."""
+
+    id: str = Field(pattern="^cmpl-")
+    object: Literal["text_completion"]
+    created: int = Field(ge=0, description="Unix seconds")
+    model: str
+    choices: list[CompletionChunkChoice]
+    usage: Usage | None = None

@@ -1,0 +1,88 @@
+"""Runs schemathesis in rounds until enough cases have been tried."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+_ROUND_CASES = 2000  # between two lines of progress
+_LEAST_EXAMPLES = 20  # of an operation in a round
+
+
+class FuzzError(Exception):
+    """A round could not be run; the text says why."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one run of schemathesis did; `output` is what it printed."""
+
+    cases: int
+    failures: int
+    errors: int
+    operations: int
+    output: str
+
+    @property
+    def clean(self) -> bool:
+        return not self.failures and not self.errors
+
+
+def fuzz(
+    url: str,
+    *,
+    cases: int,
+    seed: int,
+    folder: Path,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Round]:
+    """Tries at least `cases` requests on the server at `url`; stops after the first round that finds something.
+
+    The first round walks through the examples and the edges of every parameter, the others draw at random. Raises
+    FuzzError.
+    """
+    inputs = _operations_with_input(url)
+    rounds: list[Round] = []
+    done = 0
+    while (len(rounds) < 2 or done < cases) and all(each.clean for each in rounds):
+        examples = max(_LEAST_EXAMPLES, min(_ROUND_CASES, cases - done) // inputs)
+        phases = "fuzzing" if rounds else "examples,coverage"
+        flags = [f"--max-examples={examples}", f"--seed={seed + len(rounds)}", f"--phases={phases}"]
+        rounds.append(_run(url, flags, folder / "report.json"))
+        done += rounds[-1].cases
+        tell(f"round {len(rounds)}: {done:,} of {cases:,} cases, {rounds[-1].failures} failure(s)")
+    return rounds
+
+
+def _run(url: str, flags: list[str], report: Path) -> Round:
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "schemathesis.cli", f"--config-file={CONFIG}", "run", f"{url}/openapi.json"]
+    command += [*flags, "--no-color", "--report=json", f"--report-json-path={report}"]
+    done = subprocess.run(
+        command, cwd=report.parent, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    output = done.stdout + done.stderr
+    if done.returncode not in (0, 1) or not report.exists():
+        raise FuzzError(f"schemathesis ended with {done.returncode}:\n{output}")
+    result: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    counts = result["test_cases"]
+    if not counts["generated"]:
+        raise FuzzError(f"schemathesis tried nothing:\n{output}")
+    failures = counts["unique_failures"]
+    errors = max(len(result["errors"]), int(done.returncode != 0 and not failures))
+    return Round(counts["generated"], failures, errors, result["operations"]["tested"], output)
+
+
+def _operations_with_input(url: str) -> int:
+    """The number of operations that can be asked in more than one way."""
+    paths = httpx.get(f"{url}/openapi.json", timeout=30).raise_for_status().json()["paths"]
+    operations = [operation for path in paths.values() for operation in path.values()]
+    return max(1, sum("requestBody" in operation or "parameters" in operation for operation in operations))
