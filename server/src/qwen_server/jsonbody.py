@@ -13,34 +13,58 @@ from qwen_server.errors import ClientDisconnectedError, client_error, invalid
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-BODY_SECONDS = 60.0  # for the whole body to arrive
 MAX_DEPTH = 64
+_UPLOADS = 32  # bodies of the largest size that may be on their way at a time
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-async def read_body(headers: Mapping[str, str], receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises HttpError 413 above `limit` bytes, 408 when it does not come, 415 when it is not JSON."""
-    _check_content_type(headers.get("content-type"))
-    declared = headers.get("content-length")
-    if declared is not None and declared.isdecimal() and int(declared[:20]) > limit:
-        raise _too_large(limit)
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnectedError
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise _too_large(limit)
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        raise client_error(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
+class UploadsFullError(Exception):
+    """Too much is being uploaded at a time."""
+
+
+class Bodies:
+    """Reads bodies of at most `limit` bytes within `seconds` each. All those on their way share a bounded memory."""
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._room = _UPLOADS * limit
+
+    @property
+    def room(self) -> int:
+        """Bytes that may still be uploaded now."""
+        return self._room
+
+    async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+        """The whole body. Raises HttpError: 413 too large, 408 too late, 415 no JSON; UploadsFullError."""
+        _check_content_type(headers.get("content-type"))
+        declared = headers.get("content-length")
+        if declared is not None and declared.isdecimal() and int(declared[:20]) > self._limit:
+            raise _too_large(self._limit)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._seconds):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnectedError
+                    part = message.get("body", b"")
+                    self._room -= len(part)
+                    size += len(part)
+                    if size > self._limit:
+                        raise _too_large(self._limit)
+                    if self._room < 0:
+                        raise UploadsFullError
+                    parts.append(part)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            text = f"the body did not arrive within {self._seconds:g} s"
+            raise client_error(408, text, headers={"Connection": "close"}) from None
+        finally:
+            self._room += size
+        return b"".join(parts)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:

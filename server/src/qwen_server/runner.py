@@ -22,6 +22,7 @@ import uvloop
 
 from qwen_server import logs
 from qwen_server.commandline import check_model, load_settings
+from qwen_server.connections import BACKLOG, uvicorn_config
 from qwen_server.engine.base import Engine, EngineError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
 from qwen_server.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
@@ -38,10 +39,6 @@ _LOOK_SECONDS = 0.2
 _FLUSH_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
 _ENGINE_EXIT_SECONDS = 2.0
-# Longer than the pools of common clients and proxies keep an idle connection (openai and httpx: 5 s, many load
-# balancers: 60 s), so that they close it and not we: a request that meets our close cannot be retried safely.
-_KEEP_ALIVE_SECONDS = 75
-_BACKLOG = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +181,14 @@ def listen(settings: Settings) -> socket.socket:
     """The listening socket. Raises ConfigurationError naming the flag."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
         number = error.errno or 0  # of the resolver's own errors, such as an unknown host, it is negative
         reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise ConfigurationError(f"--host {settings.host} --port {settings.port}: {reason}") from error
+    # Inherited by its connections: one whose client takes nothing in for so long ends, whatever waits to be sent.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * settings.keep_alive_timeout))
+    return listener
 
 
 def vllm_engine(settings: Settings) -> Engine:
@@ -215,20 +215,7 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
     engine = make_engine(settings)
     app = create_app(settings, engine, lifecycle, tracing=_tracing(settings))
     service = app.state.service
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,  # the application writes its own lines
-            server_header=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=1,
-        )
-    )
+    server = _Server(uvicorn_config(app, settings))
     runner = Runner(settings, engine, lifecycle, server, is_stuck=lambda: bool(service.alert_state.zero_work))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

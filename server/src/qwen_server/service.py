@@ -26,6 +26,7 @@ from qwen_server.errors import (
     unavailable,
 )
 from qwen_server.gpu import GpuMonitor, device_count
+from qwen_server.jsonbody import Bodies
 from qwen_server.lifecycle import Lifecycle
 from qwen_server.protocol import Protocol
 from qwen_server.settings import Settings
@@ -72,6 +73,7 @@ class Service:
         self.clock = clock
         self.wall = wall
         self.protocol = Protocol(settings)
+        self.bodies = Bodies(settings.max_body_bytes, settings.body_timeout)
         self.telemetry = Telemetry(clock=clock)
         self.keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
         self.limiter = RateLimiter(settings.rate_limit)

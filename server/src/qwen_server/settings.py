@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     )
     header_timeout: Duration = Field(10.0, gt=0, description="how long a client may take to send its headers")
     body_timeout: Duration = Field(30.0, gt=0, description="how long a client may take to send its body")
+    # Longer than the pools of common clients and proxies keep an idle connection (openai and httpx: 5 s, many load
+    # balancers: 60 s), so that they close it and not we: a request that meets our close cannot be retried safely.
     keep_alive_timeout: Duration = Field(75.0, gt=0, description="how long a connection may be idle")
     otlp_traces_endpoint: Annotated[str | None, BeforeValidator(parse_collector), BeforeValidator(empty_is_none)] = (
         Field(None, description="URL of an OpenTelemetry collector (http://HOST:4318/v1/traces or grpc://HOST:4317)")

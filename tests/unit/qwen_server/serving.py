@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from qwen_server.app import create_app
+from qwen_server.connections import uvicorn_config
 from qwen_server.gpu import GpuMonitor
 from qwen_server.lifecycle import Lifecycle
 from qwen_server.service import Service
@@ -65,12 +66,12 @@ async def serve(
     """The application behind uvicorn on a free port, with its background work running."""
     engine = ScriptedEngine()
     lifecycle = Lifecycle()
-    app = create_app(make_settings(**values), engine, lifecycle, gpu=gpu, tracing=tracing)
+    settings = make_settings(**values)
+    app = create_app(settings, engine, lifecycle, gpu=gpu, tracing=tracing)
     listener = socket.create_server(("127.0.0.1", 0))
     # As uvloop does it for the program; asyncio does not for this kind of socket, and each answer would wait 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn_config(app, settings))
     task = asyncio.create_task(server._serve([listener]))
     await until(lambda: server.started or task.done())
     if ready:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from fastapi import Request
 from starlette.responses import Response
 
-from qwen_server.errors import HttpError
+from qwen_server.errors import BUSY_TEXT, HttpError
 from qwen_server.generation import Generation
-from qwen_server.jsonbody import parse_object, read_body
+from qwen_server.jsonbody import UploadsFullError, parse_object
 from qwen_server.protocol import Kind
 from qwen_server.service import Service
 from qwen_server.telemetry import Trace
@@ -30,6 +30,16 @@ def caller_of(request: Request) -> str:
     return cast("str", getattr(request.state, "caller", ""))
 
 
+async def body_of(request: Request) -> dict[str, Any]:
+    """The JSON object in a request's body. Raises HttpError."""
+    service = service_of(request)
+    try:
+        raw = await service.bodies.read(request.headers, request.receive)
+    except UploadsFullError:
+        raise service.unavailable("uploads_full", BUSY_TEXT) from None
+    return parse_object(raw)
+
+
 async def generation(request: Request, kind: Kind) -> Response:
     """Checks a generation request in the order of cost and hands it on. Raises HttpError."""
     service, trace = service_of(request), trace_of(request)
@@ -37,8 +47,7 @@ async def generation(request: Request, kind: Kind) -> Response:
         await service.limiter.check(caller_of(request))
         if (refusal := service.refusal()) is not None:
             raise refusal
-        raw = await read_body(request.headers, request.receive, service.settings.max_body_bytes)
-        body = parse_object(raw)
+        body = await body_of(request)
         call = service.protocol.chat(body) if kind == "chat" else service.protocol.completion(body)
         if (refusal := service.refusal()) is not None:  # the body may have taken its time
             raise refusal
