@@ -38,6 +38,7 @@ from qwen_server.engine.base import (
     Output,
     Prepared,
     ReferenceAnswer,
+    Tap,
     Vitals,
 )
 from qwen_server.runner import main
@@ -75,6 +76,7 @@ class ScriptedEngine:
     unfinished: int = 0
     aborted: int = 0
     generated: int = 0
+    tapped: int = 0
     bodies: list[Mapping[str, Any]] = field(default_factory=list)
     cause: str | None = None
     stalled: bool = False
@@ -136,7 +138,7 @@ class ScriptedEngine:
         prepared = self._prepare(body, prompts, answer=COMPLETION_ANSWER, length=length, param="prompt")
         return replace(prepared, request_id=request_id, arrival=arrival)
 
-    async def generate(self, prepared: Prepared) -> AsyncGenerator[Output, None]:
+    async def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
         scripts: list[Script] = prepared.payload
         if self.unfinished == 0:
             self._busy_since = self._last_token = time.monotonic()
@@ -144,7 +146,12 @@ class ScriptedEngine:
         complete = False
         try:
             async for output in self._outputs(scripts, prepared.n):
-                yield output
+                (delta, *others) = output.deltas
+                if tap is None or others or output.finished or not tap.ready():
+                    yield output
+                else:
+                    tap.take(delta.text, delta.tokens)
+                    self.tapped += 1
             complete = True
         finally:
             self.unfinished -= 1

@@ -13,11 +13,12 @@ import time
 import uuid
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import aclosing
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.responses import Response
 
 from qwen_server.admission import QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.direct import DirectEvents, connection_of
 from qwen_server.disconnect import UntilDisconnect
 from qwen_server.engine.base import EngineError, InvalidRequestError, Output
 from qwen_server.errors import (
@@ -47,6 +48,9 @@ from qwen_server.streaming import (
     usage_of,
 )
 from qwen_server.telemetry import Outcome, Trace
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _log = logging.getLogger(__name__)
 _TELL_SECONDS = 5.0
@@ -124,7 +128,7 @@ class Generation(Response):
         try:
             async with asyncio.timeout(max(left, 0)) as deadline, UntilDisconnect(receive):
                 with service.lifecycle.at_most_until(deadline):
-                    await self._in_turn(ticket, send)
+                    await self._in_turn(ticket, connection_of(receive), send)
         except (HttpError, ClientDisconnectedError):
             raise
         except Exception as error:
@@ -135,12 +139,15 @@ class Generation(Response):
             _log.exception("request %s failed", self._trace.request_id)
             raise HttpError(500, {"error": INTERNAL_TEXT}, kind="internal") from error
 
-    async def _in_turn(self, ticket: Ticket, send: Send) -> None:
+    async def _in_turn(self, ticket: Ticket, connection: RequestResponseCycle | None, send: Send) -> None:
         service = self._service
         try:
             await service.admission.wait(ticket, service.settings.queue_timeout)
             self._trace.granted = service.clock()
-            await (self._serve_fast(send) if self._is_fast() else self._serve_reference(send))
+            if self._is_fast():
+                await self._serve_fast(connection, send)
+            else:
+                await self._serve_reference(send)
         except QueueTimeoutError:
             raise service.unavailable("queue_timeout", BUSY_TEXT) from None
         except InvalidRequestError as error:
@@ -157,16 +164,22 @@ class Generation(Response):
     def _is_fast(self) -> bool:
         return self._call.fast and not (self._call.kind == "chat" and self._service.engine.info.chats_need_parsing)
 
-    async def _serve_fast(self, send: Send) -> None:
+    async def _serve_fast(self, connection: RequestResponseCycle | None, send: Send) -> None:
         call, trace, engine = self._call, self._trace, self._service.engine
         prepare = engine.prepare_chat if call.kind == "chat" else engine.prepare_completion
         prepared = await prepare(call.body, self._id, trace.arrival)
         trace.prompt_tokens = prepared.prompt_tokens
-        async with aclosing(cast("Any", engine.generate(prepared))) as outputs:
-            if call.stream:
-                await self._stream_outputs(outputs, send)
-            else:
-                await self._collect_outputs(outputs, prepared.prompts * prepared.n, send)
+        choices = prepared.prompts * prepared.n
+        if not call.stream:
+            async with aclosing(cast("Any", engine.generate(prepared))) as outputs:
+                await self._collect_outputs(outputs, choices, send)
+            return
+        chunks = Chunks(call.kind, self._id, self._created, call.model, stop_reasons=call.stop_reasons)
+        direct = None
+        if connection is not None and choices == 1:
+            direct = DirectEvents(connection, chunks, trace, self._service.telemetry, self._service.clock)
+        async with aclosing(cast("Any", engine.generate(prepared, direct))) as outputs:
+            await self._stream_outputs(outputs, chunks, direct, send)
 
     async def _collect_outputs(self, outputs: AsyncIterator[Output], choices: int, send: Send) -> None:
         trace = self._trace
@@ -179,14 +192,16 @@ class Generation(Response):
         body = collector.body(self._id, self._created, self._call.model, usage)
         await send_json(send, 200, body, [self._timing()])
 
-    async def _stream_outputs(self, outputs: AsyncIterator[Output], send: Send) -> None:
+    async def _stream_outputs(
+        self, outputs: AsyncIterator[Output], chunks: Chunks, direct: DirectEvents | None, send: Send
+    ) -> None:
         trace = self._trace
         stream = self._begin_stream(send)
-        call = self._call
-        chunks = Chunks(call.kind, self._id, self._created, call.model, stop_reasons=call.stop_reasons)
         # Sent only once the engine's stream is over: the server calls a client gone as soon as its answer is complete.
         ending: bytes | None = None
         async for output in outputs:
+            if direct is not None:
+                direct.shut()
             self._observe(output)
             require_answer(output)
             data = chunks.of(output)
@@ -195,6 +210,8 @@ class Generation(Response):
                 ending = data + tail + DONE
             elif data:
                 await stream.write(data)
+            if direct is not None and ending is None:
+                direct.open()
         if ending is None:
             raise EngineError("the engine ended without finishing the request")
         await stream.end(ending)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from json.encoder import encode_basestring
 from typing import Any
 
 from qwen_server.engine.base import Delta, EngineError, Output
@@ -74,6 +75,17 @@ class Chunks:
         self._shut = "}" if self._chat else ""
         self._stop_reasons = stop_reasons
         self._begun: set[int] = set()
+        self._plain_head = f'{self._head}"choices":[{{"index":0,{self._open}'
+        self._plain_tail = f'{self._shut},"logprobs":null,"finish_reason":null}}]}}\n\n'
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first choice's role has been told, so that its next event may be a `plain` one."""
+        return 0 in self._begun
+
+    def plain(self, text: str) -> bytes:
+        """The event of a gain in the midst of the first choice."""
+        return f"{self._plain_head}{encode_basestring(text)}{self._plain_tail}".encode()
 
     def of(self, output: Output) -> bytes:
         """The events of one output; empty when it holds nothing to show yet."""

@@ -154,6 +154,19 @@ class ReferenceAnswer:
 Observer = Callable[[Output], None]
 
 
+class Tap(Protocol):
+    """Takes gains of a request with one choice at the moment they come, past the iterator, which costs far more.
+
+    The engine asks only while the iterator has handed out all that came before, and never offers it an end.
+    """
+
+    def ready(self) -> bool:
+        """Whether it takes the next gain; one that it does not take comes out of the iterator."""
+
+    def take(self, text: str, tokens: int) -> None:
+        """Takes what was gained: text, empty when nothing can be shown yet, and its number of tokens."""
+
+
 class Engine(Protocol):
     """An engine behind the HTTP API. `info` may be read once `start()` has returned."""
 
@@ -169,8 +182,8 @@ class Engine(Protocol):
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """The same for a prompt, a list of prompts, or token ids. Raises InvalidRequestError."""
 
-    def generate(self, prepared: Prepared) -> AsyncIterator[Output]:
-        """Streams the gains of all choices. Closing the iterator aborts the work.
+    def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncIterator[Output]:
+        """Streams the gains of all choices, but for those that `tap` takes. Closing the iterator aborts the work.
 
         Raises EngineError; InvalidRequestError only instead of the first output.
         """

@@ -26,6 +26,7 @@ from qwen_server.engine.base import (
     Output,
     Prepared,
     ReferenceAnswer,
+    Tap,
     Vitals,
 )
 from qwen_server.engine.processes import cpu_seconds, descendants, kill_descendants
@@ -129,9 +130,9 @@ class VllmEngine:
         """See Engine."""
         return await self._alive().fast.prepare_completion(body, request_id, arrival)
 
-    def generate(self, prepared: Prepared) -> AsyncGenerator[Output, None]:
+    def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
         """See Engine."""
-        return self._alive().fast.generate(prepared)
+        return self._alive().fast.generate(prepared, tap)
 
     async def reference_chat(
         self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer

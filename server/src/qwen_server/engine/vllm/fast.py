@@ -13,7 +13,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.utils.async_utils import merge_async_iterators
 
-from qwen_server.engine.base import Output, Prepared
+from qwen_server.engine.base import Output, Prepared, Tap
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.errors import invalid, of_response, translated
 from qwen_server.engine.vllm.outputs import Merger
@@ -87,13 +87,13 @@ class FastPath:
             self._parts.llm.get_tokenizer(),
         )
 
-    async def generate(self, prepared: Prepared) -> AsyncGenerator[Output, None]:
-        """Streams the gains of all prompts and choices; closing it aborts the work."""
+    async def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
+        """Streams the gains of all prompts and choices, but for those that `tap` takes; closing it aborts the work."""
         work: Work = prepared.payload
         merger = Merger(prepared.n)
         with translated(work.prompt_param, self._death_cause):
             streams = [
-                self._parts.client.generate(item, params, f"{prepared.request_id}-{index}", priority=work.priority)
+                self._parts.client.follow(item, params, f"{prepared.request_id}-{index}", work.priority, tap)
                 for index, (item, params) in enumerate(zip(work.inputs, work.params, strict=True))
             ]
             for _ in streams:

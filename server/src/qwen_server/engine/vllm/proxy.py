@@ -13,9 +13,10 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from qwen_server.engine.base import Observer
+from qwen_server.engine.base import Observer, Tap
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
+from qwen_server.engine.vllm.tapping import install, tapped
 from qwen_server.tracing import current_headers
 
 
@@ -37,6 +38,7 @@ class EngineProxy:
     def __init__(self, llm: AsyncLLM, heartbeat: Heartbeat) -> None:
         self._llm = llm
         self._generate: Callable[..., AsyncGenerator[RequestOutput, None]] = llm.generate
+        self._processor = install(llm)
         self._heartbeat = heartbeat
         self._traced = llm.observability_config.otlp_traces_endpoint is not None
 
@@ -47,15 +49,27 @@ class EngineProxy:
         self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         """AsyncLLM's generate. The engine's clock of a request starts at its arrival here, queue included."""
-        self._heartbeat.on_request(time.monotonic(), self._llm.get_num_unfinished_requests())
-        if self._traced:
-            options["trace_headers"] = current_headers()
+        self._begin(options)
         call = current_call.get()
         if call is None:
             return self._generate(prompt, sampling_params, request_id, **options)
         date(prompt, call.arrival)
         index = call.merger.add_prompt(getattr(sampling_params, "n", 1) or 1)
         return _observed(self._generate(prompt, sampling_params, request_id, **options), call, index)
+
+    def follow(
+        self, prompt: Any, sampling_params: Any, request_id: str, priority: int, tap: Tap | None
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The same for the fast path, whose prompts are dated and whose gains a tap may take."""
+        options: dict[str, Any] = {"priority": priority}
+        self._begin(options)
+        outputs = self._generate(prompt, sampling_params, request_id, **options)
+        return outputs if tap is None else tapped(outputs, self._processor, request_id, tap)
+
+    def _begin(self, options: dict[str, Any]) -> None:
+        self._heartbeat.on_request(time.monotonic(), self._llm.get_num_unfinished_requests())
+        if self._traced:
+            options["trace_headers"] = current_headers()
 
 
 def date(prompt: Any, arrival: float) -> None:

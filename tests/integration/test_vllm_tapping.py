@@ -1,0 +1,190 @@
+"""What engine/vllm/tapping relies on in vLLM 0.32, by vLLM's own output processor; no engine is started."""
+
+# ruff: noqa: PLC0415 - vLLM takes seconds to import: only when these tests run
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from qwen_server.engine.vllm.tapping import TappingProcessor
+
+pytestmark = pytest.mark.vllm
+
+MODEL = Path(__file__).parents[2] / "server" / "models" / "news-classifier"
+TEXT = "今天的新闻"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vllm_without_side_effects() -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from vllm.tokenizers import get_tokenizer
+
+    return get_tokenizer(str(MODEL))
+
+
+class Tap:
+    """Takes gains while it is told to, or fails."""
+
+    def __init__(self, *, takes: bool = True, fails: bool = False) -> None:
+        self.takes = takes
+        self.fails = fails
+        self.text = ""
+        self.tokens = 0
+
+    def ready(self) -> bool:
+        return self.takes
+
+    def take(self, text: str, tokens: int) -> None:
+        if self.fails:
+            raise OSError("the disk is full")
+        self.text += text
+        self.tokens += tokens
+
+
+class Engine:
+    """An output processor with taps, fed by hand."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        from vllm.v1.engine.output_processor import OutputProcessor
+
+        from qwen_server.engine.vllm.tapping import install
+
+        llm: Any = SimpleNamespace(output_processor=OutputProcessor(tokenizer, log_stats=False))
+        self.processor: TappingProcessor = install(llm)
+
+    def add(self, name: str, tap: Tap | None = None, **params: Any) -> Any:
+        """A request; returns its queue."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine import EngineCoreRequest
+        from vllm.v1.engine.output_processor import RequestOutputCollector
+
+        kind = params.pop("output_kind", RequestOutputKind.DELTA)
+        request = EngineCoreRequest(
+            request_id=f"{name}-internal",
+            external_req_id=name,
+            prompt_token_ids=[1, 2],
+            mm_features=None,
+            sampling_params=SamplingParams(output_kind=kind, **params),
+            pooling_params=None,
+            arrival_time=0.0,
+            lora_request=None,
+            cache_salt=None,
+            data_parallel_rank=None,
+        )
+        queue = RequestOutputCollector(kind, request.request_id)
+        if tap is not None:
+            self.processor.taps[name] = tap
+        self.processor.add_request(request, None, None, 0, queue)
+        return queue
+
+    def step(self, *gains: tuple[str, list[int]], reason: Any = None) -> None:
+        """One step of the engine."""
+        from vllm.v1.engine import EngineCoreOutput
+
+        self.processor.process_outputs(
+            [EngineCoreOutput(f"{name}-internal", tokens, finish_reason=reason) for name, tokens in gains]
+        )
+
+
+def test_a_tap_gets_every_gain_but_the_end(tokenizer: Any) -> None:
+    from vllm.v1.engine import FinishReason
+
+    engine, tap = Engine(tokenizer), Tap()
+    queue = engine.add("a", tap)
+    assert engine.processor.taps == {}
+    ids = tokenizer.encode(TEXT)
+    for token in ids[:-1]:
+        engine.step(("a", [token]))
+    assert queue.output is None
+    engine.step(("a", ids[-1:]), reason=FinishReason.LENGTH)
+    (end,) = queue.get_nowait().outputs
+    assert tap.text + end.text == TEXT
+    assert (tap.tokens, end.finish_reason) == (len(ids) - 1, "length")
+    assert engine.processor.get_num_unfinished_requests() == 0
+
+
+def test_what_a_tap_does_not_take_waits_in_the_queue_in_order(tokenizer: Any) -> None:
+    engine, tap = Engine(tokenizer), Tap(takes=False)
+    queue = engine.add("a", tap)
+    ids = tokenizer.encode(TEXT)
+    engine.step(("a", ids[:2]))
+    tap.takes = True
+    engine.step(("a", ids[2:3]))  # the queue is not empty: no overtaking
+    first = queue.get_nowait().outputs[0]
+    assert (tap.tokens, list(first.token_ids)) == (0, ids[:3])
+    engine.step(("a", ids[3:]))
+    assert (tap.tokens, first.text + tap.text) == (len(ids) - 3, TEXT)
+
+
+def test_a_stop_string_is_held_back_from_the_tap(tokenizer: Any) -> None:
+    engine, tap = Engine(tokenizer), Tap()
+    queue = engine.add("a", tap, stop=["新闻"])
+    for token in tokenizer.encode(TEXT):
+        engine.step(("a", [token]))
+    (end,) = queue.get_nowait().outputs
+    assert tap.text + end.text == "今天的"
+    assert (end.finish_reason, end.stop_reason) == ("stop", "新闻")
+
+
+def test_a_failing_tap_fails_its_own_request_only(tokenizer: Any) -> None:
+    engine, well = Engine(tokenizer), Tap()
+    queue = engine.add("a", Tap(fails=True))
+    engine.add("b", well)
+    ids = tokenizer.encode(TEXT)
+    engine.step(("a", ids), ("b", ids))
+    with pytest.raises(OSError, match="disk"):
+        queue.get_nowait()
+    assert well.text == TEXT
+
+
+def test_an_aborted_request_ends_in_its_queue(tokenizer: Any) -> None:
+    engine, tap = Engine(tokenizer), Tap()
+    queue = engine.add("a", tap)
+    engine.processor.abort_requests(["a"], internal=False)
+    assert queue.get_nowait().outputs[0].finish_reason == "abort"
+    assert engine.processor.request_states == {}
+
+
+def test_answers_of_other_kinds_are_not_tapped(tokenizer: Any) -> None:
+    from vllm.sampling_params import RequestOutputKind
+
+    engine, tap = Engine(tokenizer), Tap()
+    whole = engine.add("whole", tap, output_kind=RequestOutputKind.FINAL_ONLY)
+    plain = engine.add("plain")
+    ids = tokenizer.encode(TEXT)
+    engine.step(("whole", ids), ("plain", ids))
+    assert (tap.tokens, whole.output) == (0, None)
+    assert plain.get_nowait().outputs[0].text == TEXT
+
+
+async def test_a_tap_is_forgotten_with_its_request(tokenizer: Any) -> None:
+    from qwen_server.engine.vllm.tapping import tapped
+
+    processor = Engine(tokenizer).processor
+
+    async def refused() -> Any:
+        await asyncio.sleep(0)
+        assert set(processor.taps) == {"a"}
+        raise ValueError("no room")
+        yield
+
+    with pytest.raises(ValueError, match="no room"):
+        async for _ in tapped(refused(), processor, "a", Tap()):
+            pass
+    assert processor.taps == {}
