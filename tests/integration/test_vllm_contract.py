@@ -7,14 +7,16 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from qwen_server.commandline import load_settings
 from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
-from qwen_server.settings import Settings
+from qwen_server.settings import ConfigurationError, Settings
 
 pytestmark = pytest.mark.vllm
 
@@ -169,3 +171,37 @@ def test_the_engines_failures_are_engine_errors() -> None:
         found = raised(error)
         assert isinstance(found, EngineError)
         assert not isinstance(found, EngineDeadError)
+
+
+def flags_of(parser: Any) -> set[str]:
+    return {flag for action in parser._actions for flag in action.option_strings}
+
+
+def test_every_flag_of_vllms_own_http_server_is_refused_by_name() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    engine = flags_of(AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(add_help=False)))
+    frontend = flags_of(make_arg_parser(FlexibleArgumentParser(add_help=False))) - engine
+    assert {"--host", "--api-key", "--allowed-origins", "--ssl-keyfile", "--no-enable-log-outputs"} <= frontend
+    for flag in frontend:
+        with pytest.raises(ConfigurationError, match=re.escape(flag)):
+            load_settings(["--", flag])
+    engines_own = {flag for flag in engine if flag.startswith("--data-parallel")}
+    engines_own |= {"-dp", "-tp", "-q", "--disable-log-stats", "--enable-log-requests", "--max-num-queued-reqs"}
+    assert engines_own <= engine
+    for flag in engines_own:
+        with pytest.raises(ConfigurationError, match=re.escape(flag)):
+            load_settings(["--", flag])
+
+
+@pytest.mark.parametrize(
+    "argument", ["--served-model-nam=x", "--data-paralle-size=2", "--disable-log-stat", "--hf-tok=x"]
+)
+def test_an_abbreviated_flag_is_refused(argument: str) -> None:
+    from qwen_server.engine.vllm.build import parsed
+
+    with pytest.raises(EngineError, match=re.escape(argument)):
+        parsed([argument])
+    assert parsed(["--max-num-seqs=7", "-O0"]).max_num_seqs == 7

@@ -150,7 +150,9 @@ def test_what_follows_the_separator_goes_to_vllm() -> None:
         *("--host", "--port=1", "--uds", "--api-key", "--api-server-count", "--disable-log-stats", "--config=x.yaml"),
         *("--data-parallel-size=2", "--data_parallel_backend", "-dp", "-dpn", "--served-model-name", "--model"),
         *("--max-model-len=4", "--max_model_len", "-tp", "--tensor-parallel-size", "--shutdown-timeout", "--headless"),
-        *("--hf-token=hf_secret", "--hf_token"),
+        *("--hf-token=hf_secret", "--hf_token", "--allowed-origins=*", "--middleware=x", "--uvicorn-log-level"),
+        *("--no-disable-log-stats", "--enable-log-requests", "--otlp-traces-endpoint=x", "--tool-call-parser=hermes"),
+        *("-t", "-tp=2", "-p", "-qfp8", "-q=fp8", "-dpx", "--logging-config.log_level", "--max-num-queued-reqs=1"),
     ],
 )
 def test_flags_that_the_server_owns_are_refused_by_name(flag: str) -> None:
@@ -158,7 +160,10 @@ def test_flags_that_the_server_owns_are_refused_by_name(flag: str) -> None:
         load_settings(["--", flag])
 
 
-@pytest.mark.parametrize("flag", ["--max-num-seqs=64", "--seed", "--no-enable-prefix-caching", "-1", "value"])
+@pytest.mark.parametrize(
+    "flag",
+    ["--max-num-seqs=64", "--seed", "--no-enable-prefix-caching", "-1", "value", "-O3", "-ep", "-cc.mode=0", "-ac=x"],
+)
 def test_other_flags_pass(flag: str) -> None:
     assert load_settings(["--", flag]).pass_through == (flag,)
 

@@ -51,10 +51,8 @@ def build(settings: Settings, heartbeat: Heartbeat) -> Parts:
     device = _device(settings)
     arguments = engine_arguments(settings, device)
     _log.info("starting the engine: %s", " ".join(arguments))
-    parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False, prog="vllm"))
-    engine_args = AsyncEngineArgs.from_cli_args(parser.parse_args(arguments))
     llm = AsyncLLM.from_engine_args(
-        engine_args,
+        parsed(arguments),
         # The default context gives the scheduler smaller batches than vLLM's own server has.
         usage_context=UsageContext.OPENAI_API_SERVER,
         stat_loggers=[stat_logger(heartbeat)],
@@ -64,6 +62,13 @@ def build(settings: Settings, heartbeat: Heartbeat) -> Parts:
     except BaseException:
         llm.shutdown(timeout=1)
         raise
+
+
+def parsed(arguments: list[str]) -> AsyncEngineArgs:
+    """What vLLM's parser makes of its command line. Raises EngineError."""
+    # No abbreviations: they would get around the flags that the server owns.
+    parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False, prog="vllm", allow_abbrev=False))
+    return AsyncEngineArgs.from_cli_args(parser.parse_args(arguments))
 
 
 def _device(settings: Settings) -> Literal["cuda", "cpu"]:
