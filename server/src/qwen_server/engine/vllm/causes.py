@@ -19,6 +19,11 @@ _HEARSAY = re.compile(
 )
 
 
+_WORKER_ENDED = re.compile(r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d+|None)\)")
+# The words of torch's allocator on a CPU, of C++ and of the kernel, for what CUDA calls out of memory.
+_NO_MEMORY = re.compile(r"can't allocate memory|Cannot allocate memory|bad_alloc|MemoryError|OutOfMemory|_ALLOC_FAILED")
+
+
 @dataclass(frozen=True, slots=True)
 class LoggedError:
     """An error that a process logged; `error` is the exception's class and text, empty when there was none."""
@@ -56,10 +61,10 @@ def cause_of(errors: Iterable[LoggedError], *, since: float, server: int) -> str
     recent = [error for error in errors if error.time >= since and error.pid != server]
     for error in recent:
         if error.error and not _HEARSAY.search(error.error):
-            return _one_line(error.error)
+            return one_line(error.error)
     for error in recent:
         if not _HEARSAY.search(error.message):
-            return _one_line(error.message)
+            return one_line(error.message)
     return None
 
 
@@ -88,9 +93,16 @@ def explain(error: BaseException) -> str:
     match = re.search(r"validation errors? for \w+\s*(.*?)\s*\[type=", text, re.DOTALL)
     if match:
         text = re.sub(r"^(Value|Assertion) error, ", "", match[1])
-    return _one_line(text)
+    return one_line(text)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The text without line breaks and not too long; what clients and counters look for is named in the usual words."""
     flat = " ".join(text.split())
+    if ended := _WORKER_ENDED.search(flat):
+        # Its parent may have been told of the end before it could read the code.
+        unknown = "ended unexpectedly, perhaps killed for want of memory"
+        return f"{ended[1]} {unknown if ended[2] == 'None' else _ending(int(ended[2]))}"
+    if _NO_MEMORY.search(flat) and "out of memory" not in flat.lower():
+        flat = f"out of memory: {flat}"
     return flat if len(flat) <= _CAUSE_LENGTH else flat[: _CAUSE_LENGTH - 3] + "..."

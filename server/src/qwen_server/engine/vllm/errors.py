@@ -14,6 +14,7 @@ from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
+from qwen_server.engine.vllm.causes import explain, one_line
 
 # vLLM's names for what the client calls `messages` or `prompt`.
 _PROMPT_PARAMETERS = ("input_text", "input_tokens", "prompt_token_ids", "prompt")
@@ -39,7 +40,7 @@ def translated(prompt_param: str, death_cause: Callable[[], str]) -> Iterator[No
     except VllmEngineDeadError as error:
         raise EngineDeadError(death_cause()) from error
     except EngineGenerateError as error:
-        raise EngineError(str(error.__cause__ or error)) from error
+        raise EngineError(explain(error.__cause__ or error)) from error
     except ValidationError as error:
         raise _of_pydantic(error) from error
     except VLLMValidationError as error:
@@ -52,7 +53,7 @@ def of_response(response: Any, prompt_param: str) -> InvalidRequestError | Engin
     """An ErrorResponse of vLLM's serving objects."""
     error = response.error
     if error.code >= 500 and error.code != 501:
-        return EngineError(error.message)
+        return EngineError(one_line(error.message))
     return invalid(error.message, error.param, 400 if error.code == 501 else error.code, prompt_param)
 
 
