@@ -47,8 +47,13 @@ def test_a_long_step_on_a_cpu_is_not_a_hang() -> None:
 
 
 def test_requests_without_tokens_are_a_stall() -> None:
-    assert stalled_seconds(busy(busy_since=900.0, last_token_at=960.0, last_step_at=999.0), NOW) == 40
+    assert stalled_seconds(busy(busy_since=900.0, last_token_at=960.0, last_step_at=999.0), NOW) == 39
     assert stalled_seconds(Vitals(state="ready", last_token_at=1.0), NOW) == 0
+
+
+def test_a_long_step_is_no_stall_whatever_it_will_bring() -> None:
+    assert stalled_seconds(busy(busy_since=900.0, last_token_at=950.0, last_step_at=950.0), NOW) == 0
+    assert stalled_seconds(busy(busy_since=900.0), NOW) == 0
 
 
 @given(vitals_of_any_kind)

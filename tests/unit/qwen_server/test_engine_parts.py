@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from qwen_server.engine.base import EngineError
-from qwen_server.engine.processes import cpu_seconds, descendants
+from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants
 from qwen_server.engine.vllm.causes import LoggedError, cause_of, ending_of, explain, read_errors
 from qwen_server.engine.vllm.child import CauseFormatter, write_logging_config
 from qwen_server.engine.vllm.family import choose, detect
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
+from qwen_server.errors import failure_kind
 
 
 def step(heartbeat: Heartbeat, now: float, tokens: int = 1, usage: float = 0.0) -> None:
@@ -60,6 +61,21 @@ def test_idling_is_no_cpu_activity() -> None:
     assert heartbeat.cpu_active_at == 1.0
     heartbeat.on_cpu_time(3.0, {7: 10.8, 8: 3.0})
     assert heartbeat.cpu_active_at == 3.0
+
+
+def test_steps_and_answers_are_life_and_their_want_is_quiet() -> None:
+    heartbeat = Heartbeat()
+    assert heartbeat.quiet_seconds(5.0, unfinished=0) == 0
+    heartbeat.ping_sent_at = 3.0
+    assert heartbeat.quiet_seconds(5.0, unfinished=0) == 2
+    heartbeat.on_request(4.0, unfinished=1)
+    step(heartbeat, 4.5)
+    assert heartbeat.quiet_seconds(5.0, unfinished=1) == 0.5
+    heartbeat.on_life(5.0)
+    heartbeat.on_cpu_time(6.0, {7: 100.0})
+    assert heartbeat.cpu_active_at == 5.0, "the first look only sets the mark"
+    heartbeat.on_cpu_time(7.0, {7: 100.9})
+    assert heartbeat.cpu_active_at == 7.0
 
 
 def test_a_compiler_that_the_engine_runs_is_cpu_activity_though_others_end() -> None:
@@ -101,6 +117,37 @@ def test_a_killed_process_is_told_by_its_signal() -> None:
     assert ending_of({"EngineCore": -9}) == "EngineCore was killed by SIGKILL, perhaps for want of memory"
     assert ending_of({"EngineCore": 1, "Other": None}) == "EngineCore exited with code 1"
     assert ending_of({"EngineCore": None}) is None
+
+
+def test_a_worker_that_ended_is_told_by_its_signal_too() -> None:
+    told = "Worker proc VllmWorker-0 died unexpectedly (exit code: {}), shutting down executor."
+    assert cause_of([error(20, told.format(-9))], since=0, server=10) == (
+        "VllmWorker-0 was killed by SIGKILL, perhaps for want of memory"
+    )
+    unknown = cause_of([error(20, told.format(None))], since=0, server=10)
+    assert unknown == "VllmWorker-0 ended unexpectedly, perhaps killed for want of memory"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 32768000 bytes. Error code 12 (Cannot allocate memory)",
+        "MemoryError: std::bad_alloc",
+        "MemoryError: ",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_want_of_memory_has_one_name_whoever_tells_it(text: str) -> None:
+    cause = cause_of([error(30, "WorkerProc hit an exception.", text)], since=0, server=10)
+    assert cause is not None
+    assert cause.startswith(f"out of memory: {text[:20].strip()}")
+    assert failure_kind(f"the engine died: {cause}") == "out_of_memory"
+
+
+def test_cudas_own_words_stay() -> None:
+    told = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+    assert cause_of([error(30, "WorkerProc hit an exception.", told)], since=0, server=10) == told
 
 
 def test_vllms_words_become_one_line() -> None:
@@ -196,6 +243,23 @@ def is_alive(pid: int) -> bool:
 def test_cpu_time_is_read_and_processes_that_are_gone_count_nothing() -> None:
     assert cpu_seconds([os.getpid()])[os.getpid()] > 0
     assert cpu_seconds([2**22 + 1]) == {}
+
+
+def test_a_process_that_was_stopped_is_told_from_one_that_sleeps() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            assert not any_stopped([process.pid, 2**22 + 1])
+            process.send_signal(signal.SIGSTOP)
+            deadline = time.monotonic() + 10
+            while not any_stopped([os.getpid(), process.pid]):
+                assert time.monotonic() < deadline, "not seen"
+                time.sleep(0.01)
+            process.send_signal(signal.SIGCONT)
+            while any_stopped([process.pid]):
+                assert time.monotonic() < deadline, "still seen"
+                time.sleep(0.01)
+        finally:
+            process.kill()
 
 
 QWEN3 = "{% if enable_thinking is false %}...{% endif %}<tool_call>"

@@ -135,11 +135,14 @@ def hung_seconds(vitals: Vitals, now: float) -> float:
 
 
 def stalled_seconds(vitals: Vitals, now: float) -> float:
-    """For how long requests were present and the scheduler stepped without a prompt or output token; 0.0 if none."""
-    if vitals.state != "ready" or vitals.unfinished == 0:
+    """For how long requests were present and the scheduler stepped without a prompt or output token; 0.0 if none.
+
+    Judged at the latest step: nobody knows what one that goes on will bring, and whether it ends is the hang's matter.
+    """
+    if vitals.state != "ready" or vitals.unfinished == 0 or vitals.last_step_at is None:
         return 0.0
     starts = [t for t in (vitals.last_token_at, vitals.busy_since) if t is not None]
-    return max(now - max(starts), 0.0) if starts else 0.0
+    return max(min(now, vitals.last_step_at) - max(starts), 0.0) if starts else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,11 @@ def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
     return used
 
 
+def any_stopped(pids: Iterable[int]) -> bool:
+    """Whether one of the processes was stopped by a signal (SIGSTOP) and not continued."""
+    return any(_stat(pid)[:1] == ["T"] for pid in pids)
+
+
 def kill_descendants(deadline_seconds: float = 5.0) -> bool:
     """Kills everything below this process, also what is started meanwhile, and tells whether nothing is left.
 

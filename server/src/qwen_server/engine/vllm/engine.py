@@ -29,7 +29,7 @@ from qwen_server.engine.base import (
     Tap,
     Vitals,
 )
-from qwen_server.engine.processes import cpu_seconds, descendants, kill_descendants
+from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, kill_descendants
 from qwen_server.engine.vllm import causes
 from qwen_server.engine.vllm.child import write_logging_config
 from qwen_server.engine.vllm.heartbeat import Heartbeat
@@ -53,7 +53,7 @@ class _Running:
 
 _log = logging.getLogger(__name__)
 
-_PULSE_SECONDS = 1.0
+_PULSE_SECONDS = 0.5
 _IDLE_PROBE_SECONDS = 60.0
 # Processes that fail together do so within this time; older errors are another story.
 _CAUSE_WINDOW_SECONDS = 30.0
@@ -202,19 +202,31 @@ class VllmEngine:
         return {process.name: process.exitcode for process in getattr(manager, "processes", ())}
 
     async def _watch(self) -> None:
-        """Pings the engine core, one ping at a time, looks at its CPU time, and keeps an idle worker in use."""
+        """Pings the engine core, one ping at a time, watches its CPU time when it is quiet, keeps idle workers in use.
+
+        A ping does not reach the workers: one that is stopped with nothing to do is shown by a probe, at once.
+        """
         heartbeat = self._heartbeat
         llm = self._loaded().parts.llm
+        processes = await asyncio.to_thread(descendants)
         while not llm.errored:
             now = time.monotonic()
+            unfinished = llm.get_num_unfinished_requests()
             if self.info.device == "cpu":
-                heartbeat.on_cpu_time(now, await asyncio.to_thread(lambda: cpu_seconds(descendants())))
+                await self._look_at_cpu_time(now, unfinished)
             if heartbeat.ping_sent_at is None:
                 heartbeat.ping_sent_at = now
                 self._keep(self._ping())
-            if llm.get_num_unfinished_requests() == 0 and self._idle_since(now) > _IDLE_PROBE_SECONDS:
+            if unfinished == 0 and (self._idle_since(now) > _IDLE_PROBE_SECONDS or any_stopped(processes)):
                 self._keep(self._quiet_probe())
             await asyncio.sleep(_PULSE_SECONDS)
+
+    async def _look_at_cpu_time(self, now: float, unfinished: int) -> None:
+        """On a CPU a long step is no hang while the processes compute. Looking costs milliseconds: only in doubt."""
+        if self._heartbeat.quiet_seconds(now, unfinished) < _PULSE_SECONDS:
+            self._heartbeat.on_life(now)
+        else:
+            self._heartbeat.on_cpu_time(now, await asyncio.to_thread(lambda: cpu_seconds(descendants())))
 
     def _idle_since(self, now: float) -> float:
         return now - (self._heartbeat.last_request_at or now)

@@ -47,11 +47,25 @@ class Heartbeat:
         if unfinished == 0:
             self.busy_since = now if self.ping_sent_at is None else min(self.ping_sent_at, now)
 
+    def quiet_seconds(self, now: float, unfinished: int) -> float:
+        """For how long a sign of life has been due: a step, or with nothing to do the answer to a ping."""
+        since = max(self.last_step_at or 0.0, self.busy_since or 0.0) if unfinished else self.ping_sent_at
+        return 0.0 if since is None else now - since
+
+    def on_life(self, now: float) -> None:
+        """The engine is alive, as its steps and answers tell; what CPU time it uses does not matter."""
+        self.cpu_active_at = now
+        self._cpu_seconds = None
+
     def on_cpu_time(self, now: float, cpu_seconds: Mapping[int, float]) -> None:
-        """The engine's processes, by their ids, have used `cpu_seconds` so far. They come and go: compilers do."""
+        """The engine is quiet; its processes, by their ids, have used `cpu_seconds` so far.
+
+        They come and go: compilers do. The first look only sets the mark for the next.
+        """
         before = self._cpu_seconds
         used = 0.0 if before is None else sum(max(at - before.get(pid, 0.0), 0) for pid, at in cpu_seconds.items())
-        if before is None or used >= _ACTIVE_SHARE * (now - self._cpu_seen_at):
+        computes = before is not None and used >= _ACTIVE_SHARE * (now - self._cpu_seen_at)
+        if computes or self.cpu_active_at is None:
             self.cpu_active_at = now
         self._cpu_seconds = cpu_seconds
         self._cpu_seen_at = now
