@@ -245,12 +245,13 @@ class Generation(Response):
         return self._stream
 
     def _observe(self, output: Output) -> None:
+        """Counts what the engine gave. A stream's first token is made when it is passed on: then the client has it."""
         self._service.telemetry.gain(
             self._trace,
             sum(delta.tokens for delta in output.deltas),
             self._service.clock(),
             choices=len(output.deltas),
-            first_at=output.first_token_at,
+            first_at=None if self._call.stream else output.first_token_at,
         )
 
     def _observe_reference(self, output: Output) -> None:
