@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -51,8 +50,8 @@ class AlertRule:
         return self.enabled and self.threshold is not None
 
     def holds(self, value: float | None) -> bool:
-        """Whether the signal is beyond the threshold; an unknown signal is not."""
-        if value is None or self.threshold is None or not self.on or math.isnan(value):
+        """Whether the signal is beyond the threshold; an unknown one (None, NaN) is not."""
+        if value is None or self.threshold is None or not self.on:
             return False
         return bool(_COMPARISONS[self.comparison](value, self.threshold))
 
@@ -63,7 +62,11 @@ HUNG_SECONDS: Mapping[Device, float] = {"cuda": 15.0, "cpu": 60.0}
 
 
 def catalogue(device: Device) -> tuple[AlertRule, ...]:
-    """The built-in rules. Only EngineUnresponsive depends on the device."""
+    """The built-in rules. Only EngineUnresponsive depends on the device.
+
+    The critical ones act at once (`for` 0): each is measured over a time of its own, so that no flicker can raise it.
+    The warnings last a minute first: they lead to no action but scaling, which needs minutes, and bursts are normal.
+    """
     return (
         AlertRule(
             "EngineUnresponsive",
@@ -73,23 +76,35 @@ def catalogue(device: Device) -> tuple[AlertRule, ...]:
             "critical",
             "the engine has not answered for {value} s",
         ),
+        # Each step of a working scheduler brings a token or fills the cache; 30 s leave room for many that do not,
+        # while requests are preempted or wait for a grammar. Judged at steps, so that a long one is no stall.
         AlertRule(
             "GenerationStalled", 30, "seconds", 0, "critical", "the engine steps, but no token came for {value} s"
         ),
+        # A fact, not a measure: there is nothing to wait for.
         AlertRule("EngineDead", 0, "count", 0, "critical", "the engine's processes have ended"),
+        # Only faults that the driver itself says need a reset or a repair count (see gpu.py): one is enough.
         AlertRule(
             "GPUUnhealthy", 0, "count", 0, "critical", "{value} GPU(s) report faults that need a reset or a repair"
         ),
-        # At least 20 requests in the minute, or a single failure in a quiet one would be 100 %.
+        # At least 20 requests in the minute, or a single failure in a quiet one would be 100 %. A healthy engine fails
+        # none; 5 % are two of 20, and more than a poisonous prompt that one client tries again brings.
         AlertRule("HighErrorRate", 5, "percent", 0, "critical", "{value} % of the last minute's requests failed"),
+        # A line that is nearly full is about to refuse. A burst that is served within 30 s, the default deadline in the
+        # line, hurts nobody.
         AlertRule("QueueSaturated", 90, "percent", 30, "warning", "the waiting line is {value} % full", ">="),
+        # What people wait for before they leave or try again; a healthy replica is well below a second.
         AlertRule(
             "HighTTFT", 5, "seconds", 60, "warning", "the 95th percentile of the time to first token is {value} s"
         ),
+        # What is long or slow depends on the model and on what is asked for: off until a threshold is given.
         AlertRule("HighLatency", None, "seconds", 60, "warning", "the 95th percentile of the latency is {value} s"),
         AlertRule("LowThroughput", None, "tokens/sec", 60, "warning", "decoding makes {value} tokens a second", "<"),
+        # Above it vLLM preempts requests and computes them again. A prefix cache alone does not count as usage.
         AlertRule("KVCacheSaturated", 95, "percent", 60, "warning", "the KV cache is {value} % full"),
+        # vLLM takes 90 % by default, for ever; 98 % leave next to nothing to CUDA's own needs or to neighbours.
         AlertRule("GPUMemoryHigh", 98, "percent", 60, "info", "{value} % of the GPU memory is taken"),
+        # Data center GPUs slow themselves down from about here on, and switch off a few degrees above.
         AlertRule("GPUTemperatureHigh", 90, "celsius", 60, "warning", "the hottest GPU is at {value} C", ">="),
     )
 

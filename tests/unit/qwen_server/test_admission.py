@@ -1,5 +1,6 @@
 import asyncio
 import itertools
+import time
 
 import pytest
 from hypothesis import given
@@ -58,6 +59,19 @@ def test_a_request_heavier_than_the_limit_runs_alone() -> None:
     assert admission.enter(1).state == "waiting"
 
 
+def test_nothing_is_so_light_that_it_takes_no_slot() -> None:
+    admission, _ = make()
+    assert [admission.enter(0).state for _ in range(4)] == ["running"] * 3 + ["waiting"]
+
+
+def test_the_peak_stays_when_requests_have_left() -> None:
+    admission, _ = make()
+    for ticket in [admission.enter(1) for _ in range(2)]:
+        admission.leave(ticket)
+    admission.enter(1)
+    assert admission.peak == 2
+
+
 def test_leaving_twice_frees_one_slot() -> None:
     admission, _ = make()
     ticket = admission.enter(1)
@@ -80,8 +94,26 @@ async def test_waiting_ends_with_the_turn() -> None:
     waiting = asyncio.create_task(admission.wait(second, 5))
     await asyncio.sleep(0)
     admission.leave(first)
-    await waiting
+    async with asyncio.timeout(1):
+        await waiting
     assert second.state == "running"
+
+
+async def test_a_turn_that_comes_together_with_the_deadline_counts() -> None:
+    admission, _ = make(limit=1)
+    first, second = admission.enter(1), admission.enter(1)
+    waiting = asyncio.create_task(admission.wait(second, 0.01))
+    await asyncio.sleep(0)
+    left: list[Ticket] = []
+
+    def leave() -> None:
+        admission.leave(first)
+        left.append(first)
+
+    asyncio.get_running_loop().call_later(0.011, leave)
+    time.sleep(0.05)  # noqa: ASYNC251 - so that both are due in the same turn of the loop
+    await waiting
+    assert (second.state, left) == ("running", [first])
 
 
 async def test_waiting_ends_at_the_deadline() -> None:
@@ -116,6 +148,41 @@ def test_retry_after_stays_between_one_and_thirty_seconds(seconds: float, expect
     admission.enter(1)
     admission.enter(1)
     assert admission.retry_after() == expected
+
+
+def test_the_rate_is_that_of_slots_while_they_run() -> None:
+    admission, clock = make(limit=4)
+    first, second = admission.enter(4), admission.enter(2)
+    clock.now += 3
+    admission.leave(first)  # 4 slots for 3 s: 12 s of one slot
+    assert admission.completions_per_second() == pytest.approx(4 / 12)
+    clock.now += 6
+    admission.leave(second)  # its 3 s in the line do not count: 2 slots for 6 s
+    assert admission.completions_per_second() == pytest.approx(4 / 12)
+
+
+def test_one_slow_request_hardly_moves_the_rate() -> None:
+    admission, clock = make(limit=1)
+    for seconds in (1, 11):
+        ticket = admission.enter(1)
+        clock.now += seconds
+        admission.leave(ticket)
+    assert admission.completions_per_second() == pytest.approx(1 / 2)
+
+
+def test_clients_are_told_different_times() -> None:
+    jitter = iter((0.0, 1.0))
+    admission = Admission(1, 10, clock=Clock(), jitter=lambda: next(jitter))
+    for _ in range(8):
+        admission.enter(1)
+    assert [admission.retry_after() for _ in range(2)] == [12, 20]  # 8 requests of 2 s each, a quarter less or more
+
+
+def test_the_limits_cannot_be_taken_away() -> None:
+    admission, _ = make()
+    admission.resize(0, -1)
+    assert (admission.limit, admission.queue_limit) == (1, 0)
+    assert admission.enter(1).state == "running"
 
 
 def test_a_higher_limit_lets_waiting_requests_run() -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,17 +31,35 @@ def test_an_alert_fires_once_its_condition_held_for_its_time() -> None:
 def test_an_alert_keeps_its_beginning_while_it_fires() -> None:
     state = NOTHING
     for now in range(100):
-        state = at(state, now, 6)
-    assert state.active[0].since == 60
+        state = at(state, now, 6 + now)
+    (alert,) = state.active
+    assert (alert.since, alert.since_utc) == (60, WALL + timedelta(seconds=60))
+    assert alert.value == 6 + 99, "the value is that of now"
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=80))
-def test_a_signal_that_flaps_faster_than_its_time_never_alerts(pattern: list[bool]) -> None:
-    state, held = NOTHING, 0
-    for second, high in enumerate(pattern):
-        state = at(state, second, 6 if high else 4)
-        held = held + 1 if high else 0
-        assert bool(state.active) == (held > 60)
+@given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=1, max_size=40), st.integers(0, 8))
+def test_an_alert_fires_exactly_while_its_condition_has_held_without_a_break(
+    pattern: list[tuple[int, bool]], for_seconds: int
+) -> None:
+    """So one that flaps faster than its time never fires, however often it is high."""
+    rule = replace(RULE, for_seconds=for_seconds)
+    state, now = NOTHING, 0
+    high_since: int | None = None
+    for pause, high in pattern:
+        now += pause
+        state = at(state, now, 6 if high else 4, rule)
+        high_since = None if not high else now if high_since is None else high_since
+        assert bool(state.active) == (high_since is not None and now - high_since >= for_seconds)
+        assert not state.active or now >= state.active[0].since >= (high_since or 0) + for_seconds
+
+
+@given(st.lists(st.floats(5.01, 1e6), min_size=1, max_size=40))
+def test_a_signal_that_falls_at_least_once_in_its_time_never_alerts(peaks: list[float]) -> None:
+    state = NOTHING
+    for number, peak in enumerate(peaks):
+        for offset, value in ((0, peak), (59.5, peak), (59.9, 4.9)):
+            state = at(state, 60 * number + offset, value)
+            assert state.active == ()
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(allow_nan=True)), max_size=30))
@@ -73,6 +92,8 @@ def test_saturation_is_not_zero_work() -> None:
     state = evaluate(catalogue("cuda"), signals, state, 60, WALL)
     assert len(state.active) == 3
     assert not state.zero_work
+    for name in ("EngineUnresponsive", "GenerationStalled"):
+        assert evaluate(catalogue("cuda"), {name: 1000.0}, NOTHING, 0, WALL).zero_work
     assert not state.has("critical")
 
 
@@ -91,6 +112,13 @@ def test_saturation_is_not_zero_work() -> None:
 def test_thresholds_are_met_or_exceeded_as_documented(name: str, quiet: float, loud: float) -> None:
     assert not BY_NAME[name].holds(quiet)
     assert BY_NAME[name].holds(loud)
+
+
+def test_what_leads_to_action_comes_at_once_and_what_warns_lasts_first() -> None:
+    times = {rule.name: rule.for_seconds for rule in catalogue("cuda")}
+    assert {times.pop(rule.name) for rule in catalogue("cuda") if rule.severity == "critical"} == {0}
+    assert times.pop("QueueSaturated") == 30
+    assert set(times.values()) == {60}
 
 
 def test_alerts_without_a_threshold_are_off_until_one_is_given() -> None:
@@ -112,6 +140,8 @@ def test_a_hang_is_judged_more_slowly_on_a_cpu() -> None:
 def test_an_override_changes_only_what_it_names() -> None:
     rules = override([RULE], {"alerts": [{"name": "HighTTFT", "threshold": 2.5, "for": 10.0}, {"name": "Unknown"}]})
     assert rules == (AlertRule("HighTTFT", 2.5, "seconds", 10, "warning", "p95 is {value} s"),)
+    (louder,) = override([RULE], {"alerts": [{"name": "HighTTFT", "severity": "critical"}]})
+    assert louder == replace(RULE, severity="critical")
 
 
 def test_a_disabled_alert_never_fires() -> None:
@@ -151,6 +181,11 @@ def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     write(path, 2)
     rules.poll()
     assert rules.rules[0].threshold == 2
+    path.write_text('{"alerts": []}')
+    rules.poll()
+    assert rules.rules[0].threshold == 5, "what is no longer named is as it was"
+    write(path, 3)
+    rules.poll()
     path.unlink()
     rules.poll()
     assert rules.rules[0].threshold == 5
@@ -178,8 +213,9 @@ def test_a_broken_file_keeps_the_last_good_rules_and_is_told_once(
     write(path, 2)
     rules = AlertsFile(path, [RULE])
     rules.poll()
-    path.write_text('{"alerts": [')
-    for _ in range(3):
-        rules.poll()
-    assert rules.rules[0].threshold == 2
-    assert len([record for record in caplog.records if "broken" in record.message]) == 1
+    for broken in ('{"alerts": [', json.dumps({"alerts": [], "padding": " " * (1 << 20)})):
+        path.write_text(broken)
+        for _ in range(3):
+            rules.poll()
+        assert rules.rules[0].threshold == 2
+    assert len([record for record in caplog.records if "broken" in record.message]) == 2
