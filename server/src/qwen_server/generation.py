@@ -48,6 +48,7 @@ from qwen_server.streaming import (
     usage_of,
 )
 from qwen_server.telemetry import Outcome, Trace
+from qwen_server.transcript import Transcript
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -79,6 +80,7 @@ class Generation(Response):
         self._id = ("chatcmpl-" if call.kind == "chat" else "cmpl-") + uuid.uuid4().hex
         self._created = int(time.time())
         self._stream: EventStream | None = None
+        self._transcript = Transcript(call.body) if service.settings.log_prompts else None
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers; every outcome is counted exactly once and every error is told to the client."""
@@ -102,6 +104,8 @@ class Generation(Response):
             raise
         finally:
             service.telemetry.finish(self._trace, outcome, reason)
+            if self._transcript is not None:
+                self._transcript.tell()
 
     async def _accepted(self, ticket: Ticket, receive: Receive, send: Send) -> tuple[Outcome, str | None]:
         try:
@@ -112,7 +116,11 @@ class Generation(Response):
         except ClientDisconnectedError:
             return "aborted", None
         except HttpError as error:
+            # The time was over while the client did not take in what it was sent: that is no failure of ours.
+            held_up = error.kind == "timeout" and self._stream is not None and self._stream.blocked
             await self._tell(send, error)
+            if held_up:
+                return "aborted", None
             if error.status < 500:
                 return "rejected", error.kind
             return ("refused" if error.kind == "queue_timeout" else "failed"), error.kind
@@ -176,7 +184,7 @@ class Generation(Response):
             return
         chunks = Chunks(call.kind, self._id, self._created, call.model, stop_reasons=call.stop_reasons)
         direct = None
-        if connection is not None and choices == 1:
+        if connection is not None and choices == 1 and self._transcript is None:
             direct = DirectEvents(connection, chunks, trace, self._service.telemetry, self._service.clock)
         async with aclosing(cast("Any", engine.generate(prepared, direct))) as outputs:
             await self._stream_outputs(outputs, chunks, direct, send)
@@ -246,6 +254,8 @@ class Generation(Response):
 
     def _observe(self, output: Output) -> None:
         """Counts what the engine gave. A stream's first token is made when it is passed on: then the client has it."""
+        if self._transcript is not None:
+            self._transcript.add(output)
         self._service.telemetry.gain(
             self._trace,
             sum(delta.tokens for delta in output.deltas),

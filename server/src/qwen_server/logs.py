@@ -6,6 +6,7 @@ import json
 import logging
 import logging.config
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,14 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
     "fileinfo",
     "color_message",
 }
+# The request that is being served, for every line that is logged meanwhile; empty outside of requests.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
 # A message of the kubelet's is cut at 4 KiB; the operator keeps 2 KB of it.
 _TERMINATION_BYTES = 2048
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a record: time, level, logger, process, message, what `extra` gave, and the exception."""
+    """One object a record: time, level, logger, process, message, request id, what `extra` gave, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as a single line of JSON."""
@@ -38,10 +41,22 @@ class JsonFormatter(logging.Formatter):
         process = getattr(record, "vllm_process_name", record.processName)
         if process and process != "MainProcess":
             line["process"] = process
+        if current := request_id.get():
+            line["request_id"] = current
         line.update({key: value for key, value in record.__dict__.items() if key not in _STANDARD})
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """A line of text, with the request's id at its end."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The record without its exception."""
+        text = super().formatMessage(record)
+        current = request_id.get()
+        return f"{text} request_id={current}" if current and current not in text else text
 
 
 def config(log_format: LogFormat, level: str) -> dict[str, Any]:
@@ -51,7 +66,7 @@ def config(log_format: LogFormat, level: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {
             "json": {"()": "qwen_server.logs.JsonFormatter"},
-            "text": {"format": _TEXT},
+            "text": {"()": "qwen_server.logs.TextFormatter", "fmt": _TEXT},
         },
         "handlers": {
             "stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": log_format},

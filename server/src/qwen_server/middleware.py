@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from qwen_server import logs
 from qwen_server.errors import INTERNAL_TEXT
 from qwen_server.jsonbody import Receive
 from qwen_server.service import Service
@@ -87,6 +88,7 @@ class Surroundings:
         service = self._service
         trace = Trace(request_id_of(scope["headers"]), service.clock())
         scope.setdefault("state", {})["trace"] = trace
+        logs.request_id.set(trace.request_id)  # each request is a task of its own
         close = self._ages.is_old(scope.get("client"), trace.arrival)
         status = 0
 

@@ -212,7 +212,12 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
     from qwen_server.app import create_app  # noqa: PLC0415
 
     lifecycle = Lifecycle()
-    engine = make_engine(settings)
+    try:
+        engine = make_engine(settings)
+    except EngineError as error:
+        _exit(settings, Ending(EXIT_CONFIGURATION, f"the model cannot be served: {error}"))
+    if settings.log_prompts:
+        _log.warning("--log-prompts: the text of prompts and answers is logged")
     app = create_app(settings, engine, lifecycle, tracing=_tracing(settings))
     service = app.state.service
     server = _Server(uvicorn_config(app, settings))

@@ -173,6 +173,7 @@ class EventStream:
         self._first_event = asyncio.Event()
         self.started = False
         self.ended = False
+        self.blocked = False  # whether the client does not take in what was last written
 
     def arm(self) -> None:
         """Starts the time after which the client is told that work goes on."""
@@ -214,11 +215,14 @@ class EventStream:
         if self._timer is not None:
             self._timer.cancel()
         if self._comments is not None:
-            await self._comments  # never cut in the middle of a write
+            await asyncio.wait({self._comments})  # never cut in the middle of a write, also when this wait is
+            self._comments.result()
             self._comments = None
 
     async def _write(self, data: bytes, *, more: bool) -> None:
+        self.blocked = True  # and so it stays when the wait for the client is cut short
         if not self.started:
             self.started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self._headers()})
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self.blocked = False

@@ -12,7 +12,7 @@ import pytest
 
 from qwen_server import service as service_module
 from qwen_server.alerts import HUNG_SECONDS
-from qwen_server.engine.base import Vitals
+from qwen_server.engine.base import InvalidRequestError, Vitals
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 RUNNING = '@{"tokens": 400, "delay": 0.02}'
@@ -176,6 +176,32 @@ async def test_a_proof_by_generation_has_a_deadline(served: Served, monkeypatch:
     served.engine.resume()
     assert await status_of(served, "/health/generate") == 200
     assert (await served.metrics())["requests"]["total"] == 0
+
+
+async def test_a_proof_that_the_engine_refuses_is_no_proof(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse() -> None:
+        raise InvalidRequestError("the context is too short")
+
+    monkeypatch.setattr(served.engine, "probe", refuse)
+    response = await served.client.get("/health/generate")
+    assert response.status_code == 503
+    assert response.json() == {"status": "unhealthy", "error": "the context is too short"}
+
+
+async def test_a_stream_whose_reader_is_too_slow_is_not_the_servers_failure() -> None:
+    async with serve(request_timeout=1.0, max_tokens_limit=100_000) as served:
+        address = httpx.URL(served.url)
+        reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)
+        body = json.dumps({"prompt": '@{"tokens": 90000}', "stream": True, "max_tokens": 90_000}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        counters = served.service.telemetry.counters
+        await until(counters.outcomes.total, 10.0)
+        assert dict(counters.outcomes) == {"aborted": 1}
+        assert not counters.errors
+        assert served.service.admission.running == 0
+        writer.transport.abort()
+        del reader
 
 
 @pytest.mark.parametrize("stream", [False, True])

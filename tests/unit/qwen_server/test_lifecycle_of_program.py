@@ -232,3 +232,28 @@ def test_an_unknown_host_exits_78_and_names_the_flag(start: Callable[..., Progra
     assert program.exit_code() == 78
     assert "--host no-such-host.invalid" in program.last_line()["message"]
     assert "Unknown error" not in program.termination_log.read_text()
+
+
+def test_without_a_temporary_folder_it_exits_78_and_says_so() -> None:
+    program = """
+import sys, tempfile
+def refuse(): raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+tempfile.gettempdir = tempfile._get_default_tempdir = refuse
+from qwen_server.runner import main
+main(["--host=127.0.0.1", "--port=0", "--model=any/name", "--termination-log=/nowhere"])
+"""
+    paths = os.pathsep.join([str(ROOT / "server" / "src"), str(ROOT)])
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 78
+    assert "Traceback" not in ended.stderr
+    last = json.loads(ended.stderr.splitlines()[-1])
+    assert "no temporary folder can be written" in last["message"]
+    assert "TMPDIR" in last["message"]

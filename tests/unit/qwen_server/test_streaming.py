@@ -1,4 +1,6 @@
+import asyncio
 import json
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
@@ -7,8 +9,8 @@ from hypothesis import strategies as st
 
 from qwen_server.engine.base import Delta, EngineError, Output
 from qwen_server.errors import engine_failure, stream_event, unavailable
-from qwen_server.streaming import Chunks, Collector, require_answer
-from tests.unit.qwen_server.serving import events_of
+from qwen_server.streaming import KEEP_ALIVE, Chunks, Collector, EventStream, require_answer
+from tests.unit.qwen_server.serving import events_of, until
 
 
 def output(*deltas: Delta) -> Output:
@@ -78,3 +80,45 @@ def test_the_error_event_has_openais_shape_whatever_the_error_was() -> None:
         (event,) = events_of(stream_event(error).decode())
         assert set(event["error"]) == {"message", "type", "param", "code"}
         assert event["error"]["message"] == error.text
+
+
+class Reader:
+    """A client that takes nothing in until `reads` is set, but for the response's head."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+        self.got: list[bytes] = []
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await self.reads.wait()
+            self.got.append(message["body"])
+
+
+async def test_an_error_is_told_though_the_deadline_met_a_blocked_comment() -> None:
+    reader = Reader()
+    stream = EventStream(reader.send, list)
+    stream._seconds = 0.01
+    stream.arm()
+    await until(lambda: stream.blocked)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await stream.write(b"data: 1")
+    asyncio.get_running_loop().call_later(0.05, reader.reads.set)
+    await stream.end(b"data: error")
+    stream.close()
+    assert reader.got == [KEEP_ALIVE, b"data: error"]
+
+
+async def test_a_stream_knows_that_its_client_takes_nothing_in() -> None:
+    reader = Reader()
+    stream = EventStream(reader.send, list)
+    stream.arm()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await stream.write(b"data: 1")
+    assert stream.blocked
+    reader.reads.set()
+    await stream.write(b"data: 2")
+    assert not stream.blocked
+    stream.close()

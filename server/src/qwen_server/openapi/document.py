@@ -30,7 +30,11 @@ _TAGS: Final = [
     {"name": "health", "description": "健康检查 (for people, the kubelet and the operator)"},
     {"name": "metrics", "description": "可观测性 (everything that is counted)"},
 ]
-_BEARER: Final = {"type": "http", "scheme": "bearer", "description": "needed only where API keys are configured"}
+_BEARER: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "needed only where API keys are set; `x-api-key` works too",
+}
 
 
 def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from qwen_server import snapshots
-from qwen_server.engine.base import EngineError
+from qwen_server.engine.base import EngineError, InvalidRequestError
 from qwen_server.errors import engine_failure
 from qwen_server.openapi.answers import Answers, json_answer
 from qwen_server.routers.context import service_of
@@ -57,7 +57,7 @@ async def generate(request: Request) -> Response:
             await service.engine.probe()
     except TimeoutError:
         return JSONResponse({"status": "unhealthy", "error": f"no token within {GENERATE_SECONDS:g} s"}, 503)
-    except EngineError as error:
+    except (EngineError, InvalidRequestError) as error:
         return JSONResponse({"status": "unhealthy", "error": engine_failure(str(error)).text}, 503)
     return _probe(ok=True)
 

@@ -60,7 +60,10 @@ _CAUSE_WINDOW_SECONDS = 30.0
 
 
 class VllmEngine:
-    """An engine of `engine.base.Engine`, over AsyncLLM in this process. vLLM is imported by `start()`."""
+    """An engine of `engine.base.Engine`, over AsyncLLM in this process. vLLM is imported by `start()`.
+
+    Making one raises EngineError where no temporary file can be written.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -68,7 +71,7 @@ class VllmEngine:
         self._state: EngineState = "starting"
         self._death_cause: str | None = None
         self._started_wall = time.time()
-        self._folder = Path(tempfile.mkdtemp(prefix="qwen-server-"))
+        self._folder = _temporary_folder()
         self._errors = self._folder / "engine-errors.jsonl"
         # The engine's processes end with the thread that started them (see child.py): it must live as long as we do.
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -270,6 +273,14 @@ class VllmEngine:
                 _log.warning("the engine did not end in order and is killed", exc_info=True)
         await asyncio.to_thread(kill_descendants)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _temporary_folder() -> Path:
+    """A new folder for what is told between the processes. Raises EngineError."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="qwen-server-"))
+    except OSError as error:
+        raise EngineError(f"no temporary folder can be written (TMPDIR names another one): {error}") from error
 
 
 def _prepare_environment(folder: Path, settings: Settings) -> None:
