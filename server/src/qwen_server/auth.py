@@ -22,7 +22,7 @@ from qwen_server.values import RateLimit
 
 _log = logging.getLogger(__name__)
 
-_MAX_FILES = 4096
+_MAX_FILES = 1024
 _MAX_FILE_BYTES = 1 << 20
 # While the kubelet swaps a mounted Secret's files, one look may fail; two in a row are no accident.
 _FAILED_LOOKS = 2
