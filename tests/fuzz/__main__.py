@@ -19,7 +19,7 @@ FLAGS = (
     "--default-max-tokens=16",
     "--max-choices=4",
     "--max-prompts=8",
-    "--max-queue-size=32",
+    "--log-level=warning",
 )
 
 

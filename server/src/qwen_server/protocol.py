@@ -46,7 +46,7 @@ _SAMPLING: dict[str, Check] = {
     "min_p": checks.number(0, 1),
     "presence_penalty": checks.number(-2, 2),
     "frequency_penalty": checks.number(-2, 2),
-    "repetition_penalty": checks.number(0, 10, above=True),
+    "repetition_penalty": checks.number(0.01, 10),  # below, logits overflow, and then grammars fail in the engine
     "seed": checks.integer(-_INT64, _INT64 - 1),
     "stop": checks.stop,
     "stop_token_ids": checks.stop_token_ids,
@@ -136,9 +136,7 @@ class Protocol:
         """A completion request. Raises HttpError 400 or 404."""
         if body.get("prompt") is None:
             raise invalid("prompt is required", "prompt")
-        prompts = _count_prompts(body["prompt"])
-        if prompts > self._settings.max_prompts:
-            raise invalid(f"prompt has {prompts} entries; the limit is {self._settings.max_prompts}", "prompt")
+        prompts = _count_prompts(body["prompt"], self._settings.max_prompts)
         checked = self._checked(body, self._completion)
         if checked.get("max_tokens") is None:
             checked["max_tokens"] = self._settings.default_max_tokens
@@ -211,16 +209,17 @@ def _needs_reference(body: Mapping[str, Any], options: Mapping[str, Any]) -> boo
     return bool((body.get("chat_template_kwargs") or {}).get("enable_thinking"))
 
 
-def _count_prompts(prompt: Any) -> int:
+def _count_prompts(prompt: Any, limit: int) -> int:
     """The number of prompts in a string, an array of strings, token ids, or an array of token ids."""
     if isinstance(prompt, str):
         return 1
     if not isinstance(prompt, list) or not prompt:
         raise invalid("prompt must be a string or a non-empty array", "prompt")
-    if all(checks.is_token(item) for item in prompt):
+    if checks.are_tokens(prompt):
         return 1
-    strings = all(isinstance(item, str) for item in prompt)
-    ids = all(isinstance(item, list) and item and all(checks.is_token(token) for token in item) for item in prompt)
-    if not strings and not ids:
+    kinds = set(map(type, prompt))
+    if kinds not in ({str}, {list}) or (list in kinds and not all(map(checks.are_tokens, prompt[:limit]))):
         raise invalid("prompt must hold strings, token ids, or arrays of token ids, not a mixture", "prompt")
+    if len(prompt) > limit:
+        raise invalid(f"prompt has {len(prompt)} entries; the limit is {limit}", "prompt")
     return len(prompt)

@@ -54,6 +54,7 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"top_p": 0}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
         ({"top_k": -2}, "top_k"),
+        ({"repetition_penalty": 5e-324}, "repetition_penalty"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"seed": 2**63}, "seed"),
         ({"stop": ["a"] * 5}, "stop"),

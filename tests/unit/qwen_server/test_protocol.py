@@ -33,6 +33,7 @@ def completion(**fields: Any) -> Any:
         {"response_format": {"type": "json_object"}},
         {"stream": True, "stream_options": {"include_usage": True}},
         {"logprobs": False},
+        {"repetition_penalty": 0.01},
         {"tool_choice": "none"},
         {"chat_template_kwargs": {"enable_thinking": False}},
     ],

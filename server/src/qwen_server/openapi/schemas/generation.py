@@ -33,7 +33,7 @@ class Sampling(Open):
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     seed: Int64 | None = Field(None, description="the same seed and request give the same answer")
     n: int | None = Field(None, description="answers to each prompt; each counts as a request in the queue")
     stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = Field(
