@@ -13,6 +13,7 @@ from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.protocol import BaseModelPath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.envs import enable_envs_cache
 from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.usage.usage_lib import UsageContext
@@ -22,6 +23,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from qwen_server.engine.base import EngineError, EngineInfo
 from qwen_server.engine.vllm.family import Family, choose, detect
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.metrics import EngineMetrics
 from qwen_server.engine.vllm.proxy import EngineProxy, stat_logger
 from qwen_server.settings import Settings
 from qwen_server.tracing import prepare_environment
@@ -31,10 +33,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A running engine and vLLM's own serving code over it."""
+    """A running engine and vLLM's own serving code over it. `plain` renders prompts whose answers nobody parses."""
 
     llm: AsyncLLM
     client: EngineProxy
+    plain: OnlineRenderer
     chat: OpenAIServingChat
     completion: OpenAIServingCompletion
     info: EngineInfo
@@ -55,8 +58,9 @@ def build(settings: Settings, heartbeat: Heartbeat) -> Parts:
         parsed(arguments),
         # The default context gives the scheduler smaller batches than vLLM's own server has.
         usage_context=UsageContext.OPENAI_API_SERVER,
-        stat_loggers=[stat_logger(heartbeat)],
+        stat_loggers=[stat_logger(heartbeat), EngineMetrics],
     )
+    enable_envs_cache()  # vLLM reads its variables anew for each token otherwise
     try:
         return _serving(settings, device, llm, EngineProxy(llm, heartbeat))
     except BaseException:
@@ -139,12 +143,16 @@ def _serving(settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, 
     }
     paths = [BaseModelPath(name=settings.served_name, model_path=settings.model)]
     models = OpenAIServingModels(engine_client=client, base_model_paths=paths)
-    renderer = OnlineRenderer(model_config=config, renderer=llm.renderer, request_logger=None, **template, **parsers)
+    rendering = {"model_config": config, "renderer": llm.renderer, "request_logger": None, **template}
+    renderer = OnlineRenderer(**rendering, **parsers)
     renderer.warmup()
+    # The parsers' grammars are built anew for each request, and cost more than the rendering.
+    plain = OnlineRenderer(**rendering)
     common = {"online_renderer": renderer, "request_logger": None}
     chat = OpenAIServingChat(client, models, "assistant", **common, **template, **parsers)
     completion = OpenAIServingCompletion(client, models, **common)
-    return Parts(llm, client, chat, completion, _info(settings, device, llm, family), config.get_diff_sampling_param())
+    info = _info(settings, device, llm, family)
+    return Parts(llm, client, plain, chat, completion, info, config.get_diff_sampling_param())
 
 
 def _family(llm: AsyncLLM) -> Family:

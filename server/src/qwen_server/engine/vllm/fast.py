@@ -42,7 +42,7 @@ class FastPath:
         """Renders and tokenizes a conversation in vLLM's renderer, which has threads for it."""
         with translated("messages", self._death_cause):
             request = ChatCompletionRequest.model_validate(fitted(body, self._max_model_len))
-            result = await self._parts.chat.online_renderer.render_chat(request)
+            result = await self._parts.plain.render_chat(request)
             if isinstance(result, ErrorResponse):
                 raise of_response(result, "messages")
             request_limit = request.max_completion_tokens or request.max_tokens
@@ -53,7 +53,7 @@ class FastPath:
         """Tokenizes one prompt or several."""
         with translated("prompt", self._death_cause):
             request = CompletionRequest.model_validate(fitted(body, self._max_model_len))
-            result = await self._parts.completion.online_renderer.render_completion(request)
+            result = await self._parts.plain.render_completion(request)
             if isinstance(result, ErrorResponse):
                 raise of_response(result, "prompt")
             work = self._work(request, "prompt", result, request.max_tokens)
