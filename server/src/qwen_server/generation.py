@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
@@ -77,7 +77,7 @@ class Generation(Response):
         self._service = service
         self._call = call
         self._trace = trace
-        self._id = ("chatcmpl-" if call.kind == "chat" else "cmpl-") + uuid.uuid4().hex
+        self._id = ("chatcmpl-" if call.kind == "chat" else "cmpl-") + secrets.token_hex(16)
         self._created = int(time.time())
         self._stream: EventStream | None = None
         self._transcript = Transcript(call.body) if service.settings.log_prompts else None

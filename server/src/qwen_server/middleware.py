@@ -6,7 +6,7 @@ import contextlib
 import logging
 import random
 import re
-import uuid
+import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
             text = value.decode("latin-1")
             if _SAFE_ID.fullmatch(text):
                 return text
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 class ConnectionAges:

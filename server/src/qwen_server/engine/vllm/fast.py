@@ -41,7 +41,7 @@ class FastPath:
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """Renders and tokenizes a conversation in vLLM's renderer, which has threads for it."""
         with translated("messages", self._death_cause):
-            request = ChatCompletionRequest.model_validate(fitted(body, self._max_model_len))
+            request = ChatCompletionRequest.model_validate(self._identified(body, request_id))
             result = await self._parts.plain.render_chat(request)
             if isinstance(result, ErrorResponse):
                 raise of_response(result, "messages")
@@ -52,12 +52,16 @@ class FastPath:
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """Tokenizes one prompt or several."""
         with translated("prompt", self._death_cause):
-            request = CompletionRequest.model_validate(fitted(body, self._max_model_len))
+            request = CompletionRequest.model_validate(self._identified(body, request_id))
             result = await self._parts.plain.render_completion(request)
             if isinstance(result, ErrorResponse):
                 raise of_response(result, "prompt")
             work = self._work(request, "prompt", result, request.max_tokens)
         return _prepared(work, request_id, arrival)
+
+    def _identified(self, body: Mapping[str, Any], request_id: str) -> dict[str, Any]:
+        """The body with an id, so that vLLM makes none up: each draws on the kernel's randomness."""
+        return fitted(body, self._max_model_len) | {"request_id": request_id}
 
     def _work(self, request: Any, param: str, inputs: list[Any], limit: int | None) -> Work:
         lengths = [len(item["prompt_token_ids"]) for item in inputs]
