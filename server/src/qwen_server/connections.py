@@ -144,7 +144,8 @@ class Connection(HttpToolsProtocol):
         self._disarm()
         self._unset_keepalive_if_required()
         request_id = uuid.uuid4().hex
-        _log.info("%s: status=%d request_id=%s", message, status, request_id, extra={"status": status})
+        extra = {"status": status, "request_id": request_id}
+        _log.info("%s: status=%d request_id=%s", message, status, request_id, extra=extra)
         if self._in_body:  # of a request that is being read, and may be answered, by the application
             self.transport.close()
             return
