@@ -159,6 +159,38 @@ def test_an_answer_can_be_constrained(http: httpx.Client) -> None:
     assert json.loads(content) in {True, False}
 
 
+def test_no_text_of_a_prompt_is_logged_by_us_or_by_vllm(server: ServerProcess, http: httpx.Client) -> None:
+    marker = "a-very-private-headline"
+    message = {"role": "user", "content": marker}
+    tool = {"type": "function", "function": {"name": "f", "description": marker, "parameters": {"type": marker}}}
+    asked: list[dict[str, Any]] = [
+        {},
+        {"stream": True},
+        {"logprobs": True, "top_logprobs": 2},
+        {"tools": [tool], "tool_choice": "auto"},
+        {"tools": [{"type": "function", "function": marker}], "tool_choice": "required"},
+        {"response_format": {"type": marker}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": marker}}}},
+        {"structured_outputs": {"regex": marker + "(["}},
+        {"structured_outputs": {"grammar": marker}},
+        {"messages": [message, {"role": "user", "content": [{"type": marker, marker: 1}]}]},
+        {"messages": [{"role": "tool", "content": [{"type": "image_url", "image_url": {"url": marker}}]}]},
+        {"messages": [{"role": "user", "content": marker * 2000}]},
+        {"chat_template_kwargs": {marker: marker}, "logprobs": True},
+        {"bad_words": [marker], "stop": [marker], "cache_salt": marker},
+        {"logit_bias": {"99999999": 1}},
+    ]
+    codes = [
+        http.post("/v1/chat/completions", json={"messages": [message], "max_tokens": 4} | fields).status_code
+        for fields in asked
+    ]
+    codes += [http.post("/v1/completions", json={"prompt": [marker, marker * 2000]}).status_code]
+    assert {200, 400} <= set(codes) <= {200, 400, 404, 500}
+    last = http.post("/v1/completions", json={"prompt": "x"}).headers["x-request-id"]
+    server.until(lambda: any(last in line for line in server.lines), 10, "the last request's line")
+    assert not [line for line in server.lines if marker in line]
+
+
 def test_the_same_seed_gives_the_same_answer(http: httpx.Client) -> None:
     texts = {
         http.post("/v1/completions", json=LONG | {"max_tokens": 20, "temperature": 1.0, "seed": 7}).json()["choices"][
