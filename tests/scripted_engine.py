@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from qwen_server.engine.base import (
@@ -34,6 +34,7 @@ from qwen_server.engine.base import (
     EngineInfo,
     FinishReason,
     InvalidRequestError,
+    Kind,
     Observer,
     Output,
     Prepared,
@@ -43,6 +44,7 @@ from qwen_server.engine.base import (
 )
 from qwen_server.runner import main
 from qwen_server.settings import Settings
+from tests import scripted_answers
 
 CHAT_ANSWER = "这条新闻属于【财经】类别。"
 COMPLETION_ANSWER = "科技"
@@ -128,16 +130,10 @@ class ScriptedEngine:
         self.started = True
 
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
-        texts = [_text_of(message.get("content")) for message in body["messages"]]
-        length = sum(map(len, texts))
-        prepared = self._prepare(body, texts[-1:], answer=CHAT_ANSWER, length=length, param="messages")
-        return replace(prepared, request_id=request_id, arrival=arrival)
+        return self._prepare("chat", body, request_id, arrival)
 
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
-        prompts = _prompts_of(body["prompt"])
-        length = sum(map(len, prompts))
-        prepared = self._prepare(body, prompts, answer=COMPLETION_ANSWER, length=length, param="prompt")
-        return replace(prepared, request_id=request_id, arrival=arrival)
+        return self._prepare("completion", body, request_id, arrival)
 
     async def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
         scripts: list[Script] = prepared.payload
@@ -158,17 +154,26 @@ class ScriptedEngine:
             self.unfinished -= 1
             self.aborted += not complete
 
-    async def reference_chat(
-        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+    async def reference(
+        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
     ) -> ReferenceAnswer:
-        prepared = await self.prepare_chat(body, request_id, arrival)
-        return await self._reference(prepared, body, observe, "chat.completion")
-
-    async def reference_completion(
-        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
-    ) -> ReferenceAnswer:
-        prepared = await self.prepare_completion(body, request_id, arrival)
-        return await self._reference(prepared, body, observe, "text_completion")
+        prepared = self._prepare(kind, body, request_id, arrival)
+        if kind in ("count_tokens", "tokenize", "detokenize"):
+            script: Script = prepared.payload[0]
+            self._act(script)
+            await self._step(script.first)
+            text = "".join(scripted_answers.prompts_of(kind, body)[0])
+            return ReferenceAnswer(body=scripted_answers.computed(kind, text, self.max_model_len))
+        head = {"id": request_id, "model": body["model"]}
+        if body.get("stream"):
+            return ReferenceAnswer(stream=self._reference_stream(kind, prepared, head, observe))
+        text = ""
+        tokens = 0
+        async for output in self.generate(prepared):
+            observe(output)
+            text += "".join(delta.text for delta in output.deltas)
+            tokens += sum(delta.tokens for delta in output.deltas)
+        return ReferenceAnswer(body=scripted_answers.whole(kind, head, text, tokens))
 
     def vitals(self) -> Vitals:
         now = time.monotonic()
@@ -194,21 +199,20 @@ class ScriptedEngine:
 
     # The script.
 
-    def _prepare(
-        self, body: Mapping[str, Any], prompts: list[str], *, answer: str, length: int, param: str
-    ) -> Prepared:
-        """The scripts of a request; its id and arrival are the caller's to add."""
+    def _prepare(self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
+        """The scripts of a request."""
         if self.keeps_bodies:
             self.bodies.append(body)
+        prompts, length = scripted_answers.prompts_of(kind, body)
         if length > self.max_model_len:
             raise InvalidRequestError(
                 f"the prompt has {length} tokens; the limit is {self.max_model_len}",
-                param=param,
+                param=scripted_answers.param_of(body),
                 code="context_length_exceeded",
             )
-        limit = body.get("max_completion_tokens") or body["max_tokens"]
-        scripts = [_script_of(prompt, answer, limit) for prompt in prompts]
-        return Prepared("", 0.0, length, len(prompts), body.get("n", 1), scripts)
+        answer = COMPLETION_ANSWER if kind == "completion" else CHAT_ANSWER
+        scripts = [_script_of(prompt, answer, scripted_answers.limit_of(body)) for prompt in prompts]
+        return Prepared(request_id, arrival, length, len(prompts), body.get("n", 1), scripts)
 
     async def _outputs(self, scripts: list[Script], n: int) -> AsyncIterator[Output]:
         """Each step gives every unfinished choice one token."""
@@ -229,7 +233,7 @@ class ScriptedEngine:
                 if position < min(len(each.tokens), each.limit)
             ]
             self.generated += len(deltas)
-            prompt_tokens = 7 if position == 0 else 0
+            prompt_tokens = scripted_answers.PROMPT_TOKENS if position == 0 else 0
             yield Output(tuple(deltas), finished=position == longest - 1, prompt_tokens=prompt_tokens)
 
     def _act(self, script: Script) -> None:
@@ -260,65 +264,25 @@ class ScriptedEngine:
         await asyncio.sleep(seconds)
         await self._goes.wait()
 
-    async def _reference(
-        self, prepared: Prepared, body: Mapping[str, Any], observe: Observer, kind: str
-    ) -> ReferenceAnswer:
-        head = {"id": prepared.request_id, "created": 1, "model": body["model"]}
-        if body.get("stream"):
-            return ReferenceAnswer(stream=self._reference_stream(prepared, head, observe, kind))
-        text = ""
-        tokens = 0
-        async for output in self.generate(prepared):
-            observe(output)
-            text += "".join(delta.text for delta in output.deltas)
-            tokens += sum(delta.tokens for delta in output.deltas)
-        usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
-        choice: dict[str, Any] = {"index": 0, "logprobs": {"content": []}, "finish_reason": "stop"}
-        if kind == "text_completion":
-            choice["text"] = text
-        else:
-            choice["message"] = {"role": "assistant", "content": text}
-        return ReferenceAnswer(body={**head, "object": kind, "choices": [choice], "usage": usage})
-
     async def _reference_stream(
-        self, prepared: Prepared, head: dict[str, Any], observe: Observer, kind: str
+        self, kind: Kind, prepared: Prepared, head: Mapping[str, Any], observe: Observer
     ) -> AsyncGenerator[str, None]:
+        events = scripted_answers.Events(kind, head)
+        begun = False
         async with aclosing(self.generate(prepared)) as outputs:
             async for output in outputs:
                 observe(output)
-                for delta in output.deltas:
-                    choice: dict[str, Any] = {"index": delta.index, "finish_reason": delta.finish_reason}
-                    if kind == "text_completion":
-                        choice["text"] = delta.text
-                    else:
-                        choice["delta"] = {"role": "assistant", "content": delta.text}
-                    name = kind if kind == "text_completion" else f"{kind}.chunk"
-                    yield _event({**head, "object": name, "choices": [choice]})
-        yield "data: [DONE]\n\n"
-
-
-def _event(value: object) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+                for event in [*([] if begun else events.opening()), *events.of(output)]:
+                    yield event
+                begun = True
+        for event in events.closing():
+            yield event
 
 
 def _delta(index: int, script: Script, position: int) -> Delta:
     last = position == min(len(script.tokens), script.limit) - 1
     reason: FinishReason = "stop" if len(script.tokens) <= script.limit else "length"
     return Delta(index, script.tokens[position], 1, reason if last else None)
-
-
-def _text_of(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(part if isinstance(part, str) else part.get("text", "") for part in content)
-    return content or ""
-
-
-def _prompts_of(prompt: Any) -> list[str]:
-    if isinstance(prompt, str):
-        return [prompt]
-    if isinstance(prompt[0], int):
-        return ["x" * len(prompt)]
-    return [item if isinstance(item, str) else "x" * len(item) for item in prompt]
 
 
 def _script_of(text: str, answer: str, limit: int) -> Script:

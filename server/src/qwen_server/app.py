@@ -10,21 +10,24 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from qwen_server.dialects import worded_for
 from qwen_server.engine.base import Engine
-from qwen_server.errors import ClientDisconnectedError, HttpError, openai_body
+from qwen_server.errors import ClientDisconnectedError, HttpError, client_error
 from qwen_server.gpu import GpuMonitor
 from qwen_server.guard import Guard, cross_origin
 from qwen_server.lifecycle import Lifecycle
 from qwen_server.middleware import CLIENT_CLOSED_REQUEST, Surroundings
 from qwen_server.prometheus import PrometheusPage
-from qwen_server.routers import chat, completions, docs, health, metrics, models
+from qwen_server.routers import chat, completions, docs, health, messages, metrics, models, responses, tokenize
 from qwen_server.service import Service
 from qwen_server.settings import Settings
 
 if TYPE_CHECKING:
     from qwen_server.tracing import Tracing
 
-ROUTERS: Final = tuple(module.router for module in (chat, completions, models, health, metrics, docs))
+ROUTERS: Final = tuple(
+    module.router for module in (chat, completions, responses, messages, tokenize, models, health, metrics, docs)
+)
 
 
 def create_app(
@@ -72,19 +75,20 @@ def create_app(
     return app
 
 
-async def _answer_http_error(_: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HttpError):
         raise error
+    error = worded_for(request.url.path, error)
     return JSONResponse(dict(error.body), error.status, error.headers)
 
 
 async def _answer_framework_error(request: Request, error: Exception) -> Response:
-    """404 and 405 of the router, in OpenAI's shape."""
+    """404 and 405 of the router, in the shape of the path's API."""
     if not isinstance(error, HTTPException):
         raise error
     messages = {404: f"there is no {request.url.path[:200]}", 405: f"{request.method} is not allowed here"}
-    body = openai_body(error.status_code, messages.get(error.status_code, str(error.detail)))
-    return JSONResponse(body, error.status_code, dict(error.headers or {}))
+    message = messages.get(error.status_code, str(error.detail))
+    return await _answer_http_error(request, client_error(error.status_code, message, headers=error.headers))
 
 
 async def _answer_nobody(_: Request, __: Exception) -> Response:

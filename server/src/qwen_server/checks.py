@@ -12,7 +12,9 @@ Check = Callable[[str, Any], None]
 _MAX_STOPS = 4
 _MAX_STOP_LENGTH = 1024
 _MAX_BIASES = 1024
+_MAX_CHOICES = 4096
 _MAX_MESSAGES = 4096
+_MAX_VALUES = 1024
 
 
 def integer(low: int, high: int) -> Check:
@@ -59,6 +61,30 @@ def array(name: str, value: Any) -> None:
         raise invalid(f"{name} must be an array", name)
 
 
+def few(limit: int) -> Check:
+    """An array of at most `limit` entries."""
+
+    def check(name: str, value: Any) -> None:
+        array(name, value)
+        if len(value) > limit:
+            raise invalid(f"{name} has {len(value)} entries; the limit is {limit}", name)
+
+    return check
+
+
+def simple(place: str, value: Any) -> None:
+    """Nothing that takes the models behind us long to refuse: they list everything that is wrong with it."""
+    level = [value]
+    count = 0
+    while level:
+        item = level.pop()
+        if isinstance(item, dict | list):
+            count += len(item)
+            if count > _MAX_VALUES:
+                raise invalid(f"{place} holds more than {_MAX_VALUES} values", place)
+            level.extend(item.values() if isinstance(item, dict) else item)
+
+
 def anything(name: str, value: Any) -> None:
     """Left to the engine."""
 
@@ -93,6 +119,12 @@ def stream_options(name: str, value: Any) -> None:
     for key in ("include_usage", "continuous_usage_stats"):
         if value.get(key) is not None:
             boolean(f"{name}.{key}", value[key])
+
+
+def structured_outputs(name: str, value: Any) -> None:
+    mapping(name, value)
+    if value.get("choice") is not None:
+        few(_MAX_CHOICES)(f"{name}.choice", value["choice"])
 
 
 def messages(name: str, value: Any) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from starlette.responses import Response
 
 from qwen_server.admission import QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.dialects import DIALECTS
 from qwen_server.direct import DirectEvents, connection_of
 from qwen_server.disconnect import UntilDisconnect
 from qwen_server.engine.base import EngineError, InvalidRequestError, Output
@@ -30,7 +31,6 @@ from qwen_server.errors import (
     HttpError,
     client_error,
     engine_failure,
-    stream_event,
 )
 from qwen_server.jsonbody import Receive
 from qwen_server.protocol import Call
@@ -77,9 +77,12 @@ class Generation(Response):
         self._service = service
         self._call = call
         self._trace = trace
-        self._id = ("chatcmpl-" if call.kind == "chat" else "cmpl-") + secrets.token_hex(16)
+        trace.generates = call.generates
+        self._dialect = DIALECTS[call.kind]
+        self._id = self._dialect.id_prefix + secrets.token_hex(16)
         self._created = int(time.time())
         self._stream: EventStream | None = None
+        self._events = 0
         self._transcript = Transcript(call.body) if service.settings.log_prompts else None
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -91,7 +94,7 @@ class Generation(Response):
         except QueueFullError:
             error = service.unavailable("queue_full", BUSY_TEXT)
             service.telemetry.turn_away(self._trace, "refused", error.kind)
-            await send_error(send, error)
+            await send_error(send, self._dialect.whole(error))
             return
         service.telemetry.accept()
         outcome: Outcome = "failed"
@@ -225,10 +228,9 @@ class Generation(Response):
         await stream.end(ending)
 
     async def _serve_reference(self, send: Send) -> None:
-        call, trace, engine = self._call, self._trace, self._service.engine
-        answer_of = engine.reference_chat if call.kind == "chat" else engine.reference_completion
+        call, engine = self._call, self._service.engine
         stream = self._begin_stream(send) if call.stream else None
-        answer = await answer_of(call.body, self._id, trace.arrival, self._observe_reference)
+        answer = await engine.reference(call.kind, call.body, self._id, self._trace.arrival, self._observe_reference)
         if answer.stream is not None and stream is not None:
             async with aclosing(cast("Any", answer.stream)) as lines:
                 await self._relay(lines, stream)
@@ -237,15 +239,17 @@ class Generation(Response):
 
     async def _relay(self, lines: AsyncIterator[str], stream: EventStream) -> None:
         """Passes the reference path's events on."""
-        finished = False
+        # Sent only once the engine's stream is over, as above.
+        ending: bytes | None = None
         async for line in lines:
-            if line.startswith("data: [DONE]"):
-                finished = True
+            if line.startswith(self._dialect.ending):
+                ending = line.encode()
             else:
+                self._events += 1
                 await stream.write(line.encode())
-        if not finished:
+        if ending is None:
             raise EngineError("the engine ended without finishing the request")
-        await stream.end(DONE)
+        await stream.end(ending)
 
     def _begin_stream(self, send: Send) -> EventStream:
         self._stream = EventStream(send, self._stream_headers)
@@ -294,6 +298,6 @@ class Generation(Response):
                 if self._stream is None or not self._stream.started:
                     if self._stream is not None:
                         self._stream.close()
-                    await send_error(send, error)
+                    await send_error(send, self._dialect.whole(error))
                 elif not self._stream.ended:
-                    await self._stream.end(stream_event(error))
+                    await self._stream.end(self._dialect.event(error, self._events))

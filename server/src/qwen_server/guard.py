@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.middleware.cors import CORSMiddleware
 
+from qwen_server.dialects import worded_for
 from qwen_server.errors import HttpError
 from qwen_server.jsonbody import Receive
 from qwen_server.middleware import App, Scope
@@ -41,7 +42,7 @@ class Guard:
             except HttpError as error:
                 if scope["method"] == "POST":
                     service.telemetry.turn_away(scope["state"]["trace"], "rejected", error.kind)
-                await send_error(send, error)
+                await send_error(send, worded_for(scope["path"], error))
                 return
         await self._app(scope, receive, send)
 

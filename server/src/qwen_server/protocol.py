@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final
 
 from qwen_server import checks
 from qwen_server.checks import Check
+from qwen_server.engine.base import Kind
 from qwen_server.errors import client_error, invalid
 from qwen_server.settings import Settings
-
-Kind = Literal["chat", "completion"]
 
 _log = logging.getLogger(__name__)
 _INT64 = 1 << 63
@@ -39,8 +38,19 @@ class Call:
     fast: bool
     stop_reasons: bool = False
 
+    @property
+    def generates(self) -> bool:
+        """Whether the model is asked for anything."""
+        return self.kind not in ("count_tokens", "tokenize", "detokenize")
 
-_SAMPLING: dict[str, Check] = {
+    @classmethod
+    def of(cls, kind: Kind, body: Mapping[str, Any]) -> Call:
+        """A request of one sequence that only the reference path serves."""
+        stream = bool(body.get("stream"))
+        return cls(kind, body, body["model"], stream=stream, include_usage=False, weight=1, fast=False)
+
+
+SAMPLING: Final[dict[str, Check]] = {
     "top_p": checks.number(0, 1, above=True),
     "top_k": checks.integer(-1, 1 << 31),
     "min_p": checks.number(0, 1),
@@ -65,7 +75,7 @@ _SAMPLING: dict[str, Check] = {
     "return_token_ids": checks.boolean,
     "return_tokens_as_token_ids": checks.boolean,
     "response_format": checks.mapping,
-    "structured_outputs": checks.mapping,
+    "structured_outputs": checks.structured_outputs,
     "priority": checks.integer(-_INT64, _INT64 - 1),
     "cache_salt": checks.string,
     "user": checks.string,
@@ -74,7 +84,7 @@ _SAMPLING: dict[str, Check] = {
     "service_tier": checks.anything,
     "model": checks.string,
 }
-_CHAT: dict[str, Check] = _SAMPLING | {
+_CHAT: dict[str, Check] = SAMPLING | {
     "messages": checks.messages,
     "logprobs": checks.boolean,
     "top_logprobs": checks.integer(0, 20),
@@ -90,7 +100,7 @@ _CHAT: dict[str, Check] = _SAMPLING | {
     "documents": checks.array,
     "echo": checks.boolean,
 }
-_COMPLETION: dict[str, Check] = _SAMPLING | {
+_COMPLETION: dict[str, Check] = SAMPLING | {
     "prompt": checks.anything,
     "logprobs": checks.integer(0, 20),
     "echo": checks.boolean,
@@ -117,7 +127,7 @@ class Protocol:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        limits = _limited_checks(settings)
+        limits = limited_checks(settings)
         self._chat = _CHAT | limits
         self._completion = _COMPLETION | {name: limits[name] for name in limits if name != "max_completion_tokens"}
 
@@ -144,30 +154,15 @@ class Protocol:
 
     def check_model(self, name: str) -> None:
         """Raises HttpError 404 unless `name` is what is served."""
-        if name != self._settings.served_name:
-            raise client_error(404, f"The model `{name[:200]}` does not exist.", param="model", code="model_not_found")
+        check_model(name, self._settings.served_name)
 
     def _checked(self, body: Mapping[str, Any], known: Mapping[str, Check]) -> dict[str, Any]:
-        checked: dict[str, Any] = {}
-        unknown: list[str] = []
-        for name, value in body.items():
-            check = known.get(name)
-            if check is None:
-                if name in _REMOVED:
-                    raise invalid(f"{name} was removed; use structured_outputs or response_format", name)
-                unknown.append(name)
-            elif value is not None:
-                check(name, value)
-                checked[name] = value
-        if unknown:
-            names = ", ".join(sorted(name[:64] for name in unknown[:8]))
-            _log.info("ignored %d unknown field(s) of a request: %r", len(unknown), names)
+        checked = known_fields(body, known, self._settings.served_name)
         for name in _WITHOUT_EFFECT:
             checked.pop(name, None)
         if checked.get("stream_options") is not None and not checked.get("stream"):
             raise invalid("stream_options is allowed only when stream is true", "stream_options")
         checked.setdefault("temperature", self._settings.default_temperature)
-        self.check_model(checked.setdefault("model", self._settings.served_name))
         return checked
 
     def _call(self, kind: Kind, body: dict[str, Any], prompts: int) -> Call:
@@ -184,7 +179,33 @@ class Protocol:
         )
 
 
-def _limited_checks(settings: Settings) -> dict[str, Check]:
+def check_model(name: str, served_name: str) -> None:
+    """Raises HttpError 404 unless `name` is what is served."""
+    if name != served_name:
+        raise client_error(404, f"The model `{name[:200]}` does not exist.", param="model", code="model_not_found")
+
+
+def known_fields(body: Mapping[str, Any], known: Mapping[str, Check], served_name: str) -> dict[str, Any]:
+    """The fields of `known` that have a value, checked, with the model filled in. Raises HttpError 400 or 404."""
+    checked: dict[str, Any] = {}
+    unknown: list[str] = []
+    for name, value in body.items():
+        check = known.get(name)
+        if check is None:
+            if name in _REMOVED:
+                raise invalid(f"{name} was removed; use structured_outputs or response_format", name)
+            unknown.append(name)
+        elif value is not None:
+            check(name, value)
+            checked[name] = value
+    if unknown:
+        names = ", ".join(sorted(name[:64] for name in unknown[:8]))
+        _log.info("ignored %d unknown field(s) of a request: %r", len(unknown), names)
+    check_model(checked.setdefault("model", served_name), served_name)
+    return checked
+
+
+def limited_checks(settings: Settings) -> dict[str, Check]:
     """The checks whose limits are configured."""
     tokens = checks.integer(1, settings.max_tokens_limit)
     return {

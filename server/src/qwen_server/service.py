@@ -28,6 +28,7 @@ from qwen_server.errors import (
 from qwen_server.gpu import GpuMonitor, device_count
 from qwen_server.jsonbody import Bodies
 from qwen_server.lifecycle import Lifecycle
+from qwen_server.parsers import parsers_of
 from qwen_server.protocol import Protocol
 from qwen_server.settings import Settings
 from qwen_server.telemetry import Telemetry
@@ -74,6 +75,7 @@ class Service:
         self.wall = wall
         self.protocol = Protocol(settings)
         self.bodies = Bodies(settings.max_body_bytes, settings.body_timeout)
+        self.parsers = parsers_of(settings, self.protocol)
         self.telemetry = Telemetry(clock=clock)
         self.keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
         self.limiter = RateLimiter(settings.rate_limit)

@@ -11,9 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from json.encoder import encode_basestring
 from typing import Any
 
-from qwen_server.engine.base import Delta, EngineError, Output
+from qwen_server.engine.base import Delta, EngineError, Kind, Output
 from qwen_server.errors import HttpError
-from qwen_server.protocol import Kind
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]

@@ -47,10 +47,14 @@ class Histogram:
 
 @dataclass(slots=True, eq=False)
 class Trace:
-    """One request's times (seconds of the monotonic clock) and token counts, filled in while it is served."""
+    """One request's times (seconds of the monotonic clock) and token counts, filled in while it is served.
+
+    What generates nothing, such as a tokenization, is counted as a request but enters no figure about generation.
+    """
 
     request_id: str
     arrival: float
+    generates: bool = True
     granted: float | None = None
     first_token: float | None = None
     last_token: float | None = None
@@ -217,7 +221,7 @@ class Telemetry:
             self.queue_wait.observe(trace.queue_wait)
         if outcome in ("successful", "failed"):
             self._recent.append((now, outcome == "failed"))
-        if outcome == "successful":
+        if outcome == "successful" and trace.generates:
             self._succeed(trace, now)
 
     def turn_away(self, trace: Trace, outcome: Literal["refused", "rejected"], reason: str) -> None:

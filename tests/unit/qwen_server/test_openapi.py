@@ -84,7 +84,8 @@ async def test_every_example_fits_its_schema() -> None:
 
 
 def events_of(stream: str) -> list[dict[str, str]]:
-    return [{"data": event.removeprefix("data: ")} for event in stream.rstrip().split("\n\n")]
+    events = [event.split("\n") for event in stream.rstrip().split("\n\n")]
+    return [dict(line.split(": ", 1) for line in lines) for lines in events]
 
 
 async def test_every_operation_says_what_it_is_and_what_it_answers() -> None:

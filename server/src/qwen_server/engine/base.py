@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+# What a client may ask for. The last three generate nothing.
+Kind = Literal["chat", "completion", "responses", "messages", "count_tokens", "tokenize", "detokenize"]
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
 EngineState = Literal["starting", "ready", "dead"]
 
@@ -147,7 +149,7 @@ def stalled_seconds(vitals: Vitals, now: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAnswer:
-    """An answer of the engine's own serving code: a JSON body with its status, or the SSE lines of a stream."""
+    """An answer of the engine's own serving code: a JSON body with its status, or the events of a stream."""
 
     status: int = 200
     body: dict[str, Any] = field(default_factory=dict)
@@ -191,19 +193,14 @@ class Engine(Protocol):
         Raises EngineError; InvalidRequestError only instead of the first output.
         """
 
-    async def reference_chat(
-        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+    async def reference(
+        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
     ) -> ReferenceAnswer:
-        """Answers by the engine's own serving code: tools, reasoning, logprobs. Raises as above.
+        """Answers by the engine's own serving code: every kind, and all that a kind may ask for. Raises as above.
 
         `observe` is called with every output of the engine, so that both paths are measured alike. A stream raises
-        what goes wrong in it, InvalidRequestError only instead of the first event.
+        what goes wrong in it, InvalidRequestError only instead of the first event; each of its items is one event.
         """
-
-    async def reference_completion(
-        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
-    ) -> ReferenceAnswer:
-        """The same for completions: logprobs, echo, suffix, prompt_logprobs."""
 
     def vitals(self) -> Vitals:
         """The signs of life, without touching the engine."""

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from qwen_server.dialects import worded_for
+from qwen_server.errors import HttpError
+
 Answers = dict[int | str, dict[str, Any]]
 
 _RETRY_AFTER = {
@@ -45,15 +48,24 @@ def text_answer(description: str, media: str, example: str) -> dict[str, Any]:
     return {"description": description, "content": {media: _media({"type": "string"}, example)}}
 
 
-def generated(description: str, *, body: str, event: str, stream: str) -> Answers:
+def generated(
+    description: str, *, body: str, event: str, stream: str, typed: bool = False, anthropic: bool = False
+) -> Answers:
     """All answers of a generating path; success is one `body`, or a stream whose events carry `event`.
 
-    `stream` is the example of a stream; that of a body has the schema's name.
+    `stream` is the example of a stream; that of a body has the schema's name. `typed` events have names, and errors
+    among them; else a stream ends with `[DONE]`.
     """
+    answers = computed(description, body, anthropic=anthropic)
+    answers[200]["content"]["text/event-stream"] = _media(_typed_event(event) if typed else _event(event), stream)
+    return answers
+
+
+def computed(description: str, body: str, *, anthropic: bool = False) -> Answers:
+    """All answers of a path that takes its turn in the queue; `anthropic` words the client's errors as its API does."""
     answer = json_answer(description, body, body)
-    answer["content"]["text/event-stream"] = _media(_event(event), stream)
     answer["headers"] = _TIMING
-    return {200: answer} | errors(400, 401, 404, 408, 413, 415, 429, 500, 503)
+    return {200: answer} | errors(400, 401, 404, 408, 413, 415, 429, 500, 503, anthropic=anthropic)
 
 
 def request_body(schema: str, *, example: str) -> dict[str, Any]:
@@ -61,9 +73,13 @@ def request_body(schema: str, *, example: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": _media(reference(schema), example)}}}
 
 
-def errors(*statuses: int) -> Answers:
+def errors(*statuses: int, anthropic: bool = False) -> Answers:
     """The answers other than success, by their status, as references to `ERROR_ANSWERS`."""
-    return {status: {"$ref": f"#/components/responses/{_NAMES[status]}"} for status in statuses}
+    return {status: {"$ref": f"#/components/responses/{_name(status, anthropic)}"} for status in statuses}
+
+
+def _name(status: int, anthropic: bool) -> str:
+    return "Anthropic" + _NAMES[status] if anthropic and status < 500 else _NAMES[status]
 
 
 def _event(schema: str) -> dict[str, Any]:
@@ -75,6 +91,17 @@ def _event(schema: str) -> dict[str, Any]:
         "description": "each event of the stream; the last is [DONE], or an error after which nothing follows",
         "required": ["data"],
         "properties": {"data": {"anyOf": [{"const": "[DONE]"}, data]}},
+    }
+
+
+def _typed_event(schema: str) -> dict[str, Any]:
+    """The same for events with a name, which their data repeats as their type."""
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": reference(schema)}
+    return {
+        "type": "object",
+        "description": "each event of the stream; one called error is the last",
+        "required": ["event", "data"],
+        "properties": {"event": {"type": "string"}, "data": data},
     }
 
 
@@ -150,4 +177,16 @@ _ERRORS: Answers = {
     | {"headers": _RETRY_AFTER},
 }
 
-ERROR_ANSWERS = {_NAMES[int(status)]: answer for status, answer in _ERRORS.items()}
+
+def _in_anthropics_words(status: int, answer: dict[str, Any]) -> dict[str, Any]:
+    """The same mistake as the server words it on Anthropic's paths."""
+    openai = HttpError(status, answer["content"]["application/json"]["example"], kind="invalid_request")
+    example = dict(worded_for("/v1/messages", openai).body)
+    return answer | {"content": {"application/json": {"schema": reference("AnthropicError"), "example": example}}}
+
+
+ERROR_ANSWERS = {_NAMES[int(status)]: answer for status, answer in _ERRORS.items()} | {
+    _name(int(status), anthropic=True): _in_anthropics_words(int(status), answer)
+    for status, answer in _ERRORS.items()
+    if int(status) < 500
+}

@@ -51,11 +51,11 @@ def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for operation in described["paths"][route.path_format].values():
                 operation["operationId"] = route.name
-                if route.path.startswith("/v1/"):
+                if route.path.startswith("/v1/") or "generation" in route.tags:
                     operation["security"] = [{}, {"apiKey": []}]
     models = schemas()
     for model in models.values():
-        _limit(model.get("properties", {}), settings)
+        _limit(model, settings)
     described["components"] = {
         "schemas": models,
         "responses": ERROR_ANSWERS,
@@ -65,19 +65,27 @@ def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
     return described
 
 
-def _limit(properties: dict[str, Any], settings: Settings) -> None:
+def _limit(model: dict[str, Any], settings: Settings) -> None:
     """Fills in what can be configured: the bounds that the server checks and the defaults that it applies."""
+    properties = model.get("properties", {})
+    required = model.get("required", ())
     tokens = {"minimum": 1, "maximum": settings.max_tokens_limit}
     temperature = {"minimum": settings.min_temperature, "maximum": settings.max_temperature}
     bounds: dict[str, dict[str, Any]] = {
         "max_tokens": tokens,
         "max_completion_tokens": tokens,
+        "max_output_tokens": tokens,
         "min_tokens": {"minimum": 0, "maximum": settings.max_tokens_limit},
         "temperature": temperature,
         "n": {"minimum": 1, "maximum": settings.max_choices},
     }
-    defaults = {"max_tokens": settings.default_max_tokens, "temperature": settings.default_temperature}
+    defaults = {
+        "max_tokens": settings.default_max_tokens,
+        "max_output_tokens": settings.default_max_tokens,
+        "temperature": settings.default_temperature,
+    }
     for name in bounds.keys() & properties.keys():
-        properties[name]["anyOf"][0] |= bounds[name]
-    for name in defaults.keys() & properties.keys():
+        field = properties[name]
+        (field if name in required else field["anyOf"][0]).update(bounds[name])
+    for name in (defaults.keys() & properties.keys()).difference(required):
         properties[name]["default"] = defaults[name]

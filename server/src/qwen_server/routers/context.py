@@ -7,10 +7,10 @@ from typing import Any, cast
 from fastapi import Request
 from starlette.responses import Response
 
+from qwen_server.engine.base import Kind
 from qwen_server.errors import BUSY_TEXT, HttpError
 from qwen_server.generation import Generation
 from qwen_server.jsonbody import UploadsFullError, parse_object
-from qwen_server.protocol import Kind
 from qwen_server.service import Service
 from qwen_server.telemetry import Trace
 
@@ -48,7 +48,7 @@ async def generation(request: Request, kind: Kind) -> Response:
         if (refusal := service.refusal()) is not None:
             raise refusal
         body = await body_of(request)
-        call = service.protocol.chat(body) if kind == "chat" else service.protocol.completion(body)
+        call = service.parsers[kind](body)
         if (refusal := service.refusal()) is not None:  # the body may have taken its time
             raise refusal
     except HttpError as error:

@@ -33,11 +33,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A running engine and vLLM's own serving code over it. `plain` renders prompts whose answers nobody parses."""
+    """A running engine and vLLM's own serving code over it.
+
+    `plain` renders prompts whose answers nobody parses; `serving_options` are those of every chat-like object.
+    """
 
     llm: AsyncLLM
     client: EngineProxy
     plain: OnlineRenderer
+    models: OpenAIServingModels
+    serving_options: dict[str, Any]
     chat: OpenAIServingChat
     completion: OpenAIServingCompletion
     info: EngineInfo
@@ -149,10 +154,12 @@ def _serving(settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, 
     # The parsers' grammars are built anew for each request, and cost more than the rendering.
     plain = OnlineRenderer(**rendering)
     common = {"online_renderer": renderer, "request_logger": None}
-    chat = OpenAIServingChat(client, models, "assistant", **common, **template, **parsers)
+    options = {**common, **template, **parsers}
+    chat = OpenAIServingChat(client, models, "assistant", **options)
     completion = OpenAIServingCompletion(client, models, **common)
     info = _info(settings, device, llm, family)
-    return Parts(llm, client, plain, chat, completion, info, config.get_diff_sampling_param())
+    default_sampling = config.get_diff_sampling_param()
+    return Parts(llm, client, plain, models, options, chat, completion, info, default_sampling)
 
 
 def _family(llm: AsyncLLM) -> Family:

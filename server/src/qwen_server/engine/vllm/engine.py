@@ -22,6 +22,7 @@ from qwen_server.engine.base import (
     EngineError,
     EngineInfo,
     EngineState,
+    Kind,
     Observer,
     Output,
     Prepared,
@@ -137,17 +138,11 @@ class VllmEngine:
         """See Engine."""
         return self._alive().fast.generate(prepared, tap)
 
-    async def reference_chat(
-        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+    async def reference(
+        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
     ) -> ReferenceAnswer:
         """See Engine."""
-        return await self._alive().reference.chat(body, request_id, arrival, observe)
-
-    async def reference_completion(
-        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
-    ) -> ReferenceAnswer:
-        """See Engine."""
-        return await self._alive().reference.completion(body, request_id, arrival, observe)
+        return await self._alive().reference.answer(kind, body, request_id, arrival, observe)
 
     def _alive(self) -> _Running:
         running = self._loaded()

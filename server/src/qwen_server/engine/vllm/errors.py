@@ -18,6 +18,7 @@ from qwen_server.engine.vllm.causes import explain, one_line
 
 # vLLM's names for what the client calls `messages` or `prompt`.
 _PROMPT_PARAMETERS = ("input_text", "input_tokens", "prompt_token_ids", "prompt")
+_FIELD = re.compile(r"[a-z_0-9]+")  # the branches of a union have the names of types
 _TOO_LONG = "maximum context length"
 # vLLM leaves the parameter out of some refusals.
 _PARAMETERS = (
@@ -71,7 +72,9 @@ def invalid(message: str, param: str | None, status: int, prompt_param: str) -> 
 
 
 def _of_pydantic(error: ValidationError) -> InvalidRequestError:
-    detail = error.errors()[0]
-    path = [str(part) for part in detail["loc"]]
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    # Where something may be a text or something else, that it is no text is the least of the news.
+    detail = next((detail for detail in details if detail["loc"][-1:] != ("str",)), details[0])
+    path = [str(part) for part in detail["loc"] if isinstance(part, int) or _FIELD.fullmatch(part)]
     where = path[0] if path else None
     return InvalidRequestError(f"{'.'.join(path)}: {detail['msg']}" if path else detail["msg"], param=where)

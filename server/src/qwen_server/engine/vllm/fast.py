@@ -128,7 +128,7 @@ def _prepared(work: Work, request_id: str, arrival: float) -> Prepared:
 def fitted(body: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
     """The body with limits on tokens no larger than the model's context: a default must not make a request invalid."""
     fit = dict(body)
-    for name in ("max_tokens", "max_completion_tokens"):
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if isinstance(fit.get(name), int):
             fit[name] = min(fit[name], max_model_len)
     return fit

@@ -22,11 +22,16 @@ from qwen_server.tracing import current_headers
 
 @dataclass(slots=True)
 class Call:
-    """One HTTP request that vLLM's serving code answers; it may generate for several prompts."""
+    """One HTTP request that vLLM's serving code answers; it may generate for several prompts.
+
+    `streams` are the engine's, one a prompt; `error` is what vLLM's code was told and would tell in other words.
+    """
 
     arrival: float
     observe: Observer
     merger: Merger = field(default_factory=lambda: Merger(0))
+    streams: list[AsyncGenerator[RequestOutput, None]] = field(default_factory=list)
+    error: Exception | None = None
 
 
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
@@ -55,7 +60,9 @@ class EngineProxy:
             return self._generate(prompt, sampling_params, request_id, **options)
         date(prompt, call.arrival)
         index = call.merger.add_prompt(getattr(sampling_params, "n", 1) or 1)
-        return _observed(self._generate(prompt, sampling_params, request_id, **options), call, index)
+        stream = _observed(self._generate(prompt, sampling_params, request_id, **options), call, index)
+        call.streams.append(stream)
+        return stream
 
     def follow(
         self, prompt: Any, sampling_params: Any, request_id: str, priority: int, tap: Tap | None

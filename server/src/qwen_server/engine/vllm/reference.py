@@ -1,24 +1,24 @@
-"""The reference path: answers by vLLM's own serving code, for tools, reasoning, logprobs and echo."""
+"""The reference path: answers by vLLM's own serving code, for tools, reasoning, logprobs, and the further APIs."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from qwen_server.engine.base import Observer, ReferenceAnswer
+from qwen_server.engine.base import InvalidRequestError, Kind, Observer, ReferenceAnswer
+from qwen_server.engine.vllm.apis import Api, RefusedError, build, chat_and_completion, prompt_param_of
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.errors import of_response, translated
 from qwen_server.engine.vllm.fast import fitted
 from qwen_server.engine.vllm.proxy import Call, current_call
 
-_ERROR_EVENT = 'data: {"error"'
+_log = logging.getLogger(__name__)
 _DISCONNECTED = "Client disconnected"
 
 
@@ -28,58 +28,82 @@ class ReferencePath:
     def __init__(self, parts: Parts, death_cause: Callable[[], str]) -> None:
         self._parts = parts
         self._death_cause = death_cause
+        self._apis: dict[Kind, Api] = chat_and_completion(parts)
+        self._building: dict[Kind, asyncio.Task[None]] = {}
 
-    async def chat(
-        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+    async def answer(
+        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
     ) -> ReferenceAnswer:
-        """A chat completion."""
-        with translated("messages", self._death_cause):
-            request = ChatCompletionRequest.model_validate(self._identified(body, request_id, "chatcmpl-"))
-            return await self._answer(
-                self._parts.chat.create_chat_completion, request, "messages", Call(arrival, observe)
-            )
+        """The answer to a request of any kind."""
+        api = self._apis.get(kind) or await self._built(kind)
+        param = prompt_param_of(api, body)
+        call = Call(arrival, observe)
+        with self._told(api, call, param):
+            fit = fitted(body, self._parts.info.max_model_len)
+            if api.slow:
+                request = await asyncio.to_thread(api.request, fit, request_id)
+            else:
+                request = api.request(fit, request_id)
+            token = current_call.set(call)
+            try:
+                result = await api.create(request)
+            finally:
+                current_call.reset(token)
+            if isinstance(result, ErrorResponse):
+                if result.error.message == _DISCONNECTED:
+                    # vLLM turns a cancellation into a response.
+                    raise asyncio.CancelledError
+                raise of_response(result, param)
+            if isinstance(result, AsyncGenerator):
+                return ReferenceAnswer(stream=self._events(api, result, call, param))
+            return ReferenceAnswer(body=api.body(result))
 
-    async def completion(
-        self, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
-    ) -> ReferenceAnswer:
-        """A completion."""
-        with translated("prompt", self._death_cause):
-            request = CompletionRequest.model_validate(self._identified(body, request_id, "cmpl-"))
-            return await self._answer(
-                self._parts.completion.create_completion, request, "prompt", Call(arrival, observe)
-            )
+    async def _built(self, kind: Kind) -> Api:
+        """Builds what serves `kind` in a thread; whoever asks meanwhile waits for the same."""
+        task = self._building.get(kind)
+        if task is None:
+            task = self._building[kind] = asyncio.create_task(self._build(kind), name=f"build-{kind}")
+            task.add_done_callback(lambda _: self._building.pop(kind))
+        # A client that goes away leaves the building to the others.
+        await asyncio.shield(task)
+        return self._apis[kind]
 
-    def _identified(self, body: Mapping[str, Any], request_id: str, prefix: str) -> dict[str, Any]:
-        """The body with the request's id, which vLLM prefixes itself."""
-        return fitted(body, self._parts.info.max_model_len) | {"request_id": request_id.removeprefix(prefix)}
+    async def _build(self, kind: Kind) -> None:
+        started = time.monotonic()
+        self._apis |= await asyncio.to_thread(build, kind, self._parts)
+        _log.info("what serves %s was built in %.2f s, on its first use", kind, time.monotonic() - started)
 
-    async def _answer(
-        self, create: Callable[[Any], Awaitable[Any]], request: Any, param: str, call: Call
-    ) -> ReferenceAnswer:
-        token = current_call.set(call)
+    async def _events(
+        self, api: Api, source: AsyncGenerator[Any, None], call: Call, param: str
+    ) -> AsyncGenerator[str, None]:
+        """The events of a stream, errors raised."""
+        # The Responses API asks the engine only now. The task that streams serves no other request, nor does another
+        # task inherit from it: there is nothing to reset.
+        current_call.set(call)
         try:
-            result = await create(request)
+            with self._told(api, call, param):
+                async with aclosing(api.events(source)) as events:
+                    async for event in events:
+                        yield event
         finally:
-            current_call.reset(token)
-        if isinstance(result, ErrorResponse):
-            if result.error.message == _DISCONNECTED:
-                # vLLM turns a cancellation into a response.
-                raise asyncio.CancelledError
-            raise of_response(result, param)
-        if isinstance(result, AsyncGenerator):
-            return ReferenceAnswer(stream=self._events(result, param))
-        return ReferenceAnswer(body=result.model_dump(mode="json"))
+            for stream in call.streams:
+                await stream.aclose()  # vLLM leaves the generators inside its own to the garbage collector
 
-    async def _events(self, source: AsyncGenerator[str, None], param: str) -> AsyncGenerator[str, None]:
-        """The events of a stream; vLLM's error events are raised, because they may come before any other."""
-        with translated(param, self._death_cause):
-            async with aclosing(source):
-                async for event in source:
-                    if event.startswith(_ERROR_EVENT):
-                        raise of_response(_error_of(event), param)
-                    yield event
-
-
-def _error_of(event: str) -> ErrorResponse:
-    error = json.loads(event.removeprefix("data: "))["error"]
-    return ErrorResponse(error=ErrorInfo(**error))
+    @contextmanager
+    def _told(self, api: Api, call: Call, param: str) -> Iterator[None]:
+        """Lets errors out in the client's words."""
+        try:
+            with translated(param, self._death_cause):
+                try:
+                    yield
+                except RefusedError as error:
+                    raise of_response(error.response, param) from error
+                except (AttributeError, IndexError, KeyError) as error:
+                    if call.streams:
+                        raise
+                    # What vLLM's code stumbles over before it has asked the engine for anything is the client's input.
+                    _log.warning("vLLM could not read a request: %r", error)
+                    raise InvalidRequestError(f"{param} could not be read", param=param) from error
+        except InvalidRequestError as error:
+            error.param = None if error.param is None else api.names.get(error.param, error.param)
+            raise

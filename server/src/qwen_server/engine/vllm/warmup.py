@@ -37,7 +37,7 @@ async def warm_up(fast: FastPath, reference: ReferencePath) -> None:
         async with aclosing(fast.generate(prepared)) as outputs:
             async for _ in outputs:
                 pass
-    await reference.completion({**_COMPLETION, "logprobs": 1}, "warm-up", time.monotonic(), _ignore)
+    await reference.answer("completion", {**_COMPLETION, "logprobs": 1}, "warm-up", time.monotonic(), _ignore)
     _log.info("the engine is warm after %.1f s", time.monotonic() - started)
 
 

@@ -8,15 +8,30 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from qwen_server.openapi.schemas import errors, generation, health, metrics, models
+from qwen_server.openapi.schemas import errors, generation, health, messages, metrics, models, responses, tokenization
 
 _MODELS: Final[Mapping[JsonSchemaMode, tuple[type[BaseModel], ...]]] = {
-    "validation": (generation.ChatRequest, generation.CompletionRequest),
+    "validation": (
+        generation.ChatRequest,
+        generation.CompletionRequest,
+        responses.ResponsesRequest,
+        messages.MessagesRequest,
+        messages.CountTokensRequest,
+        tokenization.TokenizeRequest,
+        tokenization.DetokenizeRequest,
+    ),
     "serialization": (
         generation.ChatAnswer,
         generation.ChatChunk,
         generation.CompletionAnswer,
         generation.CompletionChunk,
+        responses.ResponsesAnswer,
+        responses.ResponsesEvent,
+        messages.MessagesAnswer,
+        messages.MessagesEvent,
+        messages.CountTokensAnswer,
+        tokenization.TokenizeAnswer,
+        tokenization.DetokenizeAnswer,
         models.Model,
         models.ModelList,
         health.Health,
@@ -25,6 +40,7 @@ _MODELS: Final[Mapping[JsonSchemaMode, tuple[type[BaseModel], ...]]] = {
         errors.ClientError,
         errors.Unavailable,
         errors.EngineFailure,
+        messages.AnthropicError,
     ),
 }
 

@@ -1,0 +1,199 @@
+"""What the further APIs may be asked for: the bodies of Responses, Messages and tokenization."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qwen_server.engine.base import Kind
+from qwen_server.errors import HttpError
+from qwen_server.parsers import parsers_of
+from qwen_server.protocol import Call, Protocol
+from tests.unit.qwen_server.serving import make_settings
+
+SETTINGS = make_settings()
+PARSERS = parsers_of(SETTINGS, Protocol(SETTINGS))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10) | st.just("type"), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+NAMES = st.sampled_from(
+    [
+        "input",
+        "messages",
+        "prompt",
+        "tokens",
+        "max_tokens",
+        "max_output_tokens",
+        "system",
+        "tools",
+        "tool_choice",
+        "metadata",
+        "background",
+        "stop",
+        "stop_sequences",
+        "structured_outputs",
+        "thinking",
+        "include",
+        "model",
+        "?",
+    ]
+)
+TALK = [{"role": "user", "content": "x"}]
+
+
+def parse(kind: Kind, **body: Any) -> Call:
+    return PARSERS[kind](body)
+
+
+def refusal(kind: Kind, **body: Any) -> HttpError:
+    with pytest.raises(HttpError) as caught:
+        parse(kind, **body)
+    return caught.value
+
+
+def param_of(error: HttpError) -> Any:
+    return error.body["error"]["param"]
+
+
+def test_the_servers_defaults_are_applied() -> None:
+    call = parse("responses", input="x", store=True, metadata={"a": "b"}, max_output_tokens=None)
+    assert call.body == {
+        "input": "x",
+        "metadata": {"a": "b"},
+        "model": "qwen-news-classifier",
+        "temperature": 0.7,
+        "max_output_tokens": 100,
+    }
+    assert (call.weight, call.fast, call.stream, call.generates) == (1, False, False, True)
+    message = parse("messages", messages=TALK, max_tokens=7, stream=True, metadata={"user_id": "u"})
+    assert message.body["temperature"] == 0.7
+    assert "metadata" not in message.body
+    assert message.stream
+
+
+@pytest.mark.parametrize("kind", ["count_tokens", "tokenize", "detokenize"])
+def test_what_generates_nothing_says_so(kind: Kind) -> None:
+    body = {"tokens": [1]} if kind == "detokenize" else {"messages": TALK}
+    assert not parse(kind, **body).generates
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "input"),
+        ({"input": []}, "input"),
+        ({"input": 5}, "input"),
+        ({"input": ["x"]}, "input[0]"),
+        ({"input": [{"content": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"role": "user", "content": []}]}, "input[0].content"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content"),
+        ({"input": [{"type": 5}]}, "input[0].type"),
+        ({"input": [{"type": "reasoning", "summary": [0] * 2000}]}, "input[0]"),
+        ({"input": TALK * 4097}, "input"),
+        ({"input": "x", "max_output_tokens": 513}, "max_output_tokens"),
+        ({"input": "x", "max_output_tokens": 0}, "max_output_tokens"),
+        ({"input": "x", "temperature": 1.1}, "temperature"),
+        ({"input": "x", "top_logprobs": 21}, "top_logprobs"),
+        ({"input": "x", "background": True}, "background"),
+        ({"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"input": "x", "conversation": "conv_1"}, "conversation"),
+        ({"input": "x", "prompt": {"id": "p"}}, "prompt"),
+        ({"input": "x", "store": "yes"}, "store"),
+        ({"input": "x", "metadata": {str(key): "v" for key in range(17)}}, "metadata"),
+        ({"input": "x", "tools": [5]}, "tools[0]"),
+        ({"input": "x", "tools": [{"type": "web_search"}]}, "tools[0]"),
+        ({"input": "x", "tools": [{"type": "namespace", "tools": [0] * 1025}]}, "tools[0].tools"),
+        ({"input": "x", "structured_outputs": {"choice": ["a"] * 4097}}, "structured_outputs.choice"),
+        ({"input": "x", "guided_json": {}}, "guided_json"),
+    ],
+)
+def test_a_wrong_response_request_names_its_parameter(body: dict[str, Any], param: str) -> None:
+    error = refusal("responses", **body)
+    assert error.status == 400
+    assert param_of(error) == param
+    assert param.partition("[")[0] in error.text
+
+
+@pytest.mark.parametrize("name", ["background", "previous_response_id", "conversation", "prompt", "store"])
+def test_what_needs_no_store_is_let_through(name: str) -> None:
+    value = {"background": False, "store": True}.get(name)
+    assert name not in parse("responses", input="x", **{name: value}).body
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"max_tokens": 5}, "messages"),
+        ({"messages": TALK}, "max_tokens"),
+        ({"messages": TALK, "max_tokens": 513}, "max_tokens"),
+        ({"messages": [], "max_tokens": 5}, "messages"),
+        ({"messages": [{"role": "user", "content": [[0] * 1025]}], "max_tokens": 5}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x", "y": [0] * 1025}], "max_tokens": 5}, "messages[0]"),
+        ({"messages": TALK, "max_tokens": 5, "temperature": -1}, "temperature"),
+        ({"messages": TALK, "max_tokens": 5, "stop_sequences": "x"}, "stop_sequences"),
+        ({"messages": TALK, "max_tokens": 5, "stop_sequences": ["a", "b", "c", "d", "e"]}, "stop_sequences"),
+        ({"messages": TALK, "max_tokens": 5, "system": [5]}, "system"),
+        ({"messages": TALK, "max_tokens": 5, "thinking": True}, "thinking"),
+        ({"messages": TALK, "max_tokens": 5, "tools": [0] * 1025}, "tools"),
+        ({"messages": TALK, "max_tokens": 5, "top_p": 0}, "top_p"),
+    ],
+)
+def test_a_wrong_message_request_names_its_parameter(body: dict[str, Any], param: str) -> None:
+    error = refusal("messages", **body)
+    assert error.status == 400
+    assert param_of(error) == param
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "param"),
+    [
+        ("tokenize", {}, "prompt"),
+        ("tokenize", {"prompt": "x", "messages": TALK}, "prompt"),
+        ("tokenize", {"prompt": ["x"]}, "prompt"),
+        ("tokenize", {"messages": "x"}, "messages"),
+        ("detokenize", {}, "tokens"),
+        ("detokenize", {"tokens": []}, "tokens"),
+        ("detokenize", {"tokens": [True]}, "tokens"),
+        ("detokenize", {"tokens": [-1]}, "tokens"),
+        ("detokenize", {"tokens": [0] * ((1 << 18) + 1)}, "tokens"),
+        ("count_tokens", {}, "messages"),
+    ],
+)
+def test_a_wrong_tokenization_names_its_parameter(kind: Kind, body: dict[str, Any], param: str) -> None:
+    error = refusal(kind, **body)
+    assert error.status == 400
+    assert param_of(error) == param
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("responses", {"input": "x"}),
+        ("messages", {"messages": TALK, "max_tokens": 5}),
+        ("count_tokens", {"messages": TALK}),
+        ("tokenize", {"prompt": "x"}),
+        ("detokenize", {"tokens": [1]}),
+    ],
+)
+def test_the_model_may_be_left_out_but_not_be_another(kind: Kind, body: dict[str, Any]) -> None:
+    assert parse(kind, **body).model == "qwen-news-classifier"
+    error = refusal(kind, **body, model="gpt-4o")
+    assert (error.status, param_of(error)) == (404, "model")
+    assert "unheard_of" not in parse(kind, **body, unheard_of=1).body
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.sampled_from(get_args(Kind)), st.dictionaries(NAMES, JSON, max_size=6))
+def test_any_json_is_checked_without_an_accident(kind: Kind, body: dict[str, Any]) -> None:
+    try:
+        assert PARSERS[kind](body).kind == kind
+    except HttpError as error:
+        assert error.status in (400, 404)  # noqa: PT017 (there need not be one)
