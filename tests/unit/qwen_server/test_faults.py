@@ -9,10 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import Request
 
 from qwen_server import service as service_module
 from qwen_server.alerts import HUNG_SECONDS
 from qwen_server.engine.base import InvalidRequestError, Vitals
+from qwen_server.routers import health
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 RUNNING = '@{"tokens": 400, "delay": 0.02}'
@@ -176,6 +178,30 @@ async def test_a_proof_by_generation_has_a_deadline(served: Served, monkeypatch:
     served.engine.resume()
     assert await status_of(served, "/health/generate") == 200
     assert (await served.metrics())["requests"]["total"] == 0
+
+
+async def test_many_who_ask_for_a_proof_share_one(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, came, may_end = [], [], asyncio.Event()
+
+    async def probe() -> None:
+        begun.append(1)
+        await may_end.wait()
+
+    def proof(request: Request) -> asyncio.Task[None]:
+        came.append(1)
+        return shared(request)
+
+    shared = health._proof
+    monkeypatch.setattr(served.engine, "probe", probe)
+    monkeypatch.setattr(health, "_proof", proof)
+    asked = [asyncio.create_task(status_of(served, "/health/generate")) for _ in range(20)]
+    await until(lambda: len(came) == 20)
+    asked[0].cancel()
+    may_end.set()
+    assert await asyncio.gather(*asked[1:]) == [200] * 19
+    assert len(begun) == 1
+    assert await status_of(served, "/health/generate") == 200
+    assert len(begun) == 2
 
 
 async def test_a_proof_that_the_engine_refuses_is_no_proof(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

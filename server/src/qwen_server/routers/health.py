@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from qwen_server import snapshots
-from qwen_server.engine.base import EngineError, InvalidRequestError
+from qwen_server.engine.base import Engine, EngineError, InvalidRequestError
 from qwen_server.errors import engine_failure
 from qwen_server.openapi.answers import Answers, json_answer
 from qwen_server.routers.context import service_of
@@ -48,18 +48,34 @@ async def ready(request: Request) -> Response:
 
 @router.get("/health/generate", summary="生成探针 (Proof by generation)", response_model=None, responses=_PROBE_ANSWERS)
 async def generate(request: Request) -> Response:
-    """Generates one token, counted nowhere and outside the queue: the proof that the engine works."""
+    """Generates one token, counted nowhere and outside the queue: the proof that the engine works.
+
+    Whoever asks while one is being generated is answered by that one, because strangers may ask, and often.
+    """
     service = service_of(request)
     if service.lifecycle.state in ("starting", "dead"):
         return _probe(ok=False)
     try:
-        async with asyncio.timeout(GENERATE_SECONDS):
-            await service.engine.probe()
+        await asyncio.shield(_proof(request))
     except TimeoutError:
         return JSONResponse({"status": "unhealthy", "error": f"no token within {GENERATE_SECONDS:g} s"}, 503)
     except (EngineError, InvalidRequestError) as error:
         return JSONResponse({"status": "unhealthy", "error": engine_failure(str(error)).text}, 503)
     return _probe(ok=True)
+
+
+def _proof(request: Request) -> asyncio.Task[None]:
+    state = request.app.state
+    proof: asyncio.Task[None] | None = getattr(state, "proof", None)
+    if proof is None or proof.done():
+        proof = state.proof = asyncio.create_task(_generate_one(service_of(request).engine), name="proof")
+        proof.add_done_callback(lambda task: task.cancelled() or task.exception())  # also when nobody waits any more
+    return proof
+
+
+async def _generate_one(engine: Engine) -> None:
+    async with asyncio.timeout(GENERATE_SECONDS):
+        await engine.probe()
 
 
 def _probe(ok: bool) -> Response:
