@@ -56,7 +56,7 @@ def corpus() -> list[Bad]:
     found = [Bad(name, request("POST", CHAT, body), 400) for name, body in _bodies()]
     found += [Bad(f"chat {json.dumps(fields)[:60]}", chat(**fields), 400) for fields in _FIELDS]
     found += [Bad(f"prompt {json.dumps(value)[:40]}", completion(value), 400) for value in _PROMPTS]
-    return found + list(_heads()) + list(_large())
+    return [*found, *_heads(), *_no_http(), *_large()]
 
 
 def chat(**fields: Any) -> bytes:
@@ -143,6 +143,19 @@ def _heads() -> Iterator[Bad]:
     for method in ("HEAD", "OPTIONS", "TRACE", "POST", "DELETE"):
         yield Bad(f"{method} /v1/models", request(method, "/v1/models"), 405)
     yield Bad("a query and no messages", request("POST", f"{CHAT}?messages=x&a[]=%00", b"{}"), 400)
+
+
+def _no_http() -> Iterator[Bad]:
+    """What the parser of HTTP refuses, before there is a request."""
+    yield Bad("no HTTP at all", b"hello\r\n\r\n", 400)
+    yield Bad("HTTP/9.9", b"GET / HTTP/9.9\r\nhost: test\r\n\r\n", 400)
+    yield Bad("an unknown method", request("BREW", "/v1/models"), 400)
+    yield Bad("bytes beyond ASCII in the path", b"GET /v1/\xff HTTP/1.1\r\nhost: test\r\n\r\n", 400)
+    yield Bad("a space in a header's name", b"GET / HTTP/1.1\r\nho st: test\r\n\r\n", 400)
+    yield Bad("a negative length", request("POST", CHAT, content_length="-1"), 400)
+    yield Bad("two lengths", b"POST / HTTP/1.1\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}", 400)
+    yield Bad("chunked with a length", request("POST", CHAT, b"0\r\n\r\n", transfer_encoding="chunked"), 400)
+    yield Bad("headers of 100 kB", request("GET", "/v1/models", x="a" * 100_000), 431)
 
 
 def _large() -> Iterator[Bad]:
