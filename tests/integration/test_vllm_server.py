@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
+from tests.fuzz.rounds import fuzz
 from tests.integration.serving import ServerProcess, wait_until_gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
@@ -265,6 +267,12 @@ def test_the_numbers_are_those_that_the_client_sees(server: ServerProcess, http:
     assert after["latency"]["min"] <= min(latencies)
     assert 0 < after["slo"]["ttft"]["p50"] < max(*latencies, first)
     assert after["slo"]["sample_size"] == after["requests"]["successful"]
+
+
+def test_every_answer_is_as_the_api_describes_it(server: ServerProcess, tmp_path: Path) -> None:
+    rounds = fuzz(server.url, cases=1000, seed=1, folder=tmp_path)
+    assert all(each.clean for each in rounds), rounds[-1].output
+    assert not [line for line in server.lines if "Traceback" in line]
 
 
 def test_a_client_that_goes_away_frees_slot_and_engine(server: ServerProcess, http: httpx.Client) -> None:
