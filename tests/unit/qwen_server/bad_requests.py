@@ -26,6 +26,11 @@ class Bad:
         """Whether the answer has a body: that of a HEAD has only the headers of one."""
         return not self.raw.startswith(b"HEAD ")
 
+    @property
+    def is_anthropics(self) -> bool:
+        """Whether the path belongs to Anthropic's API, whose errors have another shape."""
+        return b" /v1/messages" in self.raw[:30]
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -56,7 +61,7 @@ def corpus() -> list[Bad]:
     found = [Bad(name, request("POST", CHAT, body), 400) for name, body in _bodies()]
     found += [Bad(f"chat {json.dumps(fields)[:60]}", chat(**fields), 400) for fields in _FIELDS]
     found += [Bad(f"prompt {json.dumps(value)[:40]}", completion(value), 400) for value in _PROMPTS]
-    return [*found, *_heads(), *_no_http(), *_large()]
+    return [*found, *_heads(), *_further(), *_no_http(), *_large()]
 
 
 def chat(**fields: Any) -> bytes:
@@ -143,6 +148,25 @@ def _heads() -> Iterator[Bad]:
     for method in ("HEAD", "OPTIONS", "TRACE", "POST", "DELETE"):
         yield Bad(f"{method} /v1/models", request(method, "/v1/models"), 405)
     yield Bad("a query and no messages", request("POST", f"{CHAT}?messages=x&a[]=%00", b"{}"), 400)
+
+
+def _further() -> Iterator[Bad]:
+    """The other paths that take a body."""
+    for path in ("/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/tokenize", "/detokenize"):
+        for body in (b"", b"{", b"{}", b"[]", b'{"model": 1}', b'{"x": NaN}', b'{"a": "\xff"}', b'{"a": "\\ud800"}'):
+            yield Bad(f"{path} {body!r}", request("POST", path, body), 400)
+        yield Bad(f"{path} as text", request("POST", path, b"{}", content_type="text/plain"), 415)
+        yield Bad(f"{path} by GET", request("GET", path), 405)
+    for value in (0, -1, "1", 513):
+        fields = {"messages": _USER, "max_tokens": value}
+        yield Bad(f"a message of {value!r} tokens", request("POST", "/v1/messages", json.dumps(fields).encode()), 400)
+    inputs: tuple[Any, ...] = ([], {}, [1], [{"role": "user", "content": 1}])
+    for given in inputs:
+        yield Bad(
+            f"a response to {given}", request("POST", "/v1/responses", json.dumps({"input": given}).encode()), 400
+        )
+    for tokens in ([], [-1], [2**31], ["a"], [[1]], "1"):
+        yield Bad(f"the text of {tokens}", request("POST", "/detokenize", json.dumps({"tokens": tokens}).encode()), 400)
 
 
 def _no_http() -> Iterator[Bad]:

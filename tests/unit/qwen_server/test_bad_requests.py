@@ -36,11 +36,12 @@ def connection_to(url: str) -> Connection:
 
 
 def check(bad: Bad, answer: Answer) -> None:
-    """The answer is the status that the request deserves, in OpenAI's shape."""
+    """The answer is the status that the request deserves, in OpenAI's shape (or Anthropic's)."""
     assert answer.status == bad.status, (bad.name, answer)
     if bad.has_body:
         error = json.loads(answer.body)["error"]
-        assert set(error) == {"message", "type", "param", "code"}, bad.name
+        fields = {"message", "type"} if bad.is_anthropics else {"message", "type", "param", "code"}
+        assert set(error) == fields, bad.name
         assert error["message"]
         assert b"Traceback" not in answer.body
         assert len(answer.body) < 20_000
