@@ -60,6 +60,64 @@ def test_the_serving_objects_take_what_we_give() -> None:
     assert {"engine_client", "base_model_paths"} <= parameters(OpenAIServingModels)
 
 
+def test_the_further_serving_objects_take_what_we_give() -> None:
+    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+    from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+    from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
+
+    from qwen_server.engine.vllm.tokenization import _OPTIONS
+
+    template = {"chat_template", "chat_template_content_format", "default_chat_template_kwargs", "enable_auto_tools"}
+    options = template | {"tool_parser", "reasoning_parser", "online_renderer", "request_logger"}
+    for serving in (AnthropicServingMessages, OpenAIServingResponses):
+        assert options | {"engine_client", "models"} <= parameters(serving)
+    assert set(_OPTIONS) | {"models"} <= parameters(ServingTokenization)
+    assert set(_OPTIONS) <= options
+    for method in ("create_messages", "count_tokens", "create_chat_completion", "messages_full_converter"):
+        assert callable(getattr(AnthropicServingMessages, method))
+    assert inspect.iscoroutinefunction(OpenAIServingResponses.create_responses)
+    assert parameters(ServingTokenization.create_tokenize) == {"self", "request", "raw_request"}
+
+
+def test_only_one_of_many_wrong_items_is_told() -> None:
+    from qwen_server.engine.vllm.messages import _Request
+    from qwen_server.engine.vllm.responses import _Conversation, _items, _of_item
+
+    with pytest.raises(ValidationError) as caught:
+        _Conversation.model_validate({"input": [{"type": "unheard_of"}] * 1000})
+    assert caught.value.error_count() < 1000
+    found = _of_item(caught.value)
+    assert found is not None
+    assert (found.param, found.status) == ("input[0]", 400)
+    with pytest.raises(ValidationError) as caught:
+        _Request.model_validate(
+            {"model": "m", "max_tokens": 1, "messages": [{"role": "nobody", "content": "x"}] * 1000}
+        )
+    assert caught.value.error_count() < 10
+    assert refused(caught.value, "messages")[1] == "messages"
+    spelt = _items([{"role": "assistant", "content": [{"type": "output_text", "text": "x"}]}, {"type": "reasoning"}])
+    assert [item["type"] for item in spelt if isinstance(item, dict)] == ["message", "reasoning"]
+
+
+def test_anthropics_thoughts_become_the_templates_switch() -> None:
+    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+
+    from qwen_server.engine.vllm.messages import _Request, _thoughtful
+
+    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4096}
+    for thinking, switch, budget in (
+        (None, None, None),
+        ({"type": "adaptive"}, None, None),
+        ({"type": "disabled"}, False, None),
+        ({"type": "enabled", "budget_tokens": 1024}, True, 1024),
+    ):
+        given = body if thinking is None else body | {"thinking": thinking}
+        chat = AnthropicServingMessages.to_chat_completion_request(_Request.model_validate(_thoughtful(given)))
+        assert (chat.chat_template_kwargs or {}).get("enable_thinking") == switch
+        assert (chat.thinking_token_budget, chat.reasoning_effort) == (budget, None)
+        assert (chat.max_tokens, chat.n) == (4096, 1)
+
+
 def test_the_statistics_hold_what_we_read() -> None:
     from vllm.v1.metrics.loggers import StatLoggerBase
     from vllm.v1.metrics.stats import IterationStats, RequestStateStats, SchedulerStats

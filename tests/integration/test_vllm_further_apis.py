@@ -1,0 +1,242 @@
+"""The further APIs on one real server: by their makers' SDKs, in numbers that agree, and with bad input refused."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+from tests.integration.serving import ServerProcess
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+
+MODEL = "qwen-news-classifier"
+QUESTION = "请分类这条新闻：央行宣布降息25个基点"
+TALK: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
+RIGHT = "这条新闻属于【财经】类别。"
+TOO_LONG = "央行宣布降息" * 3000
+CONTEXT = 512
+EXACT = {"temperature": 0}  # this SDK has no parameter of that name
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    process = ServerProcess(tmp_path_factory.mktemp("server"), f"--max-model-len={CONTEXT}", "--", "--max-num-seqs=32")
+    try:
+        process.until_ready()
+        yield process
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def http(server: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def sdk(server: ServerProcess) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def claude(server: ServerProcess) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
+
+
+def post(http: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    response = http.post(path, json=body)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+def prompt_tokens(http: httpx.Client) -> int:
+    chat = post(http, "/v1/chat/completions", messages=TALK, temperature=0)
+    return int(chat["usage"]["prompt_tokens"])
+
+
+def test_a_response_by_the_sdk(sdk: openai.OpenAI, http: httpx.Client) -> None:
+    response = sdk.responses.create(model=MODEL, input=QUESTION, temperature=0)
+    assert (response.output_text, response.status) == (RIGHT, "completed")
+    assert response.id.startswith("resp_")
+    assert response.usage is not None
+    assert response.usage.input_tokens == prompt_tokens(http)
+    assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
+    assert response.max_output_tokens == 100
+    conversation = sdk.responses.create(
+        model=MODEL,
+        instructions="你是新闻分类助手。",
+        input=[{"role": "user", "content": [{"type": "input_text", "text": QUESTION}]}],
+        max_output_tokens=2,
+    )
+    assert conversation.status == "incomplete"
+    assert conversation.incomplete_details is not None
+    assert conversation.incomplete_details.reason == "max_output_tokens"
+
+
+def test_a_conversation_goes_on_with_what_was_answered(sdk: openai.OpenAI) -> None:
+    first = sdk.responses.create(model=MODEL, input=QUESTION, temperature=0)
+    turns: list[Any] = [{"role": "user", "content": QUESTION}, *first.output]
+    second = sdk.responses.create(model=MODEL, input=[*turns, {"role": "user", "content": QUESTION}], temperature=0)
+    assert first.usage is not None
+    assert second.usage is not None
+    assert second.usage.input_tokens > first.usage.total_tokens
+
+
+def test_a_streamed_response_says_the_same(sdk: openai.OpenAI) -> None:
+    events = list(sdk.responses.create(model=MODEL, input=QUESTION, temperature=0, stream=True))
+    kinds = [event.type for event in events]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == RIGHT
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    last = events[-1]
+    assert last.type == "response.completed"
+    assert last.response.output_text == RIGHT
+    assert last.response.usage is not None
+
+
+def test_a_response_in_json(http: httpx.Client) -> None:
+    text = {"format": {"type": "json_schema", "name": "label", "schema": {"enum": ["体育"]}}}
+    body = post(http, "/v1/responses", input=QUESTION, text=text, temperature=0)
+    assert json.loads(body["output"][0]["content"][0]["text"]) == "体育"
+
+
+def test_a_message_by_the_sdk(claude: anthropic.Anthropic, http: httpx.Client) -> None:
+    message = claude.messages.create(model=MODEL, max_tokens=30, messages=TALK, extra_body=EXACT)
+    assert [block.text for block in message.content if block.type == "text"] == [RIGHT]
+    assert (message.role, message.stop_reason, message.stop_sequence) == ("assistant", "end_turn", None)
+    assert message.id.startswith("msg_")
+    assert message.usage.input_tokens == prompt_tokens(http)
+    assert claude.messages.count_tokens(model=MODEL, messages=TALK).input_tokens == message.usage.input_tokens
+    stopped = claude.messages.create(model=MODEL, max_tokens=30, messages=TALK, extra_body=EXACT, stop_sequences=["财"])
+    assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "财")
+    short = claude.messages.create(model=MODEL, max_tokens=2, messages=TALK, thinking={"type": "disabled"})
+    assert (short.stop_reason, short.usage.output_tokens) == ("max_tokens", 2)
+    assert [block.type for block in short.content] == ["text"]
+
+
+def test_a_streamed_message_says_the_same(claude: anthropic.Anthropic) -> None:
+    with claude.messages.stream(model=MODEL, max_tokens=30, messages=TALK, extra_body=EXACT) as stream:
+        assert "".join(stream.text_stream) == RIGHT
+        message = stream.get_final_message()
+    assert message.stop_reason == "end_turn"
+    assert message.id.startswith("msg_")
+    kinds = [event.type for event in claude.messages.create(model=MODEL, max_tokens=3, messages=TALK, stream=True)]
+    assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
+
+
+def test_tokens_there_and_back(http: httpx.Client) -> None:
+    tokens = post(http, "/tokenize", prompt=QUESTION, return_token_strs=True)
+    assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
+    assert tokens["max_model_len"] == CONTEXT
+    assert post(http, "/detokenize", tokens=tokens["tokens"])["prompt"] == QUESTION
+    assert post(http, "/tokenize", messages=TALK)["count"] == prompt_tokens(http)
+    completion = post(http, "/v1/completions", prompt=QUESTION, max_tokens=1)
+    assert completion["usage"]["prompt_tokens"] == tokens["count"]
+    assert post(http, "/tokenize", prompt=TOO_LONG)["count"] > CONTEXT
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/v1/responses", {"input": TOO_LONG}, "input"),
+        ("/v1/responses", {"input": TOO_LONG, "stream": True}, "input"),
+        ("/v1/responses", {"input": [{"type": "unheard_of"}]}, "input[0]"),
+        (
+            "/v1/responses",
+            {"input": [{"role": "user", "content": "x"}, {"role": "nobody", "content": "x"}]},
+            "input[1]",
+        ),
+        (
+            "/v1/responses",
+            {"input": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "x"}]}]},
+            "input",
+        ),
+        ("/v1/responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input"),
+        ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_schema"}}}, "text"),
+        (
+            "/v1/responses",
+            {"input": "x", "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "bogus"}}}},
+            "text",
+        ),
+        ("/v1/responses", {"input": "x", "tool_choice": "required"}, "tool_choice"),
+        ("/v1/responses", {"input": "x", "reasoning": {"effort": 5}}, "reasoning"),
+        ("/v1/responses", {"input": "x", "logit_bias": {"999999": 1}, "stream": True}, "logit_bias"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": TOO_LONG}], "max_tokens": 1}, "messages"),
+        (
+            "/v1/messages",
+            {"messages": [{"role": "user", "content": TOO_LONG}], "max_tokens": 1, "stream": True},
+            "messages",
+        ),
+        ("/v1/messages", {"messages": [{"role": "nobody", "content": "x"}], "max_tokens": 1}, "messages.0.role"),
+        (
+            "/v1/messages",
+            {"messages": [{"role": "user", "content": [{"type": "x"}]}], "max_tokens": 1},
+            "content.0.type",
+        ),
+        ("/v1/messages", {"messages": TALK, "max_tokens": 1, "thinking": {"type": "x"}}, "thinking"),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": TOO_LONG}]}, "messages"),
+        ("/tokenize", {"messages": TALK, "tools": [5]}, "tools"),
+        ("/tokenize", {"messages": TALK, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template"),
+        ("/detokenize", {"tokens": [1, 999999]}, "tokens"),
+    ],
+)
+def test_bad_input_is_refused_by_name(http: httpx.Client, path: str, body: dict[str, Any], named: str) -> None:
+    response = http.post(path, json=body)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    if path.startswith("/v1/messages"):
+        assert named in error["message"]
+    else:
+        assert error["param"] == named
+
+
+def test_a_flood_of_wrong_items_is_refused_at_once(http: httpx.Client) -> None:
+    # vLLM's own model takes half a minute to list what is wrong with these.
+    began = time.monotonic()
+    response = http.post("/v1/responses", json={"input": [{"type": "unheard_of"}] * 4096})
+    assert response.status_code == 400
+    assert time.monotonic() - began < 5
+
+
+def test_what_is_counted_is_what_was_sent(server: ServerProcess, http: httpx.Client) -> None:
+    before = server.metrics()
+    response = post(http, "/v1/responses", input=QUESTION, temperature=0)
+    message = post(http, "/v1/messages", messages=TALK, max_tokens=30, temperature=0)
+    post(http, "/tokenize", prompt=QUESTION)
+    after = server.metrics()
+    total = response["usage"]["input_tokens"] + message["usage"]["input_tokens"]
+    assert after["tokens"]["total_input"] - before["tokens"]["total_input"] == total
+    total = response["usage"]["output_tokens"] + message["usage"]["output_tokens"]
+    assert after["tokens"]["total_output"] - before["tokens"]["total_output"] == total
+    assert after["requests"]["successful"] - before["requests"]["successful"] == 3
+    assert after["slo"]["sample_size"] - before["slo"]["sample_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": QUESTION, "ignore_eos": True, "max_output_tokens": 400}),
+        ("/v1/messages", {"messages": TALK, "max_tokens": 400, "chat_template_kwargs": {}}),
+    ],
+)
+def test_a_client_that_goes_away_leaves_nothing_running(
+    server: ServerProcess, http: httpx.Client, path: str, body: dict[str, Any]
+) -> None:
+    with http.stream("POST", path, json=body | {"stream": True}) as response:
+        assert next(response.iter_lines()).startswith("event: ")
+    server.until(lambda: server.metrics()["requests"]["running"] == 0, 10, "the slot is free")
+    server.until(lambda: server.engine_metric("vllm:num_requests_running") == 0, 10, "the engine is idle")
+
+
+def test_the_log_holds_no_traceback(server: ServerProcess) -> None:
+    assert not [line for line in server.lines if "Traceback" in line]
