@@ -19,7 +19,6 @@ from qwen_server.settings import Settings
 
 _log = logging.getLogger(__name__)
 _INT64 = 1 << 63
-_MAX_PROMPT_LENGTH = 1 << 20  # token ids; no model of the family takes more, and looking at each would take its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +236,8 @@ def _count_prompts(prompt: Any, limit: int) -> int:
         return 1
     if not isinstance(prompt, list) or not prompt:
         raise invalid("prompt must be a string or a non-empty array", "prompt")
-    most = _MAX_PROMPT_LENGTH if type(prompt[0]) is int else limit
-    if len(prompt) > most:
-        raise invalid(f"prompt has {len(prompt)} entries; the limit is {most}", "prompt")
+    if type(prompt[0]) is not int and len(prompt) > limit:
+        raise invalid(f"prompt has {len(prompt)} entries; the limit is {limit}", "prompt")
     if checks.are_tokens(prompt):
         return 1
     kinds = set(map(type, prompt))

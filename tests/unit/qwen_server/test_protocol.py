@@ -146,6 +146,13 @@ def test_any_bytes_are_parsed_without_an_accident(raw: bytes) -> None:
     assert status in (None, 400)
 
 
+def test_only_an_enormous_number_of_values_is_refused_unread() -> None:
+    prompt = b'{"prompt": [' + b"7," * (1 << 20) + b"7]}"
+    assert len(parse_object(prompt)["prompt"]) == (1 << 20) + 1
+    with pytest.raises(HttpError):
+        parse_object(prompt.replace(b"[7", b"[7,7"))
+
+
 @pytest.mark.parametrize("depth", [MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 1])
 def test_nesting_is_allowed_up_to_its_limit(depth: int) -> None:
     raw = (b'{"a":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}") if depth > 1 else b"{}"
