@@ -22,6 +22,12 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def give_memory_back() -> None:
+    """Returns what this process has freed to the kernel, where the C library can (glibc does)."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def die_with_parent(parent: int | None) -> None:
     """Has the kernel kill this process when the thread that started it ends; at once if `parent` is gone already."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -30,7 +30,7 @@ from qwen_server.engine.base import (
     Tap,
     Vitals,
 )
-from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, kill_descendants
+from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
 from qwen_server.engine.vllm import causes
 from qwen_server.engine.vllm.child import write_logging_config
 from qwen_server.engine.vllm.heartbeat import Heartbeat
@@ -107,6 +107,7 @@ class VllmEngine:
             self._reserved = sum(await self._running.parts.llm.collective_rpc("reserved_bytes"))
         gc.collect()
         gc.freeze()  # what the model's loading left is never garbage: spare it every collection
+        give_memory_back()
         self._state = "ready"
         self._keep(self._watch())
 
