@@ -99,12 +99,16 @@ class Chunks:
 
     def _event(self, delta: Delta) -> str:
         reason = delta.finish_reason
-        if not delta.text and reason is None:
-            return ""
         opening = self._open
-        if delta.index not in self._begun:
+        if delta.index in self._begun:
+            if not delta.text and reason is None:
+                return ""
+        elif delta.tokens or delta.text or reason is not None:
+            # Also without text: the first token may be half a character, and the client waits for a sign of it.
             self._begun.add(delta.index)
             opening = self._first
+        else:
+            return ""
         ending = "null" if reason is None else f'"{reason}"'
         if self._stop_reasons and delta.stop_reason is not None:
             ending += f',"stop_reason":{_quote(delta.stop_reason)}'

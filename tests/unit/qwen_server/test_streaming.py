@@ -39,15 +39,20 @@ def test_any_text_arrives_as_it_was(text: str, model: str, index: int) -> None:
     ]
 
 
-def test_a_token_without_text_yet_sends_nothing() -> None:
+def test_the_first_token_is_told_and_another_only_once_it_has_text() -> None:
     chunks = Chunks("chat", "id", 5, "m")
+    assert chunks.of(output(Delta(0, "", 0))) == b""
+    (choice,) = choices_of(chunks.of(output(Delta(0, "", 1))))
+    assert choice["delta"] == {"role": "assistant", "content": ""}
     assert chunks.of(output(Delta(0, "", 1))) == b""
     (choice,) = choices_of(chunks.of(output(Delta(0, "财", 1))))
-    assert choice["delta"]["role"] == "assistant"
+    assert choice["delta"] == {"content": "财"}
 
 
 def test_several_choices_go_out_in_one_write() -> None:
-    data = Chunks("completion", "id", 5, "m").of(output(Delta(0, "a", 1), Delta(1, "", 1), Delta(2, "c", 1)))
+    chunks = Chunks("completion", "id", 5, "m")
+    assert [choice["index"] for choice in choices_of(chunks.of(output(Delta(0, "a", 1), Delta(1, "b", 1))))] == [0, 1]
+    data = chunks.of(output(Delta(0, "a", 1), Delta(1, "", 1), Delta(2, "c", 1)))
     assert [(choice["index"], choice["text"]) for choice in choices_of(data)] == [(0, "a"), (2, "c")]
 
 
