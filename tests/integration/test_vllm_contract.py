@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import pytest
@@ -116,6 +118,31 @@ def test_anthropics_thoughts_become_the_templates_switch() -> None:
         assert (chat.chat_template_kwargs or {}).get("enable_thinking") == switch
         assert (chat.thinking_token_budget, chat.reasoning_effort) == (budget, None)
         assert (chat.max_tokens, chat.n) == (4096, 1)
+
+
+def test_a_failure_inside_a_streamed_message_keeps_its_cause() -> None:
+    from qwen_server.engine.vllm.apis import RefusedError
+    from qwen_server.engine.vllm.messages import _events, _noting_errors, _Serving
+    from qwen_server.engine.vllm.proxy import Call, current_call
+
+    chunk = {"id": "chatcmpl-1", "model": "m", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
+    error = {"message": "CUDA out of memory", "type": "InternalServerError", "param": None, "code": 500}
+
+    async def chat() -> AsyncGenerator[str, None]:
+        for data in (chunk, {"error": error}, chunk):
+            yield f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
+
+    async def relay() -> str:
+        current_call.set(Call(0.0, lambda _: None))
+        events = _events(_Serving.message_stream_converter(None, _noting_errors(chat())))
+        first = await anext(events)
+        with pytest.raises(RefusedError, match="CUDA out of memory"):
+            await anext(events)
+        return first
+
+    started = asyncio.run(relay())
+    assert started.startswith("event: message_start\n")
+    assert '"id":"msg_1"' in started
 
 
 def test_the_statistics_hold_what_we_read() -> None:
