@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 PORT ?= 8000
+MINUTES ?= 30
 MODEL ?= builtin:news-classifier
 CASES ?= 10000
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/qwen-vllm
@@ -48,6 +49,10 @@ test-e2e: deps ## tests on the local one-node cluster
 .PHONY: fuzz
 fuzz: venv ## at least CASES=10000 generated requests against a real server and vLLM; SEED=N repeats a run
 	@$(RUN) $(VENV)/python -m tests.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
+
+.PHONY: soak
+soak: venv ## full load on a real vLLM: make soak MINUTES=30 (no alarm, and every sample of the metrics adds up)
+	@SOAK_MINUTES=$(MINUTES) $(RUN) $(VENV)/python -m pytest tests/integration/test_vllm_alarms.py -k full_load
 
 .PHONY: lint
 lint: venv ## ruff, mypy, import contracts, the chart, generated files

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,15 @@ class ServerProcess:
             assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
             time.sleep(min(0.5, seconds / 100))
 
+    def until_requests(self, running: int, waiting: int, seconds: float = 20) -> None:
+        """Waits until as many requests run and wait."""
+
+        def counted() -> bool:
+            requests = self.metrics()["requests"]
+            return (requests["running"], requests["waiting"]) == (running, waiting)
+
+        self.until(counted, seconds, f"{running} requests run and {waiting} wait")
+
     def until_ready(self) -> None:
         """Waits until the server takes requests."""
         self.until(lambda: self.status("/health/ready") == 200, START_SECONDS, "ready")
@@ -97,12 +108,24 @@ class ServerProcess:
         """The processes of the engine."""
         return descendants(self.process.pid)
 
+    def set_thresholds(self, **seconds: float) -> None:
+        """Overrides thresholds of alerts, and waits until the server has read them."""
+        alerts = [{"name": name, "threshold": threshold} for name, threshold in seconds.items()]
+        seen = len(self.lines)
+        self.alerts.write_text(json.dumps({"alerts": alerts}))
+        self.until(lambda: any("alert rules read" in line for line in self.lines[seen:]), 60, "the file is read")
+
     def engine_core(self) -> int:
         """The process id of vLLM's engine core."""
-        for pid in self.children():
-            if b"EngineCore" in command_line(pid):
-                return pid
-        raise AssertionError("no engine core")
+        (core,) = self._children_called(b"EngineCore")
+        return core
+
+    def worker(self) -> int:
+        """The process id of the one that computes: vLLM's worker, or the engine core where that is the worker too."""
+        return (self._children_called(b"Worker") or [self.engine_core()])[0]
+
+    def _children_called(self, title: bytes) -> list[int]:
+        return [pid for pid in self.children() if title in command_line(pid)]
 
     def exit_code(self, seconds: float = 60) -> int:
         """Waits for the end and reads the last of the log."""
@@ -123,6 +146,16 @@ class ServerProcess:
         self.process.kill()
         self.process.wait(30)
         wait_until_gone(children, 90)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Stops a process by SIGSTOP meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _environment() -> dict[str, str]:

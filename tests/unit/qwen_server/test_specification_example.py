@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -90,14 +91,15 @@ class Clock:
         return self.now
 
 
-def after_three_requests() -> Service:
+def after(requests: Sequence[tuple[float, float, int]]) -> tuple[Service, Clock]:
+    """A server that has answered these requests, one after the other."""
     clock = Clock()
     lifecycle = Lifecycle(clock)
     lifecycle.mark_ready()
     gpu: Any = Gpu()
     moment = datetime.fromisoformat("2025-12-24T21:11:59.226485")
     service = Service(make_settings(), ScriptedEngine(), lifecycle, gpu=gpu, clock=clock, wall=lambda: moment)
-    for latency, ttft, tokens in REQUESTS:
+    for latency, ttft, tokens in requests:
         trace = Trace("id", clock.now, prompt_tokens=9)
         ticket = service.admission.enter(1)
         service.telemetry.accept()
@@ -106,16 +108,33 @@ def after_three_requests() -> Service:
         clock.now = trace.arrival + latency
         service.admission.leave(ticket)
         service.telemetry.finish(trace, "successful")
-    clock.now = lifecycle.started_at + UPTIME
     service.evaluate()
-    return service
+    return service, clock
 
 
 def test_every_field_and_number_of_the_example_comes_out() -> None:
-    found = snapshots.metrics(after_three_requests())
+    service, clock = after(REQUESTS)
+    clock.now = service.lifecycle.started_at + UPTIME
+    found = snapshots.metrics(service)
     assert json.loads(json.dumps(found)) == EXPECTED
     assert list(found) == list(EXPECTED), "also in the example's order"
     for name in ("uptime", "requests", "tokens", "slo", "latency", "latency_histogram", "gpu", "errors"):
         assert list(found[name]) == list(EXPECTED[name])
     assert list(found["slo"]["ttft"]) == list(EXPECTED["slo"]["ttft"])
     assert list(found["slo"]["throughput"]) == list(EXPECTED["slo"]["throughput"])
+
+
+def test_requests_that_failed_or_go_on_count_in_the_total_and_in_no_percentile() -> None:
+    service, clock = after([(number / 10, number / 20, 3) for number in range(1, 51)])
+    service.telemetry.accept()
+    service.telemetry.finish(Trace("id", clock.now), "failed", "engine_error")
+    service.telemetry.accept()
+    found = snapshots.metrics(service)
+    requests, ttft, latency = found["requests"], found["slo"]["ttft"], found["latency"]
+    assert (requests["total"], requests["successful"], requests["failed"]) == (52, 50, 1)
+    assert (requests["success_rate_percent"], requests["error_rate_percent"]) == (98.0, 2.0)
+    assert requests["requests_per_second"] == 0.408  # 52 in 127.5 s
+    assert found["tokens"]["avg_per_request"] == 2.9  # 150 tokens of 52 requests
+    assert [ttft[name] for name in ("mean", "p50", "p95", "p99")] == [1.275, 1.25, 2.4, 2.5]
+    assert [latency[name] for name in ("mean", "p50", "p95", "p99")] == [2.55, 2.5, 4.8, 5.0]
+    assert found["errors"] == {"total": 1, "by_type": {"engine_error": 1}}

@@ -121,6 +121,7 @@ def test_nothing_measured_is_none() -> None:
 
 def test_one_token_has_no_decoding_rate() -> None:
     assert Sample(0, latency=1, ttft=1, prompt_tokens=1, output_tokens=1).decoding is None
+    assert Sample(0, latency=2, ttft=1, prompt_tokens=1, output_tokens=1).decoding is None
 
 
 def test_time_to_first_token_is_the_engines_when_one_output_carries_all() -> None:

@@ -1,0 +1,221 @@
+"""More than a real server can take: who is refused and how fast, deadlines, clients that leave, and an end in peace."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.load import Answer, Load, Plan, Request, measured
+from tests.integration.serving import ServerProcess, stopped, wait_until_gone
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+
+PATH = "/v1/completions"
+SHORT = {"prompt": "请分类：", "max_tokens": 8, "ignore_eos": True}
+# Several seconds of work for the engine, in as many slots as there are.
+HEAVY = {"prompt": "请分类：", "max_tokens": 512, "n": 16, "ignore_eos": True}
+RUNNING, WAITING = 3, 10
+QUEUE_SECONDS, REQUEST_SECONDS = 6.0, 9.0
+BUSY = {"error": "服务繁忙，请稍后重试", "queue_size": WAITING, "max_queue_size": WAITING}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The specification's limits, which are the defaults, and short deadlines."""
+    process = ServerProcess(
+        tmp_path_factory.mktemp("overload"), f"--queue-timeout={QUEUE_SECONDS}", f"--request-timeout={REQUEST_SECONDS}"
+    )
+    try:
+        process.until_ready()
+        yield process
+    finally:
+        process.kill()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as pool:
+        yield pool
+
+
+def post(server: ServerProcess, body: dict[str, Any]) -> httpx.Response:
+    return httpx.post(server.url + PATH, json=body, timeout=60)
+
+
+def fill(server: ServerProcess, pool: ThreadPoolExecutor, body: dict[str, Any]) -> list[Future[httpx.Response]]:
+    """As many requests as fit, half of them streamed, each in its place."""
+    bodies = [body | {"stream": index % 2 == 1} for index in range(RUNNING + WAITING)]
+    answers = [pool.submit(post, server, each) for each in bodies[:RUNNING]]
+    server.until_requests(RUNNING, 0)
+    answers += [pool.submit(post, server, each) for each in bodies[RUNNING:]]
+    server.until_requests(RUNNING, WAITING)
+    return answers
+
+
+def rank(answers: list[Answer], percent: int) -> float:
+    ordered = sorted(answer.latency for answer in answers)
+    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)]
+
+
+def test_three_run_ten_wait_and_the_fourteenth_is_refused_at_once(
+    server: ServerProcess, pool: ThreadPoolExecutor
+) -> None:
+    """With the engine core stopped the places stay taken while the refusals are looked at."""
+    with stopped(server.engine_core()):
+        accepted = fill(server, pool, SHORT)
+        for stream in (False, True):
+            response = post(server, SHORT | {"stream": stream})
+            assert (response.status_code, response.json()) == (503, BUSY)
+            assert response.headers["content-type"] == "application/json"
+            assert 1 <= int(response.headers["retry-after"]) <= 30
+        plan = Plan(server.port, [Request(PATH, SHORT), Request(PATH, SHORT | {"stream": True}), Request("/health")])
+        answers = measured(Plan(plan.port, plan.requests, count=900))
+    assert [answer.result().status_code for answer in accepted] == [200] * (RUNNING + WAITING)
+    refused = [answer for answer in answers if answer.path == PATH]
+    assert {answer.status for answer in refused} == {503}
+    told(refused, [answer for answer in answers if answer.path == "/health"], "idle")
+
+
+def test_a_saturated_server_refuses_fast_and_answers_all_others(server: ServerProcess) -> None:
+    load = [Request(PATH, SHORT | {"max_tokens": 64}), Request(PATH, SHORT | {"max_tokens": 64, "stream": True})]
+    with Load(Plan(server.port, load, connections=24, seconds=8, pause=0.05)) as clients:
+        server.until(lambda: server.metrics()["requests"]["waiting"] == WAITING, 20, "saturation")
+        answers = measured(Plan(server.port, [Request(PATH, SHORT), Request("/health")], 2, seconds=5, pause=0.01))
+        others = clients.answers()
+    assert {(answer.status, answer.error, answer.complete) for answer in others} == {(200, "", True), (503, "", True)}
+    refused = [answer for answer in answers if answer.status == 503]
+    assert len(refused) > 20
+    told(refused, [answer for answer in answers if answer.path == "/health"], "saturated")
+
+
+def told(refused: list[Answer], healthy: list[Answer], when: str) -> None:
+    """Prints what a refusal takes; compares it with the cheapest answer there is, for the machine may be busy."""
+    figures = {
+        name: [1000 * rank(some, 50), 1000 * rank(some, 99)]
+        for name, some in (("refusal", refused), ("health", healthy))
+    }
+    print(f"{when}: milliseconds p50, p99: {figures}")
+    assert figures["refusal"][0] < 2 * figures["health"][0] + 5
+    assert figures["refusal"][1] < 2 * figures["health"][1] + 100
+
+
+def test_who_waits_or_runs_too_long_is_told_in_time(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
+    begun = threading.Event()
+    stream = pool.submit(events_of, server, SHORT | {"max_tokens": 512, "stream": True}, begun)
+    assert begun.wait(20)
+    with stopped(server.engine_core()):
+        bodies = [SHORT | {"stream": index % 2 == 1} for index in range(RUNNING - 1 + WAITING)]
+        running = [pool.submit(post, server, body) for body in bodies[: RUNNING - 1]]
+        server.until_requests(RUNNING, 0)
+        waiting = [pool.submit(post, server, body) for body in bodies[RUNNING - 1 :]]
+        for answers, seconds, text in (
+            (waiting, QUEUE_SECONDS, "服务繁忙，请稍后重试"),
+            (running, REQUEST_SECONDS, "请求超时，请稍后重试"),
+        ):
+            for response in (answer.result() for answer in answers):
+                assert (response.status_code, response.json()["error"]) == (503, text)
+                assert 1 <= int(response.headers["retry-after"]) <= 30
+                assert seconds - 0.1 < response.elapsed.total_seconds() < seconds + 3
+        *_, last = stream.result()
+        assert json.loads(last)["error"]["type"] == "service_unavailable_error"
+        assert server.metrics()["requests"]["running"] == 0
+    server.until(lambda: server.engine_metric("vllm:num_requests_running") == 0, 10, "the engine is free")
+    assert post(server, SHORT).status_code == 200
+
+
+def events_of(server: ServerProcess, body: dict[str, Any], begun: threading.Event) -> list[str]:
+    """The data of a stream's events; tells when the first is here."""
+    found = []
+    with httpx.stream("POST", server.url + PATH, json=body, timeout=60) as response:
+        assert response.status_code == 200
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                found.append(line.removeprefix("data: "))
+                begun.set()
+    return found
+
+
+def send(server: ServerProcess, body: dict[str, Any]) -> socket.socket:
+    """Sends a request; the answer is the caller's to read, or not."""
+    content = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", server.port), 10)
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_its_slot_and_the_engine(server: ServerProcess, stream: bool) -> None:
+    before = server.engine_metric("vllm:generation_tokens_total")
+    with send(server, HEAVY | {"stream": stream}):
+        server.until_requests(1, 0)
+    left = time.monotonic()
+    server.until(lambda: server.metrics()["requests"]["running"] == 0, 3, "the slot is free")
+    slot = time.monotonic() - left
+    server.until(lambda: server.engine_metric("vllm:num_requests_running") == 0, 5, "the engine is free")
+    print(f"the slot was free {slot:.2f} s after its client had left")
+    made = server.engine_metric("vllm:generation_tokens_total") - before
+    assert made < int(HEAVY["max_tokens"]) * int(HEAVY["n"]), "the engine worked to the end"  # type: ignore[call-overload]
+
+
+def test_clients_that_leave_a_stopped_engine_or_the_line_free_their_places_too(server: ServerProcess) -> None:
+    with stopped(server.engine_core()), contextlib.ExitStack() as held:
+        for index in range(RUNNING):
+            held.enter_context(send(server, SHORT | {"stream": index % 2 == 1}))
+        server.until_requests(RUNNING, 0)
+        with contextlib.ExitStack() as line:
+            for index in range(WAITING):
+                line.enter_context(send(server, SHORT | {"stream": index % 2 == 1}))
+            server.until_requests(RUNNING, WAITING)
+        server.until_requests(RUNNING, 0, 3)
+        held.close()
+        server.until_requests(0, 0, 3)
+    server.until(lambda: server.engine_metric("vllm:num_requests_running") == 0, 10, "the engine is free")
+    assert post(server, SHORT).status_code == 200
+
+
+def test_heavy_requests_neither_block_the_others_nor_starve(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
+    mixed: list[dict[str, Any]] = [{}, {"n": 2}, {"n": 16}, {"prompt": ["一", "二"]}, {"prompt": ["一"] * 40, "n": 2}]
+    bodies = [SHORT | mixed[index % len(mixed)] for index in range(RUNNING + WAITING)]
+    # A batch may fill the line before a light request has left it: whoever is refused comes back, as an SDK does.
+    codes = list(pool.map(lambda body: answered_in_the_end(server, body), bodies))
+    assert codes == [200] * len(bodies)
+    light = Plan(server.port, [Request(PATH, SHORT | {"max_tokens": 24})], connections=10, seconds=6)
+    with Load(light) as clients:
+        server.until(lambda: server.metrics()["requests"]["waiting"] >= 5, 20, "a line")
+        waited = [post(server, SHORT | {"n": 3}) for _ in range(5)]
+        answers = clients.answers()
+    assert [response.status_code for response in waited] == [200] * 5
+    assert {answer.status for answer in answers} == {200}
+    assert server.metrics()["requests"]["peak_concurrent"] == RUNNING
+
+
+def answered_in_the_end(server: ServerProcess, body: dict[str, Any]) -> int:
+    deadline = time.monotonic() + 30
+    while (response := post(server, body)).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return response.status_code
+
+
+def test_sigterm_ends_an_idle_server_at_once(server: ServerProcess) -> None:
+    """The last test of this server: it ends here."""
+    children = server.children()
+    requests = server.metrics()["requests"]
+    assert (requests["running"], requests["waiting"]) == (0, 0)
+    assert requests["total"] == requests["successful"] + requests["failed"]
+    server.process.send_signal(signal.SIGTERM)
+    assert server.exit_code(30) == 0
+    assert server.last_message() == "exit 0: received SIGTERM"
+    wait_until_gone(children)
