@@ -76,6 +76,9 @@ def test_steps_and_answers_are_life_and_their_want_is_quiet() -> None:
     assert heartbeat.cpu_active_at == 5.0, "the first look only sets the mark"
     heartbeat.on_cpu_time(7.0, {7: 100.9})
     assert heartbeat.cpu_active_at == 7.0
+    heartbeat.on_life(8.0)
+    heartbeat.on_cpu_time(9.0, {7: 200.0})
+    assert heartbeat.cpu_active_at == 8.0, "what was computed before the engine got quiet proves nothing"
 
 
 def test_a_compiler_that_the_engine_runs_is_cpu_activity_though_others_end() -> None:

@@ -64,8 +64,7 @@ class Heartbeat:
         """
         before = self._cpu_seconds
         used = 0.0 if before is None else sum(max(at - before.get(pid, 0.0), 0) for pid, at in cpu_seconds.items())
-        computes = before is not None and used >= _ACTIVE_SHARE * (now - self._cpu_seen_at)
-        if computes or self.cpu_active_at is None:
+        if used >= _ACTIVE_SHARE * (now - self._cpu_seen_at) or self.cpu_active_at is None:
             self.cpu_active_at = now
         self._cpu_seconds = cpu_seconds
         self._cpu_seen_at = now
