@@ -21,9 +21,9 @@ from tests.integration.serving import ServerProcess, stopped, wait_until_gone
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 PATH = "/v1/completions"
-SHORT = {"prompt": "请分类：", "max_tokens": 8, "ignore_eos": True}
+SHORT: dict[str, Any] = {"prompt": "请分类：", "max_tokens": 8, "ignore_eos": True}
 # Several seconds of work for the engine, in as many slots as there are.
-HEAVY = {"prompt": "请分类：", "max_tokens": 512, "n": 16, "ignore_eos": True}
+HEAVY: dict[str, Any] = {"prompt": "请分类：", "max_tokens": 512, "n": 16, "ignore_eos": True}
 RUNNING, WAITING = 3, 10
 QUEUE_SECONDS, REQUEST_SECONDS = 6.0, 9.0
 BUSY = {"error": "服务繁忙，请稍后重试", "queue_size": WAITING, "max_queue_size": WAITING}
@@ -78,8 +78,8 @@ def test_three_run_ten_wait_and_the_fourteenth_is_refused_at_once(
             assert (response.status_code, response.json()) == (503, BUSY)
             assert response.headers["content-type"] == "application/json"
             assert 1 <= int(response.headers["retry-after"]) <= 30
-        plan = Plan(server.port, [Request(PATH, SHORT), Request(PATH, SHORT | {"stream": True}), Request("/health")])
-        answers = measured(Plan(plan.port, plan.requests, count=900))
+        requests = [Request(PATH, SHORT), Request(PATH, SHORT | {"stream": True}), Request("/health")]
+        answers = measured(Plan(server.port, requests, count=900))
     assert [answer.result().status_code for answer in accepted] == [200] * (RUNNING + WAITING)
     refused = [answer for answer in answers if answer.path == PATH]
     assert {answer.status for answer in refused} == {503}
@@ -167,7 +167,7 @@ def test_a_client_that_leaves_frees_its_slot_and_the_engine(server: ServerProces
     server.until(lambda: server.engine_metric("vllm:num_requests_running") == 0, 5, "the engine is free")
     print(f"the slot was free {slot:.2f} s after its client had left")
     made = server.engine_metric("vllm:generation_tokens_total") - before
-    assert made < int(HEAVY["max_tokens"]) * int(HEAVY["n"]), "the engine worked to the end"  # type: ignore[call-overload]
+    assert made < HEAVY["max_tokens"] * HEAVY["n"], "the engine worked to the end"
 
 
 def test_clients_that_leave_a_stopped_engine_or_the_line_free_their_places_too(server: ServerProcess) -> None:
