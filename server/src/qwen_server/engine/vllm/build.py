@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
-import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from typing import Any, Literal, NoReturn
 
+from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
@@ -18,9 +20,13 @@ from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from qwen_server.engine.base import EngineError, EngineInfo
+from qwen_server.engine.vllm.early import EarlyChild, EarlyContext
+from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
 from qwen_server.engine.vllm.family import Family, choose, detect
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.metrics import EngineMetrics
@@ -54,17 +60,22 @@ class _Parser(FlexibleArgumentParser):
         raise EngineError(f"vLLM's arguments (after --): {message}")
 
 
-def build(settings: Settings, heartbeat: Heartbeat) -> Parts:
-    """Loads the model and builds what serves it. Raises EngineError, or whatever vLLM raises."""
+def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild) -> Parts:
+    """Loads the model, in `child`, and builds what serves it. Raises EngineError, or whatever vLLM raises."""
     device = _device(settings)
+    if device == "cpu":
+        prepare_for_cpu(settings)
     arguments = engine_arguments(settings, device)
     _log.info("starting the engine: %s", " ".join(arguments))
-    llm = AsyncLLM.from_engine_args(
-        parsed(arguments),
-        # The default context gives the scheduler smaller batches than vLLM's own server has.
-        usage_context=UsageContext.OPENAI_API_SERVER,
-        stat_loggers=[stat_logger(heartbeat), EngineMetrics],
-    )
+    engine_args = parsed(arguments)
+    _choose_executor(engine_args, device)
+    with _core_in(child):
+        llm = AsyncLLM.from_engine_args(
+            engine_args,
+            # The default context gives the scheduler smaller batches than vLLM's own server has.
+            usage_context=UsageContext.OPENAI_API_SERVER,
+            stat_loggers=[stat_logger(heartbeat), EngineMetrics],
+        )
     enable_envs_cache()  # vLLM reads its variables anew for each token otherwise
     try:
         return _serving(settings, device, llm, EngineProxy(llm, heartbeat))
@@ -113,24 +124,45 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
         arguments["--gpu-memory-utilization"] = settings.gpu_memory_utilization
         arguments["--worker-extension-cls"] = "qwen_server.engine.vllm.worker.MemoryReport"
     line = [f"{flag}={value}" for flag, value in arguments.items() if value is not None]
-    if settings.enforce_eager or (device == "cpu" and not _has_compiler()):
+    if runs_eagerly(settings, device):
+        if not settings.enforce_eager:
+            _log.info("no C++ compiler is here: the engine runs without compilation (--enforce-eager)")
         line.append("--enforce-eager")
-        if device == "cpu":
-            # Parts of the sampler are compiled all the same; without a compiler their first use would end the engine.
-            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     return [*line, *settings.pass_through]
+
+
+def _choose_executor(engine_args: AsyncEngineArgs, device: Literal["cuda", "cpu"]) -> None:
+    """On one CPU the worker lives in the engine core, as on one GPU: a process less to start, and to pass data to.
+
+    vLLM gives every CPU worker a process, because it binds the worker's OpenMP threads to cores by the environment of
+    a new process. Where nothing is bound, as in our pods, there is no reason to.
+    """
+    devices = engine_args.tensor_parallel_size * engine_args.pipeline_parallel_size * engine_args.data_parallel_size
+    if device == "cpu" and devices == 1 and engine_args.distributed_executor_backend is None:
+        if envs.VLLM_CPU_OMP_THREADS_BIND == "nobind":
+            # By its path: vLLM turns the short name into "mp".
+            engine_args.distributed_executor_backend = f"{UniProcExecutor.__module__}.{UniProcExecutor.__qualname__}"
+
+
+@contextlib.contextmanager
+def _core_in(child: EarlyChild) -> Iterator[None]:
+    """Meanwhile the first engine core that vLLM starts runs in `child`. It has no argument for that."""
+    original = engine_utils.get_mp_context
+
+    def get_mp_context() -> BaseContext:
+        context = original()
+        return EarlyContext(child) if context.get_start_method() == "spawn" else context
+
+    engine_utils.get_mp_context = get_mp_context
+    try:
+        yield
+    finally:
+        engine_utils.get_mp_context = original
 
 
 def _traces_endpoint(settings: Settings) -> str | None:
     endpoint = settings.otlp_traces_endpoint
     return None if endpoint is None else prepare_environment(endpoint)
-
-
-def _has_compiler() -> bool:
-    if shutil.which(os.environ.get("CXX", "g++")):
-        return True
-    _log.info("no C++ compiler is here: the engine runs without compilation (--enforce-eager)")
-    return False
 
 
 def _serving(settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, client: EngineProxy) -> Parts:

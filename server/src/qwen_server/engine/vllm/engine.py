@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import qwen_server
 from qwen_server.engine.base import (
     EngineDeadError,
     EngineError,
@@ -31,8 +30,8 @@ from qwen_server.engine.base import (
     Vitals,
 )
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
-from qwen_server.engine.vllm import causes
-from qwen_server.engine.vllm.child import write_logging_config
+from qwen_server.engine.vllm import causes, environment
+from qwen_server.engine.vllm.early import EarlyChild
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.warmup import warm_up
 from qwen_server.settings import Settings
@@ -93,10 +92,11 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Loads the model and warms it up. Raises EngineError with the cause, EngineDeadError if it was killed."""
-        _prepare_environment(self._folder, self._settings)
+        environment.prepare(self._folder, self._settings)
+        child = EarlyChild("EngineCore", environment.core_modules(self._settings))
         loop = asyncio.get_running_loop()
         try:
-            self._running = await loop.run_in_executor(self._builder, self._build)
+            self._running = await loop.run_in_executor(self._builder, self._build, child)
         except EngineError:
             raise
         except Exception as error:
@@ -111,13 +111,17 @@ class VllmEngine:
         self._state = "ready"
         self._keep(self._watch())
 
-    def _build(self) -> _Running:
-        # Imported here, in the thread: it takes seconds, and the event loop serves /health meanwhile.
-        from qwen_server.engine.vllm.build import build  # noqa: PLC0415
-        from qwen_server.engine.vllm.fast import FastPath  # noqa: PLC0415
-        from qwen_server.engine.vllm.reference import ReferencePath  # noqa: PLC0415
-
-        parts = build(self._settings, self._heartbeat)
+    def _build(self, child: EarlyChild) -> _Running:
+        # A fifth of the imports' time would be spent on looking for garbage among what they leave, in vain.
+        gc.disable()
+        try:
+            # Imported here, in the thread: it takes seconds, and the event loop serves /health meanwhile.
+            from qwen_server.engine.vllm.build import build  # noqa: PLC0415
+            from qwen_server.engine.vllm.fast import FastPath  # noqa: PLC0415
+            from qwen_server.engine.vllm.reference import ReferencePath  # noqa: PLC0415
+        finally:
+            gc.enable()
+        parts = build(self._settings, self._heartbeat, child)
         cause = self._cause_of_death
         return _Running(parts, FastPath(parts, cause), ReferencePath(parts, cause))
 
@@ -269,30 +273,9 @@ class VllmEngine:
                 _log.warning("the engine did not end in order and is killed", exc_info=True)
         await asyncio.to_thread(kill_descendants)
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
 def _temporary_folder() -> Path:
     """A new folder for what is told between the processes. Raises EngineError."""
     try:
         return Path(tempfile.mkdtemp(prefix="qwen-server-"))
     except OSError as error:
         raise EngineError(f"no temporary folder can be written (TMPDIR names another one): {error}") from error
-
-
-def _prepare_environment(folder: Path, settings: Settings) -> None:
-    """What vLLM reads from the environment, here and in its processes; the user's own values win."""
-    logging_config, _ = write_logging_config(folder, settings.log_format, settings.log_level)
-    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(logging_config)
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # How long a model may take to load is the startup probe's to say.
-    os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", "7200")
-    if settings.log_format == "json":
-        os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are no JSON
-    # What a killed process leaves in shared memory is cleaned up without a word after our last one.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
-    # The processes load our logging handler, also when the package runs from a source tree.
-    source = str(Path(qwen_server.__file__).parents[1])
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if source not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([source, *paths])
