@@ -209,6 +209,48 @@ def test_every_flag_that_we_give_is_vllms() -> None:
         parser.parse_args(["--unheard-of=1"])
 
 
+def test_the_environment_of_a_cpu_is_known_before_vllm_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the engine core, started early, begins anew and the start takes as long as its imports."""
+    import importlib
+
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    from qwen_server.engine.vllm.early import READ_LATE
+    from qwen_server.engine.vllm.environment import core_modules, expected_device, prepare_for_cpu
+
+    for name in ("LD_PRELOAD", "TORCH_COMPILE_DISABLE", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    settings = Settings(enforce_eager=True)
+    assert expected_device(settings) == "cpu"
+    prepare_for_cpu(settings)
+    for module in core_modules(settings):
+        importlib.import_module(module)  # some set variables themselves, in either process
+    before = dict(os.environ)
+    AsyncEngineArgs(model=settings.model_path, enforce_eager=True).create_engine_config()
+    changed = {name for name in before.keys() | os.environ.keys() if before.get(name) != os.environ.get(name)}
+    assert changed <= READ_LATE
+
+
+def test_a_single_cpu_without_bound_threads_needs_no_worker_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.executor import Executor, uniproc_executor
+    from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+    from qwen_server.engine.vllm.build import choose_executor
+
+    def executor(**arguments: Any) -> object:
+        chosen = AsyncEngineArgs(model=Settings().model_path, enforce_eager=True, **arguments)
+        choose_executor(chosen, "cpu")
+        return Executor.get_class(chosen.create_engine_config())
+
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    assert executor() is uniproc_executor.UniProcExecutor
+    assert executor(distributed_executor_backend="mp") is MultiprocExecutor
+    assert executor(tensor_parallel_size=3) is MultiprocExecutor
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "auto")
+    assert executor() is MultiprocExecutor
+
+
 def test_a_request_becomes_sampling_parameters() -> None:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest

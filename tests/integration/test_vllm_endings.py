@@ -62,7 +62,7 @@ def loading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loading]:
 
 def wait_for_the_engines_processes(server: ServerProcess) -> list[int]:
     def started() -> bool:
-        return any(b"spawn_main" in command_line(pid) or b"VLLM" in command_line(pid) for pid in server.children())
+        return any(b"EngineCore" in command_line(pid) for pid in server.children())
 
     server.until(started, START_SECONDS, "an engine process")
     return server.children()

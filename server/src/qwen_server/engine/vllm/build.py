@@ -68,7 +68,7 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild) -> Parts:
     arguments = engine_arguments(settings, device)
     _log.info("starting the engine: %s", " ".join(arguments))
     engine_args = parsed(arguments)
-    _choose_executor(engine_args, device)
+    choose_executor(engine_args, device)
     with _core_in(child):
         llm = AsyncLLM.from_engine_args(
             engine_args,
@@ -131,17 +131,17 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
     return [*line, *settings.pass_through]
 
 
-def _choose_executor(engine_args: AsyncEngineArgs, device: Literal["cuda", "cpu"]) -> None:
+def choose_executor(engine_args: AsyncEngineArgs, device: Literal["cuda", "cpu"]) -> None:
     """On one CPU the worker lives in the engine core, as on one GPU: a process less to start, and to pass data to.
 
     vLLM gives every CPU worker a process, because it binds the worker's OpenMP threads to cores by the environment of
     a new process. Where nothing is bound, as in our pods, there is no reason to.
     """
     devices = engine_args.tensor_parallel_size * engine_args.pipeline_parallel_size * engine_args.data_parallel_size
-    if device == "cpu" and devices == 1 and engine_args.distributed_executor_backend is None:
-        if envs.VLLM_CPU_OMP_THREADS_BIND == "nobind":
-            # By its path: vLLM turns the short name into "mp".
-            engine_args.distributed_executor_backend = f"{UniProcExecutor.__module__}.{UniProcExecutor.__qualname__}"
+    unbound = device == "cpu" and envs.VLLM_CPU_OMP_THREADS_BIND == "nobind"
+    if unbound and devices == 1 and engine_args.distributed_executor_backend is None:
+        # By its path: vLLM turns the short name into "mp".
+        engine_args.distributed_executor_backend = f"{UniProcExecutor.__module__}.{UniProcExecutor.__qualname__}"
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from qwen_server.engine.processes import die_with_parent
 
 _LENGTH = struct.Struct("!I")
 # What vLLM sets between the two imports, and reads only when it is used.
-_READ_LATE = frozenset(
+READ_LATE = frozenset(
     {
         "LOCAL_WORLD_SIZE",
         "NUMEXPR_MAX_THREADS",
@@ -54,9 +54,16 @@ class EarlyChild:
         flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
         command = [self.executable, *flags, "-c", f"from {__name__} import main; main({arguments})"]
         command.append("--multiprocessing-fork")
+        files = [descriptor for descriptor in (tracker, child_reads, child_writes) if descriptor is not None]
         try:
-            files = [descriptor for descriptor in (tracker, child_reads, child_writes) if descriptor is not None]
-            self.pid: int = util.spawnv_passfds(os.fsencode(self.executable), command, files)
+            # With an environment of Python's: C libraries, such as readline, set variables that it does not see.
+            self.pid: int = os.posix_spawn(
+                self.executable,
+                command,
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, file, file) for file in files],
+                setpgroup=0,
+            )
         finally:
             os.close(child_reads)
             os.close(child_writes)
@@ -141,7 +148,6 @@ class _Popen(popen_spawn_posix.Popen):
 
 def main(name: str, modules: Sequence[str], parent: int, pipe: int, tracker: int) -> None:
     """What the child runs."""
-    os.setpgid(0, 0)
     die_with_parent(parent)
     multiprocessing.current_process().name = name
     gc.disable()
@@ -184,5 +190,5 @@ def _read(pipe: int, size: int) -> bytes | None:
 
 def _changed(environment: Mapping[str, str]) -> list[str]:
     """The variables that an import here may have seen otherwise."""
-    names = (environment.keys() | os.environ.keys()) - _READ_LATE
+    names = (environment.keys() | os.environ.keys()) - READ_LATE
     return sorted(name for name in names if environment.get(name) != os.environ.get(name))

@@ -1,0 +1,119 @@
+"""The process that is started before its work is known: real processes, without vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_server.engine.processes import descendants
+from qwen_server.engine.vllm.early import EarlyChild, EarlyContext
+
+SOURCE = Path(__file__).parents[3] / "server" / "src"
+PRELOADED = "wave"  # a module that nothing else imports
+
+
+def tell(path: Path, *_: Any) -> None:
+    """The work: tells what the process is like, and ends with a code of its own."""
+    found = {
+        "pid": os.getpid(),
+        "preloaded": PRELOADED in sys.modules,
+        "group": os.getpgid(0),
+        "variable": os.environ.get("OF_THE_PARENT"),
+    }
+    path.write_text(json.dumps(found))
+    os._exit(7)
+
+
+@pytest.fixture(autouse=True)
+def _source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(SOURCE))
+
+
+def start() -> EarlyChild:
+    """A child; not a fixture, because pytest changes the environment between the two."""
+    return EarlyChild("Core", [PRELOADED, "there.is.no.such.module"])
+
+
+def run(context: EarlyContext, path: Path, *more: Any) -> tuple[SpawnProcess, dict[str, Any]]:
+    process = context.Process(target=tell, args=(path, *more), name="Core")
+    process.start()
+    process.join(30)
+    assert process.exitcode == 7
+    return process, json.loads(path.read_text())
+
+
+def test_the_first_process_runs_in_the_child_that_imported_meanwhile(tmp_path: Path) -> None:
+    child = start()
+    context = EarlyContext(child)
+    process, found = run(context, tmp_path / "first")
+    assert process.pid == found["pid"] == found["group"] == child.pid
+    assert found["preloaded"]
+    _, second = run(context, tmp_path / "second")
+    assert second["pid"] != child.pid
+    assert not second["preloaded"]
+
+
+def test_a_changed_environment_begins_the_process_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = start()
+    monkeypatch.setenv("OF_THE_PARENT", "changed")
+    _, found = run(EarlyContext(child), tmp_path / "found")
+    assert (found["pid"], found["variable"], found["preloaded"]) == (child.pid, "changed", False)
+
+
+def test_what_is_read_late_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = start()
+    monkeypatch.setenv("VLLM_DISABLE_SHARED_EXPERTS_STREAM", "1")
+    _, found = run(EarlyContext(child), tmp_path / "found")
+    assert found["preloaded"]
+
+
+def killed(child: EarlyChild) -> None:
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+
+def nothing(_: EarlyChild) -> None:
+    """Leaves the child as it is."""
+
+
+@pytest.mark.parametrize(("event", "sends_a_file"), [(killed, False), (nothing, True)])
+def test_a_child_that_cannot_be_used_is_replaced(
+    tmp_path: Path, event: Callable[[EarlyChild], None], sends_a_file: bool
+) -> None:
+    child = start()
+    event(child)
+    context = EarlyContext(child)
+    more = context.Pipe() if sends_a_file else ()
+    _, found = run(context, tmp_path / "found", *more)
+    assert found["pid"] != child.pid
+    assert child.pid not in descendants()
+
+
+def test_a_child_that_is_not_needed_ends_with_its_parent() -> None:
+    program = (
+        "import sys; from qwen_server.engine.vllm.early import EarlyChild;"
+        "print(EarlyChild('Core', []).pid, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(SOURCE)},
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+        deadline = time.monotonic() + 10
+        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+            assert time.monotonic() < deadline, "the child outlived its parent"
+            time.sleep(0.02)
