@@ -273,6 +273,8 @@ class VllmEngine:
                 _log.warning("the engine did not end in order and is killed", exc_info=True)
         await asyncio.to_thread(kill_descendants)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
 def _temporary_folder() -> Path:
     """A new folder for what is told between the processes. Raises EngineError."""
     try:
