@@ -54,6 +54,10 @@ fuzz: venv ## at least CASES=10000 generated requests against a real server and 
 soak: venv ## full load on a real vLLM: make soak MINUTES=30 (no alarm, and every sample of the metrics adds up)
 	@SOAK_MINUTES=$(MINUTES) $(RUN) $(VENV)/python -m pytest tests/integration/test_vllm_alarms.py -k full_load
 
+.PHONY: bench-server
+bench-server: venv ## this server and vLLM's own side by side, about half an hour: make bench-server ARGS="--only startup --runs 1"
+	@$(RUN) $(VENV)/python -m benchmarks $(ARGS)
+
 .PHONY: lint
 lint: venv ## ruff, mypy, import contracts, the chart, generated files
 	@$(RUN) $(VENV)/python -m tests.cluster lint

@@ -1,0 +1,117 @@
+"""`python -m benchmarks`: this server and vLLM's own side by side; see benchmarks/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import importlib.util
+import os
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, report, results
+from benchmarks.console import say
+from benchmarks.context import Context
+from benchmarks.parts import PARTS
+from benchmarks.servers import ROOT, Engine, ServerError
+from qwen_server.settings import Settings
+
+PAGE = ROOT / "benchmarks" / "README.md"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    names = ",".join(PARTS)
+    built = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    built.add_argument("--only", metavar="PART,...", default=names, help=f"parts to run, of {names}")
+    built.add_argument("--runs", type=int, default=5, help="runs of each part, interleaved (default 5)")
+    built.add_argument("--quick", action="store_true", help="a quarter of the load: to see whether it works")
+    built.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where both engines run (default cpu)")
+    built.add_argument("--model", default="builtin:news-classifier", help="folder of a model, or builtin:NAME")
+    built.add_argument("--max-model-len", type=int, help="as vLLM's (default: the model's own)")
+    built.add_argument("--gpu-memory-utilization", type=float, default=0.4, help="of each engine (default 0.4)")
+    built.add_argument("--compiled", action="store_true", help="let vLLM compile; the default on a GPU")
+    built.add_argument("--folder", type=Path, default=ROOT / ".bench", help="for results and logs (default .bench)")
+    built.add_argument("--no-page", action="store_true", help="do not write the tables to benchmarks/README.md")
+    built.add_argument("engine", nargs="*", metavar="-- FLAG", help="more flags of vLLM, for both engines")
+    return built
+
+
+def main(line: list[str]) -> int:
+    """Runs the chosen parts. Returns 1 when a part failed; a missed target is shown, and no failure."""
+    command = parser()
+    options = command.parse_args(line)
+    chosen = [name.strip() for name in options.only.split(",") if name.strip()]
+    if unknown := [name for name in chosen if name not in PARTS]:
+        command.error(f"--only: there is no part {', '.join(unknown)}")
+    if options.runs < 1:
+        command.error("--runs: at least 1")
+    model = Settings(model=options.model).model_path
+    eager = options.device == "cpu" and not options.compiled
+    context = Context(
+        Engine(
+            model,
+            options.device,
+            gpu_memory_utilization=options.gpu_memory_utilization,
+            max_model_len=options.max_model_len,
+            eager=eager,
+            extra=tuple(options.engine),
+        ),
+        options.folder.resolve(),
+        options.runs,
+        options.quick,
+    )
+    compile_bytecode()
+    failed = [name for name in PARTS if name in chosen and not _run(name, context, line)]
+    context.release()
+    _summarise(context, options.no_page)
+    return 1 if failed else 0
+
+
+def compile_bytecode() -> None:
+    """Compiles what both servers import, once: without it the first start would pay for all others."""
+    for name in ("vllm", "torch", "transformers"):
+        spec = importlib.util.find_spec(name)
+        for folder in (spec.submodule_search_locations if spec else None) or ():
+            compileall.compile_dir(folder, quiet=2, workers=0)
+    compileall.compile_dir(ROOT / "server" / "src", quiet=2)
+
+
+def _run(name: str, context: Context, line: list[str]) -> bool:
+    started = time.monotonic()
+    conditions: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "benchmarks", *(word for word in line if "/" not in word)]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine.describe(),
+        "load": os.getloadavg()[0],
+        "runs": context.runs,
+        "quick": context.quick,
+        "device": context.engine.device,
+    }
+    say(f"{name} ...")
+    try:
+        rows, notes = PARTS[name](context)
+    except (ServerError, RuntimeError, OSError) as error:
+        say(f"{name} failed: {error}")
+        context.release()
+        return False
+    seconds = time.monotonic() - started
+    results.Part(name, seconds, rows, notes, conditions).save(context.folder / "results")
+    say(f"{name}: done in {seconds:.0f} s")
+    return True
+
+
+def _summarise(context: Context, no_page: bool) -> None:
+    parts = [part for name in PARTS if (part := results.load(context.folder / "results", name))]
+    print(report.render(parts))
+    if not no_page:
+        report.write(PAGE, parts)
+        say("written to benchmarks/README.md")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""What the parts share: the options, and a pair of servers that several parts use one after the other."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import Job
+from benchmarks.servers import NAME, Engine, Server, Which, both
+
+# The limits of a benchmark of throughput: none of ours refuses or shortens what vLLM's server takes. The queue's
+# deadline is what bounds the time to the first token under overload, where the limits are `auto`.
+AUTO = ("--max-concurrent-requests=auto", "--max-queue-size=auto", "--max-tokens-limit=4096", "--queue-timeout=500ms")
+CHAT = "/v1/chat/completions"
+_TEXT = "######## 股市今日大涨，多家上市公司公布业绩，分析人士认为市场信心正在恢复，投资者仍需注意风险"
+
+
+@dataclass
+class Context:
+    """One call of the benchmarks."""
+
+    engine: Engine
+    folder: Path
+    runs: int
+    quick: bool
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _pair: dict[Which, Server] | None = None
+
+    def pair(self) -> dict[Which, Server]:
+        """Both servers with `auto` limits, started when first asked for."""
+        if self._pair is None:
+            self._pair = self._stack.enter_context(both(self.engine, self.folder, AUTO))
+        return self._pair
+
+    def release(self) -> None:
+        """Stops the pair."""
+        self._pair = None
+        self._stack.close()
+        self._stack = ExitStack()
+
+    def scaled(self, value: int) -> int:
+        """A number of requests or seconds: a quarter when quick."""
+        return max(1, value // 4) if self.quick else value
+
+
+def chat(port: int, *, tokens: int, stream: bool, **load: Any) -> Job:
+    """A load of chats of about 40 prompt tokens, all different from the first on, each with an answer of `tokens`."""
+    body: dict[str, Any] = {
+        "model": NAME,
+        "messages": [{"role": "user", "content": _TEXT}],
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": stream,
+    }
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    return Job(port, CHAT, body, **load)

@@ -1,0 +1,48 @@
+"""The arithmetic of the benchmarks: percentiles, medians with their spread, and the arrivals of an open loop."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Spread(NamedTuple):
+    """The median of several runs, with the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` (0 to 1) of the values do not exceed (nearest rank). NaN of none."""
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, minimum and maximum. NaN of none, or if one is NaN: a run that failed is not left out silently."""
+    if not values or any(math.isnan(value) for value in values):
+        return Spread(math.nan, math.nan, math.nan)
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ours over theirs, run by run: what disturbs a run disturbs both of its halves. NaN where theirs is 0."""
+    return spread([mine / other if other else math.nan for mine, other in zip(ours, theirs, strict=True)])
+
+
+def poisson_times(rate: float, seconds: float, seed: int) -> list[float]:
+    """The times of arrivals, `rate` a second on average, that do not wait for each other, within `seconds`."""
+    generator = random.Random(seed)
+    times: list[float] = []
+    now = generator.expovariate(rate)
+    while now < seconds:
+        times.append(now)
+        now += generator.expovariate(rate)
+    return times

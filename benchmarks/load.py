@@ -1,0 +1,267 @@
+"""The load generator, a process of its own: `python -m benchmarks.load` takes a job as JSON and prints its result.
+
+It speaks HTTP/1.1 over kept connections and looks at no more of an answer than it must, so that what is measured
+is the server and not the client. It uses only the standard library and starts at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.figures import percentile, poisson_times
+
+_NUMBER = b"########"
+_FIRST_CONTENT = (b'"content":"', b'"text":"')
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to send: `concurrency` requests at a time, `requests` in all, or for `seconds`; or `rate` a second, open.
+
+    Of a closed loop each connection sends its next request when the last is answered. Of an open loop requests come
+    at random (Poisson), whatever became of those before; those without an answer `grace` seconds after the end are
+    cut off. A refused request is not tried again. Eight # in the body become the request's number, so that no prompt
+    is found in the prefix cache.
+    """
+
+    port: int
+    path: str
+    body: dict[str, Any]
+    concurrency: int = 1
+    requests: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0
+    grace: float = 5.0
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Result:
+    """What came back. Times in seconds; a token is one that the answer's `usage` counts."""
+
+    seconds: float = 0.0
+    sent: int = 0
+    answered: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    in_time: int = 0  # answered whole, the first token within a second
+    tokens: int = 0
+    events: int = 0
+    ttft_p50: float = 0.0
+    ttft_p99: float = 0.0
+    total_p50: float = 0.0
+    total_p99: float = 0.0
+    refusal_p99: float = 0.0
+    statuses: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Answer:
+    sent_at: float
+    first_at: float = 0.0
+    done_at: float = 0.0
+    status: int = 0
+    tokens: int = 0
+    events: int = 0
+
+
+class _Connection(asyncio.Protocol):
+    """One kept connection: one request at a time."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._answer: _Answer | None = None
+        self._done: asyncio.Future[_Answer] | None = None
+        self._tail = b""
+        self._left = -1  # bytes of a body of known length; -1: in chunks
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def ask(self, request: bytes) -> asyncio.Future[_Answer]:
+        """Sends a request. The future raises ConnectionError when the connection ends before the answer does."""
+        assert self._transport is not None
+        self._answer = _Answer(time.perf_counter())
+        self._tail = b""
+        self._done = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return self._done
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None:
+            return
+        if not answer.status:
+            data = self._tail + data
+            if b"\r\n\r\n" not in data:
+                self._tail = data
+                return
+            head, _, data = data.partition(b"\r\n\r\n")
+            self._tail = b""
+            self._begin(answer, head)
+        window = self._tail + data
+        if not answer.first_at and _has_token(window):
+            answer.first_at = time.perf_counter()
+        answer.events += data.count(b"data: ")
+        self._tail = window[-1024:]
+        if self._left >= 0:
+            self._left -= len(data)
+        if self._left == 0 or (self._left < 0 and window.endswith(b"\r\n0\r\n\r\n")):
+            self._finish(answer)
+
+    def _begin(self, answer: _Answer, head: bytes) -> None:
+        answer.status = int(head.split(b" ", 2)[1])
+        self._left = -1
+        for line in head.lower().split(b"\r\n")[1:]:
+            if line.startswith(b"content-length:"):
+                self._left = int(line.split(b":")[1])
+
+    def _finish(self, answer: _Answer) -> None:
+        answer.done_at = time.perf_counter()
+        answer.first_at = answer.first_at or answer.done_at
+        _, found, rest = self._tail.rpartition(b'"completion_tokens":')
+        answer.tokens = int(rest.split(b",", 1)[0].split(b"}", 1)[0]) if found else 0
+        self._answer = None
+        if self._done is not None and not self._done.done():
+            self._done.set_result(answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(ConnectionError("closed before the end of the answer"))
+
+    def close(self) -> None:
+        """Drops the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _has_token(window: bytes) -> bool:
+    """Whether text is there: a first event with only the role, as vLLM sends it, is no token."""
+    for key in _FIRST_CONTENT:
+        start = window.find(key)
+        while start >= 0:
+            after = window[start + len(key) : start + len(key) + 1]
+            if after and after != b'"':
+                return True
+            start = window.find(key, start + 1)
+    return False
+
+
+class Load:
+    """Runs one job."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        body = json.dumps(job.body).encode()
+        self._number = job.seed * 1_000_000
+        head = f"POST {job.path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        self._request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+        self._answers: list[_Answer] = []
+        self._idle: list[_Connection] = []
+        self._unanswered = 0
+
+    async def run(self) -> Result:
+        """Sends everything and counts."""
+        started = time.perf_counter()
+        sent = await (self._open(started) if self._job.rate else self._closed(started))
+        seconds = self._job.seconds if self._job.rate else time.perf_counter() - started
+        return self._result(seconds, sent)
+
+    async def _closed(self, started: float) -> int:
+        job = self._job
+        left = job.requests or sys.maxsize
+        sent = 0
+
+        async def worker() -> None:
+            nonlocal left, sent
+            while left > 0 and (not job.seconds or time.perf_counter() - started < job.seconds):
+                left -= 1
+                sent += 1
+                await self._one()
+
+        await asyncio.gather(*(worker() for _ in range(job.concurrency)))
+        return sent
+
+    async def _open(self, started: float) -> int:
+        job = self._job
+        tasks = []
+        for at in poisson_times(job.rate, job.seconds, job.seed):
+            wait = started + at - time.perf_counter()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            tasks.append(asyncio.create_task(self._one()))
+        await asyncio.wait(tasks, timeout=max(0.0, started + job.seconds + job.grace - time.perf_counter()))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return len(tasks)
+
+    async def _one(self) -> None:
+        connection = None
+        try:
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.closed:
+                    break
+            if connection is None or connection.closed:
+                loop = asyncio.get_running_loop()
+                _, connection = await loop.create_connection(_Connection, "127.0.0.1", self._job.port)
+            self._number += 1
+            request = self._request.replace(_NUMBER, b"%08d" % self._number)
+            self._answers.append(await connection.ask(request))
+            self._idle.append(connection)
+        except (OSError, asyncio.CancelledError) as error:
+            self._unanswered += 1
+            if connection is not None:
+                connection.close()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+
+    def _result(self, seconds: float, sent: int) -> Result:
+        good = [answer for answer in self._answers if answer.status == 200 and answer.tokens]
+        refused = [answer for answer in self._answers if answer.status != 200 or not answer.tokens]
+        first = [answer.first_at - answer.sent_at for answer in good]
+        total = [answer.done_at - answer.sent_at for answer in good]
+        result = Result(seconds, sent, len(good), len(refused), self._unanswered)
+        result.in_time = sum(value <= 1.0 for value in first)
+        result.tokens = sum(answer.tokens for answer in good)
+        result.events = sum(answer.events for answer in good)
+        result.ttft_p50, result.ttft_p99 = percentile(first, 0.5), percentile(first, 0.99)
+        result.total_p50, result.total_p99 = percentile(total, 0.5), percentile(total, 0.99)
+        result.refusal_p99 = percentile([answer.done_at - answer.sent_at for answer in refused], 0.99)
+        for answer in self._answers:
+            result.statuses[str(answer.status)] = result.statuses.get(str(answer.status), 0) + 1
+        return result
+
+
+def drive(job: Job, *, cores: set[int] | None = None) -> Result:
+    """Runs a job in a process of its own, on these cores if given. Raises subprocess.CalledProcessError."""
+    command = [sys.executable, "-m", "benchmarks.load"]
+    if cores:
+        command = ["taskset", "--cpu-list", ",".join(str(core) for core in sorted(cores)), *command]
+    done = subprocess.run(command, input=json.dumps(asdict(job)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the load generator failed: {done.stderr.strip()[-2000:]}")
+    return Result(**json.loads(done.stdout))
+
+
+def main() -> None:
+    """Reads a job from standard input, writes its result to standard output."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # an overloaded server keeps thousands of connections
+    result = asyncio.run(Load(Job(**json.load(sys.stdin))).run())
+    json.dump(asdict(result), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

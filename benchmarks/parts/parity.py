@@ -1,0 +1,59 @@
+"""The same answers: varied requests, one at a time, in float32, to both servers; every difference is shown."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+from benchmarks.answers import difference, streamed, whole
+from benchmarks.cases import Case, cases
+from benchmarks.console import say
+from benchmarks.context import AUTO, CHAT, Context
+from benchmarks.results import Row, Target
+from benchmarks.servers import NAME, both
+from qwen_server.protocol import Protocol
+from qwen_server.settings import Settings
+
+_CASES = 240
+_SEED = 20261124
+_SHOWN_LINES = 40
+
+
+def measure(context: Context) -> tuple[list[Row], list[str]]:
+    """Compares text, finish reason, logprobs, tool calls and usage."""
+    context.release()
+    protocol = Protocol(Settings(served_model_name=NAME, max_tokens_limit=4096))
+    compared: Counter[str] = Counter()
+    different: Counter[str] = Counter()
+    with both(replace(context.engine, dtype="float32"), context.folder, AUTO) as servers:
+        for number, case in enumerate(cases(context.scaled(_CASES), _SEED)):
+            read = streamed if case.body.get("stream") else whole
+            stops = bool({"stop", "stop_token_ids"} & set(case.body))
+            answers = {
+                which: read(*server.post(case.path, case.body), stops=stops) for which, server in servers.items()
+            }
+            path = _path(protocol, case)
+            compared[path] += 1
+            if answers["vllm"]["status"] != 200:
+                compared["refused by both"] += 1
+            if text := difference(answers["ours"], answers["vllm"]):
+                different[path] += 1
+                say(f"case {number} ({path} path) differs: {case.path} {json.dumps(case.body, ensure_ascii=False)}")
+                print("\n".join(text.splitlines()[:_SHOWN_LINES]), flush=True)
+    rows = []
+    for path in ("fast", "reference"):
+        rows.append(Row(f"{path} path: requests compared", "requests", [compared[path]]))
+        rows.append(
+            Row(f"{path} path: answers that differ", "requests", [different[path]], target=Target("value", "<=", 0))
+        )
+    return rows, [
+        f"Seed {_SEED}, one at a time, float32, explicit temperature and max_tokens. Compared: status, text, finish "
+        "reason, logprobs to 5 decimals, tool calls, token ids, usage.",
+        f"Refused by both: {compared['refused by both']}.",
+    ]
+
+
+def _path(protocol: Protocol, case: Case) -> str:
+    check = protocol.chat if case.path == CHAT else protocol.completion
+    return "fast" if check(dict(case.body)).fast else "reference"

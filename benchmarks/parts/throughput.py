@@ -1,0 +1,81 @@
+"""Requests and tokens a second and the time to the first token: streamed by `vllm bench serve`, whole by our client."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from benchmarks.console import say
+from benchmarks.context import Context, chat
+from benchmarks.load import Result, drive
+from benchmarks.results import Row, Target
+from benchmarks.servers import Server, Which, order
+from benchmarks.vllm_client import VllmBench
+
+REQUESTS = {1: 40, 16: 320, 64: 512}  # by concurrency: some seconds each on two cores
+_TOKENS_IN, _TOKENS_OUT = 64, 32
+_NOT_SLOWER, _NOT_LATER = Target("ratio", ">=", 0.97), Target("ratio", "<=", 1.03)
+_SMALL_MODEL = Target("ratio", ">=", 1.1)
+
+Figures = dict[tuple[str, str], dict[Which, list[float]]]
+
+
+def measure(context: Context) -> tuple[list[Row], list[str]]:
+    """Every run drives both servers at every concurrency, one at a time, and they take turns in going first."""
+    servers = context.pair()
+    figures: Figures = defaultdict(lambda: defaultdict(list))
+    with VllmBench(context.engine.model, context.folder) as client:
+        for which, server in servers.items():
+            _streamed(client, server, 16, 32)
+            say(f"{server.label}: warmed up ({which})")
+        for run in range(context.runs):
+            for concurrency, full in REQUESTS.items():
+                requests = context.scaled(full)
+                for which in order(run):
+                    _note(figures, which, concurrency, _streamed(client, servers[which], concurrency, requests))
+                for which in order(run):
+                    _note(figures, which, concurrency, _whole(servers[which], concurrency, requests, run))
+            say(f"throughput: run {run + 1} of {context.runs}")
+    return _rows(context, figures), [
+        f"Each run: {_TOKENS_IN} tokens in, {_TOKENS_OUT} out; {REQUESTS} requests by concurrency.",
+    ]
+
+
+def _streamed(client: VllmBench, server: Server, concurrency: int, requests: int) -> dict[str, Any]:
+    return client.serve(
+        server.port, concurrency=concurrency, requests=requests, tokens_in=_TOKENS_IN, tokens_out=_TOKENS_OUT
+    )
+
+
+def _whole(server: Server, concurrency: int, requests: int, run: int) -> Result:
+    job = chat(server.port, tokens=_TOKENS_OUT, stream=False, concurrency=concurrency, requests=requests, seed=run + 1)
+    result = drive(job)
+    if result.answered != requests:
+        raise RuntimeError(f"{server.label} answered {result.answered} of {requests} requests: {result.statuses}")
+    return result
+
+
+def _note(figures: Figures, which: Which, concurrency: int, result: dict[str, Any] | Result) -> None:
+    if isinstance(result, Result):
+        whole = f"not streamed, {concurrency} at a time"
+        figures[whole, "requests/s"][which].append(result.answered / result.seconds)
+        figures[whole, "tokens/s"][which].append(result.tokens / result.seconds)
+        figures[whole, "p50, ms"][which].append(1000 * result.total_p50)
+        figures[whole, "p99, ms"][which].append(1000 * result.total_p99)
+        return
+    streamed = f"streamed, {concurrency} at a time"
+    figures[streamed, "requests/s"][which].append(result["request_throughput"])
+    figures[streamed, "tokens/s"][which].append(result["output_throughput"])
+    figures[streamed, "TTFT p50, ms"][which].append(result["p50_ttft_ms"])
+    figures[streamed, "TTFT p99, ms"][which].append(result["p99_ttft_ms"])
+
+
+def _rows(context: Context, figures: Figures) -> list[Row]:
+    rows = []
+    for (name, unit), values in figures.items():
+        target = _NOT_SLOWER if unit.endswith("/s") else _NOT_LATER
+        # Where model and frontend share two cores, what the frontend saves is the model's.
+        if unit == "tokens/s" and name.startswith("streamed, 64") and context.engine.device == "cpu":
+            target = _SMALL_MODEL
+        rows.append(Row(name, unit, values["ours"], values["vllm"], target))
+    return rows

@@ -1,0 +1,66 @@
+"""An executor for vLLM's engine core that computes nothing: every step answers at once with tokens of a fixed text.
+
+Both servers take it as `--distributed-executor-backend benchmarks.replay.ReplayExecutor`. The engine core, its
+scheduler and what goes over its sockets stay vLLM's own; only the model's arithmetic is gone, so that the frontend is
+what limits. The model runs until the first request with `ignore_eos`, so that a server's own warm-up, with
+whatever it asks for, passes.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
+from vllm.v1.outputs import ModelRunnerOutput
+
+QUALIFIED_NAME = "benchmarks.replay.ReplayExecutor"
+_FIRST, _LAST = 300, 2300  # ids of a vocabulary that are text of any tokenizer: behind its bytes and special tokens
+_STRIDE = 37
+
+
+class ReplayExecutor(UniProcExecutor):
+    """Loads the model, for the sizes of its cache and the warm-up, and then runs it no more."""
+
+    def _init_executor(self) -> None:
+        super()._init_executor()
+        self._prompts: dict[str, int] = {}
+        self._next = 0
+        self._replaying = False
+
+    def execute_model(
+        self, scheduler_output: SchedulerOutput, non_block: bool = False
+    ) -> ModelRunnerOutput | Future[ModelRunnerOutput]:
+        """One token for every request whose prompt is through."""
+        if not self._replays(scheduler_output):
+            return super().execute_model(scheduler_output, non_block)
+        for request_id in scheduler_output.finished_req_ids:
+            self._prompts.pop(request_id, None)
+        computed: dict[str, int] = {}
+        for new in scheduler_output.scheduled_new_reqs:
+            self._prompts[new.req_id] = len(new.prompt_token_ids)
+            computed[new.req_id] = new.num_computed_tokens
+        cached = scheduler_output.scheduled_cached_reqs
+        computed.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        scheduled = scheduler_output.num_scheduled_tokens
+        ids = list(scheduled)
+        tokens = [self._token(computed[name] + scheduled[name] >= self._prompts[name]) for name in ids]
+        output = ModelRunnerOutput(
+            req_ids=ids, req_id_to_index={name: at for at, name in enumerate(ids)}, sampled_token_ids=tokens
+        )
+        if not non_block:
+            return output
+        future: Future[ModelRunnerOutput] = Future()
+        future.set_result(output)
+        return future
+
+    def _replays(self, scheduler_output: SchedulerOutput) -> bool:
+        new = scheduler_output.scheduled_new_reqs
+        self._replaying = self._replaying or any(r.sampling_params and r.sampling_params.ignore_eos for r in new)
+        return self._replaying
+
+    def _token(self, ready: bool) -> list[int]:
+        if not ready:
+            return []
+        self._next = (self._next + _STRIDE) % (_LAST - _FIRST)
+        return [_FIRST + self._next]

@@ -1,0 +1,199 @@
+"""Both servers as processes of their own on loopback: the same engine settings, model, environment and bytecode."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.console import say
+from qwen_server.engine.processes import descendants
+
+ROOT = Path(__file__).parents[1]
+NAME = "bench"  # the model's name in both APIs
+START_SECONDS = 600.0
+Which = Literal["ours", "vllm"]
+WHICH: tuple[Which, Which] = ("ours", "vllm")
+_LABEL = {"ours": "this server", "vllm": "vLLM's server"}
+
+
+class ServerError(Exception):
+    """A server did not start, or ended; the text says where its log is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What both servers are told about the engine; `extra` is vLLM's own command line."""
+
+    model: str
+    device: Literal["cpu", "cuda"]
+    kv_cache_gib: float = 1.0  # on a CPU
+    gpu_memory_utilization: float = 0.4  # on a GPU, which both engines share
+    max_model_len: int | None = None
+    dtype: str = "auto"
+    eager: bool = True
+    extra: tuple[str, ...] = ()
+
+    def with_extra(self, *extra: str) -> Engine:
+        """The same with more of vLLM's flags."""
+        return replace(self, extra=(*self.extra, *extra))
+
+
+class Server:
+    """One of the two, started; `pid` is the process with the HTTP API, below it those of the engine."""
+
+    def __init__(
+        self,
+        which: Which,
+        engine: Engine,
+        folder: Path,
+        flags: tuple[str, ...] = (),
+        *,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.which = which
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        self._log_path = folder / f"{which}-{self.port}.log"
+        command = _command(which, engine, folder, self.port, flags)
+        self.started_at = time.monotonic()
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=_environment(engine) | dict(variables or {}),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def label(self) -> str:
+        """Which of the two, in words."""
+        return _LABEL[self.which]
+
+    def engine_pids(self) -> list[int]:
+        """The processes of the engine."""
+        return descendants(self.pid)
+
+    def check(self) -> None:
+        """Raises ServerError if the process has ended."""
+        if self._process.poll() is not None:
+            raise ServerError(f"{self.label} ended with {self._process.returncode}: see {self._log_path}")
+
+    def get(self, path: str, timeout: float = 20.0) -> tuple[int, bytes]:
+        """Status and body of a GET. Raises OSError when there is no answer."""
+        return _exchange(self.port, "GET", path, None, timeout)
+
+    def post(self, path: str, body: dict[str, Any], timeout: float = 300.0) -> tuple[int, bytes]:
+        """Status and body of a POST of JSON. Raises OSError when there is no answer."""
+        return _exchange(self.port, "POST", path, json.dumps(body).encode(), timeout)
+
+    def is_ready(self) -> bool:
+        """Whether it says that it takes requests."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self.get("/health/ready" if self.which == "ours" else "/health")[0] == 200
+        return False
+
+    def until_ready(self) -> float:
+        """Waits until it takes requests; seconds since its start. Raises ServerError."""
+        deadline = self.started_at + START_SECONDS
+        while not self.is_ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise ServerError(f"{self.label} is not ready after {START_SECONDS:.0f} s: see {self._log_path}")
+            time.sleep(0.1)
+        return time.monotonic() - self.started_at
+
+    def stop(self) -> None:
+        """Ends it politely, then for sure, with all that is below it."""
+        below = self.engine_pids()
+        self._process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(30)
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(30)
+        for pid in below:
+            with contextlib.suppress(ProcessLookupError):
+                if str(pid) in os.listdir("/proc") and os.getpgid(pid) == self.pid:
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _exchange(port: int, method: str, path: str, body: bytes | None, timeout: float) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request(method, path, body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def _command(which: Which, engine: Engine, folder: Path, port: int, flags: tuple[str, ...]) -> list[str]:
+    listen = ["--host=127.0.0.1", f"--port={port}", f"--served-model-name={NAME}"]
+    common = [f"--model={engine.model}", f"--dtype={engine.dtype}", *(["--enforce-eager"] if engine.eager else [])]
+    common += [f"--max-model-len={engine.max_model_len}"] if engine.max_model_len else []
+    common += [f"--gpu-memory-utilization={engine.gpu_memory_utilization}"] if engine.device == "cuda" else []
+    if which == "vllm":
+        cache = [f"--kv-cache-memory-bytes={int(engine.kv_cache_gib * (1 << 30))}"] if engine.device == "cpu" else []
+        module = "vllm.entrypoints.launchers.api_server.entry"
+        return [sys.executable, "-m", module, *listen, *common, *cache, *engine.extra]
+    files = [f"--termination-log={folder / 'termination-log'}", f"--podinfo-dir={folder}"]
+    own = [f"--device={engine.device}", f"--kv-cache-gib={engine.kv_cache_gib}", *files, *flags]
+    return [sys.executable, "-m", "qwen_server", *listen, *common, *own, "--", *engine.extra]
+
+
+def environment() -> dict[str, str]:
+    """The same for every process of the benchmarks, without what would change the settings of one server."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QWEN_", "VLLM_"))}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    kept |= {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT / "server" / "src"), str(ROOT)])}
+
+
+def _environment(engine: Engine) -> dict[str, str]:
+    variables = environment()
+    if engine.device == "cpu":
+        # Two servers share the cores: neither binds its threads, and each engine computes on one.
+        variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+        if engine.eager:
+            # Ours sets it by itself with --enforce-eager: parts of the sampler are compiled all the same otherwise.
+            variables["TORCH_COMPILE_DISABLE"] = "1"
+    return variables
+
+
+@contextlib.contextmanager
+def running(which: Which, engine: Engine, folder: Path, flags: tuple[str, ...] = ()) -> Iterator[Server]:
+    """A server that takes requests, until the end of the block."""
+    server = Server(which, engine, folder, flags)
+    try:
+        seconds = server.until_ready()
+        say(f"{server.label} is ready after {seconds:.0f} s")
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def both(engine: Engine, folder: Path, flags: tuple[str, ...] = ()) -> Iterator[dict[Which, Server]]:
+    """Both servers, loaded one after the other and up at the same time; whoever uses them drives one at a time."""
+    with running("ours", engine, folder, flags) as ours, running("vllm", engine, folder) as theirs:
+        yield {"ours": ours, "vllm": theirs}
+
+
+def order(run: int) -> tuple[Which, ...]:
+    """Who goes first in a run: they take turns, so that nobody always comes after the other."""
+    return WHICH if run % 2 == 0 else WHICH[::-1]

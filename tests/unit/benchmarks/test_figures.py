@@ -1,0 +1,102 @@
+"""The arithmetic of the benchmarks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import processes
+from benchmarks.figures import percentile, poisson_times, ratios, spread
+
+
+def test_percentile_is_the_nearest_rank() -> None:
+    values = list(range(1, 101))
+    assert percentile(values, 0.5) == 50
+    assert percentile(values, 0.99) == 99
+    assert percentile([3.0], 0.99) == 3.0
+    assert math.isnan(percentile([], 0.5))
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
+def test_enough_values_do_not_exceed_the_percentile(values: list[float], share: float) -> None:
+    found = percentile(values, share)
+    assert found in values
+    assert sum(value <= found for value in values) >= share * len(values)
+
+
+def test_spread_and_ratios_go_run_by_run() -> None:
+    assert spread([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+    assert ratios([1.0, 4.0, 9.0], [2.0, 2.0, 3.0]) == (2.0, 0.5, 3.0)
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([1.0, 2.0], [1.0])
+
+
+def test_a_run_without_a_figure_is_not_left_out_silently() -> None:
+    assert math.isnan(spread([1.0, math.nan, 2.0]).median)
+    assert math.isnan(spread([]).median)
+    assert math.isnan(ratios([1.0], [0.0]).median)
+
+
+def test_arrivals_are_poisson() -> None:
+    times = poisson_times(200, 60, seed=1)
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    mean = sum(gaps) / len(gaps)
+    deviation = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps))
+    assert times == sorted(times)
+    assert 0 < times[0] < times[-1] < 60
+    assert len(times) == pytest.approx(12000, rel=0.05)
+    assert deviation == pytest.approx(mean, rel=0.05)  # as of an exponential distribution
+    assert times == poisson_times(200, 60, seed=1)
+    assert times != poisson_times(200, 60, seed=2)
+
+
+def test_cpu_time_counts_user_and_system_of_a_name_with_brackets() -> None:
+    fields = ["S", *["0"] * 10, "250", "50", *["7"] * 20]
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert processes.cpu_of_stat(f"42 (a (b) c) {' '.join(fields)}") == 300 / ticks
+
+
+def test_cpu_time_of_a_process_counts_all_its_threads() -> None:
+    before = processes.cpu_of(os.getpid())
+    thread = threading.Thread(target=_burn, args=(0.1,))
+    thread.start()
+    thread.join()
+    assert processes.cpu_of(os.getpid()) - before >= 0.08
+
+
+def _burn(seconds: float) -> None:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+def test_memory_of_a_process() -> None:
+    text = "00-ff ---p 0 00:00 0 [rollup]\nRss:  2048 kB\nPss:  1024 kB\nPss_Anon: 1 kB\n"
+    assert processes.memory_of_rollup(text) == (2.0, 1.0)
+    memory = processes.memory_of(os.getpid())
+    assert 1 < memory.pss <= memory.rss + 1
+
+
+def test_pinning_reaches_every_thread() -> None:
+    allowed = os.sched_getaffinity(0)
+    core = min(allowed)
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        processes.pin([os.getpid()], [core])
+        threads = [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
+        assert len(threads) >= 2
+        assert {core} == {name for of in threads for name in os.sched_getaffinity(of)}
+    finally:
+        processes.pin([os.getpid()], allowed)
+        stop.set()
+        thread.join()

@@ -1,0 +1,76 @@
+"""Tables, targets, and outcomes kept in files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from benchmarks import report, results
+from benchmarks.results import Part, Row, Target
+
+MACHINE = {"cores": 2, "memory_gib": 24.0, "cpu": "CPU", "gpu": None, "versions": {"vllm": "1.2"}}
+CONDITIONS = {
+    "command": "python -m benchmarks",
+    "date": "2026-01-31",
+    "machine": MACHINE,
+    "load": 0.25,
+    "runs": 3,
+    "quick": False,
+}
+
+
+def _part(*rows: Row) -> Part:
+    return Part("speed", 90.0, list(rows), ["a note"], CONDITIONS)
+
+
+def test_a_row_shows_medians_spreads_and_whether_the_target_is_met() -> None:
+    row = Row("rate", "1/s", [10.0, 12.0, 11.0], [10.0, 10.0, 10.0], Target("ratio", ">=", 1.1))
+    assert "| rate | 1/s | 11.0 (10.0-12.0) | 10.0 | 1.10 (1.00-1.20) | ratio ≥ 1.1 | met |" in report.render(
+        [_part(row)]
+    )
+
+
+def test_a_missed_target_is_said() -> None:
+    late = Row("late", "s", [2.5], target=Target("value", "<=", 2))
+    assert "| late | s | 2.50 |  |  | ≤ 2 | **missed** |" in report.render([_part(late)])
+    assert Row("x", "s", [1.0], [0.0], Target("ratio", "<=", 1)).reached() is False
+    assert Row("x", "s", [math.nan], target=Target("value", "<=", 1)).reached() is False
+    assert Row("x", "s", [1.0]).reached() is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (math.nan, "-"), (0.01234, "0.0123"), (9.876, "9.88"), (123.4, "123"), (45678.9, "45,679")],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert report.number(value) == text
+
+
+def test_conditions_name_command_machine_and_versions() -> None:
+    text = report.render([_part()])
+    assert "`python -m benchmarks`, 3 runs, 1.5 min, 2026-01-31; 2 cores (CPU), 24 GiB" in text
+    assert "vllm 1.2" in text
+    assert "- a note\n" in text
+
+
+def test_tables_replace_what_stands_between_the_markers() -> None:
+    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    once = report.insert(page, "new\n")
+    assert once == f"before\n{report.BEGIN}\n\nnew\n{report.END}\nafter\n"
+    assert report.insert(once, "new\n") == once
+    with pytest.raises(ValueError, match="figures"):
+        report.insert("no markers", "new")
+
+
+def test_a_part_comes_back_from_its_file(tmp_path: Path) -> None:
+    part = _part(Row("a", "s", [1.0], [2.0], Target("ratio", "<=", 0.75)), Row("b", "s", [1.0]))
+    part.save(tmp_path)
+    assert results.load(tmp_path, "speed") == part
+    assert results.load(tmp_path, "other") is None
+
+
+def test_the_page_of_the_repository_takes_tables() -> None:
+    page = Path(report.__file__).with_name("README.md").read_text(encoding="utf-8")
+    assert "new tables" in report.insert(page, "new tables\n")
