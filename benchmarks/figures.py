@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 
@@ -46,3 +46,16 @@ def poisson_times(rate: float, seconds: float, seed: int) -> list[float]:
         times.append(now)
         now += generator.expovariate(rate)
     return times
+
+
+def highest(passes: Callable[[float], bool], guess: float, tolerance: float = 1.05) -> float:
+    """The highest rate that passes, to the tolerance: from both sides of a guess, then by halves."""
+    low, high = guess / 1.25, guess * 1.25
+    while not passes(low):
+        low, high = low / 1.5, low
+    while passes(high):
+        low, high = high, high * 1.5
+    while high / low > tolerance:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    return low

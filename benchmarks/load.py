@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from typing import Any
 from benchmarks.figures import percentile, poisson_times
 
 _NUMBER = b"########"
-_FIRST_CONTENT = (b'"content":"', b'"text":"')
+# A first event with only the role, as vLLM sends it, has an empty text and is no token.
+_TOKEN = re.compile(rb'"(?:content|text)":"[^"]')
+_LONGEST = 11  # bytes of a beginning of it that the next part of the answer may complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Result:
     unanswered: int = 0
     in_time: int = 0  # answered whole, the first token within a second
     tokens: int = 0
-    events: int = 0
+    events: int = 0  # of those with text
     ttft_p50: float = 0.0
     ttft_p99: float = 0.0
     total_p50: float = 0.0
@@ -109,14 +112,20 @@ class _Connection(asyncio.Protocol):
             self._tail = b""
             self._begin(answer, head)
         window = self._tail + data
-        if not answer.first_at and _has_token(window):
+        found = self._count(data)
+        if found and not answer.events:
             answer.first_at = time.perf_counter()
-        answer.events += data.count(b"data: ")
+        answer.events += found
         self._tail = window[-1024:]
         if self._left >= 0:
             self._left -= len(data)
         if self._left == 0 or (self._left < 0 and window.endswith(b"\r\n0\r\n\r\n")):
             self._finish(answer)
+
+    def _count(self, data: bytes) -> int:
+        """The events with text that end in `data`."""
+        seam = self._tail[-_LONGEST:]
+        return sum(match.end() > len(seam) for match in _TOKEN.finditer(seam + data))
 
     def _begin(self, answer: _Answer, head: bytes) -> None:
         answer.status = int(head.split(b" ", 2)[1])
@@ -143,18 +152,6 @@ class _Connection(asyncio.Protocol):
         """Drops the connection."""
         if self._transport is not None:
             self._transport.abort()
-
-
-def _has_token(window: bytes) -> bool:
-    """Whether text is there: a first event with only the role, as vLLM sends it, is no token."""
-    for key in _FIRST_CONTENT:
-        start = window.find(key)
-        while start >= 0:
-            after = window[start + len(key) : start + len(key) + 1]
-            if after and after != b'"':
-                return True
-            start = window.find(key, start + 1)
-    return False
 
 
 class Load:

@@ -1,22 +1,24 @@
-"""An executor for vLLM's engine core that computes nothing: every step answers at once with tokens of a fixed text.
+"""An executor for vLLM's engine core that computes nothing: every step answers with tokens of a fixed text.
 
 Both servers take it as `--distributed-executor-backend benchmarks.replay.ReplayExecutor`. The engine core, its
 scheduler and what goes over its sockets stay vLLM's own; only the model's arithmetic is gone, so that the frontend is
 what limits. The model runs until the first request with `ignore_eos`, so that a server's own warm-up, with
-whatever it asks for, passes.
+whatever it asks for, passes. `pace` gives a step its length.
 """
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 
+from transformers import AutoTokenizer
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.outputs import ModelRunnerOutput
 
-QUALIFIED_NAME = "benchmarks.replay.ReplayExecutor"
-_FIRST, _LAST = 300, 2300  # ids of a vocabulary that are text of any tokenizer: behind its bytes and special tokens
-_STRIDE = 37
+from benchmarks.pace import Pace
+
+_WORDS = 1000  # different tokens, over and over
 
 
 class ReplayExecutor(UniProcExecutor):
@@ -25,8 +27,11 @@ class ReplayExecutor(UniProcExecutor):
     def _init_executor(self) -> None:
         super()._init_executor()
         self._prompts: dict[str, int] = {}
+        self._words = _whole_words(self.model_config.tokenizer)
         self._next = 0
         self._replaying = False
+        self._due = 0.0
+        self._pace = Pace()
 
     def execute_model(
         self, scheduler_output: SchedulerOutput, non_block: bool = False
@@ -34,6 +39,7 @@ class ReplayExecutor(UniProcExecutor):
         """One token for every request whose prompt is through."""
         if not self._replays(scheduler_output):
             return super().execute_model(scheduler_output, non_block)
+        self._keep_pace()
         for request_id in scheduler_output.finished_req_ids:
             self._prompts.pop(request_id, None)
         computed: dict[str, int] = {}
@@ -62,5 +68,20 @@ class ReplayExecutor(UniProcExecutor):
     def _token(self, ready: bool) -> list[int]:
         if not ready:
             return []
-        self._next = (self._next + _STRIDE) % (_LAST - _FIRST)
-        return [_FIRST + self._next]
+        self._next = (self._next + 1) % len(self._words)
+        return [self._words[self._next]]
+
+    def _keep_pace(self) -> None:
+        now = time.monotonic()
+        self._due = max(self._due + self._pace.seconds(), now)
+        time.sleep(self._due - now)
+
+
+def _whole_words(tokenizer: str) -> list[int]:
+    """Tokens that are text by themselves: the parts of a character would be held back until it is whole."""
+    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    special = set(loaded.all_special_ids)
+    whole = [
+        at for at in range(len(loaded)) if at not in special and (text := loaded.decode([at])) and "\ufffd" not in text
+    ]
+    return whole[:: max(1, len(whole) // _WORDS)]

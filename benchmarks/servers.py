@@ -128,7 +128,7 @@ class Server:
             self._process.wait(30)
         for pid in below:
             with contextlib.suppress(ProcessLookupError):
-                if str(pid) in os.listdir("/proc") and os.getpgid(pid) == self.pid:
+                if os.getpgid(pid) == self.pid:  # and not a stranger with its number
                     os.kill(pid, signal.SIGKILL)
 
 
@@ -176,9 +176,16 @@ def _environment(engine: Engine) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(which: Which, engine: Engine, folder: Path, flags: tuple[str, ...] = ()) -> Iterator[Server]:
+def running(
+    which: Which,
+    engine: Engine,
+    folder: Path,
+    flags: tuple[str, ...] = (),
+    *,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
     """A server that takes requests, until the end of the block."""
-    server = Server(which, engine, folder, flags)
+    server = Server(which, engine, folder, flags, variables=variables)
     try:
         seconds = server.until_ready()
         say(f"{server.label} is ready after {seconds:.0f} s")
@@ -188,9 +195,14 @@ def running(which: Which, engine: Engine, folder: Path, flags: tuple[str, ...] =
 
 
 @contextlib.contextmanager
-def both(engine: Engine, folder: Path, flags: tuple[str, ...] = ()) -> Iterator[dict[Which, Server]]:
+def both(
+    engine: Engine, folder: Path, flags: tuple[str, ...] = (), *, variables: Mapping[str, str] | None = None
+) -> Iterator[dict[Which, Server]]:
     """Both servers, loaded one after the other and up at the same time; whoever uses them drives one at a time."""
-    with running("ours", engine, folder, flags) as ours, running("vllm", engine, folder) as theirs:
+    with (
+        running("ours", engine, folder, flags, variables=variables) as ours,
+        running("vllm", engine, folder, variables=variables) as theirs,
+    ):
         yield {"ours": ours, "vllm": theirs}
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import processes
-from benchmarks.figures import percentile, poisson_times, ratios, spread
+from benchmarks.figures import highest, percentile, poisson_times, ratios, spread
 
 
 def test_percentile_is_the_nearest_rank() -> None:
@@ -100,3 +100,16 @@ def test_pinning_reaches_every_thread() -> None:
         processes.pin([os.getpid()], allowed)
         stop.set()
         thread.join()
+
+
+@given(st.floats(10, 1e6), st.floats(10, 1e6))
+def test_the_highest_rate_is_found_from_any_guess(limit: float, guess: float) -> None:
+    asked: list[float] = []
+
+    def passes(rate: float) -> bool:
+        asked.append(rate)
+        return rate <= limit
+
+    found = highest(passes, guess)
+    assert found <= limit <= found * 1.05
+    assert len(asked) < 45

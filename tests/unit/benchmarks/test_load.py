@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -43,9 +44,10 @@ async def stream(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(EVENT % b""))
     await asyncio.sleep(0.1)
     event = chunked(EVENT % b"a" + EVENT % b"b")
-    writer.write(event[:20])
+    cut = random.randrange(len(event))
+    writer.write(event[:cut])
     await asyncio.sleep(0.02)
-    writer.write(event[20:] + chunked(USAGE) + b"0\r\n\r\n")
+    writer.write(event[cut:] + chunked(USAGE) + b"0\r\n\r\n")
     await writer.drain()
 
 
@@ -66,10 +68,10 @@ async def job(answer: Answer, **settings: Any) -> Any:
 
 
 async def test_the_first_token_is_no_role_and_tokens_are_those_of_the_usage() -> None:
-    result = await job(stream, concurrency=2, requests=5)
-    assert (result.sent, result.answered, result.refused, result.unanswered) == (5, 5, 0, 0)
-    assert result.tokens == 10
-    assert result.events == 5 * 5
+    result = await job(stream, concurrency=8, requests=40)
+    assert (result.sent, result.answered, result.refused, result.unanswered) == (40, 40, 0, 0)
+    assert result.tokens == 80
+    assert result.events == 40 * 2
     assert 0.09 < result.ttft_p50 <= result.total_p50
 
 
