@@ -273,6 +273,7 @@ QWEN3 = "{% if enable_thinking is false %}...{% endif %}<tool_call>"
     [
         (None, "", None, None, False),
         ("{{ messages }}", "<|im_start|>assistant\n", None, None, False),
+        ("{#- no enable_thinking,\n no <tool_call> -#}{{ messages }}", "<|im_start|>assistant\n", None, None, False),
         (QWEN3, "<|im_start|>assistant\n", "hermes", "qwen3", False),
         ("<tool_call>", "<|im_start|>assistant\n<think>\n", "hermes", "qwen3", True),
         ("<tool_call>", "<|im_start|>assistant\n", "hermes", None, False),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
+
+_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,7 @@ def detect(template: str | None, generation_prompt: str) -> Family:
     """
     if not template:
         return Family()
+    template = _COMMENT.sub("", template)  # a comment that names a switch is no switch
     tools: str | None = None
     if "<tool_call>" in template:
         tools = "qwen3_xml" if "<function=" in template else "hermes"
