@@ -172,7 +172,7 @@ def _chat(generator: random.Random) -> Case:
         body["max_completion_tokens"] = body.pop("max_tokens")
     if generator.random() < 0.2 and not {"structured_outputs", "response_format", "allowed_token_ids"} & set(body):
         named = {"type": "function", "function": {"name": "classify"}}
-        body |= {"tools": [_TOOL], "tool_choice": generator.choice(("none", "required", named))}
+        body |= {"tools": [_TOOL], "tool_choice": generator.choice(("none", "auto", "required", named))}
     elif generator.random() < 0.1:
         body["messages"] = [*messages, {"role": "assistant", "content": "这是"}]
         body |= {"continue_final_message": True, "add_generation_prompt": False}

@@ -150,7 +150,7 @@ def _command(which: Which, engine: Engine, folder: Path, port: int, flags: tuple
     if which == "vllm":
         cache = [f"--kv-cache-memory-bytes={int(engine.kv_cache_gib * (1 << 30))}"] if engine.device == "cpu" else []
         module = "vllm.entrypoints.launchers.api_server.entry"
-        return [sys.executable, "-m", module, *listen, *common, *cache, *engine.extra]
+        return [sys.executable, "-m", module, *listen, *common, *cache, *flags, *engine.extra]
     files = [f"--termination-log={folder / 'termination-log'}", f"--podinfo-dir={folder}"]
     own = [f"--device={engine.device}", f"--kv-cache-gib={engine.kv_cache_gib}", *files, *flags]
     return [sys.executable, "-m", "qwen_server", *listen, *common, *own, "--", *engine.extra]
@@ -196,14 +196,22 @@ def running(
 
 @contextlib.contextmanager
 def both(
-    engine: Engine, folder: Path, flags: tuple[str, ...] = (), *, variables: Mapping[str, str] | None = None
+    engine: Engine,
+    folder: Path,
+    flags: tuple[str, ...] = (),
+    *,
+    theirs: tuple[str, ...] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[dict[Which, Server]]:
-    """Both servers, loaded one after the other and up at the same time; whoever uses them drives one at a time."""
+    """Both servers, loaded one after the other and up at the same time; whoever uses them drives one at a time.
+
+    `flags` are those of our server, `theirs` those of vLLM's.
+    """
     with (
         running("ours", engine, folder, flags, variables=variables) as ours,
-        running("vllm", engine, folder, variables=variables) as theirs,
+        running("vllm", engine, folder, theirs, variables=variables) as others,
     ):
-        yield {"ours": ours, "vllm": theirs}
+        yield {"ours": ours, "vllm": others}
 
 
 def order(run: int) -> tuple[Which, ...]:

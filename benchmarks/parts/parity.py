@@ -18,6 +18,13 @@ from qwen_server.settings import Settings
 _CASES = 240
 _SEED = 20261124
 _SHOWN_LINES = 40
+# Ours chooses parsers by the model's template, and has Qwen3 not think unless asked; vLLM's server is told.
+_OUR_PARSERS = ("--tool-call-parser=hermes", "--reasoning-parser=none")
+_THEIR_PARSERS = (
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=hermes",
+    '--default-chat-template-kwargs={"enable_thinking": false}',
+)
 
 
 def measure(context: Context) -> tuple[list[Row], list[str]]:
@@ -26,7 +33,8 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
     protocol = Protocol(Settings(served_model_name=NAME, max_tokens_limit=4096))
     compared: Counter[str] = Counter()
     different: Counter[str] = Counter()
-    with both(replace(context.engine, dtype="float32"), context.folder, AUTO) as servers:
+    engine = replace(context.engine, dtype="float32")
+    with both(engine, context.folder, (*AUTO, *_OUR_PARSERS), theirs=_THEIR_PARSERS) as servers:
         for number, case in enumerate(cases(context.scaled(_CASES), _SEED)):
             read = streamed if case.body.get("stream") else whole
             stops = bool({"stop", "stop_token_ids"} & set(case.body))
