@@ -64,12 +64,22 @@ def main(line: list[str]) -> int:
         options.folder.resolve(),
         options.runs,
         options.quick,
+        _command_line(options, chosen),
     )
     compile_bytecode()
-    failed = [name for name in PARTS if name in chosen and not _run(name, context, line)]
+    failed = [name for name in PARTS if name in chosen and not _run(name, context)]
     context.release()
     _summarise(context, options.no_page)
     return 1 if failed else 0
+
+
+def _command_line(options: argparse.Namespace, chosen: list[str]) -> str:
+    """The command as the tables show it: without folders, of a model only its name."""
+    words = ["python", "-m", "benchmarks", f"--runs={options.runs}", f"--device={options.device}"]
+    words += [f"--only={','.join(chosen)}"] if set(chosen) != set(PARTS) else []
+    words += [f"--model={options.model.rstrip('/').rsplit('/', 1)[-1]}"]
+    words += [f"--{flag}" for flag in ("quick", "compiled") if getattr(options, flag)]
+    return shlex.join([*words, *(["--", *options.engine] if options.engine else [])])
 
 
 def compile_bytecode() -> None:
@@ -81,10 +91,10 @@ def compile_bytecode() -> None:
     compileall.compile_dir(ROOT / "server" / "src", quiet=2)
 
 
-def _run(name: str, context: Context, line: list[str]) -> bool:
+def _run(name: str, context: Context) -> bool:
     started = time.monotonic()
     conditions: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks", *(word for word in line if "/" not in word)]),
+        "command": context.command,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine.describe(),
         "load": os.getloadavg()[0],

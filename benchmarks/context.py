@@ -25,6 +25,7 @@ class Context:
     folder: Path
     runs: int
     quick: bool
+    command: str  # as the tables show it
     _stack: ExitStack = field(default_factory=ExitStack)
     _pair: dict[Which, Server] | None = None
 
