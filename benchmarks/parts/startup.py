@@ -27,7 +27,7 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
     fresh: dict[Which, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="caches-", dir=context.folder) as caches:
         for run in range(-1, context.runs):
-            for which in order(run):
+            for which in order(max(run, 0)):
                 first, answered = _start(context, which, Path(caches) / which)
                 say(
                     f"startup: run {run + 1} of {context.runs}, {which}: /health {first:.1f} s, answer {answered:.1f} s"
@@ -43,7 +43,7 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
         Row("process start to first answer of /health", "s", health["ours"], health["vllm"], _HEALTH),
     ], [
         "Bytecode is compiled in any case. With empty caches: one start of each, before the others; it fills them, and "
-        "brings the files into memory for the server that comes second.",
+        "brings files into memory for vLLM's, which comes second.",
     ]
 
 
