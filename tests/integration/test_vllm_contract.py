@@ -40,7 +40,7 @@ def test_the_engine_takes_what_we_give() -> None:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     assert {"engine_args", "usage_context", "stat_loggers"} <= parameters(AsyncLLM.from_engine_args)
-    assert {"prompt", "sampling_params", "request_id", "priority"} <= parameters(AsyncLLM.generate)
+    assert {"prompt", "sampling_params", "request_id", "priority", "reasoning_ended"} <= parameters(AsyncLLM.generate)
     assert "timeout" in parameters(AsyncLLM.shutdown)
     assert inspect.iscoroutinefunction(AsyncLLM.is_sleeping)
     assert inspect.iscoroutinefunction(AsyncLLM.collective_rpc)
@@ -143,6 +143,14 @@ def test_a_failure_inside_a_streamed_message_keeps_its_cause() -> None:
     started = asyncio.run(relay())
     assert started.startswith("event: message_start\n")
     assert '"id":"msg_1"' in started
+
+
+def test_the_parsers_that_a_family_names_are_vllms() -> None:
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    assert all(ToolParserManager.get_tool_parser(name) for name in ("hermes", "qwen3_xml"))
+    assert ReasoningParserManager.get_reasoning_parser("qwen3")
 
 
 def test_the_statistics_hold_what_we_read() -> None:
@@ -294,6 +302,15 @@ def test_the_clients_mistakes_name_their_parameter() -> None:
     assert refused(VLLMValidationError("bad seed", parameter="seed", value=1)) == (400, "seed", None, "bad seed")
     assert refused(ValueError("n must be 1 when using greedy sampling"))[:2] == (400, "n")
     assert refused(ValueError("Token id 9 is out of vocabulary"))[:2] == (400, "prompt")
+    for message, param in {
+        "min_tokens must be less than or equal to max_tokens=3, got 5.": "min_tokens",
+        "bad_words cannot contain an empty string. Got bad_words=['']": "bad_words",
+        "Cannot set both `continue_final_message` and `add_generation_prompt` to True.": "continue_final_message",
+        "Choice '[]' cannot be an empty list": "response_format",
+        "The decoder prompt cannot be empty": "prompt",
+        "f() got multiple values for argument 'x'": None,
+    }.items():
+        assert refused(ValueError(message))[:2] == (400, param)
     assert refused(VLLMNotFoundError("no such adapter"))[0] == 404
     assert refused(VLLMUnprocessableEntityError("unreadable image"))[0] == 422
     assert refused(NotImplementedError("not for this model"))[0] == 400
@@ -305,6 +322,11 @@ def test_a_body_that_vllm_cannot_read_names_the_field() -> None:
     with pytest.raises(ValidationError) as caught:
         ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": "x"}], "seed": "x"})
     assert refused(caught.value)[:2] == (400, "seed")
+    # Parts are read late, and then vLLM does not know any more whose they are.
+    request = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": [{"type": "other"}]}]})
+    with pytest.raises(ValidationError) as caught:
+        list(request.messages[0]["content"])
+    assert refused(caught.value, "messages")[:2] == (400, "messages")
 
 
 def test_the_engines_failures_are_engine_errors() -> None:

@@ -211,7 +211,7 @@ def test_the_same_seed_gives_the_same_answer(http: httpx.Client) -> None:
         ("completions", {"prompt": "x", "logit_bias": {"99999999": 1}}, "logit_bias", "vocab"),
         ("completions", {"prompt": "x", "n": 2, "temperature": 0}, "n", "greedy"),
         ("chat/completions", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tool_choice", "tool"),
-        ("chat/completions", {"structured_outputs": {"regex": "("}}, "response_format", ""),
+        ("chat/completions", {"structured_outputs": {"regex": "("}}, "structured_outputs", ""),
     ],
 )
 def test_what_only_the_engine_can_judge_is_refused_by_name(

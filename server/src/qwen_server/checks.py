@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from qwen_server.errors import invalid
@@ -15,6 +15,8 @@ _MAX_BIASES = 1024
 _MAX_CHOICES = 4096
 _MAX_MESSAGES = 4096
 _MAX_VALUES = 1024
+# What the engine itself gives to the template, which it does not take twice.
+_TEMPLATE_OWN = ("conversation", "messages", "tools", "documents", "tokenizer", "model_config", "chat_template")
 
 
 def integer(low: int, high: int) -> Check:
@@ -138,6 +140,10 @@ def messages(name: str, value: Any) -> None:
             raise invalid(f"{place} must be an object", place)
         if not isinstance(message.get("role"), str):
             raise invalid(f"{place}.role must be a string", f"{place}.role")
+        if message.get("name") is not None:
+            string(f"{place}.name", message["name"])
+        if message.get("tool_calls") is not None:
+            _tool_calls(f"{place}.tool_calls", message["tool_calls"])
         content = message.get("content")
         if content is None and (message.get("tool_calls") or message["role"] in ("assistant", "tool", "function")):
             continue
@@ -149,12 +155,59 @@ def messages(name: str, value: Any) -> None:
 
 def _parts(place: str, parts: list[Any]) -> None:
     for part in parts:
-        if isinstance(part, str):
-            continue
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise invalid(f"{place} must hold objects with a type", place)
         if part["type"] == "text" and not isinstance(part.get("text"), str):
             raise invalid(f"{place}: a part of type text must have a string text", place)
+
+
+def _tool_calls(place: str, calls: Any) -> None:
+    """The calls of an earlier answer, as the client sends them back."""
+    array(place, calls)
+    for index, call in enumerate(calls):
+        function = _function(f"{place}[{index}]", call)
+        string(f"{place}[{index}].function.arguments", function.get("arguments"))
+
+
+def tools(name: str, value: Any) -> None:
+    """Functions with names; their schemas are the engine's to judge."""
+    array(name, value)
+    if not 1 <= len(value) <= _MAX_VALUES:
+        raise invalid(f"{name} must hold between 1 and {_MAX_VALUES} tools, not {len(value)}", name)
+    for index, tool in enumerate(value):
+        function = _function(f"{name}[{index}]", tool)
+        if function.get("parameters") is not None:
+            mapping(f"{name}[{index}].function.parameters", function["parameters"])
+
+
+def _function(place: str, holder: Any) -> dict[str, Any]:
+    """The `function` of a tool or a tool call, with a name."""
+    mapping(place, holder)
+    function: Any = holder.get("function")
+    mapping(f"{place}.function", function)
+    name = function.get("name")
+    if not isinstance(name, str) or not name:
+        raise invalid(f"{place}.function.name must be a string that is not empty", f"{place}.function.name")
+    return dict(function)
+
+
+def template_arguments(name: str, value: Any) -> None:
+    """Arguments of the chat template; what the template makes of its own ones is the engine's to judge."""
+    mapping(name, value)
+    for key in _TEMPLATE_OWN:
+        if key in value:
+            raise invalid(f"{name} must not hold {key}, which the server gives to the template itself", name)
+    if value.get("enable_thinking") is not None and not isinstance(value["enable_thinking"], bool):
+        raise invalid(f"{name}.enable_thinking must be true or false", f"{name}.enable_thinking")
+
+
+def blamed(param: str | None, body: Mapping[str, Any]) -> str | None:
+    """The client's own name of what the engine refused: it calls every constraint of an answer `response_format`."""
+    if param == "response_format" and param not in body:
+        return next((name for name in ("structured_outputs", "tools") if name in body), param)
+    if param is None and body.get("chat_template_kwargs"):
+        return "chat_template_kwargs"
+    return param
 
 
 def are_tokens(values: list[Any]) -> bool:

@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import math
-import re
 import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -25,9 +24,6 @@ MAX_HEADER_BYTES = 65_536  # of the request line and all headers; common proxies
 _MAX_PIPELINED = 16
 # A body may come in small chunks, each with a frame of its own around it.
 _FRAME_BYTES_PER_BODY_BYTE = 16
-# The parser would take what follows such a header for another protocol, and a POST of Java's HttpClient, which offers
-# h2c with its first request, would lose its body. Whoever asks for an upgrade may be answered without one.
-_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*(?=\r\n)", re.IGNORECASE)
 # A refused client may still be sending; closing at once would make its kernel throw the answer away.
 _LINGER_SECONDS = 1.0
 
@@ -63,8 +59,6 @@ class Connection(HttpToolsProtocol):
         if not (self._in_headers or self._in_body) and self._deadline is None:
             self._arm(self.header_timeout, self._headers_are_late)
         self._spare_bytes += len(data)
-        if b"pgrade:" in data and not self._in_body:
-            data = _without_upgrade(data)
         super().data_received(data)
         if self._refusal is None and self._spare_bytes > MAX_HEADER_BYTES:
             self._refuse_headers()
@@ -165,12 +159,6 @@ class Connection(HttpToolsProtocol):
         )
         self.transport.write_eof()
         self._arm(_LINGER_SECONDS, self.transport.close)
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """The same, without the header in the first of the messages in it."""
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _UPGRADE.sub(b"", head + end) + rest
 
 
 def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from starlette.responses import Response
 
 from qwen_server.admission import QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.checks import blamed
 from qwen_server.dialects import DIALECTS
 from qwen_server.direct import DirectEvents, connection_of
 from qwen_server.disconnect import UntilDisconnect
@@ -162,7 +163,8 @@ class Generation(Response):
         except QueueTimeoutError:
             raise service.unavailable("queue_timeout", BUSY_TEXT) from None
         except InvalidRequestError as error:
-            raise client_error(error.status, error.message, param=error.param, code=error.code) from None
+            param = blamed(error.param, self._call.body)
+            raise client_error(error.status, error.message, param=param, code=error.code) from None
         except EngineError as error:
             raise self._engine_failure(error) from error
 

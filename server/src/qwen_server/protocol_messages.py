@@ -38,7 +38,7 @@ _PROMPT: dict[str, Check] = {
     "tool_choice": checks.mapping,
     "thinking": checks.mapping,
     "output_config": checks.mapping,
-    "chat_template_kwargs": checks.mapping,
+    "chat_template_kwargs": checks.template_arguments,
 }
 _MESSAGES: dict[str, Check] = _PROMPT | {
     "stop_sequences": _stop_sequences,

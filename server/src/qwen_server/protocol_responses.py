@@ -118,7 +118,7 @@ _FIELDS: dict[str, Check] = {name: SAMPLING[name] for name in (
     "tool_choice": checks.simple,
     "top_logprobs": checks.integer(0, 20),
     "truncation": checks.string,
-    "chat_template_kwargs": checks.mapping,
+    "chat_template_kwargs": checks.template_arguments,
     "store": checks.boolean,
     "background": _foreground,
     "previous_response_id": _needs_store,

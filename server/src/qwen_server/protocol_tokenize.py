@@ -33,7 +33,7 @@ _CHAT: dict[str, Check] = {
     "return_token_strs": checks.boolean,
     "add_generation_prompt": checks.boolean,
     "continue_final_message": checks.boolean,
-    "chat_template_kwargs": checks.mapping,
+    "chat_template_kwargs": checks.template_arguments,
     "tools": checks.few(1024),
 }
 _DETOKENIZE: dict[str, Check] = {"model": checks.string, "tokens": _tokens}

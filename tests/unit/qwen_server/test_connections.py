@@ -223,23 +223,6 @@ async def test_what_is_not_http_is_a_400_in_shape(data: bytes) -> None:
         assert "HTTP" in await client.refused(400)
 
 
-@pytest.mark.parametrize("upgrade", [b"Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAA", b"upgrade: websocket"])
-async def test_an_offered_upgrade_is_passed_over_and_loses_no_body(
-    upgrade: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    body = b'{"prompt": "\\r\\nUpgrade: h2c", "max_tokens": 1}'
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n" + upgrade
-    head += b"\r\nContent-Length: %d\r\n\r\n" % len(body)
-    async with serve() as served, connect(served) as client:
-        for pieces in ((head + body,), (head, body)):
-            for piece in pieces:
-                await client.send(piece)
-                await asyncio.sleep(0.05)
-            assert (await client.answer())[0] == 200
-        assert [asked["prompt"] for asked in served.engine.bodies] == ["\r\nUpgrade: h2c"] * 2
-    assert "pgrade" not in caplog.text
-
-
 async def test_pipelined_requests_are_answered_in_turn_and_bounded() -> None:
     async with serve() as served:
         async with connect(served) as client:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from qwen_server.engine.base import EngineError
+from qwen_server.engine.base import EngineError, InvalidRequestError
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants
 from qwen_server.engine.vllm.causes import LoggedError, cause_of, ending_of, explain, read_errors
 from qwen_server.engine.vllm.child import CauseFormatter, write_logging_config
@@ -333,3 +333,18 @@ def test_a_repetition_is_a_stop_and_an_abort_is_an_error() -> None:
     for reason in ("abort", "error"):
         with pytest.raises(EngineError, match=reason):
             merger.convert(0, result((0, "", 0, reason)))
+
+
+def test_a_grammar_that_the_engine_cannot_compile_is_the_clients_mistake() -> None:
+    merger = Merger(1)
+    merger.add_prompt(1, constrained=True)
+    with pytest.raises(InvalidRequestError, match="grammar"):
+        merger.convert(0, result((0, "", 0, "error"), finished=True))
+
+
+def test_an_error_after_the_first_token_is_the_engines() -> None:
+    merger = Merger(1)
+    merger.add_prompt(1, constrained=True)
+    merger.convert(0, result((0, "a", 1, None)))
+    with pytest.raises(EngineError, match="error"):
+        merger.convert(0, result((0, "", 0, "error"), finished=True))

@@ -1,7 +1,9 @@
 """The openai SDK, unchanged, against the server: both its forms, streamed and not."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import openai
 import pytest
@@ -111,3 +113,36 @@ async def test_a_client_that_closes_its_stream_frees_the_slot(served: Served) ->
     assert served.service.admission.running == 1
     await stream.close()
     await until(lambda: served.service.admission.running == 0, 1)
+
+
+async def test_a_refusal_is_told_when_the_sdk_may_not_come_back() -> None:
+    async with serve(max_concurrent_requests=1, max_queue_size=0) as served:
+        blocking = asyncio.create_task(served.chat('@{"first": 0.5}'))
+        await until(lambda: served.service.admission.running == 1)
+        with pytest.raises(openai.InternalServerError) as busy:
+            await client_of(served).completions.create(model=MODEL, prompt="x")
+        assert busy.value.status_code == 503
+        assert int(busy.value.response.headers["retry-after"]) >= 1
+        assert busy.value.response.json() == {"error": "服务繁忙，请稍后重试", "queue_size": 0, "max_queue_size": 0}
+        assert (await blocking).status_code == 200
+
+
+async def test_the_sdk_waits_as_long_as_it_is_told() -> None:
+    async with serve(max_concurrent_requests=1, max_queue_size=0) as served:
+        client = AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=1)
+        blocking = asyncio.create_task(served.chat('@{"first": 0.5}'))
+        await until(lambda: served.service.admission.running == 1)
+        begun = time.monotonic()
+        assert (await client.completions.create(model=MODEL, prompt="x")).choices[0].text == "科技"
+        assert time.monotonic() - begun >= 1  # its own first pause is half a second
+        assert (await blocking).status_code == 200
+
+
+async def test_a_wrong_key_is_an_authentication_error(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("right")
+    async with serve(api_keys_dir=tmp_path) as served:
+        with pytest.raises(openai.AuthenticationError) as refused:
+            await client_of(served).models.list()
+        assert refused.value.type == "authentication_error"
+        client = AsyncOpenAI(base_url=f"{served.url}/v1", api_key="right", max_retries=0)
+        assert [model.id async for model in await client.models.list()] == [MODEL]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qwen_server.checks import blamed
 from qwen_server.errors import HttpError
 from qwen_server.jsonbody import MAX_DEPTH, parse_object
 from qwen_server.protocol import Protocol
@@ -93,7 +94,11 @@ def test_the_callers_body_is_not_changed() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+        },
         {"role": "tool", "content": "42", "tool_call_id": "1"},
         {"role": "user", "content": [{"type": "text", "text": "x"}]},
         {"role": "developer", "content": "x", "name": "n"},
@@ -101,6 +106,22 @@ def test_the_callers_body_is_not_changed() -> None:
 )
 def test_every_kind_of_message_passes(message: dict[str, Any]) -> None:
     assert chat(messages=[{"role": "user", "content": "x"}, message]).body["messages"][1] == message
+
+
+@pytest.mark.parametrize(
+    ("param", "body", "told"),
+    [
+        ("response_format", {"response_format": {}}, "response_format"),
+        ("response_format", {"structured_outputs": {}}, "structured_outputs"),
+        ("response_format", {"tools": [1]}, "tools"),
+        ("response_format", {}, "response_format"),
+        ("stop", {"chat_template_kwargs": {"a": 1}}, "stop"),
+        (None, {"chat_template_kwargs": {"a": 1}}, "chat_template_kwargs"),
+        (None, {"stop": "a"}, None),
+    ],
+)
+def test_a_refusal_names_what_the_client_wrote(param: str | None, body: dict[str, Any], told: str | None) -> None:
+    assert blamed(param, body) == told
 
 
 def outcome_of(call: Callable[[], object]) -> int | None:

@@ -18,6 +18,7 @@ from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.envs import enable_envs_cache
 from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.engine import utils as engine_utils
@@ -69,6 +70,9 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild) -> Parts:
     _log.info("starting the engine: %s", " ".join(arguments))
     engine_args = parsed(arguments)
     choose_executor(engine_args, device)
+    family = _family(engine_args)
+    # The engine needs it too: a grammar holds from the end of the thought.
+    engine_args.reasoning_parser = choose(settings.reasoning_parser, family.reasoning_parser) or ""
     with _core_in(child):
         llm = AsyncLLM.from_engine_args(
             engine_args,
@@ -78,7 +82,7 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild) -> Parts:
         )
     enable_envs_cache()  # vLLM reads its variables anew for each token otherwise
     try:
-        return _serving(settings, device, llm, EngineProxy(llm, heartbeat))
+        return _serving(settings, device, llm, EngineProxy(llm, heartbeat), family)
     except BaseException:
         llm.shutdown(timeout=1)
         raise
@@ -165,9 +169,10 @@ def _traces_endpoint(settings: Settings) -> str | None:
     return None if endpoint is None else prepare_environment(endpoint)
 
 
-def _serving(settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, client: EngineProxy) -> Parts:
+def _serving(
+    settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, client: EngineProxy, family: Family
+) -> Parts:
     config = llm.model_config
-    family = _family(llm)
     parsers = {
         "tool_parser": choose(settings.tool_call_parser, family.tool_parser),
         "reasoning_parser": choose(settings.reasoning_parser, family.reasoning_parser) or "",
@@ -194,8 +199,8 @@ def _serving(settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, 
     return Parts(llm, client, plain, models, options, chat, completion, info, default_sampling)
 
 
-def _family(llm: AsyncLLM) -> Family:
-    tokenizer = llm.get_tokenizer()
+def _family(engine_args: AsyncEngineArgs) -> Family:
+    tokenizer = cached_tokenizer_from_config(engine_args.create_model_config())
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         template = template.get("default")

@@ -27,8 +27,12 @@ _PARAMETERS = (
     (re.compile(r"[Cc]hat template"), "chat_template"),
     (re.compile(r"multimodal"), ""),
     (re.compile(r"tool[_ ]choice"), "tool_choice"),
-    (re.compile(r"[Gg]rammar|json_schema|structured output"), "response_format"),
+    (re.compile(r"[Gg]rammar|json_schema|structured.output|^Choice '"), "response_format"),
+    (re.compile(r"continue_final_message"), "continue_final_message"),
+    (re.compile(r"prompt cannot be empty"), ""),
 )
+# Others begin with its name: `min_tokens must be less than...`.
+_LEADING_NAME = re.compile(r"([a-z]+(?:_[a-z]+)+) ")
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def translated(prompt_param: str, death_cause: Callable[[], str]) -> Iterator[No
     except EngineGenerateError as error:
         raise EngineError(explain(error.__cause__ or error)) from error
     except ValidationError as error:
-        raise _of_pydantic(error) from error
+        raise _of_pydantic(error, prompt_param) from error
     except VLLMValidationError as error:
         raise invalid(str(error.args[0]), error.parameter, 400, prompt_param) from error
     except Exception as error:
@@ -63,7 +67,9 @@ def invalid(message: str, param: str | None, status: int, prompt_param: str) -> 
     message = re.sub(r" \((parameter|value)=.*\)$", "", message)
     too_long = _TOO_LONG in message
     if param is None:
-        param = next((name for pattern, name in _PARAMETERS if pattern.search(message)), None)
+        leading = _LEADING_NAME.match(message)
+        otherwise = leading[1] if leading else None
+        param = next((name for pattern, name in _PARAMETERS if pattern.search(message)), otherwise)
     if param in _PROMPT_PARAMETERS or param == "" or too_long:
         param = prompt_param
     return InvalidRequestError(
@@ -71,10 +77,13 @@ def invalid(message: str, param: str | None, status: int, prompt_param: str) -> 
     )
 
 
-def _of_pydantic(error: ValidationError) -> InvalidRequestError:
+def _of_pydantic(error: ValidationError, prompt_param: str) -> InvalidRequestError:
     details = error.errors(include_url=False, include_context=False, include_input=False)
     # Where something may be a text or something else, that it is no text is the least of the news.
     detail = next((detail for detail in details if detail["loc"][-1:] != ("str",)), details[0])
     path = [str(part) for part in detail["loc"] if isinstance(part, int) or _FIELD.fullmatch(part)]
+    if path and path[0].isdecimal():
+        # What is iterated over late has lost the place where it stood: the parts and the tool calls of a message.
+        path = [prompt_param, *path]
     where = path[0] if path else None
     return InvalidRequestError(f"{'.'.join(path)}: {detail['msg']}" if path else detail["msg"], param=where)

@@ -100,8 +100,8 @@ class FastPath:
                 self._parts.client.follow(item, params, f"{prepared.request_id}-{index}", work.priority, tap)
                 for index, (item, params) in enumerate(zip(work.inputs, work.params, strict=True))
             ]
-            for _ in streams:
-                merger.add_prompt(prepared.n)
+            for params in work.params:
+                merger.add_prompt(prepared.n, constrained=params.structured_outputs is not None)
             if len(streams) == 1:
                 async with aclosing(streams[0]) as only:
                     async for result in only:

@@ -55,7 +55,7 @@ async def _noting_errors(source: AsyncGenerator[str, None]) -> AsyncGenerator[st
             async for event in events:
                 yield event
     except Exception as error:
-        if (call := current_call.get()) is not None:
+        if (call := current_call.get()) is not None and call.error is None:
             call.error = error
         raise
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qwen_server.engine.base import Delta, EngineError, FinishReason, Output
+from qwen_server.engine.base import Delta, EngineError, FinishReason, InvalidRequestError, Output
 
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
 
@@ -16,21 +16,31 @@ class Merger:
         self._n = n
         self._open: set[int] = set()
         self._unreported: set[int] = set()
+        self._unconfirmed: set[int] = set()
         self._prompts = 0
         self._cached: dict[int, int] = {}
         self._first_token_at: float | None = None
 
-    def add_prompt(self, n: int) -> int:
-        """Registers the next prompt, of `n` choices; returns its index."""
+    def add_prompt(self, n: int, *, constrained: bool = False) -> int:
+        """Registers the next prompt, of `n` choices, with a grammar or without; returns its index."""
         index = self._prompts
         self._n = n
         self._prompts += 1
         self._open.add(index)
         self._unreported.add(index)
+        if constrained:
+            self._unconfirmed.add(index)
         return index
 
     def convert(self, index: int, result: Any) -> Output:
-        """An output of the prompt `index`. Raises EngineError when the engine gave a choice up."""
+        """An output of the prompt `index`. Raises EngineError when the engine gave a choice up.
+
+        A grammar is compiled in the engine, and one that cannot be is found out only there: InvalidRequestError.
+        """
+        if index in self._unconfirmed:
+            if any(choice.finish_reason == "error" and not choice.token_ids for choice in result.outputs):
+                raise InvalidRequestError("the grammar of the answer cannot be compiled", param="response_format")
+            self._unconfirmed.discard(index)
         if result.finished:
             self._open.discard(index)
         if result.num_cached_tokens:

@@ -13,7 +13,7 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from qwen_server.engine.base import Observer, Tap
+from qwen_server.engine.base import InvalidRequestError, Observer, Tap
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.tapping import install, tapped
@@ -59,7 +59,8 @@ class EngineProxy:
         if call is None:
             return self._generate(prompt, sampling_params, request_id, **options)
         date(prompt, call.arrival)
-        index = call.merger.add_prompt(getattr(sampling_params, "n", 1) or 1)
+        constrained = getattr(sampling_params, "structured_outputs", None) is not None
+        index = call.merger.add_prompt(getattr(sampling_params, "n", 1) or 1, constrained=constrained)
         stream = _observed(self._generate(prompt, sampling_params, request_id, **options), call, index)
         call.streams.append(stream)
         return stream
@@ -77,6 +78,8 @@ class EngineProxy:
         self._heartbeat.on_request(time.monotonic(), self._llm.get_num_unfinished_requests())
         if self._traced:
             options["trace_headers"] = current_headers()
+        # Who does not say otherwise gets an answer without a thought, which its grammar holds from the first token.
+        options.setdefault("reasoning_ended", True)
 
 
 def date(prompt: Any, arrival: float) -> None:
@@ -89,7 +92,12 @@ async def _observed(
 ) -> AsyncGenerator[RequestOutput, None]:
     async with aclosing(source):
         async for output in source:
-            call.observe(call.merger.convert(index, output))
+            try:
+                converted = call.merger.convert(index, output)
+            except InvalidRequestError as error:
+                call.error = error
+                raise
+            call.observe(converted)
             yield output
 
 

@@ -53,7 +53,7 @@ class ReferencePath:
                 if result.error.message == _DISCONNECTED:
                     # vLLM turns a cancellation into a response.
                     raise asyncio.CancelledError
-                raise of_response(result, param)
+                raise _refusal(call, result, param)
             if isinstance(result, AsyncGenerator):
                 return ReferenceAnswer(stream=self._events(api, result, call, param))
             return ReferenceAnswer(body=api.body(result))
@@ -97,7 +97,7 @@ class ReferencePath:
                 try:
                     yield
                 except RefusedError as error:
-                    raise of_response(error.response, param) from error
+                    raise _refusal(call, error.response, param) from error
                 except (AttributeError, IndexError, KeyError) as error:
                     if call.streams:
                         raise
@@ -107,3 +107,8 @@ class ReferencePath:
         except InvalidRequestError as error:
             error.param = None if error.param is None else api.names.get(error.param, error.param)
             raise
+
+
+def _refusal(call: Call, response: ErrorResponse, param: str) -> Exception:
+    """What was raised under vLLM's code, if it was of ours; else what that code says."""
+    return call.error if isinstance(call.error, InvalidRequestError) else of_response(response, param)
