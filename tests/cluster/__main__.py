@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from tests.cluster import builds, checks, clusters, demo, images, node, packages, python_env, shell
+from tests.cluster import builds, checks, clusters, demo, images, javascript, node, packages, python_env, shell
 from tests.cluster.console import Problem, complain, side_by_side
 from tests.cluster.settings import Settings
 
@@ -48,6 +48,7 @@ def _deps(settings: Settings, _: Arguments) -> None:
             "Go programs": lambda: builds.ensure(settings, (*builds.FOR_CLUSTER, builds.HELM4)),
             "Prometheus operator's CRDs": lambda: builds.ensure_crds(settings),
             "Python environment": lambda: python_env.ensure_venv(settings),
+            "npm packages": lambda: javascript.ensure(settings),
             "base image": lambda: images.ensure_base(settings),
         },
         shell.cancel_all,

@@ -16,11 +16,14 @@ PROGRAMS = {
     "buildah": "buildah",
     "conntrack": "conntrack",
     "containerd": "containerd",
+    "curl": "curl",
     "docker-registry": "docker-registry",
     "etcd": "etcd-server",
     "ip": "iproute2",
     "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",
+    "node": "nodejs",
+    "npm": "npm",
     "nsenter": "util-linux",
     "openssl": "openssl",
     "promtool": "prometheus",
@@ -37,17 +40,19 @@ FILES = {
 }
 # What the programs and the unit tests need, without a cluster.
 WITHOUT_CLUSTER = frozenset({"ca-certificates", "libnuma1", "prometheus", "python3-venv"})
+# What only tests need: no demo should install the few hundred packages of npm.
+FOR_TESTS = frozenset({"curl", "nodejs", "npm"})
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
-def missing() -> list[str]:
-    """The packages that have to be installed."""
+def missing(among: Collection[str] | None = None) -> list[str]:
+    """The packages that have to be installed: of those named, or else of all that a cluster needs."""
     path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
     names = {package for program, package in PROGRAMS.items() if shutil.which(program, path=path) is None}
     names |= {package for file, package in FILES.items() if not glob.glob(file)}
     if importlib.util.find_spec("ensurepip") is None:
         names.add("python3-venv")
-    return sorted(names)
+    return sorted(names - FOR_TESTS if among is None else names.intersection(among))
 
 
 def install_without_cluster(settings: Settings) -> str:
@@ -56,8 +61,8 @@ def install_without_cluster(settings: Settings) -> str:
 
 
 def install(settings: Settings, among: Collection[str] | None = None) -> str:
-    """Install what is missing by apt-get, all of it or only some packages. Returns a one-line summary."""
-    wanted = [name for name in missing() if among is None or name in among]
+    """Install what `missing` tells by apt-get. Returns a one-line summary."""
+    wanted = missing(among)
     if not wanted:
         return "all there"
     line = f"apt-get install {' '.join(wanted)}"
@@ -72,6 +77,6 @@ def install(settings: Settings, among: Collection[str] | None = None) -> str:
     logged(["apt-get", "-q", "-o", "Acquire::Retries=3", "update"], log, env=env, mend=mend)
     options = ["-q", "-y", "--no-install-recommends", "-o", "Acquire::Retries=3"]
     logged(["apt-get", "install", *options, *wanted], log, env=env, mend=mend)
-    if still := [name for name in missing() if name in wanted]:
+    if still := missing(wanted):
         raise Problem(f"still not installed: {', '.join(still)}", mend)
     return f"installed {', '.join(wanted)}"
