@@ -185,7 +185,7 @@ def test_tokens_there_and_back(http: httpx.Client) -> None:
         ("/v1/messages", {"messages": TALK, "max_tokens": 1, "thinking": {"type": "x"}}, "thinking"),
         ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": TOO_LONG}]}, "messages"),
         ("/tokenize", {"messages": TALK, "tools": [5]}, "tools"),
-        ("/tokenize", {"messages": TALK, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template"),
+        ("/tokenize", {"messages": TALK, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs"),
         ("/detokenize", {"tokens": [1, 999999]}, "tokens"),
     ],
 )

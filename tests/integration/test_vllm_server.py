@@ -19,7 +19,7 @@ import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.fuzz.rounds import fuzz
-from tests.integration.serving import ServerProcess, wait_until_gone
+from tests.integration.serving import ServerProcess, command_line, wait_until_gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -72,6 +72,10 @@ def events(http: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str
         lines = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
+
+
+def test_the_engine_core_is_named_as_vllm_names_it(server: ServerProcess) -> None:
+    assert command_line(server.engine_core()).startswith(b"VLLM::EngineCore")
 
 
 def test_the_warm_up_is_not_counted(server: ServerProcess) -> None:

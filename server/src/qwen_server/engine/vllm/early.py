@@ -163,6 +163,9 @@ def main(name: str, modules: Sequence[str], parent: int, pipe: int, tracker: int
         _log.info("the environment has changed (%s): the process begins anew", ", ".join(changed))
         command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=pipe)
         os.execve(command[0], command, environment)  # noqa: S606 - ourselves, without a shell
+    # setproctitle finds the command line by the environment that lies behind it, so it must look before that moves.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("setproctitle").getproctitle()
     os.environ.clear()
     os.environ.update(environment)
     spawn.spawn_main(pipe_handle=pipe, tracker_fd=tracker)
