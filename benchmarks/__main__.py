@@ -66,6 +66,7 @@ def main(line: list[str]) -> int:
         options.quick,
         _command_line(options, chosen),
     )
+    context.folder.mkdir(parents=True, exist_ok=True)
     compile_bytecode()
     failed = [name for name in PARTS if name in chosen and not _run(name, context)]
     context.release()
