@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.clients import specification as spec
+from tests import specification as spec
 from tests.integration.serving import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]

@@ -13,67 +13,13 @@ from qwen_server.lifecycle import Lifecycle
 from qwen_server.service import Service
 from qwen_server.telemetry import Trace
 from tests.scripted_engine import ScriptedEngine
+from tests.specification import METRICS_ANSWER
 from tests.unit.qwen_server.serving import make_settings
 
 # Latency, time to first token and tokens of the answer: three requests one after the other that make the example.
 REQUESTS = ((3.467, 0.5203, 11), (4.0945, 0.6143, 13), (6.2639, 0.9588, 19))
 UPTIME = 117.3
-EXPECTED = json.loads(
-    """
-{
-  "timestamp": "2025-12-24T21:11:59.226485",
-  "service": "qwen-vllm",
-  "version": "1.0.0",
-  "status": "healthy",
-  "uptime": {"seconds": 117.3, "human": "0h 1m"},
-  "requests": {
-    "waiting": 0,
-    "running": 0,
-    "peak_concurrent": 1,
-    "total": 3,
-    "successful": 3,
-    "failed": 0,
-    "success_rate_percent": 100.0,
-    "error_rate_percent": 0.0,
-    "requests_per_second": 0.026
-  },
-  "tokens": {"total_input": 27, "total_output": 43, "avg_per_request": 14.3},
-  "slo": {
-    "ttft": {"mean": 0.6978, "p50": 0.6143, "p95": 0.9588, "p99": 0.9588, "unit": "seconds"},
-    "throughput": {"decoding_mean": 3.41, "decoding_p50": 3.39, "total": 3.11, "unit": "tokens/sec"},
-    "sample_size": 3
-  },
-  "latency": {
-    "mean": 4.6085,
-    "p50": 4.0945,
-    "p95": 6.2639,
-    "p99": 6.2639,
-    "min": 3.467,
-    "max": 6.2639,
-    "unit": "seconds"
-  },
-  "latency_histogram": {
-    "0-100ms": 0,
-    "100-500ms": 0,
-    "500-1000ms": 0,
-    "1-2s": 0,
-    "2-5s": 2,
-    "5-10s": 1,
-    ">10s": 0
-  },
-  "gpu": {
-    "name": "NVIDIA GeForce RTX 3080",
-    "allocated_gb": 7.64,
-    "total_gb": 9.64,
-    "free_gb": 2.0,
-    "utilization_percent": 79.3
-  },
-  "errors": {"total": 0, "by_type": {}},
-  "alerts": [],
-  "alerts_count": 0
-}
-"""
-)
+EXPECTED = json.loads(METRICS_ANSWER)
 GIB = 1024**3
 
 
