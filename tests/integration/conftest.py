@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
 import subprocess
 import uuid
@@ -14,6 +16,22 @@ from tests.integration.control_plane import ControlPlane, control_plane, find_pr
 from tests.integration.operator_bench import Api, FakeServers, OperatorThread
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def vllm_without_side_effects() -> Iterator[None]:
+    """vLLM in this process, quiet; what it writes into the environment when it is used goes with the module's tests.
+
+    What it writes when it is imported stays: it is not imported a second time.
+    """
+    name = "VLLM_CONFIGURE_LOGGING"
+    own = {name: os.environ[name]} if name in os.environ else {}
+    os.environ[name] = "0"
+    importlib.import_module("vllm")
+    after = {key: value for key, value in os.environ.items() if key != name} | own
+    yield
+    os.environ.clear()
+    os.environ.update(after)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -20,16 +20,7 @@ from qwen_server.commandline import load_settings
 from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
 from qwen_server.settings import ConfigurationError, Settings
 
-pytestmark = pytest.mark.vllm
-
-
-@pytest.fixture(scope="module", autouse=True)
-def vllm_without_side_effects() -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
 
 
 def parameters(function: Any) -> set[str]:
@@ -163,30 +154,6 @@ def test_the_statistics_hold_what_we_read() -> None:
     iteration = IterationStats()
     assert (iteration.num_generation_tokens, iteration.num_prompt_tokens) == (0, 0)
     assert "first_token_ts" in {field.name for field in dataclasses.fields(RequestStateStats)}
-
-
-def test_observing_a_step_at_once_is_observing_each_token() -> None:
-    from prometheus_client import CollectorRegistry, Histogram
-    from vllm.v1.metrics.loggers import PrometheusStatLogger
-
-    from qwen_server.engine.vllm.metrics import EngineMetrics, observe_all
-
-    assert parameters(EngineMetrics.record) == parameters(PrometheusStatLogger.record)
-    values = [0.005, 0.01, 0.010001, 0.01, 7.0, 0.005, 0.0, 1e9]
-    pages = []
-    for at_once in (True, False):
-        registry = CollectorRegistry()
-        histogram = Histogram("time", "-", ["engine"], buckets=(0.005, 0.01, 1.0), registry=registry).labels("0")
-        if at_once:
-            observe_all(histogram, values)
-        else:
-            for value in values:
-                histogram.observe(value)
-        pages.append({(s.name, s.labels.get("le")): s.value for m in registry.collect() for s in m.samples})
-    assert pages[0].keys() == pages[1].keys()
-    for key, value in pages[0].items():
-        if not key[0].endswith("_created"):
-            assert value == pytest.approx(pages[1][key]), key
 
 
 def test_every_flag_that_we_give_is_vllms() -> None:

@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,19 +14,10 @@ import pytest
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.tapping import TappingProcessor
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
 
 MODEL = Path(__file__).parents[2] / "server" / "models" / "news-classifier"
 TEXT = "今天的新闻"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def vllm_without_side_effects() -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

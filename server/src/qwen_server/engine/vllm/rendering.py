@@ -1,0 +1,71 @@
+"""Short prompts rendered on the spot: vLLM's renderer takes four tasks and two trips to a thread for each of them.
+
+A trip costs more than a short prompt does, and its thread waits for the interpreter's lock while the loop is busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vllm.renderers.base import BaseRenderer
+
+# About half a millisecond on the event loop.
+SHORT_CHARACTERS = 1024
+_CHARACTERS_PER_MESSAGE = 64  # what a template makes of an empty one
+
+
+class SpotRenderer:
+    """Everything of vLLM's renderer. What it makes is the same: vLLM has each method for threads and without."""
+
+    def __init__(self, renderer: BaseRenderer[Any]) -> None:
+        self._renderer = renderer
+        self._text_only = renderer.mm_processor is None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._renderer, name)
+
+    async def render_chat_async(
+        self, conversations: Sequence[Any], chat_params: Any, tok_params: Any = None, **options: Any
+    ) -> Any:
+        """Conversations, and what the engine gets for each. Raises what vLLM raises for a prompt that it refuses."""
+        short = (
+            self._text_only
+            and sum(map(_characters, conversations)) <= SHORT_CHARACTERS
+            and _are_plain(chat_params.chat_template_kwargs)
+        )
+        if short:
+            return self._renderer.render_chat(conversations, chat_params, tok_params, **options)
+        return await self._renderer.render_chat_async(conversations, chat_params, tok_params, **options)
+
+    async def render_cmpl_async(self, prompts: Sequence[Any], tok_params: Any = None, **options: Any) -> Any:
+        """What the engine gets for each prompt."""
+        if self._text_only and sum(map(_prompt_characters, prompts)) <= SHORT_CHARACTERS:
+            return self._renderer.render_cmpl(prompts, tok_params, **options)
+        return await self._renderer.render_cmpl_async(prompts, tok_params, **options)
+
+
+def _characters(conversation: Sequence[Mapping[str, Any]]) -> float:
+    """What the template and the tokenizer get to do; infinite for all that is no plain text, such as a tool's call."""
+    size = 0.0
+    for message in conversation:
+        content = message.get("content")
+        if not isinstance(content, str) or message.keys() - {"role", "content"}:
+            return float("inf")
+        size += len(content) + _CHARACTERS_PER_MESSAGE
+    return size
+
+
+def _are_plain(template_arguments: Mapping[str, Any]) -> bool:
+    """Whether there is nothing among them that a template could take long to go through."""
+    return all(value is None or isinstance(value, bool | int | float) for value in template_arguments.values())
+
+
+def _prompt_characters(prompt: Any) -> float:
+    """Of a parsed prompt; infinite for what is neither a text nor token ids."""
+    if not isinstance(prompt, dict):
+        return float("inf")
+    for name in ("prompt_token_ids", "prompt"):
+        if name in prompt:
+            return len(prompt[name])
+    return float("inf")
