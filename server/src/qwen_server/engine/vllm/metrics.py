@@ -1,7 +1,8 @@
-"""The engine's own `vllm:` metrics, with the times between tokens observed a step at a time."""
+"""The engine's own `vllm:` metrics, at less cost a step: that time is taken from the streams."""
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
@@ -9,9 +10,17 @@ from typing import Any
 
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 
+_GAUGE_SECONDS = 0.1
+
 
 class EngineMetrics(PrometheusStatLogger):
-    """vLLM's logger. It takes a request's token after another's; in a step most of them took the same time."""
+    """vLLM's logger, which sets every metric at every step and takes a request's token after another's.
+
+    Most steps bring a token to each request and nothing else, and most of those took the same time. Then only what has
+    changed is counted; the gauges follow within 0.1 s, and at once when a request begins, ends or is preempted.
+    """
+
+    _gauges_due = 0.0
 
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
@@ -20,7 +29,45 @@ class EngineMetrics(PrometheusStatLogger):
         if iteration_stats is not None and iteration_stats.inter_token_latencies_iter:
             observe_all(self.histogram_inter_token_latency[engine_idx], iteration_stats.inter_token_latencies_iter)
             iteration_stats.inter_token_latencies_iter = []
+        now = time.monotonic()
+        if now < self._gauges_due and mm_cache_stats is None and only_decoded(scheduler_stats, iteration_stats):
+            self.counter_generation_tokens[engine_idx].inc(iteration_stats.num_generation_tokens)
+            self.histogram_iteration_tokens[engine_idx].observe(iteration_stats.num_generation_tokens)
+            return
+        self._gauges_due = now + _GAUGE_SECONDS
         super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
+
+
+def only_decoded(scheduler_stats: Any, iteration_stats: Any) -> bool:
+    """Whether a step has nothing to tell but the gauges and the number of tokens that running requests gained."""
+    if scheduler_stats is None or iteration_stats is None:
+        return False
+    prompts, cache = iteration_stats.prompt_token_stats, scheduler_stats.prefix_cache_stats
+    return not (
+        prompts.total
+        or prompts.computed
+        or prompts.cached_tokens
+        or iteration_stats.finished_requests
+        or iteration_stats.time_to_first_tokens_iter
+        or iteration_stats.num_preempted_reqs
+        or iteration_stats.max_num_generation_tokens_iter
+        or iteration_stats.n_params_iter
+        or iteration_stats.num_corrupted_reqs
+        or iteration_stats.num_watermarked_reqs
+        or iteration_stats.num_watermark_skipped_reqs
+        or iteration_stats.num_not_watermarked_reqs
+        or cache.queries
+        or cache.hits
+        or scheduler_stats.num_kv_fetch_reqs_by_stage
+        or scheduler_stats.connector_prefix_cache_stats
+        or scheduler_stats.kv_cache_eviction_events
+        or scheduler_stats.spec_decoding_stats
+        or scheduler_stats.kv_connector_stats
+        or scheduler_stats.ec_connector_stats
+        or scheduler_stats.running_lora_adapters
+        or scheduler_stats.waiting_lora_adapters
+        or scheduler_stats.perf_stats
+    )
 
 
 def observe_all(histogram: Any, values: Iterable[float]) -> None:
