@@ -176,6 +176,7 @@ def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,  # the application writes its own lines
         server_header=False,
+        proxy_headers=False,  # a connection is known by its own address, whatever a header says
         backlog=BACKLOG,
         timeout_keep_alive=math.ceil(settings.keep_alive_timeout),
         timeout_graceful_shutdown=1,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from fastapi import Request
+from fastapi.routing import APIRoute
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from qwen_server.engine.base import Kind
 from qwen_server.errors import BUSY_TEXT, HttpError
@@ -28,6 +31,22 @@ def trace_of(request: Request) -> Trace:
 def caller_of(request: Request) -> str:
     """An opaque name of the caller, whom the guard has let in; everyone is the same one where there are no keys."""
     return cast("str", getattr(request.state, "caller", ""))
+
+
+class GenerationRoute(APIRoute):
+    """A route that takes nothing from its request but the request itself, and answers with a response.
+
+    So FastAPI has nothing to inject, which would cost a tenth of a short answer's CPU time; errors go the usual way.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        self.app = answer
 
 
 async def body_of(request: Request) -> dict[str, Any]:

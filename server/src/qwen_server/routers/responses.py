@@ -7,9 +7,9 @@ from starlette.responses import Response
 
 from qwen_server.errors import client_error
 from qwen_server.openapi.answers import generated, request_body
-from qwen_server.routers.context import generation
+from qwen_server.routers.context import GenerationRoute, generation
 
-router = APIRouter(tags=["generation"])
+router = APIRouter(tags=["generation"], route_class=GenerationRoute)
 
 _ANSWERS = generated(
     "回答 (the answer)", body="ResponsesAnswer", event="ResponsesEvent", stream="ResponsesStream", typed=True

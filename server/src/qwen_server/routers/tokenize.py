@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from qwen_server.openapi.answers import computed, request_body
-from qwen_server.routers.context import generation
+from qwen_server.routers.context import GenerationRoute, generation
 
-router = APIRouter(tags=["generation"])
+router = APIRouter(tags=["generation"], route_class=GenerationRoute)
 
 
 @router.post(
