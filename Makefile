@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PORT ?= 8000
 MINUTES ?= 30
+IDLE_MINUTES ?= 60
 MODEL ?= builtin:news-classifier
 CASES ?= 10000
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/qwen-vllm
@@ -51,8 +52,9 @@ fuzz: venv ## at least CASES=10000 generated requests against a real server and 
 	@$(RUN) $(VENV)/python -m tests.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: soak
-soak: venv ## full load on a real vLLM: make soak MINUTES=30 (no alarm, and every sample of the metrics adds up)
-	@SOAK_MINUTES=$(MINUTES) $(RUN) $(VENV)/python -m pytest tests/integration/test_vllm_alarms.py -k full_load
+soak: venv ## a real vLLM at full load, then idle, without an alarm: make soak MINUTES=30 IDLE_MINUTES=60
+	@SOAK_MINUTES=$(MINUTES) IDLE_MINUTES=$(IDLE_MINUTES) $(RUN) $(VENV)/python -m pytest -rP \
+		tests/integration/test_vllm_alarms.py -k "full_load or quiet_time"
 
 .PHONY: bench-server
 bench-server: venv ## this server and vLLM's own side by side, about half an hour: make bench-server ARGS="--only startup --runs 1"

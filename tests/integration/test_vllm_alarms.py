@@ -24,8 +24,9 @@ from tests.integration.serving import ServerProcess, stopped, wait_until_gone
 from tests.integration.watch import Watch, alarms, figures, histogram, read
 
 SOAK_SECONDS = 60 * float(os.environ.get("SOAK_MINUTES", "0.3"))
+IDLE_SECONDS = 60 * float(os.environ.get("IDLE_MINUTES", "1"))
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420 + SOAK_SECONDS)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420 + SOAK_SECONDS + IDLE_SECONDS)]
 
 PATH = "/v1/completions"
 STREAM = {
@@ -163,13 +164,23 @@ def test_steps_of_nearly_the_threshold_raise_no_alarm(server: ServerProcess) -> 
     assert {(answer.status, answer.complete) for answer in answers} == {(200, True)}
 
 
-def test_a_quiet_minute_raises_no_alarm_and_ends_with_a_probe(
+def test_a_quiet_time_raises_no_alarm_and_a_probe_each_minute(
     server: ServerProcess, long_context: ServerProcess
 ) -> None:
-    """The other server starts meanwhile, and takes the cores."""
-    begun, made = len(server.lines), server.engine_metric("vllm:generation_tokens_total")
-    server.until(lambda: server.engine_metric("vllm:generation_tokens_total") > made, 90, "the probe of an idle minute")
-    assert alarms(server, begun) == []
+    """`make soak IDLE_MINUTES=60` makes it last. The other server starts meanwhile, and takes the cores."""
+    servers = (server, long_context)
+    begun = time.monotonic()
+    lines = [len(one.lines) for one in servers]
+    made = [one.engine_metric("vllm:generation_tokens_total") for one in servers]
+
+    def probed(times: int) -> bool:
+        now = [one.engine_metric("vllm:generation_tokens_total") for one in servers]
+        return all(after - before >= times for before, after in zip(made, now, strict=True))
+
+    server.until(lambda: probed(1), 90, "the probe of an idle minute")
+    server.until(lambda: time.monotonic() > begun + IDLE_SECONDS, IDLE_SECONDS + 1, "the time is over")
+    assert probed(int(0.9 * IDLE_SECONDS / 60))
+    assert [alarms(one, line) for one, line in zip(servers, lines, strict=True)] == [[], []]
     assert server.metrics()["requests"]["total"] == server.metrics()["requests"]["successful"]
 
 
