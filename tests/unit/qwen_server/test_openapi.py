@@ -68,6 +68,21 @@ async def test_every_reference_leads_somewhere_and_nothing_is_left_over() -> Non
     assert parts <= references()
 
 
+async def test_a_key_may_be_sent_in_either_way_or_not_at_all() -> None:
+    """As OpenAI's and as Anthropic's SDKs do; whether one is needed is a setting."""
+    ways = {
+        (scheme["type"], scheme.get("scheme") or scheme["name"]): name
+        for name, scheme in DOCUMENT["components"]["securitySchemes"].items()
+    }
+    wanted: list[dict[str, list[str]]] = [{}, {ways["http", "bearer"]: []}, {ways["apiKey", "x-api-key"]: []}]
+    assert len(ways) == 2
+    for path, methods in DOCUMENT["paths"].items():
+        for operation in methods.values():
+            assert operation.get("security") == (
+                wanted if path.startswith(("/v1/", "/tokenize", "/detokenize")) else None
+            )
+
+
 def examples_of(media: dict[str, Any]) -> list[Any]:
     """The examples of a media type, those by reference included."""
     named = [resolve(example["$ref"])["value"] for example in media.get("examples", {}).values()]

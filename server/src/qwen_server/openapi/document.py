@@ -30,10 +30,10 @@ _TAGS: Final = [
     {"name": "health", "description": "健康检查 (for people, the kubelet and the operator)"},
     {"name": "metrics", "description": "可观测性 (everything that is counted)"},
 ]
-_BEARER: Final = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "needed only where API keys are set; `x-api-key` works too",
+_WHERE: Final = "needed only where API keys are set"
+_KEYS: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": f"as OpenAI's SDKs send it; {_WHERE}"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": f"as Anthropic's do; {_WHERE}"},
 }
 
 
@@ -52,7 +52,7 @@ def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
             for operation in described["paths"][route.path_format].values():
                 operation["operationId"] = route.name
                 if route.path.startswith("/v1/") or "generation" in route.tags:
-                    operation["security"] = [{}, {"apiKey": []}]
+                    operation["security"] = [{}, *({name: []} for name in _KEYS)]
     models = schemas()
     for model in models.values():
         _limit(model, settings)
@@ -60,7 +60,7 @@ def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
         "schemas": models,
         "responses": ERROR_ANSWERS,
         "examples": {name: {"value": value} for name, value in EXAMPLES.items()},
-        "securitySchemes": {"apiKey": _BEARER},
+        "securitySchemes": _KEYS,
     }
     return described
 
