@@ -66,6 +66,8 @@ STEPS = st.lists(
     ),
     max_size=12,
 )
+DECODING: dict[str, Any] = {"tokens": 3, "gaps": [], "running": 3, "begins": False, "ends": False}
+DECODING |= {"preempts": False, "hits": 0, "outputs": True}
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +119,12 @@ def page_of(logger_class: Any, config: Any, steps: list[dict[str, Any]]) -> dict
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(STEPS)
 def test_the_page_is_vllms(config: Any, steps: list[dict[str, Any]]) -> None:
-    """The gauges are as of the last step that told more than tokens: here one without outputs."""
+    """The cache's gauge is as of the last step that told more than tokens: here one without outputs."""
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
     from qwen_server.engine.vllm.metrics import EngineMetrics
 
-    quiet = {"tokens": 0, "gaps": [], "running": 5, "begins": False, "ends": False, "preempts": False, "hits": 0}
-    steps = [*steps, quiet | {"outputs": False}]
+    steps = [*steps, DECODING | {"outputs": False}]
     ours, theirs = page_of(EngineMetrics, config, steps), page_of(PrometheusStatLogger, config, steps)
     assert len(ours) > 100
     assert ours == pytest.approx(theirs)
@@ -135,18 +136,23 @@ def test_the_gauges_follow_in_time(config: Any, monkeypatch: pytest.MonkeyPatch)
     now = 100.0
     monkeypatch.setattr("qwen_server.engine.vllm.metrics.time.monotonic", lambda: now)
     logger = EngineMetrics(config, [0])
-    decoding = {"tokens": 3, "gaps": [], "begins": False, "ends": False, "preempts": False, "hits": 0, "outputs": True}
 
-    def running_after(running: int) -> float:
-        logger.record(*stats_of(decoding | {"running": running}), None, 0)
-        return float(logger.gauge_scheduler_running[0]._value.get())
+    def gauges_after(running: int, usage: float) -> tuple[float, float]:
+        scheduler, iteration = stats_of(DECODING | {"running": running})
+        scheduler.kv_cache_usage = usage
+        logger.record(scheduler, iteration, None, 0)
+        gauges = (logger.gauge_scheduler_running[0], logger.gauge_kv_cache_usage[0])
+        return gauges[0]._value.get(), gauges[1]._value.get()
 
-    assert running_after(3) == 3
+    assert gauges_after(3, 0.1) == (3, 0.1)
     now += 0.09
-    assert running_after(4) == 3
+    assert gauges_after(3, 0.2) == (3, 0.1)
+    assert gauges_after(4, 0.3) == (4, 0.3)
+    now += 0.09
+    assert gauges_after(4, 0.4) == (4, 0.3)
     now += 0.02
-    assert running_after(5) == 5
-    assert float(logger.counter_generation_tokens[0]._value.get()) == 9
+    assert gauges_after(4, 0.5) == (4, 0.5)
+    assert logger.counter_generation_tokens[0]._value.get() == 5 * DECODING["tokens"]
 
 
 def test_a_new_statistic_does_not_go_unseen() -> None:

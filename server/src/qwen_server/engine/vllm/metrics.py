@@ -10,17 +10,18 @@ from typing import Any
 
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 
-_GAUGE_SECONDS = 0.1
+_CACHE_SECONDS = 0.1
 
 
 class EngineMetrics(PrometheusStatLogger):
     """vLLM's logger, which sets every metric at every step and takes a request's token after another's.
 
     Most steps bring a token to each request and nothing else, and most of those took the same time. Then only what has
-    changed is counted; the gauges follow within 0.1 s, and at once when a request begins, ends or is preempted.
+    changed is counted, but for the share of the cache in use: its gauge follows within 0.1 s.
     """
 
-    _gauges_due = 0.0
+    _told: tuple[int, int, int] | None = None
+    _due = 0.0
 
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
@@ -29,17 +30,22 @@ class EngineMetrics(PrometheusStatLogger):
         if iteration_stats is not None and iteration_stats.inter_token_latencies_iter:
             observe_all(self.histogram_inter_token_latency[engine_idx], iteration_stats.inter_token_latencies_iter)
             iteration_stats.inter_token_latencies_iter = []
-        now = time.monotonic()
-        if now < self._gauges_due and mm_cache_stats is None and only_decoded(scheduler_stats, iteration_stats):
+        now, queue = time.monotonic(), _queue_of(scheduler_stats)
+        unchanged = now < self._due and queue == self._told and mm_cache_stats is None
+        if unchanged and only_decoded(scheduler_stats, iteration_stats):
             self.counter_generation_tokens[engine_idx].inc(iteration_stats.num_generation_tokens)
             self.histogram_iteration_tokens[engine_idx].observe(iteration_stats.num_generation_tokens)
             return
-        self._gauges_due = now + _GAUGE_SECONDS
+        self._due, self._told = now + _CACHE_SECONDS, queue
         super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
 
 
+def _queue_of(stats: Any) -> tuple[int, int, int] | None:
+    return stats and (stats.num_running_reqs, stats.num_waiting_reqs, stats.num_skipped_waiting_reqs)
+
+
 def only_decoded(scheduler_stats: Any, iteration_stats: Any) -> bool:
-    """Whether a step has nothing to tell but the gauges and the number of tokens that running requests gained."""
+    """Whether a step has nothing to tell but the gauges and how many tokens the running requests gained."""
     if scheduler_stats is None or iteration_stats is None:
         return False
     prompts, cache = iteration_stats.prompt_token_stats, scheduler_stats.prefix_cache_stats
