@@ -88,7 +88,7 @@ def rendered(work: Any) -> Any:
 
 
 @hypothesis_settings(max_examples=150, deadline=None)
-@given(CONVERSATIONS, st.sampled_from([{}, {"truncate_prompt_tokens": 5}, {"chat_template_kwargs": {"a": 1}}]))
+@given(CONVERSATIONS, st.sampled_from([{}, {"truncate_prompt_tokens": 5}, {"chat_template_kwargs": {"a": True}}]))
 def test_chats_are_rendered_alike(renderers: SimpleNamespace, messages: Any, more: dict[str, Any]) -> None:
     assert chat(renderers.spot, messages, **more) == chat(renderers.plain, messages, **more)
 
@@ -120,6 +120,8 @@ def test_short_prompts_need_no_thread(renderers: SimpleNamespace) -> None:
         ([{"role": "user", "content": [{"type": "text", "text": "x"}]}] * 2 + [{"role": "user", "content": LONG}], {}),
         ([*PLAIN, {"role": "assistant", "content": "x", "tool_calls": [CALL]}], {}),
         (PLAIN, {"chat_template_kwargs": {"words": ["x"] * 1000}}),
+        (PLAIN, {"chat_template_kwargs": {"number": 10**4000}}),
+        (PLAIN, {"chat_template_kwargs": {f"switch_{index}": True for index in range(17)}}),
         (PLAIN, {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}),
         (PLAIN, {"documents": [{"text": "x"}]}),
     ],
@@ -130,4 +132,5 @@ def test_all_that_may_take_its_time_goes_to_a_thread(renderers: SimpleNamespace,
     assert renderers.submitted
     renderers.submitted.clear()
     completion(renderers.spot, LONG)
-    assert renderers.submitted
+    completion(renderers.spot, ["x"] * 17)
+    assert len(renderers.submitted) == 18

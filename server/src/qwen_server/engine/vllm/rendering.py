@@ -10,9 +10,10 @@ from typing import Any
 
 from vllm.renderers.base import BaseRenderer
 
-# About half a millisecond on the event loop.
+# Half a millisecond on the event loop, or one of text that the tokenizer takes apart byte by byte.
 SHORT_CHARACTERS = 1024
-_CHARACTERS_PER_MESSAGE = 64  # what a template makes of an empty one
+_CHARACTERS_AROUND = 64  # an empty message or prompt is work, too
+_TEMPLATE_ARGUMENTS = 16
 
 
 class SpotRenderer:
@@ -32,7 +33,7 @@ class SpotRenderer:
         short = (
             self._text_only
             and sum(map(_characters, conversations)) <= SHORT_CHARACTERS
-            and _are_plain(chat_params.chat_template_kwargs)
+            and _are_switches(chat_params.chat_template_kwargs)
         )
         if short:
             return self._renderer.render_chat(conversations, chat_params, tok_params, **options)
@@ -45,20 +46,24 @@ class SpotRenderer:
         return await self._renderer.render_cmpl_async(prompts, tok_params, **options)
 
 
-def _characters(conversation: Sequence[Mapping[str, Any]]) -> float:
+def _characters(conversation: Sequence[Any]) -> float:
     """What the template and the tokenizer get to do; infinite for all that is no plain text, such as a tool's call."""
     size = 0.0
     for message in conversation:
-        content = message.get("content")
-        if not isinstance(content, str) or message.keys() - {"role", "content"}:
+        if not isinstance(message, dict) or message.keys() - {"role", "content"}:
             return float("inf")
-        size += len(content) + _CHARACTERS_PER_MESSAGE
+        content = message.get("content")
+        if not isinstance(content, str):
+            return float("inf")
+        size += len(content) + _CHARACTERS_AROUND
     return size
 
 
-def _are_plain(template_arguments: Mapping[str, Any]) -> bool:
+def _are_switches(template_arguments: Mapping[str, Any]) -> bool:
     """Whether there is nothing among them that a template could take long to go through."""
-    return all(value is None or isinstance(value, bool | int | float) for value in template_arguments.values())
+    if len(template_arguments) > _TEMPLATE_ARGUMENTS:
+        return False
+    return all(value is None or isinstance(value, bool) for value in template_arguments.values())
 
 
 def _prompt_characters(prompt: Any) -> float:
@@ -67,5 +72,5 @@ def _prompt_characters(prompt: Any) -> float:
         return float("inf")
     for name in ("prompt_token_ids", "prompt"):
         if name in prompt:
-            return len(prompt[name])
+            return len(prompt[name]) + _CHARACTERS_AROUND
     return float("inf")
