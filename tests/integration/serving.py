@@ -149,6 +149,19 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
+def ready_server(folder: Path, *flags: str, **thresholds: float) -> Iterator[ServerProcess]:
+    """A server that takes requests, its alerts' thresholds in seconds; it ends with the block."""
+    process = ServerProcess(folder, *flags)
+    try:
+        if thresholds:
+            process.set_thresholds(**thresholds)
+        process.until_ready()
+        yield process
+    finally:
+        process.kill()
+
+
+@contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """Stops a process by SIGSTOP meanwhile."""
     os.kill(pid, signal.SIGSTOP)

@@ -20,7 +20,7 @@ import pytest
 
 from qwen_server.settings import Settings
 from tests.integration.load import Load, Plan, Request
-from tests.integration.serving import ServerProcess, stopped, wait_until_gone
+from tests.integration.serving import ServerProcess, ready_server, stopped, wait_until_gone
 from tests.integration.watch import Watch, alarms, figures, histogram, read
 
 SOAK_SECONDS = 60 * float(os.environ.get("SOAK_MINUTES", "0.3"))
@@ -45,22 +45,11 @@ CHUNKS_SECONDS = 2.0
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One with `auto` limits, and a KV cache that holds fewer requests than the scheduler may run."""
-    process = ServerProcess(
-        tmp_path_factory.mktemp("auto"),
-        "--max-concurrent-requests=auto",
-        "--max-queue-size=auto",
-        "--max-model-len=2048",
-        "--kv-cache-gib=0.005",
-        "--",
-        "--distributed-executor-backend=mp",
-        f"--max-num-seqs={SEQUENCES}",
-    )
-    process.set_thresholds(EngineUnresponsive=HANG_SECONDS, GenerationStalled=HANG_SECONDS)
-    try:
-        process.until_ready()
-        yield process
-    finally:
-        process.kill()
+    flags = ("--max-concurrent-requests=auto", "--max-queue-size=auto", "--max-model-len=2048", "--kv-cache-gib=0.005")
+    engine = "--distributed-executor-backend=mp", f"--max-num-seqs={SEQUENCES}"
+    thresholds = {"EngineUnresponsive": HANG_SECONDS, "GenerationStalled": HANG_SECONDS}
+    with ready_server(tmp_path_factory.mktemp("auto"), *flags, "--", *engine, **thresholds) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +60,10 @@ def long_context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
     shutil.copytree(Settings().model_path, model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40960}))
-    process = ServerProcess(folder, f"--model={model}", "--", "--max-num-batched-tokens=512")
-    process.set_thresholds(EngineUnresponsive=CHUNKS_SECONDS, GenerationStalled=CHUNKS_SECONDS)
-    try:
-        process.until_ready()
-        yield process
-    finally:
-        process.kill()
+    flags = f"--model={model}", "--", "--max-num-batched-tokens=512"
+    thresholds = {"EngineUnresponsive": CHUNKS_SECONDS, "GenerationStalled": CHUNKS_SECONDS}
+    with ready_server(folder, *flags, **thresholds) as server:
+        yield server
 
 
 def limits(server: ServerProcess) -> tuple[int, int]:

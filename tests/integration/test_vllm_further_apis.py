@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from tests.integration.serving import ServerProcess
+from tests.integration.serving import ServerProcess, ready_server
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -27,12 +27,9 @@ EXACT = {"temperature": 0}  # this SDK has no parameter of that name
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    process = ServerProcess(tmp_path_factory.mktemp("server"), f"--max-model-len={CONTEXT}", "--", "--max-num-seqs=32")
-    try:
-        process.until_ready()
-        yield process
-    finally:
-        process.kill()
+    flags = f"--max-model-len={CONTEXT}", "--", "--max-num-seqs=32"
+    with ready_server(tmp_path_factory.mktemp("server"), *flags) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.integration.load import Answer, Load, Plan, Request, measured
-from tests.integration.serving import ServerProcess, stopped, wait_until_gone
+from tests.integration.serving import ServerProcess, ready_server, stopped, wait_until_gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -32,14 +32,9 @@ BUSY = {"error": "服务繁忙，请稍后重试", "queue_size": WAITING, "max_q
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The specification's limits, which are the defaults, and short deadlines."""
-    process = ServerProcess(
-        tmp_path_factory.mktemp("overload"), f"--queue-timeout={QUEUE_SECONDS}", f"--request-timeout={REQUEST_SECONDS}"
-    )
-    try:
-        process.until_ready()
-        yield process
-    finally:
-        process.kill()
+    flags = f"--queue-timeout={QUEUE_SECONDS}", f"--request-timeout={REQUEST_SECONDS}"
+    with ready_server(tmp_path_factory.mktemp("overload"), *flags) as server:
+        yield server
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.fuzz.rounds import fuzz
-from tests.integration.serving import ServerProcess, command_line, wait_until_gone
+from tests.integration.serving import ServerProcess, command_line, ready_server, wait_until_gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -39,12 +39,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("server")
     alerts = {"alerts": [{"name": "EngineUnresponsive", "threshold": 3.0, "for": 0.0}]}
     (folder / "alerts.json").write_text(json.dumps(alerts))
-    process = ServerProcess(folder, "--max-concurrent-requests=3", "--max-queue-size=4", "--", "--max-num-seqs=32")
-    try:
-        process.until_ready()
-        yield process
-    finally:
-        process.kill()
+    flags = "--max-concurrent-requests=3", "--max-queue-size=4", "--", "--max-num-seqs=32"
+    with ready_server(folder, *flags) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

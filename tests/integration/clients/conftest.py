@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.integration.clients import model
-from tests.integration.serving import ServerProcess
+from tests.integration.serving import ServerProcess, ready_server
 
 
 @pytest.fixture(scope="package")
@@ -21,14 +21,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    process = ServerProcess(
-        tmp_path_factory.mktemp("server"), f"--model={model_folder}", f"--served-model-name={model.NAME}"
-    )
-    try:
-        process.until_ready()
-        yield process
-    finally:
-        process.kill()
+    flags = f"--model={model_folder}", f"--served-model-name={model.NAME}"
+    with ready_server(tmp_path_factory.mktemp("server"), *flags) as server:
+        yield server
 
 
 @pytest.fixture(scope="package")
