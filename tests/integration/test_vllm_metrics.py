@@ -20,7 +20,6 @@ pytestmark = pytest.mark.vllm
 # What `only_decoded` looks at, and what a step of decoding may change: a new name must go into one of the two.
 SCHEDULER = {
     "looked at": {
-        "num_kv_fetch_reqs_by_stage",
         "prefix_cache_stats",
         "connector_prefix_cache_stats",
         "kv_cache_eviction_events",
@@ -31,7 +30,8 @@ SCHEDULER = {
         "running_lora_adapters",
         "perf_stats",
     },
-    "gauges": {"num_running_reqs", "num_waiting_reqs", "num_skipped_waiting_reqs", "kv_cache_usage"},
+    "the queue": {"num_running_reqs", "num_waiting_reqs", "num_skipped_waiting_reqs", "num_kv_fetch_reqs_by_stage"},
+    "a gauge that follows": {"kv_cache_usage"},
     "in no metric": {"step_counter", "current_wave", "iteration_details", "cudagraph_stats"},
 }
 ITERATION = {
@@ -80,9 +80,13 @@ def config(vllm_without_side_effects: None) -> Any:
 def stats_of(step: dict[str, Any]) -> tuple[Any, Any]:
     """A step's statistics as the scheduler and the output processor make them."""
     from vllm.v1.engine import FinishReason
-    from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, SchedulerStats
+    from vllm.v1.metrics.stats import KV_FETCH_STAGES, FinishedRequestStats, IterationStats, SchedulerStats
 
-    scheduler = SchedulerStats(num_running_reqs=step["running"], kv_cache_usage=step["running"] / 64)
+    # The scheduler names its stages in every step, also without anything that fetches.
+    stages = dict.fromkeys(KV_FETCH_STAGES, 0)
+    scheduler = SchedulerStats(
+        num_running_reqs=step["running"], kv_cache_usage=step["running"] / 64, num_kv_fetch_reqs_by_stage=stages
+    )
     if not step["outputs"]:
         return scheduler, None
     iteration = IterationStats()

@@ -33,15 +33,16 @@ PROMPTS: st.SearchStrategy[Any] = st.one_of(
 
 @pytest.fixture(scope="module")
 def renderers(vllm_without_side_effects: None) -> Iterator[SimpleNamespace]:
-    """vLLM's serving code over its renderer, and over the same one with a spot in front; without an engine."""
+    """vLLM's serving code over its renderer, and over one that renders on the spot; without an engine."""
     from vllm.renderers import renderer_from_config
     from vllm.renderers.online_renderer import OnlineRenderer
 
     from qwen_server.engine.vllm.build import engine_arguments, parsed
-    from qwen_server.engine.vllm.rendering import SpotRenderer
+    from qwen_server.engine.vllm.rendering import render_on_the_spot
 
     config = parsed([*engine_arguments(Settings(), "cpu"), "--enforce-eager"]).create_engine_config()
-    renderer = renderer_from_config(config)
+    own, renderer = renderer_from_config(config), renderer_from_config(config)
+    render_on_the_spot(renderer)
     submitted: list[Any] = []
     submit = renderer._executor.submit
 
@@ -53,10 +54,11 @@ def renderers(vllm_without_side_effects: None) -> Iterator[SimpleNamespace]:
     options = {"model_config": config.model_config, "request_logger": None, "chat_template": None}
     options |= {"chat_template_content_format": "auto", "default_chat_template_kwargs": {"enable_thinking": False}}
     yield SimpleNamespace(
-        plain=OnlineRenderer(renderer=renderer, **options),
-        spot=OnlineRenderer(renderer=SpotRenderer(renderer), **options),
+        plain=OnlineRenderer(renderer=own, **options),
+        spot=OnlineRenderer(renderer=renderer, **options),
         submitted=submitted,
     )
+    own.shutdown()
     renderer.shutdown()
 
 
@@ -116,6 +118,7 @@ def test_short_prompts_need_no_thread(renderers: SimpleNamespace) -> None:
     ("messages", "more"),
     [
         ([*PLAIN, {"role": "assistant", "content": LONG}], {}),
+        ([*PLAIN, {"role": "x" * 2000, "content": "x"}], {}),
         ([{"role": "user", "content": "x"}] * 17, {}),
         ([{"role": "user", "content": [{"type": "text", "text": "x"}]}] * 2 + [{"role": "user", "content": LONG}], {}),
         ([*PLAIN, {"role": "assistant", "content": "x", "tool_calls": [CALL]}], {}),
@@ -134,3 +137,26 @@ def test_all_that_may_take_its_time_goes_to_a_thread(renderers: SimpleNamespace,
     completion(renderers.spot, LONG)
     completion(renderers.spot, ["x"] * 17)
     assert len(renderers.submitted) == 18
+
+
+def test_the_renderer_stays_what_vllm_asks_for(renderers: SimpleNamespace) -> None:
+    """Its code for Anthropic's API reads the model's own template only from such a one."""
+    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+    from vllm.renderers.hf import HfRenderer
+
+    assert isinstance(renderers.spot.renderer, HfRenderer)
+    merges = [AnthropicServingMessages._should_merge_inline_system(each) for each in (renderers.plain, renderers.spot)]
+    assert merges == [False, False]
+
+
+@pytest.mark.parametrize("lacks", ["a pool of tokenizers", "a model of text only"])
+def test_other_renderers_are_left_alone(renderers: SimpleNamespace, lacks: str) -> None:
+    from qwen_server.engine.vllm.rendering import render_on_the_spot
+
+    pooled = renderers.plain.renderer.tokenizer
+    other = SimpleNamespace(
+        tokenizer=object() if lacks == "a pool of tokenizers" else pooled,
+        mm_processor=None if lacks == "a pool of tokenizers" else object(),
+    )
+    render_on_the_spot(other)
+    assert type(other) is SimpleNamespace

@@ -41,6 +41,8 @@ class GenerationRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
+        if self.dependant.dependencies:
+            raise TypeError(f"{path}: a GenerationRoute takes no dependencies")
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             response = await endpoint(Request(scope, receive, send))

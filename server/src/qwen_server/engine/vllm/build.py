@@ -32,7 +32,7 @@ from qwen_server.engine.vllm.family import Family, choose, detect
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.metrics import EngineMetrics
 from qwen_server.engine.vllm.proxy import EngineProxy, stat_logger
-from qwen_server.engine.vllm.rendering import SpotRenderer
+from qwen_server.engine.vllm.rendering import render_on_the_spot
 from qwen_server.settings import Settings
 from qwen_server.tracing import prepare_environment
 
@@ -74,8 +74,8 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild) -> Parts:
     family = _family(engine_args)
     # The engine needs it too: a grammar holds from the end of the thought.
     engine_args.reasoning_parser = choose(settings.reasoning_parser, family.reasoning_parser) or ""
-    # Of vLLM's own loggers only: one sums up each step for lines that nobody asks it for.
-    engine_args.disable_log_stats = True
+    # Of vLLM's own loggers only: one sums up each step for lines that nobody asks it for, unless for details of each.
+    engine_args.disable_log_stats = not engine_args.enable_logging_iteration_details
     with _core_in(child):
         llm = AsyncLLM.from_engine_args(
             engine_args,
@@ -176,6 +176,7 @@ def _serving(
     settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, client: EngineProxy, family: Family
 ) -> Parts:
     config = llm.model_config
+    render_on_the_spot(llm.renderer)
     parsers = {
         "tool_parser": choose(settings.tool_call_parser, family.tool_parser),
         "reasoning_parser": choose(settings.reasoning_parser, family.reasoning_parser) or "",
@@ -188,7 +189,7 @@ def _serving(
     }
     paths = [BaseModelPath(name=settings.served_name, model_path=settings.model)]
     models = OpenAIServingModels(engine_client=client, base_model_paths=paths)
-    rendering = {"model_config": config, "renderer": SpotRenderer(llm.renderer), "request_logger": None, **template}
+    rendering = {"model_config": config, "renderer": llm.renderer, "request_logger": None, **template}
     renderer = OnlineRenderer(**rendering, **parsers)
     renderer.warmup()
     # The parsers' grammars are built anew for each request, and cost more than the rendering.

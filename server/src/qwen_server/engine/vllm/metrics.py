@@ -20,7 +20,7 @@ class EngineMetrics(PrometheusStatLogger):
     changed is counted, but for the share of the cache in use: its gauge follows within 0.1 s.
     """
 
-    _told: tuple[int, int, int] | None = None
+    _told: tuple[int, int, int, dict[str, int]] | None = None
     _due = 0.0
 
     def record(
@@ -40,8 +40,12 @@ class EngineMetrics(PrometheusStatLogger):
         super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
 
 
-def _queue_of(stats: Any) -> tuple[int, int, int] | None:
-    return stats and (stats.num_running_reqs, stats.num_waiting_reqs, stats.num_skipped_waiting_reqs)
+def _queue_of(stats: Any) -> tuple[int, int, int, dict[str, int]] | None:
+    """How many requests run, wait, are deferred, and are at each stage of fetching a cache from elsewhere."""
+    if stats is None:
+        return None
+    fetching: dict[str, int] = stats.num_kv_fetch_reqs_by_stage
+    return stats.num_running_reqs, stats.num_waiting_reqs, stats.num_skipped_waiting_reqs, fetching
 
 
 def only_decoded(scheduler_stats: Any, iteration_stats: Any) -> bool:
@@ -64,7 +68,6 @@ def only_decoded(scheduler_stats: Any, iteration_stats: Any) -> bool:
         or iteration_stats.num_not_watermarked_reqs
         or cache.queries
         or cache.hits
-        or scheduler_stats.num_kv_fetch_reqs_by_stage
         or scheduler_stats.connector_prefix_cache_stats
         or scheduler_stats.kv_cache_eviction_events
         or scheduler_stats.spec_decoding_stats

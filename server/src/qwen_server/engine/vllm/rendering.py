@@ -1,6 +1,7 @@
 """Short prompts rendered on the spot: vLLM's renderer takes four tasks and two trips to a thread for each of them.
 
 A trip costs more than a short prompt does, and its thread waits for the interpreter's lock while the loop is busy.
+What is made is the same: vLLM has each method for threads and without.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vllm.renderers.base import BaseRenderer
+from vllm.tokenizers.hf import ThreadSafeHFTokenizerMixin
 
 # Half a millisecond on the event loop, or one of text that the tokenizer takes apart byte by byte.
 SHORT_CHARACTERS = 1024
@@ -16,46 +18,45 @@ _CHARACTERS_AROUND = 64  # an empty message or prompt is work, too
 _TEMPLATE_ARGUMENTS = 16
 
 
-class SpotRenderer:
-    """Everything of vLLM's renderer. What it makes is the same: vLLM has each method for threads and without."""
-
-    def __init__(self, renderer: BaseRenderer[Any]) -> None:
-        self._renderer = renderer
-        self._text_only = renderer.mm_processor is None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._renderer, name)
+class SpotRenderer(BaseRenderer[Any]):
+    """What `render_on_the_spot` puts in front of a renderer's own class."""
 
     async def render_chat_async(
         self, conversations: Sequence[Any], chat_params: Any, tok_params: Any = None, **options: Any
     ) -> Any:
         """Conversations, and what the engine gets for each. Raises what vLLM raises for a prompt that it refuses."""
-        short = (
-            self._text_only
-            and sum(map(_characters, conversations)) <= SHORT_CHARACTERS
-            and _are_switches(chat_params.chat_template_kwargs)
-        )
-        if short:
-            return self._renderer.render_chat(conversations, chat_params, tok_params, **options)
-        return await self._renderer.render_chat_async(conversations, chat_params, tok_params, **options)
+        size = sum(map(_characters, conversations))
+        if size <= SHORT_CHARACTERS and _are_switches(chat_params.chat_template_kwargs):
+            return self.render_chat(conversations, chat_params, tok_params, **options)
+        return await super().render_chat_async(conversations, chat_params, tok_params, **options)
 
     async def render_cmpl_async(self, prompts: Sequence[Any], tok_params: Any = None, **options: Any) -> Any:
         """What the engine gets for each prompt."""
-        if self._text_only and sum(map(_prompt_characters, prompts)) <= SHORT_CHARACTERS:
-            return self._renderer.render_cmpl(prompts, tok_params, **options)
-        return await self._renderer.render_cmpl_async(prompts, tok_params, **options)
+        if sum(map(_prompt_characters, prompts)) <= SHORT_CHARACTERS:
+            return self.render_cmpl(prompts, tok_params, **options)
+        return await super().render_cmpl_async(prompts, tok_params, **options)
+
+
+def render_on_the_spot(renderer: Any) -> None:
+    """Lets `renderer` do so, where its model takes only text and its tokenizer may be used by several threads.
+
+    It stays of its class: parts of vLLM ask for that.
+    """
+    if renderer.mm_processor is None and isinstance(renderer.tokenizer, ThreadSafeHFTokenizerMixin):
+        own = type(renderer)
+        renderer.__class__ = type(f"Spot{own.__name__}", (SpotRenderer, own), {})
 
 
 def _characters(conversation: Sequence[Any]) -> float:
     """What the template and the tokenizer get to do; infinite for all that is no plain text, such as a tool's call."""
     size = 0.0
     for message in conversation:
-        if not isinstance(message, dict) or message.keys() - {"role", "content"}:
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
             return float("inf")
-        content = message.get("content")
-        if not isinstance(content, str):
+        role, content = message["role"], message["content"]
+        if not (isinstance(role, str) and isinstance(content, str)):
             return float("inf")
-        size += len(content) + _CHARACTERS_AROUND
+        size += len(role) + len(content) + _CHARACTERS_AROUND
     return size
 
 
