@@ -36,7 +36,7 @@ def caller_of(request: Request) -> str:
 class GenerationRoute(APIRoute):
     """A route that takes nothing from its request but the request itself, and answers with a response.
 
-    So FastAPI has nothing to inject, which would cost a tenth of a short answer's CPU time; errors go the usual way.
+    So FastAPI has nothing to inject, which costs a twentieth of a short answer's CPU time; errors go the usual way.
     """
 
     def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **options: Any) -> None:
