@@ -85,6 +85,7 @@ class _Connection(asyncio.Protocol):
         self._tail = b""
         self._left = -1  # bytes of a body of known length; -1: in chunks
         self.closed = False
+        self.ending = False  # after this answer, as the server says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -133,6 +134,8 @@ class _Connection(asyncio.Protocol):
         for line in head.lower().split(b"\r\n")[1:]:
             if line.startswith(b"content-length:"):
                 self._left = int(line.split(b":")[1])
+            elif line == b"connection: close":
+                self.ending = True
 
     def _finish(self, answer: _Answer) -> None:
         answer.done_at = time.perf_counter()
@@ -216,7 +219,10 @@ class Load:
             self._number += 1
             request = self._request.replace(_NUMBER, b"%08d" % self._number)
             self._answers.append(await connection.ask(request))
-            self._idle.append(connection)
+            if connection.ending:
+                connection.close()
+            else:
+                self._idle.append(connection)
         except (OSError, asyncio.CancelledError) as error:
             self._unanswered += 1
             if connection is not None:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import math
+import random
 import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -20,6 +21,8 @@ from qwen_server.errors import openai_body
 from qwen_server.settings import Settings
 
 BACKLOG = 2048
+# Closing the gate of a pod moves new connections only, so no connection lives for ever.
+LIFETIME_SECONDS = 300.0
 MAX_HEADER_BYTES = 65_536  # of the request line and all headers; common proxies allow 8 to 64 KiB
 _MAX_PIPELINED = 16
 # A body may come in small chunks, each with a frame of its own around it.
@@ -35,6 +38,7 @@ class Connection(HttpToolsProtocol):
 
     header_timeout: ClassVar[float]
     body_timeout: ClassVar[float]
+    lifetime: ClassVar[float]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -43,6 +47,8 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         self._spare_bytes = 0  # of this message, and not of its body
         self._refusal: tuple[int, str] | None = None
+        # Not all at once: what was opened together would come back together.
+        self._old_at = self.loop.time() + random.uniform(0.8, 1) * self.lifetime  # noqa: S311 - no secret
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -70,7 +76,10 @@ class Connection(HttpToolsProtocol):
         self._in_headers = True
 
     def on_headers_complete(self) -> None:
-        """A request begins, unless its headers are too large or too many others wait for their turn."""
+        """A request begins, unless its headers are too large or too many others wait for their turn.
+
+        The answer to the first one after the connection's lifetime is its last.
+        """
         self._in_headers = False
         self._disarm()
         if self._spare_bytes > MAX_HEADER_BYTES:  # what has come so far may be mostly the body
@@ -82,6 +91,8 @@ class Connection(HttpToolsProtocol):
         if self._refusal is None:
             self._in_body = True
             super().on_headers_complete()
+            if self.loop.time() >= self._old_at:
+                self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._spare_bytes = max(0, self._spare_bytes - _FRAME_BYTES_PER_BODY_BYTE * len(body))
@@ -167,6 +178,7 @@ def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
     class OfSettings(Connection):
         header_timeout = settings.header_timeout
         body_timeout = settings.body_timeout
+        lifetime = LIFETIME_SECONDS
 
     return uvicorn.Config(
         app,

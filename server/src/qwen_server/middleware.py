@@ -1,13 +1,11 @@
-"""What surrounds every request: its id, its line in the log, the last resort against exceptions, connections' age."""
+"""What surrounds every request: its id, its line in the log, the last resort against exceptions."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import re
 import secrets
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +19,6 @@ from qwen_server.telemetry import Trace
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Closing the gate of a pod moves new connections only, so no connection lives for ever.
-CONNECTION_SECONDS = 300.0
-_MAX_CONNECTIONS = 8192
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 CLIENT_CLOSED_REQUEST = 499  # nginx's; no client ever sees it
 _QUIET = ("/health", "/metrics", "/api/v1/metrics", "/stats")
@@ -44,41 +39,12 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return secrets.token_hex(16)
 
 
-class ConnectionAges:
-    """Tells when a connection, known by the client's address and port, has lived long enough."""
-
-    def __init__(self, seconds: float = CONNECTION_SECONDS, jitter: Callable[[], float] = random.random) -> None:
-        self._seconds = seconds
-        self._jitter = jitter
-        self._ends: OrderedDict[Any, float] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def is_old(self, client: Any, now: float) -> bool:
-        """Whether the connection should be closed after this answer, which makes it forgotten."""
-        if client is None:
-            return False
-        key = tuple(client)
-        end = self._ends.get(key)
-        if end is None or now > end + self._seconds:  # the port may have been taken by a new connection
-            if len(self._ends) >= _MAX_CONNECTIONS:
-                self._ends.popitem(last=False)  # most likely closed long since; else its time begins anew
-            self._ends[key] = now + self._seconds * (1 - 0.2 * self._jitter())
-            return False
-        if now < end:
-            return False
-        del self._ends[key]
-        return True
-
-
 class Surroundings:
     """The outermost ASGI layer; plain ASGI, so that `receive` stays the server's own."""
 
     def __init__(self, app: App, service: Service) -> None:
         self._app = app
         self._service = service
-        self._ages = ConnectionAges()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request with a Trace in `scope["state"]["trace"]`, and logs it once it is over."""
@@ -89,7 +55,6 @@ class Surroundings:
         trace = Trace(request_id_of(scope["headers"]), service.clock())
         scope.setdefault("state", {})["trace"] = trace
         logs.request_id.set(trace.request_id)  # each request is a task of its own
-        close = self._ages.is_old(scope.get("client"), trace.arrival)
         status = 0
 
         async def send_on(message: MutableMapping[str, Any]) -> None:
@@ -97,7 +62,7 @@ class Surroundings:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ()), (b"x-request-id", trace.request_id.encode("latin-1"))]
-                if close or service.closes_connections:
+                if service.closes_connections:
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
             await send(message)

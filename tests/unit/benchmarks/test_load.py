@@ -114,3 +114,16 @@ async def test_a_connection_that_ends_early_is_no_answer() -> None:
 
     result = await job(cut, requests=2)
     assert (result.answered, result.unanswered) == (0, 2)
+
+
+async def test_a_connection_that_the_server_ends_is_not_used_again() -> None:
+    """It takes no other request, although the end itself comes a little later."""
+
+    async def last(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 23\r\n\r\n" + b'"completion_tokens":7, ')
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        raise ConnectionError
+
+    result = await job(last, concurrency=2, requests=8)
+    assert (result.answered, result.tokens, result.unanswered) == (8, 56, 0)

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from qwen_server.auth import ApiKeys, RateLimiter
 from qwen_server.errors import HttpError
-from qwen_server.middleware import ConnectionAges, request_id_of
+from qwen_server.middleware import request_id_of
 from qwen_server.values import RateLimit
 
 
@@ -195,29 +195,6 @@ def test_without_folder_and_variable_everyone_is_the_same_caller() -> None:
     keys = ApiKeys(None)
     assert not keys.required
     assert keys.caller([]) == keys.caller(bearer("x")) == ""
-
-
-def test_connections_end_once_after_their_time() -> None:
-    ages = ConnectionAges(300, jitter=lambda: 0.0)
-    client = ("10.0.0.1", 4242)
-    assert not ages.is_old(client, 0)
-    assert not ages.is_old(client, 299)
-    assert ages.is_old(client, 301)
-    assert not ages.is_old(client, 302)
-
-
-def test_a_port_that_comes_back_much_later_is_a_new_connection() -> None:
-    ages = ConnectionAges(300, jitter=lambda: 0.0)
-    ages.is_old(("10.0.0.1", 4242), 0)
-    assert not ages.is_old(("10.0.0.1", 4242), 1000)
-
-
-def test_many_short_connections_are_remembered_in_little_memory() -> None:
-    ages = ConnectionAges(300, jitter=lambda: 0.0)
-    for port in range(20_000):
-        ages.is_old(("10.0.0.1", port), 0)
-    assert len(ages) <= 8192
-    assert ages.is_old(("10.0.0.1", 19_999), 301)
 
 
 @given(st.binary(max_size=200))

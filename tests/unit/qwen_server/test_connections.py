@@ -123,6 +123,34 @@ async def test_a_late_pipelined_request_does_not_spoil_the_answer_before_it() ->
         assert await client.ends() == b""
 
 
+async def test_an_old_connection_ends_with_an_answer_and_a_new_one_is_not_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind the same address: what the client says of itself, such as X-Forwarded-For, does not matter."""
+    monkeypatch.setattr("qwen_server.connections.LIFETIME_SECONDS", 0.5)
+    request = HEALTH[:-2] + b"X-Forwarded-For: 10.0.0.1\r\n\r\n"
+    async with serve() as served:
+        async with connect(served) as client:
+            await client.send(request)
+            assert "connection" not in (await client.answer())[1]
+            await asyncio.sleep(0.6)
+            await client.send(request)
+            status, headers, _ = await client.answer()
+            assert (status, headers["connection"]) == (200, "close")
+            assert await client.ends() == b""
+        async with connect(served) as client:
+            await client.send(request)
+            assert "connection" not in (await client.answer())[1]
+
+
+async def test_an_old_connection_finishes_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen_server.connections.LIFETIME_SECONDS", 0.2)
+    async with serve() as served, connect(served) as client:
+        await asyncio.sleep(0.3)
+        await client.send(post(b'{"prompt": "@{\\"tokens\\": 5}", "stream": true}'))
+        answer = await client.ends()
+        assert b"\r\nconnection: close\r\n" in answer
+        assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
 async def test_an_idle_connection_is_closed_after_its_time() -> None:
     async with serve(keep_alive_timeout=1) as served, connect(served) as client:
         await client.send(HEALTH)
