@@ -12,10 +12,10 @@ import math
 import random
 import uuid
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from qwen_server.errors import openai_body
 from qwen_server.settings import Settings
@@ -31,6 +31,54 @@ _FRAME_BYTES_PER_BODY_BYTE = 16
 _LINGER_SECONDS = 1.0
 
 _log = logging.getLogger("qwen_server.access")
+
+
+class _Held:
+    """Takes what is done to a transport, for later."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.closing = False
+
+    def write(self, data: bytes) -> None:
+        self.parts.append(data)
+
+    def close(self) -> None:
+        self.closing = True
+
+
+class Exchange(RequestResponseCycle):
+    """One request and its answer, whose headers go out with the first part of the body.
+
+    That is a system call and a packet less for each, and clients need not wake twice.
+    """
+
+    _head: list[bytes] | None = None
+
+    async def send(self, message: Any) -> None:
+        """ASGI's `send`."""
+        begins = message["type"] == "http.response.start" and not self.response_started
+        if not begins and self._head is None:
+            await super().send(message)
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        # From here to the end nothing is waited for, so that nobody else writes in between.
+        held, transport = _Held(), self.transport
+        self.transport = cast("asyncio.Transport", held)
+        try:
+            await super().send(message)
+        finally:
+            self.transport = transport
+        parts, self._head = [*(self._head or ()), *held.parts], None
+        if self.disconnected:
+            return
+        if begins and self.keep_alive:  # else uvicorn must close before it looks for the next request
+            self._head = parts
+            return
+        transport.writelines(parts)
+        if held.closing:
+            transport.close()
 
 
 class Connection(HttpToolsProtocol):
@@ -91,6 +139,7 @@ class Connection(HttpToolsProtocol):
         if self._refusal is None:
             self._in_body = True
             super().on_headers_complete()
+            self.cycle.__class__ = Exchange
             if self.loop.time() >= self._old_at:
                 self.cycle.keep_alive = False
 

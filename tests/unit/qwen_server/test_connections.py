@@ -123,6 +123,35 @@ async def test_a_late_pipelined_request_does_not_spoil_the_answer_before_it() ->
         assert await client.ends() == b""
 
 
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+async def test_headers_come_with_the_first_part_of_the_body(connection: str) -> None:
+    """In one packet, unless the connection ends with the answer."""
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\n"
+    whole = b'{"prompt": "@{\\"tokens\\": 2}"}'
+    stream = b'{"prompt": "@{\\"tokens\\": 3, \\"delay\\": 0.1}", "stream": true}'
+    async with serve() as served:
+        for body, ending in ((whole, b"}"), (stream, b"0\r\n\r\n")):
+            async with connect(served) as client:
+                await client.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                first = await client.reader.read(1 << 16)
+                assert first.startswith(b"HTTP/1.1 200 OK\r\n")
+                if connection == "keep-alive":
+                    assert b'"choices":[' in first.partition(b"\r\n\r\n")[2]
+                    await client.send(HEALTH)
+                    rest = first + await client.reader.readuntil(b'"limits"')
+                    assert rest.partition(b"HTTP/1.1 200 OK\r\n")[2].partition(b"HTTP/1.1")[0].endswith(ending)
+                else:
+                    assert (first + await client.ends()).endswith(ending)
+
+
+async def test_a_head_request_gets_the_headers_alone() -> None:
+    async with serve() as served, connect(served) as client:
+        await client.send(b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n" + HEALTH)
+        first = (await client.reader.readuntil(b"\r\n\r\n")).decode()
+        assert first.startswith("HTTP/1.1 405")
+        assert (await client.answer())[0] == 200
+
+
 async def test_an_old_connection_ends_with_an_answer_and_a_new_one_is_not_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also behind the same address: what the client says of itself, such as X-Forwarded-For, does not matter."""
     monkeypatch.setattr("qwen_server.connections.LIFETIME_SECONDS", 0.5)
