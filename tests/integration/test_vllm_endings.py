@@ -18,7 +18,8 @@ import pytest
 from qwen_server.settings import Settings
 from tests.integration.serving import START_SECONDS, ServerProcess, command_line, wait_until_gone
 
-LONG = {"prompt": "x", "max_tokens": 512, "ignore_eos": True}
+# A fast machine makes 512 tokens, the usual limit, within a second.
+LONG = {"prompt": "x", "max_tokens": 4000, "ignore_eos": True}
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -106,7 +107,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProce
     folders = tmp_path_factory.mktemp("core-killed"), tmp_path_factory.mktemp("core-stopped")
     alerts = {"alerts": [{"name": "EngineUnresponsive", "threshold": 3.0}]}
     (folders[1] / "alerts.json").write_text(json.dumps(alerts))
-    servers = ServerProcess(folders[0]), ServerProcess(folders[1])
+    flag = f"--max-tokens-limit={LONG['max_tokens']}"
+    servers = ServerProcess(folders[0], flag), ServerProcess(folders[1], flag)
     try:
         for server in servers:
             server.until_ready()
@@ -122,7 +124,7 @@ def test_a_killed_engine_core_ends_the_server_with_the_cause(pair: tuple[ServerP
     with ThreadPoolExecutor(2) as pool:
         whole = pool.submit(httpx.post, f"{server.url}/v1/completions", json=LONG, timeout=60)
         streamed = pool.submit(httpx.post, f"{server.url}/v1/completions", json=LONG | {"stream": True}, timeout=60)
-        server.until(lambda: server.engine_metric("vllm:num_requests_running") == 2, 20, "requests run")
+        server.until_requests(2, 0)
         os.kill(server.engine_core(), signal.SIGKILL)
         begun = time.monotonic()
         assert whole.result().status_code == 500
@@ -144,7 +146,7 @@ def test_a_stopped_engine_core_is_restarted_in_place_without_a_drain(
     children = server.children()
     with ThreadPoolExecutor(1) as pool:
         lost = pool.submit(httpx.post, f"{server.url}/v1/completions", json=LONG, timeout=60)
-        server.until(lambda: server.engine_metric("vllm:num_requests_running") == 1, 20, "a request runs")
+        server.until_requests(1, 0)
         os.kill(server.engine_core(), signal.SIGSTOP)
         server.until(lambda: "EngineUnresponsive" in server.active_alerts(), 20, "the alert")
         (server.podinfo / "annotations").write_text('qwen-vllm.io/restart="7f3a"\n')
