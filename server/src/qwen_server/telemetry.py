@@ -18,6 +18,7 @@ from typing import Literal
 WINDOW_SECONDS = 300.0
 WINDOW_REQUESTS = 1000
 ERROR_WINDOW_SECONDS = 60.0
+_RECENT_SECONDS = 1.0  # what ends within it is counted together: a busy minute has tens of thousands of requests
 
 LATENCY_LABELS = ("0-100ms", "100-500ms", "500-1000ms", "1-2s", "2-5s", "5-10s", ">10s")
 _LATENCY_EDGES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -165,13 +166,22 @@ class Counters:
     latency_histogram: list[int] = field(default_factory=lambda: [0] * len(LATENCY_LABELS))
 
 
+@dataclass(slots=True)
+class _Recent:
+    """How many requests ended in the second from `begins` on, and how many of them failed."""
+
+    begins: float
+    ended: int = 0
+    failed: int = 0
+
+
 class Telemetry:
     """Takes finished requests in and gives figures out. One event loop owns it."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._samples: deque[Sample] = deque(maxlen=WINDOW_REQUESTS)
-        self._recent: deque[tuple[float, bool]] = deque()  # (when, failed) of the last minute
+        self._recent: deque[_Recent] = deque()  # of the last minute
         self._summary: tuple[float, Summary] | None = None
         self.started = clock()
         self.in_progress = 0
@@ -220,7 +230,10 @@ class Telemetry:
         if trace.queue_wait is not None:
             self.queue_wait.observe(trace.queue_wait)
         if outcome in ("successful", "failed"):
-            self._recent.append((now, outcome == "failed"))
+            if not self._recent or now - self._recent[-1].begins >= _RECENT_SECONDS:
+                self._recent.append(_Recent(now))
+            self._recent[-1].ended += 1
+            self._recent[-1].failed += outcome == "failed"
         if outcome == "successful" and trace.generates:
             self._succeed(trace, now)
 
@@ -240,9 +253,9 @@ class Telemetry:
     def recent_errors(self) -> tuple[int, int]:
         """How many requests ended in the last minute, and how many of them failed."""
         horizon = self._clock() - ERROR_WINDOW_SECONDS
-        while self._recent and self._recent[0][0] < horizon:
+        while self._recent and self._recent[0].begins < horizon:
             self._recent.popleft()
-        return len(self._recent), sum(failed for _, failed in self._recent)
+        return sum(some.ended for some in self._recent), sum(some.failed for some in self._recent)
 
     def _count(self, trace: Trace, outcome: Outcome, error: str | None) -> None:
         trace.outcome = outcome

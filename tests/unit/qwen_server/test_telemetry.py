@@ -112,6 +112,18 @@ def test_recent_errors_cover_one_minute() -> None:
     assert telemetry.recent_errors() == (1, 0)
 
 
+def test_a_busy_minute_is_remembered_in_little_memory() -> None:
+    clock = Clock()
+    telemetry = Telemetry(clock=clock)
+    for _ in range(20_000):
+        clock.now += 0.01
+        telemetry.accept()
+        telemetry.finish(Trace("id", clock.now), "failed", "engine_error")
+    ended, failed = telemetry.recent_errors()
+    assert 5900 <= ended == failed <= 6000
+    assert len(telemetry._recent) <= 61
+
+
 def test_nothing_measured_is_none() -> None:
     summary = Telemetry(clock=Clock()).summary()
     assert summary == Summary.of(())
