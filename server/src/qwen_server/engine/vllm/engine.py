@@ -55,8 +55,8 @@ _log = logging.getLogger(__name__)
 
 _PULSE_SECONDS = 0.5
 _IDLE_PROBE_SECONDS = 60.0
-# Requests leave little that only a collection frees: Python's default looks for it 14 times as often. What outlives one is
-# looked at as often as by default, or it would add up to megabytes.
+# Requests leave little that only a collection frees: Python's default looks for it 14 times as often. What outlives one
+# is looked at after 5 of them and not after 10, or it would add up to megabytes.
 _GC_THRESHOLDS = (10_000, 5, 5)
 # Processes that fail together do so within this time; older errors are another story.
 _CAUSE_WINDOW_SECONDS = 30.0
