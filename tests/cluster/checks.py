@@ -17,17 +17,19 @@ from tests.cluster.settings import ROOT, Settings
 
 REPORTS = ROOT / ".cluster" / "reports"
 TEST_PARTS = {"unit": ["tests/unit", "tests/rules"], "integration": ["tests/integration"], "e2e": ["tests/e2e"]}
+_WHY_LENGTH = 300
 NEVER = ROOT / "operator" / "__init__.py"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a part ended: `problem` is empty when it passed."""
+    """How a part ended: `problem` is empty when it passed, `details` are lines about it."""
 
     name: str
     seconds: float
     summary: str
     problem: str = ""
+    details: Sequence[str] = ()
 
 
 def lint() -> None:
@@ -68,6 +70,8 @@ def summarise(what: str, outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         verdict = f"FAILED: {outcome.problem}" if outcome.problem else "ok"
         print(f"{what}: {outcome.name:<44} {duration(outcome.seconds):>6}  {outcome.summary:<28} {verdict}".rstrip())
+        for line in outcome.details:
+            print(f"{what}:   {line}")
     failed = [outcome.name for outcome in outcomes if outcome.problem]
     if failed:
         raise Problem(f"{what} failed: {', '.join(failed)}", "the output above says why")
@@ -118,7 +122,7 @@ def _run_pytest(part: str) -> Outcome:
         problem = f"{counts['failures'] + counts['errors']} failed (pytest exit code {code})"
     elif counts["skipped"] and os.environ.get("CI"):
         problem = "skipped tests do not count as passed here"
-    return Outcome(part, time.monotonic() - begun, summary, problem)
+    return Outcome(part, time.monotonic() - begun, summary, problem, read_failures(report))
 
 
 def read_report(path: Path) -> dict[str, int]:
@@ -129,3 +133,16 @@ def read_report(path: Path) -> dict[str, int]:
             for name in counts:
                 counts[name] += int(suite.get(name, "0"))
     return counts
+
+
+def read_failures(path: Path, limit: int = 20) -> list[str]:
+    """The tests that failed in a JUnit report, each with the first line of why; at most `limit` of them."""
+    if not path.exists():
+        return []
+    lines = []
+    for case in ET.parse(path).getroot().iter("testcase"):
+        for failure in (*case.iter("failure"), *case.iter("error")):
+            why = (failure.get("message") or "").strip().splitlines()
+            name = f"{case.get('classname', '')}::{case.get('name', '')}"
+            lines.append(f"{name}: {why[0][:_WHY_LENGTH] if why else 'no reason given'}")
+    return lines if len(lines) <= limit else [*lines[:limit], f"and {len(lines) - limit} more"]

@@ -42,6 +42,9 @@ def main(arguments: Sequence[str]) -> int:
             rounds = _rounds(server.url, given.cases, seed, folder)
             server.until(lambda: _idle(server), 30, "idle after the last request")
             return _report(rounds, [line for line in server.lines if "Traceback" in line])
+        except BaseException:
+            sys.stderr.writelines(server.lines[-20:])
+            raise
         finally:
             server.kill()
 

@@ -7,15 +7,36 @@ import os
 import re
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.control_plane import ControlPlane, control_plane, find_program, wait_until
 from tests.integration.operator_bench import Api, FakeServers, OperatorThread
+from tests.integration.serving import ServerProcess
 
 ROOT = Path(__file__).parents[2]
+SHOWN_LINES = 30
+LINES_BEFORE = pytest.StashKey[dict[ServerProcess, int]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note how much each server has written before the test."""
+    item.stash[LINES_BEFORE] = {server: len(server.lines) for server in ServerProcess.latest}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a test that failed the last of what the servers wrote meanwhile."""
+    report = yield
+    if report.failed:
+        before = item.stash.get(LINES_BEFORE, {})
+        for server in ServerProcess.latest:
+            if lines := server.lines[before.get(server, 0) :]:
+                report.sections.append((f"log of {server.url}", "".join(lines[-SHOWN_LINES:])))
+    return report
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 
@@ -24,7 +25,10 @@ START_SECONDS = 300.0  # about a minute on two idle cores
 
 
 class ServerProcess:
-    """`python -m qwen_server` with flags; what it logs goes to the test's own standard error and to `lines`."""
+    """`python -m qwen_server` with flags; what it logs goes to `lines`."""
+
+    # The latest ones, also those that have ended: a test that fails shows what they wrote.
+    latest: ClassVar[deque[ServerProcess]] = deque(maxlen=4)
 
     def __init__(self, folder: Path, *flags: str) -> None:
         self.folder = folder
@@ -43,12 +47,11 @@ class ServerProcess:
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=_environment(), text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        self.latest.append(self)
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line)
-            sys.stderr.write(line)
+        self.lines.extend(self.process.stderr)
 
     def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         """Waits for `condition`; fails when the process has ended or the time is over."""
