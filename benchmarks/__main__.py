@@ -7,6 +7,7 @@ import compileall
 import importlib.util
 import os
 import shlex
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -68,8 +69,11 @@ def main(line: list[str]) -> int:
     )
     context.folder.mkdir(parents=True, exist_ok=True)
     compile_bytecode()
-    failed = [name for name in PARTS if name in chosen and not _run(name, context)]
-    context.release()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what stops the servers
+    try:
+        failed = [name for name in PARTS if name in chosen and not _run(name, context)]
+    finally:
+        context.release()
     _summarise(context, options.no_page)
     return 1 if failed else 0
 
@@ -125,4 +129,7 @@ def _summarise(context: Context, no_page: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

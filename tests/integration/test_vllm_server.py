@@ -279,9 +279,7 @@ def test_a_client_that_goes_away_frees_slot_and_engine(server: ServerProcess, ht
     with contextlib.ExitStack() as open_streams:
         streams = []
         for _ in range(3):
-            response = open_streams.enter_context(
-                httpx.stream("POST", f"{server.url}/v1/completions", json=LONG | {"stream": True}, timeout=30)
-            )
+            response = open_streams.enter_context(http.stream("POST", "/v1/completions", json=LONG | {"stream": True}))
             streams.append(response.iter_lines())
             next(streams[-1])
         assert server.metrics()["requests"]["running"] == 3

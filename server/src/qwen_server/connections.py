@@ -137,8 +137,8 @@ class Connection(HttpToolsProtocol):
         elif len(self.pipeline) >= _MAX_PIPELINED:
             self._refuse(400, f"more than {_MAX_PIPELINED} requests are pipelined")
         if self._refusal is None:
-            self._in_body = True
             super().on_headers_complete()
+            self._in_body = True
             self.cycle.__class__ = Exchange
             if self.loop.time() >= self._old_at:
                 self.cycle.keep_alive = False
@@ -206,10 +206,13 @@ class Connection(HttpToolsProtocol):
         request_id = uuid.uuid4().hex
         extra = {"status": status, "request_id": request_id}
         _log.info("%s: status=%d request_id=%s", message, status, request_id, extra=extra)
-        if self._in_body:  # of a request that is being read, and may be answered, by the application
-            self.transport.close()
-            return
-        if self._answers():
+        if self._in_body:
+            if self.pipeline or self.cycle.response_started:
+                self.transport.close()
+                return
+            self.cycle.disconnected = True  # the application waits for the rest of the body in vain
+            self.cycle.message_event.set()
+        elif self._answers():
             self.cycle.keep_alive = False
             return
         content = json.dumps(openai_body(status, message)).encode()

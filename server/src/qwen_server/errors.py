@@ -28,6 +28,15 @@ _TYPES = {
     500: "internal_error",
     503: "service_unavailable_error",
 }
+# What the log calls a client's mistake; most are `invalid_request`.
+_KINDS = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    408: "late_request",
+    413: "too_large",
+    429: "rate_limited",
+}
 
 
 class HttpError(Exception):
@@ -68,7 +77,8 @@ def client_error(
     headers: Mapping[str, str] | None = None,
 ) -> HttpError:
     """A mistake that the client can mend; `param` names the parameter."""
-    return HttpError(status, openai_body(status, message, param, code), kind="invalid_request", headers=headers)
+    kind = _KINDS.get(status, "invalid_request")
+    return HttpError(status, openai_body(status, message, param, code), kind=kind, headers=headers)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> HttpError:

@@ -272,12 +272,36 @@ async def test_a_body_in_chunks_of_one_byte_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"]
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+        b"CONNECT example.org:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
 )
 async def test_what_is_not_http_is_a_400_in_shape(data: bytes) -> None:
     async with serve() as served, connect(served) as client:
         await client.send(data)
         assert "HTTP" in await client.refused(400)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_body_in_chunks_that_are_none_is_a_400_and_leaves_nothing_behind(begun: bool) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with serve() as served, connect(served) as client:
+        room = served.service.bodies.room
+        await client.send(HEALTH)
+        assert (await client.answer())[0] == 200
+        if begun:
+            await client.send(head + b'5\r\n{"pro\r\n')
+            await until(lambda: served.service.bodies.room < room)
+            await client.send(b"five\r\n{")
+        else:
+            await client.send(head + b"five\r\n{")
+        assert "HTTP" in await client.refused(400)
+        await until(lambda: served.service.bodies.room == room)
+        assert served.engine.bodies == []
 
 
 async def test_pipelined_requests_are_answered_in_turn_and_bounded() -> None:

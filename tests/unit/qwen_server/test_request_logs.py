@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from qwen_server import logs
 from tests.unit.qwen_server.serving import Served, serve, until
@@ -73,6 +74,23 @@ async def test_a_request_that_is_not_answered_is_one_line_too(
     line = access(log)
     assert (line["status"], line["outcome"]) == (status, outcome)
     assert line["error"]
+
+
+async def test_mistakes_of_clients_have_names_of_their_own(log: io.StringIO) -> None:
+    """Who watches for stolen keys or for clients above their limit need not look at every bad request."""
+    key = {"authorization": "Bearer key-1"}
+    asked: list[tuple[dict[str, str], object]] = [({}, "x"), (key, {}), (key, "x"), (key, "x")]
+    async with serve(api_keys=SecretStr("key-1"), rate_limit="2/hour") as served:
+        for number, (headers, prompt) in enumerate(asked):
+            sent = headers | {"x-request-id": f"mistake-{number}"}
+            await served.client.post("/v1/completions", json={"prompt": prompt}, headers=sent)
+    found = [lines(log, request_id=f"mistake-{number}")[-1] for number in range(len(asked))]
+    assert [(line["status"], line.get("error")) for line in found] == [
+        (401, "unauthorized"),
+        (400, "invalid_request"),
+        (200, None),
+        (429, "rate_limited"),
+    ]
 
 
 async def test_refused_and_aborted_requests_are_logged(log: io.StringIO) -> None:
