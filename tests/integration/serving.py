@@ -81,6 +81,17 @@ class ServerProcess:
         except httpx.TransportError:
             return 0
 
+    def events(self, body: dict[str, Any], begun: threading.Event) -> list[str]:
+        """The data of a streamed completion's events; `begun` is set when the first is here."""
+        found = []
+        with httpx.stream("POST", f"{self.url}/v1/completions", json=body | {"stream": True}, timeout=60) as response:
+            assert response.status_code == 200, response.read()
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    found.append(line.removeprefix("data: "))
+                    begun.set()
+        return found
+
     def metrics(self) -> dict[str, Any]:
         """The body of /api/v1/metrics."""
         body: dict[str, Any] = httpx.get(f"{self.url}/api/v1/metrics", timeout=5).json()

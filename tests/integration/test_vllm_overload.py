@@ -106,7 +106,7 @@ def told(refused: list[Answer], healthy: list[Answer], when: str) -> None:
 
 def test_who_waits_or_runs_too_long_is_told_in_time(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
     begun = threading.Event()
-    stream = pool.submit(events_of, server, SHORT | {"max_tokens": 512, "stream": True}, begun)
+    stream = pool.submit(server.events, SHORT | {"max_tokens": 512, "stream": True}, begun)
     assert begun.wait(20)
     with stopped(server.engine_core()):
         bodies = [SHORT | {"stream": index % 2 == 1} for index in range(RUNNING - 1 + WAITING)]
@@ -126,18 +126,6 @@ def test_who_waits_or_runs_too_long_is_told_in_time(server: ServerProcess, pool:
         server.until_requests(0, 0, 3)
     server.until(lambda: server.engine_metric("vllm:num_requests_running") == 0, 10, "the engine is free")
     assert post(server, SHORT).status_code == 200
-
-
-def events_of(server: ServerProcess, body: dict[str, Any], begun: threading.Event) -> list[str]:
-    """The data of a stream's events; tells when the first is here."""
-    found = []
-    with httpx.stream("POST", server.url + PATH, json=body, timeout=60) as response:
-        assert response.status_code == 200
-        for line in response.iter_lines():
-            if line.startswith("data: "):
-                found.append(line.removeprefix("data: "))
-                begun.set()
-    return found
 
 
 def send(server: ServerProcess, body: dict[str, Any]) -> socket.socket:
