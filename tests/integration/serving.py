@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,8 +82,14 @@ class ServerProcess:
         except httpx.TransportError:
             return 0
 
-    def events(self, body: dict[str, Any], begun: threading.Event) -> list[str]:
-        """The data of a streamed completion's events; `begun` is set when the first is here."""
+    def begin_stream(self, pool: ThreadPoolExecutor, body: dict[str, Any]) -> Future[list[str]]:
+        """Streams a completion in a thread, and returns once its first event is here; the result is all their data."""
+        begun = threading.Event()
+        stream = pool.submit(self._events, body, begun)
+        assert begun.wait(20), "the stream does not begin"
+        return stream
+
+    def _events(self, body: dict[str, Any], begun: threading.Event) -> list[str]:
         found = []
         with httpx.stream("POST", f"{self.url}/v1/completions", json=body | {"stream": True}, timeout=60) as response:
             assert response.status_code == 200, response.read()

@@ -212,10 +212,9 @@ def test_a_killed_worker_ends_the_server_with_the_cause(server: ServerProcess) -
     """The last test of this server: it ends here."""
     children = server.children()
     cause = re.compile("the engine died: VllmWorker-0 (was killed by SIGKILL|ended unexpectedly), perhaps")
-    running, has_begun = limits(server)[0], threading.Event()
+    running = limits(server)[0]
     with ThreadPoolExecutor(running + 2) as pool:
-        streamed = pool.submit(server.events, LONG, has_begun)
-        assert has_begun.wait(20)
+        streamed = server.begin_stream(pool, LONG)
         others = [pool.submit(httpx.post, server.url + PATH, json=LONG, timeout=60) for _ in range(running + 1)]
         server.until_requests(running, 2)
         os.kill(server.worker(), signal.SIGKILL)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,10 +120,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProce
 
 def test_a_killed_engine_core_ends_the_server_with_the_cause(pair: tuple[ServerProcess, ServerProcess]) -> None:
     server = pair[0]
-    children, has_begun = server.children(), threading.Event()
+    children = server.children()
     with ThreadPoolExecutor(2) as pool:
-        streamed = pool.submit(server.events, LONG, has_begun)
-        assert has_begun.wait(20)
+        streamed = server.begin_stream(pool, LONG)
         whole = pool.submit(httpx.post, f"{server.url}/v1/completions", json=LONG, timeout=60)
         server.until_requests(2, 0)
         os.kill(server.engine_core(), signal.SIGKILL)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -105,9 +104,7 @@ def told(refused: list[Answer], healthy: list[Answer], when: str) -> None:
 
 
 def test_who_waits_or_runs_too_long_is_told_in_time(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
-    begun = threading.Event()
-    stream = pool.submit(server.events, SHORT | {"max_tokens": 512, "stream": True}, begun)
-    assert begun.wait(20)
+    stream = server.begin_stream(pool, SHORT | {"max_tokens": 512})
     with stopped(server.engine_core()):
         bodies = [SHORT | {"stream": index % 2 == 1} for index in range(RUNNING - 1 + WAITING)]
         running = [pool.submit(post, server, body) for body in bodies[: RUNNING - 1]]
