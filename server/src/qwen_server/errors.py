@@ -31,7 +31,6 @@ _TYPES = {
 # What the log calls a client's mistake; most are `invalid_request`.
 _KINDS = {
     401: "unauthorized",
-    403: "forbidden",
     404: "not_found",
     408: "late_request",
     413: "too_large",

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from multiprocessing import connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import pytest
 
 from qwen_server.engine.base import EngineError, InvalidRequestError
-from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, exit_codes
+from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants
 from qwen_server.engine.vllm.causes import LoggedError, cause_of, ending_of, explain, read_errors
 from qwen_server.engine.vllm.child import CauseFormatter, write_logging_config
 from qwen_server.engine.vllm.family import choose, detect
@@ -350,24 +348,3 @@ def test_an_error_after_the_first_token_is_the_engines() -> None:
     merger.convert(0, result((0, "a", 1, None)))
     with pytest.raises(EngineError, match="error"):
         merger.convert(0, result((0, "", 0, "error"), finished=True))
-
-
-def test_an_exit_code_is_known_though_its_pipe_closes_earlier() -> None:
-    """Without patience, every third or so of these would be None."""
-    for _ in range(12):
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), name="child")
-        child.start()
-        os.kill(child.pid or 0, signal.SIGKILL)
-        connection.wait([child.sentinel])
-        assert exit_codes([child], 5) == {"child": -signal.SIGKILL}
-
-
-def test_nobody_waits_longer_than_asked_for_a_process_that_lives() -> None:
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), name="child")
-    child.start()
-    try:
-        assert exit_codes([child], 0.05) == exit_codes([child], 0) == {"child": None}
-        assert exit_codes([], 60) == {}
-    finally:
-        child.kill()
-        child.join()

@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Iterable
 from multiprocessing import resource_tracker
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -67,21 +66,6 @@ def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
         if fields := _stat(pid):
             used[pid] = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
     return used
-
-
-def exit_codes(processes: Iterable[BaseProcess], patience: float) -> dict[str, int | None]:
-    """The exit codes by the processes' names: None for one that lives, negative for a signal.
-
-    Of processes known to have ended: their end shows by a closed pipe, milliseconds before the kernel tells the code.
-    So long as no code is known they are looked at again, for at most `patience` seconds.
-    """
-    watched = list(processes)
-    deadline = time.monotonic() + patience
-    while True:
-        codes = {process.name: process.exitcode for process in watched}
-        if not codes or any(code is not None for code in codes.values()) or time.monotonic() >= deadline:
-            return codes
-        time.sleep(0.002)
 
 
 def any_stopped(pids: Iterable[int]) -> bool:

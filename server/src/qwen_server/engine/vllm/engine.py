@@ -29,14 +29,7 @@ from qwen_server.engine.base import (
     Tap,
     Vitals,
 )
-from qwen_server.engine.processes import (
-    any_stopped,
-    cpu_seconds,
-    descendants,
-    exit_codes,
-    give_memory_back,
-    kill_descendants,
-)
+from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
 from qwen_server.engine.vllm import causes, environment
 from qwen_server.engine.vllm.early import EarlyChild
 from qwen_server.engine.vllm.heartbeat import Heartbeat
@@ -67,8 +60,6 @@ _IDLE_PROBE_SECONDS = 60.0
 _GC_THRESHOLDS = (10_000, 5, 5)
 # Processes that fail together do so within this time; older errors are another story.
 _CAUSE_WINDOW_SECONDS = 30.0
-# Spent once, on the event loop: a dead engine leaves it nothing to do but to tell the cause.
-_EXIT_CODE_SECONDS = 0.5
 
 
 class VllmEngine:
@@ -82,7 +73,6 @@ class VllmEngine:
         self._heartbeat = Heartbeat()
         self._state: EngineState = "starting"
         self._death_cause: str | None = None
-        self._exit_code_patience = _EXIT_CODE_SECONDS
         self._started_wall = time.time()
         self._folder = _temporary_folder()
         self._errors = self._folder / "engine-errors.jsonl"
@@ -216,8 +206,7 @@ class VllmEngine:
         if self._running is None:
             return {}
         manager = self._running.parts.llm.engine_core.resources.engine_manager
-        patience, self._exit_code_patience = self._exit_code_patience, 0.0
-        return exit_codes(getattr(manager, "processes", ()), patience)
+        return {process.name: process.exitcode for process in getattr(manager, "processes", ())}
 
     async def _watch(self) -> None:
         """Pings the engine core, one ping at a time, watches its CPU time when it is quiet, keeps idle workers in use.
