@@ -43,7 +43,7 @@ from qwen_server.engine.base import (
     Vitals,
 )
 from qwen_server.runner import main
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 from tests import scripted_answers
 
 CHAT_ANSWER = "这条新闻属于【财经】类别。"

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from qwen_server.commandline import load_settings
+from qwen_server.config.command_line import load_settings
 from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
-from qwen_server.settings import ConfigurationError, Settings
+from qwen_server.config.settings import ConfigurationError, Settings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 pytestmark = pytest.mark.vllm
 

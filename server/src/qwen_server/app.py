@@ -20,7 +20,7 @@ from qwen_server.middleware import CLIENT_CLOSED_REQUEST, Surroundings
 from qwen_server.prometheus import PrometheusPage
 from qwen_server.routers import chat, completions, docs, health, messages, metrics, models, responses, tokenize
 from qwen_server.service import Service
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 if TYPE_CHECKING:
     from qwen_server.tracing import Tracing

@@ -18,7 +18,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from pydantic import SecretStr
 
 from qwen_server.errors import client_error
-from qwen_server.values import RateLimit
+from qwen_server.config.values import RateLimit
 
 _log = logging.getLogger(__name__)
 

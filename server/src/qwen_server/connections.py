@@ -18,7 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from qwen_server.errors import openai_body
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 BACKLOG = 2048
 # Closing the gate of a pod moves new connections only, so no connection lives for ever.

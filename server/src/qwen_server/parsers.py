@@ -10,7 +10,7 @@ from qwen_server.protocol import Call, Protocol
 from qwen_server.protocol_messages import MessagesProtocol
 from qwen_server.protocol_responses import ResponsesProtocol
 from qwen_server.protocol_tokenize import TokenizeProtocol
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 Parser = Callable[[dict[str, Any]], Call]
 

@@ -15,7 +15,7 @@ from qwen_server import checks
 from qwen_server.checks import Check
 from qwen_server.engine.base import Kind
 from qwen_server.errors import client_error, invalid
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 _log = logging.getLogger(__name__)
 _INT64 = 1 << 63

@@ -8,7 +8,7 @@ from qwen_server import checks
 from qwen_server.checks import Check
 from qwen_server.errors import invalid
 from qwen_server.protocol import SAMPLING, Call, known_fields, limited_checks
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 
 def _stop_sequences(name: str, value: Any) -> None:

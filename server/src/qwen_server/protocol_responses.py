@@ -12,7 +12,7 @@ from qwen_server import checks
 from qwen_server.checks import Check
 from qwen_server.errors import invalid
 from qwen_server.protocol import SAMPLING, Call, known_fields, limited_checks
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 _MAX_ITEMS = 4096
 _MAX_TOOLS = 1024

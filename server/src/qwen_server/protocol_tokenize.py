@@ -8,7 +8,7 @@ from qwen_server import checks
 from qwen_server.checks import Check
 from qwen_server.errors import invalid
 from qwen_server.protocol import Call, known_fields
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 _MAX_TOKENS = 1 << 18  # more than fit any model's context
 

@@ -21,12 +21,12 @@ import uvicorn
 import uvloop
 
 from qwen_server import logs
-from qwen_server.commandline import check_model, load_settings
+from qwen_server.config.command_line import check_model, load_settings
 from qwen_server.connections import BACKLOG, uvicorn_config
 from qwen_server.engine.base import Engine, EngineError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
 from qwen_server.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
-from qwen_server.settings import ConfigurationError, Settings
+from qwen_server.config.settings import ConfigurationError, Settings
 
 if TYPE_CHECKING:
     from qwen_server.tracing import Tracing

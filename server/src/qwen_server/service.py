@@ -30,7 +30,7 @@ from qwen_server.jsonbody import Bodies
 from qwen_server.lifecycle import Lifecycle
 from qwen_server.parsers import parsers_of
 from qwen_server.protocol import Protocol
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 from qwen_server.telemetry import Telemetry
 
 if TYPE_CHECKING:

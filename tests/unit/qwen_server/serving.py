@@ -20,7 +20,7 @@ from qwen_server.connections import uvicorn_config
 from qwen_server.gpu import GpuMonitor
 from qwen_server.lifecycle import Lifecycle
 from qwen_server.service import Service
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 from qwen_server.tracing import Tracing
 from tests.scripted_engine import ScriptedEngine
 

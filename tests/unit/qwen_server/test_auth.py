@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from qwen_server.auth import ApiKeys, RateLimiter
 from qwen_server.errors import HttpError
 from qwen_server.middleware import request_id_of
-from qwen_server.values import RateLimit
+from qwen_server.config.values import RateLimit
 
 
 class Clock:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qwen_server.app import ROUTERS
 from qwen_server.openapi.document import document
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 
 def text() -> str:

@@ -13,7 +13,7 @@ from qwen_server import __version__
 from qwen_server.openapi.answers import ERROR_ANSWERS
 from qwen_server.openapi.examples import EXAMPLES
 from qwen_server.openapi.schemas import schemas
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 TITLE: Final = "Qwen-vLLM API"
 _DESCRIPTION: Final = """\

@@ -34,7 +34,7 @@ from qwen_server.engine.vllm import causes, environment
 from qwen_server.engine.vllm.early import EarlyChild
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.warmup import warm_up
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.build import Parts

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from qwen_server import __version__
-from qwen_server.settings import BUILTIN, ENV_PREFIX, ConfigurationError, Settings
+from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError, Settings
 
 # On a command line everyone on the machine could read them.
 _ENVIRONMENT_ONLY = ("api_keys",)

@@ -8,8 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from qwen_server.passthrough import why_refused
-from qwen_server.values import (
+from qwen_server.config.pass_through import why_refused
+from qwen_server.config.values import (
     AutoCount,
     Duration,
     OptionalText,
