@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from qwen_server.jsonbody import Receive
     from qwen_server.streaming import Chunks
-    from qwen_server.telemetry import Telemetry, Trace
+    from qwen_server.observe.request_figures import Telemetry, Trace
 
 
 def connection_of(receive: Receive) -> RequestResponseCycle | None:

@@ -48,7 +48,7 @@ from qwen_server.streaming import (
     send_json,
     usage_of,
 )
-from qwen_server.telemetry import Outcome, Trace
+from qwen_server.observe.request_figures import Outcome, Trace
 from qwen_server.transcript import Transcript
 
 if TYPE_CHECKING:

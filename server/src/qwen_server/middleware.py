@@ -9,12 +9,12 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from qwen_server import logs
+from qwen_server.observe import logs
 from qwen_server.errors import INTERNAL_TEXT
 from qwen_server.jsonbody import Receive
 from qwen_server.service import Service
 from qwen_server.streaming import Send, send_json
-from qwen_server.telemetry import Trace
+from qwen_server.observe.request_figures import Trace
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -24,7 +24,7 @@ CLIENT_CLOSED_REQUEST = 499  # nginx's; no client ever sees it
 _QUIET = ("/health", "/metrics", "/api/v1/metrics", "/stats")
 
 if TYPE_CHECKING:
-    from qwen_server.tracing import RequestSpan
+    from qwen_server.observe.tracing import RequestSpan
 
 _log = logging.getLogger("qwen_server.access")
 

@@ -25,16 +25,16 @@ from qwen_server.errors import (
     engine_failure,
     unavailable,
 )
-from qwen_server.gpu import GpuMonitor, device_count
+from qwen_server.observe.gpu import GpuMonitor, device_count
 from qwen_server.jsonbody import Bodies
 from qwen_server.lifecycle import Lifecycle
 from qwen_server.parsers import parsers_of
 from qwen_server.protocol import Protocol
 from qwen_server.config.settings import Settings
-from qwen_server.telemetry import Telemetry
+from qwen_server.observe.request_figures import Telemetry
 
 if TYPE_CHECKING:
-    from qwen_server.tracing import Tracing
+    from qwen_server.observe.tracing import Tracing
 
 TICK_SECONDS = 0.5
 _LATE_SECONDS = 1.0

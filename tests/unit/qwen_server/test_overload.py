@@ -11,7 +11,7 @@ import pytest
 from qwen_server import streaming
 from qwen_server.engine.base import Output, Prepared, Tap
 from qwen_server.generation import Generation
-from qwen_server.telemetry import Trace
+from qwen_server.observe.request_figures import Trace
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 SLOW = '@{"first": 30}'

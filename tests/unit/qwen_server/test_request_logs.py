@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from qwen_server import logs
+from qwen_server.observe import logs
 from tests.unit.qwen_server.serving import Served, serve, until
 
 MARKER = "a-very-private-headline"

@@ -7,7 +7,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from qwen_server import snapshots
+from qwen_server.observe import snapshots
 from qwen_server.engine.base import Engine, EngineError, InvalidRequestError
 from qwen_server.errors import engine_failure
 from qwen_server.openapi.answers import Answers, json_answer

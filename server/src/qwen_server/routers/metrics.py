@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from qwen_server import snapshots
+from qwen_server.observe import snapshots
 from qwen_server.openapi.answers import errors, json_answer, succeeds, text_answer
-from qwen_server.prometheus import CONTENT_TYPE, PrometheusPage
+from qwen_server.observe.prometheus_page import CONTENT_TYPE, PrometheusPage
 from qwen_server.routers.context import service_of
 
 router = APIRouter(tags=["metrics"])

@@ -34,7 +34,7 @@ from qwen_server.engine.vllm.metrics import EngineMetrics
 from qwen_server.engine.vllm.proxy import EngineProxy, stat_logger
 from qwen_server.engine.vllm.rendering import render_on_the_spot
 from qwen_server.config.settings import Settings
-from qwen_server.tracing import prepare_environment
+from qwen_server.observe.tracing import prepare_environment
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_server.engine.processes import die_with_parent
-from qwen_server.logs import LogFormat, config
+from qwen_server.observe.logs import LogFormat, config
 
 _MAX_BYTES = 4 << 20
 

@@ -17,7 +17,7 @@ from qwen_server.engine.base import InvalidRequestError, Observer, Tap
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.tapping import install, tapped
-from qwen_server.tracing import current_headers
+from qwen_server.observe.tracing import current_headers
 
 
 @dataclass(slots=True)

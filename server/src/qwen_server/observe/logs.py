@@ -65,8 +65,8 @@ def config(log_format: LogFormat, level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {
-            "json": {"()": "qwen_server.logs.JsonFormatter"},
-            "text": {"()": "qwen_server.logs.TextFormatter", "fmt": _TEXT},
+            "json": {"()": "qwen_server.observe.logs.JsonFormatter"},
+            "text": {"()": "qwen_server.observe.logs.TextFormatter", "fmt": _TEXT},
         },
         "handlers": {
             "stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": log_format},

@@ -6,7 +6,7 @@ from typing import Any
 
 from qwen_server import __version__
 from qwen_server.service import Service
-from qwen_server.telemetry import LATENCY_LABELS, Summary
+from qwen_server.observe.request_figures import LATENCY_LABELS, Summary
 
 UNLIMITED = "无限制"
 SERVICE_NAME = "qwen-vllm"

@@ -19,7 +19,7 @@ from opentelemetry import trace as otel
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from qwen_server.telemetry import Trace
+from qwen_server.observe.request_figures import Trace
 
 _PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 _FLUSH_MILLISECONDS = 500  # an exit with a cause must not wait for a collector that does not answer

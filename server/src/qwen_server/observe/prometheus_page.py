@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY, generate_latest
 from qwen_server import __version__
 from qwen_server.engine.base import hung_seconds, stalled_seconds
 from qwen_server.service import Service
-from qwen_server.telemetry import OUTCOMES, Histogram
+from qwen_server.observe.request_figures import OUTCOMES, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CACHE_SECONDS = 1.0  # rendering the engine's metrics holds the loop for about 10 ms
