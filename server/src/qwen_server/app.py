@@ -15,11 +15,11 @@ from qwen_server.engine.base import Engine
 from qwen_server.errors import ClientDisconnectedError, HttpError, client_error
 from qwen_server.observe.gpu import GpuMonitor
 from qwen_server.guard import Guard, cross_origin
-from qwen_server.lifecycle import Lifecycle
+from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.middleware import CLIENT_CLOSED_REQUEST, Surroundings
 from qwen_server.observe.prometheus_page import PrometheusPage
 from qwen_server.routers import chat, completions, docs, health, messages, metrics, models, responses, tokenize
-from qwen_server.service import Service
+from qwen_server.control.service import Service
 from qwen_server.config.settings import Settings
 
 if TYPE_CHECKING:

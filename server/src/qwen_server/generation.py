@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starlette.responses import Response
 
-from qwen_server.admission import QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.control.admission import QueueFullError, QueueTimeoutError, Ticket
 from qwen_server.checks import blamed
 from qwen_server.dialects import DIALECTS
 from qwen_server.direct import DirectEvents, connection_of
@@ -35,7 +35,7 @@ from qwen_server.errors import (
 )
 from qwen_server.jsonbody import Receive
 from qwen_server.protocol import Call
-from qwen_server.service import Service
+from qwen_server.control.service import Service
 from qwen_server.streaming import (
     DONE,
     Chunks,

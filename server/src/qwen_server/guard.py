@@ -8,7 +8,7 @@ from qwen_server.dialects import worded_for
 from qwen_server.errors import HttpError
 from qwen_server.jsonbody import Receive
 from qwen_server.middleware import App, Scope
-from qwen_server.service import Service
+from qwen_server.control.service import Service
 from qwen_server.config.settings import Settings
 from qwen_server.streaming import Send, send_error
 

@@ -25,7 +25,7 @@ from qwen_server.config.command_line import check_model, load_settings
 from qwen_server.connections import BACKLOG, uvicorn_config
 from qwen_server.engine.base import Engine, EngineError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
-from qwen_server.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
+from qwen_server.control.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
 from qwen_server.config.settings import ConfigurationError, Settings
 
 if TYPE_CHECKING:

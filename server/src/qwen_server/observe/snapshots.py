@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qwen_server import __version__
-from qwen_server.service import Service
+from qwen_server.control.service import Service
 from qwen_server.observe.request_figures import LATENCY_LABELS, Summary
 
 UNLIMITED = "无限制"

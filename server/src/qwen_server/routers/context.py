@@ -14,7 +14,7 @@ from qwen_server.engine.base import Kind
 from qwen_server.errors import BUSY_TEXT, HttpError
 from qwen_server.generation import Generation
 from qwen_server.jsonbody import UploadsFullError, parse_object
-from qwen_server.service import Service
+from qwen_server.control.service import Service
 from qwen_server.observe.request_figures import Trace
 
 

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from qwen_server import alerts
-from qwen_server.admission import Admission, AutoLimits
+from qwen_server.control import alerts
+from qwen_server.control.admission import Admission, AutoLimits
 from qwen_server.auth import ApiKeys, RateLimiter
 from qwen_server.engine.base import Engine, hung_seconds, stalled_seconds
 from qwen_server.errors import (
@@ -27,7 +27,7 @@ from qwen_server.errors import (
 )
 from qwen_server.observe.gpu import GpuMonitor, device_count
 from qwen_server.jsonbody import Bodies
-from qwen_server.lifecycle import Lifecycle
+from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.parsers import parsers_of
 from qwen_server.protocol import Protocol
 from qwen_server.config.settings import Settings
