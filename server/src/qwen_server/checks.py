@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qwen_server.errors import invalid
+from qwen_server.http.error_bodies import invalid
 
 Check = Callable[[str, Any], None]
 

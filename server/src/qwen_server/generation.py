@@ -19,11 +19,11 @@ from starlette.responses import Response
 
 from qwen_server.control.admission import QueueFullError, QueueTimeoutError, Ticket
 from qwen_server.checks import blamed
-from qwen_server.dialects import DIALECTS
-from qwen_server.direct import DirectEvents, connection_of
-from qwen_server.disconnect import UntilDisconnect
+from qwen_server.http.dialects import DIALECTS
+from qwen_server.http.early_writes import DirectEvents, connection_of
+from qwen_server.http.disconnects import UntilDisconnect
 from qwen_server.engine.base import EngineError, InvalidRequestError, Output
-from qwen_server.errors import (
+from qwen_server.http.error_bodies import (
     BUSY_TEXT,
     DRAINING_TEXT,
     INTERNAL_TEXT,
@@ -33,7 +33,7 @@ from qwen_server.errors import (
     client_error,
     engine_failure,
 )
-from qwen_server.jsonbody import Receive
+from qwen_server.http.body import Receive
 from qwen_server.protocol import Call
 from qwen_server.control.service import Service
 from qwen_server.streaming import (

@@ -14,7 +14,7 @@ from typing import Any, Final
 from qwen_server import checks
 from qwen_server.checks import Check
 from qwen_server.engine.base import Kind
-from qwen_server.errors import client_error, invalid
+from qwen_server.http.error_bodies import client_error, invalid
 from qwen_server.config.settings import Settings
 
 _log = logging.getLogger(__name__)

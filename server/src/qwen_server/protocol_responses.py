@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from qwen_server import checks
 from qwen_server.checks import Check
-from qwen_server.errors import invalid
+from qwen_server.http.error_bodies import invalid
 from qwen_server.protocol import SAMPLING, Call, known_fields, limited_checks
 from qwen_server.config.settings import Settings
 

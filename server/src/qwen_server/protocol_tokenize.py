@@ -6,7 +6,7 @@ from typing import Any
 
 from qwen_server import checks
 from qwen_server.checks import Check
-from qwen_server.errors import invalid
+from qwen_server.http.error_bodies import invalid
 from qwen_server.protocol import Call, known_fields
 from qwen_server.config.settings import Settings
 

@@ -22,7 +22,7 @@ import uvloop
 
 from qwen_server.observe import logs
 from qwen_server.config.command_line import check_model, load_settings
-from qwen_server.connections import BACKLOG, uvicorn_config
+from qwen_server.http.connections import BACKLOG, uvicorn_config
 from qwen_server.engine.base import Engine, EngineError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
 from qwen_server.control.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch

@@ -12,7 +12,7 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from qwen_server.engine.base import Delta, EngineError, Kind, Output
-from qwen_server.errors import HttpError
+from qwen_server.http.error_bodies import HttpError
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from qwen_server.app import create_app
-from qwen_server.connections import uvicorn_config
+from qwen_server.http.connections import uvicorn_config
 from qwen_server.observe.gpu import GpuMonitor
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service

@@ -22,7 +22,7 @@ from qwen_server.engine.vllm.child import CauseFormatter, write_logging_config
 from qwen_server.engine.vllm.family import choose, detect
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
-from qwen_server.errors import failure_kind
+from qwen_server.http.error_bodies import failure_kind
 
 
 def step(heartbeat: Heartbeat, now: float, tokens: int = 1, usage: float = 0.0) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qwen_server.engine.base import Kind
-from qwen_server.errors import HttpError
+from qwen_server.http.error_bodies import HttpError
 from qwen_server.parsers import parsers_of
 from qwen_server.protocol import Call, Protocol
 from tests.unit.qwen_server.serving import make_settings

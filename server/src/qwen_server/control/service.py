@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from qwen_server.control import alerts
 from qwen_server.control.admission import Admission, AutoLimits
-from qwen_server.auth import ApiKeys, RateLimiter
+from qwen_server.http.api_keys import ApiKeys, RateLimiter
 from qwen_server.engine.base import Engine, hung_seconds, stalled_seconds
-from qwen_server.errors import (
+from qwen_server.http.error_bodies import (
     DRAINING_TEXT,
     STARTING_TEXT,
     UNRESPONSIVE_TEXT,
@@ -26,7 +26,7 @@ from qwen_server.errors import (
     unavailable,
 )
 from qwen_server.observe.gpu import GpuMonitor, device_count
-from qwen_server.jsonbody import Bodies
+from qwen_server.http.body import Bodies
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.parsers import parsers_of
 from qwen_server.protocol import Protocol

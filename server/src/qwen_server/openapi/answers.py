@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from qwen_server.dialects import worded_for
-from qwen_server.errors import HttpError
+from qwen_server.http.dialects import worded_for
+from qwen_server.http.error_bodies import HttpError
 
 Answers = dict[int | str, dict[str, Any]]
 

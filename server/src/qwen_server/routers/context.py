@@ -11,9 +11,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from qwen_server.engine.base import Kind
-from qwen_server.errors import BUSY_TEXT, HttpError
+from qwen_server.http.error_bodies import BUSY_TEXT, HttpError
 from qwen_server.generation import Generation
-from qwen_server.jsonbody import UploadsFullError, parse_object
+from qwen_server.http.body import UploadsFullError, parse_object
 from qwen_server.control.service import Service
 from qwen_server.observe.request_figures import Trace
 

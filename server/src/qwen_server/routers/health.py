@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from qwen_server.observe import snapshots
 from qwen_server.engine.base import Engine, EngineError, InvalidRequestError
-from qwen_server.errors import engine_failure
+from qwen_server.http.error_bodies import engine_failure
 from qwen_server.openapi.answers import Answers, json_answer
 from qwen_server.routers.context import service_of
 

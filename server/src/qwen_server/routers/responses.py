@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from qwen_server.errors import client_error
+from qwen_server.http.error_bodies import client_error
 from qwen_server.openapi.answers import generated, request_body
 from qwen_server.routers.context import GenerationRoute, generation
 

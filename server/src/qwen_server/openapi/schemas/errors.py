@@ -1,4 +1,4 @@
-"""The bodies of errors; `qwen_server.errors` makes them."""
+"""The bodies of errors; `qwen_server.http.error_bodies` makes them."""
 
 from __future__ import annotations
 

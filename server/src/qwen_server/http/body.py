@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, NoReturn
 
-from qwen_server.errors import ClientDisconnectedError, client_error, invalid
+from qwen_server.http.error_bodies import ClientDisconnectedError, client_error, invalid
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from qwen_server.observe import logs
-from qwen_server.errors import INTERNAL_TEXT
-from qwen_server.jsonbody import Receive
+from qwen_server.http.error_bodies import INTERNAL_TEXT
+from qwen_server.http.body import Receive
 from qwen_server.control.service import Service
 from qwen_server.streaming import Send, send_json
 from qwen_server.observe.request_figures import Trace

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen_server.engine.base import Kind
-from qwen_server.errors import HttpError, stream_event
+from qwen_server.http.error_bodies import HttpError, stream_event
 
 _ANTHROPIC_PATH = "/v1/messages"
 _ANTHROPIC_TYPES = {

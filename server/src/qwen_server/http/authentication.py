@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from starlette.middleware.cors import CORSMiddleware
 
-from qwen_server.dialects import worded_for
-from qwen_server.errors import HttpError
-from qwen_server.jsonbody import Receive
-from qwen_server.middleware import App, Scope
+from qwen_server.http.dialects import worded_for
+from qwen_server.http.error_bodies import HttpError
+from qwen_server.http.body import Receive
+from qwen_server.http.middleware import App, Scope
 from qwen_server.control.service import Service
 from qwen_server.config.settings import Settings
 from qwen_server.streaming import Send, send_error

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from qwen_server.errors import openai_body
+from qwen_server.http.error_bodies import openai_body
 from qwen_server.config.settings import Settings
 
 BACKLOG = 2048
