@@ -18,7 +18,7 @@ from qwen_server.http.authentication import Guard, cross_origin
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.http.middleware import CLIENT_CLOSED_REQUEST, Surroundings
 from qwen_server.observe.prometheus_page import PrometheusPage
-from qwen_server.routers import chat, completions, docs, health, messages, metrics, models, responses, tokenize
+from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
 from qwen_server.control.service import Service
 from qwen_server.config.settings import Settings
 

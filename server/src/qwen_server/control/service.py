@@ -28,8 +28,8 @@ from qwen_server.http.error_bodies import (
 from qwen_server.observe.gpu import GpuMonitor, device_count
 from qwen_server.http.body import Bodies
 from qwen_server.control.lifecycle import Lifecycle
-from qwen_server.parsers import parsers_of
-from qwen_server.protocol import Protocol
+from qwen_server.api.parsers import parsers_of
+from qwen_server.api.protocol import Protocol
 from qwen_server.config.settings import Settings
 from qwen_server.observe.request_figures import Telemetry
 

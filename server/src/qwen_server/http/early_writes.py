@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qwen_server.http.body import Receive
-    from qwen_server.streaming import Chunks
+    from qwen_server.api.streaming import Chunks
     from qwen_server.observe.request_figures import Telemetry, Trace
 
 

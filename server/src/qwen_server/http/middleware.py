@@ -13,7 +13,7 @@ from qwen_server.observe import logs
 from qwen_server.http.error_bodies import INTERNAL_TEXT
 from qwen_server.http.body import Receive
 from qwen_server.control.service import Service
-from qwen_server.streaming import Send, send_json
+from qwen_server.api.streaming import Send, send_json
 from qwen_server.observe.request_figures import Trace
 
 Scope = MutableMapping[str, Any]
