@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import qwen_server
-from qwen_server.engine.vllm.child import write_logging_config
+from qwen_server.engine.vllm.child_logging import write_logging_config
 from qwen_server.config.settings import Settings
 
 # What the engine core imports before it loads a model.

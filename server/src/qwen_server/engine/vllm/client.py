@@ -16,7 +16,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from qwen_server.engine.base import InvalidRequestError, Observer, Tap
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
-from qwen_server.engine.vllm.tapping import install, tapped
+from qwen_server.engine.vllm.patches.output_tap import install, tapped
 from qwen_server.observe.tracing import current_headers
 
 

@@ -62,7 +62,7 @@ def write_logging_config(folder: Path, log_format: LogFormat, level: str) -> tup
     errors = folder / "engine-errors.jsonl"
     document: dict[str, Any] = config(log_format, level)
     document["handlers"]["errors"] = {
-        "()": "qwen_server.engine.vllm.child.ChildErrors",
+        "()": "qwen_server.engine.vllm.child_logging.ChildErrors",
         "filename": str(errors),
         "server": os.getpid(),
     }

@@ -15,7 +15,7 @@ from vllm.entrypoints.openai.responses.protocol import (
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 
 from qwen_server.engine.base import InvalidRequestError, Kind
-from qwen_server.engine.vllm.apis import Api
+from qwen_server.engine.vllm.serving_objects import Api
 from qwen_server.engine.vllm.build import Parts
 
 # vLLM sends these before it has asked the engine. They wait, so that a refusal is still a real HTTP error.
