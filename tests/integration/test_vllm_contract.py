@@ -17,8 +17,8 @@ import pytest
 from pydantic import ValidationError
 
 from qwen_server.config.command_line import load_settings
-from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
 from qwen_server.config.settings import ConfigurationError, Settings
+from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
 
@@ -112,9 +112,9 @@ def test_anthropics_thoughts_become_the_templates_switch() -> None:
 
 
 def test_a_failure_inside_a_streamed_message_keeps_its_cause() -> None:
-    from qwen_server.engine.vllm.serving_objects import RefusedError
-    from qwen_server.engine.vllm.messages_api import _events, _noting_errors, _Serving
     from qwen_server.engine.vllm.client import Call, current_call
+    from qwen_server.engine.vllm.messages_api import _events, _noting_errors, _Serving
+    from qwen_server.engine.vllm.serving_objects import RefusedError
 
     chunk = {"id": "chatcmpl-1", "model": "m", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
     error = {"message": "CUDA out of memory", "type": "InternalServerError", "param": None, "code": 500}
@@ -190,8 +190,8 @@ def test_the_environment_of_a_cpu_is_known_before_vllm_sets_it(monkeypatch: pyte
 
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    from qwen_server.engine.vllm.patches.early_core import READ_LATE
     from qwen_server.engine.vllm.environment import core_modules, expected_device, prepare_for_cpu
+    from qwen_server.engine.vllm.patches.early_core import READ_LATE
 
     for name in ("LD_PRELOAD", "TORCH_COMPILE_DISABLE", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS"):
         monkeypatch.delenv(name, raising=False)

@@ -10,17 +10,17 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from qwen_server.http.dialects import worded_for
-from qwen_server.engine.base import Engine
-from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error
-from qwen_server.observe.gpu import GpuMonitor
-from qwen_server.http.authentication import Guard, cross_origin
-from qwen_server.control.lifecycle import Lifecycle
-from qwen_server.http.middleware import CLIENT_CLOSED_REQUEST, Surroundings
-from qwen_server.observe.prometheus_page import PrometheusPage
 from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
-from qwen_server.control.service import Service
 from qwen_server.config.settings import Settings
+from qwen_server.control.lifecycle import Lifecycle
+from qwen_server.control.service import Service
+from qwen_server.engine.base import Engine
+from qwen_server.http.authentication import Guard, cross_origin
+from qwen_server.http.dialects import worded_for
+from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error
+from qwen_server.http.middleware import CLIENT_CLOSED_REQUEST, Surroundings
+from qwen_server.observe.gpu import GpuMonitor
+from qwen_server.observe.prometheus_page import PrometheusPage
 
 if TYPE_CHECKING:
     from qwen_server.observe.tracing import Tracing

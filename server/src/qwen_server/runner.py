@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, NoReturn
 import uvicorn
 import uvloop
 
-from qwen_server.observe import logs
 from qwen_server.config.command_line import check_model, load_settings
-from qwen_server.http.connections import BACKLOG, uvicorn_config
+from qwen_server.config.settings import ConfigurationError, Settings
+from qwen_server.control.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
 from qwen_server.engine.base import Engine, EngineError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
-from qwen_server.control.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
-from qwen_server.config.settings import ConfigurationError, Settings
+from qwen_server.http.connections import BACKLOG, uvicorn_config
+from qwen_server.observe import logs
 
 if TYPE_CHECKING:
     from qwen_server.observe.tracing import Tracing

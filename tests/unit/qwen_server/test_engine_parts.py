@@ -19,8 +19,8 @@ from qwen_server.engine.base import EngineError, InvalidRequestError
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants
 from qwen_server.engine.vllm.causes import LoggedError, cause_of, ending_of, explain, read_errors
 from qwen_server.engine.vllm.child_logging import CauseFormatter, write_logging_config
-from qwen_server.engine.vllm.model_family import choose, detect
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.model_family import choose, detect
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.http.error_bodies import failure_kind
 

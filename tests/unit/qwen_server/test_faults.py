@@ -11,10 +11,10 @@ import httpx
 import pytest
 from fastapi import Request
 
+from qwen_server.api.routes import health
 from qwen_server.control import service as service_module
 from qwen_server.control.alerts import HUNG_SECONDS
 from qwen_server.engine.base import InvalidRequestError, Vitals
-from qwen_server.api.routes import health
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 RUNNING = '@{"tokens": 400, "delay": 0.02}'

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from qwen_server.api.routes.metrics import wants_text
 from qwen_server.observe.gpu import GpuMonitor, GpuReading
 from qwen_server.observe.prometheus_page import number
-from qwen_server.api.routes.metrics import wants_text
 from qwen_server.observe.snapshots import human_duration
 from tests.unit.qwen_server.serving import Served, serve, until
 

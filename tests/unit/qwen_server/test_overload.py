@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from qwen_server.api import streaming
-from qwen_server.engine.base import Output, Prepared, Tap
 from qwen_server.api.generation import Generation
+from qwen_server.engine.base import Output, Prepared, Tap
 from qwen_server.observe.request_figures import Trace
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from qwen_server.observe import snapshots
-from qwen_server.observe.gpu import GpuReading
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
+from qwen_server.observe import snapshots
+from qwen_server.observe.gpu import GpuReading
 from qwen_server.observe.request_figures import Trace
 from tests.scripted_engine import ScriptedEngine
 from tests.specification import METRICS_ANSWER

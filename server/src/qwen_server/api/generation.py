@@ -17,25 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starlette.responses import Response
 
-from qwen_server.control.admission import QueueFullError, QueueTimeoutError, Ticket
 from qwen_server.api.checks import blamed
-from qwen_server.http.dialects import DIALECTS
-from qwen_server.http.early_writes import DirectEvents, connection_of
-from qwen_server.http.disconnects import UntilDisconnect
-from qwen_server.engine.base import EngineError, InvalidRequestError, Output
-from qwen_server.http.error_bodies import (
-    BUSY_TEXT,
-    DRAINING_TEXT,
-    INTERNAL_TEXT,
-    TIMEOUT_TEXT,
-    ClientDisconnectedError,
-    HttpError,
-    client_error,
-    engine_failure,
-)
-from qwen_server.http.body import Receive
 from qwen_server.api.protocol import Call
-from qwen_server.control.service import Service
 from qwen_server.api.streaming import (
     DONE,
     Chunks,
@@ -48,8 +31,25 @@ from qwen_server.api.streaming import (
     send_json,
     usage_of,
 )
-from qwen_server.observe.request_figures import Outcome, Trace
 from qwen_server.api.transcript import Transcript
+from qwen_server.control.admission import QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.control.service import Service
+from qwen_server.engine.base import EngineError, InvalidRequestError, Output
+from qwen_server.http.body import Receive
+from qwen_server.http.dialects import DIALECTS
+from qwen_server.http.disconnects import UntilDisconnect
+from qwen_server.http.early_writes import DirectEvents, connection_of
+from qwen_server.http.error_bodies import (
+    BUSY_TEXT,
+    DRAINING_TEXT,
+    INTERNAL_TEXT,
+    TIMEOUT_TEXT,
+    ClientDisconnectedError,
+    HttpError,
+    client_error,
+    engine_failure,
+)
+from qwen_server.observe.request_figures import Outcome, Trace
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle

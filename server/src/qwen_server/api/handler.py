@@ -10,11 +10,11 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from qwen_server.engine.base import Kind
-from qwen_server.http.error_bodies import BUSY_TEXT, HttpError
 from qwen_server.api.generation import Generation
-from qwen_server.http.body import UploadsFullError, parse_object
 from qwen_server.control.service import Service
+from qwen_server.engine.base import Kind
+from qwen_server.http.body import UploadsFullError, parse_object
+from qwen_server.http.error_bodies import BUSY_TEXT, HttpError
 from qwen_server.observe.request_figures import Trace
 
 

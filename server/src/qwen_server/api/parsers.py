@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qwen_server.engine.base import Kind
 from qwen_server.api.protocol import Call, Protocol
 from qwen_server.api.protocol_messages import MessagesProtocol
 from qwen_server.api.protocol_responses import ResponsesProtocol
 from qwen_server.api.protocol_tokenize import TokenizeProtocol
 from qwen_server.config.settings import Settings
+from qwen_server.engine.base import Kind
 
 Parser = Callable[[dict[str, Any]], Call]
 

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from qwen_server.api import checks
 from qwen_server.api.checks import Check
+from qwen_server.config.settings import Settings
 from qwen_server.engine.base import Kind
 from qwen_server.http.error_bodies import client_error, invalid
-from qwen_server.config.settings import Settings
 
 _log = logging.getLogger(__name__)
 _INT64 = 1 << 63

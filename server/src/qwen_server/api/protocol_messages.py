@@ -6,9 +6,9 @@ from typing import Any
 
 from qwen_server.api import checks
 from qwen_server.api.checks import Check
-from qwen_server.http.error_bodies import invalid
 from qwen_server.api.protocol import SAMPLING, Call, known_fields, limited_checks
 from qwen_server.config.settings import Settings
+from qwen_server.http.error_bodies import invalid
 
 
 def _stop_sequences(name: str, value: Any) -> None:

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 from qwen_server.api import checks
 from qwen_server.api.checks import Check
-from qwen_server.http.error_bodies import invalid
 from qwen_server.api.protocol import SAMPLING, Call, known_fields, limited_checks
 from qwen_server.config.settings import Settings
+from qwen_server.http.error_bodies import invalid
 
 _MAX_ITEMS = 4096
 _MAX_TOOLS = 1024

@@ -6,9 +6,9 @@ from typing import Any
 
 from qwen_server.api import checks
 from qwen_server.api.checks import Check
-from qwen_server.http.error_bodies import invalid
 from qwen_server.api.protocol import Call, known_fields
 from qwen_server.config.settings import Settings
+from qwen_server.http.error_bodies import invalid
 
 _MAX_TOKENS = 1 << 18  # more than fit any model's context
 

@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     model: str = Field("builtin:news-classifier", min_length=1, description="PATH, REPO or builtin:NAME")
     served_model_name: OptionalText = Field(None, description="the model's name in the API")
     models_dir: Path = Field(
-        Path(__file__).resolve().parents[2] / "models", description="folder of the models that come with the server"
+        Path(__file__).resolve().parents[3] / "models", description="folder of the models that come with the server"
     )
     host: str = Field("0.0.0.0", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")

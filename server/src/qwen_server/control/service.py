@@ -13,10 +13,15 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from qwen_server.api.parsers import parsers_of
+from qwen_server.api.protocol import Protocol
+from qwen_server.config.settings import Settings
 from qwen_server.control import alerts
 from qwen_server.control.admission import Admission, AutoLimits
-from qwen_server.http.api_keys import ApiKeys, RateLimiter
+from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.engine.base import Engine, hung_seconds, stalled_seconds
+from qwen_server.http.api_keys import ApiKeys, RateLimiter
+from qwen_server.http.body import Bodies
 from qwen_server.http.error_bodies import (
     DRAINING_TEXT,
     STARTING_TEXT,
@@ -26,11 +31,6 @@ from qwen_server.http.error_bodies import (
     unavailable,
 )
 from qwen_server.observe.gpu import GpuMonitor, device_count
-from qwen_server.http.body import Bodies
-from qwen_server.control.lifecycle import Lifecycle
-from qwen_server.api.parsers import parsers_of
-from qwen_server.api.protocol import Protocol
-from qwen_server.config.settings import Settings
 from qwen_server.observe.request_figures import Telemetry
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from pydantic import SecretStr
 
-from qwen_server.http.error_bodies import client_error
 from qwen_server.config.values import RateLimit
+from qwen_server.http.error_bodies import client_error
 
 _log = logging.getLogger(__name__)
 

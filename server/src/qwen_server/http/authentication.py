@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from starlette.middleware.cors import CORSMiddleware
 
+from qwen_server.api.streaming import Send, send_error
+from qwen_server.config.settings import Settings
+from qwen_server.control.service import Service
+from qwen_server.http.body import Receive
 from qwen_server.http.dialects import worded_for
 from qwen_server.http.error_bodies import HttpError
-from qwen_server.http.body import Receive
 from qwen_server.http.middleware import App, Scope
-from qwen_server.control.service import Service
-from qwen_server.config.settings import Settings
-from qwen_server.api.streaming import Send, send_error
 
 _ALWAYS = ("/v1", "/tokenize", "/detokenize")
 _METRICS = ("/metrics", "/api/v1/metrics", "/stats")

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from qwen_server.http.error_bodies import openai_body
 from qwen_server.config.settings import Settings
+from qwen_server.http.error_bodies import openai_body
 
 BACKLOG = 2048
 # Closing the gate of a pod moves new connections only, so no connection lives for ever.

@@ -6,8 +6,8 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from qwen_server.http.error_bodies import ClientDisconnectedError
 from qwen_server.http.body import Receive
+from qwen_server.http.error_bodies import ClientDisconnectedError
 
 
 class UntilDisconnect:

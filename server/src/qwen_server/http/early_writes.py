@@ -13,8 +13,8 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qwen_server.http.body import Receive
     from qwen_server.api.streaming import Chunks
+    from qwen_server.http.body import Receive
     from qwen_server.observe.request_figures import Telemetry, Trace
 
 

@@ -9,11 +9,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from qwen_server.observe import logs
-from qwen_server.http.error_bodies import INTERNAL_TEXT
-from qwen_server.http.body import Receive
-from qwen_server.control.service import Service
 from qwen_server.api.streaming import Send, send_json
+from qwen_server.control.service import Service
+from qwen_server.http.body import Receive
+from qwen_server.http.error_bodies import INTERNAL_TEXT
+from qwen_server.observe import logs
 from qwen_server.observe.request_figures import Trace
 
 Scope = MutableMapping[str, Any]

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client import REGISTRY, generate_latest
 
 from qwen_server import __version__
-from qwen_server.engine.base import hung_seconds, stalled_seconds
 from qwen_server.control.service import Service
+from qwen_server.engine.base import hung_seconds, stalled_seconds
 from qwen_server.observe.request_figures import OUTCOMES, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qwen_server.app import ROUTERS
 from qwen_server.api.openapi.document import document
+from qwen_server.app import ROUTERS
 from qwen_server.config.settings import Settings
 
 

@@ -7,11 +7,11 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from qwen_server.observe import snapshots
+from qwen_server.api.handler import service_of
+from qwen_server.api.openapi.answers import Answers, json_answer
 from qwen_server.engine.base import Engine, EngineError, InvalidRequestError
 from qwen_server.http.error_bodies import engine_failure
-from qwen_server.api.openapi.answers import Answers, json_answer
-from qwen_server.api.handler import service_of
+from qwen_server.observe import snapshots
 
 GENERATE_SECONDS = 10.0
 

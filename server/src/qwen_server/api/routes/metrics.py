@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from qwen_server.observe import snapshots
-from qwen_server.api.openapi.answers import errors, json_answer, succeeds, text_answer
-from qwen_server.observe.prometheus_page import CONTENT_TYPE, PrometheusPage
 from qwen_server.api.handler import service_of
+from qwen_server.api.openapi.answers import errors, json_answer, succeeds, text_answer
+from qwen_server.observe import snapshots
+from qwen_server.observe.prometheus_page import CONTENT_TYPE, PrometheusPage
 
 router = APIRouter(tags=["metrics"])
 

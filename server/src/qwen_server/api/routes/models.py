@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from qwen_server.api.openapi.answers import errors, json_answer, succeeds
 from qwen_server.api.handler import service_of
+from qwen_server.api.openapi.answers import errors, json_answer, succeeds
 
 router = APIRouter(tags=["models"])
 

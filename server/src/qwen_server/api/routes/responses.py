@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from qwen_server.http.error_bodies import client_error
-from qwen_server.api.openapi.answers import generated, request_body
 from qwen_server.api.handler import GenerationRoute, generation
+from qwen_server.api.openapi.answers import generated, request_body
+from qwen_server.http.error_bodies import client_error
 
 router = APIRouter(tags=["generation"], route_class=GenerationRoute)
 

@@ -25,15 +25,15 @@ from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-from qwen_server.engine.base import EngineError, EngineInfo
-from qwen_server.engine.vllm.patches.early_core import EarlyChild, EarlyContext
-from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
-from qwen_server.engine.vllm.model_family import Family, choose, detect
-from qwen_server.engine.vllm.heartbeat import Heartbeat
-from qwen_server.engine.vllm.patches.fast_metrics import EngineMetrics
-from qwen_server.engine.vllm.client import EngineProxy, stat_logger
-from qwen_server.engine.vllm.patches.spot_renderer import render_on_the_spot
 from qwen_server.config.settings import Settings
+from qwen_server.engine.base import EngineError, EngineInfo
+from qwen_server.engine.vllm.client import EngineProxy, stat_logger
+from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
+from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.model_family import Family, choose, detect
+from qwen_server.engine.vllm.patches.early_core import EarlyChild, EarlyContext
+from qwen_server.engine.vllm.patches.fast_metrics import EngineMetrics
+from qwen_server.engine.vllm.patches.spot_renderer import render_on_the_spot
 from qwen_server.observe.tracing import prepare_environment
 
 _log = logging.getLogger(__name__)

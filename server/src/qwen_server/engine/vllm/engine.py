@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwen_server.config.settings import Settings
 from qwen_server.engine.base import (
     EngineDeadError,
     EngineError,
@@ -31,10 +32,9 @@ from qwen_server.engine.base import (
 )
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
 from qwen_server.engine.vllm import causes, environment
-from qwen_server.engine.vllm.patches.early_core import EarlyChild
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.patches.early_core import EarlyChild
 from qwen_server.engine.vllm.warmup import warm_up
-from qwen_server.config.settings import Settings
 
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.build import Parts

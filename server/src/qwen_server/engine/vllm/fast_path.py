@@ -15,9 +15,9 @@ from vllm.utils.async_utils import merge_async_iterators
 
 from qwen_server.engine.base import Output, Prepared, Tap
 from qwen_server.engine.vllm.build import Parts
-from qwen_server.engine.vllm.translation import invalid, of_response, translated
-from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.client import date
+from qwen_server.engine.vllm.outputs import Merger
+from qwen_server.engine.vllm.translation import invalid, of_response, translated
 
 
 @dataclass(frozen=True, slots=True)

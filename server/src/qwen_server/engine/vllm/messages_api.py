@@ -13,9 +13,9 @@ from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
 
 from qwen_server.engine.base import EngineError, Kind
-from qwen_server.engine.vllm.serving_objects import Api, passed_on
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import current_call
+from qwen_server.engine.vllm.serving_objects import Api, passed_on
 
 _CHAT_ID = "chatcmpl-"
 _ERROR_EVENT = "event: error"

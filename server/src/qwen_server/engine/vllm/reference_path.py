@@ -12,11 +12,11 @@ from typing import Any
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
 from qwen_server.engine.base import InvalidRequestError, Kind, Observer, ReferenceAnswer
-from qwen_server.engine.vllm.serving_objects import Api, RefusedError, build, chat_and_completion, prompt_param_of
 from qwen_server.engine.vllm.build import Parts
-from qwen_server.engine.vllm.translation import of_response, translated
-from qwen_server.engine.vllm.fast_path import fitted
 from qwen_server.engine.vllm.client import Call, current_call
+from qwen_server.engine.vllm.fast_path import fitted
+from qwen_server.engine.vllm.serving_objects import Api, RefusedError, build, chat_and_completion, prompt_param_of
+from qwen_server.engine.vllm.translation import of_response, translated
 
 _log = logging.getLogger(__name__)
 _DISCONNECTED = "Client disconnected"

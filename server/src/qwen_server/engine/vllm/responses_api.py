@@ -15,8 +15,8 @@ from vllm.entrypoints.openai.responses.protocol import (
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 
 from qwen_server.engine.base import InvalidRequestError, Kind
-from qwen_server.engine.vllm.serving_objects import Api
 from qwen_server.engine.vllm.build import Parts
+from qwen_server.engine.vllm.serving_objects import Api
 
 # vLLM sends these before it has asked the engine. They wait, so that a refusal is still a real HTTP error.
 _OPENING = ("response.created", "response.in_progress")

@@ -8,8 +8,8 @@ from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, Tokenize
 from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 
 from qwen_server.engine.base import InvalidRequestError, Kind
-from qwen_server.engine.vllm.serving_objects import Api
 from qwen_server.engine.vllm.build import Parts
+from qwen_server.engine.vllm.serving_objects import Api
 
 _OPTIONS = (
     "online_renderer",

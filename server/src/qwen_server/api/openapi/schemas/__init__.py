@@ -8,7 +8,16 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from qwen_server.api.openapi.schemas import errors, generation, health, messages, metrics, models, responses, tokenization
+from qwen_server.api.openapi.schemas import (
+    errors,
+    generation,
+    health,
+    messages,
+    metrics,
+    models,
+    responses,
+    tokenization,
+)
 
 _MODELS: Final[Mapping[JsonSchemaMode, tuple[type[BaseModel], ...]]] = {
     "validation": (
