@@ -221,7 +221,7 @@ async def test_a_stream_whose_reader_is_too_slow_is_not_the_servers_failure() ->
         body = json.dumps({"prompt": '@{"tokens": 90000}', "stream": True, "max_tokens": 90_000}).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
-        counters = served.service.telemetry.counters
+        counters = served.service.figures.counters
         await until(counters.outcomes.total, 10.0)
         assert dict(counters.outcomes) == {"aborted": 1}
         assert not counters.errors

@@ -15,7 +15,7 @@ from qwen_server.control.service import Service
 from qwen_server.engine.base import Kind
 from qwen_server.http.body import UploadsFullError, parse_object
 from qwen_server.http.error_bodies import BUSY_TEXT, HttpError
-from qwen_server.observe.request_figures import Trace
+from qwen_server.observe.request_figures import RequestRecord
 
 
 def service_of(request: Request) -> Service:
@@ -23,9 +23,9 @@ def service_of(request: Request) -> Service:
     return cast("Service", request.app.state.service)
 
 
-def trace_of(request: Request) -> Trace:
+def record_of(request: Request) -> RequestRecord:
     """The request's own record."""
-    return cast("Trace", request.state.trace)
+    return cast("RequestRecord", request.state.record)
 
 
 def caller_of(request: Request) -> str:
@@ -63,7 +63,7 @@ async def body_of(request: Request) -> dict[str, Any]:
 
 async def generation(request: Request, kind: Kind) -> Response:
     """Checks a generation request in the order of cost and hands it on. Raises HttpError."""
-    service, trace = service_of(request), trace_of(request)
+    service, record = service_of(request), record_of(request)
     try:
         await service.limiter.check(caller_of(request))
         if (refusal := service.refusal()) is not None:
@@ -73,6 +73,6 @@ async def generation(request: Request, kind: Kind) -> Response:
         if (refusal := service.refusal()) is not None:  # the body may have taken its time
             raise refusal
     except HttpError as error:
-        service.telemetry.turn_away(trace, "rejected" if error.status < 500 else "refused", error.kind)
+        service.figures.turn_away(record, "rejected" if error.status < 500 else "refused", error.kind)
         raise
-    return Generation(service, call, trace)
+    return Generation(service, call, record)

@@ -31,7 +31,7 @@ from qwen_server.http.error_bodies import (
     unavailable,
 )
 from qwen_server.observe.gpu import GpuMonitor, device_count
-from qwen_server.observe.request_figures import Telemetry
+from qwen_server.observe.request_figures import RequestFigures
 
 if TYPE_CHECKING:
     from qwen_server.observe.tracing import Tracing
@@ -76,7 +76,7 @@ class Service:
         self.protocol = Protocol(settings)
         self.bodies = Bodies(settings.max_body_bytes, settings.body_timeout)
         self.parsers = parsers_of(settings, self.protocol)
-        self.telemetry = Telemetry(clock=clock)
+        self.figures = RequestFigures(clock=clock)
         self.keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
         self.limiter = RateLimiter(settings.rate_limit)
         running, waiting = settings.max_concurrent_requests, settings.max_queue_size
@@ -147,8 +147,8 @@ class Service:
         if self.lifecycle.state == "starting":
             return {}
         vitals = self.engine.vitals()
-        summary = self.telemetry.summary()
-        ended, failed = self.telemetry.recent_errors()
+        summary = self.figures.summary()
+        ended, failed = self.figures.recent_errors()
         gpu = self.gpu.latest
         waiting_limit = self.admission.queue_limit
         return {
@@ -240,7 +240,7 @@ class Service:
         auto = AutoLimits(
             max_num_seqs=info.max_num_seqs,
             kv_cache_tokens=info.kv_cache_tokens,
-            prompt_tokens_p95=int(self.telemetry.summary().prompt_tokens_p95 or _FIRST_PROMPT_TOKENS),
+            prompt_tokens_p95=int(self.figures.summary().prompt_tokens_p95 or _FIRST_PROMPT_TOKENS),
             max_tokens=settings.max_tokens_limit,
             completions_per_second=self.admission.completions_per_second(),
             queue_timeout=settings.queue_timeout,

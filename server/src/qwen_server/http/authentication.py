@@ -41,7 +41,7 @@ class Guard:
                 scope["state"]["caller"] = service.keys.caller(scope["headers"])
             except HttpError as error:
                 if scope["method"] == "POST":
-                    service.telemetry.turn_away(scope["state"]["trace"], "rejected", error.kind)
+                    service.figures.turn_away(scope["state"]["record"], "rejected", error.kind)
                 await send_error(send, worded_for(scope["path"], error))
                 return
         await self._app(scope, receive, send)

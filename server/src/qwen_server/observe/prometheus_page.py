@@ -89,15 +89,15 @@ class PrometheusPage:
     def _specified(self) -> Iterator[str]:
         """The specification's own four."""
         service = self._service
-        summary = service.telemetry.summary()
+        summary = service.figures.summary()
         yield gauge("vllm_num_waiting_requests", "Number of requests waiting in queue", service.admission.waiting)
         yield gauge("vllm_num_running_requests", "Number of requests currently running", service.admission.running)
         yield gauge("vllm_ttft_p95", "P95 time to first token in seconds", summary.ttft.p95)
         yield gauge("vllm_decoding_throughput_mean", "Mean decoding throughput in tokens/sec", summary.decoding.mean)
 
     def _requests(self) -> Iterator[str]:
-        telemetry, admission = self._service.telemetry, self._service.admission
-        counters = telemetry.counters
+        figures, admission = self._service.figures, self._service.admission
+        counters = figures.counters
         outcomes = [({"outcome": outcome}, counters.outcomes[outcome]) for outcome in OUTCOMES]
         yield family("qwen_requests_total", "counter", "Requests by how they ended.", outcomes)
         errors = [({"type": kind}, count) for kind, count in counters.errors.items()]
@@ -110,10 +110,10 @@ class PrometheusPage:
         yield gauge("qwen_requests_running", "Requests given to the engine.", admission.running)
         yield gauge("qwen_requests_waiting_limit", "Requests that may wait.", admission.queue_limit)
         yield gauge("qwen_requests_running_limit", "Requests that may run at a time.", admission.limit)
-        yield histogram("qwen_ttft_seconds", "From arrival to the first token, queue included.", telemetry.ttft)
-        yield histogram("qwen_inter_token_seconds", "Between two tokens of a request.", telemetry.inter_token)
-        yield histogram("qwen_request_duration_seconds", "From arrival to the end of the answer.", telemetry.duration)
-        yield histogram("qwen_queue_wait_seconds", "From arrival to the engine.", telemetry.queue_wait)
+        yield histogram("qwen_ttft_seconds", "From arrival to the first token, queue included.", figures.ttft)
+        yield histogram("qwen_inter_token_seconds", "Between two tokens of a request.", figures.inter_token)
+        yield histogram("qwen_request_duration_seconds", "From arrival to the end of the answer.", figures.duration)
+        yield histogram("qwen_queue_wait_seconds", "From arrival to the engine.", figures.queue_wait)
 
     def _engine(self, now: float) -> Iterator[str]:
         service = self._service

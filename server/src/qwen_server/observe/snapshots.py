@@ -47,10 +47,10 @@ def health(service: Service) -> tuple[int, dict[str, Any]]:
 
 def metrics(service: Service) -> dict[str, Any]:
     """The body of `/api/v1/metrics`, `/stats` and `/metrics`. Times are seconds; what is unknown is null."""
-    telemetry = service.telemetry
-    summary = telemetry.summary()
+    figures = service.figures
+    summary = figures.summary()
     uptime = service.clock() - service.lifecycle.started_at
-    errors = telemetry.counters.errors
+    errors = figures.counters.errors
     gpu = service.gpu.latest
     active = [alert.as_json() for alert in service.alert_state.active]
     return {
@@ -63,7 +63,7 @@ def metrics(service: Service) -> dict[str, Any]:
         "tokens": _tokens(service),
         "slo": _slo(summary),
         "latency": _latency(summary),
-        "latency_histogram": dict(zip(LATENCY_LABELS, telemetry.counters.latency_histogram, strict=True)),
+        "latency_histogram": dict(zip(LATENCY_LABELS, figures.counters.latency_histogram, strict=True)),
         "gpu": {
             "name": gpu.name,
             "allocated_gb": gpu.allocated_gb,
@@ -79,30 +79,30 @@ def metrics(service: Service) -> dict[str, Any]:
 
 def _requests(service: Service, uptime: float) -> dict[str, Any]:
     """`total` = successful + failed + in progress; requests that were refused or aborted are in none of them."""
-    telemetry, admission = service.telemetry, service.admission
-    successful = telemetry.counters.outcomes["successful"]
-    failed = telemetry.counters.outcomes["failed"]
+    figures, admission = service.figures, service.admission
+    successful = figures.counters.outcomes["successful"]
+    failed = figures.counters.outcomes["failed"]
     ended = successful + failed
     return {
         "waiting": admission.waiting,
         "running": admission.running,
         "peak_concurrent": admission.peak,
-        "total": telemetry.total,
+        "total": figures.total,
         "successful": successful,
         "failed": failed,
         "success_rate_percent": round(100 * successful / ended, 1) if ended else 100.0,
         "error_rate_percent": round(100 * failed / ended, 1) if ended else 0.0,
-        "requests_per_second": round(telemetry.total / uptime, 3) if uptime > 0 else 0.0,
+        "requests_per_second": round(figures.total / uptime, 3) if uptime > 0 else 0.0,
     }
 
 
 def _tokens(service: Service) -> dict[str, Any]:
-    telemetry = service.telemetry
-    counters = telemetry.counters
+    figures = service.figures
+    counters = figures.counters
     return {
         "total_input": counters.input_tokens,
         "total_output": counters.output_tokens,
-        "avg_per_request": round(counters.output_tokens / telemetry.total, 1) if telemetry.total else None,
+        "avg_per_request": round(counters.output_tokens / figures.total, 1) if figures.total else None,
     }
 
 
