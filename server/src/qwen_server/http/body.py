@@ -74,7 +74,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     if len(raw) > 2 * _MAX_COMMAS and raw.count(b",") > _MAX_COMMAS:
         raise invalid(f"the body has more than {_MAX_COMMAS} commas: more values than any request needs")
     try:
-        value = json.loads(raw.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        value = _DECODER.decode(raw.decode())
     except UnicodeDecodeError as error:
         raise invalid(f"the body is not valid UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -118,6 +118,10 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"{text[:20]} is too large a number")
     return value
+
+
+# One for all bodies: json.loads would make one for each.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
