@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
 from qwen_server.config.settings import Settings
 from qwen_server.control.lifecycle import Lifecycle
@@ -63,6 +64,7 @@ def create_app(
         },
     )
     app.state.service = service
+    app.state.bodies = Bodies(settings)
     app.state.prometheus = PrometheusPage(service)
     # The last one added is the outermost.
     if service.keys.required:

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from starlette.responses import Response
 
-from qwen_server.api.checks import blamed
-from qwen_server.api.protocol import Call
+from qwen_server.api.bodies.body import Body
 from qwen_server.api.streaming import (
     DONE,
     Chunks,
@@ -73,25 +72,25 @@ def _of_this_client(send: Send) -> Send:
 class Generation(Response):
     """The ASGI application that answers one checked request."""
 
-    def __init__(self, service: Service, call: Call, record: RequestRecord) -> None:
+    def __init__(self, service: Service, body: Body, record: RequestRecord) -> None:
         super().__init__()
         self._service = service
-        self._call = call
+        self._body = body
         self._record = record
-        record.generates = call.generates
-        self._dialect = DIALECTS[call.kind]
+        record.generates = body.generates
+        self._dialect = DIALECTS[body.kind]
         self._id = self._dialect.id_prefix + secrets.token_hex(16)
         self._created = int(time.time())
         self._stream: EventStream | None = None
         self._events = 0
-        self._transcript = Transcript(call.body) if service.settings.log_prompts else None
+        self._transcript = Transcript(body.fields) if service.settings.log_prompts else None
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers; every outcome is counted exactly once and every error is told to the client."""
         service = self._service
         send = _of_this_client(send)
         try:
-            ticket = service.admission.enter(self._call.weight)
+            ticket = service.admission.enter(self._body.weight)
         except QueueFullError:
             error = service.unavailable("queue_full", BUSY_TEXT)
             service.figures.turn_away(self._record, "refused", error.kind)
@@ -163,7 +162,7 @@ class Generation(Response):
         except QueueTimeoutError:
             raise service.unavailable("queue_timeout", BUSY_TEXT) from None
         except InvalidRequestError as error:
-            param = blamed(error.param, self._call.body)
+            param = self._body.blamed(error.param)
             raise client_error(error.status, error.message, param=param, code=error.code) from None
         except EngineError as error:
             raise self._engine_failure(error) from error
@@ -175,19 +174,19 @@ class Generation(Response):
         return engine_failure(cause or str(error))
 
     def _is_fast(self) -> bool:
-        return self._call.fast and not (self._call.kind == "chat" and self._service.engine.info.chats_need_parsing)
+        return self._body.fast and not (self._body.kind == "chat" and self._service.engine.info.chats_need_parsing)
 
     async def _serve_fast(self, connection: RequestResponseCycle | None, send: Send) -> None:
-        call, record, engine = self._call, self._record, self._service.engine
-        prepare = engine.prepare_chat if call.kind == "chat" else engine.prepare_completion
-        prepared = await prepare(call.body, self._id, record.arrival)
+        body, record, engine = self._body, self._record, self._service.engine
+        prepare = engine.prepare_chat if body.kind == "chat" else engine.prepare_completion
+        prepared = await prepare(body.fields, self._id, record.arrival)
         record.prompt_tokens = prepared.prompt_tokens
         choices = prepared.prompts * prepared.n
-        if not call.stream:
+        if not body.stream:
             async with aclosing(cast("Any", engine.generate(prepared))) as outputs:
                 await self._collect_outputs(outputs, choices, send)
             return
-        chunks = Chunks(call.kind, self._id, self._created, call.model, stop_reasons=call.stop_reasons)
+        chunks = Chunks(body.kind, self._id, self._created, body.model, stop_reasons=body.stop_reasons)
         direct = None
         if connection is not None and choices == 1 and self._transcript is None:
             direct = DirectEvents(connection, chunks, record, self._service.figures, self._service.clock)
@@ -196,13 +195,13 @@ class Generation(Response):
 
     async def _collect_outputs(self, outputs: AsyncIterator[Output], choices: int, send: Send) -> None:
         record = self._record
-        collector = Collector(self._call.kind, choices, stop_reasons=self._call.stop_reasons)
+        collector = Collector(self._body.kind, choices, stop_reasons=self._body.stop_reasons)
         async for output in outputs:
             self._observe(output)
             require_answer(output)
             collector.add(output)
         usage = usage_of(record.prompt_tokens, record.output_tokens)
-        body = collector.body(self._id, self._created, self._call.model, usage)
+        body = collector.body(self._id, self._created, self._body.model, usage)
         await send_json(send, 200, body, [self._timing()])
 
     async def _stream_outputs(
@@ -219,7 +218,7 @@ class Generation(Response):
             require_answer(output)
             data = chunks.of(output)
             if output.finished:
-                tail = chunks.usage(record.prompt_tokens, record.output_tokens) if self._call.include_usage else b""
+                tail = chunks.usage(record.prompt_tokens, record.output_tokens) if self._body.include_usage else b""
                 ending = data + tail + DONE
             elif data:
                 await stream.write(data)
@@ -230,9 +229,9 @@ class Generation(Response):
         await stream.end(ending)
 
     async def _serve_reference(self, send: Send) -> None:
-        call, engine = self._call, self._service.engine
-        stream = self._begin_stream(send) if call.stream else None
-        answer = await engine.reference(call.kind, call.body, self._id, self._record.arrival, self._observe_reference)
+        body, engine = self._body, self._service.engine
+        stream = self._begin_stream(send) if body.stream else None
+        answer = await engine.reference(body.kind, body.fields, self._id, self._record.arrival, self._observe_reference)
         if answer.stream is not None and stream is not None:
             async with aclosing(cast("Any", answer.stream)) as lines:
                 await self._relay(lines, stream)
@@ -267,7 +266,7 @@ class Generation(Response):
             sum(delta.tokens for delta in output.deltas),
             self._service.clock(),
             choices=len(output.deltas),
-            first_at=None if self._call.stream else output.first_token_at,
+            first_at=None if self._body.stream else output.first_token_at,
         )
 
     def _observe_reference(self, output: Output) -> None:

@@ -10,10 +10,12 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from qwen_server.api.bodies.body import Body
+from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.generation import Generation
 from qwen_server.control.service import Service
 from qwen_server.engine.base import Kind
-from qwen_server.http.body import UploadsFullError, parse_object
+from qwen_server.http.body import UploadsFullError
 from qwen_server.http.error_bodies import BUSY_TEXT, HttpError
 from qwen_server.observe.request_figures import RequestRecord
 
@@ -21,6 +23,11 @@ from qwen_server.observe.request_figures import RequestRecord
 def service_of(request: Request) -> Service:
     """The service of the application that serves `request`."""
     return cast("Service", request.app.state.service)
+
+
+def bodies_of(request: Request) -> Bodies:
+    """What the bodies of requests are held against."""
+    return cast("Bodies", request.app.state.bodies)
 
 
 def record_of(request: Request) -> RequestRecord:
@@ -51,14 +58,14 @@ class GenerationRoute(APIRoute):
         self.app = answer
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """The JSON object in a request's body. Raises HttpError."""
+async def body_of(request: Request, kind: Kind) -> Body:
+    """A request's body, read whole and checked. Raises HttpError."""
     service = service_of(request)
     try:
-        raw = await service.bodies.read(request.headers, request.receive)
+        raw = await service.uploads.read(request.headers, request.receive)
     except UploadsFullError:
         raise service.unavailable("uploads_full", BUSY_TEXT) from None
-    return parse_object(raw)
+    return bodies_of(request).parse(kind, raw)
 
 
 async def generation(request: Request, kind: Kind) -> Response:
@@ -68,11 +75,10 @@ async def generation(request: Request, kind: Kind) -> Response:
         await service.limiter.check(caller_of(request))
         if (refusal := service.refusal()) is not None:
             raise refusal
-        body = await body_of(request)
-        call = service.parsers[kind](body)
+        body = await body_of(request, kind)
         if (refusal := service.refusal()) is not None:  # the body may have taken its time
             raise refusal
     except HttpError as error:
         service.figures.turn_away(record, "rejected" if error.status < 500 else "refused", error.kind)
         raise
-    return Generation(service, call, record)
+    return Generation(service, body, record)

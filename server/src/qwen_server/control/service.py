@@ -13,15 +13,13 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from qwen_server.api.parsers import parsers_of
-from qwen_server.api.protocol import Protocol
 from qwen_server.config.settings import Settings
 from qwen_server.control import alerts
 from qwen_server.control.admission import Admission, AutoLimits
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.engine.base import Engine, hung_seconds, stalled_seconds
 from qwen_server.http.api_keys import ApiKeys, RateLimiter
-from qwen_server.http.body import Bodies
+from qwen_server.http.body import Uploads
 from qwen_server.http.error_bodies import (
     DRAINING_TEXT,
     STARTING_TEXT,
@@ -73,9 +71,7 @@ class Service:
         self.tracing = tracing
         self.clock = clock
         self.wall = wall
-        self.protocol = Protocol(settings)
-        self.bodies = Bodies(settings.max_body_bytes, settings.body_timeout)
-        self.parsers = parsers_of(settings, self.protocol)
+        self.uploads = Uploads(settings.max_body_bytes, settings.body_timeout)
         self.figures = RequestFigures(clock=clock)
         self.keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
         self.limiter = RateLimiter(settings.rate_limit)

@@ -24,7 +24,7 @@ class UploadsFullError(Exception):
     """Too much is being uploaded at a time."""
 
 
-class Bodies:
+class Uploads:
     """Reads bodies of at most `limit` bytes within `seconds` each. All those on their way share a bounded memory."""
 
     def __init__(self, limit: int, seconds: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from qwen_server.api.handler import service_of
+from qwen_server.api.handler import bodies_of, service_of
 from qwen_server.api.openapi.answers import errors, json_answer, succeeds
 
 router = APIRouter(tags=["models"])
@@ -59,5 +59,5 @@ async def list_models(request: Request) -> Response:
 async def get_model(request: Request) -> Response:
     """The model by its name; 404 for any other."""
     card = _card(request)
-    service_of(request).protocol.check_model(request.path_params["model_id"])
+    bodies_of(request).check_model(request.path_params["model_id"])
     return JSONResponse(card)
