@@ -1,4 +1,4 @@
-"""What declarations are made of: kinds of objects, bounds, error texts of our own, and types that several APIs share.
+"""What declarations are made of: checks of objects, bounds, and error texts of our own.
 
 An error names the parameter by its place in the body, and `Must` ends that place: whatever is wrong inside is an error
 of the whole. In a union the first member's error counts, so that the usual member comes first.
@@ -140,30 +140,3 @@ Int64 = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)]
 Int31 = Annotated[int, Field(ge=-1, le=1 << 31)]
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 Name = Annotated[str, Field(min_length=1)]
-StopText = Annotated[str, Field(min_length=1, max_length=1024)]
-StopTexts = Annotated[list[StopText], Entries(4)]
-ModelName = Annotated[str | None, Field(description="the served model; may be left out, any other name is 404")]
-TopP = Annotated[float | None, Field(gt=0, le=1)]
-TopK = Annotated[Int31 | None, Field()]
-Seed = Annotated[Int64 | None, Field(description="the same seed and request give the same answer")]
-Stop = Annotated[
-    StopText | StopTexts | None,
-    Must("be a string or an array of at most 4 strings, each of 1 to 1024 characters"),
-    Field(description="strings that end the answer"),
-]
-StopTokenIds = Annotated[
-    Annotated[list[TokenId], TokenArray(MAX_VALUES, least=0)] | None,
-    Must(f"be an array of at most {MAX_VALUES} token ids"),
-]
-LogitBias = Annotated[
-    Annotated[
-        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
-        Entries(MAX_VALUES),
-        Field(json_schema_extra={"additionalProperties": False}),
-    ]
-    | None,
-    Must(f"be an object of at most {MAX_VALUES} numbers between -100 and 100 by token id"),
-    Field(description="added to the logits of token ids"),
-]
-Stream = Annotated[bool | None, Field(description="server-sent events instead of one body")]
-Temperature = Annotated[float | None, Field(description="0: always the likeliest token")]

@@ -9,21 +9,18 @@ from typing_extensions import TypedDict
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.chat import Content
-from qwen_server.api.bodies.common import (
-    FEW_VALUES,
-    MAX_ENTRIES,
-    MAX_VALUES,
-    Entries,
+from qwen_server.api.bodies.common import FEW_VALUES, MAX_ENTRIES, MAX_VALUES, Entries, Must, declared
+from qwen_server.api.bodies.sampling import (
+    IGNORED,
+    CacheSalt,
     ModelName,
-    Must,
     StopTexts,
     Stream,
     Temperature,
+    TemplateKwargs,
     TopK,
     TopP,
-    declared,
 )
-from qwen_server.api.bodies.sampling import TemplateKwargs
 
 WITHOUT_EFFECT: Final = frozenset({"metadata", "service_tier"})
 
@@ -80,9 +77,9 @@ class MessagesRequest(CountTokensRequest, total=False):
         Field(description="strings that end the answer"),
     ]
     stream: Stream
-    cache_salt: Annotated[str | None, Field(description="share cached prefixes only with requests of the same salt")]
-    metadata: Annotated[dict[str, Any] | None, Field(description="accepted and ignored")]
-    service_tier: Annotated[str | None, Field(description="accepted and ignored")]
+    cache_salt: CacheSalt
+    metadata: Annotated[dict[str, Any] | None, IGNORED]
+    service_tier: Annotated[str | None, IGNORED]
 
 
 def message(fields: dict[str, Any], _: int) -> Body:

@@ -12,26 +12,8 @@ from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from qwen_server.api.bodies.body import Body
-from qwen_server.api.bodies.common import (
-    FEW_VALUES,
-    MAX_ENTRIES,
-    MAX_VALUES,
-    Entries,
-    Int64,
-    LogitBias,
-    ModelName,
-    Must,
-    Seed,
-    Stop,
-    StopTokenIds,
-    Stream,
-    Temperature,
-    TopK,
-    TopP,
-    declared,
-    other_than,
-)
-from qwen_server.api.bodies.sampling import StructuredOutputsField, TemplateKwargs
+from qwen_server.api.bodies.common import FEW_VALUES, MAX_ENTRIES, MAX_VALUES, Entries, Must, declared, other_than
+from qwen_server.api.bodies.sampling import IGNORED, Decoding, Temperature, TemplateKwargs
 
 WITHOUT_EFFECT: Final = frozenset({"store", "background", "prompt_cache_key", "safety_identifier", "stream_options"})
 _TEXTS: Final = ("input_text", "output_text")
@@ -131,7 +113,7 @@ NotStored = Annotated[
 
 
 @declared
-class ResponsesRequest(TypedDict, total=False):
+class ResponsesRequest(Decoding, total=False):
     """A text or a conversation to answer. Unknown fields are ignored; `null` means the default."""
 
     input: Required[
@@ -140,26 +122,10 @@ class ResponsesRequest(TypedDict, total=False):
             Field(description="a text, or the items of the conversation: messages, calls of functions, their outputs"),
         ]
     ]
-    model: ModelName
     instructions: Annotated[str | None, Field(description="the system message")]
     max_output_tokens: Annotated[int | None, Field(description="the longest answer, in tokens")]
     max_tool_calls: Annotated[int | None, Field(ge=0, le=1 << 31)]
     temperature: Temperature
-    top_p: TopP
-    top_k: TopK
-    min_p: Annotated[float | None, Field(ge=0, le=1)]
-    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)]
-    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)]
-    repetition_penalty: Annotated[float | None, Field(ge=0.01, le=10)]
-    seed: Seed
-    stop: Stop
-    stop_token_ids: StopTokenIds
-    include_stop_str_in_output: bool | None
-    logit_bias: LogitBias
-    ignore_eos: bool | None
-    stream: Stream
-    skip_special_tokens: bool | None
-    structured_outputs: StructuredOutputsField
     text: Annotated[
         dict[str, Any] | None,
         Field(description="the format of the answer", examples=[{"format": {"type": "json_object"}}]),
@@ -179,8 +145,6 @@ class ResponsesRequest(TypedDict, total=False):
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)]
     truncation: Annotated[Literal["auto", "disabled"] | None, Field(description="auto cuts a prompt that is too long")]
     chat_template_kwargs: TemplateKwargs
-    priority: Int64 | None
-    cache_salt: str | None
     metadata: Annotated[
         Annotated[dict[str, str], Entries(16)] | None,
         Must("be an object of at most 16 strings"),
@@ -189,9 +153,9 @@ class ResponsesRequest(TypedDict, total=False):
     user: str | None
     service_tier: str | None
     store: Annotated[bool | None, Field(description="accepted and ignored: nothing is stored")]
-    prompt_cache_key: Annotated[str | None, Field(description="accepted and ignored")]
-    safety_identifier: Annotated[str | None, Field(description="accepted and ignored")]
-    stream_options: Annotated[dict[str, Any] | None, Field(description="accepted and ignored")]
+    prompt_cache_key: Annotated[str | None, IGNORED]
+    safety_identifier: Annotated[str | None, IGNORED]
+    stream_options: Annotated[dict[str, Any] | None, IGNORED]
     background: Annotated[
         Literal[False] | None,
         Must("be false: it needs stored responses, and this server stores none"),

@@ -1,4 +1,4 @@
-"""What chats and completions have in common: how to sample, when to stop, what to return."""
+"""What the APIs have in common: how to sample, when to stop, what to return."""
 
 from __future__ import annotations
 
@@ -11,17 +11,13 @@ from typing_extensions import TypedDict
 
 from qwen_server.api.bodies.common import (
     MAX_ENTRIES,
+    MAX_VALUES,
     Entries,
     Int31,
     Int64,
-    LogitBias,
-    ModelName,
-    Seed,
-    Stop,
-    StopTokenIds,
-    Stream,
-    TopK,
-    TopP,
+    Must,
+    TokenArray,
+    TokenId,
     declared,
 )
 from qwen_server.http.error_bodies import invalid
@@ -50,7 +46,15 @@ _MAY_NEED_REFERENCE: Final = frozenset(_REFERENCE_WHEN_SET) | {
     "stream_options",
     "chat_template_kwargs",
 }
-_IGNORED: Final = "accepted and ignored"
+IGNORED: Final = Field(description="accepted and ignored")
+StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+StopTexts = Annotated[list[StopText], Entries(4)]
+ModelName = Annotated[str | None, Field(description="the served model; may be left out, any other name is 404")]
+TopP = Annotated[float | None, Field(gt=0, le=1)]
+TopK = Int31 | None
+Stream = Annotated[bool | None, Field(description="server-sent events instead of one body")]
+Temperature = Annotated[float | None, Field(description="0: always the likeliest token")]
+CacheSalt = Annotated[str | None, Field(description="share cached prefixes only with requests of the same salt")]
 
 
 @declared
@@ -92,20 +96,13 @@ TemplateKwargs = Annotated[
     Annotated[TemplateArguments, BeforeValidator(_not_the_templates_own)] | None,
     Field(description="thinking is off by default", examples=[{"enable_thinking": True}]),
 ]
-StructuredOutputsField = Annotated[
-    StructuredOutputs | None,
-    Field(description="vLLM's: one of json, regex, choice, grammar", examples=[{"choice": ["财经", "科技"]}]),
-]
 
 
 @declared
-class Sampling(TypedDict, total=False):
-    """What both kinds of requests take. Unknown fields are ignored; `null` means the default."""
+class Decoding(TypedDict, total=False):
+    """What OpenAI's APIs have in common. Unknown fields are ignored; `null` means the default."""
 
     model: ModelName
-    max_tokens: Annotated[int | None, Field(description="最大生成token数 (the longest answer, in tokens)")]
-    min_tokens: Annotated[int | None, Field(description="the shortest answer, in tokens")]
-    temperature: Annotated[float | None, Field(description="温度 (0: always the likeliest token)")]
     top_p: TopP
     top_k: TopK
     min_p: Annotated[float | None, Field(ge=0, le=1)]
@@ -113,16 +110,48 @@ class Sampling(TypedDict, total=False):
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)]
     # Below, logits overflow, and then grammars fail in the engine.
     repetition_penalty: Annotated[float | None, Field(ge=0.01, le=10)]
-    seed: Seed
-    n: Annotated[int | None, Field(description="answers to each prompt; each counts as a request in the queue")]
-    stop: Stop
-    stop_token_ids: StopTokenIds
+    seed: Annotated[Int64 | None, Field(description="the same seed and request give the same answer")]
+    stop: Annotated[
+        StopText | StopTexts | None,
+        Must("be a string or an array of at most 4 strings, each of 1 to 1024 characters"),
+        Field(description="strings that end the answer"),
+    ]
+    stop_token_ids: Annotated[
+        Annotated[list[TokenId], TokenArray(MAX_VALUES, least=0)] | None,
+        Must(f"be an array of at most {MAX_VALUES} token ids"),
+    ]
     include_stop_str_in_output: Annotated[bool | None, Field(description="keep the stop string in the answer")]
-    logit_bias: LogitBias
-    allowed_token_ids: Annotated[list[Any] | None, Field(description="the only tokens to choose from")]
-    bad_words: Annotated[list[Any] | None, Field(description="words that the answer does not hold")]
+    logit_bias: Annotated[
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+            Entries(MAX_VALUES),
+            Field(json_schema_extra={"additionalProperties": False}),
+        ]
+        | None,
+        Must(f"be an object of at most {MAX_VALUES} numbers between -100 and 100 by token id"),
+        Field(description="added to the logits of token ids"),
+    ]
     ignore_eos: Annotated[bool | None, Field(description="generate up to max_tokens")]
     stream: Stream
+    structured_outputs: Annotated[
+        StructuredOutputs | None,
+        Field(description="vLLM's: one of json, regex, choice, grammar", examples=[{"choice": ["财经", "科技"]}]),
+    ]
+    skip_special_tokens: Annotated[bool | None, Field(description="leave special tokens out; true by default")]
+    priority: Annotated[Int64 | None, Field(description="lower is earlier, where the engine schedules by priority")]
+    cache_salt: CacheSalt
+
+
+@declared
+class Sampling(Decoding, total=False):
+    """What chats and completions have in common."""
+
+    max_tokens: Annotated[int | None, Field(description="最大生成token数 (the longest answer, in tokens)")]
+    min_tokens: Annotated[int | None, Field(description="the shortest answer, in tokens")]
+    temperature: Annotated[float | None, Field(description="温度 (0: always the likeliest token)")]
+    n: Annotated[int | None, Field(description="answers to each prompt; each counts as a request in the queue")]
+    allowed_token_ids: Annotated[list[Any] | None, Field(description="the only tokens to choose from")]
+    bad_words: Annotated[list[Any] | None, Field(description="words that the answer does not hold")]
     stream_options: Annotated[StreamOptions | None, Field(description="only with stream")]
     response_format: Annotated[
         dict[str, Any] | None,
@@ -131,20 +160,16 @@ class Sampling(TypedDict, total=False):
             examples=[{"type": "json_schema", "json_schema": {"name": "label", "schema": {"type": "object"}}}],
         ),
     ]
-    structured_outputs: StructuredOutputsField
-    skip_special_tokens: Annotated[bool | None, Field(description="leave special tokens out; true by default")]
     spaces_between_special_tokens: bool | None
     add_special_tokens: Annotated[bool | None, Field(description="add the tokenizer's special tokens to the prompt")]
     truncate_prompt_tokens: Annotated[Int31 | None, Field(description="keep only so many tokens of the prompt's end")]
     prompt_logprobs: Annotated[int | None, Field(ge=-1, le=20, description="log probabilities of the prompt's tokens")]
     return_token_ids: Annotated[bool | None, Field(description="return the ids of the tokens too")]
     return_tokens_as_token_ids: Annotated[bool | None, Field(description="name tokens by id in log probabilities")]
-    priority: Annotated[Int64 | None, Field(description="lower is earlier, where the engine schedules by priority")]
-    cache_salt: Annotated[str | None, Field(description="share cached prefixes only with requests of the same salt")]
-    user: Annotated[str | None, Field(description=_IGNORED)]
-    metadata: Annotated[Any, Field(description=_IGNORED)]
-    store: Annotated[Any, Field(description=_IGNORED)]
-    service_tier: Annotated[Any, Field(description=_IGNORED)]
+    user: Annotated[str | None, IGNORED]
+    metadata: Annotated[Any, IGNORED]
+    store: Annotated[Any, IGNORED]
+    service_tier: Annotated[Any, IGNORED]
 
 
 def check_stream_options(fields: Mapping[str, Any]) -> None:

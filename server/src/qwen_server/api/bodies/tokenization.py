@@ -10,8 +10,8 @@ from typing_extensions import TypedDict
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.chat import Messages
-from qwen_server.api.bodies.common import MAX_VALUES, Entries, ModelName, TokenArray, TokenId, declared
-from qwen_server.api.bodies.sampling import TemplateKwargs
+from qwen_server.api.bodies.common import MAX_VALUES, Entries, TokenArray, TokenId, declared
+from qwen_server.api.bodies.sampling import ModelName, TemplateKwargs
 from qwen_server.http.error_bodies import invalid
 
 _MAX_TOKENS = 1 << 18  # more than fit any model's context
