@@ -41,7 +41,7 @@ RULES: Final = (
 )
 # Of a schema, 1.0 is an integer. Of this API and of OpenAI's, it is none.
 _Base = jsonschema.Draft202012Validator
-_Validator = jsonschema.validators.extend(
+_Validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
     _Base, type_checker=_Base.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
 )
 # `$` of Python's expressions allows a line break after it, that of JSON Schema does not.
@@ -132,8 +132,9 @@ def _objects(schema: Any, wrong: int) -> st.SearchStrategy[dict[str, Any]]:
 
 def members_of(kind: Kind) -> list[Any]:
     """The schemas of a body, of which there are two where it may be of two kinds."""
-    schema: dict[str, Any] = SCHEMAS[KINDS[kind]]
-    return schema.get("anyOf", [schema])
+    schema = SCHEMAS[KINDS[kind]]
+    members: list[Any] = schema.get("anyOf", [schema])
+    return members
 
 
 def bodies(kind: Kind, wrong: int) -> st.SearchStrategy[dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Required
+from typing import Annotated, Any, Final, Literal, Required
 
-from pydantic import Field, Tag
+from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from qwen_server.api.bodies.body import Body
@@ -42,6 +42,7 @@ class OtherPart(TypedDict):
     type: Annotated[str, other_than("text"), Field(json_schema_extra={"not": {"const": "text"}})]
 
 
+_SILENT: Final = ("assistant", "tool", "function")
 Parts = Annotated[
     list[Annotated[TextPart | OtherPart, Field(union_mode="left_to_right")]],
     Entries(),
@@ -73,9 +74,9 @@ class Message(TypedDict, total=False):
     """A message of the conversation."""
 
     role: Required[Annotated[str, Field(description="system, user, assistant or tool", examples=["user"])]]
+    content: Required[Content]
     name: str | None
     tool_calls: ToolCalls | None
-    content: Required[Content]  # after the calls: where they are wrong, a missing content is not what is told
 
 
 @declared
@@ -98,13 +99,28 @@ class CallingMessage(TypedDict, total=False):
     tool_calls: Required[Annotated[list[ToolCall], Entries(least=1)]]
 
 
+def _kind_of_message(message: Any) -> str:
+    """Asked of every message, most of which have a text. To try one kind after another costs more where there is none."""
+    try:
+        if message["content"] is not None:
+            return "=message"
+    except (KeyError, TypeError):
+        pass
+    if isinstance(message, dict):
+        if message.get("tool_calls"):
+            return "=calling"
+        if message.get("role") in _SILENT:
+            return "=silent"
+    return "=message"
+
+
 Messages = Annotated[
     list[
         Annotated[
             Annotated[Message, Tag("=message")]
             | Annotated[SilentMessage, Tag("=silent")]
             | Annotated[CallingMessage, Tag("=calling")],
-            Field(union_mode="left_to_right"),
+            Discriminator(_kind_of_message),
         ]
     ],
     Entries(MAX_ENTRIES, least=1),
