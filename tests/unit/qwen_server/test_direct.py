@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from qwen_server.api.streaming import Chunks
 from qwen_server.engine.base import Delta, Output
-from qwen_server.http.body import Receive
+from qwen_server.http.asgi import Receive
 from qwen_server.http.early_writes import DirectEvents, connection_of
 from qwen_server.observe.request_figures import RequestFigures, RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until

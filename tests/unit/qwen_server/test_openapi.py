@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 import pytest_asyncio
 
+from generate_openapi import main
 from qwen_server.api.openapi import examples
-from qwen_server.api.openapi.__main__ import main
 from qwen_server.api.openapi.document import document
 from qwen_server.app import ROUTERS
 from tests import specification

@@ -10,6 +10,7 @@ import pytest
 
 from qwen_server.api import streaming
 from qwen_server.api.generation import Generation
+from qwen_server.api.protocol import Protocol
 from qwen_server.engine.base import Output, Prepared, Tap
 from qwen_server.observe.request_figures import RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
@@ -121,7 +122,7 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 ) -> None:
     monkeypatch.setattr("qwen_server.api.generation._TELL_SECONDS", 0.05)
     service = served.service
-    call = service.protocol.chat({"messages": [{"role": "user", "content": "你好"}], "stream": True})
+    call = Protocol(service.settings).chat({"messages": [{"role": "user", "content": "你好"}], "stream": True})
     sent: list[str] = []
 
     async def receive() -> dict[str, Any]:
@@ -135,7 +136,8 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 
     overdue = service.clock() - service.settings.request_timeout + 0.1
     async with asyncio.timeout(5):
-        await Generation(service, call, RequestRecord("r", overdue))({}, receive, send)
+        ticket = service.admission.enter(call.weight)
+        await Generation(service, call, RequestRecord("r", overdue)).serve(ticket, receive, send)
     assert sent[0] == "http.response.start"
     assert (served.lifecycle.in_flight, service.admission.running) == (0, 0)
 

@@ -61,7 +61,7 @@ def after(requests: Sequence[tuple[float, float, int]]) -> tuple[Service, Clock]
 def test_every_field_and_number_of_the_example_comes_out() -> None:
     service, clock = after(REQUESTS)
     clock.now = service.lifecycle.started_at + UPTIME
-    found = snapshots.metrics(service)
+    found = snapshots.metrics(service.observe())
     assert json.loads(json.dumps(found)) == EXPECTED
     assert list(found) == list(EXPECTED), "also in the example's order"
     for name in ("uptime", "requests", "tokens", "slo", "latency", "latency_histogram", "gpu", "errors"):
@@ -75,7 +75,7 @@ def test_requests_that_failed_or_go_on_count_in_the_total_and_in_no_percentile()
     service.figures.accept()
     service.figures.finish(RequestRecord("id", clock.now), "failed", "engine_error")
     service.figures.accept()
-    found = snapshots.metrics(service)
+    found = snapshots.metrics(service.observe())
     requests, ttft, latency = found["requests"], found["slo"]["ttft"], found["latency"]
     assert (requests["total"], requests["successful"], requests["failed"]) == (52, 50, 1)
     assert (requests["success_rate_percent"], requests["error_rate_percent"]) == (98.0, 2.0)

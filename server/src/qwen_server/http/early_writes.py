@@ -6,15 +6,14 @@ still owns the request: it writes the first event and the last, waits for a slow
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qwen_server.api.streaming import Chunks
-    from qwen_server.http.body import Receive
+    from qwen_server.http.asgi import Receive
     from qwen_server.observe.request_figures import RequestFigures, RequestRecord
 
 
@@ -22,6 +21,17 @@ def connection_of(receive: Receive) -> RequestResponseCycle | None:
     """uvicorn's side of the exchange that `receive` belongs to; None behind another server or a wrapper."""
     cycle = getattr(receive, "__self__", None)
     return cycle if isinstance(cycle, RequestResponseCycle) else None
+
+
+class PlainEvents(Protocol):
+    """The events of one stream."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the next event may be a `plain` one."""
+
+    def plain(self, text: str) -> bytes:
+        """The event of a text in the middle of the answer."""
 
 
 class DirectEvents:
@@ -32,7 +42,7 @@ class DirectEvents:
     def __init__(
         self,
         cycle: RequestResponseCycle,
-        chunks: Chunks,
+        chunks: PlainEvents,
         record: RequestRecord,
         figures: RequestFigures,
         clock: Callable[[], float],

@@ -15,7 +15,8 @@ from qwen_server.engine.base import InvalidRequestError, Kind, Observer, Referen
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import ObservedRequest, current_request
 from qwen_server.engine.vllm.fast_path import fitted
-from qwen_server.engine.vllm.serving_objects import Api, RefusedError, build, chat_and_completion, prompt_param_of
+from qwen_server.engine.vllm.further_apis import build
+from qwen_server.engine.vllm.serving_objects import Api, RefusedError, chat_and_completion, prompt_param_of
 from qwen_server.engine.vllm.translation import of_response, translated
 
 _log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ def text() -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Writes or checks the file. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m qwen_server.api.openapi", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python server/tools/generate_openapi.py", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 when the file is out of date")
     parser.add_argument("--root", type=Path, default=Path(), help="root of the repository")
     given = parser.parse_args(arguments)
