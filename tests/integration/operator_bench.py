@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from qwen_operator.controller import Controller
 from qwen_operator.handlers import Watcher
-from qwen_operator.kube import Kube
+from qwen_operator.kube.client import Kube
 from qwen_operator.metrics import Health
 from qwen_operator.names import READINESS_GATE
 from qwen_operator.remediation.poll import Poller

@@ -10,14 +10,14 @@ from collections.abc import Awaitable
 from typing import Any, Final
 
 from qwen_operator import __version__
-from qwen_operator.apierrors import KubeError
 from qwen_operator.controller import Controller
 from qwen_operator.handlers import Watcher
-from qwen_operator.kube import Kube
-from qwen_operator.leader import RENEW_DEADLINE, Leader
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.lease import RENEW_DEADLINE, Leader
+from qwen_operator.kube.resources import QWEN_SERVICES
 from qwen_operator.logs import set_up_logging
 from qwen_operator.metrics import LEADER, Health, serve
-from qwen_operator.resources import QWEN_SERVICES
 from qwen_operator.settings import Settings, SettingsError, read_settings
 
 logger = logging.getLogger("qwen_operator")

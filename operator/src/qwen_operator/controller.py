@@ -7,11 +7,13 @@ import logging
 import time
 from typing import Any, Final
 
-from qwen_operator.apierrors import KubeError
-from qwen_operator.cluster import Cluster
 from qwen_operator.conditions import Suspension
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
+from qwen_operator.kube.cache import Cluster
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.events import Recorder
+from qwen_operator.kube.informer import Key, Object, key_of
+from qwen_operator.kube.workqueue import WorkQueue
 from qwen_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES, Health
 from qwen_operator.reconcile import Reconciler
 from qwen_operator.remediation.gates import GateKeeper
@@ -19,8 +21,6 @@ from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.writes import Writer
 from qwen_operator.settings import Settings
-from qwen_operator.watch import Key, Object, key_of
-from qwen_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,15 @@ from typing import Any, Final
 
 from qwen_operator import __version__
 from qwen_operator.api import InvalidSpecError, QwenService, ServiceStatus
-from qwen_operator.apierrors import ConflictError, InvalidError, KubeError, NamespaceEndingError, NotFoundError
 from qwen_operator.builders.common import stable_hash
-from qwen_operator.cluster import Cluster
 from qwen_operator.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
 from qwen_operator.diagnosis import TRANSIENT
-from qwen_operator.events import EventType, Recorder, Subject
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import WRITES
-from qwen_operator.names import CONFIG_HASH_ANNOTATION
-from qwen_operator.plan import ClusterFacts, Plan, PlanWarning, Reference, plan
-from qwen_operator.resources import (
+from qwen_operator.kube.cache import Cluster
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.errors import ConflictError, InvalidError, KubeError, NamespaceEndingError, NotFoundError
+from qwen_operator.kube.events import EventType, Recorder, Subject
+from qwen_operator.kube.informer import Key
+from qwen_operator.kube.resources import (
     CLAIMS,
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -32,8 +30,10 @@ from qwen_operator.resources import (
     resource_for,
     resource_of,
 )
+from qwen_operator.metrics import WRITES
+from qwen_operator.names import CONFIG_HASH_ANNOTATION
+from qwen_operator.plan import ClusterFacts, Plan, PlanWarning, Reference, plan
 from qwen_operator.settings import Settings
-from qwen_operator.watch import Key
 
 logger = logging.getLogger(__name__)
 

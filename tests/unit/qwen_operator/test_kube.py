@@ -13,7 +13,10 @@ import pytest
 import yaml
 from aiohttp import web
 
-from qwen_operator.apierrors import (
+from qwen_operator.controller import Controller
+from qwen_operator.kube.cache import Cluster
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.errors import (
     ConflictError,
     ForbiddenError,
     GoneError,
@@ -23,15 +26,20 @@ from qwen_operator.apierrors import (
     NotFoundError,
     TooManyRequestsError,
 )
-from qwen_operator.cluster import Cluster
-from qwen_operator.controller import Controller
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
+from qwen_operator.kube.events import Recorder
+from qwen_operator.kube.informer import Informer
+from qwen_operator.kube.resources import (
+    AUTOSCALERS,
+    DEPLOYMENTS,
+    NODES,
+    PODS,
+    QWEN_SERVICES,
+    SERVICE_MONITORS,
+    resource_of,
+)
 from qwen_operator.metrics import Health
 from qwen_operator.reconcile import Reconciler
-from qwen_operator.resources import AUTOSCALERS, DEPLOYMENTS, NODES, PODS, QWEN_SERVICES, SERVICE_MONITORS, resource_of
 from qwen_operator.settings import read_settings
-from qwen_operator.watch import Informer
 
 
 @dataclass

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from typing import Any
 
+from qwen_operator.kube.workqueue import BACKOFF_MAX, WorkQueue, backoff
 from qwen_operator.reconcile import fingerprint, owned, status_patch
-from qwen_operator.workqueue import BACKOFF_MAX, WorkQueue, backoff
 
 
 def live(**changes: Any) -> dict[str, Any]:

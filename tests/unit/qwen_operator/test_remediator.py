@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.events import Recorder
+from qwen_operator.kube.informer import Key
 from qwen_operator.metrics import Health
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.watch import Key
 
 Object = dict[str, Any]
 KEY: Key = ("n", "news")

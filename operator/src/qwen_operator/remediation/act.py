@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus
-from qwen_operator.apierrors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
-from qwen_operator.events import EventType, Subject
+from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
+from qwen_operator.kube.events import EventType, Subject
+from qwen_operator.kube.informer import Key
+from qwen_operator.kube.resources import PODS
 from qwen_operator.metrics import ACTIONS, WRITES
 from qwen_operator.names import RESTART_ANNOTATION
 from qwen_operator.remediation import ledger as ledgers
@@ -32,8 +34,6 @@ from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.restarts import restart_id
 from qwen_operator.remediation.views import last_words
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.resources import PODS
-from qwen_operator.watch import Key
 
 logger = logging.getLogger(__name__)
 

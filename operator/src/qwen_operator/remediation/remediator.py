@@ -11,9 +11,11 @@ from typing import Any, Final, Protocol
 
 from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus
 from qwen_operator.api.service import parse_status
-from qwen_operator.apierrors import KubeError
 from qwen_operator.conditions import Suspension
-from qwen_operator.kube import Kube
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.informer import Key
+from qwen_operator.kube.resources import NODES, REPLICA_SETS
 from qwen_operator.metrics import PODS_OUT, SUSPENDED, Health
 from qwen_operator.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
 from qwen_operator.remediation.act import ServiceActor
@@ -23,8 +25,6 @@ from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.views import going, newest_revision, pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.resources import NODES, REPLICA_SETS
-from qwen_operator.watch import Key
 
 logger = logging.getLogger(__name__)
 

@@ -8,14 +8,14 @@ from typing import Any, Final
 
 from qwen_operator.api import RemediationStatus, format_time
 from qwen_operator.api.service import parse_status
-from qwen_operator.apierrors import ConflictError, NotFoundError
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.errors import ConflictError, NotFoundError
+from qwen_operator.kube.events import Recorder
+from qwen_operator.kube.informer import Key
+from qwen_operator.kube.resources import PODS, QWEN_SERVICES
 from qwen_operator.metrics import WRITES
 from qwen_operator.names import READINESS_GATE
 from qwen_operator.remediation.model import Pod
-from qwen_operator.resources import PODS, QWEN_SERVICES
-from qwen_operator.watch import Key
 
 Object = dict[str, Any]
 Change = Callable[[RemediationStatus], RemediationStatus | None]

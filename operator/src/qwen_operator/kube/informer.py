@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from qwen_operator.apierrors import ForbiddenError, GoneError, KubeError
-from qwen_operator.kube import Kube
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.errors import ForbiddenError, GoneError, KubeError
+from qwen_operator.kube.resources import Resource
 from qwen_operator.names import SERVICE_LABEL
-from qwen_operator.resources import Resource
 
 logger = logging.getLogger(__name__)
 

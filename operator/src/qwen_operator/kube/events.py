@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from qwen_operator.apierrors import KubeError, NamespaceEndingError, NotFoundError
-from qwen_operator.kube import Kube
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.errors import KubeError, NamespaceEndingError, NotFoundError
+from qwen_operator.kube.resources import CORE_EVENTS
 from qwen_operator.metrics import WRITES
-from qwen_operator.resources import CORE_EVENTS
 
 logger = logging.getLogger(__name__)
 

@@ -37,9 +37,9 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio import client, config
 
-from qwen_operator.apierrors import KubeError, NotFoundError, error_of
+from qwen_operator.kube.errors import KubeError, NotFoundError, error_of
+from qwen_operator.kube.resources import PODS, Resource, resource_for
 from qwen_operator.names import FIELD_MANAGER
-from qwen_operator.resources import PODS, Resource, resource_for
 
 Object = dict[str, Any]
 PatchType = Literal["merge", "strategic"]

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from qwen_operator.apierrors import ConflictError, KubeError, NotFoundError
-from qwen_operator.kube import Kube
-from qwen_operator.resources import LEASES
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError
+from qwen_operator.kube.resources import LEASES
 
 logger = logging.getLogger(__name__)
 

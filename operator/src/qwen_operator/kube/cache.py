@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from qwen_operator.apierrors import KubeError
-from qwen_operator.kube import Kube
-from qwen_operator.names import child_name, label_value
-from qwen_operator.resources import (
+from qwen_operator.kube.client import Kube
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.informer import Informer, Key, Object, all_synced, key_of, newer, service_label
+from qwen_operator.kube.resources import (
     AUTOSCALERS,
     BUDGETS,
     CLAIMS,
@@ -25,7 +25,7 @@ from qwen_operator.resources import (
     SERVICES,
     Resource,
 )
-from qwen_operator.watch import Informer, Key, Object, all_synced, key_of, newer, service_label
+from qwen_operator.names import child_name, label_value
 
 logger = logging.getLogger(__name__)
 
