@@ -17,10 +17,10 @@ from typing import Any, Self
 from qwen_operator.controller import Controller
 from qwen_operator.handlers import Watcher
 from qwen_operator.kube.client import Kube
-from qwen_operator.metrics import Health
 from qwen_operator.names import READINESS_GATE
+from qwen_operator.process.health import Health
+from qwen_operator.process.settings import read_settings
 from qwen_operator.remediation.poll import Poller
-from qwen_operator.settings import read_settings
 from tests.integration.control_plane import ControlPlane, wait_until
 
 Object = dict[str, Any]

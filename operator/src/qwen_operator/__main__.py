@@ -16,9 +16,11 @@ from qwen_operator.kube.client import Kube
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.lease import RENEW_DEADLINE, Leader
 from qwen_operator.kube.resources import QWEN_SERVICES
-from qwen_operator.logs import set_up_logging
-from qwen_operator.metrics import LEADER, Health, serve
-from qwen_operator.settings import Settings, SettingsError, read_settings
+from qwen_operator.process.endpoints import serve
+from qwen_operator.process.health import Health
+from qwen_operator.process.logs import set_up_logging
+from qwen_operator.process.operator_metrics import LEADER
+from qwen_operator.process.settings import Settings, SettingsError, read_settings
 
 logger = logging.getLogger("qwen_operator")
 

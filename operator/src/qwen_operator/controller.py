@@ -14,13 +14,14 @@ from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.events import Recorder
 from qwen_operator.kube.informer import Key, Object, key_of
 from qwen_operator.kube.workqueue import WorkQueue
-from qwen_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES, Health
+from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES
+from qwen_operator.process.settings import Settings
 from qwen_operator.reconcile import Reconciler
 from qwen_operator.remediation.gates import GateKeeper
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
 

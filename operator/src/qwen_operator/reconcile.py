@@ -30,10 +30,10 @@ from qwen_operator.kube.resources import (
     resource_for,
     resource_of,
 )
-from qwen_operator.metrics import WRITES
 from qwen_operator.names import CONFIG_HASH_ANNOTATION
 from qwen_operator.plan import ClusterFacts, Plan, PlanWarning, Reference, plan
-from qwen_operator.settings import Settings
+from qwen_operator.process.operator_metrics import WRITES
+from qwen_operator.process.settings import Settings
 
 logger = logging.getLogger(__name__)
 

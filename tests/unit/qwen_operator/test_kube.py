@@ -37,9 +37,9 @@ from qwen_operator.kube.resources import (
     SERVICE_MONITORS,
     resource_of,
 )
-from qwen_operator.metrics import Health
+from qwen_operator.process.health import Health
+from qwen_operator.process.settings import read_settings
 from qwen_operator.reconcile import Reconciler
-from qwen_operator.settings import read_settings
 
 
 @dataclass

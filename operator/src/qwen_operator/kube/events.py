@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from qwen_operator.kube.client import Kube
 from qwen_operator.kube.errors import KubeError, NamespaceEndingError, NotFoundError
 from qwen_operator.kube.resources import CORE_EVENTS
-from qwen_operator.metrics import WRITES
+from qwen_operator.process.operator_metrics import WRITES
 
 logger = logging.getLogger(__name__)
 

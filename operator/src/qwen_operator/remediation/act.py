@@ -12,8 +12,8 @@ from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, T
 from qwen_operator.kube.events import EventType, Subject
 from qwen_operator.kube.informer import Key
 from qwen_operator.kube.resources import PODS
-from qwen_operator.metrics import ACTIONS, WRITES
 from qwen_operator.names import RESTART_ANNOTATION
+from qwen_operator.process.operator_metrics import ACTIONS, WRITES
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.model import (
     DEAD,

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from qwen_operator.metrics import POLLS
 from qwen_operator.names import PORT
+from qwen_operator.process.operator_metrics import POLLS
 from qwen_operator.remediation.model import Evidence
 
 METRICS_TIMEOUT: Final = 1.0

@@ -16,8 +16,9 @@ from qwen_operator.kube.client import Kube
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.informer import Key
 from qwen_operator.kube.resources import NODES, REPLICA_SETS
-from qwen_operator.metrics import PODS_OUT, SUSPENDED, Health
 from qwen_operator.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
+from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import PODS_OUT, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.model import Decisions, Evidence, Instant, Memory, Prove, Round

@@ -13,8 +13,8 @@ from qwen_operator.kube.errors import ConflictError, NotFoundError
 from qwen_operator.kube.events import Recorder
 from qwen_operator.kube.informer import Key
 from qwen_operator.kube.resources import PODS, QWEN_SERVICES
-from qwen_operator.metrics import WRITES
 from qwen_operator.names import READINESS_GATE
+from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.remediation.model import Pod
 
 Object = dict[str, Any]
