@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from qwen_operator.api.names import READINESS_GATE
 from qwen_operator.controller import Controller
 from qwen_operator.handlers import Watcher
 from qwen_operator.kube.client import Kube
-from qwen_operator.names import READINESS_GATE
 from qwen_operator.process.health import Health
 from qwen_operator.process.settings import read_settings
 from qwen_operator.remediation.poll import Poller

@@ -7,12 +7,12 @@ import logging
 import time
 from typing import Any, Final
 
+from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.conditions import Suspension
 from qwen_operator.kube.cache import Cluster
 from qwen_operator.kube.client import Kube
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.events import Recorder
-from qwen_operator.kube.informer import Key, Object, key_of
 from qwen_operator.kube.workqueue import WorkQueue
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES

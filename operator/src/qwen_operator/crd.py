@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from qwen_operator.api.base import Model
-from qwen_operator.api.service import GROUP, KIND, PLURAL, VERSION, QwenServiceSpec
+from qwen_operator.api.qwenservice import GROUP, KIND, PLURAL, VERSION, QwenServiceSpec
 from qwen_operator.api.status import ServiceStatus
 
 Schema = dict[str, Any]

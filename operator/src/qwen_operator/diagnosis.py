@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from qwen_operator.names import CONTAINER, READINESS_GATE
+from qwen_operator.api.names import CONTAINER, READINESS_GATE
 
 # The server's exit codes
 EXIT_ENGINE_DIED: Final = 70

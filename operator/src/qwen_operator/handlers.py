@@ -16,7 +16,7 @@ from typing import Any
 import kopf
 
 from qwen_operator.api import GROUP, PLURAL, VERSION
-from qwen_operator.kube.informer import Key, Object, key_of
+from qwen_operator.api.objects import Key, Object, key_of
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from qwen_operator.api import QwenService
+from qwen_operator.api.names import child_name
+from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import CacheSpec
 from qwen_operator.builders.autoscaler import build_autoscaler
 from qwen_operator.builders.cache import build_cache_claim
@@ -24,9 +26,6 @@ from qwen_operator.builders.networkpolicy import build_network_policy
 from qwen_operator.builders.prometheusrule import build_prometheus_rule
 from qwen_operator.builders.selectors import selects
 from qwen_operator.builders.service import build_http_route, build_service
-from qwen_operator.names import child_name
-
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True)

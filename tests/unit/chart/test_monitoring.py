@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from charts.dashboard import dashboard
 
-from qwen_operator.catalogue import NAMES
+from qwen_operator.api.catalogue import NAMES
 from qwen_operator.process.operator_metrics import REGISTRY
 
 from .conftest import ROOT, Rendered, render

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from qwen_operator.api import RemediationStatus, RestartIntent
-from qwen_operator.catalogue import AlertClass, effective_alerts
+from qwen_operator.api.catalogue import AlertClass, effective_alerts
 from qwen_operator.conditions import Suspension
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.decide import decide

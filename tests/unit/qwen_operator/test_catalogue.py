@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwen_operator.catalogue import CATALOGUE, NAMES, Action, Alert, AlertClass, effective_alerts
+from qwen_operator.api.catalogue import CATALOGUE, NAMES, Action, Alert, AlertClass, effective_alerts
 from tests.unit.qwen_operator.objects import service
 
 

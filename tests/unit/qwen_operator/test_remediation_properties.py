@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_operator.api import RemediationStatus
-from qwen_operator.catalogue import AlertClass
+from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation.ledger import restarts_in_window
 from qwen_operator.remediation.model import (
     BeginRestart,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_operator.api import HistoryEntry, QwenServiceSpec, RemediationStatus, RestartIntent
-from qwen_operator.catalogue import NAMES
+from qwen_operator.api.catalogue import NAMES
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.model import (
     BeginRestart,

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
+from qwen_operator.api.objects import Key
 from qwen_operator.kube.client import Kube
 from qwen_operator.kube.events import Recorder
-from qwen_operator.kube.informer import Key
 from qwen_operator.process.health import Health
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator

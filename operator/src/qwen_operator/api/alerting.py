@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from qwen_operator.api.base import Duration, IntOrPercent, Model, Rule, duration_field, map_list, section
-from qwen_operator.catalogue import SATURATION_NAMES, Severity
+from qwen_operator.api.catalogue import SATURATION_NAMES, Severity
 
 AlertName = Literal[
     "EngineUnresponsive",

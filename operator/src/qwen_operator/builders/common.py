@@ -7,9 +7,8 @@ import json
 from typing import Any
 
 from qwen_operator.api import API_VERSION, KIND, QwenService
-from qwen_operator.names import child_labels, child_name
-
-Object = dict[str, Any]
+from qwen_operator.api.names import child_labels, child_name
+from qwen_operator.api.objects import Object
 
 
 def owner_reference(service: QwenService) -> Object:

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from qwen_operator.api import QwenService, QwenServiceSpec
-from qwen_operator.builders.common import Object, child, stable_hash
-from qwen_operator.builders.pod import pod_template
-from qwen_operator.names import (
+from qwen_operator.api.names import (
     OPERATOR_VERSION_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     TEMPLATE_HASH_ANNOTATION,
     selector_labels,
 )
+from qwen_operator.api.objects import Object
+from qwen_operator.builders.common import child, stable_hash
+from qwen_operator.builders.pod import pod_template
 
 # The parts of the spec that shape a pod. The others (replicas, alerts, monitoring, ...) never restart one.
 _POD_SECTIONS: Final = {

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from qwen_operator.api import QwenService
-from qwen_operator.builders.common import Object, child
+from qwen_operator.api.names import child_labels, selector_labels
+from qwen_operator.api.objects import Object, is_owned_by
+from qwen_operator.builders.common import child
 from qwen_operator.builders.selectors import selects
-from qwen_operator.names import child_labels, selector_labels
 
 
 def build_disruption_budget(service: QwenService) -> Object:
@@ -31,9 +32,5 @@ def budgets_of_others(service: QwenService, budgets: Iterable[Mapping[str, Any]]
     return [
         budget["metadata"]["name"]
         for budget in budgets
-        if not _owned(service, budget) and selects(budget.get("spec", {}).get("selector"), labels)
+        if not is_owned_by(budget, service.uid) and selects(budget.get("spec", {}).get("selector"), labels)
     ]
-
-
-def _owned(service: QwenService, obj: Mapping[str, Any]) -> bool:
-    return any(owner.get("uid") == service.uid for owner in obj["metadata"].get("ownerReferences") or ())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from qwen_operator.api import QwenService, format_duration
-from qwen_operator.builders.common import Object, child
-from qwen_operator.names import PORT_NAME, selector_labels
+from qwen_operator.api.names import PORT_NAME, selector_labels
+from qwen_operator.api.objects import Object
+from qwen_operator.builders.common import child
 
 
 def build_service_monitor(service: QwenService) -> Object:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
 from qwen_operator.api import QwenServiceSpec
+from qwen_operator.api.names import (
+    CONTAINER,
+    PORT,
+    PORT_NAME,
+    READINESS_GATE,
+    child_labels,
+    child_name,
+    selector_labels,
+)
+from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import ProbeSpec
 from qwen_operator.builders.arguments import (
     ALERTS_FOLDER,
@@ -16,9 +26,6 @@ from qwen_operator.builders.arguments import (
 )
 from qwen_operator.builders.merge import merge
 from qwen_operator.builders.source import CACHE_PATH, resolve_source
-from qwen_operator.names import CONTAINER, PORT, PORT_NAME, READINESS_GATE, child_labels, child_name, selector_labels
-
-Object = dict[str, Any]
 
 USER: Final = 65532
 # New connections stop a moment after a pod is told to go: until then it keeps answering.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from qwen_operator.api import QwenServiceSpec
 from qwen_operator.api.core import SecretKeyRef
-from qwen_operator.api.model import ModelSource
+from qwen_operator.api.objects import Object
+from qwen_operator.api.replica import ModelSource
 
-Object = dict[str, Any]
 CACHE_PATH: Final = "/cache"
 MODEL_PATH: Final = "/models"
 

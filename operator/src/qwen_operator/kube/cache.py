@@ -7,9 +7,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from qwen_operator.api.names import child_name, label_value
+from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import Kube
 from qwen_operator.kube.errors import KubeError
-from qwen_operator.kube.informer import Informer, Key, Object, all_synced, key_of, newer, service_label
+from qwen_operator.kube.informer import Informer, all_synced, newer, service_label
 from qwen_operator.kube.resources import (
     AUTOSCALERS,
     BUDGETS,
@@ -25,7 +27,6 @@ from qwen_operator.kube.resources import (
     SERVICES,
     Resource,
 )
-from qwen_operator.names import child_name, label_value
 
 logger = logging.getLogger(__name__)
 

@@ -37,11 +37,11 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio import client, config
 
+from qwen_operator.api.names import FIELD_MANAGER
+from qwen_operator.api.objects import Object
 from qwen_operator.kube.errors import KubeError, NotFoundError, error_of
 from qwen_operator.kube.resources import PODS, Resource, resource_for
-from qwen_operator.names import FIELD_MANAGER
 
-Object = dict[str, Any]
 PatchType = Literal["merge", "strategic"]
 
 REQUEST_TIMEOUT: Final = 15.0

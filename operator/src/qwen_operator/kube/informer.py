@@ -5,29 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
+from qwen_operator.api.names import SERVICE_LABEL
+from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import Kube
 from qwen_operator.kube.errors import ForbiddenError, GoneError, KubeError
 from qwen_operator.kube.resources import Resource
-from qwen_operator.names import SERVICE_LABEL
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
-Key = tuple[str, str]
-"""Namespace and name."""
 OnChange = Callable[[Object], None]
 
 SELECTOR: Final = "app.kubernetes.io/managed-by=qwen-operator"
 _BACKOFF: Final = (0.2, 1.0, 2.0, 5.0, 10.0)
 _FORBIDDEN_SECONDS: Final = 60.0
-
-
-def key_of(obj: Object) -> Key:
-    """Namespace and name of an object."""
-    metadata = obj["metadata"]
-    return metadata.get("namespace", ""), metadata["name"]
 
 
 def service_label(obj: Object) -> str:

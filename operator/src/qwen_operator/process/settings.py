@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from qwen_operator.errors import OperatorError
-
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _PREFIX: Final = "QWEN_OPERATOR_"
 
 
-class SettingsError(OperatorError):
+class SettingsError(Exception):
     """A setting that makes no sense; the message names it."""
 
 

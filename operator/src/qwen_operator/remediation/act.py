@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus
+from qwen_operator.api.names import RESTART_ANNOTATION
+from qwen_operator.api.objects import Key, Object
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
 from qwen_operator.kube.events import EventType, Subject
-from qwen_operator.kube.informer import Key
 from qwen_operator.kube.resources import PODS
-from qwen_operator.names import RESTART_ANNOTATION
 from qwen_operator.process.operator_metrics import ACTIONS, WRITES
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.model import (
@@ -37,7 +37,6 @@ from qwen_operator.remediation.writes import Writer
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
 
 HUNG_GRACE: Final = 5
 """Seconds that an evicted pod with a hung engine gets: it has nothing to finish."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwen_operator.api import RemediationStatus
-from qwen_operator.catalogue import AlertClass
+from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.conditions import Suspension
 from qwen_operator.remediation import restarts
 from qwen_operator.remediation.model import (

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from qwen_operator.names import PORT
+from qwen_operator.api.names import PORT
 from qwen_operator.process.operator_metrics import POLLS
 from qwen_operator.remediation.model import Evidence
 

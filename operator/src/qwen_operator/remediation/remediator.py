@@ -7,16 +7,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus
-from qwen_operator.api.service import parse_status
+from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
+from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.qwenservice import parse_status
 from qwen_operator.conditions import Suspension
 from qwen_operator.kube.client import Kube
 from qwen_operator.kube.errors import KubeError
-from qwen_operator.kube.informer import Key
 from qwen_operator.kube.resources import NODES, REPLICA_SETS
-from qwen_operator.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import PODS_OUT, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
@@ -29,7 +29,6 @@ from qwen_operator.remediation.writes import Writer
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
 
 NODE_SECONDS: Final = 15.0
 _BEAT_SECONDS: Final = 90.0

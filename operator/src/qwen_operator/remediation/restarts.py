@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Literal
 
 from qwen_operator.api import RemediationStatus, RestartIntent, format_time
-from qwen_operator.catalogue import AlertClass
+from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.conditions import Suspension
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.model import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwen_operator.api import RemediationStatus, RestartIntent
-from qwen_operator.catalogue import AlertClass
+from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation.model import Gate, Instant, Pod, PodMemory, Round
 from qwen_operator.remediation.policy import Policy
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from qwen_operator.names import CONTAINER, READINESS_GATE, RESTART_ANNOTATION
+from qwen_operator.api.names import CONTAINER, READINESS_GATE, RESTART_ANNOTATION
+from qwen_operator.api.objects import Object
 from qwen_operator.remediation.model import Gate, Pod, Rollout
-
-Object = Mapping[str, Any]
 
 
 def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = None) -> Pod:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from qwen_operator.api.service import GROUP
+from qwen_operator.api.qwenservice import GROUP
 
 MAX_NAME: Final = 63
 FIELD_MANAGER: Final = "qwen-operator"

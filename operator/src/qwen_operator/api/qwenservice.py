@@ -12,7 +12,6 @@ from pydantic import Field, ValidationError
 from qwen_operator.api.alerting import AlertSpec, RemediationSpec
 from qwen_operator.api.base import Model, Rule, map_list, section
 from qwen_operator.api.core import Resources
-from qwen_operator.api.model import AuthSpec, EngineSpec, GpuSpec, LimitsSpec, ModelSpec
 from qwen_operator.api.operations import (
     AutoscalingSpec,
     CacheSpec,
@@ -28,13 +27,27 @@ from qwen_operator.api.operations import (
     ServiceExposure,
     SloSpec,
 )
+from qwen_operator.api.replica import AuthSpec, EngineSpec, GpuSpec, LimitsSpec, ModelSpec
 from qwen_operator.api.status import ServiceStatus
-from qwen_operator.errors import InvalidSpecError
 
 GROUP: Final = "qwen-vllm.io"
 VERSION: Final = "v1alpha1"
 KIND: Final = "QwenService"
 PLURAL: Final = "qwenservices"
+
+
+class InvalidSpecError(Exception):
+    """A QwenService whose spec cannot be acted upon.
+
+    Attributes:
+        field: the path of the offending field, such as `spec.engine.dtype`.
+        detail: what is wrong with it.
+    """
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(f"{field}: {detail}")
+        self.field = field
+        self.detail = detail
 
 
 class QwenServiceSpec(Model):
