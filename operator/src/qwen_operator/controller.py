@@ -8,7 +8,6 @@ import time
 from typing import Any, Final
 
 from qwen_operator.api.objects import Key, Object, key_of
-from qwen_operator.conditions import Suspension
 from qwen_operator.kube.cache import Cluster
 from qwen_operator.kube.client import Kube
 from qwen_operator.kube.errors import KubeError
@@ -22,6 +21,7 @@ from qwen_operator.remediation.gates import GateKeeper
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.writes import Writer
+from qwen_operator.status.conditions import Suspension
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,6 @@ from qwen_operator import __version__
 from qwen_operator.api import InvalidSpecError, QwenService, ServiceStatus
 from qwen_operator.api.names import CONFIG_HASH_ANNOTATION
 from qwen_operator.api.objects import Key, Object, is_owned_by
-from qwen_operator.builders.common import stable_hash
-from qwen_operator.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
-from qwen_operator.diagnosis import TRANSIENT
 from qwen_operator.kube.cache import Cluster
 from qwen_operator.kube.client import Kube
 from qwen_operator.kube.errors import ConflictError, InvalidError, KubeError, NamespaceEndingError, NotFoundError
@@ -31,9 +28,12 @@ from qwen_operator.kube.resources import (
     resource_for,
     resource_of,
 )
-from qwen_operator.plan import ClusterFacts, Plan, PlanWarning, Reference, plan
+from qwen_operator.planning.builders.common import stable_hash
+from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, Reference, plan
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.process.settings import Settings
+from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
+from qwen_operator.status.diagnosis import TRANSIENT
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from qwen_operator.api import RemediationStatus, RestartIntent
-from qwen_operator.api.catalogue import AlertClass, effective_alerts
-from qwen_operator.conditions import Suspension
+from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.planning.alerts import effective_alerts
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.model import (
@@ -30,6 +30,7 @@ from qwen_operator.remediation.model import (
 )
 from qwen_operator.remediation.policy import Policy, alert_policy
 from qwen_operator.remediation.restarts import restart_id
+from qwen_operator.status.conditions import Suspension
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 ALERTS = {alert.name: alert_policy(alert) for alert in effective_alerts("cuda") if alert.active}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qwen_operator.api import QwenService
-from qwen_operator.api.catalogue import effective_alerts
-from qwen_operator.builders.autoscaler import WAITING_METRIC
+from qwen_operator.planning.alerts import effective_alerts
+from qwen_operator.planning.builders.autoscaler import WAITING_METRIC
 from qwen_server import alerts as server_alerts
 from qwen_server import prometheus
 from qwen_server.commandline import load_settings

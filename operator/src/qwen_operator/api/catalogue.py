@@ -6,10 +6,9 @@ The server evaluates the same catalogue (a test compares the two). `spec.alerts`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 Severity = Literal["critical", "warning", "info"]
 Device = Literal["cuda", "cpu"]
@@ -127,58 +126,3 @@ CATALOGUE: Final[tuple[Alert, ...]] = (
 )  # fmt: skip
 NAMES: Final = tuple(alert.name for alert in CATALOGUE)
 SATURATION_NAMES: Final = tuple(alert.name for alert in CATALOGUE if alert.alert_class is AlertClass.SATURATION)
-
-
-class AlertOverride(Protocol):
-    """What `spec.alerts` says about one alert; None leaves the catalogue's value."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def threshold(self) -> float | None: ...
-    @property
-    def for_seconds(self) -> float | None: ...
-    @property
-    def severity(self) -> Severity | None: ...
-    @property
-    def enabled(self) -> bool: ...
-
-
-class RuleOverride(Protocol):
-    """What `spec.remediation.rules` says about one alert."""
-
-    @property
-    def alert(self) -> str: ...
-    @property
-    def action(self) -> str: ...
-    @property
-    def for_seconds(self) -> float | None: ...
-
-
-def effective_alerts(
-    device: Device, overrides: Iterable[AlertOverride] = (), rules: Iterable[RuleOverride] = ()
-) -> tuple[Alert, ...]:
-    """The catalogue for a device with the service's overrides, in the catalogue's order.
-
-    Rules that name an alert replace all of its default actions; an alert that is off has no actions.
-    """
-    by_name: Mapping[str, AlertOverride] = {override.name: override for override in overrides}
-    actions: dict[str, list[ActionRule]] = {}
-    for rule in rules:
-        actions.setdefault(rule.alert, []).append(ActionRule(Action(rule.action), rule.for_seconds))
-    merged = []
-    for default in CATALOGUE:
-        alert = default.on(device)
-        override = by_name.get(alert.name)
-        if override is not None:
-            alert = replace(
-                alert,
-                threshold=alert.threshold if override.threshold is None else override.threshold,
-                for_seconds=alert.for_seconds if override.for_seconds is None else override.for_seconds,
-                severity=override.severity or alert.severity,
-                enabled=override.enabled,
-            )
-        if alert.name in actions:
-            alert = replace(alert, actions=tuple(actions[alert.name]))
-        merged.append(alert if alert.active else replace(alert, actions=()))
-    return tuple(merged)

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from qwen_operator.api import RemediationStatus
 from qwen_operator.api.catalogue import AlertClass
-from qwen_operator.conditions import Suspension
 from qwen_operator.remediation import restarts
 from qwen_operator.remediation.model import (
     FAIL_OPEN_SECONDS,
@@ -35,6 +34,7 @@ from qwen_operator.remediation.model import (
 from qwen_operator.remediation.observe import observe, take_out
 from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.state import State
+from qwen_operator.status.conditions import Suspension
 
 _SEVERITY = {AlertClass.ZERO_WORK: 0, AlertClass.BROKEN_HARDWARE: 1, AlertClass.RELATIVE: 2}
 

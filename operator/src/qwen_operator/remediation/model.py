@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from qwen_operator.api import RestartIntent
-from qwen_operator.conditions import Suspension
+from qwen_operator.status.conditions import Suspension
 
 PROOFS: Final = 3
 """Successful generations that prove the health of a pod."""

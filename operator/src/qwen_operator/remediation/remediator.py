@@ -13,7 +13,6 @@ from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus
 from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.api.qwenservice import parse_status
-from qwen_operator.conditions import Suspension
 from qwen_operator.kube.client import Kube
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.resources import NODES, REPLICA_SETS
@@ -26,6 +25,7 @@ from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.views import going, newest_revision, pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer
+from qwen_operator.status.conditions import Suspension
 
 logger = logging.getLogger(__name__)
 

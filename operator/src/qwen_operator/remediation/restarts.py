@@ -8,7 +8,6 @@ from typing import Literal
 
 from qwen_operator.api import RemediationStatus, RestartIntent, format_time
 from qwen_operator.api.catalogue import AlertClass
-from qwen_operator.conditions import Suspension
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.model import (
     DEAD,
@@ -23,6 +22,7 @@ from qwen_operator.remediation.model import (
     Pod,
 )
 from qwen_operator.remediation.state import State
+from qwen_operator.status.conditions import Suspension
 
 _RESTART_SECONDS = 60.0
 """A container that was asked to restart, and has not after so long, does not listen."""

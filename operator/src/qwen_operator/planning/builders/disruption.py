@@ -8,8 +8,8 @@ from typing import Any
 from qwen_operator.api import QwenService
 from qwen_operator.api.names import child_labels, selector_labels
 from qwen_operator.api.objects import Object, is_owned_by
-from qwen_operator.builders.common import child
-from qwen_operator.builders.selectors import selects
+from qwen_operator.planning.builders.common import child
+from qwen_operator.planning.builders.selectors import selects
 
 
 def build_disruption_budget(service: QwenService) -> Object:

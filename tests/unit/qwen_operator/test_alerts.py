@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from qwen_operator.api.catalogue import CATALOGUE, NAMES, Action, Alert, AlertClass, effective_alerts
+from qwen_operator.api.catalogue import CATALOGUE, NAMES, Action, Alert, AlertClass
+from qwen_operator.planning.alerts import effective_alerts
 from tests.unit.qwen_operator.objects import service
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from qwen_operator.api import QwenService
-from qwen_operator.api.catalogue import effective_alerts
 from qwen_operator.api.objects import Object
-from qwen_operator.builders.common import child
+from qwen_operator.planning.alerts import effective_alerts
+from qwen_operator.planning.builders.common import child
 
 ALERTS_KEY = "alerts.json"
 

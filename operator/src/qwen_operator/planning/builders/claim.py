@@ -5,7 +5,7 @@ from __future__ import annotations
 from qwen_operator.api import QwenService
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import CacheSpec
-from qwen_operator.builders.common import child
+from qwen_operator.planning.builders.common import child
 
 
 def build_cache_claim(service: QwenService, cache: CacheSpec) -> Object:

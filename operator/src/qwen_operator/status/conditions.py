@@ -18,9 +18,9 @@ from typing import Any, Final
 from qwen_operator.api import Condition, InvalidSpecError, QwenService, RemediationStatus, ServiceStatus
 from qwen_operator.api.names import selector_string, service_url
 from qwen_operator.api.qwenservice import parse_status
-from qwen_operator.builders.source import served_name
-from qwen_operator.diagnosis import Problem, diagnose, is_active, is_ready, worst
-from qwen_operator.plan import PlanWarning
+from qwen_operator.planning.builders.source import served_name
+from qwen_operator.planning.plan import PlanWarning
+from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, worst
 
 MAX_MESSAGE: Final = 1024
 

@@ -17,15 +17,15 @@ from qwen_operator.api.names import (
 )
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import ProbeSpec
-from qwen_operator.builders.arguments import (
+from qwen_operator.planning.builders.arguments import (
     ALERTS_FOLDER,
     API_KEYS_FOLDER,
     PODINFO_FOLDER,
     cpu_threads,
     server_arguments,
 )
-from qwen_operator.builders.merge import merge
-from qwen_operator.builders.source import CACHE_PATH, resolve_source
+from qwen_operator.planning.builders.merge import merge
+from qwen_operator.planning.builders.source import CACHE_PATH, resolve_source
 
 USER: Final = 65532
 # New connections stop a moment after a pod is told to go: until then it keeps answering.

@@ -6,7 +6,7 @@ from qwen_operator.api import QwenService
 from qwen_operator.api.names import PORT_NAME, child_name, selector_labels
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import RouteSpec
-from qwen_operator.builders.common import child
+from qwen_operator.planning.builders.common import child
 
 
 def build_service(service: QwenService) -> Object:

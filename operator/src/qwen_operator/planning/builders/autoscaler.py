@@ -7,7 +7,7 @@ from typing import Final
 from qwen_operator.api import API_VERSION, KIND, QwenService
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import AutoscalingSpec
-from qwen_operator.builders.common import child
+from qwen_operator.planning.builders.common import child
 
 WAITING_METRIC: Final = "qwen_requests_waiting"
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 from qwen_operator.api import QwenService
-from qwen_operator.api.catalogue import Alert, effective_alerts
+from qwen_operator.api.catalogue import Alert
 from qwen_operator.api.names import child_name
 from qwen_operator.api.objects import Object
-from qwen_operator.builders.common import child
+from qwen_operator.planning.alerts import effective_alerts
+from qwen_operator.planning.builders.common import child
 
 # A dead process exports nothing: it is told by scrapes that fail.
 _SCRAPE_FAILS_FOR: Final = "2m"

@@ -6,7 +6,7 @@ import math
 from typing import Final
 
 from qwen_operator.api import QwenServiceSpec, format_duration, parse_quantity
-from qwen_operator.builders.source import resolve_source
+from qwen_operator.planning.builders.source import resolve_source
 
 ALERTS_FOLDER: Final = "/etc/qwen/alerts"
 API_KEYS_FOLDER: Final = "/etc/qwen/api-keys"

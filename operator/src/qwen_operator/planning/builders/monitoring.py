@@ -7,7 +7,7 @@ from datetime import timedelta
 from qwen_operator.api import QwenService, format_duration
 from qwen_operator.api.names import PORT_NAME, selector_labels
 from qwen_operator.api.objects import Object
-from qwen_operator.builders.common import child
+from qwen_operator.planning.builders.common import child
 
 
 def build_service_monitor(service: QwenService) -> Object:

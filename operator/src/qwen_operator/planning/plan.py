@@ -10,22 +10,22 @@ from qwen_operator.api import QwenService
 from qwen_operator.api.names import child_name
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import CacheSpec
-from qwen_operator.builders.autoscaler import build_autoscaler
-from qwen_operator.builders.cache import build_cache_claim
-from qwen_operator.builders.configmap import build_alerts_configmap
-from qwen_operator.builders.deployment import (
+from qwen_operator.planning.builders.autoscaler import build_autoscaler
+from qwen_operator.planning.builders.claim import build_cache_claim
+from qwen_operator.planning.builders.configmap import build_alerts_configmap
+from qwen_operator.planning.builders.deployment import (
     build_deployment,
     keep_template,
     only_operator_changed,
     rollout_means_downtime,
     rollout_numbers,
 )
-from qwen_operator.builders.disruption import budgets_of_others, build_disruption_budget
-from qwen_operator.builders.monitoring import build_service_monitor
-from qwen_operator.builders.networkpolicy import build_network_policy
-from qwen_operator.builders.prometheusrule import build_prometheus_rule
-from qwen_operator.builders.selectors import selects
-from qwen_operator.builders.service import build_http_route, build_service
+from qwen_operator.planning.builders.disruption import budgets_of_others, build_disruption_budget
+from qwen_operator.planning.builders.monitoring import build_service_monitor
+from qwen_operator.planning.builders.networkpolicy import build_network_policy
+from qwen_operator.planning.builders.prometheusrule import build_prometheus_rule
+from qwen_operator.planning.builders.selectors import selects
+from qwen_operator.planning.builders.service import build_http_route, build_service
 
 
 @dataclass(frozen=True)

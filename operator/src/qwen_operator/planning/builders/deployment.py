@@ -14,8 +14,8 @@ from qwen_operator.api.names import (
     selector_labels,
 )
 from qwen_operator.api.objects import Object
-from qwen_operator.builders.common import child, stable_hash
-from qwen_operator.builders.pod import pod_template
+from qwen_operator.planning.builders.common import child, stable_hash
+from qwen_operator.planning.builders.pod import pod_template
 
 # The parts of the spec that shape a pod. The others (replicas, alerts, monitoring, ...) never restart one.
 _POD_SECTIONS: Final = {
