@@ -1,7 +1,9 @@
 """Generates the CustomResourceDefinition and its reference page from the typed models.
 
-`python -m qwen_operator.crd` writes `manifests/crd.yaml` and `docs/reference.md`; with `--check` it writes nothing and
-exits 1 when either differs from what the models say.
+    PYTHONPATH=operator/src python operator/tools/generate_crd.py [--check]
+
+writes `manifests/crd.yaml` and `docs/reference.md`. With `--check` it writes nothing and exits with 1
+if one of them differs from what the models say. It is a build tool and no part of the image.
 """
 
 from __future__ import annotations
@@ -233,7 +235,7 @@ def render_crd() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes or checks the generated files; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m qwen_operator.crd", description=__doc__)
+    parser = argparse.ArgumentParser(prog="generate_crd.py", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is out of date")
     parser.add_argument("--output", type=Path, default=Path("manifests/crd.yaml"), help="the CRD (%(default)s)")
     parser.add_argument("--reference", type=Path, default=Path("docs/reference.md"), help="the page (%(default)s)")
