@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.informer import Informer
-from qwen_operator.remediation.model import Gate
 from qwen_operator.remediation.poll import Poller
+from qwen_operator.remediation.values import Gate
 from qwen_operator.remediation.views import gate_of, going, pod_ip, pod_view
 from qwen_operator.remediation.writes import Writer
 

@@ -20,9 +20,11 @@ from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import PODS_OUT, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
-from qwen_operator.remediation.model import Decisions, Evidence, Instant, Memory, Prove, Round
+from qwen_operator.remediation.memory import Memory
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
+from qwen_operator.remediation.steps import Decisions, Prove
+from qwen_operator.remediation.values import Evidence, Instant, Round
 from qwen_operator.remediation.views import going, newest_revision, pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer
 from qwen_operator.status.conditions import Suspension
@@ -125,7 +127,7 @@ class Remediator:
         decisions = self.judge(key, seen, policy, parse_status(service).remediation)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         self._ask(decisions, by_uid)
-        await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.actions)
+        await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.steps)
         return policy.poll
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
@@ -174,9 +176,9 @@ class Remediator:
         )
 
     def _ask(self, decisions: Decisions, pods: Mapping[str, Object]) -> None:
-        for action in decisions.actions:
-            if isinstance(action, Prove) and action.pod.uid in pods:
-                task = asyncio.create_task(self._prove(action.pod.uid, pod_ip(pods[action.pod.uid])))
+        for step in decisions.steps:
+            if isinstance(step, Prove) and step.pod.uid in pods:
+                task = asyncio.create_task(self._prove(step.pod.uid, pod_ip(pods[step.pod.uid])))
                 self._asked.add(task)
                 task.add_done_callback(self._asked.discard)
 

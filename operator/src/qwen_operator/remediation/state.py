@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from qwen_operator.api import RemediationStatus, RestartIntent
 from qwen_operator.api.catalogue import AlertClass
-from qwen_operator.remediation.model import Gate, Instant, Pod, PodMemory, Round
+from qwen_operator.remediation.memory import PodMemory
 from qwen_operator.remediation.policy import Policy
+from qwen_operator.remediation.values import Gate, Instant, Pod, Round
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 from qwen_operator.api.names import CONTAINER, READINESS_GATE, RESTART_ANNOTATION
 from qwen_operator.api.objects import Object
-from qwen_operator.remediation.model import Gate, Pod, Rollout
+from qwen_operator.remediation.values import Gate, Pod, Rollout
 
 
 def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = None) -> Pod:

@@ -15,7 +15,7 @@ from qwen_operator.kube.errors import ConflictError, NotFoundError
 from qwen_operator.kube.events import Recorder
 from qwen_operator.kube.resources import PODS, QWEN_SERVICES
 from qwen_operator.process.operator_metrics import WRITES
-from qwen_operator.remediation.model import Pod
+from qwen_operator.remediation.values import Pod
 
 Change = Callable[[RemediationStatus], RemediationStatus | None]
 

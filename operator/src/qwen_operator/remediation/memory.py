@@ -1,29 +1,90 @@
-"""Folds one round of polling into what is remembered of each pod. Pure."""
+"""What is remembered of each pod between rounds, and how a round of polling changes it. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
 
-from qwen_operator.remediation.model import (
-    DEATH_EXIT_CODE,
-    REPEAT_SECONDS,
-    Evidence,
-    Gate,
-    Instant,
-    Latch,
-    Memory,
-    Pod,
-    PodMemory,
-    Round,
-    Streak,
-)
 from qwen_operator.remediation.policy import Policy
+from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
+from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED
+
+REPEAT_SECONDS: Final = 600.0
+"""A pod that is taken out twice within so many seconds is restarted directly."""
+
 
 _PROBE_LOST = 30.0
 """A generation that has not ended after so many seconds will not be heard of any more."""
 _ENDPOINT_OUT = 5.0
 """So many seconds after its gate closed, a pod gets no new connections."""
+
+
+@dataclass(frozen=True)
+class Streak:
+    """An alert that was seen in a row: in how many polls, over how many seconds, last at which time."""
+
+    polls: int
+    seconds: float
+    at: float
+
+
+@dataclass(frozen=True)
+class Latch:
+    """A pod that is (or, without a gate or below minReadyReplicas, should be) out of rotation.
+
+    Attributes:
+        since: when that was first wanted; the `for` of Restart counts from here.
+        held_back: the guards keep it in rotation for now.
+        repeated: it was out before, not long ago.
+        released: why it may go back; the gate is being opened.
+    """
+
+    alert: str
+    since: float
+    held_back: bool = False
+    repeated: bool = False
+    released: str = ""
+
+
+@dataclass(frozen=True)
+class PodMemory:
+    """What is remembered of a pod between rounds; an operator that starts anew can do without.
+
+    Attributes:
+        fresh: whether the last round brought fresh evidence; `fresh_at` is the last one that did.
+        quiet_since: since when fresh evidence shows no alert that takes a pod out.
+        proofs: when the successful generations in a row were asked for.
+        failures: the generations in a row that failed.
+        probing_since: a generation is under way since then.
+        idle_polls: polls in a row without a request, a while after the gate was seen closed.
+        restarts_seen: the restart count of the last round.
+        deaths: how often the engine died since the pod was last ready.
+        notified: alerts that an Event was written for.
+        reported: steps that a dry run has reported.
+    """
+
+    first_seen: float
+    uptime: float | None = None
+    fresh: bool = False
+    fresh_at: float | None = None
+    streaks: Mapping[str, Streak] = field(default_factory=dict)
+    quiet_since: float | None = None
+    latch: Latch | None = None
+    last_latch: float | None = None
+    proofs: tuple[float, ...] = ()
+    failures: int = 0
+    probing_since: float | None = None
+    closed_since: float | None = None
+    idle_polls: int = 0
+    restarts_seen: int | None = None
+    deaths: int = 0
+    notified: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
+
+
+Memory = Mapping[str, PodMemory]
+"""By pod UID."""
 
 
 def observe(memory: Memory, seen: Round, policy: Policy, now: Instant) -> dict[str, PodMemory]:
@@ -63,7 +124,7 @@ def _gate(memory: PodMemory, pod: Pod, policy: Policy, now: Instant) -> PodMemor
 def _deaths(memory: PodMemory, pod: Pod) -> PodMemory:
     """Counts the engine's deaths; an operator that starts anew starts at none."""
     more = 0 if memory.restarts_seen is None else max(0, pod.restarts - memory.restarts_seen)
-    died = more if pod.exit_code == DEATH_EXIT_CODE else 0
+    died = more if pod.exit_code == EXIT_ENGINE_DIED else 0
     return replace(memory, restarts_seen=pod.restarts, deaths=0 if pod.ready and not died else memory.deaths + died)
 
 
