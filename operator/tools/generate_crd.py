@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from qwen_operator.api.base import Model
+from qwen_operator.api.base import ApiObject
 from qwen_operator.api.qwenservice import GROUP, KIND, PLURAL, VERSION, QwenServiceSpec
 from qwen_operator.api.status import ServiceStatus
 
@@ -93,7 +93,7 @@ def _columns() -> list[Schema]:
     ]
 
 
-def structural_schema(model: type[Model]) -> Schema:
+def structural_schema(model: type[ApiObject]) -> Schema:
     """A model's schema in the dialect of CRDs: no references, no `null` alternatives, defaults inline."""
     document = model.model_json_schema(by_alias=True)
     return _structural(document, document.get("$defs", {}))

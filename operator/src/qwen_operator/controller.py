@@ -8,8 +8,8 @@ import time
 from typing import Any, Final
 
 from qwen_operator.api.objects import Key, Object, key_of
-from qwen_operator.kube.cache import Cluster
-from qwen_operator.kube.client import Kube
+from qwen_operator.kube.cache import ClusterCache
+from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.events import Recorder
 from qwen_operator.kube.workqueue import WorkQueue
@@ -32,14 +32,14 @@ _BEAT: Final = "resync"
 class Controller:
     """The operator at work. `poller` is given by tests only."""
 
-    def __init__(self, kube: Kube, settings: Settings, health: Health, poller: Poller | None = None) -> None:
+    def __init__(self, kube: KubeClient, settings: Settings, health: Health, poller: Poller | None = None) -> None:
         self._kube = kube
         self._settings = settings
         self._health = health
         self._poller = poller or Poller()
         self._recorder = Recorder(kube, settings.pod_name)
         self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, self._failed)
-        self.cluster = Cluster(
+        self.cluster = ClusterCache(
             kube,
             settings.watch_namespaces,
             on_child=self._queue.add,

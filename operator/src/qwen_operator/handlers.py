@@ -50,7 +50,7 @@ def build_registry(seen: Callable[[Object], None], gone: Callable[[Key], None]) 
     return registry
 
 
-class Watcher:
+class KopfThread:
     """kopf in its thread. `died` is called in the caller's loop when it ends without being asked to."""
 
     def __init__(

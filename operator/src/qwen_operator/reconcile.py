@@ -11,8 +11,8 @@ from qwen_operator import __version__
 from qwen_operator.api import InvalidSpecError, QwenService, ServiceStatus
 from qwen_operator.api.names import CONFIG_HASH_ANNOTATION
 from qwen_operator.api.objects import Key, Object, is_owned_by
-from qwen_operator.kube.cache import Cluster
-from qwen_operator.kube.client import Kube
+from qwen_operator.kube.cache import ClusterCache
+from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ConflictError, InvalidError, KubeError, NamespaceEndingError, NotFoundError
 from qwen_operator.kube.events import EventType, Recorder, Subject
 from qwen_operator.kube.resources import (
@@ -82,8 +82,8 @@ class Reconciler:
 
     def __init__(
         self,
-        kube: Kube,
-        cluster: Cluster,
+        kube: KubeClient,
+        cluster: ClusterCache,
         recorder: Recorder,
         settings: Settings,
         *,

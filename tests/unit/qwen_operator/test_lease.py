@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from qwen_operator.kube import lease
-from qwen_operator.kube.client import Kube
+from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.lease import Leader, LeaseWatch, claim
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 5, tzinfo=UTC)
@@ -78,5 +78,5 @@ async def test_a_lease_that_cannot_be_renewed_is_given_up_at_the_deadline(monkey
     monkeypatch.setattr(lease, "RENEW_DEADLINE", 1.0)
     monkeypatch.setattr(lease, "RETRY_SECONDS", 0.3)
     started = time.monotonic()
-    await Leader(cast("Kube", Silent()), name="l", namespace="n", identity="me").hold()
+    await Leader(cast("KubeClient", Silent()), name="l", namespace="n", identity="me").hold()
     assert time.monotonic() - started < 1.4

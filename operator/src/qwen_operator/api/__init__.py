@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qwen_operator.api.alerting import AlertSpec, RemediationRule, RemediationSpec
-from qwen_operator.api.base import Model, Rule, format_duration, parse_duration, parse_quantity
+from qwen_operator.api.base import ApiObject, ValidationRule, format_duration, parse_duration, parse_quantity
 from qwen_operator.api.qwenservice import GROUP, KIND, PLURAL, VERSION, InvalidSpecError, QwenService, QwenServiceSpec
 from qwen_operator.api.status import (
     MAX_EVIDENCE,
@@ -29,18 +29,18 @@ __all__ = [
     "PLURAL",
     "VERSION",
     "AlertSpec",
+    "ApiObject",
     "Condition",
     "HistoryEntry",
     "InvalidSpecError",
-    "Model",
     "QwenService",
     "QwenServiceSpec",
     "RemediationRule",
     "RemediationSpec",
     "RemediationStatus",
     "RestartIntent",
-    "Rule",
     "ServiceStatus",
+    "ValidationRule",
     "format_duration",
     "format_time",
     "parse_duration",

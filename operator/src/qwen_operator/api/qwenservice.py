@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import Field, ValidationError
 
 from qwen_operator.api.alerting import AlertSpec, RemediationSpec
-from qwen_operator.api.base import Model, Rule, map_list, section
+from qwen_operator.api.base import ApiObject, ValidationRule, map_list, section
 from qwen_operator.api.core import Resources
 from qwen_operator.api.operations import (
     AutoscalingSpec,
@@ -50,11 +50,11 @@ class InvalidSpecError(Exception):
         self.detail = detail
 
 
-class QwenServiceSpec(Model):
+class QwenServiceSpec(ApiObject):
     """What is wanted."""
 
     checks = (
-        Rule(
+        ValidationRule(
             "!has(self.gpu.count) || self.engine.device != 'cuda' || "
             "self.gpu.count >= self.engine.tensorParallelSize * self.engine.pipelineParallelSize",
             "gpu.count must be at least engine.tensorParallelSize x engine.pipelineParallelSize",
@@ -63,7 +63,7 @@ class QwenServiceSpec(Model):
             ),
             "gpu.count",
         ),
-        Rule(
+        ValidationRule(
             "!has(self.gpu.count) || self.gpu.count == 0 || self.engine.device != 'cpu'",
             "gpu.count must be 0 or absent when engine.device is cpu: the GPUs would lie idle",
             lambda spec: not spec.gpu.count or spec.engine.device != "cpu",

@@ -6,14 +6,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from qwen_operator.api.base import CountOrAuto, Duration, Model, ObjectName, Rule, ShortText, duration_field
+from qwen_operator.api.base import (
+    ApiObject,
+    CountOrAuto,
+    Duration,
+    ObjectName,
+    ShortText,
+    ValidationRule,
+    duration_field,
+)
 from qwen_operator.api.core import EnvVar, LocalObjectReference, SecretKeyRef
 
 SOURCES = ("builtin", "huggingFace", "modelScope", "pvc", "image")
 _RELATIVE_PATH = r"^[^/].*$|^$"
 
 
-class HuggingFaceSource(Model):
+class HuggingFaceSource(ApiObject):
     """A repository of the Hugging Face hub."""
 
     repo: Annotated[str, Field(min_length=1, max_length=253)] = Field(
@@ -25,7 +33,7 @@ class HuggingFaceSource(Model):
     )
 
 
-class ModelScopeSource(Model):
+class ModelScopeSource(ApiObject):
     """A repository of ModelScope."""
 
     repo: Annotated[str, Field(min_length=1, max_length=253)] = Field(
@@ -35,7 +43,7 @@ class ModelScopeSource(Model):
     token_secret_ref: SecretKeyRef | None = Field(default=None, description="The access token; absent: anonymous.")
 
 
-class PvcSource(Model):
+class PvcSource(ApiObject):
     """A folder of a volume that holds the model already."""
 
     claim_name: ObjectName = Field(description="The PersistentVolumeClaim; it is mounted read-only.")
@@ -44,7 +52,7 @@ class PvcSource(Model):
     )
 
 
-class ImageSource(Model):
+class ImageSource(ApiObject):
     """An OCI image or artifact that holds the model, mounted as an image volume (Kubernetes 1.33 or newer)."""
 
     reference: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="The image's reference.")
@@ -53,11 +61,11 @@ class ImageSource(Model):
     )
 
 
-class ModelSource(Model):
+class ModelSource(ApiObject):
     """Where the model comes from; exactly one is given."""
 
     checks = (
-        Rule(
+        ValidationRule(
             f"[{', '.join(f'has(self.{name})' for name in SOURCES)}].filter(given, given).size() == 1",
             f"exactly one of {', '.join(SOURCES)} must be given",
             lambda source: len(source.model_dump(exclude_none=True)) == 1,
@@ -75,7 +83,7 @@ class ModelSource(Model):
     )
 
 
-class ModelSpec(Model):
+class ModelSpec(ApiObject):
     """The model and the name that clients use for it."""
 
     served_name: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(
@@ -86,7 +94,7 @@ class ModelSpec(Model):
     source: ModelSource = Field(description="Where the model comes from; exactly one is given.")
 
 
-class EngineSpec(Model):
+class EngineSpec(ApiObject):
     """How vLLM runs the model."""
 
     device: Literal["cuda", "cpu"] = Field(default="cuda", description="What the model runs on.")
@@ -134,7 +142,7 @@ class EngineSpec(Model):
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
-class GpuSpec(Model):
+class GpuSpec(ApiObject):
     """The GPUs of one replica."""
 
     count: int | None = Field(
@@ -148,23 +156,23 @@ class GpuSpec(Model):
     )
 
 
-class LimitsSpec(Model):
+class LimitsSpec(ApiObject):
     """What one replica accepts."""
 
     checks = (
-        Rule(
+        ValidationRule(
             "string(self.maxConcurrentRequests) != '0'",
             "maxConcurrentRequests must be at least 1, or auto",
             lambda limits: limits.max_concurrent_requests != 0,
             "maxConcurrentRequests",
         ),
-        Rule(
+        ValidationRule(
             "self.minTemperature <= self.maxTemperature",
             "minTemperature must be at most maxTemperature",
             lambda limits: limits.min_temperature <= limits.max_temperature,
             "minTemperature",
         ),
-        Rule(
+        ValidationRule(
             "self.defaultMaxTokens <= self.maxTokens",
             "defaultMaxTokens must be at most maxTokens",
             lambda limits: limits.default_max_tokens <= limits.max_tokens,
@@ -188,7 +196,7 @@ class LimitsSpec(Model):
     )
 
 
-class AuthSpec(Model):
+class AuthSpec(ApiObject):
     """Who may use the API."""
 
     api_key_secret_ref: LocalObjectReference | None = Field(

@@ -9,7 +9,7 @@ from typing import Final
 
 from qwen_operator.api.names import child_name, label_value
 from qwen_operator.api.objects import Key, Object, key_of
-from qwen_operator.kube.client import Kube
+from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.informer import Informer, all_synced, newer, service_label
 from qwen_operator.kube.resources import (
@@ -35,7 +35,7 @@ _CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSC
 _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
 
 
-class Cluster:
+class ClusterCache:
     """A copy of the objects that matter, kept current by watches.
 
     `on_child(key)` and `on_pod(pod)` are called when something changes; `on_api()` when an optional API came or went.
@@ -43,7 +43,7 @@ class Cluster:
 
     def __init__(
         self,
-        kube: Kube,
+        kube: KubeClient,
         namespaces: Sequence[str],
         *,
         on_child: Callable[[Key], None],

@@ -72,7 +72,7 @@ async def _load(kubeconfig: str | None) -> Any:
     return configuration
 
 
-class Kube:
+class KubeClient:
     """The API of one cluster, over one connection pool. Every call has a deadline and raises only `KubeError`."""
 
     def __init__(self, api: Any) -> None:

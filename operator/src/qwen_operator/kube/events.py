@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from qwen_operator.kube.client import Kube
+from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError, NamespaceEndingError, NotFoundError
 from qwen_operator.kube.resources import CORE_EVENTS
 from qwen_operator.process.operator_metrics import WRITES
@@ -52,7 +52,9 @@ class _Message:
 class Recorder:
     """Writes Events in the background, in order."""
 
-    def __init__(self, kube: Kube, reporter: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, kube: KubeClient, reporter: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._kube = kube
         self._reporter = reporter
         self._now = now

@@ -9,7 +9,7 @@ from typing import Final
 
 from qwen_operator.api.names import SERVICE_LABEL
 from qwen_operator.api.objects import Key, Object, key_of
-from qwen_operator.kube.client import Kube
+from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ForbiddenError, GoneError, KubeError
 from qwen_operator.kube.resources import Resource
 
@@ -44,7 +44,12 @@ class Informer:
     """
 
     def __init__(
-        self, kube: Kube, resource: Resource, namespaces: Sequence[str], on_change: OnChange, selector: str = SELECTOR
+        self,
+        kube: KubeClient,
+        resource: Resource,
+        namespaces: Sequence[str],
+        on_change: OnChange,
+        selector: str = SELECTOR,
     ) -> None:
         self.resource = resource
         self._kube = kube

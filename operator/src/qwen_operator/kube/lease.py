@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from qwen_operator.kube.client import Kube
+from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError
 from qwen_operator.kube.resources import LEASES
 
@@ -63,7 +63,7 @@ class Leader:
     """One candidate."""
 
     def __init__(
-        self, kube: Kube, *, name: str, namespace: str, identity: str, clock: Callable[[], float] = time.monotonic
+        self, kube: KubeClient, *, name: str, namespace: str, identity: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._kube = kube
         self._name = name

@@ -13,7 +13,7 @@ from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus
 from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.api.qwenservice import parse_status
-from qwen_operator.kube.client import Kube
+from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.resources import NODES, REPLICA_SETS
 from qwen_operator.process.health import Health
@@ -25,9 +25,10 @@ from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.steps import Decisions, Prove
 from qwen_operator.remediation.values import Evidence, Instant, Round
-from qwen_operator.remediation.views import going, newest_revision, pod_ip, pod_view, rollout_view
+from qwen_operator.remediation.views import newest_revision, pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer
 from qwen_operator.status.conditions import Suspension
+from qwen_operator.status.diagnosis import is_active
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ NODE_SECONDS: Final = 15.0
 _BEAT_SECONDS: Final = 90.0
 
 
-class Cluster(Protocol):
+class ServiceCache(Protocol):
     """What remediation reads from the watches."""
 
     def service(self, key: Key) -> Object | None: ...
@@ -49,8 +50,8 @@ class Remediator:
 
     def __init__(
         self,
-        kube: Kube,
-        cluster: Cluster,
+        kube: KubeClient,
+        cluster: ServiceCache,
         poller: Poller,
         writer: Writer,
         *,
@@ -116,7 +117,7 @@ class Remediator:
         if service is None or "deletionTimestamp" in service["metadata"]:
             return 2.0
         policy, desired = _policy(service)
-        asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and not going(pod)]
+        asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
         evidence = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
         pods = self._cluster.pods(key)

@@ -10,7 +10,7 @@ from qwen_operator.api import RemediationStatus, format_time
 from qwen_operator.api.names import READINESS_GATE
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.api.qwenservice import parse_status
-from qwen_operator.kube.client import Kube
+from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ConflictError, NotFoundError
 from qwen_operator.kube.events import Recorder
 from qwen_operator.kube.resources import PODS, QWEN_SERVICES
@@ -46,7 +46,7 @@ class Writer:
 
     def __init__(
         self,
-        kube: Kube,
+        kube: KubeClient,
         recorder: Recorder,
         store_pod: Callable[[Object], None],
         store_service: Callable[[Object], None],
