@@ -71,7 +71,7 @@ format: venv ## let ruff format and mend what it can
 
 .PHONY: manifests
 manifests: venv ## write the CRD, docs/reference.md, docs/openapi.json, the chart's copies and manifests/install.yaml
-	@$(RUN) $(VENV)/python -m qwen_operator.crd
+	@$(RUN) $(VENV)/python operator/tools/generate_crd.py
 	@$(RUN) $(VENV)/python -m charts.generate
 	@$(RUN) $(VENV)/python server/tools/generate_openapi.py
 
