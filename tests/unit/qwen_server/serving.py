@@ -71,7 +71,7 @@ async def serve(
     listener = socket.create_server(("127.0.0.1", 0))
     # As uvloop does it for the program; asyncio does not for this kind of socket, and each answer would wait 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = uvicorn.Server(uvicorn_config(app, settings))
+    server = uvicorn.Server(uvicorn_config(app, settings, app.state.patches))
     task = asyncio.create_task(server._serve([listener]))
     await until(lambda: server.started or task.done())
     if ready:
