@@ -112,14 +112,14 @@ app.kubernetes.io/component: operator
 {{- /* Rejects what the schema cannot: combinations that would install and then not work. */ -}}
 {{- define "qwen-operator.validate" -}}
 {{- if and (gt (int .Values.replicas) 1) (not .Values.leaderElection.enabled) -}}
-{{- fail "replicas: more than one operator needs leaderElection.enabled=true, or two of them would act on the same pods" -}}
+{{- fail "replicas: more than one operator pod requires leaderElection.enabled=true" -}}
 {{- end -}}
 {{- $own := include "qwen-operator.env" . | fromYamlArray -}}
 {{- range $own -}}
 {{- $name := .name -}}
 {{- range $.Values.extraEnv -}}
 {{- if eq .name $name -}}
-{{- fail (printf "extraEnv: %s is written by the chart; use the value it comes from" $name) -}}
+{{- fail (printf "extraEnv: the chart sets %s; change the value that it comes from instead" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
