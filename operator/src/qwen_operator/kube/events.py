@@ -78,12 +78,6 @@ class Recorder:
                 logger.debug("no events in a namespace that is being deleted")
             except KubeError as error:
                 logger.info("an event could not be written: %s", error, extra={"reason": message.reason})
-            finally:
-                self._pending.task_done()
-
-    async def flush(self) -> None:
-        """Returns once everything that was told so far is written."""
-        await self._pending.join()
 
     async def _write(self, message: _Message) -> None:
         stamp = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
