@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from qwen_operator.api.objects import EventType
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError, NamespaceEndingError, NotFoundError
 from qwen_operator.kube.resources import CORE_EVENTS
@@ -18,7 +19,6 @@ from qwen_operator.process.operator_metrics import WRITES
 
 logger = logging.getLogger(__name__)
 
-EventType = Literal["Normal", "Warning"]
 _MAX_PENDING: Final = 1000
 _MAX_REMEMBERED: Final = 2000
 _MAX_MESSAGE: Final = 1024
