@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 from tests.integration.load import Load, Plan, Request
 from tests.integration.serving import ServerProcess, ready_server, stopped, wait_until_gone
 from tests.integration.watch import Watch, alarms, figures, histogram, read

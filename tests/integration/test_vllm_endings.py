@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 from tests.integration.serving import START_SECONDS, ServerProcess, command_line, wait_until_gone
 
 # A fast machine makes 512 tokens, the usual limit, within a second.

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from fastapi import Request
 
-from qwen_server import service as service_module
-from qwen_server.alerts import HUNG_SECONDS
+from qwen_server.api.routes import health
+from qwen_server.control import service as service_module
+from qwen_server.control.alerts import HUNG_SECONDS
 from qwen_server.engine.base import InvalidRequestError, Vitals
-from qwen_server.routers import health
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 RUNNING = '@{"tokens": 400, "delay": 0.02}'
@@ -171,7 +171,7 @@ async def test_a_loop_that_was_held_up_does_not_blame_the_engine(
 
 
 async def test_a_proof_by_generation_has_a_deadline(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_server.routers.health.GENERATE_SECONDS", 0.1)
+    monkeypatch.setattr("qwen_server.api.routes.health.GENERATE_SECONDS", 0.1)
     served.engine.hang()
     response = await served.client.get("/health/generate")
     assert response.status_code == 503
@@ -221,7 +221,7 @@ async def test_a_stream_whose_reader_is_too_slow_is_not_the_servers_failure() ->
         body = json.dumps({"prompt": '@{"tokens": 90000}', "stream": True, "max_tokens": 90_000}).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
-        counters = served.service.telemetry.counters
+        counters = served.service.figures.counters
         await until(counters.outcomes.total, 10.0)
         assert dict(counters.outcomes) == {"aborted": 1}
         assert not counters.errors

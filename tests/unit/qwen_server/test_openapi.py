@@ -12,10 +12,10 @@ import jsonschema
 import pytest
 import pytest_asyncio
 
+from qwen_server.api.openapi import examples
+from qwen_server.api.openapi.__main__ import main
+from qwen_server.api.openapi.document import document
 from qwen_server.app import ROUTERS
-from qwen_server.openapi import examples
-from qwen_server.openapi.__main__ import main
-from qwen_server.openapi.document import document
 from tests import specification
 from tests.unit.qwen_server.serving import Served, make_settings, serve
 

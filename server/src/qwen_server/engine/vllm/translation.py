@@ -1,0 +1,88 @@
+"""vLLM's exceptions and error responses as the errors that the HTTP layer knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationError
+from vllm.entrypoints.serve import create_error_response
+from vllm.exceptions import VLLMValidationError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from qwen_server.engine.base import EngineError, EngineGoneError, InvalidRequestError
+from qwen_server.engine.vllm.causes import explain, one_line
+
+# vLLM's names for what the client calls `messages` or `prompt`.
+_PROMPT_PARAMETERS = ("input_text", "input_tokens", "prompt_token_ids", "prompt")
+_FIELD = re.compile(r"[a-z_0-9]+")  # the branches of a union have the names of types
+_TOO_LONG = "maximum context length"
+# vLLM leaves the parameter out of some refusals.
+_PARAMETERS = (
+    (re.compile(r"^n must be"), "n"),
+    (re.compile(r"out of vocabulary"), ""),
+    (re.compile(r"[Cc]hat template"), "chat_template"),
+    (re.compile(r"multimodal"), ""),
+    (re.compile(r"tool[_ ]choice"), "tool_choice"),
+    (re.compile(r"[Gg]rammar|json_schema|structured.output|^Choice '"), "response_format"),
+    (re.compile(r"continue_final_message"), "continue_final_message"),
+    (re.compile(r"prompt cannot be empty"), ""),
+)
+# Others begin with its name: `min_tokens must be less than...`.
+_LEADING_NAME = re.compile(r"([a-z]+(?:_[a-z]+)+) ")
+
+
+@contextmanager
+def translated(prompt_param: str, death_cause: Callable[[], str]) -> Iterator[None]:
+    """Lets vLLM's exceptions out as InvalidRequestError or EngineError; `prompt_param` is messages or prompt."""
+    try:
+        yield
+    except (EngineError, InvalidRequestError):
+        raise
+    except EngineDeadError as error:
+        raise EngineGoneError(death_cause()) from error
+    except EngineGenerateError as error:
+        raise EngineError(explain(error.__cause__ or error)) from error
+    except ValidationError as error:
+        raise _of_pydantic(error, prompt_param) from error
+    except VLLMValidationError as error:
+        raise invalid(str(error.args[0]), error.parameter, 400, prompt_param) from error
+    except Exception as error:
+        raise of_response(create_error_response(error), prompt_param) from error
+
+
+def of_response(response: Any, prompt_param: str) -> InvalidRequestError | EngineError:
+    """An ErrorResponse of vLLM's serving objects."""
+    error = response.error
+    if error.code >= 500 and error.code != 501:
+        return EngineError(one_line(error.message))
+    return invalid(error.message, error.param, 400 if error.code == 501 else error.code, prompt_param)
+
+
+def invalid(message: str, param: str | None, status: int, prompt_param: str) -> InvalidRequestError:
+    """A refusal in the client's words."""
+    message = re.sub(r" \((parameter|value)=.*\)$", "", message)
+    too_long = _TOO_LONG in message
+    if param is None:
+        leading = _LEADING_NAME.match(message)
+        otherwise = leading[1] if leading else None
+        param = next((name for pattern, name in _PARAMETERS if pattern.search(message)), otherwise)
+    if param in _PROMPT_PARAMETERS or param == "" or too_long:
+        param = prompt_param
+    return InvalidRequestError(
+        message, param=param, code="context_length_exceeded" if too_long else None, status=status
+    )
+
+
+def _of_pydantic(error: ValidationError, prompt_param: str) -> InvalidRequestError:
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    # Where something may be a text or something else, that it is no text is the least of the news.
+    detail = next((detail for detail in details if detail["loc"][-1:] != ("str",)), details[0])
+    path = [str(part) for part in detail["loc"] if isinstance(part, int) or _FIELD.fullmatch(part)]
+    if path and path[0].isdecimal():
+        # What is iterated over late has lost the place where it stood: the parts and the tool calls of a message.
+        path = [prompt_param, *path]
+    where = path[0] if path else None
+    return InvalidRequestError(f"{'.'.join(path)}: {detail['msg']}" if path else detail["msg"], param=where)
