@@ -12,7 +12,7 @@ from benchmarks.console import say
 from benchmarks.context import AUTO, Context, chat
 from benchmarks.figures import highest
 from benchmarks.load import drive
-from benchmarks.processes import cpu_of, pin
+from benchmarks.procfs import cpu_of, pin
 from benchmarks.results import Row, Target
 from benchmarks.servers import Server, Which, both, order
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from benchmarks.console import say
 from benchmarks.context import Context, chat
 from benchmarks.load import drive
-from benchmarks.processes import cpu_of, memory_of
+from benchmarks.procfs import cpu_of, memory_of
 from benchmarks.results import Row, Target
 from benchmarks.servers import Server, Which, order
 

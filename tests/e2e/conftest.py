@@ -13,7 +13,7 @@ from tests.cluster import builds
 from tests.cluster.clusters import Local
 from tests.cluster.demo import Client, install_operator
 from tests.cluster.settings import Settings
-from tests.e2e.kube import Kube
+from tests.e2e.kubectl import Kubectl
 
 REPORT = pytest.StashKey[pytest.TestReport]()
 
@@ -56,17 +56,17 @@ def client(cluster: Settings) -> Client:
 
 
 @pytest.fixture
-def kube(cluster: Settings, request: pytest.FixtureRequest) -> Iterator[Kube]:
+def kubectl(cluster: Settings, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """kubectl in a namespace of the test's own, deleted afterwards; a failed test shows what is in it."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
     namespace = f"{words[:40].strip('-')}-{uuid.uuid4().hex[:6]}"
-    kube = Kube(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
-    kube.run("create", "namespace", namespace)
-    yield kube
+    kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
+    kubectl.run("create", "namespace", namespace)
+    yield kubectl
     report = request.node.stash.get(REPORT, None)
     if report is not None and report.failed:
-        print(kube.diagnosis())
+        print(kubectl.diagnosis())
     # All at once, so that the next test has the whole node: pods need no time to say good-bye.
-    kube.run("delete", "qwenservices", "--all", "--wait=false")
-    kube.run("delete", "pods", "--all", "--grace-period=1", "--wait=true")
-    kube.run("delete", "namespace", namespace, "--wait=false")
+    kubectl.run("delete", "qwenservices", "--all", "--wait=false")
+    kubectl.run("delete", "pods", "--all", "--grace-period=1", "--wait=true")
+    kubectl.run("delete", "namespace", namespace, "--wait=false")

@@ -19,16 +19,16 @@ class KubectlError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Kube:
+class Kubectl:
     """A namespace of a cluster, seen through kubectl."""
 
-    kubectl: Path
+    program: Path
     kubeconfig: Path
     namespace: str = "default"
 
     def run(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> str:
         """kubectl's standard output. Raises KubectlError."""
-        command = [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
+        command = [str(self.program), f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
         if done.returncode != 0:
             raise KubectlError(f"kubectl {' '.join(arguments[:4])}: {done.stderr.strip()}")

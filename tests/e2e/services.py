@@ -10,7 +10,7 @@ from typing import Any
 from tests.cluster.demo import ASK
 from tests.cluster.settings import Settings
 from tests.cluster.shell import output
-from tests.e2e.kube import Kube
+from tests.e2e.kubectl import Kubectl
 
 
 def qwen_service(name: str, replicas: int = 1, **sections: Any) -> dict[str, Any]:
@@ -31,9 +31,11 @@ def qwen_service(name: str, replicas: int = 1, **sections: Any) -> dict[str, Any
     }
 
 
-def ask_through_service(kube: Kube, cluster: Settings, name: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def ask_through_service(
+    kubectl: Kubectl, cluster: Settings, name: str, path: str, body: dict[str, Any]
+) -> dict[str, Any]:
     """The JSON answer to a request sent from the cluster's network to the Service's address."""
-    address = kube.get("service", name)["spec"]["clusterIP"]
+    address = kubectl.get("service", name)["spec"]["clusterIP"]
     env = {**os.environ, "URL": f"http://{address}:8000", "REQUESTS": json.dumps([[path, body]])}
     answer: dict[str, Any] = json.loads(output([*cluster.nsenter(), sys.executable, "-c", ASK], env=env, timeout=90))
     return answer

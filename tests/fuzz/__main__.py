@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fuzz.rounds import Round, fuzz
-from tests.integration.serving import ServerProcess
+from tests.integration.server_process import ServerProcess
 
 # Small answers, so that thousands of requests take minutes.
 FLAGS = (

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.control_plane import ControlPlane, control_plane, find_program, wait_until
-from tests.integration.operator_bench import Api, FakeServers, OperatorThread
-from tests.integration.serving import ServerProcess
+from tests.integration.operator_harness import AdminApi, FakePodServers, OperatorThread
+from tests.integration.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 SHOWN_LINES = 30
@@ -79,28 +79,28 @@ def operator_kubeconfig(plane: ControlPlane) -> Path:
 
 
 @pytest.fixture
-def api(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Api]:
+def api(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[AdminApi]:
     """An administrator's view of a namespace of the test's own."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.originalname.removeprefix("test_").lower())
     name = f"{words[:50].strip('-')}-{uuid.uuid4().hex[:6]}"
-    api = Api(plane, name)
+    api = AdminApi(plane, name)
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield api
     plane.request("DELETE", f"/api/v1/namespaces/{name}")
 
 
 @pytest.fixture
-def servers() -> Iterator[FakeServers]:
+def servers() -> Iterator[FakePodServers]:
     """What pods answer over HTTP, by their address."""
-    with FakeServers() as running:
+    with FakePodServers() as running:
         yield running
 
 
 @pytest.fixture
 def operator(
     plane: ControlPlane,
-    api: Api,
-    servers: FakeServers,
+    api: AdminApi,
+    servers: FakePodServers,
     operator_kubeconfig: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[OperatorThread]:

@@ -13,13 +13,13 @@ import httpx
 
 from qwen_server.telemetry import percentile
 from tests.integration.load import Answer
-from tests.integration.serving import ServerProcess
+from tests.integration.server_process import ServerProcess
 
 _LATENCY_EDGES = (0.1, 0.5, 1, 2, 5, 10)
 
 
-class Watch:
-    """`with Watch(server)`: samples of the metrics ten times a second, each checked against the one before."""
+class MetricsSampler:
+    """`with MetricsSampler(server)`: samples of the metrics ten times a second, each checked against the one before."""
 
     def __init__(self, server: ServerProcess) -> None:
         self._server = server

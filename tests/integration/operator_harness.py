@@ -60,7 +60,7 @@ def qwen_service(name: str = "news", **spec: Any) -> Object:
 
 
 @dataclass(frozen=True)
-class Api:
+class AdminApi:
     """The API as an administrator uses it, in one namespace."""
 
     plane: ControlPlane
@@ -186,7 +186,7 @@ class Api:
 
 
 @dataclass
-class FakeServer:
+class FakePodServer:
     """What one pod answers. A hung engine still answers metrics, with an alert."""
 
     alerts: list[str] = field(default_factory=list)
@@ -213,11 +213,11 @@ class FakeServer:
         return 200, json.dumps(body).encode()
 
 
-class FakeServers:
+class FakePodServers:
     """The HTTP servers of all pods, behind one port: addresses of pods are paths here."""
 
     def __init__(self) -> None:
-        self.by_ip: dict[str, FakeServer] = {}
+        self.by_ip: dict[str, FakePodServer] = {}
         servers = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -240,9 +240,9 @@ class FakeServers:
         """The base URL that stands for a pod's address."""
         return f"http://127.0.0.1:{self._server.server_port}/{ip}"
 
-    def add(self, ip: str, **behaviour: Any) -> FakeServer:
+    def add(self, ip: str, **behaviour: Any) -> FakePodServer:
         """A pod's server at an address."""
-        server = self.by_ip[ip] = FakeServer(**behaviour)
+        server = self.by_ip[ip] = FakePodServer(**behaviour)
         return server
 
     def __enter__(self) -> Self:

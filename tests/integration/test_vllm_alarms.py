@@ -20,8 +20,8 @@ import pytest
 
 from qwen_server.settings import Settings
 from tests.integration.load import Load, Plan, Request
-from tests.integration.serving import ServerProcess, ready_server, stopped, wait_until_gone
-from tests.integration.watch import Watch, alarms, figures, histogram, read
+from tests.integration.metrics_sampler import MetricsSampler, alarms, figures, histogram, read
+from tests.integration.server_process import ServerProcess, ready_server, stopped, wait_until_gone
 
 SOAK_SECONDS = 60 * float(os.environ.get("SOAK_MINUTES", "0.3"))
 IDLE_SECONDS = 60 * float(os.environ.get("IDLE_MINUTES", "1"))
@@ -93,9 +93,9 @@ def test_every_figure_is_what_the_clients_measured(server: ServerProcess) -> Non
     before = server.metrics()
     assert before["slo"]["sample_size"] == 0
     begun = time.monotonic()
-    with Watch(server) as watch, Load(Plan(server.port, [request], connections=12, count=72)) as clients:
+    with MetricsSampler(server) as sampler, Load(Plan(server.port, [request], connections=12, count=72)) as clients:
         answers = clients.answers()
-        watch.check()
+        sampler.check()
     after = server.metrics()
     passed = time.monotonic() - begun
     assert {(answer.status, answer.complete) for answer in answers} == {(200, True)}
@@ -127,26 +127,26 @@ def test_full_load_raises_no_alarm(server: ServerProcess) -> None:
     """`make soak MINUTES=30` makes it last."""
     load = [Request(PATH, STREAM), Request(PATH, LONG | {"max_tokens": 200}), Request(PATH, STREAM | {"n": 2})]
     plan = Plan(server.port, load, connections=SEQUENCES + 8, seconds=SOAK_SECONDS, pause=0.01)
-    with Watch(server) as watch, Load(plan) as clients:
+    with MetricsSampler(server) as sampler, Load(plan) as clients:
         answers = clients.answers(SOAK_SECONDS + 60)
-        watch.check()
+        sampler.check()
     # Requests of two choices may leave too few places for all clients: then one is refused, which is no failure.
     seen = {(answer.status, answer.error, answer.complete) for answer in answers}
     assert (200, "", True) in seen
     assert seen <= {(200, "", True), (503, "", True)}
-    assert any(sample["requests"]["waiting"] >= 4 for sample in watch.samples)
-    print(f"{len(answers)} answers, {len(watch.samples)} samples")
+    assert any(sample["requests"]["waiting"] >= 4 for sample in sampler.samples)
+    print(f"{len(answers)} answers, {len(sampler.samples)} samples")
 
 
 def test_steps_of_nearly_the_threshold_raise_no_alarm(server: ServerProcess) -> None:
     plan = Plan(server.port, [Request(PATH, LONG), Request(PATH, STREAM)], connections=4, seconds=3 * HANG_SECONDS)
-    with Watch(server) as watch, Load(plan) as clients:
+    with MetricsSampler(server) as sampler, Load(plan) as clients:
         for pid in (server.worker(), server.engine_core(), server.worker()):
             server.until_requests(4, 0)
             with stopped(pid):
                 time.sleep(0.8 * HANG_SECONDS)  # the length of the step, and not a wait for anything
         answers = clients.answers()
-        watch.check()
+        sampler.check()
     assert {(answer.status, answer.complete) for answer in answers} == {(200, True)}
 
 
@@ -173,9 +173,9 @@ def test_a_quiet_time_raises_no_alarm_and_a_probe_each_minute(
 def test_a_long_prompt_in_chunks_raises_no_alarm(long_context: ServerProcess) -> None:
     prompt = [5 + index % 997 for index in range(32 * 1024)]
     request = Request(PATH, {"prompt": prompt, "max_tokens": 4, "stream": True})
-    with Watch(long_context) as watch, Load(Plan(long_context.port, [request], count=1)) as clients:
+    with MetricsSampler(long_context) as sampler, Load(Plan(long_context.port, [request], count=1)) as clients:
         (answer,) = clients.answers()
-        watch.check()
+        sampler.check()
     assert (answer.status, answer.complete) == (200, True)
     assert answer.ttft is not None
     assert answer.ttft > CHUNKS_SECONDS, "too short to raise an alarm in any case"

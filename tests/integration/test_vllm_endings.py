@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from qwen_server.settings import Settings
-from tests.integration.serving import START_SECONDS, ServerProcess, command_line, wait_until_gone
+from tests.integration.server_process import START_SECONDS, ServerProcess, command_line, wait_until_gone
 
 # A fast machine makes 512 tokens, the usual limit, within a second.
 LONG = {"prompt": "x", "max_tokens": 4000, "ignore_eos": True}

@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from tests.integration.serving import ServerProcess, ready_server
+from tests.integration.server_process import ServerProcess, ready_server
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

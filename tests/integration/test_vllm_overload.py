@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.integration.load import Answer, Load, Plan, Request, measured
-from tests.integration.serving import ServerProcess, ready_server, stopped, wait_until_gone
+from tests.integration.server_process import ServerProcess, ready_server, stopped, wait_until_gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

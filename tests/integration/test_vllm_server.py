@@ -19,7 +19,7 @@ import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.fuzz.rounds import fuzz
-from tests.integration.serving import ServerProcess, command_line, ready_server, wait_until_gone
+from tests.integration.server_process import ServerProcess, command_line, ready_server, wait_until_gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

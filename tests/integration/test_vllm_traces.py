@@ -14,7 +14,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.integration.serving import ServerProcess
+from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

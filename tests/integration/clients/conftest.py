@@ -10,18 +10,18 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from tests.integration.clients import model
-from tests.integration.serving import ServerProcess, ready_server
+from tests.integration.clients import tool_model
+from tests.integration.server_process import ServerProcess, ready_server
 
 
 @pytest.fixture(scope="package")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model.build(tmp_path_factory.mktemp("model") / "news")
+    return tool_model.build(tmp_path_factory.mktemp("model") / "news")
 
 
 @pytest.fixture(scope="package")
 def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    flags = f"--model={model_folder}", f"--served-model-name={model.NAME}"
+    flags = f"--model={model_folder}", f"--served-model-name={tool_model.NAME}"
     with ready_server(tmp_path_factory.mktemp("server"), *flags) as server:
         yield server
 

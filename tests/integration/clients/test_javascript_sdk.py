@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster import javascript
 from tests.cluster.settings import Settings
-from tests.integration.serving import ServerProcess
+from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

@@ -12,8 +12,8 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 from tokenizers import Tokenizer
 
-from tests.integration.clients.model import ANSWER, NAME, QUESTION
-from tests.integration.serving import ServerProcess
+from tests.integration.clients.tool_model import ANSWER, NAME, QUESTION
+from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

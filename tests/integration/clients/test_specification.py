@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests import specification as spec
-from tests.integration.serving import ServerProcess
+from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

@@ -15,7 +15,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolUnionParam
 from tokenizers import Tokenizer
 
-from tests.integration.clients.model import NAME, QUESTION
+from tests.integration.clients.tool_model import NAME, QUESTION
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

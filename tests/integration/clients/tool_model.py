@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.integration.serving import ROOT
+from tests.integration.server_process import ROOT
 
 BUILTIN = ROOT / "server" / "models" / "news-classifier"
 NAME = "qwen-news-classifier"
