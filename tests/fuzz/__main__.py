@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fuzz.rounds import Round, fuzz
-from tests.integration.server_process import ServerProcess
+from tests.integration.server_process import ready_server
 
 # Small answers, so that thousands of requests take minutes.
 FLAGS = (
@@ -36,17 +36,14 @@ def main(arguments: Sequence[str]) -> int:
         folder = Path(name)
         if given.url is not None:
             return _report(_rounds(given.url, given.cases, seed, folder), [])
-        server = ServerProcess(folder, *FLAGS)
-        try:
-            server.until_ready()
-            rounds = _rounds(server.url, given.cases, seed, folder)
-            server.until(lambda: _idle(server), 30, "idle after the last request")
+        with ready_server(folder, *FLAGS) as server:
+            try:
+                rounds = _rounds(server.url, given.cases, seed, folder)
+                server.until_requests(0, 0, 30)
+            except BaseException:
+                sys.stderr.writelines(server.lines[-20:])
+                raise
             return _report(rounds, [line for line in server.lines if "Traceback" in line])
-        except BaseException:
-            sys.stderr.writelines(server.lines[-20:])
-            raise
-        finally:
-            server.kill()
 
 
 def _rounds(url: str, cases: int, seed: int, folder: Path) -> list[Round]:
@@ -56,11 +53,6 @@ def _rounds(url: str, cases: int, seed: int, folder: Path) -> list[Round]:
         print(f"fuzz: [{time.monotonic() - begun:6.1f} s] {text}", flush=True)
 
     return fuzz(url, cases=cases, seed=seed, folder=folder, tell=tell)
-
-
-def _idle(server: ServerProcess) -> bool:
-    requests = server.metrics()["requests"]
-    return bool(requests["running"] == requests["waiting"] == 0)
 
 
 def _report(rounds: list[Round], tracebacks: list[str]) -> int:

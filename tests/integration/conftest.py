@@ -10,6 +10,9 @@ import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import anthropic
+import httpx
+import openai
 import pytest
 
 from tests.integration.control_plane import ControlPlane, control_plane, find_program, wait_until
@@ -37,6 +40,24 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             if lines := server.lines[before.get(server, 0) :]:
                 report.sections.append((f"log of {server.url}", "".join(lines[-SHOWN_LINES:])))
     return report
+
+
+@pytest.fixture(scope="module")
+def http(server: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def sdk(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def anthropic_sdk(server: ServerProcess) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The real server with a real vLLM, as a process of its own on loopback, for the tests beside this file."""
+"""The real server on a real vLLM: a process on loopback, and the fixtures that start it."""
 
 from __future__ import annotations
 
@@ -12,39 +12,46 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import httpx
+import pytest
 
 from qwen_server.engine.processes import descendants
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 300.0  # about a minute on two idle cores
+PATCHES_OFF = "--patches=off"
 
 
 class ServerProcess:
-    """`python -m qwen_server` with flags; what it logs goes to `lines`."""
+    """`python -m qwen_server` with flags; what it logs goes to `lines`.
 
-    # The latest ones, also those that have ended: a test that fails shows what they wrote.
+    `thresholds` are those of alerts, in seconds. With QWEN_TEST_PATCHES=off in the environment every
+    server leaves out its patches of vLLM and uvicorn.
+    """
+
+    # The latest servers, also those that have ended: the report of a failed test shows their logs.
     latest: ClassVar[deque[ServerProcess]] = deque(maxlen=4)
 
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *flags: str, **thresholds: float) -> None:
         self.termination_log = folder / "termination-log"
         self.termination_log.touch()
         self.podinfo = folder / "podinfo"
         self.podinfo.mkdir()
-        self.alerts = folder / "alerts.json"
+        self._alerts = folder / "alerts.json"
+        if thresholds:
+            self._write_alerts(thresholds)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.lines: list[str] = []
         command = [sys.executable, "-m", "qwen_server", "--host=127.0.0.1", f"--port={self.port}", "--device=cpu"]
         command += ["--enforce-eager", f"--termination-log={self.termination_log}", f"--podinfo-dir={self.podinfo}"]
-        command += [f"--alerts-file={self.alerts}", *flags]
+        command += [f"--alerts-file={self._alerts}", *_patch_flags(), *flags]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=_environment(), text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -129,12 +136,15 @@ class ServerProcess:
         """The processes of the engine."""
         return descendants(self.process.pid)
 
-    def set_thresholds(self, **seconds: float) -> None:
-        """Overrides thresholds of alerts, and waits until the server has read them."""
-        alerts = [{"name": name, "threshold": threshold} for name, threshold in seconds.items()]
+    def set_thresholds(self, **thresholds: float) -> None:
+        """Changes thresholds of alerts and waits until the server has read them."""
         seen = len(self.lines)
-        self.alerts.write_text(json.dumps({"alerts": alerts}))
+        self._write_alerts(thresholds)
         self.until(lambda: any("alert rules read" in line for line in self.lines[seen:]), 60, "the file is read")
+
+    def _write_alerts(self, thresholds: Mapping[str, float]) -> None:
+        alerts = [{"name": name, "threshold": threshold} for name, threshold in thresholds.items()]
+        self._alerts.write_text(json.dumps({"alerts": alerts}))
 
     def engine_core(self) -> int:
         """The process id of vLLM's engine core."""
@@ -171,15 +181,38 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def ready_server(folder: Path, *flags: str, **thresholds: float) -> Iterator[ServerProcess]:
-    """A server that takes requests, its alerts' thresholds in seconds; it ends with the block."""
-    process = ServerProcess(folder, *flags)
+    """A server that accepts requests; it ends with the block."""
+    process = ServerProcess(folder, *flags, **thresholds)
     try:
-        if thresholds:
-            process.set_thresholds(**thresholds)
         process.until_ready()
         yield process
     finally:
         process.kill()
+
+
+def real_server(
+    *flags: str,
+    engine: Sequence[str] = (),
+    model: str | None = None,
+    scope: Literal["function", "module", "package"] = "module",
+    **thresholds: float,
+) -> Any:
+    """Makes a fixture: a server that accepts requests.
+
+    `engine` are flags of vLLM, and `model` names a fixture that returns the model's folder. The
+    fixtures `http`, `sdk` and `anthropic_sdk` are clients of a module's fixture `server`:
+
+        server = real_server("--max-queue-size=4", engine=["--max-num-seqs=32"])
+    """
+
+    @pytest.fixture(scope=scope)
+    def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+        models = [f"--model={request.getfixturevalue(model)}"] if model else []
+        folder = tmp_path_factory.mktemp("server")
+        with ready_server(folder, *models, *flags, "--", *engine, **thresholds) as process:
+            yield process
+
+    return server
 
 
 @contextlib.contextmanager
@@ -190,6 +223,10 @@ def stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def _patch_flags() -> list[str]:
+    return [PATCHES_OFF] if os.environ.get("QWEN_TEST_PATCHES") == "off" else []
 
 
 def _environment() -> dict[str, str]:

@@ -6,11 +6,9 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from qwen_server.settings import Settings
+from tests.integration import builtin_model
 from tests.integration.load import Load, Plan, Request
 from tests.integration.metrics_sampler import MetricsSampler, alarms, figures, histogram, read
-from tests.integration.server_process import ServerProcess, ready_server, stopped, wait_until_gone
+from tests.integration.server_process import ServerProcess, real_server, stopped, wait_until_gone
 
 SOAK_SECONDS = 60 * float(os.environ.get("SOAK_MINUTES", "0.3"))
 IDLE_SECONDS = 60 * float(os.environ.get("IDLE_MINUTES", "1"))
@@ -42,28 +40,26 @@ HANG_SECONDS = 6.0
 CHUNKS_SECONDS = 2.0
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One with `auto` limits, and a KV cache that holds fewer requests than the scheduler may run."""
-    flags = ("--max-concurrent-requests=auto", "--max-queue-size=auto", "--max-model-len=2048", "--kv-cache-gib=0.005")
-    engine = "--distributed-executor-backend=mp", f"--max-num-seqs={SEQUENCES}"
-    thresholds = {"EngineUnresponsive": HANG_SECONDS, "GenerationStalled": HANG_SECONDS}
-    with ready_server(tmp_path_factory.mktemp("auto"), *flags, "--", *engine, **thresholds) as server:
-        yield server
+# With `auto` limits, and a KV cache that holds fewer requests than the scheduler may run.
+server = real_server(
+    *("--max-concurrent-requests=auto", "--max-queue-size=auto", "--max-model-len=2048", "--kv-cache-gib=0.005"),
+    engine=("--distributed-executor-backend=mp", f"--max-num-seqs={SEQUENCES}"),
+    EngineUnresponsive=HANG_SECONDS,
+    GenerationStalled=HANG_SECONDS,
+)
+# Reads a long prompt in small chunks.
+long_context = real_server(
+    model="long_context_model",
+    engine=["--max-num-batched-tokens=512"],
+    EngineUnresponsive=CHUNKS_SECONDS,
+    GenerationStalled=CHUNKS_SECONDS,
+)
 
 
 @pytest.fixture(scope="module")
-def long_context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The built-in model with a context of 40 k tokens, beyond what it was trained for, read in small chunks."""
-    folder = tmp_path_factory.mktemp("long")
-    model = folder / "model"
-    shutil.copytree(Settings().model_path, model)
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40960}))
-    flags = f"--model={model}", "--", "--max-num-batched-tokens=512"
-    thresholds = {"EngineUnresponsive": CHUNKS_SECONDS, "GenerationStalled": CHUNKS_SECONDS}
-    with ready_server(folder, *flags, **thresholds) as server:
-        yield server
+def long_context_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model with a context of 40 k tokens, more than it was trained for."""
+    return builtin_model.copy(tmp_path_factory.mktemp("long") / "model", max_position_embeddings=40960)
 
 
 def limits(server: ServerProcess) -> tuple[int, int]:

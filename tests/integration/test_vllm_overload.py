@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.integration.load import Answer, Load, Plan, Request, measured
-from tests.integration.server_process import ServerProcess, ready_server, stopped, wait_until_gone
+from tests.integration.server_process import ServerProcess, real_server, stopped, wait_until_gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -28,12 +28,8 @@ QUEUE_SECONDS, REQUEST_SECONDS = 6.0, 9.0
 BUSY = {"error": "服务繁忙，请稍后重试", "queue_size": WAITING, "max_queue_size": WAITING}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The specification's limits, which are the defaults, and short deadlines."""
-    flags = f"--queue-timeout={QUEUE_SECONDS}", f"--request-timeout={REQUEST_SECONDS}"
-    with ready_server(tmp_path_factory.mktemp("overload"), *flags) as server:
-        yield server
+# The specification's limits, which are the defaults, and short deadlines.
+server = real_server(f"--queue-timeout={QUEUE_SECONDS}", f"--request-timeout={REQUEST_SECONDS}")
 
 
 @pytest.fixture

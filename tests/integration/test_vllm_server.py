@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,40 +18,24 @@ import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.fuzz.rounds import fuzz
-from tests.integration.server_process import ServerProcess, command_line, ready_server, wait_until_gone
+from tests.integration.builtin_model import ANSWER, NAME, QUESTION
+from tests.integration.server_process import ServerProcess, command_line, real_server, wait_until_gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 CHAT = {
-    "messages": [{"role": "user", "content": "请分类这条新闻：央行宣布降息25个基点"}],
+    "messages": [{"role": "user", "content": QUESTION}],
     "max_tokens": 100,
     "temperature": 0.3,
 }
 COMPLETION = {"prompt": "请分类：苹果发布新款iPhone\n类别：", "max_tokens": 50, "temperature": 0.3}
 LONG = {"prompt": "请分类：", "max_tokens": 512, "ignore_eos": True, "temperature": 0.7}
-RIGHT = "这条新闻属于【财经】类别。"
 EXACT = {"temperature": 0, "max_tokens": 24}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("server")
-    alerts = {"alerts": [{"name": "EngineUnresponsive", "threshold": 3.0, "for": 0.0}]}
-    (folder / "alerts.json").write_text(json.dumps(alerts))
-    flags = "--max-concurrent-requests=3", "--max-queue-size=4", "--", "--max-num-seqs=32"
-    with ready_server(folder, *flags) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def http(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def sdk(server: ServerProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+server = real_server(
+    *("--max-concurrent-requests=3", "--max-queue-size=4"), engine=["--max-num-seqs=32"], EngineUnresponsive=3.0
+)
 
 
 def chat(http: httpx.Client, **fields: Any) -> dict[str, Any]:
@@ -85,7 +68,7 @@ def test_the_warm_up_is_not_counted(server: ServerProcess) -> None:
 def test_the_chat_of_the_specification_is_answered(http: httpx.Client) -> None:
     body = chat(http)
     assert body["object"] == "chat.completion"
-    assert body["model"] == "qwen-news-classifier"
+    assert body["model"] == NAME
     assert body["id"].startswith("chatcmpl-")
     (choice,) = body["choices"]
     assert choice["message"]["role"] == "assistant"
@@ -93,7 +76,7 @@ def test_the_chat_of_the_specification_is_answered(http: httpx.Client) -> None:
         r"这条新闻属于【(财经|房产|股票|教育|科技|社会|时政|体育|游戏|娱乐)】类别。", choice["message"]["content"]
     )
     assert choice["finish_reason"] == "stop"
-    assert chat(http, temperature=0)["choices"][0]["message"]["content"] == RIGHT
+    assert chat(http, temperature=0)["choices"][0]["message"]["content"] == ANSWER
     usage = body["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
@@ -230,16 +213,15 @@ def test_what_only_the_engine_can_judge_is_refused_by_name(
 
 
 def test_the_openai_sdk_works_unchanged(sdk: openai.OpenAI) -> None:
-    name = "qwen-news-classifier"
-    message: ChatCompletionUserMessageParam = {"role": "user", "content": "请分类这条新闻：央行宣布降息25个基点"}
-    answer = sdk.chat.completions.create(model=name, messages=[message], temperature=0)
-    assert answer.choices[0].message.content == RIGHT
-    completion = sdk.completions.create(model=name, prompt=str(COMPLETION["prompt"]), temperature=0)
+    message: ChatCompletionUserMessageParam = {"role": "user", "content": QUESTION}
+    answer = sdk.chat.completions.create(model=NAME, messages=[message], temperature=0)
+    assert answer.choices[0].message.content == ANSWER
+    completion = sdk.completions.create(model=NAME, prompt=str(COMPLETION["prompt"]), temperature=0)
     assert completion.choices[0].text == "科技"
-    stream = sdk.chat.completions.create(model=name, messages=[message], temperature=0, stream=True)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == RIGHT
-    assert [model.id for model in sdk.models.list()] == [name]
-    assert sdk.models.retrieve(name).id == name
+    stream = sdk.chat.completions.create(model=NAME, messages=[message], temperature=0, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == ANSWER
+    assert [model.id for model in sdk.models.list()] == [NAME]
+    assert sdk.models.retrieve(NAME).id == NAME
     with pytest.raises(openai.NotFoundError):
         sdk.chat.completions.create(model="other", messages=[message])
 

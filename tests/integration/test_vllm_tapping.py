@@ -5,18 +5,18 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.integration import builtin_model
 
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.tapping import TappingProcessor
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
 
-MODEL = Path(__file__).parents[2] / "server" / "models" / "news-classifier"
 TEXT = "今天的新闻"
 
 
@@ -24,7 +24,7 @@ TEXT = "今天的新闻"
 def tokenizer() -> Any:
     from vllm.tokenizers import get_tokenizer
 
-    return get_tokenizer(str(MODEL))
+    return get_tokenizer(str(builtin_model.FOLDER))
 
 
 class Tap:

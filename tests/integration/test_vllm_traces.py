@@ -14,12 +14,13 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.integration.server_process import ServerProcess
+from tests.integration.builtin_model import QUESTION
+from tests.integration.server_process import ready_server
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-CHAT = {"messages": [{"role": "user", "content": "请分类这条新闻：央行宣布降息25个基点"}], "max_tokens": 12}
+CHAT = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 12}
 
 
 class Collector:
@@ -63,9 +64,7 @@ def collector() -> Iterator[Collector]:
 
 
 def test_spans_reach_the_collector_from_the_request_to_the_engine(collector: Collector, tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path, f"--otlp-traces-endpoint={collector.url}")
-    try:
-        server.until_ready()
+    with ready_server(tmp_path, f"--otlp-traces-endpoint={collector.url}") as server:
         with httpx.Client(base_url=server.url, timeout=60) as client:
             headers = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
             for path, more in (("/v1/chat/completions", {}), ("/v1/chat/completions", {"logprobs": True})):
@@ -85,5 +84,3 @@ def test_spans_reach_the_collector_from_the_request_to_the_engine(collector: Col
         assert server.exit_code() == 0
         assert "POST /v1/chat/completions" in collector.of_trace(TRACE_ID), "the last span is sent before the end"
         assert all("trace_id" in line for line in server.lines if "'/v1/chat/completions'" in line)
-    finally:
-        server.kill()

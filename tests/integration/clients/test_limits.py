@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.clients.tool_model import ANSWER, QUESTION
+from tests.integration.builtin_model import ANSWER, QUESTION
 from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]

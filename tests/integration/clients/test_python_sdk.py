@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 from tokenizers import Tokenizer
 
-from tests.integration.clients.tool_model import ANSWER, NAME, QUESTION
+from tests.integration.builtin_model import ANSWER, NAME, QUESTION
 from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
@@ -26,12 +26,6 @@ RANDOM: dict[str, Any] = {"top_k": -1}
 class Category(BaseModel):
     category: Literal["财经", "体育"]
     certain: bool
-
-
-@pytest.fixture
-def no_blanks(tokenizer: Tokenizer) -> dict[str, int]:
-    """A bias that keeps a model which cannot write JSON from filling its answer with spaces."""
-    return {str(tokenizer.encode(blank).ids[0]): -100 for blank in (" ", "\n", "\t", "\r")}
 
 
 def test_a_chat(sdk: openai.OpenAI) -> None:

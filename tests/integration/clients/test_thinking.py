@@ -9,7 +9,7 @@ import httpx
 import pytest
 from tokenizers import Tokenizer
 
-from tests.integration.clients.tool_model import ANSWER, QUESTION
+from tests.integration.builtin_model import ANSWER, QUESTION
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

@@ -13,9 +13,8 @@ import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolUnionParam
-from tokenizers import Tokenizer
 
-from tests.integration.clients.tool_model import NAME, QUESTION
+from tests.integration.builtin_model import NAME, QUESTION
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -64,11 +63,6 @@ def calls_of(chunks: Iterable[ChatCompletionChunk]) -> tuple[list[tuple[str, str
                     calls[call.index][0] += call.function.name or ""
                     calls[call.index][1] += call.function.arguments or ""
     return [(name, arguments) for _, (name, arguments) in sorted(calls.items())], text, reason
-
-
-@pytest.fixture
-def no_blanks(tokenizer: Tokenizer) -> dict[str, int]:
-    return {str(tokenizer.encode(blank).ids[0]): -100 for blank in (" ", "\n", "\t", "\r")}
 
 
 @pytest.mark.parametrize("cities", [["北京"], ["北京", "上海"]])
