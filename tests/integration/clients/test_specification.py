@@ -13,11 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import specification as spec
+from qwen_server.openapi import specification as spec
 from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
+HOST = "http://10.9.3.131:8000"  # of the specification
 CATEGORIES = "财经|房产|股票|教育|科技|社会|时政|体育|游戏|娱乐"
 # Values of the examples that hold for every server, and the form of those that do not.
 EQUAL = {
@@ -40,7 +41,7 @@ FORMS = {
 
 def bash(server: ServerProcess, command: str) -> str:
     """What a command of the specification prints, with the server for its host."""
-    script = command.replace(spec.HOST, server.url)
+    script = command.replace(HOST, server.url)
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, env=plain())
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -85,10 +86,10 @@ def three_requests(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("name", "command", "example"),
     [
-        ("chat", spec.CHAT_CURL, spec.CHAT_ANSWER),
-        ("completion", spec.COMPLETION_CURL, spec.COMPLETION_ANSWER),
-        ("health", spec.HEALTH_CURL, spec.HEALTH_ANSWER),
-        ("metrics", spec.METRICS_CURL, spec.METRICS_ANSWER),
+        ("chat", spec.CHAT_COMMAND, spec.CHAT_ANSWER),
+        ("completion", spec.COMPLETION_COMMAND, spec.COMPLETION_ANSWER),
+        ("health", spec.HEALTH_COMMAND, spec.HEALTH_ANSWER),
+        ("metrics", spec.METRICS_COMMAND, spec.METRICS_ANSWER),
     ],
 )
 def test_a_command_is_answered_as_shown(server: ServerProcess, name: str, command: str, example: str) -> None:
@@ -114,18 +115,18 @@ def test_a_command_is_answered_as_shown(server: ServerProcess, name: str, comman
 @pytest.mark.parametrize("path", ["/stats", "/metrics"])
 def test_the_other_paths_of_the_overview_tell_the_same(server: ServerProcess, http: httpx.Client, path: str) -> None:
     """As `curl` asks for it: with an Accept of anything."""
-    answer = json.loads(bash(server, f"curl {spec.HOST}{path}"))
+    answer = json.loads(bash(server, f"curl {HOST}{path}"))
     assert differences(json.loads(spec.METRICS_ANSWER), answer) == []
     assert http.get(path).json().keys() == answer.keys()
 
 
 def test_the_list_of_models_of_the_overview(server: ServerProcess) -> None:
-    answer = json.loads(bash(server, f"curl {spec.HOST}/v1/models"))
+    answer = json.loads(bash(server, f"curl {HOST}/v1/models"))
     assert (answer["object"], [model["id"] for model in answer["data"]]) == ("list", ["qwen-news-classifier"])
 
 
 def test_the_lines_for_prometheus_are_as_shown(server: ServerProcess) -> None:
-    page = bash(server, spec.PROMETHEUS_CURL).splitlines()
+    page = bash(server, spec.PROMETHEUS_COMMAND).splitlines()
     for line in filter(None, spec.PROMETHEUS_ANSWER.splitlines()):
         if line.startswith("#"):
             assert page.count(line) == 1, line
@@ -138,8 +139,8 @@ def test_the_lines_for_prometheus_are_as_shown(server: ServerProcess) -> None:
 
 
 def test_the_python_example_prints_what_it_should(server: ServerProcess) -> None:
-    script = spec.PYTHON.replace(spec.HOST, server.url)
-    assert script != spec.PYTHON
+    script = spec.PYTHON_EXAMPLE.replace(HOST, server.url)
+    assert script != spec.PYTHON_EXAMPLE
     done = subprocess.run(
         [sys.executable, "-c", script + "print(health_check())\n"],
         capture_output=True,

@@ -10,10 +10,10 @@ from typing import Any
 from qwen_server import snapshots
 from qwen_server.gpu import GpuReading
 from qwen_server.lifecycle import Lifecycle
+from qwen_server.openapi.specification import METRICS_ANSWER
 from qwen_server.service import Service
 from qwen_server.telemetry import Trace
 from tests.scripted_engine import ScriptedEngine
-from tests.specification import METRICS_ANSWER
 from tests.unit.qwen_server.serving import make_settings
 
 # Latency, time to first token and tokens of the answer: three requests one after the other that make the example.
