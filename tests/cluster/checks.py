@@ -51,7 +51,14 @@ def lint() -> None:
 
 
 def test(parts: Sequence[str]) -> None:
-    """Run parts of the tests, all even if one fails. Raises Problem when a test failed, or was skipped in CI."""
+    """Run parts of the tests, all even if one fails.
+
+    With QWEN_TEST_PATCHES=off, the integration tests are those on a real vLLM, and their servers
+    leave out all patches. Raises Problem when a test failed, or was skipped in CI.
+    """
+    patches = os.environ.get("QWEN_TEST_PATCHES", "")
+    if patches not in ("", "off"):
+        raise Problem(f"PATCHES={patches} is unknown", "use PATCHES=off, or leave it out")
     REPORTS.mkdir(parents=True, exist_ok=True)
     outcomes = []
     for part in parts:
@@ -109,11 +116,14 @@ def _no_package() -> str:
 
 def _run_pytest(part: str) -> Outcome:
     begun = time.monotonic()
-    say(f"tests: {part} ...")
+    without_patches = part == "integration" and os.environ.get("QWEN_TEST_PATCHES") == "off"
+    name = f"{part}, patches off" if without_patches else part
+    say(f"tests: {name} ...")
     report = REPORTS / f"{part}.xml"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "--durations=5", f"--junitxml={report}", *TEST_PARTS[part]]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command += ["-m", "vllm"] if without_patches else []
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=env, check=False).returncode
     counts = read_report(report)
     summary = f"{counts['tests'] - counts['skipped']} run, {counts['skipped']} skipped"
@@ -122,7 +132,7 @@ def _run_pytest(part: str) -> Outcome:
         problem = f"{counts['failures'] + counts['errors']} failed (pytest exit code {code})"
     elif counts["skipped"] and os.environ.get("CI"):
         problem = "skipped tests do not count as passed here"
-    return Outcome(part, time.monotonic() - begun, summary, problem, read_failures(report))
+    return Outcome(name, time.monotonic() - begun, summary, problem, read_failures(report))
 
 
 def read_report(path: Path) -> dict[str, int]:
