@@ -73,7 +73,7 @@ format: venv ## let ruff format and mend what it can
 manifests: venv ## write the CRD, docs/reference.md, docs/openapi.json, the chart's copies and manifests/install.yaml
 	@$(RUN) $(VENV)/python -m qwen_operator.crd
 	@$(RUN) $(VENV)/python -m charts.generate
-	@$(RUN) $(VENV)/python -m qwen_server.openapi
+	@$(RUN) $(VENV)/python -m qwen_server.api.openapi
 
 .PHONY: deps
 deps: ## install and build everything that tests and cluster need

@@ -19,7 +19,7 @@ from benchmarks.console import say
 from benchmarks.context import Context
 from benchmarks.parts import PARTS
 from benchmarks.servers import ROOT, Engine, ServerError
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 PAGE = ROOT / "benchmarks" / "README.md"
 

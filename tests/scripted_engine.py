@@ -27,6 +27,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from qwen_server.config.settings import Settings
 from qwen_server.engine.base import (
     Delta,
     EngineDeadError,
@@ -43,7 +44,6 @@ from qwen_server.engine.base import (
     Vitals,
 )
 from qwen_server.runner import main
-from qwen_server.settings import Settings
 from tests import scripted_answers
 
 CHAT_ANSWER = "这条新闻属于【财经】类别。"

@@ -12,8 +12,8 @@ from benchmarks.console import say
 from benchmarks.context import AUTO, CHAT, Context
 from benchmarks.results import Row, Target
 from benchmarks.servers import NAME, both
-from qwen_server.protocol import Protocol
-from qwen_server.settings import Settings
+from qwen_server.api.protocol import Protocol
+from qwen_server.config.settings import Settings
 
 _CASES = 240
 _SEED = 20261124

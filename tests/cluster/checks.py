@@ -42,7 +42,7 @@ def lint() -> None:
         "import contracts": ("lint-imports", "--no-logo"),
         "CRD and reference are current": (python, "-m", "qwen_operator.crd", "--check"),
         "chart's files and install.yaml are current": (python, "-m", "charts.generate", "--check"),
-        "docs/openapi.json is current": (python, "-m", "qwen_server.openapi", "--check"),
+        "docs/openapi.json is current": (python, "-m", "qwen_server.api.openapi", "--check"),
         "helm lint": ("helm", "lint", "--quiet", "--strict", "charts/qwen-operator"),
     }
     outcomes = [_checked(name, lambda command=command: _quiet(command)) for name, command in commands.items()]  # type: ignore[misc]

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import httpx
 
-from qwen_server.telemetry import percentile
+from qwen_server.observe.request_figures import percentile
 from tests.integration.load import Answer
 from tests.integration.server_process import ServerProcess
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from qwen_server.commandline import load_settings
+from qwen_server.config.command_line import load_settings
+from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
-from qwen_server.settings import ConfigurationError, Settings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
 
@@ -58,7 +58,7 @@ def test_the_further_serving_objects_take_what_we_give() -> None:
     from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
     from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 
-    from qwen_server.engine.vllm.tokenization import _OPTIONS
+    from qwen_server.engine.vllm.tokenization_api import _OPTIONS
 
     template = {"chat_template", "chat_template_content_format", "default_chat_template_kwargs", "enable_auto_tools"}
     options = template | {"tool_parser", "reasoning_parser", "online_renderer", "request_logger"}
@@ -73,8 +73,8 @@ def test_the_further_serving_objects_take_what_we_give() -> None:
 
 
 def test_only_one_of_many_wrong_items_is_told() -> None:
-    from qwen_server.engine.vllm.messages import _Request
-    from qwen_server.engine.vllm.responses import _Conversation, _items, _of_item
+    from qwen_server.engine.vllm.messages_api import _Request
+    from qwen_server.engine.vllm.responses_api import _Conversation, _items, _of_item
 
     with pytest.raises(ValidationError) as caught:
         _Conversation.model_validate({"input": [{"type": "unheard_of"}] * 1000})
@@ -95,7 +95,7 @@ def test_only_one_of_many_wrong_items_is_told() -> None:
 def test_anthropics_thoughts_become_the_templates_switch() -> None:
     from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
 
-    from qwen_server.engine.vllm.messages import _Request, _thoughtful
+    from qwen_server.engine.vllm.messages_api import _Request, _thoughtful
 
     body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4096}
     for thinking, switch, budget in (
@@ -112,9 +112,9 @@ def test_anthropics_thoughts_become_the_templates_switch() -> None:
 
 
 def test_a_failure_inside_a_streamed_message_keeps_its_cause() -> None:
-    from qwen_server.engine.vllm.apis import RefusedError
-    from qwen_server.engine.vllm.messages import _events, _noting_errors, _Serving
-    from qwen_server.engine.vllm.proxy import Call, current_call
+    from qwen_server.engine.vllm.client import Call, current_call
+    from qwen_server.engine.vllm.messages_api import _events, _noting_errors, _Serving
+    from qwen_server.engine.vllm.serving_objects import RefusedError
 
     chunk = {"id": "chatcmpl-1", "model": "m", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
     error = {"message": "CUDA out of memory", "type": "InternalServerError", "param": None, "code": 500}
@@ -179,7 +179,7 @@ def test_every_flag_that_we_give_is_vllms() -> None:
     assert on_cpu.shutdown_timeout == 60
     on_cuda = AsyncEngineArgs.from_cli_args(parser.parse_args(engine_arguments(settings, "cuda")))
     assert on_cuda.gpu_memory_utilization == 0.9
-    assert on_cuda.worker_extension_cls == "qwen_server.engine.vllm.worker.MemoryReport"
+    assert on_cuda.worker_extension_cls == "qwen_server.engine.vllm.worker_extension.MemoryReport"
     with pytest.raises(EngineError, match="--unheard-of"):
         parser.parse_args(["--unheard-of=1"])
 
@@ -190,8 +190,8 @@ def test_the_environment_of_a_cpu_is_known_before_vllm_sets_it(monkeypatch: pyte
 
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    from qwen_server.engine.vllm.early import READ_LATE
     from qwen_server.engine.vllm.environment import core_modules, expected_device, prepare_for_cpu
+    from qwen_server.engine.vllm.patches.early_core import READ_LATE
 
     for name in ("LD_PRELOAD", "TORCH_COMPILE_DISABLE", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS"):
         monkeypatch.delenv(name, raising=False)
@@ -243,7 +243,7 @@ def test_a_request_becomes_sampling_parameters() -> None:
 
 
 def raised(error: Exception, prompt_param: str = "prompt") -> Exception:
-    from qwen_server.engine.vllm.errors import translated
+    from qwen_server.engine.vllm.translation import translated
 
     with pytest.raises((EngineError, InvalidRequestError)) as caught, translated(prompt_param, lambda: "it was killed"):
         raise error

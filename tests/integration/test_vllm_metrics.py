@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 pytestmark = pytest.mark.vllm
 
@@ -126,7 +126,7 @@ def test_the_page_is_vllms(config: Any, steps: list[dict[str, Any]]) -> None:
     """The cache's gauge is as of the last step that told more than tokens: here one without outputs."""
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
-    from qwen_server.engine.vllm.metrics import EngineMetrics
+    from qwen_server.engine.vllm.patches.fast_metrics import EngineMetrics
 
     steps = [*steps, DECODING | {"outputs": False}]
     ours, theirs = page_of(EngineMetrics, config, steps), page_of(PrometheusStatLogger, config, steps)
@@ -135,10 +135,10 @@ def test_the_page_is_vllms(config: Any, steps: list[dict[str, Any]]) -> None:
 
 
 def test_the_gauges_follow_in_time(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qwen_server.engine.vllm.metrics import EngineMetrics
+    from qwen_server.engine.vllm.patches.fast_metrics import EngineMetrics
 
     now = 100.0
-    monkeypatch.setattr("qwen_server.engine.vllm.metrics.time.monotonic", lambda: now)
+    monkeypatch.setattr("qwen_server.engine.vllm.patches.fast_metrics.time.monotonic", lambda: now)
     logger = EngineMetrics(config, [0])
 
     def gauges_after(running: int, usage: float) -> tuple[float, float]:
@@ -163,7 +163,7 @@ def test_a_new_statistic_does_not_go_unseen() -> None:
     from vllm.v1.metrics.loggers import PrometheusStatLogger
     from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
-    from qwen_server.engine.vllm.metrics import EngineMetrics
+    from qwen_server.engine.vllm.patches.fast_metrics import EngineMetrics
 
     assert {field.name for field in dataclasses.fields(SchedulerStats)} == set().union(*SCHEDULER.values())
     assert set(vars(IterationStats())) == set().union(*ITERATION.values())
@@ -175,7 +175,7 @@ def test_a_new_statistic_does_not_go_unseen() -> None:
 def test_observing_a_step_at_once_is_observing_each_token() -> None:
     from prometheus_client import CollectorRegistry, Histogram
 
-    from qwen_server.engine.vllm.metrics import observe_all
+    from qwen_server.engine.vllm.patches.fast_metrics import observe_all
 
     values = [0.005, 0.01, 0.010001, 0.01, 7.0, 0.005, 0.0, 1e9]
     pages = []

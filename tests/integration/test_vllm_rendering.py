@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
 
 pytestmark = pytest.mark.vllm
 
@@ -38,7 +38,7 @@ def renderers(vllm_without_side_effects: None) -> Iterator[SimpleNamespace]:
     from vllm.renderers.online_renderer import OnlineRenderer
 
     from qwen_server.engine.vllm.build import engine_arguments, parsed
-    from qwen_server.engine.vllm.rendering import render_on_the_spot
+    from qwen_server.engine.vllm.patches.spot_renderer import render_on_the_spot
 
     config = parsed([*engine_arguments(Settings(), "cpu"), "--enforce-eager"]).create_engine_config()
     own, renderer = renderer_from_config(config), renderer_from_config(config)
@@ -151,7 +151,7 @@ def test_the_renderer_stays_what_vllm_asks_for(renderers: SimpleNamespace) -> No
 
 @pytest.mark.parametrize("lacks", ["a pool of tokenizers", "a model of text only"])
 def test_other_renderers_are_left_alone(renderers: SimpleNamespace, lacks: str) -> None:
-    from qwen_server.engine.vllm.rendering import render_on_the_spot
+    from qwen_server.engine.vllm.patches.spot_renderer import render_on_the_spot
 
     pooled = renderers.plain.renderer.tokenizer
     other = SimpleNamespace(

@@ -13,7 +13,7 @@ import pytest
 from tests.integration import builtin_model
 
 if TYPE_CHECKING:
-    from qwen_server.engine.vllm.tapping import TappingProcessor
+    from qwen_server.engine.vllm.patches.output_tap import TappingProcessor
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
 
@@ -52,7 +52,7 @@ class Engine:
     def __init__(self, tokenizer: Any) -> None:
         from vllm.v1.engine.output_processor import OutputProcessor
 
-        from qwen_server.engine.vllm.tapping import install
+        from qwen_server.engine.vllm.patches.output_tap import install
 
         llm: Any = SimpleNamespace(output_processor=OutputProcessor(tokenizer, log_stats=False))
         self.processor: TappingProcessor = install(llm)
@@ -163,7 +163,7 @@ def test_answers_of_other_kinds_are_not_tapped(tokenizer: Any) -> None:
 
 
 async def test_a_tap_is_forgotten_with_its_request(tokenizer: Any) -> None:
-    from qwen_server.engine.vllm.tapping import tapped
+    from qwen_server.engine.vllm.patches.output_tap import tapped
 
     processor = Engine(tokenizer).processor
 

@@ -10,20 +10,20 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from qwen_server.dialects import worded_for
+from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
+from qwen_server.config.settings import Settings
+from qwen_server.control.lifecycle import Lifecycle
+from qwen_server.control.service import Service
 from qwen_server.engine.base import Engine
-from qwen_server.errors import ClientDisconnectedError, HttpError, client_error
-from qwen_server.gpu import GpuMonitor
-from qwen_server.guard import Guard, cross_origin
-from qwen_server.lifecycle import Lifecycle
-from qwen_server.middleware import CLIENT_CLOSED_REQUEST, Surroundings
-from qwen_server.prometheus import PrometheusPage
-from qwen_server.routers import chat, completions, docs, health, messages, metrics, models, responses, tokenize
-from qwen_server.service import Service
-from qwen_server.settings import Settings
+from qwen_server.http.authentication import Guard, cross_origin
+from qwen_server.http.dialects import worded_for
+from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error
+from qwen_server.http.middleware import CLIENT_CLOSED_REQUEST, Surroundings
+from qwen_server.observe.gpu import GpuMonitor
+from qwen_server.observe.prometheus_page import PrometheusPage
 
 if TYPE_CHECKING:
-    from qwen_server.tracing import Tracing
+    from qwen_server.observe.tracing import Tracing
 
 ROUTERS: Final = tuple(
     module.router for module in (chat, completions, responses, messages, tokenize, models, health, metrics, docs)

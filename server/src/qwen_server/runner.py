@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, NoReturn
 import uvicorn
 import uvloop
 
-from qwen_server import logs
-from qwen_server.commandline import check_model, load_settings
-from qwen_server.connections import BACKLOG, uvicorn_config
+from qwen_server.config.command_line import check_model, load_settings
+from qwen_server.config.settings import ConfigurationError, Settings
+from qwen_server.control.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
 from qwen_server.engine.base import Engine, EngineError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
-from qwen_server.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
-from qwen_server.settings import ConfigurationError, Settings
+from qwen_server.http.connections import BACKLOG, uvicorn_config
+from qwen_server.observe import logs
 
 if TYPE_CHECKING:
-    from qwen_server.tracing import Tracing
+    from qwen_server.observe.tracing import Tracing
 
 EngineFactory = Callable[[Settings], Engine]
 
@@ -202,7 +202,7 @@ def vllm_engine(settings: Settings) -> Engine:
 def _tracing(settings: Settings) -> Tracing | None:
     if settings.otlp_traces_endpoint is None:
         return None
-    from qwen_server.tracing import Tracing  # noqa: PLC0415 - a tenth of a second that most servers need not spend
+    from qwen_server.observe.tracing import Tracing  # noqa: PLC0415 - a tenth of a second that most servers need not spend
 
     return Tracing()
 
@@ -256,7 +256,7 @@ def _exit(settings: Settings | None, ending: Ending) -> NoReturn:
     """Ends the children, says the last word and leaves."""
     kill_descendants()
     if settings is not None and settings.otlp_traces_endpoint is not None:
-        from qwen_server import tracing  # noqa: PLC0415 - imported only where it is used
+        from qwen_server.observe import tracing  # noqa: PLC0415 - imported only where it is used
 
         tracing.flush()
     if ending.code != EXIT_OK:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from qwen_server.openapi import specification as spec
+from qwen_server.api.openapi import specification as spec
 from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]

@@ -7,8 +7,8 @@ from typing import Any
 
 from benchmarks.answers import difference, streamed, whole
 from benchmarks.cases import cases
-from qwen_server.protocol import Protocol
-from qwen_server.settings import Settings
+from qwen_server.api.protocol import Protocol
+from qwen_server.config.settings import Settings
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
 

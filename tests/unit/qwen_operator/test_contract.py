@@ -11,9 +11,9 @@ import pytest
 from qwen_operator.api import QwenService
 from qwen_operator.builders.autoscaler import WAITING_METRIC
 from qwen_operator.catalogue import effective_alerts
-from qwen_server import alerts as server_alerts
-from qwen_server import prometheus
-from qwen_server.commandline import load_settings
+from qwen_server.config.command_line import load_settings
+from qwen_server.control import alerts as server_alerts
+from qwen_server.observe import prometheus_page as prometheus
 from tests.unit.qwen_operator.objects import Object, child, container, gpu_service, load, service, service_object
 
 SERVICES = {

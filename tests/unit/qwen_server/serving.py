@@ -16,12 +16,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from qwen_server.app import create_app
-from qwen_server.connections import uvicorn_config
-from qwen_server.gpu import GpuMonitor
-from qwen_server.lifecycle import Lifecycle
-from qwen_server.service import Service
-from qwen_server.settings import Settings
-from qwen_server.tracing import Tracing
+from qwen_server.config.settings import Settings
+from qwen_server.control.lifecycle import Lifecycle
+from qwen_server.control.service import Service
+from qwen_server.http.connections import uvicorn_config
+from qwen_server.observe.gpu import GpuMonitor
+from qwen_server.observe.tracing import Tracing
 from tests.scripted_engine import ScriptedEngine
 
 NOWHERE = Path("/nonexistent")

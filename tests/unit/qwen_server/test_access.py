@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from pydantic import SecretStr
 
 from qwen_server.app import create_app
-from qwen_server.lifecycle import Lifecycle
+from qwen_server.control.lifecycle import Lifecycle
 from tests.scripted_engine import ScriptedEngine
 from tests.unit.qwen_server.serving import Served, make_settings, serve
 from tests.unit.qwen_server.test_client_errors import error_of

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qwen_server.admission import Admission, AutoLimits, QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.control.admission import Admission, AutoLimits, QueueFullError, QueueTimeoutError, Ticket
 
 LIMIT = 3
 QUEUE = 4

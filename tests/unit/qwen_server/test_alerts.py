@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_server.alerts import NOTHING, AlertRule, AlertsFile, AlertState, catalogue, evaluate, override
+from qwen_server.control.alerts import NOTHING, AlertRule, AlertsFile, AlertState, catalogue, evaluate, override
 
 WALL = datetime(2025, 12, 24, 21, 11, 59, tzinfo=UTC).replace(tzinfo=None)
 RULE = AlertRule("HighTTFT", 5, "seconds", 60, "warning", "p95 is {value} s")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from qwen_server.auth import ApiKeys, RateLimiter
-from qwen_server.errors import HttpError
-from qwen_server.middleware import request_id_of
-from qwen_server.values import RateLimit
+from qwen_server.config.values import RateLimit
+from qwen_server.http.api_keys import ApiKeys, RateLimiter
+from qwen_server.http.error_bodies import HttpError
+from qwen_server.http.middleware import request_id_of
 
 
 class Clock:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from qwen_server.connections import MAX_HEADER_BYTES
+from qwen_server.http.connections import MAX_HEADER_BYTES
 from qwen_server.runner import listen
 from tests.unit.qwen_server.serving import Served, make_settings, serve, until
 
@@ -154,7 +154,7 @@ async def test_a_head_request_gets_the_headers_alone() -> None:
 
 async def test_an_old_connection_ends_with_an_answer_and_a_new_one_is_not_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also behind the same address: what the client says of itself, such as X-Forwarded-For, does not matter."""
-    monkeypatch.setattr("qwen_server.connections.LIFETIME_SECONDS", 0.5)
+    monkeypatch.setattr("qwen_server.http.connections.LIFETIME_SECONDS", 0.5)
     request = HEALTH[:-2] + b"X-Forwarded-For: 10.0.0.1\r\n\r\n"
     async with serve() as served:
         async with connect(served) as client:
@@ -171,7 +171,7 @@ async def test_an_old_connection_ends_with_an_answer_and_a_new_one_is_not_old(mo
 
 
 async def test_an_old_connection_finishes_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_server.connections.LIFETIME_SECONDS", 0.2)
+    monkeypatch.setattr("qwen_server.http.connections.LIFETIME_SECONDS", 0.2)
     async with serve() as served, connect(served) as client:
         await asyncio.sleep(0.3)
         await client.send(post(b'{"prompt": "@{\\"tokens\\": 5}", "stream": true}'))

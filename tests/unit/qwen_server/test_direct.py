@@ -11,11 +11,11 @@ from typing import Any, cast
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from qwen_server.direct import DirectEvents, connection_of
+from qwen_server.api.streaming import Chunks
 from qwen_server.engine.base import Delta, Output
-from qwen_server.jsonbody import Receive
-from qwen_server.streaming import Chunks
-from qwen_server.telemetry import Telemetry, Trace
+from qwen_server.http.body import Receive
+from qwen_server.http.early_writes import DirectEvents, connection_of
+from qwen_server.observe.request_figures import Telemetry, Trace
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from qwen_server.engine.processes import descendants
-from qwen_server.engine.vllm.early import EarlyChild, EarlyContext
+from qwen_server.engine.vllm.patches.early_core import EarlyChild, EarlyContext
 
 SOURCE = Path(__file__).parents[3] / "server" / "src"
 PRELOADED = "wave"  # a module that nothing else imports
@@ -101,7 +101,7 @@ def test_a_child_that_cannot_be_used_is_replaced(
 
 def test_a_child_that_is_not_needed_ends_with_its_parent() -> None:
     program = (
-        "import sys; from qwen_server.engine.vllm.early import EarlyChild;"
+        "import sys; from qwen_server.engine.vllm.patches.early_core import EarlyChild;"
         "print(EarlyChild('Core', []).pid, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -18,11 +18,11 @@ import pytest
 from qwen_server.engine.base import EngineError, InvalidRequestError
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants
 from qwen_server.engine.vllm.causes import LoggedError, cause_of, ending_of, explain, read_errors
-from qwen_server.engine.vllm.child import CauseFormatter, write_logging_config
-from qwen_server.engine.vllm.family import choose, detect
+from qwen_server.engine.vllm.child_logging import CauseFormatter, write_logging_config
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.model_family import choose, detect
 from qwen_server.engine.vllm.outputs import Merger
-from qwen_server.errors import failure_kind
+from qwen_server.http.error_bodies import failure_kind
 
 
 def step(heartbeat: Heartbeat, now: float, tokens: int = 1, usage: float = 0.0) -> None:
@@ -213,7 +213,7 @@ def test_a_child_is_out_of_a_terminals_reach_and_its_errors_are_kept(
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     middle = (
         "import os, subprocess, sys, pathlib\n"
-        "from qwen_server.engine.vllm.child import write_logging_config\n"
+        "from qwen_server.engine.vllm.child_logging import write_logging_config\n"
         f"config, _ = write_logging_config(pathlib.Path({str(tmp_path)!r}), 'json', 'info')\n"
         "code = 'import json, logging.config, time;'"
         " f'logging.config.dictConfig(json.load(open({str(config)!r})));print(1, flush=True);time.sleep(60)'\n"

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from fastapi import Request
 
-from qwen_server import service as service_module
-from qwen_server.alerts import HUNG_SECONDS
+from qwen_server.api.routes import health
+from qwen_server.control import service as service_module
+from qwen_server.control.alerts import HUNG_SECONDS
 from qwen_server.engine.base import InvalidRequestError, Vitals
-from qwen_server.routers import health
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 RUNNING = '@{"tokens": 400, "delay": 0.02}'
@@ -171,7 +171,7 @@ async def test_a_loop_that_was_held_up_does_not_blame_the_engine(
 
 
 async def test_a_proof_by_generation_has_a_deadline(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_server.routers.health.GENERATE_SECONDS", 0.1)
+    monkeypatch.setattr("qwen_server.api.routes.health.GENERATE_SECONDS", 0.1)
     served.engine.hang()
     response = await served.client.get("/health/generate")
     assert response.status_code == 503

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from qwen_server.gpu import GpuMonitor, GpuReading, NvmlReader, visible_devices
+from qwen_server.observe.gpu import GpuMonitor, GpuReading, NvmlReader, visible_devices
 
 GIB = 1024**3
 

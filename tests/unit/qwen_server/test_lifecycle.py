@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_server.lifecycle import Lifecycle, RestartWatch, restart_request
+from qwen_server.control.lifecycle import Lifecycle, RestartWatch, restart_request
 
 
 def test_it_goes_from_starting_to_ready_to_draining() -> None:

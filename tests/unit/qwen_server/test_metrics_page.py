@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from qwen_server.gpu import GpuMonitor, GpuReading
-from qwen_server.prometheus import number
-from qwen_server.routers.metrics import wants_text
-from qwen_server.snapshots import human_duration
+from qwen_server.api.routes.metrics import wants_text
+from qwen_server.observe.gpu import GpuMonitor, GpuReading
+from qwen_server.observe.prometheus_page import number
+from qwen_server.observe.snapshots import human_duration
 from tests.unit.qwen_server.serving import Served, serve, until
 
 GIB = 1024**3

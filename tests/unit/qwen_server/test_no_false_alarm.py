@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from qwen_server.alerts import Device, catalogue
+from qwen_server.control.alerts import Device, catalogue
+from qwen_server.control.lifecycle import Lifecycle
+from qwen_server.control.service import TICK_SECONDS, Service
 from qwen_server.engine.base import Vitals
 from qwen_server.engine.vllm.heartbeat import Heartbeat
-from qwen_server.lifecycle import Lifecycle
-from qwen_server.service import TICK_SECONDS, Service
 from tests.scripted_engine import ScriptedEngine
 from tests.unit.qwen_server.serving import make_settings
 

@@ -11,9 +11,9 @@ import jsonschema
 import pytest
 import pytest_asyncio
 
+from qwen_server.api.openapi.__main__ import main
+from qwen_server.api.openapi.document import document
 from qwen_server.app import ROUTERS
-from qwen_server.openapi.__main__ import main
-from qwen_server.openapi.document import document
 from tests.unit.qwen_server.serving import Served, make_settings, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from qwen_server import streaming
+from qwen_server.api import streaming
+from qwen_server.api.generation import Generation
 from qwen_server.engine.base import Output, Prepared, Tap
-from qwen_server.generation import Generation
-from qwen_server.telemetry import Trace
+from qwen_server.observe.request_figures import Trace
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 SLOW = '@{"first": 30}'
@@ -119,7 +119,7 @@ async def test_a_stream_whose_engine_takes_a_moment_to_end_counts_as_answered(
 async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwen_server.generation._TELL_SECONDS", 0.05)
+    monkeypatch.setattr("qwen_server.api.generation._TELL_SECONDS", 0.05)
     service = served.service
     call = service.protocol.chat({"messages": [{"role": "user", "content": "你好"}], "stream": True})
     sent: list[str] = []

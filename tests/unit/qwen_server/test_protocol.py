@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qwen_server.checks import blamed
-from qwen_server.errors import HttpError
-from qwen_server.jsonbody import MAX_DEPTH, parse_object
-from qwen_server.protocol import Protocol
+from qwen_server.api.checks import blamed
+from qwen_server.api.protocol import Protocol
+from qwen_server.http.body import MAX_DEPTH, parse_object
+from qwen_server.http.error_bodies import HttpError
 from tests.unit.qwen_server.serving import make_settings
 
 PROTOCOL = Protocol(make_settings())

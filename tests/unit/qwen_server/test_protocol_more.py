@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qwen_server.api.parsers import parsers_of
+from qwen_server.api.protocol import Call, Protocol
 from qwen_server.engine.base import Kind
-from qwen_server.errors import HttpError
-from qwen_server.parsers import parsers_of
-from qwen_server.protocol import Call, Protocol
+from qwen_server.http.error_bodies import HttpError
 from tests.unit.qwen_server.serving import make_settings
 
 SETTINGS = make_settings()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from qwen_server import logs
+from qwen_server.observe import logs
 from tests.unit.qwen_server.serving import Served, serve, until
 
 MARKER = "a-very-private-headline"
@@ -187,7 +187,7 @@ async def test_prompts_and_answers_are_logged_on_demand(log: io.StringIO, fields
     async with serve(log_prompts=True) as served:
         body = {"prompt": f"{MARKER}\n科技？"} | fields
         assert (await served.client.post("/v1/completions", json=body, headers=ID)).status_code == 200
-    (line,) = lines(log, logger="qwen_server.transcript")
+    (line,) = lines(log, logger="qwen_server.api.transcript")
     assert line["request_id"] == "request-7"
     assert MARKER in line["message"]
     assert "科技'" in line["message"]
@@ -200,5 +200,5 @@ async def test_a_logged_prompt_is_cut(log: io.StringIO) -> None:
         for body in ({"messages": [{"role": "user", "content": "长" * 50_000}]}, {"prompt": ["长" * 50_000] * 2}):
             path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
             assert (await served.client.post(path, json=body)).status_code in (200, 400)
-    for line in lines(log, logger="qwen_server.transcript"):
+    for line in lines(log, logger="qwen_server.api.transcript"):
         assert 4000 < len(line["message"]) < 4500

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_server.commandline import check_model, load_settings
-from qwen_server.settings import ConfigurationError, Settings
-from qwen_server.values import RateLimit, parse_duration
+from qwen_server.config.command_line import check_model, load_settings
+from qwen_server.config.settings import ConfigurationError, Settings
+from qwen_server.config.values import RateLimit, parse_duration
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from qwen_server import snapshots
-from qwen_server.gpu import GpuReading
-from qwen_server.lifecycle import Lifecycle
-from qwen_server.openapi.specification import METRICS_ANSWER
-from qwen_server.service import Service
-from qwen_server.telemetry import Trace
+from qwen_server.api.openapi.specification import METRICS_ANSWER
+from qwen_server.control.lifecycle import Lifecycle
+from qwen_server.control.service import Service
+from qwen_server.observe import snapshots
+from qwen_server.observe.gpu import GpuReading
+from qwen_server.observe.request_figures import Trace
 from tests.scripted_engine import ScriptedEngine
 from tests.unit.qwen_server.serving import make_settings
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen_server.api.streaming import KEEP_ALIVE, Chunks, Collector, EventStream, require_answer
 from qwen_server.engine.base import Delta, EngineError, Output
-from qwen_server.errors import engine_failure, stream_event, unavailable
-from qwen_server.streaming import KEEP_ALIVE, Chunks, Collector, EventStream, require_answer
+from qwen_server.http.error_bodies import engine_failure, stream_event, unavailable
 from tests.unit.qwen_server.serving import events_of, until
 
 

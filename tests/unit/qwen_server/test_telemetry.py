@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_server.telemetry import Distribution, Histogram, Outcome, Sample, Summary, Telemetry, Trace, percentile
+from qwen_server.observe.request_figures import (
+    Distribution,
+    Histogram,
+    Outcome,
+    Sample,
+    Summary,
+    Telemetry,
+    Trace,
+    percentile,
+)
 
 # Three requests that make the specification's example: latency, time to first token, tokens of the answer.
 EXAMPLE = ((3.467, 0.5203, 11), (4.0945, 0.6143, 13), (6.2639, 0.9588, 19))

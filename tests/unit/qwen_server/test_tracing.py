@@ -10,9 +10,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode, format_trace_id
 
-from qwen_server.commandline import load_settings
-from qwen_server.settings import ConfigurationError
-from qwen_server.tracing import Tracing, current_headers, prepare_environment
+from qwen_server.config.command_line import load_settings
+from qwen_server.config.settings import ConfigurationError
+from qwen_server.observe.tracing import Tracing, current_headers, prepare_environment
 from tests.unit.qwen_server.serving import serve, until
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"

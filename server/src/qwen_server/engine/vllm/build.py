@@ -25,16 +25,16 @@ from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+from qwen_server.config.settings import Settings
 from qwen_server.engine.base import EngineError, EngineInfo
-from qwen_server.engine.vllm.early import EarlyChild, EarlyContext
+from qwen_server.engine.vllm.client import EngineProxy, stat_logger
 from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
-from qwen_server.engine.vllm.family import Family, choose, detect
 from qwen_server.engine.vllm.heartbeat import Heartbeat
-from qwen_server.engine.vllm.metrics import EngineMetrics
-from qwen_server.engine.vllm.proxy import EngineProxy, stat_logger
-from qwen_server.engine.vllm.rendering import render_on_the_spot
-from qwen_server.settings import Settings
-from qwen_server.tracing import prepare_environment
+from qwen_server.engine.vllm.model_family import Family, choose, detect
+from qwen_server.engine.vllm.patches.early_core import EarlyChild, EarlyContext
+from qwen_server.engine.vllm.patches.fast_metrics import EngineMetrics
+from qwen_server.engine.vllm.patches.spot_renderer import render_on_the_spot
+from qwen_server.observe.tracing import prepare_environment
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
         arguments["--kv-cache-memory-bytes"] = int(settings.kv_cache_gib * (1 << 30))
     else:
         arguments["--gpu-memory-utilization"] = settings.gpu_memory_utilization
-        arguments["--worker-extension-cls"] = "qwen_server.engine.vllm.worker.MemoryReport"
+        arguments["--worker-extension-cls"] = "qwen_server.engine.vllm.worker_extension.MemoryReport"
     line = [f"{flag}={value}" for flag, value in arguments.items() if value is not None]
     if runs_eagerly(settings, device):
         if not settings.enforce_eager:

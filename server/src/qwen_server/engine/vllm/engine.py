@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwen_server.config.settings import Settings
 from qwen_server.engine.base import (
     EngineDeadError,
     EngineError,
@@ -31,15 +32,14 @@ from qwen_server.engine.base import (
 )
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
 from qwen_server.engine.vllm import causes, environment
-from qwen_server.engine.vllm.early import EarlyChild
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.patches.early_core import EarlyChild
 from qwen_server.engine.vllm.warmup import warm_up
-from qwen_server.settings import Settings
 
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.build import Parts
-    from qwen_server.engine.vllm.fast import FastPath
-    from qwen_server.engine.vllm.reference import ReferencePath
+    from qwen_server.engine.vllm.fast_path import FastPath
+    from qwen_server.engine.vllm.reference_path import ReferencePath
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ class VllmEngine:
         try:
             # Imported here, in the thread: it takes seconds, and the event loop serves /health meanwhile.
             from qwen_server.engine.vllm.build import build  # noqa: PLC0415
-            from qwen_server.engine.vllm.fast import FastPath  # noqa: PLC0415
-            from qwen_server.engine.vllm.reference import ReferencePath  # noqa: PLC0415
+            from qwen_server.engine.vllm.fast_path import FastPath  # noqa: PLC0415
+            from qwen_server.engine.vllm.reference_path import ReferencePath  # noqa: PLC0415
         finally:
             gc.enable()
         parts = build(self._settings, self._heartbeat, child)

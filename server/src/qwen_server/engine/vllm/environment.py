@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import qwen_server
-from qwen_server.engine.vllm.child import write_logging_config
-from qwen_server.settings import Settings
+from qwen_server.config.settings import Settings
+from qwen_server.engine.vllm.child_logging import write_logging_config
 
 # What the engine core imports before it loads a model.
 _CORE_MODULES = ("vllm.v1.engine.core", "vllm.v1.executor.uniproc_executor")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from qwen_server.engine.base import InvalidRequestError, Output
 
 if TYPE_CHECKING:
-    from qwen_server.engine.vllm.fast import FastPath
-    from qwen_server.engine.vllm.reference import ReferencePath
+    from qwen_server.engine.vllm.fast_path import FastPath
+    from qwen_server.engine.vllm.reference_path import ReferencePath
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,305 @@
+"""Serves one generation request from its place in the line to the last byte of its answer.
+
+One coroutine owns the ticket and the engine's stream, so that whatever happens (an error, a deadline, a client that
+goes away) both are given back on the way out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, cast
+
+from starlette.responses import Response
+
+from qwen_server.api.checks import blamed
+from qwen_server.api.protocol import Call
+from qwen_server.api.streaming import (
+    DONE,
+    Chunks,
+    Collector,
+    EventStream,
+    RawHeaders,
+    Send,
+    require_answer,
+    send_error,
+    send_json,
+    usage_of,
+)
+from qwen_server.api.transcript import Transcript
+from qwen_server.control.admission import QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.control.service import Service
+from qwen_server.engine.base import EngineError, InvalidRequestError, Output
+from qwen_server.http.body import Receive
+from qwen_server.http.dialects import DIALECTS
+from qwen_server.http.disconnects import UntilDisconnect
+from qwen_server.http.early_writes import DirectEvents, connection_of
+from qwen_server.http.error_bodies import (
+    BUSY_TEXT,
+    DRAINING_TEXT,
+    INTERNAL_TEXT,
+    TIMEOUT_TEXT,
+    ClientDisconnectedError,
+    HttpError,
+    client_error,
+    engine_failure,
+)
+from qwen_server.observe.request_figures import Outcome, Trace
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+_log = logging.getLogger(__name__)
+_TELL_SECONDS = 5.0
+
+
+def _of_this_client(send: Send) -> Send:
+    """`send` with the one OSError that is the client's doing told apart from those of the machine."""
+
+    async def send_on(message: MutableMapping[str, Any]) -> None:
+        try:
+            await send(message)
+        except OSError as error:
+            raise ClientDisconnectedError from error
+
+    return send_on
+
+
+class Generation(Response):
+    """The ASGI application that answers one checked request."""
+
+    def __init__(self, service: Service, call: Call, trace: Trace) -> None:
+        super().__init__()
+        self._service = service
+        self._call = call
+        self._trace = trace
+        trace.generates = call.generates
+        self._dialect = DIALECTS[call.kind]
+        self._id = self._dialect.id_prefix + secrets.token_hex(16)
+        self._created = int(time.time())
+        self._stream: EventStream | None = None
+        self._events = 0
+        self._transcript = Transcript(call.body) if service.settings.log_prompts else None
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answers; every outcome is counted exactly once and every error is told to the client."""
+        service = self._service
+        send = _of_this_client(send)
+        try:
+            ticket = service.admission.enter(self._call.weight)
+        except QueueFullError:
+            error = service.unavailable("queue_full", BUSY_TEXT)
+            service.telemetry.turn_away(self._trace, "refused", error.kind)
+            await send_error(send, self._dialect.whole(error))
+            return
+        service.telemetry.accept()
+        outcome: Outcome = "failed"
+        reason: str | None = "internal"
+        try:
+            with service.lifecycle.track():
+                outcome, reason = await self._accepted(ticket, receive, send)
+        except asyncio.CancelledError:
+            outcome, reason = "aborted", None
+            raise
+        finally:
+            service.telemetry.finish(self._trace, outcome, reason)
+            if self._transcript is not None:
+                self._transcript.tell()
+
+    async def _accepted(self, ticket: Ticket, receive: Receive, send: Send) -> tuple[Outcome, str | None]:
+        try:
+            try:
+                await self._within_deadline(ticket, receive, send)
+            finally:
+                self._service.admission.leave(ticket)
+        except ClientDisconnectedError:
+            return "aborted", None
+        except HttpError as error:
+            # The time was over while the client did not take in what it was sent: that is no failure of ours.
+            held_up = error.kind == "timeout" and self._stream is not None and self._stream.blocked
+            await self._tell(send, error)
+            if held_up:
+                return "aborted", None
+            if error.status < 500:
+                return "rejected", error.kind
+            return ("refused" if error.kind == "queue_timeout" else "failed"), error.kind
+        finally:
+            if self._stream is not None:
+                self._stream.close()
+        return "successful", None
+
+    async def _within_deadline(self, ticket: Ticket, receive: Receive, send: Send) -> None:
+        """Waits for the turn, then serves. Raises HttpError or ClientDisconnectedError."""
+        service = self._service
+        left = self._trace.arrival + service.settings.request_timeout - service.clock()
+        try:
+            async with asyncio.timeout(max(left, 0)) as deadline, UntilDisconnect(receive):
+                with service.lifecycle.at_most_until(deadline):
+                    await self._in_turn(ticket, connection_of(receive), send)
+        except (HttpError, ClientDisconnectedError):
+            raise
+        except Exception as error:
+            if isinstance(error, TimeoutError) and deadline.expired():
+                if service.lifecycle.given_up:
+                    raise service.unavailable("draining", DRAINING_TEXT, 1) from None
+                raise service.unavailable("timeout", TIMEOUT_TEXT) from None
+            _log.exception("request %s failed", self._trace.request_id)
+            raise HttpError(500, {"error": INTERNAL_TEXT}, kind="internal") from error
+
+    async def _in_turn(self, ticket: Ticket, connection: RequestResponseCycle | None, send: Send) -> None:
+        service = self._service
+        try:
+            await service.admission.wait(ticket, service.settings.queue_timeout)
+            self._trace.granted = service.clock()
+            if self._is_fast():
+                await self._serve_fast(connection, send)
+            else:
+                await self._serve_reference(send)
+        except QueueTimeoutError:
+            raise service.unavailable("queue_timeout", BUSY_TEXT) from None
+        except InvalidRequestError as error:
+            param = blamed(error.param, self._call.body)
+            raise client_error(error.status, error.message, param=param, code=error.code) from None
+        except EngineError as error:
+            raise self._engine_failure(error) from error
+
+    def _engine_failure(self, error: EngineError) -> HttpError:
+        """A dead engine's own words are in its log; the signs of life carry them."""
+        cause = self._service.engine.vitals().death_cause
+        _log.error("request %s failed: %s", self._trace.request_id, cause or error)
+        return engine_failure(cause or str(error))
+
+    def _is_fast(self) -> bool:
+        return self._call.fast and not (self._call.kind == "chat" and self._service.engine.info.chats_need_parsing)
+
+    async def _serve_fast(self, connection: RequestResponseCycle | None, send: Send) -> None:
+        call, trace, engine = self._call, self._trace, self._service.engine
+        prepare = engine.prepare_chat if call.kind == "chat" else engine.prepare_completion
+        prepared = await prepare(call.body, self._id, trace.arrival)
+        trace.prompt_tokens = prepared.prompt_tokens
+        choices = prepared.prompts * prepared.n
+        if not call.stream:
+            async with aclosing(cast("Any", engine.generate(prepared))) as outputs:
+                await self._collect_outputs(outputs, choices, send)
+            return
+        chunks = Chunks(call.kind, self._id, self._created, call.model, stop_reasons=call.stop_reasons)
+        direct = None
+        if connection is not None and choices == 1 and self._transcript is None:
+            direct = DirectEvents(connection, chunks, trace, self._service.telemetry, self._service.clock)
+        async with aclosing(cast("Any", engine.generate(prepared, direct))) as outputs:
+            await self._stream_outputs(outputs, chunks, direct, send)
+
+    async def _collect_outputs(self, outputs: AsyncIterator[Output], choices: int, send: Send) -> None:
+        trace = self._trace
+        collector = Collector(self._call.kind, choices, stop_reasons=self._call.stop_reasons)
+        async for output in outputs:
+            self._observe(output)
+            require_answer(output)
+            collector.add(output)
+        usage = usage_of(trace.prompt_tokens, trace.output_tokens)
+        body = collector.body(self._id, self._created, self._call.model, usage)
+        await send_json(send, 200, body, [self._timing()])
+
+    async def _stream_outputs(
+        self, outputs: AsyncIterator[Output], chunks: Chunks, direct: DirectEvents | None, send: Send
+    ) -> None:
+        trace = self._trace
+        stream = self._begin_stream(send)
+        # Sent only once the engine's stream is over: the server calls a client gone as soon as its answer is complete.
+        ending: bytes | None = None
+        async for output in outputs:
+            if direct is not None:
+                direct.shut()
+            self._observe(output)
+            require_answer(output)
+            data = chunks.of(output)
+            if output.finished:
+                tail = chunks.usage(trace.prompt_tokens, trace.output_tokens) if self._call.include_usage else b""
+                ending = data + tail + DONE
+            elif data:
+                await stream.write(data)
+            if direct is not None and ending is None:
+                direct.open()
+        if ending is None:
+            raise EngineError("the engine ended without finishing the request")
+        await stream.end(ending)
+
+    async def _serve_reference(self, send: Send) -> None:
+        call, engine = self._call, self._service.engine
+        stream = self._begin_stream(send) if call.stream else None
+        answer = await engine.reference(call.kind, call.body, self._id, self._trace.arrival, self._observe_reference)
+        if answer.stream is not None and stream is not None:
+            async with aclosing(cast("Any", answer.stream)) as lines:
+                await self._relay(lines, stream)
+        else:
+            await send_json(send, answer.status, answer.body, [self._timing()])
+
+    async def _relay(self, lines: AsyncIterator[str], stream: EventStream) -> None:
+        """Passes the reference path's events on."""
+        # Sent only once the engine's stream is over, as above.
+        ending: bytes | None = None
+        async for line in lines:
+            if line.startswith(self._dialect.ending):
+                ending = line.encode()
+            else:
+                self._events += 1
+                await stream.write(line.encode())
+        if ending is None:
+            raise EngineError("the engine ended without finishing the request")
+        await stream.end(ending)
+
+    def _begin_stream(self, send: Send) -> EventStream:
+        self._stream = EventStream(send, self._stream_headers)
+        self._stream.arm()
+        return self._stream
+
+    def _observe(self, output: Output) -> None:
+        """Counts what the engine gave. A stream's first token is made when it is passed on: then the client has it."""
+        if self._transcript is not None:
+            self._transcript.add(output)
+        self._service.telemetry.gain(
+            self._trace,
+            sum(delta.tokens for delta in output.deltas),
+            self._service.clock(),
+            choices=len(output.deltas),
+            first_at=None if self._call.stream else output.first_token_at,
+        )
+
+    def _observe_reference(self, output: Output) -> None:
+        self._trace.prompt_tokens += output.prompt_tokens
+        self._observe(output)
+
+    def _stream_headers(self) -> RawHeaders:
+        return [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            self._timing(),
+        ]
+
+    def _timing(self) -> tuple[bytes, bytes]:
+        """Server-Timing: milliseconds in the line, until the first token, and from there to now."""
+        trace, now = self._trace, self._service.clock()
+        granted = now if trace.granted is None else trace.granted
+        first = now if trace.first_token is None else trace.first_token
+        parts = (("queue", granted - trace.arrival), ("prefill", first - granted), ("decode", now - first))
+        return b"server-timing", ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in parts).encode()
+
+    async def _tell(self, send: Send, error: HttpError) -> None:
+        """Tells the client of an error: as an HTTP status if nothing was sent yet, else as the stream's last event.
+
+        A client that is gone, or takes nothing in, is not told.
+        """
+        with contextlib.suppress(ClientDisconnectedError, TimeoutError):
+            async with asyncio.timeout(_TELL_SECONDS):
+                if self._stream is None or not self._stream.started:
+                    if self._stream is not None:
+                        self._stream.close()
+                    await send_error(send, self._dialect.whole(error))
+                elif not self._stream.ended:
+                    await self._stream.end(self._dialect.event(error, self._events))

@@ -1,0 +1,63 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from qwen_server.api.handler import service_of
+from qwen_server.api.openapi.answers import errors, json_answer, succeeds
+
+router = APIRouter(tags=["models"])
+
+_LIST = json_answer("模型列表 (the models)", "ModelList", "ModelList")
+_LIST_ANSWERS = succeeds(_LIST) | errors(401, 500, 503)
+_MODEL_ANSWERS = succeeds(json_answer("模型 (the model)", "Model", "Model")) | errors(401, 404, 500, 503)
+# Described here and read by hand: FastAPI would check it, and describe a 422 that never comes.
+_MODEL_ID = {
+    "name": "model_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1},
+    "example": "qwen-news-classifier",
+}
+
+
+def _card(request: Request) -> dict[str, Any]:
+    service = service_of(request)
+    loading = "starting" in (service.lifecycle.state, service.engine.vitals().state)
+    refusal = service.refusal() if loading else None
+    if refusal is not None:  # what is served is known only once it is loaded
+        raise refusal
+    info = service.engine.info
+    return {
+        "id": info.served_name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "qwen-vllm",
+        "root": info.root,
+        "parent": None,
+        "max_model_len": info.max_model_len,
+    }
+
+
+@router.get("/v1/models", summary="模型列表 (List of models)", response_model=None, responses=_LIST_ANSWERS)
+async def list_models(request: Request) -> Response:
+    """The one model that is served."""
+    return JSONResponse({"object": "list", "data": [_card(request)]})
+
+
+@router.get(
+    "/v1/models/{model_id:path}",
+    summary="模型 (One model)",
+    response_model=None,
+    responses=_MODEL_ANSWERS,
+    openapi_extra={"parameters": [_MODEL_ID]},
+)
+async def get_model(request: Request) -> Response:
+    """The model by its name; 404 for any other."""
+    card = _card(request)
+    service_of(request).protocol.check_model(request.path_params["model_id"])
+    return JSONResponse(card)

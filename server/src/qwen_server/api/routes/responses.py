@@ -1,0 +1,37 @@
+"""POST /v1/responses, OpenAI's newer API. No response is stored, so that there is nothing to fetch or cancel."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from qwen_server.api.handler import GenerationRoute, generation
+from qwen_server.api.openapi.answers import generated, request_body
+from qwen_server.http.error_bodies import client_error
+
+router = APIRouter(tags=["generation"], route_class=GenerationRoute)
+
+_ANSWERS = generated(
+    "回答 (the answer)", body="ResponsesAnswer", event="ResponsesEvent", stream="ResponsesStream", typed=True
+)
+
+
+@router.post(
+    "/v1/responses",
+    summary="回答 (Response, OpenAI's newer API)",
+    response_model=None,
+    openapi_extra=request_body("ResponsesRequest", example="ResponsesRequest"),
+    responses=_ANSWERS,
+)
+async def responses(request: Request) -> Response:
+    """Answers a text or a conversation; with `stream`, as typed events, of which the last is `response.completed`."""
+    return await generation(request, "responses")
+
+
+@router.api_route("/v1/responses/{response_id}", methods=["GET", "DELETE"], include_in_schema=False)
+@router.get("/v1/responses/{response_id}/input_items", include_in_schema=False)
+@router.post("/v1/responses/{response_id}/cancel", include_in_schema=False)
+async def stored_response(request: Request) -> Response:
+    """404 in words that tell why."""
+    name = request.path_params["response_id"][:100]
+    raise client_error(404, f"there is no response {name}: this server stores none", param="response_id")

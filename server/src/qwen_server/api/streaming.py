@@ -1,0 +1,231 @@
+"""Answers of the fast path: server-sent events and JSON bodies built by hand from the engine's gains.
+
+A chunk is a few joined strings and one raw ASGI write: no models, no serializer, except for the text itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from json.encoder import encode_basestring
+from typing import Any
+
+from qwen_server.engine.base import Delta, EngineError, Kind, Output
+from qwen_server.http.error_bodies import HttpError
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+RawHeaders = list[tuple[bytes, bytes]]
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE_SECONDS = 10.0
+
+_quote = json.JSONEncoder(ensure_ascii=False).encode
+_OBJECTS: Mapping[Kind, tuple[str, str]] = {
+    "chat": ("chat.completion", "chat.completion.chunk"),
+    "completion": ("text_completion", "text_completion"),
+}
+
+
+async def send_json(
+    send: Send, status: int, body: Mapping[str, Any], headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    """A whole JSON response."""
+    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    await send({"type": "http.response.body", "body": content})
+
+
+async def send_error(send: Send, error: HttpError) -> None:
+    """An error as a whole response."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    await send_json(send, error.status, error.body, headers)
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """The usage object of both APIs."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def require_answer(output: Output) -> None:
+    """Raises EngineError when the engine gave up on a choice that nobody asked it to give up."""
+    for delta in output.deltas:
+        if delta.finish_reason in ("abort", "error"):
+            raise EngineError(f"the engine ended the request with {delta.finish_reason!r}")
+
+
+class Chunks:
+    """Turns the gains of one request into events. The parts that never change are joined once."""
+
+    def __init__(self, kind: Kind, response_id: str, created: int, model: str, *, stop_reasons: bool = False) -> None:
+        chunk_object = _OBJECTS[kind][1]
+        self._head = (
+            f'data: {{"id":{_quote(response_id)},"object":"{chunk_object}","created":{created},"model":{_quote(model)},'
+        )
+        self._chat = kind == "chat"
+        self._open = '"delta":{"content":' if self._chat else '"text":'
+        self._first = '"delta":{"role":"assistant","content":' if self._chat else self._open
+        self._shut = "}" if self._chat else ""
+        self._stop_reasons = stop_reasons
+        self._begun: set[int] = set()
+        self._plain_head = f'{self._head}"choices":[{{"index":0,{self._open}'
+        self._plain_tail = f'{self._shut},"logprobs":null,"finish_reason":null}}]}}\n\n'
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first choice's role has been told, so that its next event may be a `plain` one."""
+        return 0 in self._begun
+
+    def plain(self, text: str) -> bytes:
+        """The event of a gain in the midst of the first choice."""
+        return f"{self._plain_head}{encode_basestring(text)}{self._plain_tail}".encode()
+
+    def of(self, output: Output) -> bytes:
+        """The events of one output; empty when it holds nothing to show yet."""
+        if len(output.deltas) == 1:
+            return self._event(output.deltas[0]).encode()
+        return "".join(map(self._event, output.deltas)).encode()
+
+    def usage(self, prompt_tokens: int, completion_tokens: int) -> bytes:
+        """The event with the token counts, which has no choices."""
+        usage = json.dumps(usage_of(prompt_tokens, completion_tokens), separators=(",", ":"))
+        return f'{self._head}"choices":[],"usage":{usage}}}\n\n'.encode()
+
+    def _event(self, delta: Delta) -> str:
+        reason = delta.finish_reason
+        opening = self._open
+        if delta.index in self._begun:
+            if not delta.text and reason is None:
+                return ""
+        elif delta.tokens or delta.text or reason is not None:
+            # Also without text: the first token may be half a character, and the client waits for a sign of it.
+            self._begun.add(delta.index)
+            opening = self._first
+        else:
+            return ""
+        ending = "null" if reason is None else f'"{reason}"'
+        if self._stop_reasons and delta.stop_reason is not None:
+            ending += f',"stop_reason":{_quote(delta.stop_reason)}'
+        return (
+            f'{self._head}"choices":[{{"index":{delta.index},{opening}{_quote(delta.text)}{self._shut},'
+            f'"logprobs":null,"finish_reason":{ending}}}]}}\n\n'
+        )
+
+
+class Collector:
+    """Gathers the gains of one request into the body of a response that is not streamed."""
+
+    def __init__(self, kind: Kind, choices: int, *, stop_reasons: bool = False) -> None:
+        self._kind = kind
+        self._stop_reasons = stop_reasons
+        self._texts: list[list[str]] = [[] for _ in range(choices)]
+        self._ends: list[Delta | None] = [None] * choices
+
+    def add(self, output: Output) -> None:
+        for delta in output.deltas:
+            self._texts[delta.index].append(delta.text)
+            if delta.finish_reason is not None:
+                self._ends[delta.index] = delta
+
+    def body(self, response_id: str, created: int, model: str, usage: Mapping[str, int]) -> dict[str, Any]:
+        """The response. Raises EngineError when a choice never ended."""
+        return {
+            "id": response_id,
+            "object": _OBJECTS[self._kind][0],
+            "created": created,
+            "model": model,
+            "choices": [self._choice(index) for index in range(len(self._texts))],
+            "usage": dict(usage),
+        }
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        end = self._ends[index]
+        if end is None:
+            raise EngineError(f"the engine ended without finishing choice {index}")
+        text = "".join(self._texts[index])
+        choice: dict[str, Any] = {"index": index}
+        if self._kind == "chat":
+            choice["message"] = {"role": "assistant", "content": text}
+        else:
+            choice["text"] = text
+        choice["logprobs"] = None
+        choice["finish_reason"] = end.finish_reason
+        if self._stop_reasons and end.stop_reason is not None:
+            choice["stop_reason"] = end.stop_reason
+        return choice
+
+
+class EventStream:
+    """An SSE response whose headers wait for the first event, so that an early failure is still a real HTTP error.
+
+    When no event comes for 10 s after `arm`, headers and a comment go out, and a comment every 10 s thereafter.
+    """
+
+    def __init__(self, send: Send, headers: Callable[[], RawHeaders]) -> None:
+        self._send = send
+        self._headers = headers
+        self._seconds = KEEP_ALIVE_SECONDS
+        self._timer: asyncio.TimerHandle | None = None
+        self._comments: asyncio.Task[None] | None = None
+        self._first_event = asyncio.Event()
+        self.started = False
+        self.ended = False
+        self.blocked = False  # whether the client does not take in what was last written
+
+    def arm(self) -> None:
+        """Starts the time after which the client is told that work goes on."""
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._begin_comments)
+
+    async def write(self, data: bytes) -> None:
+        """Sends events, after the headers if they have not gone out yet."""
+        if not self._first_event.is_set():
+            await self._stop_comments()
+        await self._write(data, more=True)
+
+    async def end(self, data: bytes = b"") -> None:
+        """Sends the last events and ends the response."""
+        await self._stop_comments()
+        self.ended = True
+        await self._write(data, more=False)
+
+    def close(self) -> None:
+        """Stops the timer, also when the response was never ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._comments is not None:
+            self._comments.cancel()
+
+    def _begin_comments(self) -> None:
+        self._comments = asyncio.get_running_loop().create_task(self._comment())
+
+    async def _comment(self) -> None:
+        while not self._first_event.is_set():
+            await self._write(KEEP_ALIVE, more=True)
+            try:
+                async with asyncio.timeout(self._seconds):
+                    await self._first_event.wait()
+            except TimeoutError:
+                continue
+
+    async def _stop_comments(self) -> None:
+        self._first_event.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._comments is not None:
+            await asyncio.wait({self._comments})  # never cut in the middle of a write, also when this wait is
+            self._comments.result()
+            self._comments = None
+
+    async def _write(self, data: bytes, *, more: bool) -> None:
+        self.blocked = True  # and so it stays when the wait for the client is cut short
+        if not self.started:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": self._headers()})
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self.blocked = False

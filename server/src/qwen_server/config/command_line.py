@@ -1,0 +1,104 @@
+"""Reads the configuration: flags, environment variables (QWEN_<FLAG>) and defaults, in that order of precedence.
+
+Everything after `--` goes to vLLM's own argument parser, except the flags that the server owns.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from qwen_server import __version__
+from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError, Settings
+
+# On a command line everyone on the machine could read them.
+_ENVIRONMENT_ONLY = ("api_keys",)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(message)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def check_model(settings: Settings) -> None:
+    """Refuses a local model that is not there, before anything is loaded. Raises ConfigurationError."""
+    path = Path(settings.model_path)
+    local = settings.model.startswith((BUILTIN, "/", "./", "../")) or path.is_dir()
+    if not local or (path / "config.json").is_file():
+        return
+    if settings.model.startswith(BUILTIN):
+        known = sorted(found.parent.name for found in settings.models_dir.glob("*/config.json"))
+        raise ConfigurationError(
+            f"--model {settings.model}: there is no such model in {settings.models_dir} "
+            f"(there is: {', '.join(known) or 'none'})"
+        )
+    what = "there is no config.json in this folder" if path.is_dir() else "there is no such folder"
+    raise ConfigurationError(f"--model {settings.model}: {what}")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="qwen-server",
+        description="OpenAI-compatible HTTP server for Qwen models over vLLM.",
+        epilog="Every flag can also be given as an environment variable, such as QWEN_MAX_QUEUE_SIZE=20. "
+        "Everything after `--` goes to vLLM, such as: qwen-server --model Qwen/Qwen3-8B -- --max-num-seqs=64",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"qwen-server {__version__}")
+    for name, field in Settings.model_fields.items():
+        if name == "pass_through" or name in _ENVIRONMENT_ONLY:
+            continue
+        text = (field.description or "").replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(
+                _flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+            )
+        else:
+            default = "" if field.default in (None, ()) else f" (default: {_show(name, field.default)})"
+            metavar = name.rsplit("_", 1)[-1].upper()
+            parser.add_argument(_flag(name), default=argparse.SUPPRESS, metavar=metavar, help=text + default)
+    return parser
+
+
+def _show(name: str, value: Any) -> str:
+    unit = "s" if name.endswith("_timeout") else ""
+    return f"{value:g}{unit}" if isinstance(value, float) else str(value)
+
+
+def _explain(error: ValidationError) -> str:
+    lines: list[str] = []
+    for detail in error.errors():
+        name = str(detail["loc"][0]) if detail["loc"] else ""
+        message = detail["msg"].removeprefix("Value error, ")
+        hidden = detail["type"] == "value_error" or name in _ENVIRONMENT_ONLY
+        given = "" if hidden else f" (given: {detail['input']!r})"
+        where = f"{_flag(name)} ({ENV_PREFIX}{name.upper()}): " if name and name != "pass_through" else ""
+        lines.append(f"{where}{message}{given}")
+    return "; ".join(lines)
+
+
+def load_settings(arguments: Sequence[str]) -> Settings:
+    """The settings of a command line (without the program's name) and the environment.
+
+    Raises ConfigurationError, naming the flag; `--help` and `--version` print and raise SystemExit(0).
+    """
+    own, passed = list(arguments), []
+    if "--" in own:
+        cut = own.index("--")
+        own, passed = own[:cut], own[cut + 1 :]
+    values = vars(_parser().parse_args(own))
+    try:
+        return Settings(**values, pass_through=tuple(passed))
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+    except SettingsError as error:
+        raise ConfigurationError(str(error)) from error

@@ -1,0 +1,152 @@
+"""The server's configuration: what can be set, its defaults and its limits; `commandline` reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from qwen_server.config.pass_through import why_refused
+from qwen_server.config.values import (
+    AutoCount,
+    Duration,
+    OptionalText,
+    Origins,
+    RateLimit,
+    empty_is_none,
+    parse_api_keys,
+    parse_collector,
+    parse_rate_limit,
+)
+
+BUILTIN = "builtin:"
+ENV_PREFIX = "QWEN_"
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; the text names the flag and says what is wrong."""
+
+
+class Settings(BaseSettings):
+    """Field names are the flags' names with underscores; durations are seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="ignore", enable_decoding=False, protected_namespaces=()
+    )
+
+    model: str = Field("builtin:news-classifier", min_length=1, description="PATH, REPO or builtin:NAME")
+    served_model_name: OptionalText = Field(None, description="the model's name in the API")
+    models_dir: Path = Field(
+        Path(__file__).resolve().parents[3] / "models", description="folder of the models that come with the server"
+    )
+    host: str = Field("0.0.0.0", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="where the engine runs")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer")
+    pipeline_parallel_size: int = Field(1, ge=1, description="groups of GPUs that share the layers")
+    max_model_len: int | None = Field(None, ge=1, description="tokens of prompt and answer; absent: the model's own")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the GPU's memory to use")
+    kv_cache_gib: float = Field(1.0, gt=0, description="size of the KV cache on a CPU, in GiB")
+    dtype: str = Field("auto", min_length=1, description="auto, bfloat16, float16 or float32")
+    quantization: OptionalText = Field(None, description="vLLM's name of a quantization method")
+    revision: OptionalText = Field(None, description="branch, tag or commit of a repository")
+    enforce_eager: bool = Field(False, description="no compilation and no CUDA graphs: starts faster, runs slower")
+    tool_call_parser: str = Field("auto", description="auto (by the model's family), none, or vLLM's name of a parser")
+    reasoning_parser: str = Field("auto", description="auto (by the model's family), none, or vLLM's name of a parser")
+
+    max_concurrent_requests: AutoCount = Field(3, description="requests that run at a time")
+    max_queue_size: AutoCount = Field(10, description="requests that may wait")
+    queue_timeout: Duration = Field(30.0, description="how long a request may wait")
+    request_timeout: Duration = Field(600.0, gt=0, description="how long a request may take in all")
+    default_max_tokens: int = Field(100, ge=1, description="max_tokens of a request that gives none")
+    max_tokens_limit: int = Field(512, ge=1, description="the largest max_tokens that a request may ask for")
+    default_temperature: float = Field(0.7, ge=0, description="temperature of a request that gives none")
+    min_temperature: float = Field(0.0, ge=0, description="the lowest temperature")
+    max_temperature: float = Field(1.0, ge=0, description="the highest temperature")
+    max_choices: int = Field(16, ge=1, description="the largest n of a request")
+    max_prompts: int = Field(128, ge=1, description="the most prompts of a completion request")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="the largest request body")
+    rate_limit: Annotated[RateLimit | None, BeforeValidator(parse_rate_limit), BeforeValidator(empty_is_none)] = Field(
+        None, description="requests of one API key, such as 600/minute; absent: unlimited"
+    )
+    api_keys_dir: Annotated[Path | None, BeforeValidator(empty_is_none)] = Field(
+        None, description="folder of files with API keys, one a line, reloaded; absent: no authentication"
+    )
+
+    api_keys: Annotated[SecretStr | None, BeforeValidator(parse_api_keys)] = Field(
+        None, description="API keys, separated by commas or white space; only as the environment variable"
+    )
+    protect_metrics: bool = Field(
+        False,
+        description="ask for an API key on the paths of the metrics too; the operator and its ServiceMonitor "
+        "have none, so that remediation and scraping end",
+    )
+    protect_docs: bool = Field(False, description="ask for an API key on /docs, /redoc and /openapi.json too")
+    cors_origins: Origins = Field(
+        (), description="origins, separated by commas, whose web pages may call the API, or *; absent: none"
+    )
+    header_timeout: Duration = Field(10.0, gt=0, description="how long a client may take to send its headers")
+    body_timeout: Duration = Field(30.0, gt=0, description="how long a client may take to send its body")
+    # Longer than the pools of common clients and proxies keep an idle connection (openai and httpx: 5 s, many load
+    # balancers: 60 s), so that they close it and not we: a request that meets our close cannot be retried safely.
+    keep_alive_timeout: Duration = Field(75.0, gt=0, description="how long a connection may be idle")
+    otlp_traces_endpoint: Annotated[str | None, BeforeValidator(parse_collector), BeforeValidator(empty_is_none)] = (
+        Field(None, description="URL of an OpenTelemetry collector (http://HOST:4318/v1/traces or grpc://HOST:4317)")
+    )
+
+    drain_timeout: Duration = Field(60.0, description="how long accepted requests may take to finish after SIGTERM")
+    alerts_file: Path = Field(Path("/etc/qwen/alerts/alerts.json"), description="overrides of the alerts, reloaded")
+    podinfo_dir: Path = Field(Path("/etc/podinfo"), description="downward API folder with the file `annotations`")
+    termination_log: Path = Field(Path("/dev/termination-log"), description="where the cause of an exit is written")
+    log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or text")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe level logged")
+    log_prompts: bool = Field(False, description="log the text of prompts and answers: for debugging only")
+
+    pass_through: tuple[str, ...] = Field((), exclude=True)
+
+    @field_validator("pass_through")
+    @classmethod
+    def _refuse_owned_flags(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        for argument in arguments:
+            if reason := why_refused(argument, _BEFORE_SEPARATOR):
+                raise ValueError(f"{argument.split('=')[0]} {reason}")
+        return arguments
+
+    @field_validator("max_concurrent_requests")
+    @classmethod
+    def _at_least_one_runs(cls, count: int | Literal["auto"]) -> int | Literal["auto"]:
+        if count == 0:
+            raise ValueError("at least 1 request must be able to run")
+        return count
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        if self.default_max_tokens > self.max_tokens_limit:
+            raise ValueError("--default-max-tokens is above --max-tokens-limit")
+        if not self.min_temperature <= self.default_temperature <= self.max_temperature:
+            raise ValueError("--default-temperature is not between --min-temperature and --max-temperature")
+        return self
+
+    @property
+    def model_path(self) -> str:
+        """The folder of a built-in model, else the path or repository as given."""
+        if self.model.startswith(BUILTIN):
+            return str(self.models_dir / self.model.removeprefix(BUILTIN))
+        return self.model
+
+    @property
+    def served_name(self) -> str:
+        """The model's name in the API."""
+        if self.served_model_name:
+            return self.served_model_name
+        if self.model == "builtin:news-classifier":
+            return "qwen-news-classifier"
+        return self.model.removeprefix(BUILTIN).rstrip("/").rsplit("/", 1)[-1]
+
+
+_BEFORE_SEPARATOR = {
+    name.replace("_", "-") for name in Settings.model_fields if name not in {"pass_through", "log_level", "log_format"}
+}

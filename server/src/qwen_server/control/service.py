@@ -1,0 +1,249 @@
+"""What one server knows about itself: its queue, its counts, its alerts, and whether it takes new requests.
+
+A ticker looks at the engine's signs of life twice a second; requests only read what it found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from qwen_server.api.parsers import parsers_of
+from qwen_server.api.protocol import Protocol
+from qwen_server.config.settings import Settings
+from qwen_server.control import alerts
+from qwen_server.control.admission import Admission, AutoLimits
+from qwen_server.control.lifecycle import Lifecycle
+from qwen_server.engine.base import Engine, hung_seconds, stalled_seconds
+from qwen_server.http.api_keys import ApiKeys, RateLimiter
+from qwen_server.http.body import Bodies
+from qwen_server.http.error_bodies import (
+    DRAINING_TEXT,
+    STARTING_TEXT,
+    UNRESPONSIVE_TEXT,
+    HttpError,
+    engine_failure,
+    unavailable,
+)
+from qwen_server.observe.gpu import GpuMonitor, device_count
+from qwen_server.observe.request_figures import Telemetry
+
+if TYPE_CHECKING:
+    from qwen_server.observe.tracing import Tracing
+
+TICK_SECONDS = 0.5
+_LATE_SECONDS = 1.0
+_MIN_ERROR_SAMPLE = 20
+_READY_FACTOR = 4  # the kubelet acts only far beyond the alert, when the operator has not
+_LIVE_FACTOR = 5
+_LIVE_MIN_SECONDS = 300.0  # vLLM's multiprocess executor ends a hung step by itself after 300 s
+_FIRST_RUNNING, _FIRST_WAITING = 3, 10  # of `auto`, until the engine is known
+_FIRST_PROMPT_TOKENS = 256  # of `auto`, until requests have been seen
+
+_log = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    """The wall clock in UTC, without an offset, as the specification writes it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+class Service:
+    """The state behind the HTTP API. One event loop owns it; `clock` is monotonic, `wall` is UTC."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        lifecycle: Lifecycle,
+        *,
+        gpu: GpuMonitor | None = None,
+        tracing: Tracing | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.lifecycle = lifecycle
+        self.tracing = tracing
+        self.clock = clock
+        self.wall = wall
+        self.protocol = Protocol(settings)
+        self.bodies = Bodies(settings.max_body_bytes, settings.body_timeout)
+        self.parsers = parsers_of(settings, self.protocol)
+        self.telemetry = Telemetry(clock=clock)
+        self.keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
+        self.limiter = RateLimiter(settings.rate_limit)
+        running, waiting = settings.max_concurrent_requests, settings.max_queue_size
+        self.admission = Admission(
+            _FIRST_RUNNING if running == "auto" else running,
+            _FIRST_WAITING if waiting == "auto" else waiting,
+            clock=clock,
+        )
+        self.created = int(time.time())
+        self.alert_state = alerts.NOTHING
+        self._given_gpu = gpu
+        self._adopt_device("cuda" if settings.device == "cuda" else "cpu")
+        self._engine_known = False
+
+    @property
+    def rules(self) -> tuple[alerts.AlertRule, ...]:
+        """The alert rules in force."""
+        return self._alerts_file.rules
+
+    @property
+    def status(self) -> str:
+        """starting, healthy, degraded, unhealthy or draining."""
+        if self.lifecycle.state in ("starting", "draining"):
+            return self.lifecycle.state
+        if self.lifecycle.state == "dead" or self.alert_state.has("critical"):
+            return "unhealthy"
+        return "degraded" if self.alert_state.has("warning") else "healthy"
+
+    def ready(self) -> bool:
+        """Whether the kubelet should send traffic: not starting, draining, dead, nor hung far beyond the alert."""
+        if self.lifecycle.state != "ready":
+            return False
+        vitals = self.engine.vitals()
+        return vitals.state == "ready" and hung_seconds(vitals, self.clock()) <= _READY_FACTOR * self._hung_threshold()
+
+    def live(self) -> bool:
+        """Whether the process can still be saved without a restart."""
+        if self.lifecycle.state in ("starting", "draining"):
+            return True
+        limit = max(_LIVE_MIN_SECONDS, _LIVE_FACTOR * self._hung_threshold())
+        return self.lifecycle.state != "dead" and hung_seconds(self.engine.vitals(), self.clock()) <= limit
+
+    def refusal(self) -> HttpError | None:
+        """Why no new request is taken now; None when one may be."""
+        state = self.lifecycle.state
+        if state == "dead":
+            return engine_failure(self.lifecycle.cause or "the engine died")
+        if state == "starting":
+            return self.unavailable("starting", STARTING_TEXT, 10)
+        if state == "draining":
+            return self.unavailable("draining", DRAINING_TEXT, 1)
+        if self.alert_state.zero_work:
+            return self.unavailable("unresponsive", UNRESPONSIVE_TEXT, 10)
+        return None
+
+    def unavailable(self, kind: str, text: str, retry_after: int | None = None) -> HttpError:
+        """The specification's 503 with the line as it is now."""
+        seconds = self.admission.retry_after() if retry_after is None else retry_after
+        return unavailable(kind, text, self.admission.waiting, self.admission.queue_limit, seconds)
+
+    @property
+    def closes_connections(self) -> bool:
+        """Whether clients should connect anew, and so to another replica."""
+        return self.lifecycle.state in ("draining", "dead") or self.alert_state.has("critical")
+
+    def signals(self, now: float) -> dict[str, float | None]:
+        """The alerts' values at `now`; None where there is nothing to judge."""
+        if self.lifecycle.state == "starting":
+            return {}
+        vitals = self.engine.vitals()
+        summary = self.telemetry.summary()
+        ended, failed = self.telemetry.recent_errors()
+        gpu = self.gpu.latest
+        waiting_limit = self.admission.queue_limit
+        return {
+            "EngineUnresponsive": hung_seconds(vitals, now),
+            "GenerationStalled": stalled_seconds(vitals, now),
+            "EngineDead": float(vitals.state == "dead" or self.lifecycle.state == "dead"),
+            "GPUUnhealthy": float(len(gpu.faults)),
+            "HighErrorRate": 100 * failed / ended if ended >= _MIN_ERROR_SAMPLE else None,
+            "QueueSaturated": 100 * self.admission.waiting / waiting_limit if waiting_limit else None,
+            "HighTTFT": summary.ttft.p95,
+            "HighLatency": summary.latency.p95,
+            "LowThroughput": summary.decoding.mean if self.admission.waiting else None,
+            "KVCacheSaturated": 100 * vitals.kv_cache_usage,
+            "GPUMemoryHigh": gpu.utilization_percent if gpu.total else None,
+            "GPUTemperatureHigh": gpu.temperature,
+        }
+
+    def evaluate(self) -> None:
+        """Judges the alerts by the signals of now, and tells the log what changed."""
+        now = self.clock()
+        before = self.alert_state
+        self.alert_state = after = alerts.evaluate(self.rules, self.signals(now), before, now, self.wall())
+        for alert in after.active:
+            if not before.fires(alert.rule.name):
+                _log.warning("alert %s: %s", alert.rule.name, alert.as_json()["message"])
+        for alert in before.active:
+            if not after.fires(alert.rule.name):
+                _log.info("alert %s is over", alert.rule.name)
+
+    def tick(self) -> None:
+        """What happens twice a second, whether or not there are requests."""
+        if not self._engine_known and self.lifecycle.state == "ready":
+            self._engine_known = True
+            if self.engine.info.device != self._device:
+                self._adopt_device(self.engine.info.device)
+                self.gpu.start()
+        self._alerts_file.poll()
+        self.keys.poll()
+        self._resize()
+        self.evaluate()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Runs the ticker and the GPU monitor."""
+        self.gpu.start()
+        ticker = asyncio.create_task(self._run(), name="ticker")
+        try:
+            yield
+        finally:
+            ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ticker
+            self.gpu.stop()
+
+    async def _run(self) -> None:
+        skipped = False
+        while True:
+            before = self.clock()
+            await asyncio.sleep(TICK_SECONDS)
+            # When the loop itself was held up, the engine's news are still unread: look again after they are.
+            late = self.clock() - before > TICK_SECONDS + _LATE_SECONDS
+            skipped = late and not skipped
+            if skipped:
+                continue
+            try:
+                self.tick()
+            except Exception:  # noqa: BLE001 (whatever it is, alerts must go on)
+                _log.exception("the ticker failed; it goes on")
+
+    def _adopt_device(self, device: alerts.Device) -> None:
+        self._device = device
+        self._alerts_file = alerts.AlertsFile(self.settings.alerts_file, alerts.catalogue(device))
+        self._alerts_file.poll()
+        count = device_count(self.settings.tensor_parallel_size, self.settings.pipeline_parallel_size)
+        self.gpu = self._given_gpu or GpuMonitor.for_engine(device=device, count=count)
+
+    def _hung_threshold(self) -> float:
+        for rule in self.rules:
+            if rule.name == "EngineUnresponsive" and rule.on and rule.threshold:
+                return rule.threshold
+        return alerts.HUNG_SECONDS[self._device]
+
+    def _resize(self) -> None:
+        settings = self.settings
+        running, waiting = settings.max_concurrent_requests, settings.max_queue_size
+        if "auto" not in (running, waiting) or not self._engine_known:
+            return
+        info = self.engine.info
+        auto = AutoLimits(
+            max_num_seqs=info.max_num_seqs,
+            kv_cache_tokens=info.kv_cache_tokens,
+            prompt_tokens_p95=int(self.telemetry.summary().prompt_tokens_p95 or _FIRST_PROMPT_TOKENS),
+            max_tokens=settings.max_tokens_limit,
+            completions_per_second=self.admission.completions_per_second(),
+            queue_timeout=settings.queue_timeout,
+        )
+        limit = auto.running() if running == "auto" else running
+        self.admission.resize(limit, auto.waiting(limit) if waiting == "auto" else waiting)

@@ -1,0 +1,131 @@
+"""A thin wrapper around AsyncLLM: it dates requests by their HTTP arrival and shows every output to an observer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm.outputs import RequestOutput
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from qwen_server.engine.base import InvalidRequestError, Observer, Tap
+from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.outputs import Merger
+from qwen_server.engine.vllm.patches.output_tap import install, tapped
+from qwen_server.observe.tracing import current_headers
+
+
+@dataclass(slots=True)
+class Call:
+    """One HTTP request that vLLM's serving code answers; it may generate for several prompts.
+
+    `streams` are the engine's, one a prompt; `error` is what vLLM's code was told and would tell in other words.
+    """
+
+    arrival: float
+    observe: Observer
+    merger: Merger = field(default_factory=lambda: Merger(0))
+    streams: list[AsyncGenerator[RequestOutput, None]] = field(default_factory=list)
+    error: Exception | None = None
+
+
+current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
+
+
+class EngineProxy:
+    """Everything of AsyncLLM, with `generate` measured. vLLM's serving objects take it for the engine."""
+
+    def __init__(self, llm: AsyncLLM, heartbeat: Heartbeat) -> None:
+        self._llm = llm
+        self._generate: Callable[..., AsyncGenerator[RequestOutput, None]] = llm.generate
+        self._processor = install(llm)
+        self._heartbeat = heartbeat
+        self._traced = llm.observability_config.otlp_traces_endpoint is not None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._llm, name)
+
+    def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """AsyncLLM's generate. The engine's clock of a request starts at its arrival here, queue included."""
+        self._begin(options)
+        call = current_call.get()
+        if call is None:
+            return self._generate(prompt, sampling_params, request_id, **options)
+        date(prompt, call.arrival)
+        constrained = getattr(sampling_params, "structured_outputs", None) is not None
+        index = call.merger.add_prompt(getattr(sampling_params, "n", 1) or 1, constrained=constrained)
+        stream = _observed(self._generate(prompt, sampling_params, request_id, **options), call, index)
+        call.streams.append(stream)
+        return stream
+
+    def follow(
+        self, prompt: Any, sampling_params: Any, request_id: str, priority: int, tap: Tap | None
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The same for the fast path, whose prompts are dated and whose gains a tap may take."""
+        options: dict[str, Any] = {"priority": priority}
+        self._begin(options)
+        outputs = self._generate(prompt, sampling_params, request_id, **options)
+        return outputs if tap is None else tapped(outputs, self._processor, request_id, tap)
+
+    def _begin(self, options: dict[str, Any]) -> None:
+        self._heartbeat.on_request(time.monotonic(), self._llm.get_num_unfinished_requests())
+        if self._traced:
+            options["trace_headers"] = current_headers()
+        # Who does not say otherwise gets an answer without a thought, which its grammar holds from the first token.
+        options.setdefault("reasoning_ended", True)
+
+
+def date(prompt: Any, arrival: float) -> None:
+    """Sets the arrival, given in monotonic seconds, on a rendered prompt; vLLM counts in wall-clock time."""
+    prompt["arrival_time"] = time.time() - (time.monotonic() - arrival)
+
+
+async def _observed(
+    source: AsyncGenerator[RequestOutput, None], call: Call, index: int
+) -> AsyncGenerator[RequestOutput, None]:
+    async with aclosing(source):
+        async for output in source:
+            try:
+                converted = call.merger.convert(index, output)
+            except InvalidRequestError as error:
+                call.error = error
+                raise
+            call.observe(converted)
+            yield output
+
+
+def stat_logger(heartbeat: Heartbeat) -> Callable[..., StatLoggerBase]:
+    """A factory for a logger that writes each scheduler step into `heartbeat`."""
+
+    class HeartbeatLogger(StatLoggerBase):
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+            """Nothing is configured."""
+
+        def record(
+            self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+        ) -> None:
+            """Called once a step, also when the step brought no output."""
+            if scheduler_stats is None:
+                return
+            tokens = 0
+            if iteration_stats is not None:
+                tokens = iteration_stats.num_generation_tokens + iteration_stats.num_prompt_tokens
+            heartbeat.on_step(
+                time.monotonic(),
+                tokens=tokens,
+                kv_cache_usage=scheduler_stats.kv_cache_usage,
+                running=scheduler_stats.num_running_reqs,
+                waiting=scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs,
+            )
+
+        def log_engine_initialized(self) -> None:
+            """Nothing to say."""
+
+    return HeartbeatLogger

@@ -1,0 +1,134 @@
+"""The fast path: from a request body to sampling parameters and token streams, without vLLM's response models."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
+from vllm.utils.async_utils import merge_async_iterators
+
+from qwen_server.engine.base import Output, Prepared, Tap
+from qwen_server.engine.vllm.build import Parts
+from qwen_server.engine.vllm.client import date
+from qwen_server.engine.vllm.outputs import Merger
+from qwen_server.engine.vllm.translation import invalid, of_response, translated
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the engine needs for one request: rendered prompts with the sampling parameters of each."""
+
+    prompt_param: str
+    inputs: tuple[Any, ...]
+    params: tuple[Any, ...]
+    priority: int
+
+
+class FastPath:
+    """Prepares and runs requests. `death_cause` is asked when the engine turns out to be dead."""
+
+    def __init__(self, parts: Parts, death_cause: Callable[[], str]) -> None:
+        self._parts = parts
+        self._death_cause = death_cause
+        self._max_model_len = parts.info.max_model_len
+
+    async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
+        """Renders and tokenizes a conversation in vLLM's renderer, which has threads for it."""
+        with translated("messages", self._death_cause):
+            request = ChatCompletionRequest.model_validate(self._identified(body, request_id))
+            result = await self._parts.plain.render_chat(request)
+            if isinstance(result, ErrorResponse):
+                raise of_response(result, "messages")
+            request_limit = request.max_completion_tokens or request.max_tokens
+            work = self._work(request, "messages", result[1], request_limit)
+        return _prepared(work, request_id, arrival)
+
+    async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
+        """Tokenizes one prompt or several."""
+        with translated("prompt", self._death_cause):
+            request = CompletionRequest.model_validate(self._identified(body, request_id))
+            result = await self._parts.plain.render_completion(request)
+            if isinstance(result, ErrorResponse):
+                raise of_response(result, "prompt")
+            work = self._work(request, "prompt", result, request.max_tokens)
+        return _prepared(work, request_id, arrival)
+
+    def _identified(self, body: Mapping[str, Any], request_id: str) -> dict[str, Any]:
+        """The body with an id, so that vLLM makes none up: each draws on the kernel's randomness."""
+        return fitted(body, self._max_model_len) | {"request_id": request_id}
+
+    def _work(self, request: Any, param: str, inputs: list[Any], limit: int | None) -> Work:
+        lengths = [len(item["prompt_token_ids"]) for item in inputs]
+        if max(lengths) >= self._max_model_len:
+            raise invalid(
+                f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt contains "
+                f"{max(lengths)} input tokens, which leaves no room for an answer.",
+                param,
+                400,
+                param,
+            )
+        params = []
+        for length in lengths:
+            max_tokens = get_max_tokens(self._max_model_len, limit, length, self._parts.default_sampling)
+            # Made anew for each prompt: vLLM takes them over and changes them.
+            params.append(request.to_sampling_params(max_tokens, self._parts.default_sampling))
+        self._verify(params[0])
+        return Work(param, tuple(inputs), tuple(params), request.priority)
+
+    def _verify(self, params: Any) -> None:
+        """Refuses what only the model can judge (grammars, token ids) before anything is promised to the client."""
+        config = self._parts.llm.vllm_config
+        params.verify(
+            self._parts.llm.model_config,
+            config.speculative_config,
+            config.structured_outputs_config,
+            self._parts.llm.get_tokenizer(),
+        )
+
+    async def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
+        """Streams the gains of all prompts and choices, but for those that `tap` takes; closing it aborts the work."""
+        work: Work = prepared.payload
+        merger = Merger(prepared.n)
+        with translated(work.prompt_param, self._death_cause):
+            streams = [
+                self._parts.client.follow(item, params, f"{prepared.request_id}-{index}", work.priority, tap)
+                for index, (item, params) in enumerate(zip(work.inputs, work.params, strict=True))
+            ]
+            for params in work.params:
+                merger.add_prompt(prepared.n, constrained=params.structured_outputs is not None)
+            if len(streams) == 1:
+                async with aclosing(streams[0]) as only:
+                    async for result in only:
+                        yield merger.convert(0, result)
+                return
+            async with aclosing(merge_async_iterators(*streams)) as merged:
+                async for index, result in merged:
+                    yield merger.convert(index, result)
+
+
+def _prepared(work: Work, request_id: str, arrival: float) -> Prepared:
+    for item in work.inputs:
+        date(item, arrival)
+    return Prepared(
+        request_id=request_id,
+        arrival=arrival,
+        prompt_tokens=sum(len(item["prompt_token_ids"]) for item in work.inputs),
+        prompts=len(work.inputs),
+        n=work.params[0].n,
+        payload=work,
+    )
+
+
+def fitted(body: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
+    """The body with limits on tokens no larger than the model's context: a default must not make a request invalid."""
+    fit = dict(body)
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        if isinstance(fit.get(name), int):
+            fit[name] = min(fit[name], max_model_len)
+    return fit

@@ -1,0 +1,131 @@
+"""Anthropic's Messages API by vLLM's own serving code, which translates to chat completions and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from pydantic import FailFast
+from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessage, AnthropicMessagesRequest
+from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
+
+from qwen_server.engine.base import EngineError, Kind
+from qwen_server.engine.vllm.build import Parts
+from qwen_server.engine.vllm.client import current_call
+from qwen_server.engine.vllm.serving_objects import Api, passed_on
+
+_CHAT_ID = "chatcmpl-"
+_ERROR_EVENT = "event: error"
+_NAMES = {"response_format": "output_config", "max_completion_tokens": "max_tokens", "stop": "stop_sequences"}
+
+
+class _Serving(AnthropicServingMessages):
+    """vLLM's, with the errors of a stream kept: its converter would tell of its own trouble with them instead."""
+
+    async def create_chat_completion(self, request: ChatCompletionRequest, raw_request: Any = None) -> Any:
+        result = await super().create_chat_completion(request, raw_request)
+        return _noting_errors(result) if isinstance(result, AsyncGenerator) else result
+
+    def messages_full_converter(self, generator: ChatCompletionResponse) -> Any:
+        for call in generator.choices[0].message.tool_calls:
+            if not _is_object(call.function.arguments):
+                call.function.arguments = "{}"  # the answer was cut short, as its stop_reason says
+        return super().messages_full_converter(generator)
+
+
+class _Request(AnthropicMessagesRequest):
+    """vLLM's, content to know of one message that is wrong."""
+
+    messages: Annotated[list[AnthropicMessage], FailFast()]
+
+
+class _CountRequest(AnthropicCountTokensRequest):
+    """The same for the count."""
+
+    messages: Annotated[list[AnthropicMessage], FailFast()]
+
+
+async def _noting_errors(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """The events of a chat, with errors left on the call."""
+    try:
+        async with aclosing(passed_on(source)) as events:
+            async for event in events:
+                yield event
+    except Exception as error:
+        if (call := current_call.get()) is not None and call.error is None:
+            call.error = error
+        raise
+
+
+def messages_apis(parts: Parts) -> dict[Kind, Api]:
+    """Builds the serving object."""
+    serving = _Serving(parts.client, parts.models, "assistant", **parts.serving_options)
+
+    def messages(body: dict[str, Any], _: str) -> _Request:
+        made: _Request = _Request.model_validate(_thoughtful(body))
+        return made
+
+    def count(body: dict[str, Any], _: str) -> _CountRequest:
+        made: _CountRequest = _CountRequest.model_validate(_thoughtful(body))
+        return made
+
+    return {
+        "messages": Api("messages", messages, serving.create_messages, _body, _events, _NAMES),
+        "count_tokens": Api("messages", count, serving.count_tokens, _compact, names=_NAMES),
+    }
+
+
+def _thoughtful(body: dict[str, Any]) -> dict[str, Any]:
+    """The body with Anthropic's switch for thoughts turned into the templates'.
+
+    vLLM maps it to efforts, which say nothing to most templates: `disabled` would even make their answers thoughts.
+    """
+    thinking = body.get("thinking", {}).get("type")
+    if thinking not in ("enabled", "disabled"):
+        return body
+    given = {"enable_thinking": thinking == "enabled"} | body.get("chat_template_kwargs", {})
+    rest = {name: value for name, value in body.items() if name != "thinking" or thinking == "enabled"}
+    return rest | {"chat_template_kwargs": given}
+
+
+def _body(result: Any) -> dict[str, Any]:
+    result.id = _renamed(result.id)
+    return _compact(result) | {"stop_sequence": result.stop_sequence}
+
+
+def _compact(result: Any) -> dict[str, Any]:
+    body: dict[str, Any] = result.model_dump(mode="json", exclude_none=True)
+    return body
+
+
+async def _events(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """Typed server-sent events, under an id of Anthropic's form; errors are raised."""
+    begun = False
+    async with aclosing(source):
+        async for event in source:
+            if event.startswith(_ERROR_EVENT):
+                raise _failure(event)
+            yield event if begun else event.replace(f'"id":"{_CHAT_ID}', '"id":"msg_', 1)
+            begun = True
+
+
+def _renamed(chat_id: str) -> str:
+    return "msg_" + chat_id.removeprefix(_CHAT_ID)
+
+
+def _failure(event: str) -> Exception:
+    """What went wrong: as it was noted, or else in the words of the event."""
+    call = current_call.get()
+    if call is not None and call.error is not None:
+        return call.error
+    return EngineError(str(json.loads(event.partition("data: ")[2])["error"]["message"]))
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except json.JSONDecodeError:
+        return False

@@ -1,0 +1,114 @@
+"""The reference path: answers by vLLM's own serving code, for tools, reasoning, logprobs, and the further APIs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+from qwen_server.engine.base import InvalidRequestError, Kind, Observer, ReferenceAnswer
+from qwen_server.engine.vllm.build import Parts
+from qwen_server.engine.vllm.client import Call, current_call
+from qwen_server.engine.vllm.fast_path import fitted
+from qwen_server.engine.vllm.serving_objects import Api, RefusedError, build, chat_and_completion, prompt_param_of
+from qwen_server.engine.vllm.translation import of_response, translated
+
+_log = logging.getLogger(__name__)
+_DISCONNECTED = "Client disconnected"
+
+
+class ReferencePath:
+    """Answers whole requests. The engine's outputs are shown to `observe` as they come."""
+
+    def __init__(self, parts: Parts, death_cause: Callable[[], str]) -> None:
+        self._parts = parts
+        self._death_cause = death_cause
+        self._apis: dict[Kind, Api] = chat_and_completion(parts)
+        self._building: dict[Kind, asyncio.Task[None]] = {}
+
+    async def answer(
+        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+    ) -> ReferenceAnswer:
+        """The answer to a request of any kind."""
+        api = self._apis.get(kind) or await self._built(kind)
+        param = prompt_param_of(api, body)
+        call = Call(arrival, observe)
+        with self._told(api, call, param):
+            fit = fitted(body, self._parts.info.max_model_len)
+            if api.slow:
+                request = await asyncio.to_thread(api.request, fit, request_id)
+            else:
+                request = api.request(fit, request_id)
+            token = current_call.set(call)
+            try:
+                result = await api.create(request)
+            finally:
+                current_call.reset(token)
+            if isinstance(result, ErrorResponse):
+                if result.error.message == _DISCONNECTED:
+                    # vLLM turns a cancellation into a response.
+                    raise asyncio.CancelledError
+                raise _refusal(call, result, param)
+            if isinstance(result, AsyncGenerator):
+                return ReferenceAnswer(stream=self._events(api, result, call, param))
+            return ReferenceAnswer(body=api.body(result))
+
+    async def _built(self, kind: Kind) -> Api:
+        """Builds what serves `kind` in a thread; whoever asks meanwhile waits for the same."""
+        task = self._building.get(kind)
+        if task is None:
+            task = self._building[kind] = asyncio.create_task(self._build(kind), name=f"build-{kind}")
+            task.add_done_callback(lambda _: self._building.pop(kind))
+        # A client that goes away leaves the building to the others.
+        await asyncio.shield(task)
+        return self._apis[kind]
+
+    async def _build(self, kind: Kind) -> None:
+        started = time.monotonic()
+        self._apis |= await asyncio.to_thread(build, kind, self._parts)
+        _log.info("what serves %s was built in %.2f s, on its first use", kind, time.monotonic() - started)
+
+    async def _events(
+        self, api: Api, source: AsyncGenerator[Any, None], call: Call, param: str
+    ) -> AsyncGenerator[str, None]:
+        """The events of a stream, errors raised."""
+        # The Responses API asks the engine only now. The task that streams serves no other request, nor does another
+        # task inherit from it: there is nothing to reset.
+        current_call.set(call)
+        try:
+            with self._told(api, call, param):
+                async with aclosing(api.events(source)) as events:
+                    async for event in events:
+                        yield event
+        finally:
+            for stream in call.streams:
+                await stream.aclose()  # vLLM leaves the generators inside its own to the garbage collector
+
+    @contextmanager
+    def _told(self, api: Api, call: Call, param: str) -> Iterator[None]:
+        """Lets errors out in the client's words."""
+        try:
+            with translated(param, self._death_cause):
+                try:
+                    yield
+                except RefusedError as error:
+                    raise _refusal(call, error.response, param) from error
+                except (AttributeError, IndexError, KeyError) as error:
+                    if call.streams:
+                        raise
+                    # What vLLM's code stumbles over before it has asked the engine for anything is the client's input.
+                    _log.warning("vLLM could not read a request: %r", error)
+                    raise InvalidRequestError(f"{param} could not be read", param=param) from error
+        except InvalidRequestError as error:
+            error.param = None if error.param is None else api.names.get(error.param, error.param)
+            raise
+
+
+def _refusal(call: Call, response: ErrorResponse, param: str) -> Exception:
+    """What was raised under vLLM's code, if it was of ours; else what that code says."""
+    return call.error if isinstance(call.error, InvalidRequestError) else of_response(response, param)

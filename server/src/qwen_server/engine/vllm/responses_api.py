@@ -1,0 +1,83 @@
+"""OpenAI's Responses API by vLLM's own serving code. Nothing is stored: every request stands for itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, FailFast, ValidationError
+from vllm.entrypoints.openai.responses.protocol import (
+    ResponseInputOutputItem,
+    ResponsesRequest,
+    _default_input_image_details,
+)
+from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+
+from qwen_server.engine.base import InvalidRequestError, Kind
+from qwen_server.engine.vllm.build import Parts
+from qwen_server.engine.vllm.serving_objects import Api
+
+# vLLM sends these before it has asked the engine. They wait, so that a refusal is still a real HTTP error.
+_OPENING = ("response.created", "response.in_progress")
+
+
+class _Conversation(ResponsesRequest):
+    """vLLM's, content to know of one item that is wrong: each is compared to some thirty kinds, which takes long."""
+
+    input: Annotated[
+        list[Annotated[ResponseInputOutputItem, BeforeValidator(_default_input_image_details)]], FailFast()
+    ]
+
+
+def responses_api(parts: Parts) -> dict[Kind, Api]:
+    """Builds the serving object."""
+    serving = OpenAIServingResponses(parts.client, parts.models, **parts.serving_options)
+    serving.enable_store = False  # whatever the environment says: vLLM's store never forgets anything
+
+    def request(body: dict[str, Any], request_id: str) -> ResponsesRequest:
+        ours = {"request_id": request_id, "store": False, "input": _items(body["input"])}
+        model = ResponsesRequest if isinstance(body["input"], str) else _Conversation
+        try:
+            return model.model_validate(body | ours)
+        except ValidationError as error:
+            raise _of_item(error) or error from error
+
+    names = {"response_format": "text"}
+    return {"responses": Api("input", request, serving.create_responses, events=_events, names=names, slow=True)}
+
+
+def _items(given: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """The input with the type of messages spelt out, which clients may leave out: vLLM looks for it."""
+    if isinstance(given, str):
+        return given
+    return [{"type": "message"} | item if "role" in item else item for item in given]
+
+
+def _of_item(error: ValidationError) -> InvalidRequestError | None:
+    """Which item of the input is wrong: what is, drowns in what it might have been of some thirty kinds."""
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        if detail["loc"][0] != "input":
+            return None
+        index = next((part for part in detail["loc"] if isinstance(part, int)), None)
+        if index is not None:
+            place = f"input[{index}]"
+            return InvalidRequestError(
+                f"{place} is not valid: its type, or a field of that type, is wrong", param=place
+            )
+    return None
+
+
+async def _events(source: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
+    """Typed server-sent events."""
+    held: list[str] = []
+    async with aclosing(source):
+        async for event in source:
+            text = f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n"
+            if event.type in _OPENING:
+                held.append(text)
+                continue
+            for opening in held:
+                yield opening
+            held.clear()
+            yield text

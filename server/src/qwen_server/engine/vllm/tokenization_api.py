@@ -1,0 +1,42 @@
+"""Tokenization by vLLM's own serving code: the same template and tokenizer as for generation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeChatRequest, TokenizeCompletionRequest
+from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
+
+from qwen_server.engine.base import InvalidRequestError, Kind
+from qwen_server.engine.vllm.build import Parts
+from qwen_server.engine.vllm.serving_objects import Api
+
+_OPTIONS = (
+    "online_renderer",
+    "request_logger",
+    "chat_template",
+    "chat_template_content_format",
+    "default_chat_template_kwargs",
+)
+
+
+def tokenization_apis(parts: Parts) -> dict[Kind, Api]:
+    """Builds the serving object."""
+    serving = ServingTokenization(parts.models, **{name: parts.serving_options[name] for name in _OPTIONS})
+    vocabulary = len(parts.llm.get_tokenizer())
+
+    def tokenize(body: dict[str, Any], _: str) -> TokenizeChatRequest | TokenizeCompletionRequest:
+        model = TokenizeChatRequest if "messages" in body else TokenizeCompletionRequest
+        return model.model_validate(body)
+
+    def detokenize(body: dict[str, Any], _: str) -> DetokenizeRequest:
+        largest = max(body["tokens"])
+        if largest >= vocabulary:
+            raise InvalidRequestError(f"tokens: {largest} is out of vocabulary ({vocabulary} tokens)", param="tokens")
+        return DetokenizeRequest.model_validate(body)
+
+    # vLLM's methods also take the HTTP request, only for an id in its log.
+    return {
+        "tokenize": Api("prompt", tokenize, lambda request: serving.create_tokenize(request, None)),
+        "detokenize": Api("tokens", detokenize, lambda request: serving.create_detokenize(request, None)),
+    }

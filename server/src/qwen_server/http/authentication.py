@@ -1,0 +1,62 @@
+"""Asks for an API key where one is needed, before anything else of a request is looked at."""
+
+from __future__ import annotations
+
+from starlette.middleware.cors import CORSMiddleware
+
+from qwen_server.api.streaming import Send, send_error
+from qwen_server.config.settings import Settings
+from qwen_server.control.service import Service
+from qwen_server.http.body import Receive
+from qwen_server.http.dialects import worded_for
+from qwen_server.http.error_bodies import HttpError
+from qwen_server.http.middleware import App, Scope
+
+_ALWAYS = ("/v1", "/tokenize", "/detokenize")
+_METRICS = ("/metrics", "/api/v1/metrics", "/stats")
+_DOCS = ("/docs", "/redoc", "/openapi.json")
+_PREFLIGHT_SECONDS = 600
+
+
+def protected_paths(settings: Settings) -> tuple[str, ...]:
+    """The paths that need an API key where there are keys, each with everything below it."""
+    metrics = _METRICS if settings.protect_metrics else ()
+    return (*_ALWAYS, *metrics, *(_DOCS if settings.protect_docs else ()))
+
+
+class Guard:
+    """Lets a request for a protected path through with its caller in `scope["state"]["caller"]`, or answers 401."""
+
+    def __init__(self, app: App, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._paths = protected_paths(service.settings)
+        self._below = tuple(f"{path}/" for path in self._paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers, or hands on."""
+        if scope["type"] == "http" and self._protects(scope["path"]):
+            service = self._service
+            try:
+                scope["state"]["caller"] = service.keys.caller(scope["headers"])
+            except HttpError as error:
+                if scope["method"] == "POST":
+                    service.telemetry.turn_away(scope["state"]["trace"], "rejected", error.kind)
+                await send_error(send, worded_for(scope["path"], error))
+                return
+        await self._app(scope, receive, send)
+
+    def _protects(self, path: str) -> bool:
+        return path in self._paths or path.startswith(self._below)
+
+
+def cross_origin(app: App, origins: tuple[str, ...]) -> CORSMiddleware:
+    """`app` for the web pages of `origins`, too. Preflights are answered here, and so without an API key."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        expose_headers=("X-Request-Id", "Retry-After", "Server-Timing"),
+        max_age=_PREFLIGHT_SECONDS,
+    )

@@ -1,0 +1,142 @@
+"""Reads a request's body and its JSON, strictly and cheaply: what is wrong is a 4xx before it has cost anything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, NoReturn
+
+from qwen_server.http.error_bodies import ClientDisconnectedError, client_error, invalid
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+MAX_DEPTH = 64
+_UPLOADS = 32  # bodies of the largest size that may be on their way at a time
+_MAX_COMMAS = 1 << 20  # each value holds the loop for 70 ns, and no model takes a prompt of so many tokens
+_CONTAINERS = frozenset({dict, list})
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class UploadsFullError(Exception):
+    """Too much is being uploaded at a time."""
+
+
+class Bodies:
+    """Reads bodies of at most `limit` bytes within `seconds` each. All those on their way share a bounded memory."""
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._room = _UPLOADS * limit
+
+    @property
+    def room(self) -> int:
+        """Bytes that may still be uploaded now."""
+        return self._room
+
+    async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
+        """The whole body. Raises HttpError: 413 too large, 408 too late, 415 no JSON; UploadsFullError."""
+        _check_content_type(headers.get("content-type"))
+        declared = headers.get("content-length")
+        if declared is not None and declared.isdecimal() and int(declared[:20]) > self._limit:
+            raise _too_large(self._limit)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._seconds):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnectedError
+                    part = message.get("body", b"")
+                    self._room -= len(part)
+                    size += len(part)
+                    if size > self._limit:
+                        raise _too_large(self._limit)
+                    if self._room < 0:
+                        raise UploadsFullError
+                    parts.append(part)
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            text = f"the body did not arrive within {self._seconds:g} s"
+            raise client_error(408, text, headers={"Connection": "close"}) from None
+        finally:
+            self._room += size
+        return b"".join(parts)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw`. Raises HttpError 400 for anything else, NaN, infinities and deep nesting included."""
+    if len(raw) > 2 * _MAX_COMMAS and raw.count(b",") > _MAX_COMMAS:
+        raise invalid(f"the body has more than {_MAX_COMMAS} commas: more values than any request needs")
+    try:
+        value = json.loads(raw.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise invalid(f"the body is not valid UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except json.JSONDecodeError as error:
+        raise invalid(f"the body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except ValueError as error:  # numbers: too many digits, not finite
+        raise invalid(f"the body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise invalid("the body must be a JSON object")
+    # No more brackets than levels allowed: it cannot be too deep, and most bodies need no walk.
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
+        raise _too_deep()
+    if _ESCAPED_SURROGATE.search(raw):
+        _refuse_lone_surrogates(value)
+    return value
+
+
+def _check_content_type(content_type: str | None) -> None:
+    if content_type is None:
+        return
+    media = content_type.partition(";")[0].strip().lower()
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        raise client_error(415, f"the content type must be application/json, not {media[:100]!r}")
+
+
+def _too_large(limit: int) -> Exception:
+    return client_error(413, f"the body is larger than the limit of {limit} bytes", code="body_too_large")
+
+
+def _too_deep() -> Exception:
+    return invalid(f"the body is nested more than {MAX_DEPTH} levels deep")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        # By exact type, which is what the parser makes, and faster: a body may hold a million values.
+        level = [
+            child
+            for item in level
+            for child in (item.values() if type(item) is dict else item)
+            if type(child) in _CONTAINERS
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise invalid("the body has a half of a surrogate pair, which is not a character") from None

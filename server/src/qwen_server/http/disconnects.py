@@ -1,0 +1,43 @@
+"""Notices that a client has gone away while its request is being served."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from qwen_server.http.body import Receive
+from qwen_server.http.error_bodies import ClientDisconnectedError
+
+
+class UntilDisconnect:
+    """`async with`: cancels the block when the client disconnects, and raises ClientDisconnectedError instead.
+
+    The request's body must have been read. It works as `asyncio.timeout` does, with `receive` in place of the clock.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("UntilDisconnect needs a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._watcher = asyncio.create_task(self._watch(), name="disconnect-watch")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._watcher.cancel()
+        if self._gone and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise ClientDisconnectedError from error
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+        self._gone = True
+        self._task.cancel()

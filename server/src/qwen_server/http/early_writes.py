@@ -1,0 +1,65 @@
+"""Events written to the connection the moment the engine brings them, without waking the request's own task.
+
+A woken task, and a way through every layer between it and the socket, cost several times what an event does. The task
+still owns the request: it writes the first event and the last, waits for a slow reader, and ends what goes wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qwen_server.api.streaming import Chunks
+    from qwen_server.http.body import Receive
+    from qwen_server.observe.request_figures import Telemetry, Trace
+
+
+def connection_of(receive: Receive) -> RequestResponseCycle | None:
+    """uvicorn's side of the exchange that `receive` belongs to; None behind another server or a wrapper."""
+    cycle = getattr(receive, "__self__", None)
+    return cycle if isinstance(cycle, RequestResponseCycle) else None
+
+
+class DirectEvents:
+    """The `engine.base.Tap` of one stream with a single choice. Shut until `open` is called."""
+
+    __slots__ = ("_chunks", "_clock", "_cycle", "_open", "_telemetry", "_trace")
+
+    def __init__(
+        self,
+        cycle: RequestResponseCycle,
+        chunks: Chunks,
+        trace: Trace,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+    ) -> None:
+        self._cycle = cycle
+        self._chunks = chunks
+        self._trace = trace
+        self._telemetry = telemetry
+        self._clock = clock
+        self._open = False
+
+    def open(self) -> None:
+        """Everything up to now is written: what comes next may be written here."""
+        self._open = self._chunks.begun and self._cycle.chunked_encoding is True
+
+    def shut(self) -> None:
+        """The task writes; nobody else may."""
+        self._open = False
+
+    def ready(self) -> bool:
+        """See Tap. A reader that is behind is the task's to wait for, and so is the end of a client that is gone."""
+        cycle = self._cycle
+        return not (not self._open or cycle.flow.write_paused or cycle.disconnected or cycle.transport.is_closing())
+
+    def take(self, text: str, tokens: int) -> None:
+        """See Tap."""
+        self._telemetry.gain(self._trace, tokens, self._clock())
+        if text:
+            data = self._chunks.plain(text)
+            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))

@@ -1,0 +1,147 @@
+"""The server's metrics in Prometheus' text format.
+
+Four gauges carry the specification's names; everything of ours that aggregates over replicas is a counter or a
+histogram under `qwen_`. The engine's own `vllm:` metrics come from the process's registry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client import REGISTRY, generate_latest
+
+from qwen_server import __version__
+from qwen_server.control.service import Service
+from qwen_server.engine.base import hung_seconds, stalled_seconds
+from qwen_server.observe.request_figures import OUTCOMES, Histogram
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_CACHE_SECONDS = 1.0  # rendering the engine's metrics holds the loop for about 10 ms
+
+Labels = Mapping[str, str]
+Series = Iterable[tuple[Labels, float]]
+
+
+def number(value: float | None) -> str:
+    """A sample's value; NaN for what is unknown, and whole numbers without a point, as in the specification."""
+    if value is None or math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1 << 53 else repr(float(value))
+
+
+def _labels(labels: Labels) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def family(name: str, kind: str, text: str, series: Series) -> str:
+    """A gauge or counter with its samples."""
+    lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+    lines.extend(f"{name}{_labels(labels)} {number(value)}" for labels, value in series)
+    return "\n".join(lines) + "\n"
+
+
+def gauge(name: str, text: str, value: float | None) -> str:
+    """A gauge without labels."""
+    return family(name, "gauge", text, [({}, math.nan if value is None else value)])
+
+
+def histogram(name: str, text: str, values: Histogram) -> str:
+    """A histogram without labels."""
+    lines = [f"# HELP {name} {text}", f"# TYPE {name} histogram"]
+    count = 0
+    for edge, more in zip((*values.edges, math.inf), values.counts, strict=True):
+        count += more
+        lines.append(f'{name}_bucket{{le="{number(edge)}"}} {count}')
+    lines += [f"{name}_sum {number(values.total)}", f"{name}_count {count}"]
+    return "\n".join(lines) + "\n"
+
+
+class PrometheusPage:
+    """Renders the page, at most once a second."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._rendered: tuple[float, bytes] | None = None
+
+    def render(self) -> bytes:
+        """The whole page in UTF-8."""
+        now = self._service.clock()
+        if self._rendered is None or not 0 <= now - self._rendered[0] < _CACHE_SECONDS:
+            own = "\n".join(self._families(now))
+            self._rendered = (now, own.encode() + b"\n" + generate_latest(REGISTRY))
+        return self._rendered[1]
+
+    def _families(self, now: float) -> Iterator[str]:
+        yield from self._specified()
+        yield from self._requests()
+        yield from self._engine(now)
+        yield from self._gpu()
+
+    def _specified(self) -> Iterator[str]:
+        """The specification's own four."""
+        service = self._service
+        summary = service.telemetry.summary()
+        yield gauge("vllm_num_waiting_requests", "Number of requests waiting in queue", service.admission.waiting)
+        yield gauge("vllm_num_running_requests", "Number of requests currently running", service.admission.running)
+        yield gauge("vllm_ttft_p95", "P95 time to first token in seconds", summary.ttft.p95)
+        yield gauge("vllm_decoding_throughput_mean", "Mean decoding throughput in tokens/sec", summary.decoding.mean)
+
+    def _requests(self) -> Iterator[str]:
+        telemetry, admission = self._service.telemetry, self._service.admission
+        counters = telemetry.counters
+        outcomes = [({"outcome": outcome}, counters.outcomes[outcome]) for outcome in OUTCOMES]
+        yield family("qwen_requests_total", "counter", "Requests by how they ended.", outcomes)
+        errors = [({"type": kind}, count) for kind, count in counters.errors.items()]
+        yield family("qwen_errors_total", "counter", "Failed requests by the kind of failure.", errors)
+        refusals = [({"reason": kind}, count) for kind, count in counters.refusals.items()]
+        yield family("qwen_refusals_total", "counter", "Requests refused for load, by reason.", refusals)
+        tokens = [({"kind": "input"}, counters.input_tokens), ({"kind": "output"}, counters.output_tokens)]
+        yield family("qwen_tokens_total", "counter", "Tokens of answered requests.", tokens)
+        yield gauge("qwen_requests_waiting", "Requests waiting in the server's queue.", admission.waiting)
+        yield gauge("qwen_requests_running", "Requests given to the engine.", admission.running)
+        yield gauge("qwen_requests_waiting_limit", "Requests that may wait.", admission.queue_limit)
+        yield gauge("qwen_requests_running_limit", "Requests that may run at a time.", admission.limit)
+        yield histogram("qwen_ttft_seconds", "From arrival to the first token, queue included.", telemetry.ttft)
+        yield histogram("qwen_inter_token_seconds", "Between two tokens of a request.", telemetry.inter_token)
+        yield histogram("qwen_request_duration_seconds", "From arrival to the end of the answer.", telemetry.duration)
+        yield histogram("qwen_queue_wait_seconds", "From arrival to the engine.", telemetry.queue_wait)
+
+    def _engine(self, now: float) -> Iterator[str]:
+        service = self._service
+        labels = {"version": __version__, "model": service.settings.served_name}
+        yield family("qwen_build_info", "gauge", "Version and model; always 1.", [(labels, 1)])
+        yield gauge("qwen_ready", "Whether the server accepts requests.", service.refusal() is None and service.ready())
+        yield gauge("qwen_uptime_seconds", "Since the process started.", now - service.lifecycle.started_at)
+        firing = {alert.rule.name for alert in service.alert_state.active}
+        states = [
+            ({"name": rule.name, "severity": rule.severity}, float(rule.name in firing))
+            for rule in service.rules
+            if rule.on
+        ]
+        yield family("qwen_alert_active", "gauge", "Whether an alert of the server fires.", states)
+        if service.lifecycle.state == "starting":
+            return
+        vitals = service.engine.vitals()
+        yield gauge("qwen_engine_hung_seconds", "For how long the engine has not answered.", hung_seconds(vitals, now))
+        yield gauge(
+            "qwen_engine_stalled_seconds", "For how long the engine made no token.", stalled_seconds(vitals, now)
+        )
+        yield gauge("qwen_kv_cache_usage_ratio", "Share of the KV cache in use.", vitals.kv_cache_usage)
+
+    def _gpu(self) -> Iterator[str]:
+        gpu = self._service.gpu.latest
+        if not gpu.total:
+            return
+        yield gauge("qwen_gpu_memory_allocated_bytes", "GPU memory taken, all GPUs of the engine.", gpu.allocated)
+        yield gauge("qwen_gpu_memory_total_bytes", "GPU memory, all GPUs of the engine.", gpu.total)
+        yield gauge("qwen_gpu_temperature_celsius", "The hottest GPU of the engine.", gpu.temperature)
+        yield gauge("qwen_gpu_faults", "Faults that need a reset or a repair.", len(gpu.faults))

@@ -1,0 +1,142 @@
+"""OpenTelemetry traces: a span a request, from its arrival to its last byte, with its wait in the line below it.
+
+Off unless `--otlp-traces-endpoint` is given. A request's span is the current one while it is served, so that the
+engine's own spans become its children. The engine sets up the process's exporter: see `prepare_environment`.
+Attributes follow OpenTelemetry's conventions for HTTP and generative AI.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, MutableMapping
+from types import TracebackType
+from typing import Any, Self
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace as otel
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from qwen_server.observe.request_figures import Trace
+
+_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+_FLUSH_MILLISECONDS = 500  # an exit with a cause must not wait for a collector that does not answer
+
+_log = logging.getLogger(__name__)
+_propagator = TraceContextTextMapPropagator()
+
+
+def prepare_environment(endpoint: str) -> str:
+    """Tells OpenTelemetry, here and in the engine's processes, who we are and what the collector speaks.
+
+    Returns the endpoint as its exporter takes it. What the user has set in the environment wins.
+    """
+    os.environ.setdefault("OTEL_SERVICE_NAME", "qwen-server")
+    os.environ.setdefault(_PROTOCOL, "grpc" if endpoint.startswith("grpc:") else "http/protobuf")
+    return endpoint.removeprefix("grpc://")
+
+
+class _ScopeHeaders(Getter[Mapping[str, str]]):
+    def get(self, carrier: Mapping[str, str], key: str) -> list[str] | None:
+        value = carrier.get(key.lower())
+        return None if value is None else [value]
+
+    def keys(self, carrier: Mapping[str, str]) -> list[str]:
+        return list(carrier)
+
+
+_getter = _ScopeHeaders()
+
+
+class RequestSpan:
+    """The span of one request: the current one inside of its `with`, ended by `end`."""
+
+    def __init__(self, tracer: otel.Tracer, scope: MutableMapping[str, Any], trace: Trace) -> None:
+        self._tracer = tracer
+        self._scope = scope
+        self._trace = trace
+        self._arrival = time.time_ns()
+        wanted = (b"traceparent", b"tracestate")
+        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in wanted}
+        self._span = tracer.start_span(
+            scope["method"],
+            context=_propagator.extract(headers, getter=_getter),
+            kind=otel.SpanKind.SERVER,
+            start_time=self._arrival,
+            attributes={"http.request.method": scope["method"], "url.path": scope["path"][:200]},
+        )
+        self._context = otel.set_span_in_context(self._span)
+        self._token: Any = None
+
+    @property
+    def trace_id(self) -> str:
+        """The trace's id in hexadecimal, for the log."""
+        return otel.format_trace_id(self._span.get_span_context().trace_id)
+
+    def __enter__(self) -> Self:
+        self._token = otel_context.attach(self._context)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        otel_context.detach(self._token)
+
+    def end(self, status: int) -> None:
+        """Ends the span with what became of the request; `status` 0 means that no answer began."""
+        span, trace = self._span, self._trace
+        route = getattr(self._scope.get("route"), "path", None)
+        if route is not None:
+            span.update_name(f"{self._scope['method']} {route}")
+        values: dict[str, Any] = {
+            "http.route": route,
+            "http.response.status_code": status or None,
+            "qwen.request_id": trace.request_id,
+            "qwen.outcome": trace.outcome,
+            "error.type": trace.error,
+        }
+        if trace.outcome is not None:
+            values |= {
+                "gen_ai.usage.input_tokens": trace.prompt_tokens,
+                "gen_ai.usage.output_tokens": trace.output_tokens,
+                "gen_ai.latency.time_to_first_token": trace.ttft,
+                "gen_ai.latency.time_in_queue": trace.queue_wait,
+            }
+        span.set_attributes({name: value for name, value in values.items() if value is not None})
+        if status >= 500 or trace.outcome == "failed":
+            span.set_status(otel.StatusCode.ERROR, trace.error)
+        if trace.granted is not None:
+            self._tell_queue(trace.granted - trace.arrival)
+        span.end()
+
+    def _tell_queue(self, seconds: float) -> None:
+        waiting = self._tracer.start_span("queue", context=self._context, start_time=self._arrival)
+        waiting.end(end_time=self._arrival + int(seconds * 1e9))
+
+
+class Tracing:
+    """Makes the spans of requests. `provider` is for tests; absent, the process's own."""
+
+    def __init__(self, provider: otel.TracerProvider | None = None) -> None:
+        self._tracer = otel.get_tracer("qwen_server", tracer_provider=provider)
+
+    def begin(self, scope: MutableMapping[str, Any], trace: Trace) -> RequestSpan:
+        """The span of a request that arrives now; its parent is the client's, by the W3C header `traceparent`."""
+        return RequestSpan(self._tracer, scope, trace)
+
+
+def current_headers() -> dict[str, str] | None:
+    """The W3C headers of the current span, for the engine; None when there is none."""
+    headers: dict[str, str] = {}
+    _propagator.inject(headers)
+    return headers or None
+
+
+def flush() -> None:
+    """Sends what has not been sent yet, within half a second."""
+    provider = otel.get_tracer_provider()
+    force = getattr(provider, "force_flush", None)
+    if force is not None and not force(_FLUSH_MILLISECONDS):
+        _log.warning("the last traces could not be sent in time")

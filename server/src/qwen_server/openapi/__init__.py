@@ -1,5 +1,0 @@
-"""The API's description of itself (OpenAPI 3.1). Only documentation: no request is checked or answered through it.
-
-`answers` is what the routes use and costs nothing to import; the models in `schemas` and the assembly in `document` are
-imported when the description is asked for. `python -m qwen_server.openapi` writes `docs/openapi.json`.
-"""
