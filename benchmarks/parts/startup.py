@@ -42,8 +42,8 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
         Row("the same, vLLM's caches empty", "s", fresh["ours"], fresh["vllm"]),
         Row("process start to first answer of /health", "s", health["ours"], health["vllm"], _HEALTH),
     ], [
-        "Bytecode is compiled beforehand. Empty caches: the first start of each server, which fills them. It also loads "
-        "files into the page cache, which helps vLLM's server because it starts second.",
+        "Bytecode is compiled beforehand. Empty caches: the first start of each server, which fills them and loads "
+        "files into the page cache. That helps vLLM's server because it starts second.",
     ]
 
 

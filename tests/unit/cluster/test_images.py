@@ -56,7 +56,7 @@ def test_missing_go_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(Problem, match="go is not installed") as caught:
         builds.require_go()
-    assert "https://go.dev/dl/" in caught.value.mend
+    assert "https://go.dev/dl/" in caught.value.hint
 
 
 def test_missing_programs_are_asked_for_by_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_current_cluster_needs_a_registry(monkeypatch: pytest.MonkeyPatch) -> No
     current = clusters.choose(Settings("qwen", "192.168.250", Path("/cache")), "current")
     with pytest.raises(Problem, match="registry") as caught:
         current.prepare()
-    assert "REGISTRY=" in caught.value.mend
+    assert "REGISTRY=" in caught.value.hint
 
 
 @pytest.mark.parametrize(
