@@ -1,4 +1,4 @@
-"""`python3 -m tests.cluster COMMAND`: what the Makefile runs; needs only the standard library."""
+"""`python3 -m tests.cluster COMMAND`: the Makefile's commands, for the standard library alone."""
 
 from __future__ import annotations
 

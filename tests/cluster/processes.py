@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.cluster.console import Problem
+from tests.cluster.shell import tail
 
 PROC = Path("/proc")
 
@@ -99,8 +100,7 @@ class Supervisor:
         """Raise Problem with the end of the log if a part has died."""
         if self.pid(name) is None:
             log = self.logs / f"{name}.log"
-            lines = log.read_text(errors="replace").splitlines()[-15:] if log.exists() else []
-            raise Problem(f"{name} has stopped", f"see {log}", "\n".join(lines))
+            raise Problem(f"{name} has stopped", f"see {log}", tail(log))
 
     def wait_for(self, name: str, condition: Callable[[], bool], seconds: float) -> None:
         """Wait until a part responds. Raises Problem if it dies or does not respond in time."""

@@ -28,7 +28,7 @@ output = threading.Lock()
 
 
 def pod_behind(sock_port: int) -> str:
-    """The pod that kube-proxy chose for the connection from this local port, read from the connection tracker."""
+    """The pod that kube-proxy chose for the connection from this local port (by conntrack)."""
     command = ["conntrack", "-L", "-p", "tcp", "--orig-port-src", str(sock_port)]
     table = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     for line in table.splitlines():
@@ -61,7 +61,7 @@ def work(host: str, port: int, timeout: float) -> None:
         if (error or status != 200) and connection is not None:
             connection.close()
             connection = None
-        # A pace, not a wait: two small pods shall be busy, not saturated.
+        # A pace, not a wait: two small pods should be busy but not saturated.
         stop.wait(0.2)
 
 

@@ -1,4 +1,4 @@
-"""The main job, as `make demo` does it: the sample applied, a model served by real vLLM, asked through its Service."""
+"""The demo's path: the sample is applied, real vLLM serves a model, and the Service answers."""
 
 from __future__ import annotations
 

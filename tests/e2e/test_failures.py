@@ -1,4 +1,4 @@
-"""A model that cannot be loaded and an engine that dies: what clients and the status see, with real vLLM."""
+"""A model that cannot be loaded and an engine that dies, with real vLLM."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_model_that_cannot_be_loaded_says_so_with_the_log(kubectl: Kubectl) -> N
     assert kubectl.get("qwenservice", "broken")["status"]["readyReplicas"] == 0
     (pod,) = kubectl.pods("broken")
     name = pod["metadata"]["name"]
-    # The kubelet alone restarts it, with growing pauses: the operator neither deletes nor evicts.
+    # Only the kubelet restarts it, with growing delays; the operator neither deletes nor evicts it.
     wait_for(lambda: "CrashLoopBackOff" in str(server_container(kubectl, name)["state"]), 120, "no back-off")
     assert kubectl.condition("broken", "Ready")["reason"] == "ModelLoadFailed"
     assert [p["metadata"]["uid"] for p in kubectl.pods("broken")] == [pod["metadata"]["uid"]]

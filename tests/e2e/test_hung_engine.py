@@ -1,4 +1,4 @@
-"""A hung engine, nothing faked: real vLLM, real kubelet, real kube-proxy, keep-alive clients."""
+"""A hung engine with real vLLM, kubelet and kube-proxy, and clients with keep-alive connections."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def keep_alive_load(cluster: Settings, url: str) -> Iterator[subprocess.Popen[st
 
 
 def results(load: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    """Ends the load and returns its requests."""
+    """Stops the load and returns its requests."""
     load.send_signal(signal.SIGTERM)
     printed, _ = load.communicate(timeout=30)
     return [json.loads(line) for line in printed.splitlines()]
@@ -66,7 +66,7 @@ def test_hung_pod_leaves_the_service_and_comes_back_restarted(kubectl: Kubectl, 
 
     with keep_alive_load(cluster, f"http://{service}:8000") as load:
         engine = pod_processes.pids(sick, "VLLM::EngineCore")
-        time.sleep(5)  # let every connection settle on a pod: what is measured is traffic that was flowing
+        time.sleep(5)  # let every connection settle on a pod, so that traffic flows before the hang
         stopped = time.time()
         pod_processes.send(signal.SIGSTOP, engine)
         wait_for(lambda: address not in kubectl.endpoints("news"), THRESHOLD + 20, "the hung pod stays in the Service")
@@ -79,7 +79,7 @@ def test_hung_pod_leaves_the_service_and_comes_back_restarted(kubectl: Kubectl, 
 
     failed = [r for r in requests if r["status"] != 200]
     assert {r["pod"] for r in failed} <= {address}, f"requests failed that were not on the hung pod: {failed}"
-    # kube-proxy learns of the EndpointSlice a moment after we do
+    # kube-proxy sees the EndpointSlice slightly later than this test
     settled = [r for r in failed if r["start"] > out + 3]
     assert not settled, f"requests failed after the pod was out of the Service: {settled}"
     served = [r for r in requests if r["pod"] == healthy["status"]["podIP"] and r["start"] > stopped]
@@ -94,7 +94,7 @@ def has_events(kubectl: Kubectl, name: str, reasons: set[str]) -> bool:
 
 
 def check_record(kubectl: Kubectl, pod: str) -> None:
-    """An Event for each step on the service and on the pod, and a history in status."""
+    """Asserts an Event for each step on the service and the pod, and a history in status."""
     steps = {"TakenOutOfRotation", "RestartDecided", "RestartedInPlace", "RestartRecovered", "BackInRotation"}
     for name in ("news", pod):
         wait_for(functools.partial(has_events, kubectl, name, steps), 20, f"{name} lacks an event of {steps}")

@@ -1,4 +1,4 @@
-"""The operator goes and comes back: clients notice nothing."""
+"""Clients notice nothing while the operator is gone and when it comes back."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_operator_gone_and_back_changes_nothing_for_clients(kubectl: Kubectl, cl
         operator.run("scale", "deployment", "qwen-operator", "--replicas=0")
         gone = "app.kubernetes.io/name=qwen-operator"
         wait_for(lambda: not operator.find("pods", gone), 60, "the operator's pods stay")
-        time.sleep(10)  # clients go on without an operator: this is the time in which they could notice
+        time.sleep(10)  # the time in which clients without an operator could notice
         assert kubectl.endpoints("steady") == {pod["status"]["podIP"]}
         operator.run("scale", "deployment", "qwen-operator", "--replicas=2")
         operator.run("rollout", "status", "deployment/qwen-operator", "--timeout=120s")
-        # Proof that it works again: it repairs what was removed behind its back.
+        # Proves that the operator works again: it restores a deleted object.
         kubectl.run("delete", "poddisruptionbudget", "steady")
         budgets = "qwen-vllm.io/service=steady"
         wait_for(lambda: kubectl.find("poddisruptionbudgets", budgets), 60, "the deleted budget does not come back")

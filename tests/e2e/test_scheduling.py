@@ -1,4 +1,4 @@
-"""GPUs: what the scheduler is asked for, and what the status says when there are not enough."""
+"""GPUs: what the scheduler gets, and what the status says if there are not enough."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from tests.e2e.services import qwen_service
 
 pytestmark = pytest.mark.cluster
 
-# The node's GPUs are only believed: the container runs the CPU engine, by the podTemplate that has the last word.
+# The node's GPUs are fake. The podTemplate, which is merged last, makes the container run the CPU
+# engine.
 CPU_ENGINE = {"spec": {"containers": [{"name": "server", "args": ["--device=cpu", "--enforce-eager"]}]}}
 
 
 @pytest.fixture
 def server_image(cluster: Settings) -> str:
-    """The CPU image, for pods that a cuda service schedules."""
+    """The CPU image, for the pods of a cuda service."""
     return Local(cluster).reference(images.SERVER)
 
 

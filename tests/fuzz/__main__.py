@@ -1,4 +1,4 @@
-"""`make fuzz`: a real server with a real vLLM under at least 10,000 generated requests."""
+"""`make fuzz`: at least 10,000 generated requests against a real server on a real vLLM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.fuzz.rounds import Round, fuzz
 from tests.integration.server_process import ready_server
 
-# Small answers, so that thousands of requests take minutes.
+# Short answers, so that thousands of requests take only minutes.
 FLAGS = (
     "--max-tokens-limit=16",
     "--default-max-tokens=16",
@@ -24,7 +24,7 @@ FLAGS = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs it. Returns the exit code: 0 when every answer was as documented."""
+    """Runs the fuzzer. Returns 0 if every answer was as documented, otherwise 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000, help="requests to try at least (default: 10000)")
     parser.add_argument("--seed", type=int, default=None, help="repeats a run (default: another one each time)")

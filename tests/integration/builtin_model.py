@@ -1,4 +1,4 @@
-"""The built-in model: what it is called, what it answers, and copies of it for tests that change it."""
+"""The built-in model: its name, a question, its answer, and copies for tests that change it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[2] / "server" / "models" / "news-classifier"
+from tests.cluster.settings import ROOT
+
+FOLDER = ROOT / "server" / "models" / "news-classifier"
 NAME = "qwen-news-classifier"
 QUESTION = "请分类这条新闻：央行宣布降息25个基点"
 ANSWER = "这条新闻属于【财经】类别。"
 
 
 def copy(folder: Path, **config: Any) -> Path:
-    """Copies the model into `folder`, which must not exist, and changes fields of its config.json."""
+    """Copies the model to `folder`, which must not exist, and changes fields of its config.json."""
     shutil.copytree(FOLDER, folder)
     update_json(folder / "config.json", **config)
     return folder

@@ -1,4 +1,4 @@
-"""Helpers of the operator's integration tests: an administrator's API, the operator in a thread, servers of pods."""
+"""A harness for the operator: administrator's API, operator in a thread, fake servers of pods."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class AdminApi:
         return created
 
     def get(self, api_version: str, plural: str, name: str) -> Object | None:
-        """An object, None when there is none."""
+        """An object; None if it does not exist."""
         try:
             found: Object = self.plane.request("GET", path(api_version, plural, self.namespace, name))
         except urllib.error.HTTPError as error:
@@ -100,7 +100,7 @@ class AdminApi:
         """Deletes an object."""
         self.plane.request("DELETE", path(api_version, plural, self.namespace, name))
 
-    # What the tests ask for most.
+    # What the tests need most.
 
     def service(self, name: str = "news") -> Object:
         """A QwenService that exists."""
@@ -109,11 +109,11 @@ class AdminApi:
         return found
 
     def status(self, name: str = "news") -> Object:
-        """Its status, empty before the operator's first."""
+        """The status of a QwenService; empty before the operator's first update."""
         return dict(self.service(name).get("status") or {})
 
     def condition(self, kind: str, name: str = "news") -> Object:
-        """A condition of its status; empty when there is none."""
+        """A condition of its status; empty if it is not set."""
         found = [item for item in self.status(name).get("conditions", ()) if item["type"] == kind]
         return dict(found[0]) if found else {}
 
@@ -139,12 +139,12 @@ class AdminApi:
             if event["reason"] == reason and event["involvedObject"]["kind"] == kind
         ]
 
-    # The part of the kubelet.
+    # What the kubelet would do.
 
     def run_pod(
         self, name: str, ip: str, *, ready: bool = True, restarts: int = 0, ended: Object | None = None
     ) -> None:
-        """Says of a pod what its kubelet would: it runs at an address, and its containers are ready or not.
+        """Reports a pod as its kubelet would: it runs at an address, ready or not.
 
         `ended` is how the container's last run ended.
         """
@@ -175,19 +175,19 @@ class AdminApi:
         self.patch("v1", "pods", name, {"status": status}, "status", kind=STRATEGIC)
 
     def gate(self, name: str) -> str:
-        """The status of a pod's readiness gate; empty when nobody has written it."""
+        """The status of a pod's readiness gate; empty if it is not set."""
         conditions = self.pod(name)["status"].get("conditions", ())
         return next((item["status"] for item in conditions if item["type"] == READINESS_GATE), "")
 
     def started(self, count: int) -> list[str]:
-        """The names of a service's pods, once there are so many."""
+        """Waits for this many pods of a service. Returns their names."""
         pods = wait_until(f"{count} pods", lambda: len(self.pods()) == count and self.pods())
         return [pod["metadata"]["name"] for pod in pods]
 
 
 @dataclass
 class FakePodServer:
-    """What one pod answers. A hung engine still answers metrics, with an alert."""
+    """The answers of one pod. A hung engine still answers metrics, with an alert."""
 
     alerts: list[str] = field(default_factory=list)
     generates: bool = True
@@ -197,7 +197,7 @@ class FakePodServer:
     asked: dict[str, int] = field(default_factory=dict)
 
     def answer(self, where: str) -> tuple[int, bytes]:
-        """Status and body of a path."""
+        """The status and body for a path."""
         self.asked[where] = self.asked.get(where, 0) + 1
         if self.silent:
             return 500, b"oops"
@@ -214,7 +214,7 @@ class FakePodServer:
 
 
 class FakePodServers:
-    """The HTTP servers of all pods, behind one port: addresses of pods are paths here."""
+    """The HTTP servers of all pods on one port; the first part of the path is the pod's address."""
 
     def __init__(self) -> None:
         self.by_ip: dict[str, FakePodServer] = {}
@@ -231,17 +231,17 @@ class FakePodServers:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-                """Says nothing."""
+                """Logs nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def url_of(self, ip: str) -> str:
-        """The base URL that stands for a pod's address."""
+        """The base URL for a pod's address."""
         return f"http://127.0.0.1:{self._server.server_port}/{ip}"
 
     def add(self, ip: str, **behaviour: Any) -> FakePodServer:
-        """A pod's server at an address."""
+        """Adds the server of a pod."""
         server = self.by_ip[ip] = FakePodServer(**behaviour)
         return server
 
@@ -257,7 +257,7 @@ class FakePodServers:
 
 
 class OperatorThread:
-    """The operator at work in a thread of the tests, for one namespace, without an election."""
+    """The operator in a thread of the tests, for one namespace, without leader election."""
 
     def __init__(self, kubeconfig: Path, namespace: str, url_of: Callable[[str], str]) -> None:
         self._kubeconfig = kubeconfig
@@ -311,13 +311,13 @@ class OperatorThread:
         self.stop()
 
     def reconcile(self, name: str = "news") -> None:
-        """Has a service looked at without a cause, as the resync does."""
+        """Reconciles a service without a cause, like the resync."""
         assert self._loop is not None
         assert self.controller is not None
         self._loop.call_soon_threadsafe(self.controller.due, (self._namespace, name))
 
     def stop(self) -> None:
-        """Ends the operator, and fails when it had failed."""
+        """Stops the operator; fails if it had failed."""
         if self._thread.is_alive() and self._loop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(30)

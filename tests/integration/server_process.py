@@ -21,8 +21,8 @@ import httpx
 import pytest
 
 from qwen_server.engine.processes import descendants
+from tests.cluster.settings import ROOT
 
-ROOT = Path(__file__).parents[2]
 START_SECONDS = 300.0  # about a minute on two idle cores
 PATCHES_OFF = "--patches=off"
 
@@ -30,8 +30,8 @@ PATCHES_OFF = "--patches=off"
 class ServerProcess:
     """`python -m qwen_server` with flags; what it logs goes to `lines`.
 
-    `thresholds` are those of alerts, in seconds. With QWEN_TEST_PATCHES=off in the environment every
-    server leaves out its patches of vLLM and uvicorn.
+    `thresholds` are those of alerts, in seconds. With QWEN_TEST_PATCHES=off in the environment
+    every server leaves out its patches of vLLM and uvicorn.
     """
 
     # The latest servers, also those that have ended: the report of a failed test shows their logs.
@@ -62,7 +62,7 @@ class ServerProcess:
         self.lines.extend(self.process.stderr)
 
     def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        """Waits for `condition`; fails when the process has ended or the time is over."""
+        """Waits for `condition`; fails if the process ends or the time is over."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"ended with {self.process.returncode} before: {what}"
@@ -70,7 +70,7 @@ class ServerProcess:
             time.sleep(min(0.5, seconds / 100))
 
     def until_requests(self, running: int, waiting: int, seconds: float = 20) -> None:
-        """Waits until as many requests run and wait."""
+        """Waits until this many requests run and wait."""
 
         def counted() -> bool:
             requests = self.metrics()["requests"]
@@ -79,18 +79,18 @@ class ServerProcess:
         self.until(counted, seconds, f"{running} requests run and {waiting} wait")
 
     def until_ready(self) -> None:
-        """Waits until the server takes requests."""
+        """Waits until the server accepts requests."""
         self.until(lambda: self.status("/health/ready") == 200, START_SECONDS, "ready")
 
     def status(self, path: str) -> int:
-        """The status code of a GET; 0 when there is no connection."""
+        """The status code of a GET; 0 if there is no connection."""
         try:
             return httpx.get(self.url + path, timeout=5).status_code
         except httpx.TransportError:
             return 0
 
     def begin_stream(self, pool: ThreadPoolExecutor, body: dict[str, Any]) -> Future[list[str]]:
-        """Streams a completion in a thread, and returns once its first event is here; the result is all their data."""
+        """Streams a completion in a thread, returns after its first event; the result is all data."""
         begun = threading.Event()
         stream = pool.submit(self._events, body, begun)
         assert begun.wait(20), "the stream does not begin"
@@ -112,9 +112,9 @@ class ServerProcess:
         return body
 
     def engine_metric(self, name: str) -> float:
-        """The sum over the labels of one of the engine's own metrics, from a page rendered after the call.
+        """The sum over the labels of an engine metric, from a page that is rendered after the call.
 
-        The server renders the page at most once a second, so an older one may not know the latest requests.
+        The server renders the page at most once a second, so that an older page may miss requests.
         """
         old = _sample(self._page(), "qwen_uptime_seconds")
         page = self._page()
@@ -129,7 +129,7 @@ class ServerProcess:
         return httpx.get(f"{self.url}/metrics/prometheus", timeout=5).text.splitlines()
 
     def active_alerts(self) -> list[str]:
-        """The names of the alerts that fire."""
+        """The names of active alerts."""
         return [alert["name"] for alert in self.metrics()["alerts"]]
 
     def children(self) -> list[int]:
@@ -152,26 +152,26 @@ class ServerProcess:
         return core
 
     def worker(self) -> int:
-        """The process id of the one that computes: vLLM's worker, or the engine core where that is the worker too."""
+        """The process that computes: vLLM's worker, or the engine core if there is none."""
         return (self._children_called(b"Worker") or [self.engine_core()])[0]
 
     def _children_called(self, title: bytes) -> list[int]:
         return [pid for pid in self.children() if title in command_line(pid)]
 
     def exit_code(self, seconds: float = 60) -> int:
-        """Waits for the end and reads the last of the log."""
+        """Waits for the end of the process and reads the rest of the log."""
         code = self.process.wait(seconds)
         self._reader.join(10)
         return code
 
     def last_message(self) -> str:
-        """The last line of the log that the server itself wrote."""
+        """The server's own last log message."""
         return str(json.loads(self.lines[-1])["message"])
 
     def kill(self) -> None:
-        """Ends whatever is left, so that no test leaves a process behind; those of the engine end with the server.
+        """Kills the server and waits for the engine's processes, which end by themselves.
 
-        multiprocessing's resource tracker must end last and by itself: it frees their shared memory.
+        multiprocessing's resource tracker must end last: it frees their shared memory.
         """
         children = self.children()
         self.process.kill()
@@ -217,7 +217,7 @@ def real_server(
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """Stops a process by SIGSTOP meanwhile."""
+    """Stops a process with SIGSTOP during the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -245,7 +245,7 @@ def _sample(page: list[str], name: str) -> float:
 
 
 def command_line(pid: int) -> bytes:
-    """The process's command line; empty when it is gone."""
+    """The command line of a process; empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -253,7 +253,7 @@ def command_line(pid: int) -> bytes:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
+    """Whether the process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -261,7 +261,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until_gone(pids: Iterable[int], seconds: float = 15) -> None:
-    """Fails when a process is still there after `seconds`."""
+    """Fails if a process still exists after `seconds`."""
     deadline = time.monotonic() + seconds
     left = list(pids)
     while left := [pid for pid in left if is_running(pid)]:

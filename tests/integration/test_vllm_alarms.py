@@ -1,4 +1,4 @@
-"""Alarms of a real server with a worker process: none while it works or idles, one when it stops, and its death."""
+"""Alerts of a real server with a worker process: under load, idle, stopped, and dying."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def cache_tokens(server: ServerProcess) -> int:
 
 
 def test_auto_runs_as_many_as_the_cache_holds(server: ServerProcess) -> None:
-    """Before any request a prompt is taken to have 256 tokens, and every answer the most that may be asked for."""
+    """Before any request, prompts count as 256 tokens and answers as the maximum."""
     fitting = cache_tokens(server) // (256 + 512)
     assert 2 <= fitting < SEQUENCES
     server.until(lambda: limits(server)[0] == fitting, 5, "the limit follows the engine")
@@ -81,9 +81,10 @@ def test_auto_runs_as_many_as_the_cache_holds(server: ServerProcess) -> None:
 
 
 def test_every_figure_is_what_the_clients_measured(server: ServerProcess) -> None:
-    """More clients than run at a time, so that the figures hold the wait in the line.
+    """More clients than the server runs at a time, so that the figures include the queue.
 
-    The first token is a word: one without a text, such as the end that these requests ignore, no client would see.
+    The first token is a word: a client would not see a token without text, such as the end token
+    that these requests ignore.
     """
     request = Request(PATH, STREAM | {"prompt": "请分类：苹果发布新款iPhone\n类别：", "temperature": 0})
     before = server.metrics()
@@ -108,11 +109,11 @@ def test_every_figure_is_what_the_clients_measured(server: ServerProcess) -> Non
     assert after["uptime"]["seconds"] - before["uptime"]["seconds"] == pytest.approx(passed, rel=0.05, abs=0.2)
     assert requests["requests_per_second"] == pytest.approx(72 / after["uptime"]["seconds"], rel=0.05)
     moved = zip(after["latency_histogram"].values(), histogram(answers), strict=True)
-    assert sum(abs(own - seen) for own, seen in moved) <= 6  # some lie close to an edge
+    assert sum(abs(own - seen) for own, seen in moved) <= 6  # some are close to an edge
 
 
 def test_auto_runs_no_more_than_the_scheduler_takes(server: ServerProcess) -> None:
-    """The prompts so far were short, which leaves the cache room for more than that."""
+    """The prompts so far were short, so that the cache has room for more."""
     prompt = server.metrics()["tokens"]["total_input"] // 72
     assert cache_tokens(server) // (prompt + 512) >= SEQUENCES
     server.until(lambda: limits(server)[0] == SEQUENCES, 5, "the limit follows the prompts")
@@ -120,13 +121,14 @@ def test_auto_runs_no_more_than_the_scheduler_takes(server: ServerProcess) -> No
 
 
 def test_full_load_raises_no_alarm(server: ServerProcess) -> None:
-    """`make soak MINUTES=30` makes it last."""
+    """`make soak MINUTES=30` extends it."""
     load = [Request(PATH, STREAM), Request(PATH, LONG | {"max_tokens": 200}), Request(PATH, STREAM | {"n": 2})]
     plan = Plan(server.port, load, connections=SEQUENCES + 8, seconds=SOAK_SECONDS, pause=0.01)
     with MetricsSampler(server) as sampler, Load(plan) as clients:
         answers = clients.answers(SOAK_SECONDS + 60)
         sampler.check()
-    # Requests of two choices may leave too few places for all clients: then one is refused, which is no failure.
+    # Requests with two choices may leave too few slots for all clients. A refusal is then no
+    # failure.
     seen = {(answer.status, answer.error, answer.complete) for answer in answers}
     assert (200, "", True) in seen
     assert seen <= {(200, "", True), (503, "", True)}
@@ -140,7 +142,7 @@ def test_steps_of_nearly_the_threshold_raise_no_alarm(server: ServerProcess) -> 
         for pid in (server.worker(), server.engine_core(), server.worker()):
             server.until_requests(4, 0)
             with stopped(pid):
-                time.sleep(0.8 * HANG_SECONDS)  # the length of the step, and not a wait for anything
+                time.sleep(0.8 * HANG_SECONDS)  # the duration of the step
         answers = clients.answers()
         sampler.check()
     assert {(answer.status, answer.complete) for answer in answers} == {(200, True)}
@@ -149,7 +151,7 @@ def test_steps_of_nearly_the_threshold_raise_no_alarm(server: ServerProcess) -> 
 def test_a_quiet_time_raises_no_alarm_and_a_probe_each_minute(
     server: ServerProcess, long_context: ServerProcess
 ) -> None:
-    """`make soak IDLE_MINUTES=60` makes it last. The other server starts meanwhile, and takes the cores."""
+    """`make soak IDLE_MINUTES=60` extends it. The other server starts meanwhile."""
     servers = (server, long_context)
     begun = time.monotonic()
     lines = [len(one.lines) for one in servers]
@@ -205,7 +207,7 @@ def test_a_stopped_process_is_told_in_time_and_recovers(server: ServerProcess, p
 
 
 def test_a_killed_worker_ends_the_server_with_the_cause(server: ServerProcess) -> None:
-    """The last test of this server: it ends here."""
+    """The last test of this server, because it ends."""
     children = server.children()
     cause = re.compile("the engine died: VllmWorker-0 (was killed by SIGKILL|ended unexpectedly), perhaps")
     running = limits(server)[0]
@@ -221,14 +223,14 @@ def test_a_killed_worker_ends_the_server_with_the_cause(server: ServerProcess) -
         assert cause.match(json.loads(streamed.result()[-1])["error"]["message"])
     assert server.exit_code() == 70
     print(f"ended {time.monotonic() - begun:.1f} s after its worker was killed")
-    assert time.monotonic() - begun < 2 + 4  # a busy machine has its share
+    assert time.monotonic() - begun < 2 + 4  # a busy machine takes longer
     assert cause.search(server.last_message())
     assert cause.match(server.termination_log.read_text())
     wait_until_gone(children)
 
 
 def test_an_engine_out_of_memory_is_told_and_counted(long_context: ServerProcess) -> None:
-    """The last test of this server: torch's allocator fails for real, in a prompt whose logprobs are asked for."""
+    """The last test of this server: a prompt with logprobs makes torch's allocator fail."""
     server = long_context
     computing = server.worker()
     room = 8 << 20

@@ -1,4 +1,4 @@
-"""How real servers end: models that cannot be loaded, an engine that is killed, a server that is killed."""
+"""How real servers end: models that cannot be loaded, killed engines, a killed server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from tests.integration import builtin_model
 from tests.integration.server_process import START_SECONDS, ServerProcess, command_line, wait_until_gone
 
-# A fast machine makes 512 tokens, the usual limit, within a second.
+# A fast machine generates 512 tokens, the default limit, within a second.
 LONG = {"prompt": "x", "max_tokens": 4000, "ignore_eos": True}
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 @dataclass
 class Loading:
-    """Servers that never get ready, started side by side because each takes its time to find out."""
+    """Servers that never become ready. They start in parallel because each fails late."""
 
     unknown_architecture: ServerProcess
     damaged_weights: ServerProcess
@@ -81,7 +81,7 @@ def test_the_engine_dies_with_a_server_that_is_killed(loading: Loading) -> None:
     children = wait_for_the_engines_processes(server)
     server.process.kill()
     server.process.wait(10)
-    # A process that has just been started notices once it has loaded enough.
+    # A new process notices only after its imports.
     wait_until_gone(children, 90)
 
 
@@ -101,7 +101,7 @@ def test_damaged_weights_exit_78_with_the_workers_own_words(loading: Loading) ->
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, ServerProcess]]:
-    """Two servers that get ready side by side, and each come to an end of their own."""
+    """Two servers that start in parallel; each ends in its own test."""
     folders = tmp_path_factory.mktemp("core-killed"), tmp_path_factory.mktemp("core-stopped")
     flag = f"--max-tokens-limit={LONG['max_tokens']}"
     servers = ServerProcess(folders[0], flag), ServerProcess(folders[1], flag, EngineUnresponsive=3.0)
@@ -125,7 +125,7 @@ def test_a_killed_engine_core_ends_the_server_with_the_cause(pair: tuple[ServerP
         assert "SIGKILL" in json.loads(streamed.result()[-1])["error"]["message"]
     assert server.exit_code() == 70
     print(f"ended {time.monotonic() - begun:.1f} s after its engine core was killed")
-    assert time.monotonic() - begun < 2 + 4  # a busy machine has its share
+    assert time.monotonic() - begun < 2 + 4  # a busy machine takes longer
     assert "EngineCore was killed by SIGKILL" in server.last_message()
     assert "EngineCore was killed by SIGKILL" in server.termination_log.read_text()
     wait_until_gone(children)

@@ -1,4 +1,4 @@
-"""The further APIs on one real server: by their makers' SDKs, in numbers that agree, and with bad input refused."""
+"""The other APIs on one real server: official SDKs, consistent numbers, and bad input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 TALK: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
 TOO_LONG = "央行宣布降息" * 3000
 CONTEXT = 512
-EXACT = {"temperature": 0}  # this SDK has no parameter of that name
+EXACT = {"temperature": 0}  # the SDK has no parameter of that name
 
 
 server = real_server(f"--max-model-len={CONTEXT}", engine=["--max-num-seqs=32"])
@@ -179,7 +179,7 @@ def test_bad_input_is_refused_by_name(http: httpx.Client, path: str, body: dict[
 
 
 def test_a_flood_of_wrong_items_is_refused_at_once(http: httpx.Client) -> None:
-    # vLLM's own model takes half a minute to list what is wrong with these.
+    # vLLM's own model takes half a minute to list all errors.
     began = time.monotonic()
     response = http.post("/v1/responses", json={"input": [{"type": "unheard_of"}] * 4096})
     assert response.status_code == 400

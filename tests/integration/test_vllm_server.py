@@ -1,4 +1,4 @@
-"""One real server from its start to its drain: answers, numbers, faults that it survives, and a lossless end."""
+"""One real server from start to drain: answers, numbers, engine hangs, and a lossless shutdown."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_streamed_completion_says_the_same(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_fast_path_answers_as_vllms_own_code_does(http: httpx.Client, stream: bool) -> None:
-    """Asking for logprobs takes the reference path; everything else must be the same."""
+    """Requests with logprobs take the reference path; everything else must be the same."""
     fast, reference = CHAT | EXACT, CHAT | EXACT | {"logprobs": True}
     if not stream:
         answers = [http.post("/v1/chat/completions", json=body).json() for body in (fast, reference)]
@@ -244,7 +244,7 @@ def test_the_numbers_are_those_that_the_client_sees(server: ServerProcess, http:
     assert after["requests"]["successful"] - before["requests"]["successful"] == 7
     produced = sum(usage["completion_tokens"] for usage in usages) + 60
     assert after["tokens"]["total_output"] - before["tokens"]["total_output"] == produced
-    # The engine's own probe of an idle minute may add a token.
+    # The probe of an idle minute may add a token.
     assert 0 <= server.engine_metric("vllm:generation_tokens_total") - engine_before - produced <= 2
     assert after["latency"]["min"] <= min(latencies)
     assert 0 < after["slo"]["ttft"]["p50"] < max(*latencies, first)
@@ -317,7 +317,7 @@ def test_an_idle_stopped_engine_is_told_too(server: ServerProcess) -> None:
 
 
 def test_sigterm_under_load_loses_nothing_that_was_accepted(server: ServerProcess) -> None:
-    """The last test of this server: it ends here."""
+    """The last test of this server, because it ends."""
     children, seen = server.children(), len(server.lines)
     codes: list[int] = []
     answered: list[float] = []
@@ -336,7 +336,7 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(server: ServerProces
                 refused.append(time.monotonic())
                 return
             except httpx.TransportError:
-                return  # the process is gone; what it had accepted is counted below, by its own log
+                return  # the process is gone; the check below counts accepted requests in its log
             codes.append(response.status_code)
             if response.status_code == 200:
                 answered.append(time.monotonic())
@@ -355,7 +355,7 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(server: ServerProces
         for running in loads:
             running.result(30)
     assert code == 0
-    # Every connection is taken until the last accepted request is answered, which takes its time.
+    # Connections are accepted until the last accepted request is answered.
     assert max(answered) > told
     assert not refused or min(refused) > max(answered) - 0.2
     assert set(codes) == {200, 503}

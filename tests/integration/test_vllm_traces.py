@@ -1,4 +1,4 @@
-"""Traces of a real server with a real vLLM, received as a collector receives them."""
+"""Traces of a real server on a real vLLM, received by an OTLP collector."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHAT = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 12}
 
 
 class Collector:
-    """OTLP over HTTP on loopback; `spans` holds (service name, span) of everything that was sent."""
+    """OTLP over HTTP on loopback; `spans` contains (service name, span) of all received spans."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Any]] = []
@@ -39,7 +39,7 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Quiet."""
+                """Logs nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
@@ -52,7 +52,7 @@ class Collector:
                 self.spans.extend((names[0], span) for span in scope.spans)
 
     def of_trace(self, trace_id: str) -> dict[str, Any]:
-        """The spans of a trace by their names."""
+        """The spans of a trace by name."""
         return {span.name: span for _, span in self.spans if span.trace_id.hex() == trace_id}
 
 
@@ -75,7 +75,8 @@ def test_spans_reach_the_collector_from_the_request_to_the_engine(collector: Col
                 assert request.parent_span_id.hex() == "00f067aa0ba902b7"
                 assert spans["queue"].parent_span_id == request.span_id
                 assert engine.parent_span_id == request.span_id
-                # Both begin with the arrival over HTTP, up to what two readings of a clock differ by.
+                # Both start with the request's arrival; the tolerance covers two readings of the
+                # clock.
                 assert abs(request.start_time_unix_nano - engine.start_time_unix_nano) < 10_000_000
                 collector.spans = [pair for pair in collector.spans if pair[1].trace_id.hex() != TRACE_ID]
             assert {service for service, _ in collector.spans} <= {"qwen-server"}

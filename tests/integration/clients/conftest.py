@@ -1,4 +1,4 @@
-"""One server for all tests of this folder: real vLLM, default limits, a model with tools and thoughts."""
+"""One server for all tests of this folder: default limits, a model with tools and thinking."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def tokenizer(model_folder: Path) -> Tokenizer:
 
 @pytest.fixture
 def no_blanks(tokenizer: Tokenizer) -> dict[str, int]:
-    """A bias that keeps a model which cannot write JSON from filling its answer with spaces."""
+    """A bias against blanks: a model that cannot write JSON would fill its answer with them."""
     return {str(tokenizer.encode(blank).ids[0]): -100 for blank in (" ", "\n", "\t", "\r")}

@@ -1,4 +1,4 @@
-"""The openai package for JavaScript, unchanged, against real vLLM: `tests/integration/js/client.test.mjs`."""
+"""The openai package for JavaScript on real vLLM: runs `tests/integration/js/client.test.mjs`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The openai package for Python, unchanged, against real vLLM: its two forms and what applications ask them for."""
+"""The openai package for Python on real vLLM: both clients, and common uses of applications."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
 PROMPT = "请分类：苹果发布新款iPhone\n类别："
-# The model's configuration makes answers certain; these are as random as OpenAI's.
+# The model's configuration makes answers deterministic; these are random as in OpenAI's API.
 RANDOM: dict[str, Any] = {"top_k": -1}
 
 

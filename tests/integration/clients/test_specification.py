@@ -1,4 +1,4 @@
-"""Every example of the API specification, run as it stands, and its answers compared field by field."""
+"""Every example of the API specification, run word for word and compared field by field."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 HOST = "http://10.9.3.131:8000"  # of the specification
 CATEGORIES = "财经|房产|股票|教育|科技|社会|时政|体育|游戏|娱乐"
-# Values of the examples that hold for every server, and the form of those that do not.
+# Fields whose values hold for every server, and patterns for those that differ.
 EQUAL = {
     "chat": ("object", "model", "choices.0.index", "choices.0.message.role", "choices.0.finish_reason"),
     "completion": ("object", "model", "choices.0.text", "choices.0.index", "choices.0.finish_reason"),
@@ -40,7 +40,7 @@ FORMS = {
 
 
 def bash(server: ServerProcess, command: str) -> str:
-    """What a command of the specification prints, with the server for its host."""
+    """Runs a command of the specification against the server. Returns its output."""
     script = command.replace(HOST, server.url)
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, env=plain())
     assert done.returncode == 0, done.stderr
@@ -52,7 +52,7 @@ def plain() -> dict[str, str]:
 
 
 def differences(example: Any, actual: Any, place: str = "") -> list[str]:
-    """Where `actual` has other fields or types than `example`; fields that are null may come on top."""
+    """Where fields or types of `actual` differ from `example`; extra fields may be null."""
     if type(example) is not type(actual):
         return [f"{place}: {type(actual).__name__} {actual!r}, not {type(example).__name__}"]
     if isinstance(example, dict):
@@ -77,7 +77,7 @@ def at(value: Any, path: str) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def three_requests(http: httpx.Client) -> None:
-    """So that no percentile is empty, as in the example."""
+    """Three requests, so that no percentile is empty, as in the example."""
     for _ in range(3):
         body = {"messages": [{"role": "user", "content": "请分类：苹果发布新款iPhone"}]}
         assert http.post("/v1/chat/completions", json=body).status_code == 200
@@ -114,7 +114,7 @@ def test_a_command_is_answered_as_shown(server: ServerProcess, name: str, comman
 
 @pytest.mark.parametrize("path", ["/stats", "/metrics"])
 def test_the_other_paths_of_the_overview_tell_the_same(server: ServerProcess, http: httpx.Client, path: str) -> None:
-    """As `curl` asks for it: with an Accept of anything."""
+    """curl accepts any media type."""
     answer = json.loads(bash(server, f"curl {HOST}{path}"))
     assert differences(json.loads(spec.METRICS_ANSWER), answer) == []
     assert http.get(path).json().keys() == answer.keys()
@@ -158,7 +158,7 @@ def test_the_python_example_prints_what_it_should(server: ServerProcess) -> None
 
 
 async def test_a_full_queue_is_refused_as_shown(server: ServerProcess) -> None:
-    """Twenty at once, of which three run and ten wait."""
+    """Twenty requests at once: three run and ten wait."""
     long = {"prompt": "请分类：", "max_tokens": 512, "ignore_eos": True, "stream": True}
     refused: list[httpx.Response] = []
     async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as client:
@@ -169,7 +169,7 @@ async def test_a_full_queue_is_refused_as_shown(server: ServerProcess) -> None:
         for task in open_ones:
             task.cancel()
         await asyncio.gather(*open_ones, return_exceptions=True)
-    server.until_requests(0, 0)  # so that the next test finds room
+    server.until_requests(0, 0)  # so that the next test has room
     for response in refused:
         assert response.status_code == 503
         assert response.json() == json.loads(spec.QUEUE_FULL_ANSWER)

@@ -1,4 +1,4 @@
-"""The built-in model with a chat template and tokens for tools and thoughts, as Qwen3 has them."""
+"""The built-in model with Qwen3's chat template and tokens for tools and thinking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 # A request without a top_k of its own gets the most likely tokens.
 _TOP_K = 1
 
-# Without tools and thoughts it writes what the built-in template writes, so that the model answers as ever.
+# Without tools and thinking it renders what the built-in template renders, so that the model gives
+# its usual answers.
 _TEMPLATE = """\
 {%- if tools %}
 {{- '<|im_start|>system\\n# Tools\\n\\n<tools>' }}
@@ -40,7 +41,7 @@ _TEMPLATE = """\
 
 
 def build(folder: Path) -> Path:
-    """Writes the model into `folder`, which must not exist; returns it."""
+    """Writes the model to `folder`, which must not exist. Returns the folder."""
     builtin_model.copy(folder)
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +53,7 @@ def build(folder: Path) -> Path:
 
 
 def _rename_the_last_tokens(tokenizer: dict[str, Any]) -> None:
-    """Gives the vocabulary's last, rarest tokens to `_TOKENS`: the weights keep their shape."""
+    """Gives the ids of the rarest tokens to `_TOKENS`, so that the weights keep their shape."""
     model = tokenizer["model"]
     vocabulary: dict[str, int] = model["vocab"]
     rarest = sorted(vocabulary, key=vocabulary.__getitem__)[-len(_TOKENS) :]

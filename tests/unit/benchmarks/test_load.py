@@ -1,4 +1,4 @@
-"""The load generator against a small server of chosen answers."""
+"""The load generator against a small server with predefined answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def chunked(data: bytes) -> bytes:
 
 
 async def stream(writer: asyncio.StreamWriter) -> None:
-    """A role, a pause, two tokens cut in the middle of the text, and the usage."""
+    """A role, a pause, two tokens split in the middle of the text, and the usage."""
     writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(EVENT % b""))
     await asyncio.sleep(0.1)
     event = chunked(EVENT % b"a" + EVENT % b"b")
@@ -117,7 +117,7 @@ async def test_a_connection_that_ends_early_is_no_answer() -> None:
 
 
 async def test_a_connection_that_the_server_ends_is_not_used_again() -> None:
-    """It takes no other request, although the end itself comes a little later."""
+    """The connection gets no other request, although it closes slightly later."""
 
     async def last(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 23\r\n\r\n" + b'"completion_tokens":7, ')

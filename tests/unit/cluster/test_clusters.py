@@ -1,4 +1,4 @@
-"""kind and other people's clusters, with programs that only write down how they were called."""
+"""kind and the current context, with fake programs that record their command lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ esac
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """docker, kind and kubectl that succeed; Helm is there; the checkout's .cluster is elsewhere."""
+    """Working docker, kind and kubectl; Helm is installed; .cluster is in a temporary folder."""
     record = tmp_path / "calls"
     programs = tmp_path / "programs"
     programs.mkdir()

@@ -41,7 +41,7 @@ def test_an_alert_keeps_its_beginning_while_it_fires() -> None:
 def test_an_alert_fires_exactly_while_its_condition_has_held_without_a_break(
     pattern: list[tuple[int, bool]], for_seconds: int
 ) -> None:
-    """So one that flaps faster than its time never fires, however often it is high."""
+    """An alert that flaps faster than its `for` never fires, however often the value is high."""
     rule = replace(RULE, for_seconds=for_seconds)
     state, now = NOTHING, 0
     high_since: int | None = None

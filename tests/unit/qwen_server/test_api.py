@@ -1,4 +1,4 @@
-"""Every path of the specification, as its clients see it, answered by the real application over HTTP."""
+"""Every path of the specification, answered by the real application over HTTP."""
 
 import asyncio
 import re

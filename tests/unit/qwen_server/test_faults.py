@@ -1,4 +1,4 @@
-"""Starting, draining, hanging, failing and dying: what clients and probes are told."""
+"""Start, drain, hang, failure and death: what clients and probes get."""
 
 import asyncio
 import json
@@ -146,7 +146,7 @@ async def test_a_loop_that_was_held_up_does_not_blame_the_engine(
     async def beat() -> None:
         while True:
             await asyncio.sleep(0.01)
-            for _ in range(5):  # news of the engine take a few turns of the loop: socket, task, counters
+            for _ in range(5):  # engine events take a few turns of the loop: socket, task, counters
                 await asyncio.sleep(0)
             beats.append(time.monotonic())
 

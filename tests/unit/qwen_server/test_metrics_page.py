@@ -1,4 +1,4 @@
-"""The metrics as JSON and as Prometheus text, and which of them a client is given."""
+"""The metrics as JSON and as Prometheus text, and which one a client gets."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""The openai SDK, unchanged, against the server: both its forms, streamed and not."""
+"""The unchanged openai SDK against the server: both clients, streamed and not."""
 
 import asyncio
 import time

@@ -88,7 +88,7 @@ def test_the_error_event_has_openais_shape_whatever_the_error_was() -> None:
 
 
 class Reader:
-    """A client that takes nothing in until `reads` is set, but for the response's head."""
+    """A client that reads only the head of the response until `reads` is set."""
 
     def __init__(self) -> None:
         self.reads = asyncio.Event()
