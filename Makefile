@@ -71,9 +71,9 @@ format: venv ## let ruff format and mend what it can
 
 .PHONY: manifests
 manifests: venv ## write the CRD, docs/reference.md, docs/openapi.json, the chart's copies and manifests/install.yaml
-	@$(RUN) $(VENV)/python -m qwen_operator.crd
+	@$(RUN) $(VENV)/python operator/tools/generate_crd.py
 	@$(RUN) $(VENV)/python -m charts.generate
-	@$(RUN) $(VENV)/python -m qwen_server.api.openapi
+	@$(RUN) $(VENV)/python server/tools/generate_openapi.py
 
 .PHONY: deps
 deps: ## install and build everything that tests and cluster need

@@ -31,8 +31,8 @@ from typing import Any
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import (
     Delta,
-    EngineDeadError,
     EngineError,
+    EngineGoneError,
     EngineInfo,
     FinishReason,
     InvalidRequestError,
@@ -259,7 +259,7 @@ class ScriptedEngine:
         else:
             await asyncio.sleep(0)
         if self.cause is not None:
-            raise EngineDeadError("the engine died")
+            raise EngineGoneError("the engine died")
 
     async def _pass(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

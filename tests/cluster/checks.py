@@ -40,9 +40,9 @@ def lint() -> None:
         "ruff format": ("ruff", "format", "--check", "--quiet", "."),
         "mypy": ("mypy",),
         "import contracts": ("lint-imports", "--no-logo"),
-        "CRD and reference are current": (python, "-m", "qwen_operator.crd", "--check"),
+        "CRD and reference are current": (python, "operator/tools/generate_crd.py", "--check"),
         "chart's files and install.yaml are current": (python, "-m", "charts.generate", "--check"),
-        "docs/openapi.json is current": (python, "-m", "qwen_server.api.openapi", "--check"),
+        "docs/openapi.json is current": (python, "server/tools/generate_openapi.py", "--check"),
         "helm lint": ("helm", "lint", "--quiet", "--strict", "charts/qwen-operator"),
     }
     outcomes = [_checked(name, lambda command=command: _quiet(command)) for name, command in commands.items()]  # type: ignore[misc]

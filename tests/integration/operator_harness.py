@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from qwen_operator.api.names import READINESS_GATE
 from qwen_operator.controller import Controller
-from qwen_operator.handlers import Watcher
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import Health
-from qwen_operator.names import READINESS_GATE
+from qwen_operator.handlers import KopfThread
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.process.health import Health
+from qwen_operator.process.settings import read_settings
 from qwen_operator.remediation.poll import Poller
-from qwen_operator.settings import read_settings
 from tests.integration.control_plane import ControlPlane, wait_until
 
 Object = dict[str, Any]
@@ -275,10 +275,10 @@ class OperatorThread:
         env = {**IMAGES, "QWEN_OPERATOR_WATCH_NAMESPACES": self._namespace, "QWEN_OPERATOR_POD_NAME": "test"}
         settings = read_settings(["--namespace", "qwen-system"], env)
         try:
-            kube = await Kube.connect(str(self._kubeconfig))
+            kube = await KubeClient.connect(str(self._kubeconfig))
             controller = self.controller = Controller(kube, settings, Health(), Poller(self._url_of))
             work = asyncio.create_task(controller.run())
-            watcher = Watcher(
+            watcher = KopfThread(
                 controller.service_seen, controller.service_gone, self._stop.set, settings.watch_namespaces
             )
             ready = asyncio.create_task(controller.ready.wait())

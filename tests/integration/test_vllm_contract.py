@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from qwen_server.config.command_line import load_settings
 from qwen_server.config.settings import ConfigurationError, Settings
-from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
+from qwen_server.engine.base import EngineError, EngineGoneError, InvalidRequestError
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
 
@@ -112,7 +112,7 @@ def test_anthropics_thoughts_become_the_templates_switch() -> None:
 
 
 def test_a_failure_inside_a_streamed_message_keeps_its_cause() -> None:
-    from qwen_server.engine.vllm.client import Call, current_call
+    from qwen_server.engine.vllm.client import ObservedRequest, current_request
     from qwen_server.engine.vllm.messages_api import _events, _noting_errors, _Serving
     from qwen_server.engine.vllm.serving_objects import RefusedError
 
@@ -124,7 +124,7 @@ def test_a_failure_inside_a_streamed_message_keeps_its_cause() -> None:
             yield f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
 
     async def relay() -> str:
-        current_call.set(Call(0.0, lambda _: None))
+        current_request.set(ObservedRequest(0.0, lambda _: None))
         events = _events(_Serving.message_stream_converter(None, _noting_errors(chat())))
         first = await anext(events)
         with pytest.raises(RefusedError, match="CUDA out of memory"):
@@ -298,11 +298,10 @@ def test_a_body_that_vllm_cannot_read_names_the_field() -> None:
 
 def test_the_engines_failures_are_engine_errors() -> None:
     from vllm.exceptions import GenerationError
-    from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
-    from vllm.v1.engine.exceptions import EngineGenerateError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-    dead = raised(VllmEngineDeadError())
-    assert isinstance(dead, EngineDeadError)
+    dead = raised(EngineDeadError())
+    assert isinstance(dead, EngineGoneError)
     assert str(dead) == "it was killed"
     failed = EngineGenerateError()
     failed.__cause__ = RuntimeError("CUDA out of memory")
@@ -310,7 +309,7 @@ def test_the_engines_failures_are_engine_errors() -> None:
     for error in (GenerationError("bad logits"), RuntimeError("unexpected")):
         found = raised(error)
         assert isinstance(found, EngineError)
-        assert not isinstance(found, EngineDeadError)
+        assert not isinstance(found, EngineGoneError)
 
 
 def flags_of(parser: Any) -> set[str]:

@@ -7,20 +7,21 @@ import logging
 import time
 from typing import Any, Final
 
-from qwen_operator.apierrors import KubeError
-from qwen_operator.cluster import Cluster
-from qwen_operator.conditions import Suspension
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES, Health
+from qwen_operator.api.objects import Key, Object, key_of
+from qwen_operator.kube.cache import ClusterCache
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.events import Recorder
+from qwen_operator.kube.workqueue import WorkQueue
+from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES
+from qwen_operator.process.settings import Settings
 from qwen_operator.reconcile import Reconciler
 from qwen_operator.remediation.gates import GateKeeper
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.settings import Settings
-from qwen_operator.watch import Key, Object, key_of
-from qwen_operator.workqueue import WorkQueue
+from qwen_operator.status.conditions import Suspension
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,14 @@ _BEAT: Final = "resync"
 class Controller:
     """The operator at work. `poller` is given by tests only."""
 
-    def __init__(self, kube: Kube, settings: Settings, health: Health, poller: Poller | None = None) -> None:
+    def __init__(self, kube: KubeClient, settings: Settings, health: Health, poller: Poller | None = None) -> None:
         self._kube = kube
         self._settings = settings
         self._health = health
         self._poller = poller or Poller()
         self._recorder = Recorder(kube, settings.pod_name)
         self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, self._failed)
-        self.cluster = Cluster(
+        self.cluster = ClusterCache(
             kube,
             settings.watch_namespaces,
             on_child=self._queue.add,

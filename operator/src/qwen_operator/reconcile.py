@@ -9,17 +9,13 @@ from typing import Any, Final
 
 from qwen_operator import __version__
 from qwen_operator.api import InvalidSpecError, QwenService, ServiceStatus
-from qwen_operator.apierrors import ConflictError, InvalidError, KubeError, NamespaceEndingError, NotFoundError
-from qwen_operator.builders.common import stable_hash
-from qwen_operator.cluster import Cluster
-from qwen_operator.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
-from qwen_operator.diagnosis import TRANSIENT
-from qwen_operator.events import EventType, Recorder, Subject
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import WRITES
-from qwen_operator.names import CONFIG_HASH_ANNOTATION
-from qwen_operator.plan import ClusterFacts, Plan, PlanWarning, Reference, plan
-from qwen_operator.resources import (
+from qwen_operator.api.names import CONFIG_HASH_ANNOTATION
+from qwen_operator.api.objects import Key, Object, is_owned_by
+from qwen_operator.kube.cache import ClusterCache
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import ConflictError, InvalidError, KubeError, NamespaceEndingError, NotFoundError
+from qwen_operator.kube.events import EventType, Recorder, Subject
+from qwen_operator.kube.resources import (
     CLAIMS,
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -32,12 +28,15 @@ from qwen_operator.resources import (
     resource_for,
     resource_of,
 )
-from qwen_operator.settings import Settings
-from qwen_operator.watch import Key
+from qwen_operator.planning.builders.common import stable_hash
+from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, Reference, plan
+from qwen_operator.process.operator_metrics import WRITES
+from qwen_operator.process.settings import Settings
+from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
+from qwen_operator.status.diagnosis import TRANSIENT
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
 _GOOD_WHEN_FALSE: Final = ("Degraded", "RemediationSuspended")
 _TAKES_TIME: Final = {*TRANSIENT, "MinimumReplicasUnavailable"}
 
@@ -47,11 +46,6 @@ def fingerprint(obj: Mapping[str, Any]) -> str:
     ignored = ("resourceVersion", "managedFields", "generation", "creationTimestamp", "uid", "selfLink")
     metadata = {key: value for key, value in obj["metadata"].items() if key not in ignored}
     return stable_hash({**{key: obj[key] for key in obj if key not in ("status", "metadata")}, "metadata": metadata})
-
-
-def owned(obj: Mapping[str, Any], uid: str) -> bool:
-    """Whether an object has this owner."""
-    return any(owner.get("uid") == uid for owner in obj["metadata"].get("ownerReferences") or ())
 
 
 def status_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
@@ -88,8 +82,8 @@ class Reconciler:
 
     def __init__(
         self,
-        kube: Kube,
-        cluster: Cluster,
+        kube: KubeClient,
+        cluster: ClusterCache,
         recorder: Recorder,
         settings: Settings,
         *,
@@ -247,7 +241,7 @@ class Reconciler:
             except NotFoundError:
                 return True
         # a claim that is kept has no owner: the label tells
-        return owned(live, service.uid) or (
+        return is_owned_by(live, service.uid) or (
             "ownerReferences" not in metadata
             and metadata["labels"].items() <= (live["metadata"].get("labels") or {}).items()
         )
@@ -271,7 +265,7 @@ class Reconciler:
         for reference in references:
             resource = resource_of(reference.api_version, reference.kind)
             live = self._cluster.child(resource, service.namespace, reference.name)
-            if live is None or not owned(live, service.uid):
+            if live is None or not is_owned_by(live, service.uid):
                 continue
             try:
                 await self._kube.delete(resource, reference.name, service.namespace, uid=live["metadata"]["uid"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qwen_operator.diagnosis import FAILURES, TRANSIENT
+from qwen_operator.status.diagnosis import FAILURES, TRANSIENT
 
 from .conftest import ROOT
 from .test_crd_and_notes import objections
@@ -53,8 +53,8 @@ def test_examples_can_be_read(page: Path) -> None:
 
 
 def test_every_reason_of_a_condition_is_explained() -> None:
-    modules = ("conditions.py", "plan.py", "remediation/restarts.py", "remediation/decide.py")
-    source = "".join((OPERATOR / name).read_text(encoding="utf-8") for name in modules)
+    modules = [module for room in ("planning", "status", "remediation") for module in (OPERATOR / room).rglob("*.py")]
+    source = "".join(module.read_text(encoding="utf-8") for module in modules)
     judged = set(re.findall(r'_Verdict\(\s*"\w+",\s*(?:True|False),\s*"(\w+)"', source))
     warned = set(re.findall(r'(?:PlanWarning|Suspension)\(\s*"(\w+)"', source))
     assert {"Serving", "RolloutStalled"} <= judged

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from charts.dashboard import dashboard
 
-from qwen_operator.catalogue import NAMES
-from qwen_operator.metrics import REGISTRY
+from qwen_operator.api.catalogue import NAMES
+from qwen_operator.process.operator_metrics import REGISTRY
 
 from .conftest import ROOT, Rendered, render
 

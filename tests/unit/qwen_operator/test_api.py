@@ -21,7 +21,7 @@ from qwen_operator.api import (
 )
 from qwen_operator.api.alerting import AlertName
 from qwen_operator.api.base import DURATION_PATTERN
-from qwen_operator.catalogue import NAMES
+from qwen_operator.api.catalogue import NAMES
 from tests.unit.qwen_operator.objects import NOW, gpu_service, load, service, service_object
 
 

@@ -41,14 +41,14 @@ async def test_without_a_key_nothing_but_health_answers(served: Served) -> None:
 
 
 async def test_a_missing_or_wrong_key_is_a_401_in_openais_shape(served: Served) -> None:
-    before = served.service.telemetry.counters.outcomes["rejected"]
+    before = served.service.figures.counters.outcomes["rejected"]
     for headers in ({}, {"authorization": "Bearer key-3"}, {"authorization": "Bearer key-1 key-2"}, {"x-api-key": ""}):
         response = await served.client.post("/v1/completions", json={"prompt": "x"}, headers=headers)
         error = error_of(response, 401)
         assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key")
         assert response.headers["www-authenticate"] == "Bearer"
         assert response.headers["x-request-id"]
-    assert served.service.telemetry.counters.outcomes["rejected"] == before + 4
+    assert served.service.figures.counters.outcomes["rejected"] == before + 4
 
 
 async def test_each_key_opens_every_door(served: Served) -> None:
@@ -103,7 +103,7 @@ async def test_each_key_has_its_own_rate() -> None:
         assert other.status_code == 200
         for _ in range(3):  # strangers use up nobody's allowance
             error_of(await served.client.post("/v1/completions", json={"prompt": "x"}), 401)
-        counters = served.service.telemetry.counters
+        counters = served.service.figures.counters
         assert (counters.outcomes["successful"], counters.outcomes["rejected"]) == (3, 4)
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from qwen_server.config.values import RateLimit
-from qwen_server.http.api_keys import ApiKeys, RateLimiter
+from qwen_server.http.api_keys import ApiKeys
 from qwen_server.http.error_bodies import HttpError
 from qwen_server.http.middleware import request_id_of
+from qwen_server.http.rate_limits import RateLimiter
 
 
 class Clock:

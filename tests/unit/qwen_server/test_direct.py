@@ -13,9 +13,9 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from qwen_server.api.streaming import Chunks
 from qwen_server.engine.base import Delta, Output
-from qwen_server.http.body import Receive
+from qwen_server.http.asgi import Receive
 from qwen_server.http.early_writes import DirectEvents, connection_of
-from qwen_server.observe.request_figures import Telemetry, Trace
+from qwen_server.observe.request_figures import RequestFigures, RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 
@@ -53,9 +53,9 @@ async def test_the_stream_is_whole_and_counted_as_ever() -> None:
         assert events[0]["choices"][0]["delta"]["role"] == "assistant"
         assert "role" not in events[1]["choices"][0]["delta"]
         assert (usage["usage"]["completion_tokens"], done) == (40, "[DONE]")
-        telemetry = served.service.telemetry
-        assert telemetry.counters.output_tokens == 40
-        assert sum(telemetry.inter_token.counts) == 39
+        figures = served.service.figures
+        assert figures.counters.output_tokens == 40
+        assert sum(figures.inter_token.counts) == 39
 
 
 @pytest.mark.parametrize("fields", [{"n": 2}, {"stream": False}])
@@ -98,7 +98,7 @@ async def test_a_client_that_goes_ends_the_work() -> None:
         await until(lambda: served.engine.tapped > 3)
         writer.transport.abort()
         await until(lambda: served.engine.aborted, 1.0)
-        await until(lambda: served.service.telemetry.counters.outcomes["aborted"] == 1)
+        await until(lambda: served.service.figures.counters.outcomes["aborted"] == 1)
         assert (await served.chat()).status_code == 200
         del reader
 
@@ -136,7 +136,7 @@ def direct_events(wire: Any, *, begun: bool = True) -> DirectEvents:
     chunks = Chunks("chat", "id", 5, "m")
     if begun:
         chunks.of(Output((Delta(0, "a", 1),), finished=False))
-    return DirectEvents(wire, chunks, Trace("id", 0.0), Telemetry(), lambda: 1.0)
+    return DirectEvents(wire, chunks, RequestRecord("id", 0.0), RequestFigures(), lambda: 1.0)
 
 
 def test_it_takes_nothing_that_must_wait() -> None:

@@ -169,7 +169,7 @@ async def test_everything_stands_in_the_same_line() -> None:
                 assert int(response.headers["retry-after"]) >= 1
             task.cancel()  # the client goes away
             await until(lambda: admission.running == 0, 1)
-        assert served.service.telemetry.counters.outcomes["aborted"] == len(PATHS)
+        assert served.service.figures.counters.outcomes["aborted"] == len(PATHS)
 
 
 @pytest.mark.parametrize("path", GENERATING)

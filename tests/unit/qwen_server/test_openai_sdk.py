@@ -92,7 +92,7 @@ async def test_the_sdk_comes_back_after_a_refusal() -> None:
         blocking = asyncio.create_task(served.chat('@{"first": 0.5}'))
         await until(lambda: served.service.admission.running == 1)
         assert (await client.completions.create(model=MODEL, prompt="x")).choices[0].text == "科技"
-        assert served.service.telemetry.counters.refusals["queue_full"] >= 1
+        assert served.service.figures.counters.refusals["queue_full"] >= 1
         assert (await blocking).status_code == 200
 
 

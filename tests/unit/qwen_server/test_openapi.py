@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import pytest_asyncio
 
-from qwen_server.api.openapi.__main__ import main
+from generate_openapi import main
 from qwen_server.api.openapi.document import document
 from qwen_server.app import ROUTERS
 from tests.unit.qwen_server.serving import Served, make_settings, serve

@@ -10,8 +10,9 @@ import pytest
 
 from qwen_server.api import streaming
 from qwen_server.api.generation import Generation
+from qwen_server.api.protocol import Protocol
 from qwen_server.engine.base import Output, Prepared, Tap
-from qwen_server.observe.request_figures import Trace
+from qwen_server.observe.request_figures import RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 SLOW = '@{"first": 30}'
@@ -78,7 +79,7 @@ async def test_who_waits_too_long_is_refused() -> None:
         assert response.json()["error"] == "服务繁忙，请稍后重试"
         assert "retry-after" in response.headers
         assert served.service.admission.waiting == 0
-        assert served.service.telemetry.counters.refusals == {"queue_timeout": 1}
+        assert served.service.figures.counters.refusals == {"queue_timeout": 1}
         await stop(tasks)
 
 
@@ -121,7 +122,7 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 ) -> None:
     monkeypatch.setattr("qwen_server.api.generation._TELL_SECONDS", 0.05)
     service = served.service
-    call = service.protocol.chat({"messages": [{"role": "user", "content": "你好"}], "stream": True})
+    call = Protocol(service.settings).chat({"messages": [{"role": "user", "content": "你好"}], "stream": True})
     sent: list[str] = []
 
     async def receive() -> dict[str, Any]:
@@ -135,7 +136,8 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 
     overdue = service.clock() - service.settings.request_timeout + 0.1
     async with asyncio.timeout(5):
-        await Generation(service, call, Trace("r", overdue))({}, receive, send)
+        ticket = service.admission.enter(call.weight)
+        await Generation(service, call, RequestRecord("r", overdue)).serve(ticket, receive, send)
     assert sent[0] == "http.response.start"
     assert (served.lifecycle.in_flight, service.admission.running) == (0, 0)
 
@@ -164,7 +166,7 @@ async def test_a_client_that_leaves_while_running_frees_slot_and_engine(served: 
     assert served.engine.aborted == 3
     requests = (await served.metrics())["requests"]
     assert (requests["total"], requests["failed"]) == (0, 0)
-    assert served.service.telemetry.counters.outcomes == {"aborted": 3}
+    assert served.service.figures.counters.outcomes == {"aborted": 3}
 
 
 async def test_a_client_that_leaves_in_the_middle_of_a_stream_frees_slot_and_engine(served: Served) -> None:

@@ -12,7 +12,7 @@ from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
 from qwen_server.observe import snapshots
 from qwen_server.observe.gpu import GpuReading
-from qwen_server.observe.request_figures import Trace
+from qwen_server.observe.request_figures import RequestRecord
 from tests.scripted_engine import ScriptedEngine
 from tests.unit.qwen_server.serving import make_settings
 
@@ -46,14 +46,14 @@ def after(requests: Sequence[tuple[float, float, int]]) -> tuple[Service, Clock]
     moment = datetime.fromisoformat("2025-12-24T21:11:59.226485")
     service = Service(make_settings(), ScriptedEngine(), lifecycle, gpu=gpu, clock=clock, wall=lambda: moment)
     for latency, ttft, tokens in requests:
-        trace = Trace("id", clock.now, prompt_tokens=9)
+        trace = RequestRecord("id", clock.now, prompt_tokens=9)
         ticket = service.admission.enter(1)
-        service.telemetry.accept()
+        service.figures.accept()
         for index in range(tokens):
-            service.telemetry.gain(trace, 1, trace.arrival + ttft + (latency - ttft) * index / (tokens - 1))
+            service.figures.gain(trace, 1, trace.arrival + ttft + (latency - ttft) * index / (tokens - 1))
         clock.now = trace.arrival + latency
         service.admission.leave(ticket)
-        service.telemetry.finish(trace, "successful")
+        service.figures.finish(trace, "successful")
     service.evaluate()
     return service, clock
 
@@ -61,7 +61,7 @@ def after(requests: Sequence[tuple[float, float, int]]) -> tuple[Service, Clock]
 def test_every_field_and_number_of_the_example_comes_out() -> None:
     service, clock = after(REQUESTS)
     clock.now = service.lifecycle.started_at + UPTIME
-    found = snapshots.metrics(service)
+    found = snapshots.metrics(service.observe())
     assert json.loads(json.dumps(found)) == EXPECTED
     assert list(found) == list(EXPECTED), "also in the example's order"
     for name in ("uptime", "requests", "tokens", "slo", "latency", "latency_histogram", "gpu", "errors"):
@@ -72,10 +72,10 @@ def test_every_field_and_number_of_the_example_comes_out() -> None:
 
 def test_requests_that_failed_or_go_on_count_in_the_total_and_in_no_percentile() -> None:
     service, clock = after([(number / 10, number / 20, 3) for number in range(1, 51)])
-    service.telemetry.accept()
-    service.telemetry.finish(Trace("id", clock.now), "failed", "engine_error")
-    service.telemetry.accept()
-    found = snapshots.metrics(service)
+    service.figures.accept()
+    service.figures.finish(RequestRecord("id", clock.now), "failed", "engine_error")
+    service.figures.accept()
+    found = snapshots.metrics(service.observe())
     requests, ttft, latency = found["requests"], found["slo"]["ttft"], found["latency"]
     assert (requests["total"], requests["successful"], requests["failed"]) == (52, 50, 1)
     assert (requests["success_rate_percent"], requests["error_rate_percent"]) == (98.0, 2.0)

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_server.api.streaming import KEEP_ALIVE, Chunks, Collector, EventStream, require_answer
+from qwen_server.control.refusals import Refusal
 from qwen_server.engine.base import Delta, EngineError, Output
-from qwen_server.http.error_bodies import engine_failure, stream_event, unavailable
+from qwen_server.http.error_bodies import engine_failure, refused, stream_event
 from tests.unit.qwen_server.serving import events_of, until
 
 
@@ -81,7 +82,7 @@ def test_ends_that_nobody_asked_for_are_errors(reason: Any) -> None:
 
 
 def test_the_error_event_has_openais_shape_whatever_the_error_was() -> None:
-    for error in (engine_failure("boom"), unavailable("timeout", "服务繁忙", 1, 2, 3)):
+    for error in (engine_failure("boom"), refused(Refusal("timeout", "服务繁忙", 1, 2, 3))):
         (event,) = events_of(stream_event(error).decode())
         assert set(event["error"]) == {"message", "type", "param", "code"}
         assert event["error"]["message"] == error.text

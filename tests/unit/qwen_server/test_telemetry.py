@@ -8,10 +8,10 @@ from qwen_server.observe.request_figures import (
     Distribution,
     Histogram,
     Outcome,
+    RequestFigures,
+    RequestRecord,
     Sample,
     Summary,
-    Telemetry,
-    Trace,
     percentile,
 )
 
@@ -27,25 +27,25 @@ class Clock:
         return self.now
 
 
-def answer(telemetry: Telemetry, clock: Clock, latency: float, ttft: float, tokens: int) -> Trace:
+def answer(figures: RequestFigures, clock: Clock, latency: float, ttft: float, tokens: int) -> RequestRecord:
     """Records one request that arrives now; the clock advances to its end."""
-    trace = Trace("id", arrival=clock.now, prompt_tokens=9)
-    telemetry.accept()
-    trace.granted = clock.now
+    record = RequestRecord("id", arrival=clock.now, prompt_tokens=9)
+    figures.accept()
+    record.granted = clock.now
     for index in range(tokens):
-        at = trace.arrival + ttft + (latency - ttft) * index / max(1, tokens - 1)
-        telemetry.gain(trace, 1, at)
-    clock.now = trace.arrival + latency
-    telemetry.finish(trace, "successful")
-    return trace
+        at = record.arrival + ttft + (latency - ttft) * index / max(1, tokens - 1)
+        figures.gain(record, 1, at)
+    clock.now = record.arrival + latency
+    figures.finish(record, "successful")
+    return record
 
 
 def test_the_specifications_example_numbers_come_out() -> None:
     clock = Clock()
-    telemetry = Telemetry(clock=clock)
+    figures = RequestFigures(clock=clock)
     for latency, ttft, tokens in EXAMPLE:
-        answer(telemetry, clock, latency, ttft, tokens)
-    summary = telemetry.summary()
+        answer(figures, clock, latency, ttft, tokens)
+    summary = figures.summary()
     ttft_, latency_ = summary.ttft, summary.latency
     assert [round(value or 0, 4) for value in (ttft_.mean, ttft_.p50, ttft_.p95, ttft_.p99)] == [
         0.6978,
@@ -61,80 +61,80 @@ def test_the_specifications_example_numbers_come_out() -> None:
     assert round(summary.decoding.p50 or 0, 2) == 3.39
     assert round(summary.throughput or 0, 2) == 3.11
     assert summary.sample_size == 3
-    assert telemetry.counters.latency_histogram == [0, 0, 0, 0, 2, 1, 0]
-    assert (telemetry.counters.input_tokens, telemetry.counters.output_tokens) == (27, 43)
+    assert figures.counters.latency_histogram == [0, 0, 0, 0, 2, 1, 0]
+    assert (figures.counters.input_tokens, figures.counters.output_tokens) == (27, 43)
 
 
 def test_refused_rejected_aborted_and_failed_requests_enter_no_percentile() -> None:
     clock = Clock()
-    telemetry = Telemetry(clock=clock)
+    figures = RequestFigures(clock=clock)
     outcomes: tuple[Outcome, ...] = ("failed", "aborted", "rejected", "refused")
     for outcome in outcomes:
-        telemetry.accept()
-        telemetry.finish(Trace("id", clock.now), outcome, "why")
-    telemetry.turn_away(Trace("id", clock.now), "refused", "queue_full")
-    assert telemetry.summary().sample_size == 0
-    assert telemetry.counters.outcomes == {"failed": 1, "aborted": 1, "rejected": 1, "refused": 2}
-    assert telemetry.counters.errors == {"why": 1}
-    assert telemetry.counters.refusals == {"why": 1, "queue_full": 1}
-    assert telemetry.total == 1
+        figures.accept()
+        figures.finish(RequestRecord("id", clock.now), outcome, "why")
+    figures.turn_away(RequestRecord("id", clock.now), "refused", "queue_full")
+    assert figures.summary().sample_size == 0
+    assert figures.counters.outcomes == {"failed": 1, "aborted": 1, "rejected": 1, "refused": 2}
+    assert figures.counters.errors == {"why": 1}
+    assert figures.counters.refusals == {"why": 1, "queue_full": 1}
+    assert figures.total == 1
 
 
 def test_total_is_successful_and_failed_and_in_progress() -> None:
     clock = Clock()
-    telemetry = Telemetry(clock=clock)
-    answer(telemetry, clock, 1, 0.5, 3)
-    telemetry.accept()
-    telemetry.finish(Trace("id", clock.now), "failed", "engine_error")
-    telemetry.accept()
-    assert (telemetry.total, telemetry.in_progress) == (3, 1)
+    figures = RequestFigures(clock=clock)
+    answer(figures, clock, 1, 0.5, 3)
+    figures.accept()
+    figures.finish(RequestRecord("id", clock.now), "failed", "engine_error")
+    figures.accept()
+    assert (figures.total, figures.in_progress) == (3, 1)
 
 
 def test_percentiles_forget_what_is_older_than_five_minutes() -> None:
     clock = Clock()
-    telemetry = Telemetry(clock=clock)
-    answer(telemetry, clock, 20, 10, 3)
+    figures = RequestFigures(clock=clock)
+    answer(figures, clock, 20, 10, 3)
     clock.now += 301
-    answer(telemetry, clock, 1, 0.5, 3)
-    assert telemetry.summary().latency.max == 1
-    assert telemetry.counters.outcomes["successful"] == 2
+    answer(figures, clock, 1, 0.5, 3)
+    assert figures.summary().latency.max == 1
+    assert figures.counters.outcomes["successful"] == 2
 
 
 def test_percentiles_cover_at_most_a_thousand_requests() -> None:
     clock = Clock()
-    telemetry = Telemetry(clock=clock)
-    answer(telemetry, clock, 9, 1, 2)
+    figures = RequestFigures(clock=clock)
+    answer(figures, clock, 9, 1, 2)
     for _ in range(1000):
-        answer(telemetry, clock, 0.1, 0.05, 2)
-    assert telemetry.summary().sample_size == 1000
-    assert telemetry.summary().latency.max == pytest.approx(0.1)
+        answer(figures, clock, 0.1, 0.05, 2)
+    assert figures.summary().sample_size == 1000
+    assert figures.summary().latency.max == pytest.approx(0.1)
 
 
 def test_recent_errors_cover_one_minute() -> None:
     clock = Clock()
-    telemetry = Telemetry(clock=clock)
-    telemetry.accept()
-    telemetry.finish(Trace("id", clock.now), "failed", "engine_error")
-    answer(telemetry, clock, 1, 0.5, 2)
-    assert telemetry.recent_errors() == (2, 1)
+    figures = RequestFigures(clock=clock)
+    figures.accept()
+    figures.finish(RequestRecord("id", clock.now), "failed", "engine_error")
+    answer(figures, clock, 1, 0.5, 2)
+    assert figures.recent_errors() == (2, 1)
     clock.now += 59.5
-    assert telemetry.recent_errors() == (1, 0)
+    assert figures.recent_errors() == (1, 0)
 
 
 def test_a_busy_minute_is_remembered_in_little_memory() -> None:
     clock = Clock()
-    telemetry = Telemetry(clock=clock)
+    figures = RequestFigures(clock=clock)
     for _ in range(20_000):
         clock.now += 0.01
-        telemetry.accept()
-        telemetry.finish(Trace("id", clock.now), "failed", "engine_error")
-    ended, failed = telemetry.recent_errors()
+        figures.accept()
+        figures.finish(RequestRecord("id", clock.now), "failed", "engine_error")
+    ended, failed = figures.recent_errors()
     assert 5900 <= ended == failed <= 6000
-    assert len(telemetry._recent) <= 61
+    assert len(figures._recent) <= 61
 
 
 def test_nothing_measured_is_none() -> None:
-    summary = Telemetry(clock=Clock()).summary()
+    summary = RequestFigures(clock=Clock()).summary()
     assert summary == Summary.of(())
     assert summary.ttft == Distribution(None, None, None, None, None, None)
     assert summary.throughput is None
@@ -147,22 +147,22 @@ def test_one_token_has_no_decoding_rate() -> None:
 
 def test_time_to_first_token_is_the_engines_when_one_output_carries_all() -> None:
     clock = Clock()
-    telemetry = Telemetry(clock=clock)
-    trace = Trace("id", clock.now)
-    telemetry.accept()
-    telemetry.gain(trace, 11, clock.now + 3, first_at=clock.now + 1)
-    assert trace.ttft == 1
-    assert sum(telemetry.inter_token.counts) == 10
-    assert telemetry.inter_token.total == pytest.approx(2)
+    figures = RequestFigures(clock=clock)
+    record = RequestRecord("id", clock.now)
+    figures.accept()
+    figures.gain(record, 11, clock.now + 3, first_at=clock.now + 1)
+    assert record.ttft == 1
+    assert sum(figures.inter_token.counts) == 10
+    assert figures.inter_token.total == pytest.approx(2)
 
 
 def test_inter_token_times_of_parallel_choices_are_each_ones_own() -> None:
-    telemetry = Telemetry(clock=Clock())
-    trace = Trace("id", 0)
+    figures = RequestFigures(clock=Clock())
+    record = RequestRecord("id", 0)
     for at in (1.0, 1.1, 1.2):
-        telemetry.gain(trace, 4, at, choices=4)
-    assert sum(telemetry.inter_token.counts) == 8
-    assert telemetry.inter_token.total / 8 == pytest.approx(0.1)
+        figures.gain(record, 4, at, choices=4)
+    assert sum(figures.inter_token.counts) == 8
+    assert figures.inter_token.total / 8 == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_inter_token_times_of_parallel_choices_are_each_ones_own() -> None:
 )
 def test_latency_histogram_has_the_specifications_edges(latency: float, label: int) -> None:
     clock = Clock(0.0)
-    telemetry = Telemetry(clock=clock)
-    answer(telemetry, clock, latency, latency / 2, 2)
-    assert telemetry.counters.latency_histogram.index(1) == label
+    figures = RequestFigures(clock=clock)
+    answer(figures, clock, latency, latency / 2, 2)
+    assert figures.counters.latency_histogram.index(1) == label
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.sampled_from([50, 95, 99, 100]))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from qwen_operator.api.base import Model, map_list, section
+from qwen_operator.api.base import ApiObject, map_list, section
 
 MAX_HISTORY = 20
 MAX_EVIDENCE = 2048
@@ -28,13 +28,13 @@ Time = Annotated[
 Text = Annotated[str, Field(max_length=1024)]
 
 
-class StatusModel(Model):
+class StatusObject(ApiObject):
     """A part of the status; fields of other versions of the operator are let pass."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
 
-class Condition(StatusModel):
+class Condition(StatusObject):
     """A condition as in metav1."""
 
     type: str = Field(description="The condition.", max_length=316)
@@ -45,7 +45,7 @@ class Condition(StatusModel):
     last_transition_time: Time = Field(description="When status last changed.")
 
 
-class RestartIntent(StatusModel):
+class RestartIntent(StatusObject):
     """A restart that is under way. It is written before anything is done, so that no restart escapes the budget."""
 
     pod_uid: str = Field(alias="podUID", description="The pod.")
@@ -60,7 +60,7 @@ class RestartIntent(StatusModel):
     drained_polls: int = Field(default=0, description="Polls in a row that saw no request.")
 
 
-class HistoryEntry(StatusModel):
+class HistoryEntry(StatusObject):
     """Something that remediation did, or would have done."""
 
     time: Time = Field(description="When.")
@@ -79,7 +79,7 @@ class HistoryEntry(StatusModel):
     )
 
 
-class RemediationStatus(StatusModel):
+class RemediationStatus(StatusObject):
     """What remediation remembers; it survives the operator's own restarts."""
 
     intents: list[RestartIntent] = Field(default_factory=list, max_length=16, description="Restarts under way.")
@@ -97,7 +97,7 @@ class RemediationStatus(StatusModel):
     )
 
 
-class ServiceStatus(StatusModel):
+class ServiceStatus(StatusObject):
     """The state of a QwenService."""
 
     observed_generation: int | None = Field(default=None, description="The generation that this is about.")

@@ -1,4 +1,4 @@
-"""Serves one generation request from its place in the line to the last byte of its answer.
+"""One admitted request, from its place in the queue to the last byte of its answer.
 
 One coroutine owns the ticket and the engine's stream, so that whatever happens (an error, a deadline, a client that
 goes away) both are given back on the way out.
@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, MutableMapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
-from starlette.responses import Response
-
 from qwen_server.api.checks import blamed
 from qwen_server.api.protocol import Call
 from qwen_server.api.streaming import (
@@ -24,32 +22,27 @@ from qwen_server.api.streaming import (
     Chunks,
     Collector,
     EventStream,
-    RawHeaders,
-    Send,
     require_answer,
-    send_error,
-    send_json,
     usage_of,
 )
 from qwen_server.api.transcript import Transcript
-from qwen_server.control.admission import QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.control.admission import QueueTimeoutError, Ticket
+from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
 from qwen_server.engine.base import EngineError, InvalidRequestError, Output
-from qwen_server.http.body import Receive
+from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import UntilDisconnect
 from qwen_server.http.early_writes import DirectEvents, connection_of
 from qwen_server.http.error_bodies import (
-    BUSY_TEXT,
-    DRAINING_TEXT,
     INTERNAL_TEXT,
-    TIMEOUT_TEXT,
     ClientDisconnectedError,
     HttpError,
     client_error,
     engine_failure,
+    refused,
 )
-from qwen_server.observe.request_figures import Outcome, Trace
+from qwen_server.observe.request_figures import Outcome, RequestRecord
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -70,15 +63,14 @@ def _of_this_client(send: Send) -> Send:
     return send_on
 
 
-class Generation(Response):
-    """The ASGI application that answers one checked request."""
+class Generation:
+    """The answer to one request that was admitted."""
 
-    def __init__(self, service: Service, call: Call, trace: Trace) -> None:
-        super().__init__()
+    def __init__(self, service: Service, call: Call, record: RequestRecord) -> None:
         self._service = service
         self._call = call
-        self._trace = trace
-        trace.generates = call.generates
+        self._record = record
+        record.generates = call.generates
         self._dialect = DIALECTS[call.kind]
         self._id = self._dialect.id_prefix + secrets.token_hex(16)
         self._created = int(time.time())
@@ -86,28 +78,20 @@ class Generation(Response):
         self._events = 0
         self._transcript = Transcript(call.body) if service.settings.log_prompts else None
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answers; every outcome is counted exactly once and every error is told to the client."""
+    async def serve(self, ticket: Ticket, receive: Receive, send: Send) -> None:
+        """Answers; every outcome is counted exactly once and the client learns of every error."""
         service = self._service
-        send = _of_this_client(send)
-        try:
-            ticket = service.admission.enter(self._call.weight)
-        except QueueFullError:
-            error = service.unavailable("queue_full", BUSY_TEXT)
-            service.telemetry.turn_away(self._trace, "refused", error.kind)
-            await send_error(send, self._dialect.whole(error))
-            return
-        service.telemetry.accept()
+        service.figures.accept()
         outcome: Outcome = "failed"
         reason: str | None = "internal"
         try:
             with service.lifecycle.track():
-                outcome, reason = await self._accepted(ticket, receive, send)
+                outcome, reason = await self._accepted(ticket, receive, _of_this_client(send))
         except asyncio.CancelledError:
             outcome, reason = "aborted", None
             raise
         finally:
-            service.telemetry.finish(self._trace, outcome, reason)
+            service.figures.finish(self._record, outcome, reason)
             if self._transcript is not None:
                 self._transcript.tell()
 
@@ -136,7 +120,7 @@ class Generation(Response):
     async def _within_deadline(self, ticket: Ticket, receive: Receive, send: Send) -> None:
         """Waits for the turn, then serves. Raises HttpError or ClientDisconnectedError."""
         service = self._service
-        left = self._trace.arrival + service.settings.request_timeout - service.clock()
+        left = self._record.arrival + service.settings.request_timeout - service.clock()
         try:
             async with asyncio.timeout(max(left, 0)) as deadline, UntilDisconnect(receive):
                 with service.lifecycle.at_most_until(deadline):
@@ -146,22 +130,22 @@ class Generation(Response):
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 if service.lifecycle.given_up:
-                    raise service.unavailable("draining", DRAINING_TEXT, 1) from None
-                raise service.unavailable("timeout", TIMEOUT_TEXT) from None
-            _log.exception("request %s failed", self._trace.request_id)
+                    raise refused(service.refuse("draining", DRAINING_TEXT, 1)) from None
+                raise refused(service.refuse("timeout", TIMEOUT_TEXT)) from None
+            _log.exception("request %s failed", self._record.request_id)
             raise HttpError(500, {"error": INTERNAL_TEXT}, kind="internal") from error
 
     async def _in_turn(self, ticket: Ticket, connection: RequestResponseCycle | None, send: Send) -> None:
         service = self._service
         try:
             await service.admission.wait(ticket, service.settings.queue_timeout)
-            self._trace.granted = service.clock()
+            self._record.granted = service.clock()
             if self._is_fast():
                 await self._serve_fast(connection, send)
             else:
                 await self._serve_reference(send)
         except QueueTimeoutError:
-            raise service.unavailable("queue_timeout", BUSY_TEXT) from None
+            raise refused(service.refuse("queue_timeout", BUSY_TEXT)) from None
         except InvalidRequestError as error:
             param = blamed(error.param, self._call.body)
             raise client_error(error.status, error.message, param=param, code=error.code) from None
@@ -171,17 +155,17 @@ class Generation(Response):
     def _engine_failure(self, error: EngineError) -> HttpError:
         """A dead engine's own words are in its log; the signs of life carry them."""
         cause = self._service.engine.vitals().death_cause
-        _log.error("request %s failed: %s", self._trace.request_id, cause or error)
+        _log.error("request %s failed: %s", self._record.request_id, cause or error)
         return engine_failure(cause or str(error))
 
     def _is_fast(self) -> bool:
         return self._call.fast and not (self._call.kind == "chat" and self._service.engine.info.chats_need_parsing)
 
     async def _serve_fast(self, connection: RequestResponseCycle | None, send: Send) -> None:
-        call, trace, engine = self._call, self._trace, self._service.engine
+        call, record, engine = self._call, self._record, self._service.engine
         prepare = engine.prepare_chat if call.kind == "chat" else engine.prepare_completion
-        prepared = await prepare(call.body, self._id, trace.arrival)
-        trace.prompt_tokens = prepared.prompt_tokens
+        prepared = await prepare(call.body, self._id, record.arrival)
+        record.prompt_tokens = prepared.prompt_tokens
         choices = prepared.prompts * prepared.n
         if not call.stream:
             async with aclosing(cast("Any", engine.generate(prepared))) as outputs:
@@ -190,25 +174,25 @@ class Generation(Response):
         chunks = Chunks(call.kind, self._id, self._created, call.model, stop_reasons=call.stop_reasons)
         direct = None
         if connection is not None and choices == 1 and self._transcript is None:
-            direct = DirectEvents(connection, chunks, trace, self._service.telemetry, self._service.clock)
+            direct = DirectEvents(connection, chunks, record, self._service.figures, self._service.clock)
         async with aclosing(cast("Any", engine.generate(prepared, direct))) as outputs:
             await self._stream_outputs(outputs, chunks, direct, send)
 
     async def _collect_outputs(self, outputs: AsyncIterator[Output], choices: int, send: Send) -> None:
-        trace = self._trace
+        record = self._record
         collector = Collector(self._call.kind, choices, stop_reasons=self._call.stop_reasons)
         async for output in outputs:
             self._observe(output)
             require_answer(output)
             collector.add(output)
-        usage = usage_of(trace.prompt_tokens, trace.output_tokens)
+        usage = usage_of(record.prompt_tokens, record.output_tokens)
         body = collector.body(self._id, self._created, self._call.model, usage)
         await send_json(send, 200, body, [self._timing()])
 
     async def _stream_outputs(
         self, outputs: AsyncIterator[Output], chunks: Chunks, direct: DirectEvents | None, send: Send
     ) -> None:
-        trace = self._trace
+        record = self._record
         stream = self._begin_stream(send)
         # Sent only once the engine's stream is over: the server calls a client gone as soon as its answer is complete.
         ending: bytes | None = None
@@ -219,7 +203,7 @@ class Generation(Response):
             require_answer(output)
             data = chunks.of(output)
             if output.finished:
-                tail = chunks.usage(trace.prompt_tokens, trace.output_tokens) if self._call.include_usage else b""
+                tail = chunks.usage(record.prompt_tokens, record.output_tokens) if self._call.include_usage else b""
                 ending = data + tail + DONE
             elif data:
                 await stream.write(data)
@@ -232,7 +216,7 @@ class Generation(Response):
     async def _serve_reference(self, send: Send) -> None:
         call, engine = self._call, self._service.engine
         stream = self._begin_stream(send) if call.stream else None
-        answer = await engine.reference(call.kind, call.body, self._id, self._trace.arrival, self._observe_reference)
+        answer = await engine.reference(call.kind, call.body, self._id, self._record.arrival, self._observe_reference)
         if answer.stream is not None and stream is not None:
             async with aclosing(cast("Any", answer.stream)) as lines:
                 await self._relay(lines, stream)
@@ -262,8 +246,8 @@ class Generation(Response):
         """Counts what the engine gave. A stream's first token is made when it is passed on: then the client has it."""
         if self._transcript is not None:
             self._transcript.add(output)
-        self._service.telemetry.gain(
-            self._trace,
+        self._service.figures.gain(
+            self._record,
             sum(delta.tokens for delta in output.deltas),
             self._service.clock(),
             choices=len(output.deltas),
@@ -271,7 +255,7 @@ class Generation(Response):
         )
 
     def _observe_reference(self, output: Output) -> None:
-        self._trace.prompt_tokens += output.prompt_tokens
+        self._record.prompt_tokens += output.prompt_tokens
         self._observe(output)
 
     def _stream_headers(self) -> RawHeaders:
@@ -284,10 +268,10 @@ class Generation(Response):
 
     def _timing(self) -> tuple[bytes, bytes]:
         """Server-Timing: milliseconds in the line, until the first token, and from there to now."""
-        trace, now = self._trace, self._service.clock()
-        granted = now if trace.granted is None else trace.granted
-        first = now if trace.first_token is None else trace.first_token
-        parts = (("queue", granted - trace.arrival), ("prefill", first - granted), ("decode", now - first))
+        record, now = self._record, self._service.clock()
+        granted = now if record.granted is None else record.granted
+        first = now if record.first_token is None else record.first_token
+        parts = (("queue", granted - record.arrival), ("prefill", first - granted), ("decode", now - first))
         return b"server-timing", ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in parts).encode()
 
     async def _tell(self, send: Send, error: HttpError) -> None:

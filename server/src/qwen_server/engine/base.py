@@ -20,7 +20,7 @@ class EngineError(Exception):
     """The engine failed; the client is answered 500 with the text."""
 
 
-class EngineDeadError(EngineError):
+class EngineGoneError(EngineError):
     """The engine's processes are gone and will not come back; the process must exit."""
 
 

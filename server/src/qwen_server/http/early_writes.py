@@ -6,16 +6,15 @@ still owns the request: it writes the first event and the last, waits for a slow
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from qwen_server.api.streaming import Chunks
-    from qwen_server.http.body import Receive
-    from qwen_server.observe.request_figures import Telemetry, Trace
+    from qwen_server.http.asgi import Receive
+    from qwen_server.observe.request_figures import RequestFigures, RequestRecord
 
 
 def connection_of(receive: Receive) -> RequestResponseCycle | None:
@@ -24,23 +23,34 @@ def connection_of(receive: Receive) -> RequestResponseCycle | None:
     return cycle if isinstance(cycle, RequestResponseCycle) else None
 
 
+class PlainEvents(Protocol):
+    """The events of one stream."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the next event may be a `plain` one."""
+
+    def plain(self, text: str) -> bytes:
+        """The event of a text in the middle of the answer."""
+
+
 class DirectEvents:
     """The `engine.base.Tap` of one stream with a single choice. Shut until `open` is called."""
 
-    __slots__ = ("_chunks", "_clock", "_cycle", "_open", "_telemetry", "_trace")
+    __slots__ = ("_chunks", "_clock", "_cycle", "_figures", "_open", "_record")
 
     def __init__(
         self,
         cycle: RequestResponseCycle,
-        chunks: Chunks,
-        trace: Trace,
-        telemetry: Telemetry,
+        chunks: PlainEvents,
+        record: RequestRecord,
+        figures: RequestFigures,
         clock: Callable[[], float],
     ) -> None:
         self._cycle = cycle
         self._chunks = chunks
-        self._trace = trace
-        self._telemetry = telemetry
+        self._record = record
+        self._figures = figures
         self._clock = clock
         self._open = False
 
@@ -59,7 +69,7 @@ class DirectEvents:
 
     def take(self, text: str, tokens: int) -> None:
         """See Tap."""
-        self._telemetry.gain(self._trace, tokens, self._clock())
+        self._figures.gain(self._record, tokens, self._clock())
         if text:
             data = self._chunks.plain(text)
             self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))

@@ -6,25 +6,21 @@ import contextlib
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from qwen_server.api.streaming import Send, send_json
 from qwen_server.control.service import Service
-from qwen_server.http.body import Receive
+from qwen_server.http.asgi import App, Receive, Scope, Send, send_json
 from qwen_server.http.error_bodies import INTERNAL_TEXT
 from qwen_server.observe import logs
-from qwen_server.observe.request_figures import Trace
-
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from qwen_server.observe.request_figures import RequestRecord
 
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 CLIENT_CLOSED_REQUEST = 499  # nginx's; no client ever sees it
 _QUIET = ("/health", "/metrics", "/api/v1/metrics", "/stats")
 
 if TYPE_CHECKING:
-    from qwen_server.observe.tracing import RequestSpan
+    from qwen_server.observe.tracing import RequestSpan, Tracing
 
 _log = logging.getLogger("qwen_server.access")
 
@@ -42,70 +38,70 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
 class Surroundings:
     """The outermost ASGI layer; plain ASGI, so that `receive` stays the server's own."""
 
-    def __init__(self, app: App, service: Service) -> None:
+    def __init__(self, app: App, service: Service, tracing: Tracing | None) -> None:
         self._app = app
         self._service = service
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves a request with a Trace in `scope["state"]["trace"]`, and logs it once it is over."""
+        """Serves a request with a RequestRecord in `scope["state"]["record"]`, and logs it once it is over."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         service = self._service
-        trace = Trace(request_id_of(scope["headers"]), service.clock())
-        scope.setdefault("state", {})["trace"] = trace
-        logs.request_id.set(trace.request_id)  # each request is a task of its own
+        record = RequestRecord(request_id_of(scope["headers"]), service.clock())
+        scope.setdefault("state", {})["record"] = record
+        logs.request_id.set(record.request_id)  # each request is a task of its own
         status = 0
 
         async def send_on(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = [*message.get("headers", ()), (b"x-request-id", trace.request_id.encode("latin-1"))]
+                headers = [*message.get("headers", ()), (b"x-request-id", record.request_id.encode("latin-1"))]
                 if service.closes_connections:
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
             await send(message)
 
-        span = self._span(scope, trace)
+        span = self._span(scope, record)
         try:
             with span or contextlib.nullcontext():
                 await self._app(scope, receive, send_on)
         except Exception:
-            _log.exception("request %s failed", trace.request_id)
+            _log.exception("request %s failed", record.request_id)
             if status:
                 raise
             await send_json(send_on, 500, {"error": INTERNAL_TEXT})
         finally:
             if span is not None:
                 span.end(status)
-            self._tell(scope, trace, status, span)
+            self._tell(scope, record, status, span)
 
-    def _span(self, scope: Scope, trace: Trace) -> RequestSpan | None:
+    def _span(self, scope: Scope, record: RequestRecord) -> RequestSpan | None:
         """The request's span, if there is tracing; probes and scrapes would only hide what matters."""
-        tracing = self._service.tracing
-        if tracing is None or scope["path"].startswith(_QUIET):
+        if self._tracing is None or scope["path"].startswith(_QUIET):
             return None
-        return tracing.begin(scope, trace)
+        return self._tracing.begin(scope, record)
 
-    def _tell(self, scope: Scope, trace: Trace, status: int, span: RequestSpan | None) -> None:
+    def _tell(self, scope: Scope, record: RequestRecord, status: int, span: RequestSpan | None) -> None:
         path = scope["path"]
         level = logging.DEBUG if path.startswith(_QUIET) else logging.INFO
         if not _log.isEnabledFor(level):
             return
-        seconds = self._service.clock() - trace.arrival
+        seconds = self._service.clock() - record.arrival
         fields: dict[str, object | None] = {
             "status": status or CLIENT_CLOSED_REQUEST,
             "total_seconds": _rounded(seconds),
         }
-        if trace.outcome is not None:
-            fields["outcome"] = trace.outcome
-            fields["error"] = trace.error
-            fields["prompt_tokens"] = trace.prompt_tokens
-            fields["completion_tokens"] = trace.output_tokens
-            fields["ttft_seconds"] = _rounded(trace.ttft)
-            fields["queue_seconds"] = _rounded(trace.queue_wait)
-        fields["request_id"] = trace.request_id
+        if record.outcome is not None:
+            fields["outcome"] = record.outcome
+            fields["error"] = record.error
+            fields["prompt_tokens"] = record.prompt_tokens
+            fields["completion_tokens"] = record.output_tokens
+            fields["ttft_seconds"] = _rounded(record.ttft)
+            fields["queue_seconds"] = _rounded(record.queue_wait)
+        fields["request_id"] = record.request_id
         if span is not None:
             fields["trace_id"] = span.trace_id
         fields = {name: value for name, value in fields.items() if value is not None}

@@ -47,7 +47,7 @@ class Histogram:
 
 
 @dataclass(slots=True, eq=False)
-class Trace:
+class RequestRecord:
     """One request's times (seconds of the monotonic clock) and token counts, filled in while it is served.
 
     What generates nothing, such as a tokenization, is counted as a request but enters no figure about generation.
@@ -175,7 +175,7 @@ class _Recent:
     failed: int = 0
 
 
-class Telemetry:
+class RequestFigures:
     """Takes finished requests in and gives figures out. One event loop owns it."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -205,41 +205,43 @@ class Telemetry:
         """A request was given a slot or a place in the line; exactly one `finish` follows."""
         self.in_progress += 1
 
-    def gain(self, trace: Trace, tokens: int, now: float, *, choices: int = 1, first_at: float | None = None) -> None:
+    def gain(
+        self, record: RequestRecord, tokens: int, now: float, *, choices: int = 1, first_at: float | None = None
+    ) -> None:
         """The engine gave `tokens` more tokens, spread over `choices`; `first_at` is when the very first one was made.
 
         One gain may carry many tokens, the whole answer even: the time since the previous one is spread over them.
         """
         if tokens <= 0:
             return
-        trace.output_tokens += tokens
+        record.output_tokens += tokens
         intervals = tokens
-        if trace.first_token is None:
-            trace.first_token = trace.last_token = now if first_at is None else min(first_at, now)
+        if record.first_token is None:
+            record.first_token = record.last_token = now if first_at is None else min(first_at, now)
             intervals -= choices
-        if trace.last_token is not None and intervals > 0:
-            self.inter_token.observe((now - trace.last_token) * choices / intervals, intervals)
-        trace.last_token = now
+        if record.last_token is not None and intervals > 0:
+            self.inter_token.observe((now - record.last_token) * choices / intervals, intervals)
+        record.last_token = now
 
-    def finish(self, trace: Trace, outcome: Outcome, error: str | None = None) -> None:
+    def finish(self, record: RequestRecord, outcome: Outcome, error: str | None = None) -> None:
         """An accepted request ended. `error` names the reason of a failure or a late refusal."""
         self.in_progress -= 1
         now = self._clock()
-        trace.finished = now
-        self._count(trace, outcome, error)
-        if trace.queue_wait is not None:
-            self.queue_wait.observe(trace.queue_wait)
+        record.finished = now
+        self._count(record, outcome, error)
+        if record.queue_wait is not None:
+            self.queue_wait.observe(record.queue_wait)
         if outcome in ("successful", "failed"):
             if not self._recent or now - self._recent[-1].begins >= _RECENT_SECONDS:
                 self._recent.append(_Recent(now))
             self._recent[-1].ended += 1
             self._recent[-1].failed += outcome == "failed"
-        if outcome == "successful" and trace.generates:
-            self._succeed(trace, now)
+        if outcome == "successful" and record.generates:
+            self._succeed(record, now)
 
-    def turn_away(self, trace: Trace, outcome: Literal["refused", "rejected"], reason: str) -> None:
+    def turn_away(self, record: RequestRecord, outcome: Literal["refused", "rejected"], reason: str) -> None:
         """A request was answered before it was accepted: refused for load, or rejected as a mistake of the client."""
-        self._count(trace, outcome, reason)
+        self._count(record, outcome, reason)
 
     def summary(self) -> Summary:
         """The window's figures; computed at most twice a second."""
@@ -257,22 +259,22 @@ class Telemetry:
             self._recent.popleft()
         return sum(some.ended for some in self._recent), sum(some.failed for some in self._recent)
 
-    def _count(self, trace: Trace, outcome: Outcome, error: str | None) -> None:
-        trace.outcome = outcome
-        trace.error = error
+    def _count(self, record: RequestRecord, outcome: Outcome, error: str | None) -> None:
+        record.outcome = outcome
+        record.error = error
         self.counters.outcomes[outcome] += 1
         if outcome == "failed":
             self.counters.errors[error or "internal"] += 1
         elif outcome == "refused":
             self.counters.refusals[error or "unknown"] += 1
 
-    def _succeed(self, trace: Trace, now: float) -> None:
-        latency = now - trace.arrival
+    def _succeed(self, record: RequestRecord, now: float) -> None:
+        latency = now - record.arrival
         self._summary = None
-        self._samples.append(Sample(now, latency, trace.ttft, trace.prompt_tokens, trace.output_tokens))
-        self.counters.input_tokens += trace.prompt_tokens
-        self.counters.output_tokens += trace.output_tokens
+        self._samples.append(Sample(now, latency, record.ttft, record.prompt_tokens, record.output_tokens))
+        self.counters.input_tokens += record.prompt_tokens
+        self.counters.output_tokens += record.output_tokens
         self.counters.latency_histogram[bisect_right(_LATENCY_EDGES, latency)] += 1
         self.duration.observe(latency)
-        if trace.ttft is not None:
-            self.ttft.observe(trace.ttft)
+        if record.ttft is not None:
+            self.ttft.observe(record.ttft)

@@ -19,7 +19,7 @@ from opentelemetry import trace as otel
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from qwen_server.observe.request_figures import Trace
+from qwen_server.observe.request_figures import RequestRecord
 
 _PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 _FLUSH_MILLISECONDS = 500  # an exit with a cause must not wait for a collector that does not answer
@@ -53,10 +53,10 @@ _getter = _ScopeHeaders()
 class RequestSpan:
     """The span of one request: the current one inside of its `with`, ended by `end`."""
 
-    def __init__(self, tracer: otel.Tracer, scope: MutableMapping[str, Any], trace: Trace) -> None:
+    def __init__(self, tracer: otel.Tracer, scope: MutableMapping[str, Any], record: RequestRecord) -> None:
         self._tracer = tracer
         self._scope = scope
-        self._trace = trace
+        self._record = record
         self._arrival = time.time_ns()
         wanted = (b"traceparent", b"tracestate")
         headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in wanted}
@@ -86,29 +86,29 @@ class RequestSpan:
 
     def end(self, status: int) -> None:
         """Ends the span with what became of the request; `status` 0 means that no answer began."""
-        span, trace = self._span, self._trace
+        span, record = self._span, self._record
         route = getattr(self._scope.get("route"), "path", None)
         if route is not None:
             span.update_name(f"{self._scope['method']} {route}")
         values: dict[str, Any] = {
             "http.route": route,
             "http.response.status_code": status or None,
-            "qwen.request_id": trace.request_id,
-            "qwen.outcome": trace.outcome,
-            "error.type": trace.error,
+            "qwen.request_id": record.request_id,
+            "qwen.outcome": record.outcome,
+            "error.type": record.error,
         }
-        if trace.outcome is not None:
+        if record.outcome is not None:
             values |= {
-                "gen_ai.usage.input_tokens": trace.prompt_tokens,
-                "gen_ai.usage.output_tokens": trace.output_tokens,
-                "gen_ai.latency.time_to_first_token": trace.ttft,
-                "gen_ai.latency.time_in_queue": trace.queue_wait,
+                "gen_ai.usage.input_tokens": record.prompt_tokens,
+                "gen_ai.usage.output_tokens": record.output_tokens,
+                "gen_ai.latency.time_to_first_token": record.ttft,
+                "gen_ai.latency.time_in_queue": record.queue_wait,
             }
         span.set_attributes({name: value for name, value in values.items() if value is not None})
-        if status >= 500 or trace.outcome == "failed":
-            span.set_status(otel.StatusCode.ERROR, trace.error)
-        if trace.granted is not None:
-            self._tell_queue(trace.granted - trace.arrival)
+        if status >= 500 or record.outcome == "failed":
+            span.set_status(otel.StatusCode.ERROR, record.error)
+        if record.granted is not None:
+            self._tell_queue(record.granted - record.arrival)
         span.end()
 
     def _tell_queue(self, seconds: float) -> None:
@@ -122,9 +122,9 @@ class Tracing:
     def __init__(self, provider: otel.TracerProvider | None = None) -> None:
         self._tracer = otel.get_tracer("qwen_server", tracer_provider=provider)
 
-    def begin(self, scope: MutableMapping[str, Any], trace: Trace) -> RequestSpan:
+    def begin(self, scope: MutableMapping[str, Any], record: RequestRecord) -> RequestSpan:
         """The span of a request that arrives now; its parent is the client's, by the W3C header `traceparent`."""
-        return RequestSpan(self._tracer, scope, trace)
+        return RequestSpan(self._tracer, scope, record)
 
 
 def current_headers() -> dict[str, str] | None:

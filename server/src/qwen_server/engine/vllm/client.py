@@ -21,7 +21,7 @@ from qwen_server.observe.tracing import current_headers
 
 
 @dataclass(slots=True)
-class Call:
+class ObservedRequest:
     """One HTTP request that vLLM's serving code answers; it may generate for several prompts.
 
     `streams` are the engine's, one a prompt; `error` is what vLLM's code was told and would tell in other words.
@@ -34,7 +34,7 @@ class Call:
     error: Exception | None = None
 
 
-current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
+current_request: ContextVar[ObservedRequest | None] = ContextVar("current_request", default=None)
 
 
 class EngineProxy:
@@ -55,14 +55,14 @@ class EngineProxy:
     ) -> AsyncGenerator[RequestOutput, None]:
         """AsyncLLM's generate. The engine's clock of a request starts at its arrival here, queue included."""
         self._begin(options)
-        call = current_call.get()
-        if call is None:
+        observed = current_request.get()
+        if observed is None:
             return self._generate(prompt, sampling_params, request_id, **options)
-        date(prompt, call.arrival)
+        date(prompt, observed.arrival)
         constrained = getattr(sampling_params, "structured_outputs", None) is not None
-        index = call.merger.add_prompt(getattr(sampling_params, "n", 1) or 1, constrained=constrained)
-        stream = _observed(self._generate(prompt, sampling_params, request_id, **options), call, index)
-        call.streams.append(stream)
+        index = observed.merger.add_prompt(getattr(sampling_params, "n", 1) or 1, constrained=constrained)
+        stream = _observed(self._generate(prompt, sampling_params, request_id, **options), observed, index)
+        observed.streams.append(stream)
         return stream
 
     def follow(
@@ -88,16 +88,16 @@ def date(prompt: Any, arrival: float) -> None:
 
 
 async def _observed(
-    source: AsyncGenerator[RequestOutput, None], call: Call, index: int
+    source: AsyncGenerator[RequestOutput, None], observed: ObservedRequest, index: int
 ) -> AsyncGenerator[RequestOutput, None]:
     async with aclosing(source):
         async for output in source:
             try:
-                converted = call.merger.convert(index, output)
+                converted = observed.merger.convert(index, output)
             except InvalidRequestError as error:
-                call.error = error
+                observed.error = error
                 raise
-            call.observe(converted)
+            observed.observe(converted)
             yield output
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import (
-    EngineDeadError,
     EngineError,
+    EngineGoneError,
     EngineInfo,
     EngineState,
     Kind,
@@ -94,7 +94,7 @@ class VllmEngine:
         return self._running
 
     async def start(self) -> None:
-        """Loads the model and warms it up. Raises EngineError with the cause, EngineDeadError if it was killed."""
+        """Loads the model and warms it up. Raises EngineError with the cause, EngineGoneError if it was killed."""
         environment.prepare(self._folder, self._settings)
         child = EarlyChild("EngineCore", environment.core_modules(self._settings))
         loop = asyncio.get_running_loop()
@@ -156,7 +156,7 @@ class VllmEngine:
     def _alive(self) -> _Running:
         running = self._loaded()
         if running.parts.llm.errored:
-            raise EngineDeadError(self._cause_of_death())
+            raise EngineGoneError(self._cause_of_death())
         return running
 
     async def probe(self) -> None:

@@ -14,7 +14,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 
 from qwen_server.engine.base import EngineError, Kind
 from qwen_server.engine.vllm.build import Parts
-from qwen_server.engine.vllm.client import current_call
+from qwen_server.engine.vllm.client import current_request
 from qwen_server.engine.vllm.serving_objects import Api, passed_on
 
 _CHAT_ID = "chatcmpl-"
@@ -49,14 +49,14 @@ class _CountRequest(AnthropicCountTokensRequest):
 
 
 async def _noting_errors(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """The events of a chat, with errors left on the call."""
+    """The events of a chat, with errors left on the request."""
     try:
         async with aclosing(passed_on(source)) as events:
             async for event in events:
                 yield event
     except Exception as error:
-        if (call := current_call.get()) is not None and call.error is None:
-            call.error = error
+        if (observed := current_request.get()) is not None and observed.error is None:
+            observed.error = error
         raise
 
 
@@ -118,9 +118,9 @@ def _renamed(chat_id: str) -> str:
 
 def _failure(event: str) -> Exception:
     """What went wrong: as it was noted, or else in the words of the event."""
-    call = current_call.get()
-    if call is not None and call.error is not None:
-        return call.error
+    observed = current_request.get()
+    if observed is not None and observed.error is not None:
+        return observed.error
     return EngineError(str(json.loads(event.partition("data: ")[2])["error"]["message"]))
 
 

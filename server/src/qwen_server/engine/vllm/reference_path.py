@@ -13,9 +13,10 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
 from qwen_server.engine.base import InvalidRequestError, Kind, Observer, ReferenceAnswer
 from qwen_server.engine.vllm.build import Parts
-from qwen_server.engine.vllm.client import Call, current_call
+from qwen_server.engine.vllm.client import ObservedRequest, current_request
 from qwen_server.engine.vllm.fast_path import fitted
-from qwen_server.engine.vllm.serving_objects import Api, RefusedError, build, chat_and_completion, prompt_param_of
+from qwen_server.engine.vllm.further_apis import build
+from qwen_server.engine.vllm.serving_objects import Api, RefusedError, chat_and_completion, prompt_param_of
 from qwen_server.engine.vllm.translation import of_response, translated
 
 _log = logging.getLogger(__name__)
@@ -37,25 +38,25 @@ class ReferencePath:
         """The answer to a request of any kind."""
         api = self._apis.get(kind) or await self._built(kind)
         param = prompt_param_of(api, body)
-        call = Call(arrival, observe)
-        with self._told(api, call, param):
+        observed = ObservedRequest(arrival, observe)
+        with self._told(api, observed, param):
             fit = fitted(body, self._parts.info.max_model_len)
             if api.slow:
                 request = await asyncio.to_thread(api.request, fit, request_id)
             else:
                 request = api.request(fit, request_id)
-            token = current_call.set(call)
+            token = current_request.set(observed)
             try:
                 result = await api.create(request)
             finally:
-                current_call.reset(token)
+                current_request.reset(token)
             if isinstance(result, ErrorResponse):
                 if result.error.message == _DISCONNECTED:
                     # vLLM turns a cancellation into a response.
                     raise asyncio.CancelledError
-                raise _refusal(call, result, param)
+                raise _refusal(observed, result, param)
             if isinstance(result, AsyncGenerator):
-                return ReferenceAnswer(stream=self._events(api, result, call, param))
+                return ReferenceAnswer(stream=self._events(api, result, observed, param))
             return ReferenceAnswer(body=api.body(result))
 
     async def _built(self, kind: Kind) -> Api:
@@ -74,32 +75,32 @@ class ReferencePath:
         _log.info("what serves %s was built in %.2f s, on its first use", kind, time.monotonic() - started)
 
     async def _events(
-        self, api: Api, source: AsyncGenerator[Any, None], call: Call, param: str
+        self, api: Api, source: AsyncGenerator[Any, None], observed: ObservedRequest, param: str
     ) -> AsyncGenerator[str, None]:
         """The events of a stream, errors raised."""
         # The Responses API asks the engine only now. The task that streams serves no other request, nor does another
         # task inherit from it: there is nothing to reset.
-        current_call.set(call)
+        current_request.set(observed)
         try:
-            with self._told(api, call, param):
+            with self._told(api, observed, param):
                 async with aclosing(api.events(source)) as events:
                     async for event in events:
                         yield event
         finally:
-            for stream in call.streams:
+            for stream in observed.streams:
                 await stream.aclose()  # vLLM leaves the generators inside its own to the garbage collector
 
     @contextmanager
-    def _told(self, api: Api, call: Call, param: str) -> Iterator[None]:
+    def _told(self, api: Api, observed: ObservedRequest, param: str) -> Iterator[None]:
         """Lets errors out in the client's words."""
         try:
             with translated(param, self._death_cause):
                 try:
                     yield
                 except RefusedError as error:
-                    raise _refusal(call, error.response, param) from error
+                    raise _refusal(observed, error.response, param) from error
                 except (AttributeError, IndexError, KeyError) as error:
-                    if call.streams:
+                    if observed.streams:
                         raise
                     # What vLLM's code stumbles over before it has asked the engine for anything is the client's input.
                     _log.warning("vLLM could not read a request: %r", error)
@@ -109,6 +110,6 @@ class ReferencePath:
             raise
 
 
-def _refusal(call: Call, response: ErrorResponse, param: str) -> Exception:
+def _refusal(observed: ObservedRequest, response: ErrorResponse, param: str) -> Exception:
     """What was raised under vLLM's code, if it was of ours; else what that code says."""
-    return call.error if isinstance(call.error, InvalidRequestError) else of_response(response, param)
+    return observed.error if isinstance(observed.error, InvalidRequestError) else of_response(response, param)

@@ -10,10 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from vllm.entrypoints.serve import create_error_response
 from vllm.exceptions import VLLMValidationError
-from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
-from vllm.v1.engine.exceptions import EngineGenerateError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from qwen_server.engine.base import EngineDeadError, EngineError, InvalidRequestError
+from qwen_server.engine.base import EngineError, EngineGoneError, InvalidRequestError
 from qwen_server.engine.vllm.causes import explain, one_line
 
 # vLLM's names for what the client calls `messages` or `prompt`.
@@ -42,8 +41,8 @@ def translated(prompt_param: str, death_cause: Callable[[], str]) -> Iterator[No
         yield
     except (EngineError, InvalidRequestError):
         raise
-    except VllmEngineDeadError as error:
-        raise EngineDeadError(death_cause()) from error
+    except EngineDeadError as error:
+        raise EngineGoneError(death_cause()) from error
     except EngineGenerateError as error:
         raise EngineError(explain(error.__cause__ or error)) from error
     except ValidationError as error:
