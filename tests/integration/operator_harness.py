@@ -321,6 +321,6 @@ class OperatorThread:
         if self._thread.is_alive() and self._loop is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(30)
-        assert not self._thread.is_alive(), "the operator did not end"
+        assert not self._thread.is_alive(), "the operator did not stop"
         if self._failure is not None:
             raise self._failure

@@ -93,7 +93,7 @@ class ServerProcess:
         """Streams a completion in a thread, returns after its first event; the result is all data."""
         begun = threading.Event()
         stream = pool.submit(self._events, body, begun)
-        assert begun.wait(20), "the stream does not begin"
+        assert begun.wait(20), "the stream does not start"
         return stream
 
     def _events(self, body: dict[str, Any], begun: threading.Event) -> list[str]:
@@ -120,7 +120,7 @@ class ServerProcess:
         page = self._page()
         deadline = time.monotonic() + 10
         while _sample(page, "qwen_uptime_seconds") == old:
-            assert time.monotonic() < deadline, "the page of metrics is not rendered anew"
+            assert time.monotonic() < deadline, "the page of metrics is not rendered again"
             time.sleep(0.1)
             page = self._page()
         return _sample(page, name)

@@ -181,7 +181,7 @@ def test_a_long_prompt_in_chunks_raises_no_alarm(long_context: ServerProcess) ->
 
 @pytest.mark.parametrize("loaded", [True, False])
 @pytest.mark.parametrize("process", ["engine_core", "worker"])
-def test_a_stopped_process_is_told_in_time_and_recovers(server: ServerProcess, process: str, loaded: bool) -> None:
+def test_a_stopped_process_is_reported_in_time_and_recovers(server: ServerProcess, process: str, loaded: bool) -> None:
     threshold = 3.0
     server.set_thresholds(EngineUnresponsive=threshold)
     with ThreadPoolExecutor(2) as pool:
@@ -191,16 +191,16 @@ def test_a_stopped_process_is_told_in_time_and_recovers(server: ServerProcess, p
         with stopped(getattr(server, process)()):
             begun = time.monotonic()
             server.until(lambda: "EngineUnresponsive" in server.active_alerts(), 30, "the alert")
-            told = time.monotonic() - begun
+            noticed = time.monotonic() - begun
             begun = time.monotonic()
             refused = httpx.post(server.url + PATH, json=LONG, timeout=10)
             refusal = time.monotonic() - begun
             assert server.metrics()["status"] == "unhealthy"
             assert server.status("/health") == 503
         assert [answer.result().status_code for answer in waiting] == [200] * len(bodies)
-    print(f"{process}, loaded {loaded}: told after {told:.1f} s (threshold {threshold} s), refused in {refusal:.3f} s")
+    print(f"{process}, loaded {loaded}: reported after {noticed:.1f} s of {threshold} s, refused in {refusal:.3f} s")
     assert (refused.status_code, refused.headers["connection"]) == (503, "close")
-    assert threshold < told < threshold + 4
+    assert threshold < noticed < threshold + 4
     assert refusal < 2
     server.until(lambda: server.active_alerts() == [], 15, "no alert")
     assert server.status("/health") == 200
@@ -229,7 +229,7 @@ def test_a_killed_worker_ends_the_server_with_the_cause(server: ServerProcess) -
     wait_until_gone(children)
 
 
-def test_an_engine_out_of_memory_is_told_and_counted(long_context: ServerProcess) -> None:
+def test_an_engine_out_of_memory_is_reported_and_counted(long_context: ServerProcess) -> None:
     """The last test of this server: a prompt with logprobs makes torch's allocator fail."""
     server = long_context
     computing = server.worker()

@@ -73,7 +73,7 @@ def test_three_run_ten_wait_and_the_fourteenth_is_refused_at_once(
     assert [answer.result().status_code for answer in accepted] == [200] * (RUNNING + WAITING)
     refused = [answer for answer in answers if answer.path == PATH]
     assert {answer.status for answer in refused} == {503}
-    told(refused, [answer for answer in answers if answer.path == "/health"], "idle")
+    compare(refused, [answer for answer in answers if answer.path == "/health"], "idle")
 
 
 def test_a_saturated_server_refuses_fast_and_answers_all_others(server: ServerProcess) -> None:
@@ -85,10 +85,10 @@ def test_a_saturated_server_refuses_fast_and_answers_all_others(server: ServerPr
     assert {(answer.status, answer.error, answer.complete) for answer in others} == {(200, "", True), (503, "", True)}
     refused = [answer for answer in answers if answer.status == 503]
     assert len(refused) > 20
-    told(refused, [answer for answer in answers if answer.path == "/health"], "saturated")
+    compare(refused, [answer for answer in answers if answer.path == "/health"], "saturated")
 
 
-def told(refused: list[Answer], healthy: list[Answer], when: str) -> None:
+def compare(refused: list[Answer], healthy: list[Answer], when: str) -> None:
     """Compares the latency of refusals with that of /health, because the machine may be busy."""
     figures = {
         name: [1000 * rank(some, 50), 1000 * rank(some, 99)]
@@ -99,7 +99,7 @@ def told(refused: list[Answer], healthy: list[Answer], when: str) -> None:
     assert figures["refusal"][1] < 2 * figures["health"][1] + 100
 
 
-def test_who_waits_or_runs_too_long_is_told_in_time(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
+def test_requests_that_wait_or_run_too_long_end_in_time(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
     stream = server.begin_stream(pool, SHORT | {"max_tokens": 512})
     with stopped(server.engine_core()):
         bodies = [SHORT | {"stream": index % 2 == 1} for index in range(RUNNING - 1 + WAITING)]
@@ -143,7 +143,7 @@ def test_a_client_that_leaves_frees_its_slot_and_the_engine(server: ServerProces
     server.until(lambda: server.engine_metric("vllm:num_requests_running") == 0, 5, "the engine is free")
     print(f"the slot was free {slot:.2f} s after its client had left")
     made = server.engine_metric("vllm:generation_tokens_total") - before
-    assert made < HEAVY["max_tokens"] * HEAVY["n"], "the engine worked to the end"
+    assert made < HEAVY["max_tokens"] * HEAVY["n"], "the engine worked until the end"
 
 
 def test_clients_that_leave_a_stopped_engine_or_the_line_free_their_places_too(server: ServerProcess) -> None:
@@ -171,7 +171,7 @@ def test_heavy_requests_neither_block_the_others_nor_starve(server: ServerProces
     assert codes == [200] * len(bodies)
     light = Plan(server.port, [Request(PATH, SHORT | {"max_tokens": 24})], connections=10, seconds=6)
     with Load(light) as clients:
-        server.until(lambda: server.metrics()["requests"]["waiting"] >= 5, 20, "a line")
+        server.until(lambda: server.metrics()["requests"]["waiting"] >= 5, 20, "a queue")
         waited = [post(server, SHORT | {"n": 3}) for _ in range(5)]
         answers = clients.answers()
     assert [response.status_code for response in waited] == [200] * 5

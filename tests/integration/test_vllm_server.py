@@ -172,7 +172,7 @@ def test_no_text_of_a_prompt_is_logged_by_us_or_by_vllm(server: ServerProcess, h
     codes += [http.post("/v1/completions", json={"prompt": [marker, marker * 2000]}).status_code]
     assert {200, 400} <= set(codes) <= {200, 400, 404, 500}
     last = http.post("/v1/completions", json={"prompt": "x"}).headers["x-request-id"]
-    server.until(lambda: any(last in line for line in server.lines), 10, "the last request's line")
+    server.until(lambda: any(last in line for line in server.lines), 10, "the last request is logged")
     assert not [line for line in server.lines if marker in line]
 
 
@@ -187,7 +187,7 @@ def test_the_same_seed_gives_the_same_answer(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "fields", "param", "told"),
+    ("path", "fields", "param", "named"),
     [
         ("chat/completions", {"messages": [{"role": "user", "content": "长文 " * 20000}]}, "messages", "4096"),
         ("completions", {"prompt": [9] * 4096}, "prompt", "4096"),
@@ -199,7 +199,7 @@ def test_the_same_seed_gives_the_same_answer(http: httpx.Client) -> None:
     ],
 )
 def test_what_only_the_engine_can_judge_is_refused_by_name(
-    http: httpx.Client, path: str, fields: dict[str, Any], param: str, told: str
+    http: httpx.Client, path: str, fields: dict[str, Any], param: str, named: str
 ) -> None:
     body = (CHAT if path.startswith("chat") else {}) | fields
     for stream in (False, True):
@@ -208,7 +208,7 @@ def test_what_only_the_engine_can_judge_is_refused_by_name(
         error = response.json()["error"]
         assert error["param"] == param
         assert error["type"] == "invalid_request_error"
-        assert told in error["message"]
+        assert named in error["message"]
         assert "Traceback" not in response.text
 
 
@@ -283,7 +283,7 @@ def test_a_full_queue_is_refused_before_any_header_of_a_stream(server: ServerPro
     assert all(retry is not None and int(retry) >= 1 for code, retry in answers if code == 503)
 
 
-def test_a_stopped_engine_is_told_and_recovers(server: ServerProcess, http: httpx.Client) -> None:
+def test_a_stopped_engine_is_reported_and_recovers(server: ServerProcess, http: httpx.Client) -> None:
     core = server.engine_core()
     os.kill(core, signal.SIGSTOP)
     try:
@@ -303,7 +303,7 @@ def test_a_stopped_engine_is_told_and_recovers(server: ServerProcess, http: http
     assert chat(http)["choices"]
 
 
-def test_an_idle_stopped_engine_is_told_too(server: ServerProcess) -> None:
+def test_an_idle_stopped_engine_is_reported_too(server: ServerProcess) -> None:
     core = server.engine_core()
     os.kill(core, signal.SIGSTOP)
     try:
@@ -350,13 +350,13 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(server: ServerProces
         server.until(lambda: len(codes) >= 6, 60, "load")
         accepted_before = codes.count(200)
         server.process.send_signal(signal.SIGTERM)
-        told = time.monotonic()
+        signalled = time.monotonic()
         code = server.exit_code()
         for running in loads:
             running.result(30)
     assert code == 0
     # Connections are accepted until the last accepted request is answered.
-    assert max(answered) > told
+    assert max(answered) > signalled
     assert not refused or min(refused) > max(answered) - 0.2
     assert set(codes) == {200, 503}
     assert codes.count(200) > accepted_before

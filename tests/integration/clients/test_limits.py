@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_completion_is_named(http: httpx.Client, fields: di
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_that_is_too_long_is_told_limit_and_count(http: httpx.Client, stream: bool) -> None:
+def test_the_refusal_of_a_long_prompt_names_limit_and_count(http: httpx.Client, stream: bool) -> None:
     chat = CHAT | {"messages": [{"role": "user", "content": "新闻" * 5000}], "stream": stream}
     for body, param in ((chat, "messages"), ({"prompt": [9] * 4100, "stream": stream}, "prompt")):
         error = post(http, body, 400)["error"]

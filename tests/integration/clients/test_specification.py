@@ -113,7 +113,7 @@ def test_a_command_is_answered_as_shown(server: ServerProcess, name: str, comman
 
 
 @pytest.mark.parametrize("path", ["/stats", "/metrics"])
-def test_the_other_paths_of_the_overview_tell_the_same(server: ServerProcess, http: httpx.Client, path: str) -> None:
+def test_the_other_paths_of_the_overview_give_the_same(server: ServerProcess, http: httpx.Client, path: str) -> None:
     """curl accepts any media type."""
     answer = json.loads(bash(server, f"curl {HOST}{path}"))
     assert differences(json.loads(spec.METRICS_ANSWER), answer) == []

@@ -44,7 +44,7 @@ def test_nothing_is_thought_unless_asked_for(http: httpx.Client) -> None:
         assert message.get("reasoning") is None
 
 
-def test_a_thought_is_told_apart_from_the_answer(http: httpx.Client, thought: dict[str, Any]) -> None:
+def test_a_thought_is_distinguished_from_the_answer(http: httpx.Client, thought: dict[str, Any]) -> None:
     message = message_of(http, **thought, structured_outputs={"choice": ["财经"]})
     assert message["reasoning"]
     assert message["content"] == "财经"

@@ -60,7 +60,7 @@ async def test_each_key_opens_every_door(served: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/nothing", "/v1", "/v1//models", "/tokenize", "/detokenize", "/v1/models/x"])
-async def test_what_is_not_there_is_not_told_to_strangers(served: Served, path: str) -> None:
+async def test_strangers_do_not_learn_which_paths_exist(served: Served, path: str) -> None:
     error_of(await served.client.post(path), 401)
 
 

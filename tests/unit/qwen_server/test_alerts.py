@@ -206,7 +206,7 @@ def test_the_file_is_followed_through_the_links_of_a_mounted_configmap(tmp_path:
     assert rules.rules[0].threshold == 3
 
 
-def test_a_broken_file_keeps_the_last_good_rules_and_is_told_once(
+def test_a_broken_file_keeps_the_last_good_rules_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "alerts.json"

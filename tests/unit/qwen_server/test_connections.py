@@ -337,7 +337,7 @@ async def test_uploads_share_a_bounded_memory() -> None:
         await until(lambda: served.app.state.handler.bodies.room == room)
 
 
-def test_a_client_that_takes_nothing_in_is_given_up_by_the_kernel() -> None:
+def test_the_kernel_drops_a_client_that_does_not_read() -> None:
     settings = make_settings(host="127.0.0.1", port=0, keep_alive_timeout=42.0)
     with listen(settings) as listener, socket.create_connection(listener.getsockname()):
         connection, _ = listener.accept()

@@ -181,7 +181,7 @@ def test_a_gain_without_text_is_counted_and_not_sent() -> None:
     assert event["choices"] == [{"index": 0, "delta": {"content": '"\n字'}, "logprobs": None, "finish_reason": None}]
 
 
-async def test_only_the_servers_own_receive_tells_its_connection() -> None:
+async def test_only_the_servers_own_receive_reveals_its_connection() -> None:
     async def receive() -> dict[str, Any]:
         return {}
 

@@ -63,7 +63,7 @@ def test_the_first_process_runs_in_the_child_that_imported_meanwhile(tmp_path: P
     assert not second["preloaded"]
 
 
-def test_a_changed_environment_begins_the_process_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_environment_restarts_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child = start()
     monkeypatch.setenv("OF_THE_PARENT", "changed")
     _, found = run(EarlyContext(child), tmp_path / "found")

@@ -122,7 +122,7 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(start: Callable
     assert not program.termination_log.read_text()
 
 
-def test_requests_given_up_at_the_drains_deadline_are_told(start: Callable[..., Program]) -> None:
+def test_requests_cut_off_at_the_drain_deadline_are_reported(start: Callable[..., Program]) -> None:
     program = start("--drain-timeout=500ms", "--max-concurrent-requests=2")
     program.until_ready()
     script = {"tokens": 100, "delay": 0.1}

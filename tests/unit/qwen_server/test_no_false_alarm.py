@@ -126,7 +126,7 @@ def test_a_step_of_minutes_on_a_cpu_that_computes() -> None:
 
 @pytest.mark.parametrize("busy", [True, False])
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_hang_is_told_within_two_seconds_of_its_threshold(device: Device, busy: bool) -> None:
+def test_a_hang_is_reported_within_two_seconds_of_its_threshold(device: Device, busy: bool) -> None:
     engine = Imagined(device)
     engine.computing = False
     engine.let(10, answers=True)

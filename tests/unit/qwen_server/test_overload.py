@@ -143,7 +143,7 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_engine_out_of_file_descriptors_is_a_failure_that_is_told(
+async def test_an_engine_out_of_file_descriptors_is_a_reported_failure(
     served: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     async def prepare(*_: object) -> Prepared:
