@@ -15,8 +15,10 @@ import openai
 import pytest
 
 from tests.cluster.settings import ROOT
+from tests.integration.admin_api import AdminApi
 from tests.integration.control_plane import ControlPlane, control_plane, wait_until
-from tests.integration.operator_harness import AdminApi, FakePodServers, OperatorThread
+from tests.integration.fake_pods import FakePodServers
+from tests.integration.operator_thread import OperatorThread
 from tests.integration.server_process import ServerProcess
 
 SHOWN_LINES = 30

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.integration.admin_api import QS, AdminApi, qwen_service
 from tests.integration.control_plane import ControlPlane, find_program
-from tests.integration.operator_harness import QS, AdminApi, qwen_service
 
 pytestmark = pytest.mark.cluster
 

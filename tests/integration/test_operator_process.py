@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from tests.integration.admin_api import AdminApi, qwen_service
 from tests.integration.control_plane import ControlPlane, free_ports, stop, wait_until
-from tests.integration.operator_harness import IMAGES, AdminApi, qwen_service
+from tests.integration.operator_thread import IMAGES
 
 pytestmark = pytest.mark.cluster
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.integration.admin_api import QS, AdminApi, qwen_service
 from tests.integration.control_plane import wait_until
-from tests.integration.operator_harness import QS, AdminApi, OperatorThread, qwen_service
+from tests.integration.operator_thread import OperatorThread
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 

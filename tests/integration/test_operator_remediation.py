@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.integration.admin_api import QS, AdminApi, qwen_service
 from tests.integration.control_plane import wait_until
-from tests.integration.operator_harness import QS, AdminApi, FakePodServers, OperatorThread, qwen_service
+from tests.integration.fake_pods import FakePodServers
+from tests.integration.operator_thread import OperatorThread
 
 pytestmark = pytest.mark.cluster
 
