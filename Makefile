@@ -40,8 +40,8 @@ test-unit: venv ## run the tests that need neither a cluster nor vLLM (seconds)
 	@$(RUN) $(VENV)/python -m tests.cluster test unit
 
 .PHONY: test-integration
-test-integration: deps ## run the tests against a real API server and a real vLLM
-	@$(RUN) $(VENV)/python -m tests.cluster test integration
+test-integration: deps ## run the tests against a real API server and a real vLLM; PATCHES=off: without patches
+	@QWEN_TEST_PATCHES=$(PATCHES) $(RUN) $(VENV)/python -m tests.cluster test integration
 
 .PHONY: test-e2e
 test-e2e: deps ## run the tests on the local one-node cluster

@@ -1,4 +1,4 @@
-"""The states of the process, and the annotation that asks for a restart."""
+"""The states of the process, and the annotation that requests a restart."""
 
 from __future__ import annotations
 

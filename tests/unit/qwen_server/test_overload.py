@@ -1,4 +1,4 @@
-"""More requests than fit, clients that go away, deadlines: who is refused, and that every slot comes back."""
+"""More requests than fit, disconnects, deadlines: who is refused, and that slots are freed."""
 
 import asyncio
 import time
@@ -26,7 +26,7 @@ async def served() -> AsyncIterator[Served]:
 
 
 async def fill(served: Served, count: int, **fields: Any) -> list[asyncio.Task[httpx.Response]]:
-    """Sends `count` requests that take for ever, and waits until all of them are in."""
+    """Sends `count` requests that never end, and waits until the server has them all."""
     tasks = [asyncio.create_task(served.chat(SLOW, **fields)) for _ in range(count)]
     admission = served.service.admission
     await until(lambda: admission.running + admission.waiting == count)
@@ -143,7 +143,7 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_engine_out_of_file_descriptors_is_a_failure_that_is_told(
+async def test_an_engine_out_of_file_descriptors_is_a_reported_failure(
     served: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     async def prepare(*_: object) -> Prepared:
@@ -253,7 +253,8 @@ async def test_every_figure_agrees_with_what_the_client_measured(served: Served)
         outputs += response.json()["usage"]["completion_tokens"]
     metrics = await served.metrics()
     latency, ttft = metrics["latency"], metrics["slo"]["ttft"]
-    # The client's own share of the time depends on the machine: the server must be between the script and the client.
+    # The client's own overhead depends on the machine: the server's figure must lie between the
+    # script and the client.
     assert 0.14 <= latency["min"] <= latency["max"] <= max(latencies)
     assert latency["mean"] <= sum(latencies) / 8
     assert 0.05 <= ttft["p50"] <= latency["p50"] - 0.09

@@ -40,7 +40,7 @@ def test_any_text_arrives_as_it_was(text: str, model: str, index: int) -> None:
     ]
 
 
-def test_the_first_token_is_told_and_another_only_once_it_has_text() -> None:
+def test_the_first_token_is_reported_and_others_only_with_text() -> None:
     chunks = Chunks("chat", "id", 5, "m")
     assert chunks.of(output(Delta(0, "", 0))) == b""
     (choice,) = choices_of(chunks.of(output(Delta(0, "", 1))))
@@ -58,7 +58,7 @@ def test_several_choices_go_out_in_one_write() -> None:
 
 
 @pytest.mark.parametrize("reason", ["\n", 151643])
-def test_the_stop_that_matched_is_told_to_who_gave_one(reason: int | str) -> None:
+def test_the_matched_stop_is_named_to_clients_that_set_stops(reason: int | str) -> None:
     end = output(Delta(0, "a", 1, "stop", reason))
     for asked in (True, False):
         (choice,) = choices_of(Chunks("chat", "id", 5, "m", stop_reasons=asked).of(end))
@@ -89,7 +89,7 @@ def test_the_error_event_has_openais_shape_whatever_the_error_was() -> None:
 
 
 class Reader:
-    """A client that takes nothing in until `reads` is set, but for the response's head."""
+    """A client that reads only the head of the response until `reads` is set."""
 
     def __init__(self) -> None:
         self.reads = asyncio.Event()
@@ -101,7 +101,7 @@ class Reader:
             self.got.append(message["body"])
 
 
-async def test_an_error_is_told_though_the_deadline_met_a_blocked_comment() -> None:
+async def test_an_error_is_sent_though_the_deadline_met_a_blocked_comment() -> None:
     reader = Reader()
     stream = EventStream(reader.send, list)
     stream._seconds = 0.01
@@ -116,7 +116,7 @@ async def test_an_error_is_told_though_the_deadline_met_a_blocked_comment() -> N
     assert reader.got == [KEEP_ALIVE, b"data: error"]
 
 
-async def test_a_stream_knows_that_its_client_takes_nothing_in() -> None:
+async def test_a_stream_knows_that_its_client_does_not_read() -> None:
     reader = Reader()
     stream = EventStream(reader.send, list)
     stream.arm()

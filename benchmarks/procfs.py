@@ -1,4 +1,4 @@
-"""What the kernel knows about a process: CPU time, memory, the cores it may use."""
+"""What the kernel knows about a process: CPU time, memory and allowed cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Memory(NamedTuple):
-    """MiB: resident, and the process's proportional share of what it shares with others."""
+    """In MiB: the resident set, and the proportional share of memory that is shared with others."""
 
     rss: float
     pss: float
@@ -24,12 +24,12 @@ def cpu_of_stat(text: str) -> float:
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds of CPU that the process has used, in user and system mode. Raises OSError when it is gone."""
+    """Seconds of CPU (user and system) that the process has used. Raises OSError if it is gone."""
     return cpu_of_stat(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace"))
 
 
 def memory_of_rollup(text: str) -> Memory:
-    """What the text of /proc/PID/smaps_rollup says."""
+    """Reads the text of /proc/PID/smaps_rollup."""
     kib = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines()[1:]}
     return Memory(kib["Rss"] / 1024, kib["Pss"] / 1024)
 
@@ -40,7 +40,7 @@ def memory_of(pid: int) -> Memory:
 
 
 def pin(pids: Iterable[int], cores: Iterable[int]) -> None:
-    """Has every thread of the processes run on these cores only."""
+    """Restricts every thread of the processes to these cores."""
     allowed = set(cores)
     for pid in pids:
         for thread in os.listdir(f"/proc/{pid}/task"):

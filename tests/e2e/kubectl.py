@@ -1,4 +1,4 @@
-"""kubectl for the end-to-end tests: plain dicts in and out, waits with a deadline, and what to show after a failure."""
+"""kubectl for the end-to-end tests: plain dicts, waits with a deadline, diagnosis of failures."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ T = TypeVar("T")
 
 
 class KubectlError(AssertionError):
-    """kubectl refused; the message is its standard error."""
+    """kubectl failed; the message is its standard error."""
 
 
 @dataclass(frozen=True)
-class Kube:
-    """A namespace of a cluster, seen through kubectl."""
+class Kubectl:
+    """A namespace of a cluster, accessed through kubectl."""
 
-    kubectl: Path
+    program: Path
     kubeconfig: Path
     namespace: str = "default"
 
     def run(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> str:
         """kubectl's standard output. Raises KubectlError."""
-        command = [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
+        command = [str(self.program), f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
         if done.returncode != 0:
             raise KubectlError(f"kubectl {' '.join(arguments[:4])}: {done.stderr.strip()}")
         return done.stdout
 
     def get(self, kind: str, name: str) -> Object:
-        """One object. Raises KubectlError when it is not there."""
+        """One object. Raises KubectlError if it does not exist."""
         found: Object = json.loads(self.run("get", kind, name, "-o", "json"))
         return found
 
@@ -62,12 +62,12 @@ class Kube:
         return {address for endpoint in ready for address in endpoint["addresses"]}
 
     def condition(self, name: str, kind: str) -> Object:
-        """A condition of a QwenService; an empty one while it is not reported."""
+        """A condition of a QwenService; an empty one until it is reported."""
         conditions = self.get("qwenservice", name).get("status", {}).get("conditions", [])
         return next((c for c in conditions if c["type"] == kind), {"status": "", "reason": "", "message": ""})
 
     def wait_ready(self, name: str, replicas: int = 1, timeout: float = 420) -> None:
-        """Waits until the QwenService is Ready with so many replicas."""
+        """Waits until the QwenService is Ready with this many replicas."""
 
         def ready() -> bool:
             status = self.get("qwenservice", name).get("status", {})
@@ -82,7 +82,7 @@ class Kube:
         return [e["reason"] for e in sorted(events, key=lambda e: e["metadata"]["creationTimestamp"])]
 
     def diagnosis(self) -> str:
-        """What a person would look at after a failure."""
+        """The commands that a person would run after a failure, with their output."""
         parts = []
         for arguments in (
             ("get", "qwenservices,deployments,pods,endpointslices", "-o", "wide"),
@@ -99,7 +99,7 @@ class Kube:
 
 
 def wait_for(check: Callable[[], T], timeout: float, what: str | Callable[[], str], interval: float = 0.5) -> T:
-    """The first true value of `check`. Fails with `what` when there is none within `timeout` seconds."""
+    """Returns the first true value of `check`. Fails with `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         value = check()

@@ -1,4 +1,4 @@
-"""Processes inside pods, as the node sees them: for stopping and killing parts of a server."""
+"""Processes inside pods, seen from the node: for stopping and killing parts of a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 def pids(pod: dict[str, Any], name: str) -> list[int]:
     """The processes of a pod whose title starts with `name`, such as `VLLM::EngineCore`.
 
-    The kubelet names a pod's cgroup by its UID; a process's title is what vLLM sets as its command line.
+    The kubelet names a pod's cgroup by its UID; a process's title is what vLLM sets as its command
+    line.
     """
     uid = pod["metadata"]["uid"]
     found = []

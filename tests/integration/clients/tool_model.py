@@ -1,23 +1,19 @@
-"""The built-in model with a chat template and tokens for tools and thoughts, as Qwen3 has them."""
+"""The built-in model with Qwen3's chat template and tokens for tools and thinking."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.integration.serving import ROOT
+from tests.integration import builtin_model
 
-BUILTIN = ROOT / "server" / "models" / "news-classifier"
-NAME = "qwen-news-classifier"
-QUESTION = "请分类这条新闻：央行宣布降息25个基点"
-ANSWER = "这条新闻属于【财经】类别。"
 _TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-# Without a top_k of its own, a request gets the likeliest tokens.
-_GENERATION = {"top_k": 1}
+# A request without a top_k of its own gets the most likely tokens.
+_TOP_K = 1
 
-# Without tools and thoughts it writes what the built-in template writes, so that the model answers as ever.
+# Without tools and thinking it renders what the built-in template renders, so that the model gives
+# its usual answers.
 _TEMPLATE = """\
 {%- if tools %}
 {{- '<|im_start|>system\\n# Tools\\n\\n<tools>' }}
@@ -45,20 +41,19 @@ _TEMPLATE = """\
 
 
 def build(folder: Path) -> Path:
-    """Writes the model into `folder`, which must not exist; returns it."""
-    shutil.copytree(BUILTIN, folder)
+    """Writes the model to `folder`, which must not exist. Returns the folder."""
+    builtin_model.copy(folder)
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
     _rename_the_last_tokens(tokenizer)
     path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
-    path = folder / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | _GENERATION), encoding="utf-8")
+    builtin_model.update_json(folder / "generation_config.json", top_k=_TOP_K)
     return folder
 
 
 def _rename_the_last_tokens(tokenizer: dict[str, Any]) -> None:
-    """Gives the vocabulary's last, rarest tokens to `_TOKENS`: the weights keep their shape."""
+    """Gives the ids of the rarest tokens to `_TOKENS`, so that the weights keep their shape."""
     model = tokenizer["model"]
     vocabulary: dict[str, int] = model["vocab"]
     rarest = sorted(vocabulary, key=vocabulary.__getitem__)[-len(_TOKENS) :]

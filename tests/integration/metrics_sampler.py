@@ -1,4 +1,4 @@
-"""What a real server says of itself while a test does something to it: samples, alarms, and clients' own figures."""
+"""Samples a real server's metrics during a test; compares them with what clients measured."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import httpx
 
 from qwen_server.observe.request_figures import percentile
 from tests.integration.load import Answer
-from tests.integration.serving import ServerProcess
+from tests.integration.server_process import ServerProcess
 
 _LATENCY_EDGES = (0.1, 0.5, 1, 2, 5, 10)
 
 
-class Watch:
-    """`with Watch(server)`: samples of the metrics ten times a second, each checked against the one before."""
+class MetricsSampler:
+    """`with MetricsSampler(server)`: ten samples of the metrics a second; `check` compares them."""
 
     def __init__(self, server: ServerProcess) -> None:
         self._server = server
@@ -37,7 +37,7 @@ class Watch:
         self._pool.shutdown()
 
     def check(self) -> None:
-        """Fails when an alarm was raised, a counter fell, or the requests did not add up in any sample."""
+        """Fails if an alert fired, a counter fell, or requests did not add up in a sample."""
         self._stop.set()
         self._done.result(30)
         assert len(self.samples) > 5
@@ -56,7 +56,7 @@ class Watch:
 
 
 def counters(sample: dict[str, Any]) -> list[float]:
-    """What never falls."""
+    """The values that never fall."""
     requests, tokens = sample["requests"], sample["tokens"]
     return [
         sample["uptime"]["seconds"],
@@ -69,13 +69,13 @@ def counters(sample: dict[str, Any]) -> list[float]:
 
 
 def alarms(server: ServerProcess, since: int = 0) -> list[str]:
-    """The lines of the log, from the line `since`, that tell of an alert which restarts or takes out a replica."""
+    """Log lines since line `since` of alerts that restart or take out a replica."""
     names = ("EngineUnresponsive", "GenerationStalled", "EngineDead", "GPUUnhealthy", "HighErrorRate")
     return [line for line in server.lines[since:] if any(f"alert {name}:" in line for name in names)]
 
 
 def figures(answers: Sequence[Answer]) -> dict[str, float]:
-    """What the clients measured of streams, under the server's names, by the specification's formulas."""
+    """The clients' measurements of streams under the server's names, by the same formulas."""
     ttfts = sorted(answer.ttft for answer in answers if answer.ttft is not None)
     latencies = sorted(answer.latency for answer in answers)
     rates = sorted(answer.decoding for answer in answers)
@@ -99,7 +99,7 @@ def read(sample: dict[str, Any], path: str) -> float:
 
 
 def histogram(answers: Sequence[Answer]) -> list[int]:
-    """How many answers took as long as each of the specification's ranges says."""
+    """The number of answers in each latency range of the specification."""
     counts = [0] * (len(_LATENCY_EDGES) + 1)
     for answer in answers:
         counts[sum(answer.latency >= edge for edge in _LATENCY_EDGES)] += 1

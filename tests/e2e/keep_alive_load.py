@@ -1,8 +1,10 @@
-"""Keep-alive load on a Service from inside the cluster's network: `python -m tests.e2e.load --url ... --workers 4`.
+"""Sends keep-alive load to a Service from inside the cluster's network.
 
-Each worker holds one connection, as a client with a connection pool does, and sends one chat request after another. A
-JSON line a request goes to standard output: when it began and ended (seconds since the epoch), which pod the connection
-led to, the HTTP status, and the error if there was no answer. SIGTERM ends it after the requests in flight.
+`python -m tests.e2e.keep_alive_load --url ... --workers 4`: each worker holds one connection, as a
+client with a connection pool does, and sends one chat request after another. For each request, a
+JSON line goes to standard output: when it started and ended (seconds since the epoch), which pod
+the connection led to, the HTTP status, and the error if there was no answer. SIGTERM stops the load
+after the requests in flight.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ output = threading.Lock()
 
 
 def pod_behind(sock_port: int) -> str:
-    """The pod that kube-proxy chose for the connection from this local port, read from the connection tracker."""
+    """The pod that kube-proxy chose for the connection from this local port (by conntrack)."""
     command = ["conntrack", "-L", "-p", "tcp", "--orig-port-src", str(sock_port)]
     table = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     for line in table.splitlines():
@@ -59,7 +61,7 @@ def work(host: str, port: int, timeout: float) -> None:
         if (error or status != 200) and connection is not None:
             connection.close()
             connection = None
-        # A pace, not a wait: two small pods shall be busy, not saturated.
+        # A pace, not a wait: two small pods should be busy but not saturated.
         stop.wait(0.2)
 
 

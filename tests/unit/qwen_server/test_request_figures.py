@@ -15,7 +15,7 @@ from qwen_server.observe.request_figures import (
     percentile,
 )
 
-# Three requests that make the specification's example: latency, time to first token, tokens of the answer.
+# Three requests that produce the specification's example: latency, time to first token, tokens.
 EXAMPLE = ((3.467, 0.5203, 11), (4.0945, 0.6143, 13), (6.2639, 0.9588, 19))
 
 
@@ -28,7 +28,7 @@ class Clock:
 
 
 def answer(figures: RequestFigures, clock: Clock, latency: float, ttft: float, tokens: int) -> RequestRecord:
-    """One request that arrives now; the clock ends at its end."""
+    """Records one request that arrives now; the clock advances to its end."""
     record = RequestRecord("id", arrival=clock.now, prompt_tokens=9)
     figures.accept()
     record.granted = clock.now
