@@ -78,7 +78,13 @@ class Patches:
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             missing = [str(error)]
         if missing:
-            _log.warning("patch %s is not used: %s not found (%s)", patch.name, ", ".join(missing), patch.gains)
+            _log.warning(
+                "patch %s is not used, because %s was not found: it relies on %s. What it would gain: %s",
+                patch.name,
+                ", ".join(missing),
+                patch.relies_on,
+                patch.gains,
+            )
         return not missing
 
 
