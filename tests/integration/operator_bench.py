@@ -314,7 +314,7 @@ class OperatorThread:
         """Has a service looked at without a cause, as the resync does."""
         assert self._loop is not None
         assert self.controller is not None
-        self._loop.call_soon_threadsafe(self.controller.due, (self._namespace, name))
+        self._loop.call_soon_threadsafe(self.controller._queue.add, (self._namespace, name))
 
     def stop(self) -> None:
         """Ends the operator, and fails when it had failed."""
