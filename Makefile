@@ -60,6 +60,10 @@ soak: venv ## a real vLLM at full load, then idle, without an alarm: make soak M
 bench-server: venv ## this server and vLLM's own side by side, about half an hour: make bench-server ARGS="--only startup --runs 1"
 	@$(RUN) $(VENV)/python -m benchmarks $(ARGS)
 
+.PHONY: vllm-contract
+vllm-contract: venv ## what a vLLM release changes of what the server relies on: make vllm-contract VERSION=0.33.0
+	@$(RUN) $(VENV)/python -m tests.contract $(VERSION) $(ARGS)
+
 .PHONY: lint
 lint: venv ## ruff, mypy, import contracts, the chart, generated files
 	@$(RUN) $(VENV)/python -m tests.cluster lint
