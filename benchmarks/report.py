@@ -1,4 +1,4 @@
-"""The Markdown tables of benchmarks/README.md, from the latest outcome of every part."""
+"""The Markdown tables of benchmarks/README.md, from the latest result of every part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEAD = "| | unit | this server | vLLM's server | ratio | target | |\n|---|---|-
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent; a dash of NaN."""
+    """Three significant digits without an exponent; a dash for NaN."""
     if math.isnan(value):
         return "-"
     if value == 0:
@@ -60,7 +60,7 @@ def _conditions(part: Part) -> str:
 
 
 def render(parts: Sequence[Part]) -> str:
-    """All parts; what was taken under the same conditions names them in each, for parts can be run alone."""
+    """All parts, each with the conditions of its own run: parts can run alone."""
     text = ""
     for part in parts:
         text += f"### {part.name.capitalize()}\n\n{_HEAD}"
@@ -70,7 +70,7 @@ def render(parts: Sequence[Part]) -> str:
 
 
 def insert(page: str, tables: str) -> str:
-    """The page with the tables between its two markers. Raises ValueError when they are not there."""
+    """The page with the tables between its two markers. Raises ValueError if they are missing."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

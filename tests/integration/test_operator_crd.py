@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.integration.admin_api import QS, AdminApi, qwen_service
 from tests.integration.control_plane import ControlPlane, find_program
-from tests.integration.operator_bench import QS, Api, qwen_service
 
 pytestmark = pytest.mark.cluster
 
@@ -35,7 +35,7 @@ def spec_with(section: str, value: Any) -> dict[str, Any]:
     return obj
 
 
-def test_defaults_are_filled_in(api: Api) -> None:
+def test_defaults_are_filled_in(api: AdminApi) -> None:
     created = api.create(qwen_service())
     spec = created["spec"]
     assert spec["replicas"] == 1
@@ -52,7 +52,7 @@ def test_defaults_are_filled_in(api: Api) -> None:
     assert remediation["backoff"] == {"base": "30s", "max": "10m"}
 
 
-def test_the_smallest_service_is_enough(plane: ControlPlane, api: Api) -> None:
+def test_the_smallest_service_is_enough(plane: ControlPlane, api: AdminApi) -> None:
     smallest = {
         "apiVersion": QS,
         "kind": "QwenService",
@@ -64,7 +64,7 @@ def test_the_smallest_service_is_enough(plane: ControlPlane, api: Api) -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
-def test_samples_are_accepted(plane: ControlPlane, api: Api, sample: Path) -> None:
+def test_samples_are_accepted(plane: ControlPlane, api: AdminApi, sample: Path) -> None:
     command = [find_program("kubectl"), "--kubeconfig", plane.kubeconfig, "-n", api.namespace, "apply", "-f", sample]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
@@ -86,7 +86,7 @@ def test_samples_are_accepted(plane: ControlPlane, api: Api, sample: Path) -> No
     ],
 )
 def test_bad_input_is_refused_with_the_field(
-    plane: ControlPlane, api: Api, section: str, value: Any, said: str
+    plane: ControlPlane, api: AdminApi, section: str, value: Any, said: str
 ) -> None:
     result = kubectl_apply(plane, api.namespace, spec_with(section, value))
     assert result.returncode != 0
@@ -94,7 +94,7 @@ def test_bad_input_is_refused_with_the_field(
     assert not api.objects(QS, "qwenservices")
 
 
-def test_more_parallelism_than_gpus_is_refused(plane: ControlPlane, api: Api) -> None:
+def test_more_parallelism_than_gpus_is_refused(plane: ControlPlane, api: AdminApi) -> None:
     obj = spec_with("engine", {"device": "cuda", "tensorParallelSize": 4})
     obj["spec"]["gpu"] = {"count": 2}
     result = kubectl_apply(plane, api.namespace, obj)
@@ -103,7 +103,7 @@ def test_more_parallelism_than_gpus_is_refused(plane: ControlPlane, api: Api) ->
     assert "tensorParallelSize" in result.stderr
 
 
-def test_columns_are_printed(plane: ControlPlane, api: Api) -> None:
+def test_columns_are_printed(plane: ControlPlane, api: AdminApi) -> None:
     api.create(qwen_service())
     command = [find_program("kubectl"), "--kubeconfig", plane.kubeconfig, "-n", api.namespace, "get", "qs"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=60)

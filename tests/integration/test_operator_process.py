@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from tests.integration.admin_api import AdminApi, qwen_service
 from tests.integration.control_plane import ControlPlane, free_ports, stop, wait_until
-from tests.integration.operator_bench import IMAGES, Api, qwen_service
+from tests.integration.operator_thread import IMAGES
 
 pytestmark = pytest.mark.cluster
 
@@ -91,7 +92,7 @@ def lease(plane: ControlPlane) -> Iterator[str]:
 
 
 def test_the_leader_works_cluster_wide_and_hands_over_when_it_ends(
-    plane: ControlPlane, api: Api, operator_kubeconfig: Path, tmp_path: Path, lease: str
+    plane: ControlPlane, api: AdminApi, operator_kubeconfig: Path, tmp_path: Path, lease: str
 ) -> None:
     with operator_process("one", operator_kubeconfig, tmp_path, lease, "") as one:
         wait_until("one leads", one.leads)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.integration.admin_api import QS, AdminApi, qwen_service
 from tests.integration.control_plane import wait_until
-from tests.integration.operator_bench import QS, Api, FakeServers, OperatorThread, qwen_service
+from tests.integration.fake_pods import FakePodServers
+from tests.integration.operator_thread import OperatorThread
 
 pytestmark = pytest.mark.cluster
 
@@ -33,7 +35,7 @@ def ip_of(number: int) -> str:
     return f"192.0.2.{number + 1}"
 
 
-def start(api: Api, servers: FakeServers, count: int, **changes: Any) -> list[str]:
+def start(api: AdminApi, servers: FakePodServers, count: int, **changes: Any) -> list[str]:
     """A service with so many replicas, all of them in rotation."""
     api.create(qwen_service(replicas=count, remediation=remediation(**changes), rollout={"minReadySeconds": 0}))
     pods = api.started(count)
@@ -49,23 +51,23 @@ def start(api: Api, servers: FakeServers, count: int, **changes: Any) -> list[st
     return pods
 
 
-def rolled_out(api: Api) -> bool:
+def rolled_out(api: AdminApi) -> bool:
     deployment = api.deployment()
     assert deployment is not None
     conditions = deployment.get("status", {}).get("conditions", ())
     return any(item["reason"] == "NewReplicaSetAvailable" for item in conditions)
 
 
-def gate_is(api: Api, pod: str, status: str) -> Callable[[], bool]:
+def gate_is(api: AdminApi, pod: str, status: str) -> Callable[[], bool]:
     return lambda: api.gate(pod) == status
 
 
-def asked_to_restart(api: Api, pod: str) -> str:
+def asked_to_restart(api: AdminApi, pod: str) -> str:
     return str(api.pod(pod)["metadata"].get("annotations", {}).get(RESTART, ""))
 
 
 @pytest.mark.usefixtures("operator")
-def test_the_gate_of_a_healthy_new_pod_opens(api: Api, servers: FakeServers) -> None:
+def test_the_gate_of_a_healthy_new_pod_opens(api: AdminApi, servers: FakePodServers) -> None:
     api.create(qwen_service())
     [pod] = api.started(1)
     assert api.gate(pod) == ""
@@ -76,7 +78,7 @@ def test_the_gate_of_a_healthy_new_pod_opens(api: Api, servers: FakeServers) -> 
 
 
 @pytest.mark.usefixtures("operator")
-def test_the_gate_of_a_pod_that_says_nothing_opens_too(api: Api) -> None:
+def test_the_gate_of_a_pod_that_says_nothing_opens_too(api: AdminApi) -> None:
     api.create(qwen_service())
     [pod] = api.started(1)
     api.run_pod(pod, "192.0.2.9")
@@ -84,7 +86,7 @@ def test_the_gate_of_a_pod_that_says_nothing_opens_too(api: Api) -> None:
 
 
 @pytest.mark.usefixtures("operator")
-def test_the_gate_opens_although_the_spec_makes_no_sense(api: Api, servers: FakeServers) -> None:
+def test_the_gate_opens_although_the_spec_makes_no_sense(api: AdminApi, servers: FakePodServers) -> None:
     bad = {"spec": {"terminationGracePeriodSeconds": -5}}
     api.create(qwen_service(replicas=1))
     [pod] = api.started(1)
@@ -96,7 +98,7 @@ def test_the_gate_opens_although_the_spec_makes_no_sense(api: Api, servers: Fake
 
 
 @pytest.mark.usefixtures("operator")
-def test_a_hung_pod_leaves_rotation_is_restarted_and_comes_back(api: Api, servers: FakeServers) -> None:
+def test_a_hung_pod_leaves_rotation_is_restarted_and_comes_back(api: AdminApi, servers: FakePodServers) -> None:
     hung, well = start(api, servers, 2)
     server = servers.by_ip[ip_of(0)]
     server.alerts, server.generates = ["EngineUnresponsive"], False
@@ -126,7 +128,7 @@ def test_a_hung_pod_leaves_rotation_is_restarted_and_comes_back(api: Api, server
 
 
 @pytest.mark.usefixtures("operator")
-def test_a_pod_that_recovers_by_itself_is_not_restarted(api: Api, servers: FakeServers) -> None:
+def test_a_pod_that_recovers_by_itself_is_not_restarted(api: AdminApi, servers: FakePodServers) -> None:
     slow = [{"alert": "EngineUnresponsive", "action": "Restart", "for": "1m"}]
     pod, _ = start(api, servers, 2, rules=slow)
     server = servers.by_ip[ip_of(0)]
@@ -139,7 +141,7 @@ def test_a_pod_that_recovers_by_itself_is_not_restarted(api: Api, servers: FakeS
 
 
 @pytest.mark.usefixtures("operator")
-def test_the_last_pods_stay_in_rotation(api: Api, servers: FakeServers) -> None:
+def test_the_last_pods_stay_in_rotation(api: AdminApi, servers: FakePodServers) -> None:
     rules = [{"alert": "GPUUnhealthy", "action": "Unready"}]
     pods = start(api, servers, 2, rules=rules)
     for number in range(2):
@@ -150,7 +152,7 @@ def test_the_last_pods_stay_in_rotation(api: Api, servers: FakeServers) -> None:
 
 
 @pytest.mark.usefixtures("operator")
-def test_a_dry_run_only_tells(api: Api, servers: FakeServers) -> None:
+def test_a_dry_run_only_tells(api: AdminApi, servers: FakePodServers) -> None:
     pod, _ = start(api, servers, 2, mode="DryRun")
     servers.by_ip[ip_of(0)].alerts = ["EngineUnresponsive"]
     wait_until("both steps are told", lambda: len(api.events("DryRun")) >= 2, seconds=10)
@@ -163,7 +165,7 @@ def test_a_dry_run_only_tells(api: Api, servers: FakeServers) -> None:
 
 
 @pytest.mark.usefixtures("operator")
-def test_a_spent_budget_suspends_and_the_annotation_resets_it(api: Api, servers: FakeServers) -> None:
+def test_a_spent_budget_suspends_and_the_annotation_resets_it(api: AdminApi, servers: FakePodServers) -> None:
     pod, _ = start(api, servers, 2, restartBudget={"maxRestarts": 0, "window": "1h"})
     servers.by_ip[ip_of(0)].alerts, servers.by_ip[ip_of(0)].generates = ["EngineUnresponsive"], False
     wait_until("it is out", gate_is(api, pod, "False"), seconds=10)
@@ -180,7 +182,7 @@ def test_a_spent_budget_suspends_and_the_annotation_resets_it(api: Api, servers:
 
 
 def test_a_restart_survives_the_operators_own(
-    api: Api, servers: FakeServers, operator: OperatorThread, operator_kubeconfig: Path
+    api: AdminApi, servers: FakePodServers, operator: OperatorThread, operator_kubeconfig: Path
 ) -> None:
     pod, _ = start(api, servers, 2)
     server = servers.by_ip[ip_of(0)]
@@ -200,7 +202,7 @@ def test_a_restart_survives_the_operators_own(
 
 
 @pytest.mark.usefixtures("operator")
-def test_an_eviction_replaces_the_pod(api: Api, servers: FakeServers) -> None:
+def test_an_eviction_replaces_the_pod(api: AdminApi, servers: FakePodServers) -> None:
     pod, _ = start(api, servers, 2, restartMethod="Evict")
     servers.by_ip[ip_of(0)].alerts, servers.by_ip[ip_of(0)].generates = ["EngineUnresponsive"], False
     wait_until("the gate is closed", gate_is(api, pod, "False"), seconds=10)
@@ -215,7 +217,7 @@ def test_an_eviction_replaces_the_pod(api: Api, servers: FakeServers) -> None:
 
 
 @pytest.mark.usefixtures("operator")
-def test_the_cause_of_an_engines_death_is_kept(api: Api, servers: FakeServers) -> None:
+def test_the_cause_of_an_engines_death_is_kept(api: AdminApi, servers: FakePodServers) -> None:
     pod, _ = start(api, servers, 2)
     ended = {"exitCode": 70, "reason": "Error", "message": "CUDA out of memory"}
     api.run_pod(pod, ip_of(0), ready=False, restarts=1, ended=ended)

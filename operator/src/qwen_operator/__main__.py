@@ -10,15 +10,17 @@ from collections.abc import Awaitable
 from typing import Any, Final
 
 from qwen_operator import __version__
-from qwen_operator.apierrors import KubeError
 from qwen_operator.controller import Controller
-from qwen_operator.handlers import Watcher
-from qwen_operator.kube import Kube
-from qwen_operator.leader import RENEW_DEADLINE, Leader
-from qwen_operator.logs import set_up_logging
-from qwen_operator.metrics import LEADER, Health, serve
-from qwen_operator.resources import QWEN_SERVICES
-from qwen_operator.settings import Settings, SettingsError, read_settings
+from qwen_operator.handlers import KopfThread
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.lease import RENEW_DEADLINE, Leader
+from qwen_operator.kube.resources import QWEN_SERVICES
+from qwen_operator.process.endpoints import serve
+from qwen_operator.process.health import Health
+from qwen_operator.process.logs import set_up_logging
+from qwen_operator.process.operator_metrics import LEADER
+from qwen_operator.process.settings import Settings, SettingsError, read_settings
 
 logger = logging.getLogger("qwen_operator")
 
@@ -35,7 +37,7 @@ async def run(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runner, port = await serve(health, settings.metrics_port)
     logger.info("qwen-operator %s", __version__, extra={"port": port, "pod": settings.pod_name})
-    kube = await Kube.connect()
+    kube = await KubeClient.connect()
     try:
         if not settings.leader_election:
             return await _act(kube, settings, health, stop)
@@ -47,7 +49,7 @@ async def run(settings: Settings) -> int:
         logger.info("ended")
 
 
-async def _lead(kube: Kube, settings: Settings, health: Health, stop: asyncio.Event) -> int:
+async def _lead(kube: KubeClient, settings: Settings, health: Health, stop: asyncio.Event) -> int:
     leader = Leader(kube, name=settings.lease_name, namespace=settings.namespace, identity=settings.pod_name)
     standby = asyncio.create_task(_report_standby(leader, health))
     try:
@@ -89,14 +91,14 @@ async def _report_standby(leader: Leader, health: Health) -> None:
         await asyncio.sleep(1.0)
 
 
-async def _act(kube: Kube, settings: Settings, health: Health, stop: asyncio.Event) -> int:
+async def _act(kube: KubeClient, settings: Settings, health: Health, stop: asyncio.Event) -> int:
     """Watches and acts until told to stop; a part that fails ends the process."""
     if not await _unless(stop, _definition_served(kube)):
         return 0
     controller = Controller(kube, settings, health)
     working = asyncio.create_task(controller.run(), name="controller")
     died = asyncio.Event()
-    watcher = Watcher(controller.service_seen, controller.service_gone, died.set, settings.watch_namespaces)
+    watcher = KopfThread(controller.service_seen, controller.service_gone, died.set, settings.watch_namespaces)
     waits = [asyncio.create_task(event.wait()) for event in (stop, died, controller.ready)]
     try:
         await asyncio.wait((working, *waits), return_when=asyncio.FIRST_COMPLETED)
@@ -120,7 +122,7 @@ async def _act(kube: Kube, settings: Settings, health: Health, stop: asyncio.Eve
     return EXIT_LOST
 
 
-async def _definition_served(kube: Kube) -> None:
+async def _definition_served(kube: KubeClient) -> None:
     """Returns once the API server serves QwenServices (right after an installation it may take a moment)."""
     while True:
         try:

@@ -7,20 +7,20 @@ import logging
 import time
 from typing import Any, Final
 
-from qwen_operator.apierrors import KubeError
-from qwen_operator.cluster import Cluster
-from qwen_operator.conditions import Suspension
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES, Health
+from qwen_operator.api.objects import Key, Object, key_of
+from qwen_operator.kube.cache import ClusterCache
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.events import Recorder
+from qwen_operator.kube.workqueue import WorkQueue
+from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES
+from qwen_operator.process.settings import Settings
 from qwen_operator.reconcile import Reconciler
 from qwen_operator.remediation.gates import GateKeeper
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.settings import Settings
-from qwen_operator.watch import Key, Object, key_of
-from qwen_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +31,14 @@ _BEAT: Final = "resync"
 class Controller:
     """The operator at work. `poller` is given by tests only."""
 
-    def __init__(self, kube: Kube, settings: Settings, health: Health, poller: Poller | None = None) -> None:
+    def __init__(self, kube: KubeClient, settings: Settings, health: Health, poller: Poller | None = None) -> None:
         self._kube = kube
         self._settings = settings
         self._health = health
         self._poller = poller or Poller()
         self._recorder = Recorder(kube, settings.pod_name)
         self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, self._failed)
-        self.cluster = Cluster(
+        self.cluster = ClusterCache(
             kube,
             settings.watch_namespaces,
             on_child=self._queue.add,
@@ -51,7 +51,7 @@ class Controller:
             kube, self.cluster, self._poller, writer, health=health, on_change=self._queue.add
         )
         self._reconciler = Reconciler(
-            kube, self.cluster, self._recorder, settings, suspended=self._suspended, gone=self.service_gone
+            kube, self.cluster, self._recorder, settings, suspended=self._remediator.suspended, gone=self.service_gone
         )
         self._ended = False
         self.ready = asyncio.Event()
@@ -95,10 +95,6 @@ class Controller:
         if not self.cluster.services:
             self._health.forget("reconcile")
 
-    def due(self, key: Key) -> None:
-        """Has a service reconciled soon."""
-        self._queue.add(key)
-
     def _pod_changed(self, pod: Object) -> None:
         self._gates.offer(pod)
         key = self.cluster.key_by_label(pod)
@@ -108,9 +104,6 @@ class Controller:
     def _all_due(self) -> None:
         for key in self.cluster.services:
             self._queue.add(key)
-
-    def _suspended(self, key: Key) -> Suspension | None:
-        return self._remediator.suspended(key)
 
     async def _resync(self) -> None:
         while True:

@@ -16,7 +16,7 @@ from typing import Any
 import kopf
 
 from qwen_operator.api import GROUP, PLURAL, VERSION
-from qwen_operator.watch import Key, Object, key_of
+from qwen_operator.api.objects import Key, Object, key_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def build_registry(seen: Callable[[Object], None], gone: Callable[[Key], None]) 
     return registry
 
 
-class Watcher:
+class KopfThread:
     """kopf in its thread. `died` is called in the caller's loop when it ends without being asked to."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Tables, targets, and outcomes kept in files."""
+"""Tables, targets, and results kept in files."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from qwen_operator.api import QwenService
-from qwen_operator.builders.merge import merge
-from qwen_operator.plan import ClusterFacts, Plan, plan
+from qwen_operator.planning.builders.merge import merge
+from qwen_operator.planning.plan import ClusterFacts, Plan, plan
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -6,30 +6,26 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from qwen_operator.api import RemediationStatus, RestartIntent
-from qwen_operator.catalogue import AlertClass, effective_alerts
-from qwen_operator.conditions import Suspension
+from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.planning.alerts import effective_alerts
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.decide import decide
-from qwen_operator.remediation.model import (
-    Action,
+from qwen_operator.remediation.memory import Memory
+from qwen_operator.remediation.policy import Policy, alert_policy
+from qwen_operator.remediation.restarts import restart_id
+from qwen_operator.remediation.steps import (
     BeginRestart,
     CloseGate,
     Decisions,
-    Evidence,
     ExecuteRestart,
     FinishRestart,
-    Gate,
-    Instant,
-    Memory,
     OpenGate,
-    Pod,
     Prove,
     ResetBudget,
-    Rollout,
-    Round,
+    Step,
 )
-from qwen_operator.remediation.policy import Policy, alert_policy
-from qwen_operator.remediation.restarts import restart_id
+from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Rollout, Round
+from qwen_operator.status.conditions import Suspension
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 ALERTS = {alert.name: alert_policy(alert) for alert in effective_alerts("cuda") if alert.active}
@@ -73,7 +69,7 @@ class World:
     reset: str = ""
     start_seconds: float = 20.0
     proofs: dict[str, bool] = field(default_factory=dict)
-    log: list[tuple[float, Action]] = field(default_factory=list)
+    log: list[tuple[float, Step]] = field(default_factory=list)
     suspended: Suspension | None = None
     evicted: int = 0
 
@@ -97,9 +93,9 @@ class World:
         decisions = self.look()
         self.memory, self.suspended = decisions.memory, decisions.suspended
         self.proofs = {}
-        for action in decisions.actions:
-            self.log.append((self.mono, action))
-            self.act(action)
+        for step in decisions.steps:
+            self.log.append((self.mono, step))
+            self.act(step)
         self.advance(self.policy.poll)
         return decisions
 
@@ -134,25 +130,25 @@ class World:
         self.memory = {}
         self.proofs = {}
 
-    def act(self, action: Action) -> None:
+    def act(self, step: Step) -> None:
         """Does what was decided, as the API and the kubelet would."""
-        match action:
+        match step:
             case OpenGate():
-                self.change(action.pod.uid, gate=Gate.OPEN, closed_for="", closed_since=None)
+                self.change(step.pod.uid, gate=Gate.OPEN, closed_for="", closed_since=None)
             case CloseGate():
-                self.change(action.pod.uid, gate=Gate.CLOSED, closed_for=action.alert, closed_since=self.wall)
+                self.change(step.pod.uid, gate=Gate.CLOSED, closed_for=step.alert, closed_since=self.wall)
             case BeginRestart():
-                self.ledger = ledgers.begin(self.ledger, action.intent, self.policy, self.wall)
+                self.ledger = ledgers.begin(self.ledger, step.intent, self.policy, self.wall)
             case ExecuteRestart():
-                self._restart(action.intent)
+                self._restart(step.intent)
             case FinishRestart():
-                refund = action.outcome == "Cancelled"
-                self.ledger = ledgers.finish(self.ledger, action.intent, self.policy, self.wall, refund=refund)
+                refund = step.outcome == "Cancelled"
+                self.ledger = ledgers.finish(self.ledger, step.intent, self.policy, self.wall, refund=refund)
             case ResetBudget():
-                self.ledger = ledgers.reset(self.ledger, action.value)
+                self.ledger = ledgers.reset(self.ledger, step.value)
             case Prove():
-                patient = self.patients[action.pod.uid]
-                self.proofs[action.pod.uid] = patient.generates and self.mono >= patient.down_until
+                patient = self.patients[step.pod.uid]
+                self.proofs[step.pod.uid] = patient.generates and self.mono >= patient.down_until
 
     def change(self, uid: str, **changes: object) -> None:
         """Changes a pod as the API shows it."""
@@ -184,6 +180,6 @@ class World:
         """The gate of a pod."""
         return self.patients[uid].pod.gate
 
-    def actions(self, *kinds: type) -> list[Action]:
+    def steps(self, *kinds: type) -> list[Step]:
         """The actions of some kinds so far."""
-        return [action for _, action in self.log if isinstance(action, kinds)]
+        return [step for _, step in self.log if isinstance(step, kinds)]

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_operator.builders.merge import merge
+from qwen_operator.planning.builders.merge import merge
 
 Object = dict[str, Any]
 

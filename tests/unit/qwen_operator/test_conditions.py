@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from qwen_operator.api import Condition, InvalidSpecError, QwenService, RemediationStatus, ServiceStatus
-from qwen_operator.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
-from qwen_operator.plan import PlanWarning
+from qwen_operator.planning.plan import PlanWarning
+from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
 from tests.unit.qwen_operator.objects import (
     NOW,
     READY_POD,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qwen_operator.api import QwenService
-from qwen_operator.builders.autoscaler import WAITING_METRIC
-from qwen_operator.catalogue import effective_alerts
+from qwen_operator.planning.alerts import effective_alerts
+from qwen_operator.planning.builders.autoscaler import WAITING_METRIC
 from qwen_server.config.command_line import load_settings
 from qwen_server.control import alerts as server_alerts
 from qwen_server.observe import prometheus_page as prometheus

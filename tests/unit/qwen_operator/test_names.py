@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_operator.names import child_labels, child_name, selector_labels, selector_string, service_url
+from qwen_operator.api.names import child_labels, child_name, selector_labels, selector_string, service_url
 
 # A Service's name is the strictest: it begins with a letter.
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwen_operator.plan import Reference
+from qwen_operator.planning.plan import Reference
 from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, live, planned, service, serving
 
 OLD_IMAGES = {"cpu": "registry/server:old", "cuda": "registry/server:old"}

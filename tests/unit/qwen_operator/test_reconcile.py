@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 from typing import Any
 
-from qwen_operator.reconcile import fingerprint, owned, status_patch
-from qwen_operator.workqueue import BACKOFF_MAX, WorkQueue, backoff
+from qwen_operator.api.objects import is_owned_by
+from qwen_operator.kube.workqueue import BACKOFF_MAX, WorkQueue, backoff
+from qwen_operator.reconcile import fingerprint
+from qwen_operator.status.transitions import status_patch
 
 
 def live(**changes: Any) -> dict[str, Any]:
@@ -34,9 +36,9 @@ def test_drift_shows() -> None:
 
 def test_ownership_is_by_uid() -> None:
     obj = live(metadata={"ownerReferences": [{"uid": "u1", "name": "news"}]})
-    assert owned(obj, "u1")
-    assert not owned(obj, "u2")
-    assert not owned(live(), "u1")
+    assert is_owned_by(obj, "u1")
+    assert not is_owned_by(obj, "u2")
+    assert not is_owned_by(live(), "u1")
 
 
 def test_a_status_patch_holds_what_changed_and_never_remediation() -> None:

@@ -8,9 +8,10 @@ import logging
 import aiohttp
 import pytest
 
-from qwen_operator.logs import JsonFormatter, TextFormatter
-from qwen_operator.metrics import Health, serve
-from qwen_operator.settings import SettingsError, read_settings
+from qwen_operator.process.endpoints import serve
+from qwen_operator.process.health import Health
+from qwen_operator.process.logs import JsonFormatter, TextFormatter
+from qwen_operator.process.settings import SettingsError, read_settings
 
 IMAGES = {"QWEN_OPERATOR_SERVER_IMAGE_CPU": "server:cpu", "QWEN_OPERATOR_SERVER_IMAGE_CUDA": "server:cuda"}
 

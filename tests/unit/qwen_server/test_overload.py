@@ -1,4 +1,4 @@
-"""More requests than fit, clients that go away, deadlines: who is refused, and that every slot comes back."""
+"""More requests than fit, disconnects, deadlines: who is refused, and that slots are freed."""
 
 import asyncio
 import time
@@ -10,6 +10,7 @@ import pytest
 
 from qwen_server.api import streaming
 from qwen_server.api.generation import Generation
+from qwen_server.api.protocol import Protocol
 from qwen_server.engine.base import Output, Prepared, Tap
 from qwen_server.observe.request_figures import RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
@@ -25,7 +26,7 @@ async def served() -> AsyncIterator[Served]:
 
 
 async def fill(served: Served, count: int, **fields: Any) -> list[asyncio.Task[httpx.Response]]:
-    """Sends `count` requests that take for ever, and waits until all of them are in."""
+    """Sends `count` requests that never end, and waits until the server has them all."""
     tasks = [asyncio.create_task(served.chat(SLOW, **fields)) for _ in range(count)]
     admission = served.service.admission
     await until(lambda: admission.running + admission.waiting == count)
@@ -121,7 +122,7 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 ) -> None:
     monkeypatch.setattr("qwen_server.api.generation._TELL_SECONDS", 0.05)
     service = served.service
-    call = service.protocol.chat({"messages": [{"role": "user", "content": "你好"}], "stream": True})
+    call = Protocol(service.settings).chat({"messages": [{"role": "user", "content": "你好"}], "stream": True})
     sent: list[str] = []
 
     async def receive() -> dict[str, Any]:
@@ -135,13 +136,14 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 
     overdue = service.clock() - service.settings.request_timeout + 0.1
     async with asyncio.timeout(5):
-        await Generation(service, call, RequestRecord("r", overdue))({}, receive, send)
+        ticket = service.admission.enter(call.weight)
+        await Generation(service, call, RequestRecord("r", overdue)).serve(ticket, receive, send)
     assert sent[0] == "http.response.start"
     assert (served.lifecycle.in_flight, service.admission.running) == (0, 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_engine_out_of_file_descriptors_is_a_failure_that_is_told(
+async def test_an_engine_out_of_file_descriptors_is_a_reported_failure(
     served: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     async def prepare(*_: object) -> Prepared:
@@ -251,7 +253,8 @@ async def test_every_figure_agrees_with_what_the_client_measured(served: Served)
         outputs += response.json()["usage"]["completion_tokens"]
     metrics = await served.metrics()
     latency, ttft = metrics["latency"], metrics["slo"]["ttft"]
-    # The client's own share of the time depends on the machine: the server must be between the script and the client.
+    # The client's own overhead depends on the machine: the server's figure must lie between the
+    # script and the client.
     assert 0.14 <= latency["min"] <= latency["max"] <= max(latencies)
     assert latency["mean"] <= sum(latencies) / 8
     assert 0.05 <= ttft["p50"] <= latency["p50"] - 0.09

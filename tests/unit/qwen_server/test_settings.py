@@ -58,7 +58,7 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--port", "abc"], "--port"),
         (["--port", "70000"], "--port"),
@@ -80,8 +80,8 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         (["--model", ""], "--model"),
     ],
 )
-def test_a_bad_value_is_refused_naming_the_flag(arguments: list[str], told: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(told)):
+def test_a_bad_value_is_refused_naming_the_flag(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
         load_settings(arguments)
 
 
@@ -172,7 +172,7 @@ def test_other_flags_pass(flag: str) -> None:
     assert load_settings(["--", flag]).pass_through == (flag,)
 
 
-def test_help_and_version_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_version_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     for flag, text in (("--help", "--queue-timeout"), ("--version", "1.0.0")):
         with pytest.raises(SystemExit) as ended:
             load_settings([flag])

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from qwen_operator.api.base import Duration, IntOrPercent, Model, Rule, duration_field, map_list, section
-from qwen_operator.catalogue import SATURATION_NAMES, Severity
+from qwen_operator.api.base import ApiObject, Duration, IntOrPercent, ValidationRule, duration_field, map_list, section
+from qwen_operator.api.catalogue import SATURATION_NAMES, Severity
 
 AlertName = Literal[
     "EngineUnresponsive",
@@ -30,7 +30,7 @@ def _seconds(value: timedelta | None) -> float | None:
     return None if value is None else value.total_seconds()
 
 
-class AlertSpec(Model):
+class AlertSpec(ApiObject):
     """Overrides of one alert of the catalogue; what is absent keeps the catalogue's value."""
 
     name: AlertName = Field(description="The alert.")
@@ -45,7 +45,7 @@ class AlertSpec(Model):
         return _seconds(self.for_)
 
 
-class RestartBudget(Model):
+class RestartBudget(ApiObject):
     """How many restarts remediation may make."""
 
     max_restarts: IntOrPercent | None = Field(
@@ -56,11 +56,11 @@ class RestartBudget(Model):
     window: Duration = duration_field("1h", "The rolling window.")
 
 
-class Backoff(Model):
+class Backoff(ApiObject):
     """The pause between two restarts, doubled each time."""
 
     checks = (
-        Rule(
+        ValidationRule(
             "duration(self.max) >= duration(self.base)",
             "max must be at least base",
             lambda backoff: backoff.max >= backoff.base,
@@ -72,11 +72,11 @@ class Backoff(Model):
     max: Duration = duration_field("10m", "The longest pause.")
 
 
-class RemediationRule(Model):
+class RemediationRule(ApiObject):
     """What is done while an alert is active. Rules that name an alert replace all of its default actions."""
 
     checks = (
-        Rule(
+        ValidationRule(
             f"!(self.action in ['Unready', 'Restart']) || !(self.alert in {list(SATURATION_NAMES)})",
             "action must be None or Event for an alert of saturation: a restart would make overload worse",
             lambda rule: rule.action not in ("Unready", "Restart") or rule.alert not in SATURATION_NAMES,
@@ -103,7 +103,7 @@ class RemediationRule(Model):
         return _seconds(self.for_)
 
 
-class RemediationSpec(Model):
+class RemediationSpec(ApiObject):
     """What the operator does about sick replicas."""
 
     mode: Literal["Enforce", "DryRun", "Off"] = Field(

@@ -1,7 +1,7 @@
 """The base model, the scalar types of Kubernetes APIs and the rules that hold between fields.
 
-A `Rule` is declared once and checked twice: by the API server as CEL when an object is written, and by the operator
-when it reads one (an older CRD may have let it through).
+A `ValidationRule` is declared once and checked twice: by the API server as CEL when an object is
+written, and by the operator when it reads one, because an older CRD may have let it through.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ ShortText = Annotated[str, Field(max_length=253)]
 
 
 @dataclass(frozen=True)
-class Rule:
+class ValidationRule:
     """A rule between fields of one object: as CEL for the API server and as a predicate for the operator.
 
     `field` is the path of the field to blame, relative to the object that carries the rule; empty: the object itself.
@@ -139,11 +139,11 @@ class Rule:
         return {**entry, "fieldPath": f".{self.field}"} if self.field else entry
 
 
-class Model(BaseModel):
+class ApiObject(BaseModel):
     """An object of the API: camelCase outside, immutable, unknown fields refused."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
-    checks: ClassVar[tuple[Rule, ...]] = ()
+    checks: ClassVar[tuple[ValidationRule, ...]] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -175,7 +175,7 @@ def duration_field(default: str, description: str) -> Any:
     return Field(default=parse_duration(default), description=description, json_schema_extra={"default": default})
 
 
-def section(model: type[Model], description: str) -> Any:
+def section(model: type[ApiObject], description: str) -> Any:
     """A part of the spec that may be left out: the API server fills in `{}` and then the part's own defaults."""
     return Field(default_factory=model, description=description, json_schema_extra={"default": {}})
 

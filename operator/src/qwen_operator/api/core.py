@@ -6,19 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from qwen_operator.api.base import Model, ObjectName, Quantity, Rule, ShortText
+from qwen_operator.api.base import ApiObject, ObjectName, Quantity, ShortText, ValidationRule
 
 LabelKey = Annotated[str, Field(max_length=317)]
 Labels = dict[str, Annotated[str, Field(max_length=63)]]
 
 
-class LocalObjectReference(Model):
+class LocalObjectReference(ApiObject):
     """A reference to an object of the same namespace."""
 
     name: ObjectName = Field(description="Name of the object.")
 
 
-class KeySelector(Model):
+class KeySelector(ApiObject):
     """One key of a Secret or ConfigMap."""
 
     name: ObjectName = Field(description="Name of the Secret or ConfigMap.")
@@ -26,21 +26,21 @@ class KeySelector(Model):
     optional: bool | None = Field(default=None, description="Whether the object or key may be missing.")
 
 
-class SecretKeyRef(Model):
+class SecretKeyRef(ApiObject):
     """One key of a Secret."""
 
     name: ObjectName = Field(description="Name of the Secret.")
     key: ShortText = Field(description="The key in the Secret.")
 
 
-class FieldRef(Model):
+class FieldRef(ApiObject):
     """A field of the pod."""
 
     api_version: ShortText | None = Field(default=None, description="Version of the schema of fieldPath.")
     field_path: ShortText = Field(description="Path of the field, such as status.podIP.")
 
 
-class ResourceFieldRef(Model):
+class ResourceFieldRef(ApiObject):
     """A resource of a container."""
 
     container_name: ShortText | None = Field(default=None, description="The container; absent: this one.")
@@ -48,7 +48,7 @@ class ResourceFieldRef(Model):
     divisor: Quantity | None = Field(default=None, description="Unit of the exposed value.")
 
 
-class EnvVarSource(Model):
+class EnvVarSource(ApiObject):
     """Where an environment variable's value comes from."""
 
     config_map_key_ref: KeySelector | None = Field(default=None, description="A key of a ConfigMap.")
@@ -57,11 +57,11 @@ class EnvVarSource(Model):
     resource_field_ref: ResourceFieldRef | None = Field(default=None, description="A resource of a container.")
 
 
-class EnvVar(Model):
+class EnvVar(ApiObject):
     """An environment variable of the server's container."""
 
     checks = (
-        Rule(
+        ValidationRule(
             "!(has(self.value) && has(self.valueFrom))",
             "value and valueFrom exclude each other",
             lambda env: env.value is None or env.value_from is None,
@@ -75,7 +75,7 @@ class EnvVar(Model):
     value_from: EnvVarSource | None = Field(default=None, description="Where its value comes from instead.")
 
 
-class Resources(Model):
+class Resources(ApiObject):
     """Requests and limits of the server's container; GPUs come from spec.gpu."""
 
     requests: dict[str, Quantity] = Field(
@@ -86,7 +86,7 @@ class Resources(Model):
     )
 
 
-class Toleration(Model):
+class Toleration(ApiObject):
     """A taint that the pods tolerate."""
 
     key: LabelKey | None = Field(default=None, description="The taint's key; absent with Exists: every taint.")
@@ -98,7 +98,7 @@ class Toleration(Model):
     toleration_seconds: int | None = Field(default=None, description="For NoExecute: how long the pod may stay.")
 
 
-class LabelSelectorRequirement(Model):
+class LabelSelectorRequirement(ApiObject):
     """One expression over labels."""
 
     key: LabelKey = Field(description="The label.")
@@ -108,7 +108,7 @@ class LabelSelectorRequirement(Model):
     )
 
 
-class LabelSelector(Model):
+class LabelSelector(ApiObject):
     """A choice of objects by their labels; empty chooses all."""
 
     match_labels: Labels | None = Field(default=None, max_length=32, description="Labels that must be equal.")
@@ -117,7 +117,7 @@ class LabelSelector(Model):
     )
 
 
-class NodeSelectorRequirement(Model):
+class NodeSelectorRequirement(ApiObject):
     """One expression over a node's labels or fields."""
 
     key: LabelKey = Field(description="The label or field.")
@@ -127,7 +127,7 @@ class NodeSelectorRequirement(Model):
     )
 
 
-class NodeSelectorTerm(Model):
+class NodeSelectorTerm(ApiObject):
     """Expressions over a node that must all hold."""
 
     match_expressions: list[NodeSelectorRequirement] | None = Field(
@@ -138,20 +138,20 @@ class NodeSelectorTerm(Model):
     )
 
 
-class NodeSelector(Model):
+class NodeSelector(ApiObject):
     """Nodes of which any one term holds."""
 
     node_selector_terms: list[NodeSelectorTerm] = Field(max_length=16, description="Terms; one must hold.")
 
 
-class PreferredSchedulingTerm(Model):
+class PreferredSchedulingTerm(ApiObject):
     """A preference among nodes."""
 
     weight: int = Field(ge=1, le=100, description="How much it counts.")
     preference: NodeSelectorTerm = Field(description="The nodes that are preferred.")
 
 
-class NodeAffinity(Model):
+class NodeAffinity(ApiObject):
     """Which nodes the pods must or should run on."""
 
     required_during_scheduling_ignored_during_execution: NodeSelector | None = Field(
@@ -162,7 +162,7 @@ class NodeAffinity(Model):
     )
 
 
-class PodAffinityTerm(Model):
+class PodAffinityTerm(ApiObject):
     """A neighbourhood to other pods."""
 
     label_selector: LabelSelector | None = Field(default=None, description="The other pods.")
@@ -177,14 +177,14 @@ class PodAffinityTerm(Model):
     )
 
 
-class WeightedPodAffinityTerm(Model):
+class WeightedPodAffinityTerm(ApiObject):
     """A preference among neighbourhoods."""
 
     weight: int = Field(ge=1, le=100, description="How much it counts.")
     pod_affinity_term: PodAffinityTerm = Field(description="The neighbourhood.")
 
 
-class PodAffinity(Model):
+class PodAffinity(ApiObject):
     """Neighbourhoods that the pods must or should share (or, for anti-affinity, avoid)."""
 
     required_during_scheduling_ignored_during_execution: list[PodAffinityTerm] | None = Field(
@@ -195,7 +195,7 @@ class PodAffinity(Model):
     )
 
 
-class Affinity(Model):
+class Affinity(ApiObject):
     """Affinities of the pods."""
 
     node_affinity: NodeAffinity | None = Field(default=None, description="To nodes.")
@@ -203,7 +203,7 @@ class Affinity(Model):
     pod_anti_affinity: PodAffinity | None = Field(default=None, description="Away from other pods.")
 
 
-class TopologySpreadConstraint(Model):
+class TopologySpreadConstraint(ApiObject):
     """How evenly the pods spread over zones or nodes."""
 
     max_skew: int = Field(ge=1, description="Largest difference between two domains.")
@@ -224,7 +224,7 @@ class TopologySpreadConstraint(Model):
     )
 
 
-class IPBlock(Model):
+class IPBlock(ApiObject):
     """A range of addresses."""
 
     cidr: Annotated[str, Field(max_length=64)] = Field(description="The range, such as 10.0.0.0/8.")
@@ -233,7 +233,7 @@ class IPBlock(Model):
     )
 
 
-class NetworkPolicyPeer(Model):
+class NetworkPolicyPeer(ApiObject):
     """Who may send requests."""
 
     pod_selector: LabelSelector | None = Field(default=None, description="Pods, of this or the chosen namespaces.")

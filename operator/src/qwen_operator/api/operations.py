@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from qwen_operator.api.base import (
+    ApiObject,
     Duration,
     IntOrPercent,
-    Model,
     ObjectName,
     Quantity,
-    Rule,
     ShortText,
+    ValidationRule,
     Window,
     duration_field,
     section,
@@ -25,7 +24,7 @@ Annotations = dict[str, Annotated[str, Field(max_length=4096)]]
 Switch = Literal["Auto", "Enabled", "Disabled"]
 
 
-class ServiceExposure(Model):
+class ServiceExposure(ApiObject):
     """The Service in front of the replicas."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(default="ClusterIP", description="Its type.")
@@ -33,7 +32,7 @@ class ServiceExposure(Model):
     annotations: Annotations = Field(default_factory=dict, max_length=64, description="Its annotations.")
 
 
-class ParentRef(Model):
+class ParentRef(ApiObject):
     """A Gateway that the route attaches to."""
 
     name: ObjectName = Field(description="Name of the Gateway.")
@@ -44,14 +43,14 @@ class ParentRef(Model):
     port: int | None = Field(default=None, ge=1, le=65535, description="Its port; absent: all of them.")
 
 
-class RouteSpec(Model):
+class RouteSpec(ApiObject):
     """An HTTPRoute, made where the Gateway API exists."""
 
     hostnames: list[ShortText] = Field(default_factory=list, max_length=16, description="Host names; none: all.")
     parent_refs: list[ParentRef] = Field(min_length=1, max_length=32, description="The Gateways.")
 
 
-class SchedulingSpec(Model):
+class SchedulingSpec(ApiObject):
     """Where the pods run."""
 
     node_selector: Labels = Field(default_factory=dict, max_length=32, description="Labels that the nodes must have.")
@@ -72,7 +71,7 @@ class SchedulingSpec(Model):
     )
 
 
-class CacheSpec(Model):
+class CacheSpec(ApiObject):
     """A volume that keeps downloaded weights."""
 
     size: Quantity = Field(default="100Gi", description="Size of the claim that is made.")
@@ -91,7 +90,7 @@ class CacheSpec(Model):
     retain: bool = Field(default=True, description="Keep the claim when the QwenService is deleted.")
 
 
-class MonitoringSpec(Model):
+class MonitoringSpec(ApiObject):
     """What Prometheus gets to know."""
 
     service_monitor: Switch = Field(default="Auto", description="ServiceMonitor; Auto: where that API exists.")
@@ -102,23 +101,23 @@ class MonitoringSpec(Model):
     )
 
 
-class ScalingTarget(Model):
+class ScalingTarget(ApiObject):
     """What the autoscaler aims at."""
 
     waiting_requests_per_replica: int = Field(default=5, ge=1, description="Requests in the queue, a replica.")
 
 
-class AutoscalingSpec(Model):
+class AutoscalingSpec(ApiObject):
     """Scaling by load; the scaler then owns spec.replicas."""
 
     checks = (
-        Rule(
+        ValidationRule(
             "self.maxReplicas >= self.minReplicas",
             "maxReplicas must be at least minReplicas",
             lambda scaling: scaling.max_replicas >= scaling.min_replicas,
             "maxReplicas",
         ),
-        Rule(
+        ValidationRule(
             "self.scaler != 'HPA' || self.minReplicas >= 1",
             "minReplicas must be at least 1 with the scaler HPA; KEDA can scale to zero",
             lambda scaling: scaling.scaler != "HPA" or scaling.min_replicas >= 1,
@@ -133,7 +132,7 @@ class AutoscalingSpec(Model):
     scale_down_stabilization: Duration = duration_field("300s", "How long load must be low before replicas go.")
 
 
-class DisruptionSpec(Model):
+class DisruptionSpec(ApiObject):
     """Voluntary disruptions, such as a node's drain."""
 
     pod_disruption_budget: Literal["Auto", "Disabled"] = Field(
@@ -141,7 +140,7 @@ class DisruptionSpec(Model):
     )
 
 
-class NetworkPolicySpec(Model):
+class NetworkPolicySpec(ApiObject):
     """Who may reach the pods."""
 
     enabled: bool = Field(default=False, description="Whether a NetworkPolicy is made.")
@@ -157,11 +156,11 @@ def _is_zero(value: int | str | None) -> bool:
     return value in (0, "0%")
 
 
-class RolloutSpec(Model):
+class RolloutSpec(ApiObject):
     """How a change reaches the replicas."""
 
     checks = (
-        Rule(
+        ValidationRule(
             "!has(self.maxSurge) || !has(self.maxUnavailable) || "
             "!(string(self.maxSurge) in ['0', '0%'] && string(self.maxUnavailable) in ['0', '0%'])",
             "maxSurge and maxUnavailable must not both be 0: nothing could ever be replaced",
@@ -187,7 +186,7 @@ class RolloutSpec(Model):
     )
 
 
-class ProbeSpec(Model):
+class ProbeSpec(ApiObject):
     """Overrides of one probe."""
 
     period_seconds: int | None = Field(default=None, ge=1, le=3600, description="Seconds between two attempts.")
@@ -195,7 +194,7 @@ class ProbeSpec(Model):
     failure_threshold: int | None = Field(default=None, ge=1, le=100000, description="Failures in a row that count.")
 
 
-class ProbesSpec(Model):
+class ProbesSpec(ApiObject):
     """Overrides of the kubelet's probes."""
 
     startup: ProbeSpec = section(
@@ -207,13 +206,13 @@ class ProbesSpec(Model):
     )
 
 
-class DrainSpec(Model):
+class DrainSpec(ApiObject):
     """How a pod goes."""
 
     timeout: Duration = duration_field("60s", "How long accepted requests may take to finish.")
 
 
-class LatencyObjective(Model):
+class LatencyObjective(ApiObject):
     """A latency and the share of requests that must meet it."""
 
     threshold: Duration = Field(description="The latency.")
@@ -222,7 +221,7 @@ class LatencyObjective(Model):
     )
 
 
-class SloSpec(Model):
+class SloSpec(ApiObject):
     """Objectives, from which burn-rate alerts are made."""
 
     availability: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,2}(\.[0-9]+)?$")] | None = Field(
@@ -231,20 +230,15 @@ class SloSpec(Model):
     ttft: LatencyObjective | None = Field(default=None, description="Time to the first token.")
     window: Window = duration_field("30d", "The window that the objectives are about.")
 
-    @property
-    def availability_ratio(self) -> Decimal | None:
-        """The availability as a share of 1."""
-        return None if self.availability is None else Decimal(self.availability) / 100
 
-
-class TemplateMetadata(Model):
+class TemplateMetadata(ApiObject):
     """Metadata of the pods."""
 
     labels: Labels = Field(default_factory=dict, max_length=64, description="More labels of the pods.")
     annotations: Annotations = Field(default_factory=dict, max_length=64, description="More annotations of the pods.")
 
 
-class PodTemplate(Model):
+class PodTemplate(ApiObject):
     """The last word on the pod template."""
 
     metadata: TemplateMetadata = section(TemplateMetadata, "More labels and annotations of the pods.")

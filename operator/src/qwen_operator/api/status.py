@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, PlainSerializer, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from qwen_operator.api.base import Model, map_list, section
+from qwen_operator.api.base import ApiObject, map_list, section
 
 MAX_HISTORY = 20
 MAX_EVIDENCE = 2048
@@ -25,16 +25,15 @@ Time = Annotated[
     PlainSerializer(format_time, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-Text = Annotated[str, Field(max_length=1024)]
 
 
-class StatusModel(Model):
+class StatusObject(ApiObject):
     """A part of the status; fields of other versions of the operator are let pass."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
 
-class Condition(StatusModel):
+class Condition(StatusObject):
     """A condition as in metav1."""
 
     type: str = Field(description="The condition.", max_length=316)
@@ -45,7 +44,7 @@ class Condition(StatusModel):
     last_transition_time: Time = Field(description="When status last changed.")
 
 
-class RestartIntent(StatusModel):
+class RestartIntent(StatusObject):
     """A restart that is under way. It is written before anything is done, so that no restart escapes the budget."""
 
     pod_uid: str = Field(alias="podUID", description="The pod.")
@@ -57,17 +56,15 @@ class RestartIntent(StatusModel):
     )
     time: Time = Field(description="When it was decided.")
     restart_count: int = Field(default=0, description="The container's restarts at that time.")
-    drained_polls: int = Field(default=0, description="Polls in a row that saw no request.")
 
 
-class HistoryEntry(StatusModel):
+class HistoryEntry(StatusObject):
     """Something that remediation did, or would have done."""
 
     time: Time = Field(description="When.")
     pod: str = Field(description="The pod.")
     pod_uid: str = Field(default="", alias="podUID", description="Its UID.")
     node: str = Field(default="", description="Its node.")
-    gpu_uuid: str = Field(default="", alias="gpuUUID", description="Its GPU.")
     alert: str = Field(default="", description="The alert.")
     action: str = Field(description="What was done: Unready, Ready, InPlace, Evict, ...")
     reason: str = Field(default="", description="Why, in one CamelCase word.")
@@ -79,7 +76,7 @@ class HistoryEntry(StatusModel):
     )
 
 
-class RemediationStatus(StatusModel):
+class RemediationStatus(StatusObject):
     """What remediation remembers; it survives the operator's own restarts."""
 
     intents: list[RestartIntent] = Field(default_factory=list, max_length=16, description="Restarts under way.")
@@ -97,7 +94,7 @@ class RemediationStatus(StatusModel):
     )
 
 
-class ServiceStatus(StatusModel):
+class ServiceStatus(StatusObject):
     """The state of a QwenService."""
 
     observed_generation: int | None = Field(default=None, description="The generation that this is about.")

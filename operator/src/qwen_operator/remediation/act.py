@@ -8,36 +8,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus
-from qwen_operator.apierrors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
-from qwen_operator.events import EventType, Subject
-from qwen_operator.metrics import ACTIONS, WRITES
-from qwen_operator.names import RESTART_ANNOTATION
+from qwen_operator.api.names import RESTART_ANNOTATION
+from qwen_operator.api.objects import EventType, Key, Object
+from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
+from qwen_operator.kube.events import Subject
+from qwen_operator.kube.resources import PODS
+from qwen_operator.process.operator_metrics import ACTIONS, WRITES
 from qwen_operator.remediation import ledger as ledgers
-from qwen_operator.remediation.model import (
-    DEAD,
-    Action,
+from qwen_operator.remediation.policy import Policy
+from qwen_operator.remediation.restarts import DEAD, restart_id
+from qwen_operator.remediation.steps import (
     BeginRestart,
     CloseGate,
     Died,
-    Evidence,
     ExecuteRestart,
     FinishRestart,
     OpenGate,
-    Pod,
     Report,
     ResetBudget,
+    Step,
     WouldDo,
 )
-from qwen_operator.remediation.policy import Policy
-from qwen_operator.remediation.restarts import restart_id
+from qwen_operator.remediation.values import Evidence, Pod
 from qwen_operator.remediation.views import last_words
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.resources import PODS
-from qwen_operator.watch import Key
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
 
 HUNG_GRACE: Final = 5
 """Seconds that an evicted pod with a hung engine gets: it has nothing to finish."""
@@ -76,52 +73,50 @@ class ServiceActor:
         self._evidence = evidence
         self._policy = policy
 
-    async def carry_out(self, actions: Sequence[Action]) -> None:
+    async def carry_out(self, steps: Sequence[Step]) -> None:
         """Does one thing after the other; what fails is decided anew in the next round."""
-        for action in actions:
+        for step in steps:
             try:
-                await self._one(action)
+                await self._one(step)
             except KubeError as error:
                 logger.warning(
-                    "%s failed: %s", type(action).__name__, error,
+                    "%s failed: %s", type(step).__name__, error,
                     extra={"namespace": self._key[0], "service": self._key[1]},
                 )  # fmt: skip
 
-    async def _one(self, action: Action) -> None:
-        match action:
+    async def _one(self, step: Step) -> None:
+        match step:
             case OpenGate():
-                await self._open(action)
+                await self._open(step)
             case CloseGate():
-                await self._close(action)
+                await self._close(step)
             case BeginRestart():
-                await self._begin(action)
+                await self._begin(step)
             case ExecuteRestart():
-                await self._execute(action)
+                await self._execute(step)
             case FinishRestart():
-                await self._finish(action)
+                await self._finish(step)
             case Died():
-                await self._died(action)
+                await self._died(step)
             case WouldDo():
-                await self._would(action)
+                await self._would(step)
             case Report():
-                self._tell(
-                    action.pod, "Warning", action.alert, action="Event", reason=action.reason, message=action.message
-                )
+                self._tell(step.pod, "Warning", step.alert, action="Event", reason=step.reason, message=step.message)
             case ResetBudget():
-                await self._reset(action)
+                await self._reset(step)
 
-    async def _open(self, action: OpenGate) -> None:
-        pod, reason = action.pod, action.reason
+    async def _open(self, step: OpenGate) -> None:
+        pod, reason = step.pod, step.reason
         text = _OPENED[reason]
         opened = await self._writer.set_gate(pod, self._key[0], is_open=True, reason=reason, message=text)
         if not opened or reason == "NewPod":
             return
         message = f"pod {pod.name} is back in rotation: {text}"
-        self._tell(pod, "Normal", action.alert, action="Ready", reason="BackInRotation", message=message)
-        await self._remember(self._entry(pod, action.alert, "Ready", reason=reason, message=message))
+        self._tell(pod, "Normal", step.alert, action="Ready", reason="BackInRotation", message=message)
+        await self._remember(self._entry(pod, step.alert, "Ready", reason=reason, message=message))
 
-    async def _close(self, action: CloseGate) -> None:
-        pod, alert = action.pod, action.alert
+    async def _close(self, step: CloseGate) -> None:
+        pod, alert = step.pod, step.alert
         text = f"{alert} is active; out of rotation until three generations in a row succeed"
         if not await self._writer.set_gate(pod, self._key[0], is_open=False, reason=alert or "Unhealthy", message=text):
             return
@@ -129,8 +124,8 @@ class ServiceActor:
         self._tell(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
         await self._remember(self._entry(pod, alert, "Unready", reason=alert, message=message))
 
-    async def _begin(self, action: BeginRestart) -> None:
-        pod, intent = action.pod, action.intent
+    async def _begin(self, step: BeginRestart) -> None:
+        pod, intent = step.pod, step.intent
         how = "in place" if intent.method == "InPlace" else "by eviction"
         message = f"pod {pod.name} will be restarted {how}: {intent.alert} does not go away"
         entry = self._entry(pod, intent.alert, intent.method, reason=intent.alert, message=message)
@@ -144,15 +139,15 @@ class ServiceActor:
         if await self._writer.update(self._key, change) is not None:
             self._tell(pod, "Warning", intent.alert, action=intent.method, reason="RestartDecided", message=message)
 
-    async def _execute(self, action: ExecuteRestart) -> None:
-        pod, intent, namespace = action.pod, action.intent, self._key[0]
+    async def _execute(self, step: ExecuteRestart) -> None:
+        pod, intent, namespace = step.pod, step.intent, self._key[0]
         kube = self._writer.kube
         try:
             if intent.method == "InPlace":
                 body = {"metadata": {"uid": pod.uid, "annotations": {RESTART_ANNOTATION: restart_id(intent)}}}
                 self._writer.store_pod(await kube.patch(PODS, pod.name, namespace, body))
             else:
-                grace = HUNG_GRACE if action.hung else None
+                grace = HUNG_GRACE if step.hung else None
                 await kube.evict(pod.name, namespace, uid=pod.uid, grace_seconds=grace)
         except TooManyRequestsError as error:
             message = f"the eviction of pod {pod.name} is blocked: {error.message}"
@@ -181,8 +176,8 @@ class ServiceActor:
         moved = intent.model_copy(update={"phase": "Restarting" if intent.method == "InPlace" else "Waiting"})
         await self._writer.update(self._key, lambda ledger: ledgers.progress(ledger, moved))
 
-    async def _finish(self, action: FinishRestart) -> None:
-        intent, outcome = action.intent, action.outcome
+    async def _finish(self, step: FinishRestart) -> None:
+        intent, outcome = step.intent, step.outcome
         pod = Pod(uid=intent.pod_uid, name=intent.pod)
         text = _FINISHED[outcome].format(intent.pod)
         entry = self._entry(
@@ -198,27 +193,27 @@ class ServiceActor:
             kind: EventType = "Normal" if outcome == "Recovered" else "Warning"
             self._tell(pod, kind, intent.alert, action=entry.action, reason=f"Restart{outcome}", message=text)
 
-    async def _died(self, action: Died) -> None:
-        pod = action.pod
+    async def _died(self, step: Died) -> None:
+        pod = step.pod
         message = f"the engine of pod {pod.name} died; its container is restarted by the kubelet"
         words = last_words(self._pods[pod.uid]) if pod.uid in self._pods else ""
         said = f"{message}: {words[-300:]}" if words else message
         self._tell(pod, "Warning", DEAD, action="Died", reason=DEAD, message=said)
         await self._remember(self._entry(pod, DEAD, "Died", reason=DEAD, message=message))
 
-    async def _would(self, action: WouldDo) -> None:
-        step, pod = action.action, action.action.pod
-        if isinstance(step, CloseGate):
-            alert, what = step.alert, "Unready"
+    async def _would(self, step: WouldDo) -> None:
+        wanted, pod = step.step, step.step.pod
+        if isinstance(wanted, CloseGate):
+            alert, what = wanted.alert, "Unready"
             message = f"dry run: pod {pod.name} would be taken out of rotation: {alert} is active"
         else:
-            alert, what = step.intent.alert, step.intent.method
+            alert, what = wanted.intent.alert, wanted.intent.method
             message = f"dry run: pod {pod.name} would be restarted ({what}): {alert} does not go away"
         self._tell(pod, "Warning", alert, action=what, reason="DryRun", message=message)
         await self._remember(self._entry(pod, alert, what, reason="DryRun", message=message, dry_run=True))
 
-    async def _reset(self, action: ResetBudget) -> None:
-        if await self._writer.update(self._key, lambda ledger: ledgers.reset(ledger, action.value)) is not None:
+    async def _reset(self, step: ResetBudget) -> None:
+        if await self._writer.update(self._key, lambda ledger: ledgers.reset(ledger, step.value)) is not None:
             self._writer.recorder.emit(
                 self._subject, "Normal", "RestartBudgetReset", "past restarts no longer count, as the annotation asks"
             )

@@ -7,40 +7,39 @@ is under way or begin one, tell people about the rest, ask for proofs of health.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from qwen_operator.api import RemediationStatus
-from qwen_operator.catalogue import AlertClass
-from qwen_operator.conditions import Suspension
+from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation import restarts
-from qwen_operator.remediation.model import (
-    FAIL_OPEN_SECONDS,
-    PROOFS,
-    Action,
+from qwen_operator.remediation.memory import Memory, PodMemory, observe, take_out
+from qwen_operator.remediation.policy import Policy
+from qwen_operator.remediation.state import State
+from qwen_operator.remediation.steps import (
     BeginRestart,
     CloseGate,
     Decisions,
     Died,
-    Gate,
-    Instant,
-    Memory,
     OpenGate,
-    Pod,
-    PodMemory,
     Prove,
     Report,
     ResetBudget,
-    Round,
+    Step,
     WouldDo,
 )
-from qwen_operator.remediation.observe import observe, take_out
-from qwen_operator.remediation.policy import Policy
-from qwen_operator.remediation.state import State
+from qwen_operator.remediation.values import Gate, Instant, Pod, Round
+from qwen_operator.status.conditions import Suspension
 
-_SEVERITY = {AlertClass.ZERO_WORK: 0, AlertClass.BROKEN_HARDWARE: 1, AlertClass.RELATIVE: 2}
+PROOFS: Final = 3
+"""Successful generations that prove the health of a pod."""
+FAIL_OPEN_SECONDS: Final = 60.0
+"""A closed gate without fresh evidence for so long opens again: the kubelet's probes still guard the pod."""
+_SEVERITY: Final = {AlertClass.ZERO_WORK: 0, AlertClass.BROKEN_HARDWARE: 1, AlertClass.RELATIVE: 2}
 
 
 def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memory, now: Instant) -> Decisions:
-    """The actions of one round.
+    """The steps of one round.
 
     Args:
         seen: the pods and what polling found.
@@ -50,26 +49,26 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
         now: the moment, on both clocks.
     """
     state = State(seen, policy, ledger, observe(memory, seen, policy, now), now)
-    actions: list[Action] = _died(state, memory)
+    steps: list[Step] = _died(state, memory)
     if seen.reset and seen.reset != ledger.handled_reset:
-        actions.append(ResetBudget(seen.reset))
-        state.ledger = restarts.without_budget_used(ledger, seen.reset)
+        steps.append(ResetBudget(seen.reset))
+        state.ledger = ledgers.reset(ledger, seen.reset)
     if policy.mode == "Off":
-        actions += restarts.call_off(state)
-        actions += _open_all(state)
-        return Decisions(tuple(actions), {uid: replace(m, latch=None) for uid, m in state.memory.items()})
+        steps += restarts.call_off(state)
+        steps += _open_all(state)
+        return Decisions(tuple(steps), {uid: replace(m, latch=None) for uid, m in state.memory.items()})
     suspended = _take_out(state)
     if policy.mode == "DryRun":
-        return _dry_run(state, actions, suspended)
-    actions += _gates(state)
-    restart, blocked = restarts.step(state)
-    actions += restart
-    actions += _reports(state)
-    actions += _proofs(state)
-    return Decisions(tuple(actions), state.memory, blocked or suspended)
+        return _dry_run(state, steps, suspended)
+    steps += _gates(state)
+    restart, blocked = restarts.next_steps(state)
+    steps += restart
+    steps += _reports(state)
+    steps += _proofs(state)
+    return Decisions(tuple(steps), state.memory, blocked or suspended)
 
 
-def _died(state: State, before: Memory) -> list[Action]:
+def _died(state: State, before: Memory) -> list[Step]:
     """The pods whose engine died since the last round."""
     return [
         Died(pod)
@@ -138,9 +137,9 @@ def _urgency(state: State, pod: Pod, alert: str) -> tuple[int, float, str]:
     return (_severity(state, alert), -(streak.seconds if streak else 0.0), pod.name)
 
 
-def _gates(state: State) -> list[Action]:
+def _gates(state: State) -> list[Step]:
     """Makes the gates what the latches say."""
-    actions: list[Action] = []
+    steps: list[Step] = []
     for pod in state.members:
         if pod.gate is Gate.MISSING:
             continue
@@ -152,13 +151,13 @@ def _gates(state: State) -> list[Action]:
                 state.memory[pod.uid] = replace(state.memory[pod.uid], latch=latch)
         if latch is None or latch.held_back:
             if pod.gate is Gate.UNSET and pod.uid in state.seen.evidence:
-                actions.append(OpenGate(pod, "NewPod"))
+                steps.append(OpenGate(pod, "NewPod"))
         elif latch.released:
             if pod.gate is not Gate.OPEN:
-                actions.append(OpenGate(pod, latch.released, latch.alert))
+                steps.append(OpenGate(pod, latch.released, latch.alert))
         elif pod.gate is not Gate.CLOSED:
-            actions.append(CloseGate(pod, latch.alert))
-    return actions
+            steps.append(CloseGate(pod, latch.alert))
+    return steps
 
 
 def _reason_to_return(state: State, pod: Pod, memory: PodMemory) -> str:
@@ -173,9 +172,9 @@ def _reason_to_return(state: State, pod: Pod, memory: PodMemory) -> str:
     return ""
 
 
-def _proofs(state: State) -> list[Action]:
+def _proofs(state: State) -> list[Step]:
     """Asks the pods that are out, and say that they are well, for the next of three generations."""
-    actions: list[Action] = []
+    steps: list[Step] = []
     for pod in state.members:
         memory = state.memory[pod.uid]
         latch, intent = memory.latch, state.intent_of(pod)
@@ -187,13 +186,13 @@ def _proofs(state: State) -> list[Action]:
         due = memory.proofs[0] + min(count, PROOFS - 1) * state.policy.recover_after / (PROOFS - 1) if count else 0.0
         if memory.probing_since is None and (not count or state.now.mono >= due):
             state.memory[pod.uid] = replace(memory, probing_since=state.now.mono)
-            actions.append(Prove(pod))
-    return actions
+            steps.append(Prove(pod))
+    return steps
 
 
-def _reports(state: State) -> list[Action]:
+def _reports(state: State) -> list[Step]:
     """Alerts that people should hear of, once for each time that they come up."""
-    actions: list[Action] = []
+    steps: list[Step] = []
     for pod in state.members:
         memory = state.memory[pod.uid]
         told = set()
@@ -202,7 +201,7 @@ def _reports(state: State) -> list[Action]:
             if after is None or alert in memory.notified or streak.polls < 2 or streak.seconds < after:
                 continue
             told.add(alert)
-            actions.append(Report(pod, alert, alert, f"{alert} is active on pod {pod.name}"))
+            steps.append(Report(pod, alert, alert, f"{alert} is active on pod {pod.name}"))
         latch = memory.latch
         if (
             latch is not None
@@ -211,10 +210,10 @@ def _reports(state: State) -> list[Action]:
             and latch.alert in memory.streaks
         ):
             told.add(latch.alert)
-            actions.append(Report(pod, latch.alert, "KeptInRotation", _held_back_message(state, pod, latch.alert)))
+            steps.append(Report(pod, latch.alert, "KeptInRotation", _held_back_message(state, pod, latch.alert)))
         if told:
             state.memory[pod.uid] = replace(memory, notified=memory.notified | told)
-    return actions
+    return steps
 
 
 def _held_back_message(state: State, pod: Pod, alert: str) -> str:
@@ -226,7 +225,7 @@ def _held_back_message(state: State, pod: Pod, alert: str) -> str:
     )
 
 
-def _open_all(state: State) -> list[Action]:
+def _open_all(state: State) -> list[Step]:
     """Off and DryRun keep no pod out."""
     asked = state.seen.evidence
     return [
@@ -236,25 +235,25 @@ def _open_all(state: State) -> list[Action]:
     ]
 
 
-def _dry_run(state: State, actions: list[Action], suspended: Suspension | None) -> Decisions:
+def _dry_run(state: State, steps: list[Step], suspended: Suspension | None) -> Decisions:
     """What Enforce would do is reported once and not done; a pod that stays quiet for recoverAfter counts as back."""
-    actions += restarts.call_off(state)
+    steps += restarts.call_off(state)
     state.ledger = state.ledger.model_copy(update={"intents": []})
     for pod in state.members:
         memory = state.memory[pod.uid]
         quiet = memory.quiet_since
         if memory.latch is not None and quiet is not None and state.now.mono - quiet >= state.policy.recover_after:
             state.memory[pod.uid] = replace(memory, latch=None, reported=frozenset())
-    restart, blocked = restarts.step(state)
-    would: list[CloseGate | BeginRestart] = [action for action in _gates(state) if isinstance(action, CloseGate)] + [
-        action for action in restart if isinstance(action, BeginRestart)
+    restart, blocked = restarts.next_steps(state)
+    would: list[CloseGate | BeginRestart] = [step for step in _gates(state) if isinstance(step, CloseGate)] + [
+        step for step in restart if isinstance(step, BeginRestart)
     ]
-    for action in would:
-        memory = state.memory[action.pod.uid]
-        step = type(action).__name__
-        if step not in memory.reported:
-            state.memory[action.pod.uid] = replace(memory, reported=memory.reported | {step})
-            actions.append(WouldDo(action))
-    actions += _open_all(state)
-    actions += _reports(state)
-    return Decisions(tuple(actions), state.memory, blocked or suspended)
+    for step in would:
+        memory = state.memory[step.pod.uid]
+        kind = type(step).__name__
+        if kind not in memory.reported:
+            state.memory[step.pod.uid] = replace(memory, reported=memory.reported | {kind})
+            steps.append(WouldDo(step))
+    steps += _open_all(state)
+    steps += _reports(state)
+    return Decisions(tuple(steps), state.memory, blocked or suspended)

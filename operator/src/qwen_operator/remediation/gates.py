@@ -10,12 +10,13 @@ import asyncio
 import logging
 from typing import Any, Final
 
-from qwen_operator.apierrors import KubeError
-from qwen_operator.remediation.model import Gate
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.informer import Informer
 from qwen_operator.remediation.poll import Poller
-from qwen_operator.remediation.views import gate_of, going, pod_ip, pod_view
+from qwen_operator.remediation.values import Gate
+from qwen_operator.remediation.views import gate_of, pod_ip, pod_view
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.watch import Informer
+from qwen_operator.status.diagnosis import is_active
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class GateKeeper:
     def offer(self, pod: dict[str, Any]) -> None:
         """A pod that came or changed; its gate is opened when it is new and has an address."""
         metadata = pod["metadata"]
-        if gate_of(pod) is Gate.UNSET and pod_ip(pod) and not going(pod) and metadata["uid"] not in self._known:
+        if gate_of(pod) is Gate.UNSET and pod_ip(pod) and is_active(pod) and metadata["uid"] not in self._known:
             self._known.add(metadata["uid"])
             self._waiting.put_nowait((metadata["namespace"], metadata["name"], metadata["uid"]))
 
@@ -59,7 +60,7 @@ class GateKeeper:
     async def _open(self, namespace: str, name: str, uid: str) -> None:
         for attempt in range(1000):
             pod = self._pods.get(namespace, name)
-            if pod is None or pod["metadata"]["uid"] != uid or going(pod) or gate_of(pod) is not Gate.UNSET:
+            if pod is None or pod["metadata"]["uid"] != uid or not is_active(pod) or gate_of(pod) is not Gate.UNSET:
                 return
             if attempt == 0:
                 await self._poller.metrics(pod_ip(pod))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qwen_operator.api import MAX_RESTART_TIMES, QwenServiceSpec
-from qwen_operator.catalogue import Action, Alert, AlertClass, effective_alerts
+from qwen_operator.api.catalogue import Action, Alert, AlertClass
+from qwen_operator.planning.alerts import effective_alerts
 
 Mode = Literal["Enforce", "DryRun", "Off"]
 Method = Literal["Auto", "InPlace", "Evict"]

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import aiohttp
 
-from qwen_operator.metrics import POLLS
-from qwen_operator.names import PORT
-from qwen_operator.remediation.model import Evidence
+from qwen_operator.api.names import PORT
+from qwen_operator.process.operator_metrics import POLLS
+from qwen_operator.remediation.values import Evidence
 
 METRICS_TIMEOUT: Final = 1.0
 GENERATE_TIMEOUT: Final = 15.0

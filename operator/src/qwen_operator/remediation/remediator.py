@@ -7,34 +7,37 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus
-from qwen_operator.api.service import parse_status
-from qwen_operator.apierrors import KubeError
-from qwen_operator.conditions import Suspension
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import PODS_OUT, SUSPENDED, Health
-from qwen_operator.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
+from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
+from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.qwenservice import parse_status
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.resources import NODES, REPLICA_SETS
+from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import PODS_OUT, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
-from qwen_operator.remediation.model import Decisions, Evidence, Instant, Memory, Prove, Round
+from qwen_operator.remediation.memory import Memory
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
-from qwen_operator.remediation.views import going, newest_revision, pod_ip, pod_view, rollout_view
+from qwen_operator.remediation.steps import Decisions, Prove
+from qwen_operator.remediation.values import Evidence, Instant, Round
+from qwen_operator.remediation.views import newest_revision, pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.resources import NODES, REPLICA_SETS
-from qwen_operator.watch import Key
+from qwen_operator.status.conditions import Suspension
+from qwen_operator.status.diagnosis import is_active
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
 
 NODE_SECONDS: Final = 15.0
 _BEAT_SECONDS: Final = 90.0
 
 
-class Cluster(Protocol):
+class ServiceCache(Protocol):
     """What remediation reads from the watches."""
 
     def service(self, key: Key) -> Object | None: ...
@@ -47,8 +50,8 @@ class Remediator:
 
     def __init__(
         self,
-        kube: Kube,
-        cluster: Cluster,
+        kube: KubeClient,
+        cluster: ServiceCache,
         poller: Poller,
         writer: Writer,
         *,
@@ -114,7 +117,7 @@ class Remediator:
         if service is None or "deletionTimestamp" in service["metadata"]:
             return 2.0
         policy, desired = _policy(service)
-        asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and not going(pod)]
+        asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
         evidence = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
         pods = self._cluster.pods(key)
@@ -125,7 +128,7 @@ class Remediator:
         decisions = self.judge(key, seen, policy, parse_status(service).remediation)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         self._ask(decisions, by_uid)
-        await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.actions)
+        await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.steps)
         return policy.poll
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
@@ -174,9 +177,9 @@ class Remediator:
         )
 
     def _ask(self, decisions: Decisions, pods: Mapping[str, Object]) -> None:
-        for action in decisions.actions:
-            if isinstance(action, Prove) and action.pod.uid in pods:
-                task = asyncio.create_task(self._prove(action.pod.uid, pod_ip(pods[action.pod.uid])))
+        for step in decisions.steps:
+            if isinstance(step, Prove) and step.pod.uid in pods:
+                task = asyncio.create_task(self._prove(step.pod.uid, pod_ip(pods[step.pod.uid])))
                 self._asked.add(task)
                 task.add_done_callback(self._asked.discard)
 

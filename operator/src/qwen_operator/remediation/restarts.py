@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Literal
+from typing import Final, Literal
 
-from qwen_operator.api import RemediationStatus, RestartIntent, format_time
-from qwen_operator.catalogue import AlertClass
-from qwen_operator.conditions import Suspension
+from qwen_operator.api import RestartIntent, format_time
+from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import ledger as ledgers
-from qwen_operator.remediation.model import (
-    DEAD,
-    FAILURES,
-    MAX_DEATHS,
-    Action,
-    BeginRestart,
-    ExecuteRestart,
-    FinishRestart,
-    Gate,
-    Instant,
-    Pod,
-)
 from qwen_operator.remediation.state import State
+from qwen_operator.remediation.steps import BeginRestart, ExecuteRestart, FinishRestart, Step
+from qwen_operator.remediation.values import Gate, Instant, Pod
+from qwen_operator.status.conditions import Suspension
 
-_RESTART_SECONDS = 60.0
+DEAD: Final = "EngineDead"
+"""The alert of an engine that died; hardly anybody sees it, because the process ends: the exit code tells."""
+MAX_DEATHS: Final = 3
+"""A pod whose engine died so often without getting ready is evicted; until then the kubelet restarts it."""
+MAX_FAILED_PROOFS: Final = 2
+"""Failed generations in a row after which a pod without an alert counts as sick all the same."""
+_RESTART_SECONDS: Final = 60.0
 """A container that was asked to restart, and has not after so long, does not listen."""
 
 
@@ -40,11 +36,6 @@ def acted(intent: RestartIntent, pod: Pod) -> bool:
     return pod.restart_id == restart_id(intent) or restarted or pod.deleting
 
 
-def without_budget_used(ledger: RemediationStatus, value: str) -> RemediationStatus:
-    """The ledger after the budget was reset."""
-    return ledgers.reset(ledger, value)
-
-
 def call_off(state: State) -> list[FinishRestart]:
     """Ends the restarts under way, because nothing is enforced; one that was set off already stays in the budget."""
     pods = {pod.uid: pod for pod in state.seen.pods}
@@ -57,14 +48,14 @@ def call_off(state: State) -> list[FinishRestart]:
     ]
 
 
-def step(state: State) -> tuple[Sequence[Action], Suspension | None]:
+def next_steps(state: State) -> tuple[Sequence[Step], Suspension | None]:
     """Goes on with the restart that is under way, or begins one; also why none begins where one is due."""
     if state.ledger.intents:
-        return [action for intent in state.ledger.intents for action in _go_on(state, intent)], None
+        return [step for intent in state.ledger.intents for step in _go_on(state, intent)], None
     return _begin(state)
 
 
-def _go_on(state: State, intent: RestartIntent) -> list[Action]:
+def _go_on(state: State, intent: RestartIntent) -> list[Step]:
     pod = next((pod for pod in state.seen.pods if pod.uid == intent.pod_uid), None)
     age = _age(intent, state.now)
     if pod is not None and not acted(intent, pod) and age <= state.policy.drain + state.policy.startup:
@@ -94,7 +85,7 @@ def _replaced(state: State) -> str:
     return "NotCured" if all_run and any(_due(state, pod) for pod in members) else ""
 
 
-def _execute(state: State, intent: RestartIntent, pod: Pod, age: float) -> list[Action]:
+def _execute(state: State, intent: RestartIntent, pod: Pod, age: float) -> list[Step]:
     hung = state.policy.kind(intent.alert) is AlertClass.ZERO_WORK
     if not state.may_leave(pod):
         # the others fell ill since; without a gate this one still serves
@@ -106,7 +97,7 @@ def _execute(state: State, intent: RestartIntent, pod: Pod, age: float) -> list[
     return []
 
 
-def _begin(state: State) -> tuple[Sequence[Action], Suspension | None]:
+def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
     due = [pod for pod in state.members if _due(state, pod) or _keeps_dying(state, pod)]
     allowed = [pod for pod in due if state.may_leave(pod) and _rollout_allows(state, pod)]
     systemic = [pod for pod in allowed if _systemic(state, pod)]
@@ -144,7 +135,7 @@ def _due(state: State, pod: Pod) -> bool:
     policy = state.policy.alerts.get(latch.alert)
     if policy is None or policy.restart_after is None:
         return False
-    sick = memory.quiet_since is None or memory.failures >= FAILURES
+    sick = memory.quiet_since is None or memory.failures >= MAX_FAILED_PROOFS
     return sick and state.now.mono - latch.since >= (0.0 if latch.repeated else policy.restart_after)
 
 

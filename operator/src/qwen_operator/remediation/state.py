@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwen_operator.api import RemediationStatus, RestartIntent
-from qwen_operator.catalogue import AlertClass
-from qwen_operator.remediation.model import Gate, Instant, Pod, PodMemory, Round
+from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.remediation.memory import PodMemory
 from qwen_operator.remediation.policy import Policy
+from qwen_operator.remediation.values import Gate, Instant, Pod, Round
 
 
 @dataclass

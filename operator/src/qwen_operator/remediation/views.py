@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from qwen_operator.names import CONTAINER, READINESS_GATE, RESTART_ANNOTATION
-from qwen_operator.remediation.model import Gate, Pod, Rollout
-
-Object = Mapping[str, Any]
+from qwen_operator.api.names import CONTAINER, READINESS_GATE, RESTART_ANNOTATION
+from qwen_operator.api.objects import Object
+from qwen_operator.remediation.values import Gate, Pod, Rollout
+from qwen_operator.status.diagnosis import is_active
 
 
 def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = None) -> Pod:
@@ -23,7 +23,7 @@ def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = 
         gate=gate_of(obj),
         ready=_true(conditions.get("Ready")),
         running=_true(conditions.get("ContainersReady")),
-        deleting=going(obj),
+        deleting=not is_active(obj),
         node=(obj.get("spec") or {}).get("nodeName", ""),
         node_ready=node_ready,
         newest=newest_hash is None or (metadata.get("labels") or {}).get("pod-template-hash") == newest_hash,
@@ -44,12 +44,6 @@ def gate_of(obj: Object) -> Gate:
         if condition["type"] == READINESS_GATE:
             return Gate.OPEN if condition.get("status") == "True" else Gate.CLOSED
     return Gate.UNSET
-
-
-def going(obj: Object) -> bool:
-    """Whether a pod is on its way out, or ended."""
-    ended = (obj.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-    return ended or "deletionTimestamp" in obj["metadata"]
 
 
 def pod_ip(obj: Object) -> str:

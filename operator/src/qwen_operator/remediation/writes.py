@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from qwen_operator.api import RemediationStatus, format_time
-from qwen_operator.api.service import parse_status
-from qwen_operator.apierrors import ConflictError, NotFoundError
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import WRITES
-from qwen_operator.names import READINESS_GATE
-from qwen_operator.remediation.model import Pod
-from qwen_operator.resources import PODS, QWEN_SERVICES
-from qwen_operator.watch import Key
+from qwen_operator.api.names import READINESS_GATE
+from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.qwenservice import parse_status
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import ConflictError, NotFoundError
+from qwen_operator.kube.events import Recorder
+from qwen_operator.kube.resources import PODS, QWEN_SERVICES
+from qwen_operator.process.operator_metrics import WRITES
+from qwen_operator.remediation.values import Pod
 
-Object = dict[str, Any]
 Change = Callable[[RemediationStatus], RemediationStatus | None]
 
 _ATTEMPTS: Final = 3
@@ -47,7 +46,7 @@ class Writer:
 
     def __init__(
         self,
-        kube: Kube,
+        kube: KubeClient,
         recorder: Recorder,
         store_pod: Callable[[Object], None],
         store_service: Callable[[Object], None],

@@ -1,4 +1,4 @@
-"""Serves one generation request from its place in the line to the last byte of its answer.
+"""One admitted request, from its place in the queue to the last byte of its answer.
 
 One coroutine owns the ticket and the engine's stream, so that whatever happens (an error, a deadline, a client that
 goes away) both are given back on the way out.
@@ -15,8 +15,6 @@ from collections.abc import AsyncIterator, MutableMapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
-from starlette.responses import Response
-
 from qwen_server.api.checks import blamed
 from qwen_server.api.protocol import Call
 from qwen_server.api.streaming import (
@@ -24,30 +22,25 @@ from qwen_server.api.streaming import (
     Chunks,
     Collector,
     EventStream,
-    RawHeaders,
-    Send,
     require_answer,
-    send_error,
-    send_json,
     usage_of,
 )
 from qwen_server.api.transcript import Transcript
-from qwen_server.control.admission import QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.control.admission import QueueTimeoutError, Ticket
+from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
 from qwen_server.engine.base import EngineError, InvalidRequestError, Output
-from qwen_server.http.body import Receive
+from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import UntilDisconnect
 from qwen_server.http.early_writes import DirectEvents, connection_of
 from qwen_server.http.error_bodies import (
-    BUSY_TEXT,
-    DRAINING_TEXT,
     INTERNAL_TEXT,
-    TIMEOUT_TEXT,
     ClientDisconnectedError,
     HttpError,
     client_error,
     engine_failure,
+    refused,
 )
 from qwen_server.observe.request_figures import Outcome, RequestRecord
 
@@ -70,15 +63,15 @@ def _of_this_client(send: Send) -> Send:
     return send_on
 
 
-class Generation(Response):
-    """The ASGI application that answers one checked request."""
+class Generation:
+    """The answer to one request that was admitted."""
 
-    def __init__(self, service: Service, call: Call, record: RequestRecord) -> None:
-        super().__init__()
+    def __init__(self, service: Service, call: Call, record: RequestRecord, *, early_writes: bool = False) -> None:
         self._service = service
         self._call = call
         self._record = record
         record.generates = call.generates
+        self._early_writes = early_writes
         self._dialect = DIALECTS[call.kind]
         self._id = self._dialect.id_prefix + secrets.token_hex(16)
         self._created = int(time.time())
@@ -86,23 +79,15 @@ class Generation(Response):
         self._events = 0
         self._transcript = Transcript(call.body) if service.settings.log_prompts else None
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answers; every outcome is counted exactly once and every error is told to the client."""
+    async def serve(self, ticket: Ticket, receive: Receive, send: Send) -> None:
+        """Answers; every outcome is counted exactly once and the client learns of every error."""
         service = self._service
-        send = _of_this_client(send)
-        try:
-            ticket = service.admission.enter(self._call.weight)
-        except QueueFullError:
-            error = service.unavailable("queue_full", BUSY_TEXT)
-            service.figures.turn_away(self._record, "refused", error.kind)
-            await send_error(send, self._dialect.whole(error))
-            return
         service.figures.accept()
         outcome: Outcome = "failed"
         reason: str | None = "internal"
         try:
             with service.lifecycle.track():
-                outcome, reason = await self._accepted(ticket, receive, send)
+                outcome, reason = await self._accepted(ticket, receive, _of_this_client(send))
         except asyncio.CancelledError:
             outcome, reason = "aborted", None
             raise
@@ -140,14 +125,15 @@ class Generation(Response):
         try:
             async with asyncio.timeout(max(left, 0)) as deadline, UntilDisconnect(receive):
                 with service.lifecycle.at_most_until(deadline):
-                    await self._in_turn(ticket, connection_of(receive), send)
+                    connection = connection_of(receive) if self._early_writes else None
+                    await self._in_turn(ticket, connection, send)
         except (HttpError, ClientDisconnectedError):
             raise
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 if service.lifecycle.given_up:
-                    raise service.unavailable("draining", DRAINING_TEXT, 1) from None
-                raise service.unavailable("timeout", TIMEOUT_TEXT) from None
+                    raise refused(service.refuse("draining", DRAINING_TEXT, 1)) from None
+                raise refused(service.refuse("timeout", TIMEOUT_TEXT)) from None
             _log.exception("request %s failed", self._record.request_id)
             raise HttpError(500, {"error": INTERNAL_TEXT}, kind="internal") from error
 
@@ -161,7 +147,7 @@ class Generation(Response):
             else:
                 await self._serve_reference(send)
         except QueueTimeoutError:
-            raise service.unavailable("queue_timeout", BUSY_TEXT) from None
+            raise refused(service.refuse("queue_timeout", BUSY_TEXT)) from None
         except InvalidRequestError as error:
             param = blamed(error.param, self._call.body)
             raise client_error(error.status, error.message, param=param, code=error.code) from None

@@ -9,32 +9,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
-from qwen_server.api.parsers import parsers_of
-from qwen_server.api.protocol import Protocol
+from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.control import alerts
 from qwen_server.control.admission import Admission, AutoLimits
 from qwen_server.control.lifecycle import Lifecycle
+from qwen_server.control.refusals import DRAINING_TEXT, STARTING_TEXT, UNRESPONSIVE_TEXT, Refusal
 from qwen_server.engine.base import Engine, hung_seconds, stalled_seconds
-from qwen_server.http.api_keys import ApiKeys, RateLimiter
-from qwen_server.http.body import Bodies
-from qwen_server.http.error_bodies import (
-    DRAINING_TEXT,
-    STARTING_TEXT,
-    UNRESPONSIVE_TEXT,
-    HttpError,
-    engine_failure,
-    unavailable,
-)
 from qwen_server.observe.gpu import GpuMonitor, device_count
+from qwen_server.observe.observation import Observation
 from qwen_server.observe.request_figures import RequestFigures
-
-if TYPE_CHECKING:
-    from qwen_server.observe.tracing import Tracing
 
 TICK_SECONDS = 0.5
 _LATE_SECONDS = 1.0
@@ -54,7 +41,10 @@ def utc_now() -> datetime:
 
 
 class Service:
-    """The state behind the HTTP API. One event loop owns it; `clock` is monotonic, `wall` is UTC."""
+    """The state behind the HTTP API. One event loop owns it; `clock` is monotonic, `wall` is UTC.
+
+    `reloads` are called twice a second: each looks whether its files have changed.
+    """
 
     def __init__(
         self,
@@ -63,22 +53,19 @@ class Service:
         lifecycle: Lifecycle,
         *,
         gpu: GpuMonitor | None = None,
-        tracing: Tracing | None = None,
+        reloads: Sequence[Callable[[], None]] = (),
+        patches: Patches | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = utc_now,
     ) -> None:
         self.settings = settings
         self.engine = engine
         self.lifecycle = lifecycle
-        self.tracing = tracing
+        self._reloads = reloads
+        self._patches = patches or Patches(frozenset())
         self.clock = clock
         self.wall = wall
-        self.protocol = Protocol(settings)
-        self.bodies = Bodies(settings.max_body_bytes, settings.body_timeout)
-        self.parsers = parsers_of(settings, self.protocol)
         self.figures = RequestFigures(clock=clock)
-        self.keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
-        self.limiter = RateLimiter(settings.rate_limit)
         running, waiting = settings.max_concurrent_requests, settings.max_queue_size
         self.admission = Admission(
             _FIRST_RUNNING if running == "auto" else running,
@@ -119,23 +106,56 @@ class Service:
         limit = max(_LIVE_MIN_SECONDS, _LIVE_FACTOR * self._hung_threshold())
         return self.lifecycle.state != "dead" and hung_seconds(self.engine.vitals(), self.clock()) <= limit
 
-    def refusal(self) -> HttpError | None:
-        """Why no new request is taken now; None when one may be."""
+    def refusal(self) -> Refusal | None:
+        """Why no new request is accepted now; None when one may be."""
         state = self.lifecycle.state
         if state == "dead":
-            return engine_failure(self.lifecycle.cause or "the engine died")
+            cause = self.lifecycle.cause or "the engine died"
+            return Refusal("engine_dead", cause, self.admission.waiting, self.admission.queue_limit, None)
         if state == "starting":
-            return self.unavailable("starting", STARTING_TEXT, 10)
+            return self.refuse("starting", STARTING_TEXT, 10)
         if state == "draining":
-            return self.unavailable("draining", DRAINING_TEXT, 1)
+            return self.refuse("draining", DRAINING_TEXT, 1)
         if self.alert_state.zero_work:
-            return self.unavailable("unresponsive", UNRESPONSIVE_TEXT, 10)
+            return self.refuse("unresponsive", UNRESPONSIVE_TEXT, 10)
         return None
 
-    def unavailable(self, kind: str, text: str, retry_after: int | None = None) -> HttpError:
-        """The specification's 503 with the line as it is now."""
+    def refuse(self, kind: str, text: str, retry_after: int | None = None) -> Refusal:
+        """A refusal with the queue as it is now; by default the queue tells when a retry makes sense."""
         seconds = self.admission.retry_after() if retry_after is None else retry_after
-        return unavailable(kind, text, self.admission.waiting, self.admission.queue_limit, seconds)
+        return Refusal(kind, text, self.admission.waiting, self.admission.queue_limit, seconds)
+
+    def observe(self) -> Observation:
+        """Everything that is shown about the server, as it is now."""
+        starting = self.lifecycle.state == "starting"
+        settings, admission, now = self.settings, self.admission, self.clock()
+        vitals = None if starting else self.engine.vitals()
+        ready = self.ready()
+        return Observation(
+            now=now,
+            wall=self.wall(),
+            started_at=self.lifecycle.started_at,
+            model=settings.served_name,
+            state=self.lifecycle.state,
+            status=self.status,
+            answers=ready and not self.alert_state.zero_work,
+            accepts=ready and self.refusal() is None,
+            waiting=admission.waiting,
+            running=admission.running,
+            peak_running=admission.peak,
+            waiting_limit=admission.queue_limit,
+            running_limit=admission.limit,
+            rate_limit=None if settings.rate_limit is None else settings.rate_limit.text,
+            figures=self.figures,
+            gpu=self.gpu.latest,
+            gpu_reserved_bytes=0 if starting else self.engine.gpu_reserved_bytes(),
+            rules=tuple((rule.name, rule.severity) for rule in self.rules if rule.on),
+            alerts=tuple(alert.as_json() for alert in self.alert_state.active),
+            hung_seconds=None if vitals is None else hung_seconds(vitals, now),
+            stalled_seconds=None if vitals is None else stalled_seconds(vitals, now),
+            kv_cache_usage=None if vitals is None else vitals.kv_cache_usage,
+            patches={**self._patches.in_use, **({} if starting else self.engine.info.patches)},
+        )
 
     @property
     def closes_connections(self) -> bool:
@@ -186,7 +206,8 @@ class Service:
                 self._adopt_device(self.engine.info.device)
                 self.gpu.start()
         self._alerts_file.poll()
-        self.keys.poll()
+        for reload in self._reloads:
+            reload()
         self._resize()
         self.evaluate()
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from starlette.middleware.cors import CORSMiddleware
 
-from qwen_server.api.streaming import Send, send_error
 from qwen_server.config.settings import Settings
 from qwen_server.control.service import Service
-from qwen_server.http.body import Receive
+from qwen_server.http.api_keys import ApiKeys
+from qwen_server.http.asgi import App, Receive, Scope, Send, send_error
 from qwen_server.http.dialects import worded_for
 from qwen_server.http.error_bodies import HttpError
-from qwen_server.http.middleware import App, Scope
 
 _ALWAYS = ("/v1", "/tokenize", "/detokenize")
 _METRICS = ("/metrics", "/api/v1/metrics", "/stats")
@@ -24,24 +23,24 @@ def protected_paths(settings: Settings) -> tuple[str, ...]:
     return (*_ALWAYS, *metrics, *(_DOCS if settings.protect_docs else ()))
 
 
-class Guard:
+class Authentication:
     """Lets a request for a protected path through with its caller in `scope["state"]["caller"]`, or answers 401."""
 
-    def __init__(self, app: App, service: Service) -> None:
+    def __init__(self, app: App, keys: ApiKeys, service: Service) -> None:
         self._app = app
-        self._service = service
+        self._keys = keys
+        self._figures = service.figures
         self._paths = protected_paths(service.settings)
         self._below = tuple(f"{path}/" for path in self._paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers, or hands on."""
         if scope["type"] == "http" and self._protects(scope["path"]):
-            service = self._service
             try:
-                scope["state"]["caller"] = service.keys.caller(scope["headers"])
+                scope["state"]["caller"] = self._keys.caller(scope["headers"])
             except HttpError as error:
                 if scope["method"] == "POST":
-                    service.figures.turn_away(scope["state"]["record"], "rejected", error.kind)
+                    self._figures.turn_away(scope["state"]["record"], "rejected", error.kind)
                 await send_error(send, worded_for(scope["path"], error))
                 return
         await self._app(scope, receive, send)

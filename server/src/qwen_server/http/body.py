@@ -6,12 +6,11 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from qwen_server.http.asgi import Receive
 from qwen_server.http.error_bodies import ClientDisconnectedError, client_error, invalid
-
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 MAX_DEPTH = 64
 _UPLOADS = 32  # bodies of the largest size that may be on their way at a time
@@ -24,7 +23,7 @@ class UploadsFullError(Exception):
     """Too much is being uploaded at a time."""
 
 
-class Bodies:
+class BodyReader:
     """Reads bodies of at most `limit` bytes within `seconds` each. All those on their way share a bounded memory."""
 
     def __init__(self, limit: int, seconds: float) -> None:

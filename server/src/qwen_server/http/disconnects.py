@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from qwen_server.http.body import Receive
+from qwen_server.http.asgi import Receive
 from qwen_server.http.error_bodies import ClientDisconnectedError
 
 

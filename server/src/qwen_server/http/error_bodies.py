@@ -10,11 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-BUSY_TEXT = "服务繁忙，请稍后重试"
-STARTING_TEXT = "服务正在启动，请稍后重试"
-DRAINING_TEXT = "服务正在停止，请稍后重试"
-UNRESPONSIVE_TEXT = "推理引擎无响应，请稍后重试"
-TIMEOUT_TEXT = "请求超时，请稍后重试"
+from qwen_server.control.refusals import Refusal
+
 INTERNAL_TEXT = "internal server error"
 
 _TYPES = {
@@ -85,10 +82,12 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return client_error(400, message, param=param, code=code)
 
 
-def unavailable(kind: str, text: str, queue_size: int, max_queue_size: int, retry_after: int) -> HttpError:
-    """A 503 in the specification's shape, with the seconds after which a retry is sensible."""
-    body = {"error": text, "queue_size": queue_size, "max_queue_size": max_queue_size}
-    return HttpError(503, body, kind=kind, headers={"Retry-After": str(retry_after)})
+def refused(refusal: Refusal) -> HttpError:
+    """The specification's 503 with Retry-After, or its 500 where no retry can help."""
+    if refusal.retry_after is None:
+        return engine_failure(refusal.text)
+    body = {"error": refusal.text, "queue_size": refusal.waiting, "max_queue_size": refusal.queue_limit}
+    return HttpError(503, body, kind=refusal.kind, headers={"Retry-After": str(refusal.retry_after)})
 
 
 def engine_failure(text: str) -> HttpError:

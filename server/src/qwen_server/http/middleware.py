@@ -6,25 +6,21 @@ import contextlib
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from qwen_server.api.streaming import Send, send_json
 from qwen_server.control.service import Service
-from qwen_server.http.body import Receive
+from qwen_server.http.asgi import App, Receive, Scope, Send, send_json
 from qwen_server.http.error_bodies import INTERNAL_TEXT
 from qwen_server.observe import logs
 from qwen_server.observe.request_figures import RequestRecord
-
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 CLIENT_CLOSED_REQUEST = 499  # nginx's; no client ever sees it
 _QUIET = ("/health", "/metrics", "/api/v1/metrics", "/stats")
 
 if TYPE_CHECKING:
-    from qwen_server.observe.tracing import RequestSpan
+    from qwen_server.observe.tracing import RequestSpan, Tracing
 
 _log = logging.getLogger("qwen_server.access")
 
@@ -42,9 +38,10 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
 class Surroundings:
     """The outermost ASGI layer; plain ASGI, so that `receive` stays the server's own."""
 
-    def __init__(self, app: App, service: Service) -> None:
+    def __init__(self, app: App, service: Service, tracing: Tracing | None) -> None:
         self._app = app
         self._service = service
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request with a RequestRecord in `scope["state"]["record"]`, and logs it once it is over."""
@@ -83,10 +80,9 @@ class Surroundings:
 
     def _span(self, scope: Scope, record: RequestRecord) -> RequestSpan | None:
         """The request's span, if there is tracing; probes and scrapes would only hide what matters."""
-        tracing = self._service.tracing
-        if tracing is None or scope["path"].startswith(_QUIET):
+        if self._tracing is None or scope["path"].startswith(_QUIET):
             return None
-        return tracing.begin(scope, record)
+        return self._tracing.begin(scope, record)
 
     def _tell(self, scope: Scope, record: RequestRecord, status: int, span: RequestSpan | None) -> None:
         path = scope["path"]

@@ -16,10 +16,10 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from qwen_server.engine.base import EngineError, Kind
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import current_request
+from qwen_server.engine.vllm.patches.vllm_texts import MESSAGES_ERROR_EVENT
 from qwen_server.engine.vllm.serving_objects import Api, RefusedError, passed_on
 
 _CHAT_ID = "chatcmpl-"
-_ERROR_EVENT = "event: error"
 # Since 0.33.
 _STREAMS_CHUNKS = hasattr(AnthropicServingMessages, "chat_completion_stream_generator_raw")
 _NAMES = {"response_format": "output_config", "max_completion_tokens": "max_tokens", "stop": "stop_sequences"}
@@ -124,7 +124,7 @@ async def _events(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None
     begun = False
     async with aclosing(source):
         async for event in source:
-            if event.startswith(_ERROR_EVENT):
+            if event.startswith(MESSAGES_ERROR_EVENT):
                 raise _failure(event)
             yield event if begun else event.replace(f'"id":"{_CHAT_ID}', '"id":"msg_', 1)
             begun = True

@@ -1,0 +1,1 @@
+"""Which objects must exist for a QwenService. Pure."""
