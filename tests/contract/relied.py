@@ -6,7 +6,7 @@ function, a class, `Class.method` or a constant.
 
 from __future__ import annotations
 
-from tests.contract.relying import Calls, Does, Has, Relied, Says
+from tests.contract.relying import Calls, Does, Has, Relied, Says, Takes
 
 # Methods of ours that override one of vLLM's in some releases only.
 OPTIONAL = frozenset(
@@ -93,7 +93,9 @@ OUTPUTS: tuple[Relied, ...] = (
     ),
     Has(f"{_OUTPUT}:RequestOutputCollector", "TappedState", ("output", "put")),
     Has(f"{_OUTPUT}:OutputProcessor", "TappingProcessor", ("request_states",)),
-    Calls("vllm.v1.engine.detokenizer:IncrementalDetokenizer.get_next_output_text", "TappedState", ("finished", "delta")),
+    Calls(
+        "vllm.v1.engine.detokenizer:IncrementalDetokenizer.get_next_output_text", "TappedState", ("finished", "delta")
+    ),
     Has("vllm.v1.engine:EngineCoreRequest", "TappingProcessor", ("request_id", "external_req_id")),
     Has(
         "vllm.outputs:RequestOutput",
@@ -206,7 +208,9 @@ SERVING: tuple[Relied, ...] = (
         ("engine_client", "models"),
         ("online_renderer", "request_logger"),
     ),
-    Calls(f"{_OPENAI}.responses.serving:OpenAIServingResponses", "responses_api", ("engine_client", "models"), _SERVING),
+    Calls(
+        f"{_OPENAI}.responses.serving:OpenAIServingResponses", "responses_api", ("engine_client", "models"), _SERVING
+    ),
     Calls("vllm.entrypoints.anthropic.serving:AnthropicServingMessages", "messages_apis", _ROLE, _SERVING),
     Calls(
         "vllm.entrypoints.serve.tokenize.serving:ServingTokenization",
@@ -251,12 +255,18 @@ SERVING: tuple[Relied, ...] = (
         for method in ("create_tokenize", "create_detokenize")
     ),
     # How a stream of chunks becomes one of Anthropic's events: `_Serving` notes errors before that.
-    Calls(
+    Takes(
         "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.message_stream_converter",
         "_Serving",
-        ("generator",),
+        "generator",
+        # Texts in 0.32, chunks since.
+        ("AsyncGenerator[str, None]", "AsyncGenerator[ChatCompletionStreamResponse | ErrorResponse, None]"),
     ),
-    Has("vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest", "_thoughtful", ("thinking", "chat_template_kwargs")),
+    Has(
+        "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest",
+        "_thoughtful",
+        ("thinking", "chat_template_kwargs"),
+    ),
     Has("vllm.entrypoints.anthropic.protocol:AnthropicMessagesResponse", "messages_apis", ("id", "stop_sequence")),
     Has(f"{_OPENAI}.responses.serving:OpenAIServingResponses", "responses_api", ("enable_store",)),
     Has(f"{_OPENAI}.responses.protocol:ResponsesRequest", "responses_api", ("request_id", "store", "input")),
@@ -276,8 +286,12 @@ TEXTS: tuple[Relied, ...] = (
         "_PARAMETERS",
         ("n must be 1 when using greedy sampling", "Choice '{}' cannot be an empty list", "Invalid JSON grammar"),
     ),
-    Says("vllm.renderers.base", "_PARAMETERS", ("Token id {} is out of vocabulary",)),
-    Says("vllm.renderers.online_renderer", "_PARAMETERS", ("Chat template is passed with request, but", "tool choice requires")),
+    Says("vllm.renderers.base", "_PARAMETERS", ("Token id {} is out of vocabulary", "multimodal item intact")),
+    Says(
+        "vllm.renderers.online_renderer",
+        "_PARAMETERS",
+        ("Chat template is passed with request, but", "tool choice requires"),
+    ),
     Says(f"{_OPENAI}.chat_completion.protocol", "_PARAMETERS", ("Cannot set both `continue_final_message` and",)),
     Says("vllm.v1.engine.input_processor", "_PARAMETERS", ("prompt cannot be empty",)),
     Says("vllm.sampling_params", "_LEADING_NAME", ("bad_words cannot contain an empty string.",)),
