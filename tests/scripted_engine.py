@@ -88,7 +88,7 @@ class ScriptedEngine:
     reserved_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self.info = EngineInfo(self.served_name, self.served_name, self.max_model_len, 256, 65536, "cpu", "scripted")
+        self.info = EngineInfo(self.served_name, self.served_name, self.max_model_len, 256, 65536, "cpu")
         self._goes = asyncio.Event()
         self._goes.set()
         self._dead = asyncio.Event()
@@ -213,7 +213,7 @@ class ScriptedEngine:
             )
         answer = COMPLETION_ANSWER if kind == "completion" else CHAT_ANSWER
         scripts = [_script_of(prompt, answer, scripted_answers.limit_of(body)) for prompt in prompts]
-        return Prepared(request_id, arrival, length, len(prompts), body.get("n", 1), scripts)
+        return Prepared(request_id, length, len(prompts), body.get("n", 1), scripts)
 
     async def _outputs(self, scripts: list[Script], n: int) -> AsyncIterator[Output]:
         """Every step gives each unfinished choice one token."""

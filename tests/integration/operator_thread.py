@@ -77,7 +77,7 @@ class OperatorThread:
         """Reconciles a service without a cause, like the resync."""
         assert self._loop is not None
         assert self.controller is not None
-        self._loop.call_soon_threadsafe(self.controller.due, (self._namespace, name))
+        self._loop.call_soon_threadsafe(self.controller._queue.add, (self._namespace, name))
 
     def stop(self) -> None:
         """Stops the operator; fails if it had failed."""

@@ -74,10 +74,11 @@ def test_the_further_serving_objects_take_what_we_give() -> None:
 
 def test_only_one_of_many_wrong_items_is_told() -> None:
     from qwen_server.engine.vllm.messages_api import _Request
-    from qwen_server.engine.vllm.responses_api import _Conversation, _items, _of_item
+    from qwen_server.engine.vllm.patches.first_bad_item import conversation_request
+    from qwen_server.engine.vllm.responses_api import _items, _of_item
 
     with pytest.raises(ValidationError) as caught:
-        _Conversation.model_validate({"input": [{"type": "unheard_of"}] * 1000})
+        conversation_request().model_validate({"input": [{"type": "unheard_of"}] * 1000})
     assert caught.value.error_count() < 1000
     found = _of_item(caught.value)
     assert found is not None
@@ -112,20 +113,48 @@ def test_anthropics_thoughts_become_the_templates_switch() -> None:
 
 
 def test_a_failure_inside_a_streamed_message_keeps_its_cause() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionStreamResponse
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
     from qwen_server.engine.vllm.client import ObservedRequest, current_request
-    from qwen_server.engine.vllm.messages_api import _events, _noting_errors, _Serving
+    from qwen_server.engine.vllm.messages_api import _events, _Serving
     from qwen_server.engine.vllm.serving_objects import RefusedError
 
-    chunk = {"id": "chatcmpl-1", "model": "m", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}
-    error = {"message": "CUDA out of memory", "type": "InternalServerError", "param": None, "code": 500}
+    delta = {"index": 0, "delta": {"role": "assistant", "content": ""}}
+    chunk = ChatCompletionStreamResponse.model_validate({"id": "chatcmpl-1", "model": "m", "choices": [delta]})
+    error = ErrorResponse.model_validate(
+        {"error": {"message": "CUDA out of memory", "type": "InternalServerError", "param": None, "code": 500}}
+    )
 
-    async def chat() -> AsyncGenerator[str, None]:
-        for data in (chunk, {"error": error}, chunk):
-            yield f"data: {json.dumps(data, separators=(',', ':'))}\n\n"
+    class FailingChat(OpenAIServingChat):  # type: ignore[misc] # vLLM's classes are untyped from here
+        """In place of vLLM's: a stream that fails after its first chunk, as chunks and as texts."""
+
+        async def chat_completion_stream_generator_raw(self) -> AsyncGenerator[Any, None]:
+            for item in (chunk, error, chunk):
+                yield item
+
+        async def create_chat_completion(self, _: Any, __: Any = None) -> AsyncGenerator[str, None]:
+            async def texts() -> AsyncGenerator[str, None]:
+                async for item in FailingChat.chat_completion_stream_generator_raw(self):
+                    yield f"data: {item.model_dump_json()}\n\n"
+
+            if hasattr(OpenAIServingChat, "chat_completion_stream_generator_raw"):
+                events: AsyncGenerator[str, None] = self.chat_completion_stream_generator()
+                return events
+            return texts()
+
+    class Serving(_Serving, FailingChat):
+        def __init__(self) -> None:
+            """Nothing is served but the failure."""
 
     async def relay() -> str:
         current_request.set(ObservedRequest(0.0, lambda _: None))
-        events = _events(_Serving.message_stream_converter(None, _noting_errors(chat())))
+        serving = Serving()
+        stream = await serving.create_chat_completion(None)  # type: ignore[arg-type]
+        if not hasattr(OpenAIServingChat, "chat_completion_stream_generator_raw"):
+            stream = serving.message_stream_converter(stream)
+        events = _events(stream)
         first = await anext(events)
         with pytest.raises(RefusedError, match="CUDA out of memory"):
             await anext(events)
@@ -317,13 +346,19 @@ def flags_of(parser: Any) -> set[str]:
 
 
 def test_every_flag_of_vllms_own_http_server_is_refused_by_name() -> None:
+    import importlib
+
     from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    # 0.33 has it beside the other commands' flags.
+    places = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.common.cli_args")
+    place = next(name for name in places if importlib.util.find_spec(name))
+    make_arg_parser = importlib.import_module(place).make_arg_parser
 
     engine = flags_of(AsyncEngineArgs.add_cli_args(FlexibleArgumentParser(add_help=False)))
     frontend = flags_of(make_arg_parser(FlexibleArgumentParser(add_help=False))) - engine
-    assert {"--host", "--api-key", "--allowed-origins", "--ssl-keyfile", "--no-enable-log-outputs"} <= frontend
+    assert {"--host", "--api-key", "--allowed-origins", "--ssl-keyfile", "--enable-log-outputs"} <= frontend
     for flag in frontend:
         with pytest.raises(ConfigurationError, match=re.escape(flag)):
             load_settings(["--", flag])

@@ -21,7 +21,6 @@ from qwen_operator.remediation.gates import GateKeeper
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.status.conditions import Suspension
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Controller:
             kube, self.cluster, self._poller, writer, health=health, on_change=self._queue.add
         )
         self._reconciler = Reconciler(
-            kube, self.cluster, self._recorder, settings, suspended=self._suspended, gone=self.service_gone
+            kube, self.cluster, self._recorder, settings, suspended=self._remediator.suspended, gone=self.service_gone
         )
         self._ended = False
         self.ready = asyncio.Event()
@@ -96,10 +95,6 @@ class Controller:
         if not self.cluster.services:
             self._health.forget("reconcile")
 
-    def due(self, key: Key) -> None:
-        """Has a service reconciled soon."""
-        self._queue.add(key)
-
     def _pod_changed(self, pod: Object) -> None:
         self._gates.offer(pod)
         key = self.cluster.key_by_label(pod)
@@ -109,9 +104,6 @@ class Controller:
     def _all_due(self) -> None:
         for key in self.cluster.services:
             self._queue.add(key)
-
-    def _suspended(self, key: Key) -> Suspension | None:
-        return self._remediator.suspended(key)
 
     async def _resync(self) -> None:
         while True:

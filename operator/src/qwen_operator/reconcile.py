@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from qwen_operator import __version__
 from qwen_operator.api import InvalidSpecError, QwenService, ServiceStatus
@@ -14,7 +14,7 @@ from qwen_operator.api.objects import Key, Object, is_owned_by
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ConflictError, InvalidError, KubeError, NamespaceEndingError, NotFoundError
-from qwen_operator.kube.events import EventType, Recorder, Subject
+from qwen_operator.kube.events import Recorder, Subject
 from qwen_operator.kube.resources import (
     CLAIMS,
     CONFIG_MAPS,
@@ -23,7 +23,6 @@ from qwen_operator.kube.resources import (
     PODS,
     PROMETHEUS_RULES,
     QWEN_SERVICES,
-    SCALED_OBJECTS,
     SERVICE_MONITORS,
     resource_for,
     resource_of,
@@ -33,12 +32,9 @@ from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, Referen
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
-from qwen_operator.status.diagnosis import TRANSIENT
+from qwen_operator.status.transitions import status_patch, transitions
 
 logger = logging.getLogger(__name__)
-
-_GOOD_WHEN_FALSE: Final = ("Degraded", "RemediationSuspended")
-_TAKES_TIME: Final = {*TRANSIENT, "MinimumReplicasUnavailable"}
 
 
 def fingerprint(obj: Mapping[str, Any]) -> str:
@@ -46,35 +42,6 @@ def fingerprint(obj: Mapping[str, Any]) -> str:
     ignored = ("resourceVersion", "managedFields", "generation", "creationTimestamp", "uid", "selfLink")
     metadata = {key: value for key, value in obj["metadata"].items() if key not in ignored}
     return stable_hash({**{key: obj[key] for key in obj if key not in ("status", "metadata")}, "metadata": metadata})
-
-
-def status_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
-    """The merge patch from one status to another, remediation left out (remediation writes that); empty: no change."""
-    keys = (old.keys() | new.keys()) - {"remediation"}
-    return {key: new.get(key) for key in sorted(keys) if old.get(key) != new.get(key)}
-
-
-def transitions(
-    old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
-) -> list[tuple[EventType, Mapping[str, Any]]]:
-    """The conditions whose change deserves an Event, with its type; Ready comes first in a status.
-
-    A condition that changes for the reason of one before it says nothing new. What only takes time is no warning.
-    """
-    before = {item["type"]: (item["status"], item["reason"]) for item in old}
-    told: list[tuple[EventType, Mapping[str, Any]]] = []
-    reasons: set[str] = set()
-    for item in new:
-        kind, status, reason = item["type"], item["status"], item["reason"]
-        good = (status == "False") == (kind in _GOOD_WHEN_FALSE)
-        at_rest = good and kind not in before and kind in _GOOD_WHEN_FALSE
-        # each warning of HasWarnings has its own Event
-        if kind == "HasWarnings" or before.get(kind) == (status, reason) or at_rest or reason in reasons:
-            continue
-        reasons.add(reason)
-        calm = good or kind == "Progressing" or kind not in before or reason in _TAKES_TIME
-        told.append(("Normal" if calm else "Warning", item))
-    return told
 
 
 class Reconciler:
@@ -173,7 +140,6 @@ class Reconciler:
             has_service_monitor=cluster.serves(SERVICE_MONITORS),
             has_prometheus_rule=cluster.serves(PROMETHEUS_RULES),
             has_http_route=cluster.serves(HTTP_ROUTES),
-            has_scaled_object=cluster.serves(SCALED_OBJECTS),
             live_deployment=cluster.deployment(key),
             budgets=cluster.budgets(key[0]),
             claims=claims,

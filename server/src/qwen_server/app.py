@@ -14,6 +14,7 @@ from qwen_server.api.handler import Handler
 from qwen_server.api.parsers import parsers_of
 from qwen_server.api.protocol import Protocol
 from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
+from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
@@ -22,6 +23,7 @@ from qwen_server.http.api_keys import ApiKeys
 from qwen_server.http.authentication import Authentication, cross_origin
 from qwen_server.http.body import BodyReader
 from qwen_server.http.dialects import worded_for
+from qwen_server.http.early_writes import EARLY_WRITES
 from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error
 from qwen_server.http.middleware import CLIENT_CLOSED_REQUEST, Surroundings
 from qwen_server.http.rate_limits import RateLimiter
@@ -50,7 +52,8 @@ def create_app(
     without `tracing` no spans are made.
     """
     keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
-    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=[keys.poll])
+    patches = Patches(settings.patches)
+    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=[keys.poll], patches=patches)
     bodies = BodyReader(settings.max_body_bytes, settings.body_timeout)
     validators = parsers_of(settings, Protocol(settings))
 
@@ -72,7 +75,10 @@ def create_app(
         },
     )
     app.state.service = service
-    app.state.handler = Handler(service, RateLimiter(settings.rate_limit), bodies, validators)
+    app.state.patches = patches
+    app.state.handler = Handler(
+        service, RateLimiter(settings.rate_limit), bodies, validators, early_writes=patches.use(EARLY_WRITES)
+    )
     app.state.prometheus = PrometheusPage(service.observe)
     # The last one added is the outermost.
     if keys.required:

@@ -161,7 +161,7 @@ def test_status_round_trips() -> None:
         "remediation": {
             "intents": [{"podUID": "u", "pod": "p", "method": "Evict", "time": time}],
             "restartTimes": [time],
-            "history": [{"time": time, "pod": "p", "action": "Evict", "gpuUUID": "GPU-1"}],
+            "history": [{"time": time, "pod": "p", "action": "Evict", "node": "gpu-1"}],
         },
     }
     status = ServiceStatus.model_validate(written)

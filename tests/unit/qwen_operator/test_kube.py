@@ -166,16 +166,6 @@ async def test_a_namespace_that_is_being_deleted_is_told_apart(server: Server, k
         await kube.get(PODS, "p", "n")
 
 
-async def test_retry_after_is_kept(server: Server, kube: KubeClient) -> None:
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return web.json_response({"message": "slow down"}, status=429, headers={"Retry-After": "7"})
-
-    server.answer = answer
-    with pytest.raises(TooManyRequestsError) as caught:
-        await kube.evict("p", "n", uid="u")
-    assert caught.value.retry_after == 7.0
-
-
 async def test_no_answer_is_an_error_without_a_status(server: Server, kube: KubeClient) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None

@@ -8,7 +8,8 @@ from typing import Any
 
 from qwen_operator.api.objects import is_owned_by
 from qwen_operator.kube.workqueue import BACKOFF_MAX, WorkQueue, backoff
-from qwen_operator.reconcile import fingerprint, status_patch
+from qwen_operator.reconcile import fingerprint
+from qwen_operator.status.transitions import status_patch
 
 
 def live(**changes: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qwen_operator.reconcile import transitions
+from qwen_operator.status.transitions import transitions
 
 
 def condition(kind: str, status: str, reason: str) -> dict[str, Any]:

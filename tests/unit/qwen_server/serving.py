@@ -72,7 +72,7 @@ async def serve(
     # uvloop does this for the program. asyncio does not for this kind of socket, and each answer
     # would take 40 ms longer.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = uvicorn.Server(uvicorn_config(app, settings))
+    server = uvicorn.Server(uvicorn_config(app, settings, app.state.patches))
     task = asyncio.create_task(server._serve([listener]))
     await until(lambda: server.started or task.done())
     if ready:

@@ -26,7 +26,7 @@ from qwen_server.http.error_bodies import failure_kind
 
 
 def step(heartbeat: Heartbeat, now: float, tokens: int = 1, usage: float = 0.0) -> None:
-    heartbeat.on_step(now, tokens=tokens, kv_cache_usage=usage, running=1, waiting=0)
+    heartbeat.on_step(now, tokens=tokens, kv_cache_usage=usage)
 
 
 def test_a_step_without_tokens_is_life_but_no_progress() -> None:
@@ -311,8 +311,8 @@ def test_choices_of_several_prompts_are_numbered_through() -> None:
     first = merger.convert(1, result((1, "科", 1, None), prompt_token_ids=[1, 2, 3]))
     assert (first.deltas[0].index, first.deltas[0].text, first.prompt_tokens, first.finished) == (3, "科", 3, False)
     merger.convert(1, result((0, "", 1, "stop"), (1, "技", 1, "length"), finished=True, prompt_token_ids=[1, 2, 3]))
-    last = merger.convert(0, result((0, "", 1, "stop"), (1, "", 1, "stop"), finished=True, num_cached_tokens=16))
-    assert (last.finished, last.cached_tokens, last.prompt_tokens) == (True, 16, 0)
+    last = merger.convert(0, result((0, "", 1, "stop"), (1, "", 1, "stop"), finished=True))
+    assert (last.finished, last.prompt_tokens) == (True, 0)
 
 
 def test_the_first_token_of_a_request_is_the_earliest_of_its_prompts() -> None:

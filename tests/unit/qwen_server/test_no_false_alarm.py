@@ -76,7 +76,7 @@ class Imagined(ScriptedEngine):
         self.let(seconds, answers=False)
         self.cache += cache
         self.heartbeat.ping_sent_at = None
-        self.heartbeat.on_step(self.now, tokens=tokens, kv_cache_usage=self.cache, running=1, waiting=0)
+        self.heartbeat.on_step(self.now, tokens=tokens, kv_cache_usage=self.cache)
 
 
 def threshold(device: Device, name: str) -> float:

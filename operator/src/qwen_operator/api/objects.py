@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name."""
+EventType = Literal["Normal", "Warning"]
 
 
 def key_of(obj: Mapping[str, Any]) -> Key:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -230,11 +229,6 @@ class SloSpec(ApiObject):
     )
     ttft: LatencyObjective | None = Field(default=None, description="Time to the first token.")
     window: Window = duration_field("30d", "The window that the objectives are about.")
-
-    @property
-    def availability_ratio(self) -> Decimal | None:
-        """The availability as a share of 1."""
-        return None if self.availability is None else Decimal(self.availability) / 100
 
 
 class TemplateMetadata(ApiObject):

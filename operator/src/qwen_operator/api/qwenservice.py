@@ -126,8 +126,6 @@ class QwenService:
     namespace: str
     uid: str
     generation: int
-    annotations: Mapping[str, str]
-    labels: Mapping[str, str]
     spec: QwenServiceSpec
     status: ServiceStatus
 
@@ -144,8 +142,6 @@ class QwenService:
             namespace=metadata.get("namespace", "default"),
             uid=metadata.get("uid", ""),
             generation=int(metadata.get("generation", 0)),
-            annotations=dict(metadata.get("annotations") or {}),
-            labels=dict(metadata.get("labels") or {}),
             spec=spec,
             status=parse_status(obj),
         )

@@ -25,7 +25,6 @@ Time = Annotated[
     PlainSerializer(format_time, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-Text = Annotated[str, Field(max_length=1024)]
 
 
 class StatusObject(ApiObject):
@@ -57,7 +56,6 @@ class RestartIntent(StatusObject):
     )
     time: Time = Field(description="When it was decided.")
     restart_count: int = Field(default=0, description="The container's restarts at that time.")
-    drained_polls: int = Field(default=0, description="Polls in a row that saw no request.")
 
 
 class HistoryEntry(StatusObject):
@@ -67,7 +65,6 @@ class HistoryEntry(StatusObject):
     pod: str = Field(description="The pod.")
     pod_uid: str = Field(default="", alias="podUID", description="Its UID.")
     node: str = Field(default="", description="Its node.")
-    gpu_uuid: str = Field(default="", alias="gpuUUID", description="Its GPU.")
     alert: str = Field(default="", description="The alert.")
     action: str = Field(description="What was done: Unready, Ready, InPlace, Evict, ...")
     reason: str = Field(default="", description="Why, in one CamelCase word.")

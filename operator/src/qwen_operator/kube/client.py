@@ -126,10 +126,10 @@ class KubeClient:
         finally:
             response.close()
 
-    async def create(self, obj: Object, namespace: str | None = None) -> Object:
+    async def create(self, obj: Object) -> Object:
         """Creates an object; `ConflictError` when it exists."""
         resource = resource_for(obj)
-        return await self._call("POST", resource.path(namespace or obj["metadata"].get("namespace")), body=obj)
+        return await self._call("POST", resource.path(obj["metadata"].get("namespace")), body=obj)
 
     async def replace(self, obj: Object) -> Object:
         """Replaces an object; `ConflictError` when its resourceVersion is not the current one."""
@@ -229,7 +229,7 @@ class KubeClient:
             wrapped = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
             response: aiohttp.ClientResponse = wrapped.response
             if response.status >= 400:
-                raise error_of(response.status, await response.read(), response.headers.get("Retry-After"))
+                raise error_of(response.status, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise KubeError(0, f"{method} {path}: {error or type(error).__name__}") from error
         return response

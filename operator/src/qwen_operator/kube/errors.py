@@ -20,11 +20,10 @@ from typing import Final
 class KubeError(Exception):
     """The API did not do what was asked; `status` is the HTTP status, 0 when there was no answer."""
 
-    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.retry_after = retry_after
 
 
 class NotFoundError(KubeError):
@@ -52,7 +51,7 @@ class InvalidError(KubeError):
 
 
 class TooManyRequestsError(KubeError):
-    """429; `retry_after` in seconds when the server says it."""
+    """429."""
 
 
 _ERRORS: Final[Mapping[int, type[KubeError]]] = {
@@ -67,8 +66,8 @@ _ERRORS: Final[Mapping[int, type[KubeError]]] = {
 }
 
 
-def error_of(status: int, body: bytes, retry_after: str | None = None) -> KubeError:
-    """The error that an answer stands for; `retry_after` is its header."""
+def error_of(status: int, body: bytes) -> KubeError:
+    """The error that an answer stands for."""
     try:
         answer = json.loads(body)
         message = str(answer.get("message") or answer)
@@ -77,5 +76,4 @@ def error_of(status: int, body: bytes, retry_after: str | None = None) -> KubeEr
             return NamespaceEndingError(status, message)
     except (ValueError, AttributeError):
         message = body.decode(errors="replace")[:500]
-    seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
-    return _ERRORS.get(status, KubeError)(status, message or f"HTTP {status}", seconds)
+    return _ERRORS.get(status, KubeError)(status, message or f"HTTP {status}")

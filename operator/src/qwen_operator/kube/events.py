@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from qwen_operator.api.objects import EventType
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError, NamespaceEndingError, NotFoundError
 from qwen_operator.kube.resources import CORE_EVENTS
@@ -18,7 +19,6 @@ from qwen_operator.process.operator_metrics import WRITES
 
 logger = logging.getLogger(__name__)
 
-EventType = Literal["Normal", "Warning"]
 _MAX_PENDING: Final = 1000
 _MAX_REMEMBERED: Final = 2000
 _MAX_MESSAGE: Final = 1024
@@ -78,12 +78,6 @@ class Recorder:
                 logger.debug("no events in a namespace that is being deleted")
             except KubeError as error:
                 logger.info("an event could not be written: %s", error, extra={"reason": message.reason})
-            finally:
-                self._pending.task_done()
-
-    async def flush(self) -> None:
-        """Returns once everything that was told so far is written."""
-        await self._pending.join()
 
     async def _write(self, message: _Message) -> None:
         stamp = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")

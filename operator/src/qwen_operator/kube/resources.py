@@ -38,7 +38,6 @@ CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims"
 CORE_EVENTS: Final = Resource("v1", "Event", "events")
 DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
 REPLICA_SETS: Final = Resource("apps/v1", "ReplicaSet", "replicasets")
-JOBS: Final = Resource("batch/v1", "Job", "jobs")
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 BUDGETS: Final = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NETWORK_POLICIES: Final = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
@@ -46,15 +45,14 @@ AUTOSCALERS: Final = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "hori
 SERVICE_MONITORS: Final = Resource("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors")
 PROMETHEUS_RULES: Final = Resource("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules")
 HTTP_ROUTES: Final = Resource("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes")
-SCALED_OBJECTS: Final = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
 
 _ALL: Final = (
-    QWEN_SERVICES, PODS, NODES, SERVICES, CONFIG_MAPS, CLAIMS, CORE_EVENTS, DEPLOYMENTS, REPLICA_SETS, JOBS, LEASES,
-    BUDGETS, NETWORK_POLICIES, AUTOSCALERS, SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, SCALED_OBJECTS,
+    QWEN_SERVICES, PODS, NODES, SERVICES, CONFIG_MAPS, CLAIMS, CORE_EVENTS, DEPLOYMENTS, REPLICA_SETS, LEASES,
+    BUDGETS, NETWORK_POLICIES, AUTOSCALERS, SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES,
 )  # fmt: skip
 _BY_KIND: Final = {(resource.api_version, resource.kind): resource for resource in _ALL}
 
-OPTIONAL: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, SCALED_OBJECTS)
+OPTIONAL: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
 """Kinds whose API a cluster may lack."""
 
 

@@ -36,7 +36,7 @@ class ClusterFacts:
         operator_version: the version that writes the children.
         server_images: the server's image by device (`cpu`, `cuda`).
         operator_namespace: where the operator runs, for NetworkPolicies.
-        has_service_monitor, has_prometheus_rule, has_http_route, has_scaled_object: whether these APIs exist.
+        has_service_monitor, has_prometheus_rule, has_http_route: whether these APIs exist.
         live_deployment: the service's Deployment as it is, None when there is none.
         budgets: the PodDisruptionBudgets of the namespace; those of the user that match the pods replace ours.
         claims: the PersistentVolumeClaims of the namespace that are known, by name (only access modes are looked at).
@@ -49,7 +49,6 @@ class ClusterFacts:
     has_service_monitor: bool = False
     has_prometheus_rule: bool = False
     has_http_route: bool = False
-    has_scaled_object: bool = False
     live_deployment: Mapping[str, Any] | None = None
     budgets: Sequence[Mapping[str, Any]] = ()
     claims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus
 from qwen_operator.api.names import RESTART_ANNOTATION
-from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.objects import EventType, Key, Object
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
-from qwen_operator.kube.events import EventType, Subject
+from qwen_operator.kube.events import Subject
 from qwen_operator.kube.resources import PODS
 from qwen_operator.process.operator_metrics import ACTIONS, WRITES
 from qwen_operator.remediation import ledger as ledgers

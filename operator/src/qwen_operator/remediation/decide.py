@@ -11,6 +11,7 @@ from typing import Final
 
 from qwen_operator.api import RemediationStatus
 from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation import restarts
 from qwen_operator.remediation.memory import Memory, PodMemory, observe, take_out
 from qwen_operator.remediation.policy import Policy
@@ -51,7 +52,7 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
     steps: list[Step] = _died(state, memory)
     if seen.reset and seen.reset != ledger.handled_reset:
         steps.append(ResetBudget(seen.reset))
-        state.ledger = restarts.without_budget_used(ledger, seen.reset)
+        state.ledger = ledgers.reset(ledger, seen.reset)
     if policy.mode == "Off":
         steps += restarts.call_off(state)
         steps += _open_all(state)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, Literal
 
-from qwen_operator.api import RemediationStatus, RestartIntent, format_time
+from qwen_operator.api import RestartIntent, format_time
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.state import State
@@ -34,11 +34,6 @@ def acted(intent: RestartIntent, pod: Pod) -> bool:
     # a container that keeps dying is restarted by the kubelet all the time: that is not the eviction
     restarted = pod.restarts > intent.restart_count and intent.alert != DEAD
     return pod.restart_id == restart_id(intent) or restarted or pod.deleting
-
-
-def without_budget_used(ledger: RemediationStatus, value: str) -> RemediationStatus:
-    """The ledger after the budget was reset."""
-    return ledgers.reset(ledger, value)
 
 
 def call_off(state: State) -> list[FinishRestart]:

@@ -66,11 +66,12 @@ def _of_this_client(send: Send) -> Send:
 class Generation:
     """The answer to one request that was admitted."""
 
-    def __init__(self, service: Service, call: Call, record: RequestRecord) -> None:
+    def __init__(self, service: Service, call: Call, record: RequestRecord, *, early_writes: bool = False) -> None:
         self._service = service
         self._call = call
         self._record = record
         record.generates = call.generates
+        self._early_writes = early_writes
         self._dialect = DIALECTS[call.kind]
         self._id = self._dialect.id_prefix + secrets.token_hex(16)
         self._created = int(time.time())
@@ -124,7 +125,8 @@ class Generation:
         try:
             async with asyncio.timeout(max(left, 0)) as deadline, UntilDisconnect(receive):
                 with service.lifecycle.at_most_until(deadline):
-                    await self._in_turn(ticket, connection_of(receive), send)
+                    connection = connection_of(receive) if self._early_writes else None
+                    await self._in_turn(ticket, connection, send)
         except (HttpError, ClientDisconnectedError):
             raise
         except Exception as error:

@@ -29,12 +29,19 @@ class Handler:
     """Serves the requests of one application. `validators` raise HttpError 400 or 404."""
 
     def __init__(
-        self, service: Service, limiter: RateLimiter, bodies: BodyReader, validators: Mapping[Kind, Validator]
+        self,
+        service: Service,
+        limiter: RateLimiter,
+        bodies: BodyReader,
+        validators: Mapping[Kind, Validator],
+        *,
+        early_writes: bool,
     ) -> None:
         self._service = service
         self._limiter = limiter
         self.bodies = bodies
         self._validators = validators
+        self._early_writes = early_writes
 
     async def serve(self, kind: Kind, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; it is counted exactly once, whatever becomes of it."""
@@ -51,7 +58,8 @@ class Handler:
             await send_error(send, DIALECTS[kind].whole(error))
             return
         # Waits for its turn, asks the engine, and writes the answer's bytes.
-        await Generation(service, call, record).serve(ticket, receive, send)
+        generation = Generation(service, call, record, early_writes=self._early_writes)
+        await generation.serve(ticket, receive, send)
 
     def _require_service(self) -> None:
         if (refusal := self._service.refusal()) is not None:

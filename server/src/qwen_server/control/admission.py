@@ -33,10 +33,9 @@ class QueueTimeoutError(Exception):
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A request's place: in the line, or among those that run. `entered` and `granted` are readings of the clock."""
+    """A request's place: in the line, or among those that run. `granted` is a reading of the clock."""
 
     weight: int
-    entered: float
     state: TicketState = "waiting"
     granted: float | None = None
     wake: asyncio.Future[None] | None = field(default=None, repr=False)
@@ -87,7 +86,7 @@ class Admission:
 
     def enter(self, weight: int) -> Ticket:
         """Takes a slot if one is free and nobody waits, else a place in the line. Raises QueueFullError."""
-        ticket = Ticket(weight=max(1, min(weight, self._limit)), entered=self._clock())
+        ticket = Ticket(weight=max(1, min(weight, self._limit)))
         if not self._line and self._load + ticket.weight <= self._limit:
             self._grant(ticket)
         elif len(self._line) < self._queue_limit:

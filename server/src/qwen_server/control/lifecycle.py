@@ -39,11 +39,6 @@ class Lifecycle:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def accepting(self) -> bool:
-        """Whether new requests may be accepted."""
-        return self.state == "ready"
-
     @contextmanager
     def track(self) -> Iterator[None]:
         """Counts an accepted request, waiting or running, until its answer is sent: a drain waits for it."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 
+from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.control import alerts
 from qwen_server.control.admission import Admission, AutoLimits
@@ -53,6 +54,7 @@ class Service:
         *,
         gpu: GpuMonitor | None = None,
         reloads: Sequence[Callable[[], None]] = (),
+        patches: Patches | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -60,6 +62,7 @@ class Service:
         self.engine = engine
         self.lifecycle = lifecycle
         self._reloads = reloads
+        self._patches = patches or Patches(frozenset())
         self.clock = clock
         self.wall = wall
         self.figures = RequestFigures(clock=clock)
@@ -151,6 +154,7 @@ class Service:
             hung_seconds=None if vitals is None else hung_seconds(vitals, now),
             stalled_seconds=None if vitals is None else stalled_seconds(vitals, now),
             kv_cache_usage=None if vitals is None else vitals.kv_cache_usage,
+            patches={**self._patches.in_use, **({} if starting else self.engine.info.patches)},
         )
 
     @property

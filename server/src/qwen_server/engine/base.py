@@ -40,6 +40,7 @@ class EngineInfo:
     """What is served. `kv_cache_tokens` is the number of tokens that the KV cache holds; 0 when unknown.
 
     `chats_need_parsing`: the model always thinks before it answers, so that every chat takes the reference path.
+    `patches` tells of each patch of the engine whether it is in use.
     """
 
     served_name: str
@@ -48,8 +49,8 @@ class EngineInfo:
     max_num_seqs: int
     kv_cache_tokens: int
     device: Literal["cuda", "cpu"]
-    engine_version: str
     chats_need_parsing: bool = False
+    patches: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,6 @@ class Prepared:
     """
 
     request_id: str
-    arrival: float  # time.monotonic() at which the HTTP request arrived
     prompt_tokens: int
     prompts: int
     n: int
@@ -81,7 +81,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One step's gains of a request. `cached_tokens` counts prompt tokens found in the prefix cache.
+    """One step's gains of a request.
 
     `first_token_at` is the `time.monotonic()` of the request's first token, also where a single output carries the
     whole answer. `prompt_tokens` counts the tokens of prompts that report for the first time: for observers, who see
@@ -90,7 +90,6 @@ class Output:
 
     deltas: tuple[Delta, ...]
     finished: bool
-    cached_tokens: int = 0
     first_token_at: float | None = None
     prompt_tokens: int = 0
 

@@ -12,13 +12,15 @@ import math
 import random
 import uuid
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from qwen_server.config.settings import Settings
+from qwen_server.config.patches import Patches, absent
+from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.http.error_bodies import openai_body
+from qwen_server.http.joined_heads import JOINED_HEADS, JoinedHeadCycle
 
 BACKLOG = 2048
 # Closing the gate of a pod moves new connections only, so no connection lives for ever.
@@ -33,60 +35,13 @@ _LINGER_SECONDS = 1.0
 _log = logging.getLogger("qwen_server.access")
 
 
-class _Held:
-    """Takes what is done to a transport, for later."""
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.closing = False
-
-    def write(self, data: bytes) -> None:
-        self.parts.append(data)
-
-    def close(self) -> None:
-        self.closing = True
-
-
-class Exchange(RequestResponseCycle):
-    """One request and its answer, whose headers go out with the first part of the body.
-
-    That is a system call and a packet less for each, and clients need not wake twice.
-    """
-
-    _head: list[bytes] | None = None
-
-    async def send(self, message: Any) -> None:
-        """ASGI's `send`."""
-        begins = message["type"] == "http.response.start" and not self.response_started
-        if not begins and self._head is None:
-            await super().send(message)
-            return
-        if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
-        # From here to the end nothing is waited for, so that nobody else writes in between.
-        held, transport = _Held(), self.transport
-        self.transport = cast("asyncio.Transport", held)
-        try:
-            await super().send(message)
-        finally:
-            self.transport = transport
-        parts, self._head = [*(self._head or ()), *held.parts], None
-        if self.disconnected:
-            return
-        if begins and self.keep_alive:  # else uvicorn must close before it looks for the next request
-            self._head = parts
-            return
-        transport.writelines(parts)
-        if held.closing:
-            transport.close()
-
-
 class Connection(HttpToolsProtocol):
     """A connection of one client. Answers 400, 408 and 431 in OpenAI's shape where no request came to be."""
 
     header_timeout: ClassVar[float]
     body_timeout: ClassVar[float]
     lifetime: ClassVar[float]
+    joins_heads: ClassVar[bool]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -139,7 +94,8 @@ class Connection(HttpToolsProtocol):
         if self._refusal is None:
             super().on_headers_complete()
             self._in_body = True
-            self.cycle.__class__ = Exchange
+            if self.joins_heads:
+                self.cycle.__class__ = JoinedHeadCycle
             if self.loop.time() >= self._old_at:
                 self.cycle.keep_alive = False
 
@@ -224,13 +180,47 @@ class Connection(HttpToolsProtocol):
         self._arm(_LINGER_SECONDS, self.transport.close)
 
 
-def uvicorn_config(app: Any, settings: Settings) -> uvicorn.Config:
-    """How the HTTP server runs `app`."""
+# What `Connection` and the runner rely on. There is nothing to fall back to: without the bounds, one client could hold
+# the server's memory and time.
+_RELIED_ON = (
+    "_unset_keepalive_if_required",
+    "connection_lost",
+    "connection_made",
+    "cycle",
+    "data_received",
+    "headers",
+    "loop",
+    "on_body",
+    "on_headers_complete",
+    "on_message_begin",
+    "on_message_complete",
+    "on_response_complete",
+    "pipeline",
+    "send_400_response",
+    "timeout_keep_alive",
+    "timeout_keep_alive_handler",
+    "timeout_keep_alive_task",
+    "transport",
+    "url",
+)
+
+
+def check_uvicorn() -> None:
+    """Raises ConfigurationError where the installed uvicorn lacks what the bounds on connections are made of."""
+    missing = [*absent(HttpToolsProtocol, *_RELIED_ON), *absent(uvicorn.Server, "capture_signals")]
+    if missing:
+        raise ConfigurationError(f"uvicorn {uvicorn.__version__} is not supported: it has no {', '.join(missing)}")
+
+
+def uvicorn_config(app: Any, settings: Settings, patches: Patches) -> uvicorn.Config:
+    """How the HTTP server runs `app`. Raises ConfigurationError."""
+    check_uvicorn()
 
     class OfSettings(Connection):
         header_timeout = settings.header_timeout
         body_timeout = settings.body_timeout
         lifetime = LIFETIME_SECONDS
+        joins_heads = patches.use(JOINED_HEADS)
 
     return uvicorn.Config(
         app,

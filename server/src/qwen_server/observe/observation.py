@@ -20,7 +20,7 @@ class Observation:
 
     `answers`: requests are answered now. `accepts`: a new request would be accepted. `rules` are the names and
     severities of the alerts that are on; `alerts` those that fire, as the specification's objects. What an engine tells
-    is None while it is starting.
+    is None while it is starting. `patches` tells of each patch whether it is in use.
     """
 
     now: float
@@ -45,6 +45,7 @@ class Observation:
     hung_seconds: float | None
     stalled_seconds: float | None
     kv_cache_usage: float | None
+    patches: Mapping[str, bool]
 
     @property
     def uptime(self) -> float:

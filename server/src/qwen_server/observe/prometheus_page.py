@@ -122,6 +122,8 @@ def _requests(seen: Observation) -> Iterator[str]:
 def _engine(seen: Observation) -> Iterator[str]:
     labels = {"version": __version__, "model": seen.model}
     yield family("qwen_build_info", "gauge", "Version and model; always 1.", [(labels, 1)])
+    patches = [({"patch": name}, float(used)) for name, used in sorted(seen.patches.items())]
+    yield family("qwen_patch_in_use", "gauge", "Whether a patch of vLLM or uvicorn is in use.", patches)
     yield gauge("qwen_ready", "Whether the server accepts requests.", seen.accepts)
     yield gauge("qwen_uptime_seconds", "Since the process started.", seen.uptime)
     firing = {alert["name"] for alert in seen.alerts}

@@ -14,8 +14,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 
 from qwen_server.engine.base import Kind
 from qwen_server.engine.vllm.build import Parts
-
-_ERROR_EVENT = 'data: {"error"'
+from qwen_server.engine.vllm.patches.vllm_texts import ERROR_EVENT
 
 
 class RefusedError(Exception):
@@ -36,7 +35,7 @@ async def passed_on(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, No
     """OpenAI's events as they are, but for the error events, which are raised: they may come before any other."""
     async with aclosing(source):
         async for event in source:
-            if event.startswith(_ERROR_EVENT):
+            if event.startswith(ERROR_EVENT):
                 error = json.loads(event.removeprefix("data: "))["error"]
                 raise RefusedError(ErrorResponse(error=ErrorInfo(**error)))
             yield event
