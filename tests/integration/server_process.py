@@ -140,7 +140,7 @@ class ServerProcess:
         """Changes thresholds of alerts and waits until the server has read them."""
         seen = len(self.lines)
         self._write_alerts(thresholds)
-        self.until(lambda: any("alert rules read" in line for line in self.lines[seen:]), 60, "the file is read")
+        self.until(lambda: any("read alert rules" in line for line in self.lines[seen:]), 60, "the file is read")
 
     def _write_alerts(self, thresholds: Mapping[str, float]) -> None:
         alerts = [{"name": name, "threshold": threshold} for name, threshold in thresholds.items()]
