@@ -43,9 +43,9 @@ ENGINE: tuple[Relied, ...] = (
         ("errored", "output_processor", "engine_core", "renderer", "model_config", "vllm_config"),
     ),
     Has(_LLM, "EngineProxy", ("observability_config",)),
-    Has("vllm.v1.engine.core_client:MPClient", "VllmEngine._exit_codes", ("resources",)),
-    Has("vllm.v1.engine.core_client:BackgroundResources", "VllmEngine._exit_codes", ("engine_manager",)),
-    Has("vllm.v1.engine.utils:CoreEngineProcManager", "VllmEngine._exit_codes", ("processes",)),
+    Has("vllm.v1.engine.core_client:MPClient", "exit_codes", ("resources",)),
+    Has("vllm.v1.engine.core_client:BackgroundResources", "exit_codes", ("engine_manager",)),
+    Has("vllm.v1.engine.utils:CoreEngineProcManager", "exit_codes", ("processes",)),
     Does("vllm.v1.engine.utils", "EarlyContext", ("context = get_mp_context()", "context.Process(target=")),
     Does(
         "vllm.v1.engine.input_processor",
@@ -276,30 +276,30 @@ SERVING: tuple[Relied, ...] = (
 )
 
 TEXTS: tuple[Relied, ...] = (
-    Says(f"{_OPENAI}.chat_completion.serving", "_DISCONNECTED", ("Client disconnected", "chatcmpl-{}")),
-    Says(f"{_OPENAI}.completion.serving", "_DISCONNECTED", ("Client disconnected", "cmpl-{}")),
+    Says(f"{_OPENAI}.chat_completion.serving", "DISCONNECTED", ("Client disconnected", "chatcmpl-{}")),
+    Says(f"{_OPENAI}.completion.serving", "DISCONNECTED", ("Client disconnected", "cmpl-{}")),
     Says(f"{_OPENAI}.responses.serving", "_OPENING", ("response.created", "response.in_progress")),
-    Says("vllm.entrypoints.anthropic.serving", "_ERROR_EVENT", ("event: {}\ndata: {}\n\n", "error")),
-    Says("vllm.renderers.params", "_TOO_LONG", ("This model's maximum context length is {} tokens.",)),
+    Says("vllm.entrypoints.anthropic.serving", "MESSAGES_ERROR_EVENT", ("event: {}\ndata: {}\n\n", "error")),
+    Says("vllm.renderers.params", "TOO_LONG", ("This model's maximum context length is {} tokens.",)),
     Says(
         "vllm.sampling_params",
-        "_PARAMETERS",
+        "PARAMETERS",
         ("n must be 1 when using greedy sampling", "Choice '{}' cannot be an empty list", "Invalid JSON grammar"),
     ),
-    Says("vllm.renderers.base", "_PARAMETERS", ("Token id {} is out of vocabulary", "multimodal item intact")),
+    Says("vllm.renderers.base", "PARAMETERS", ("Token id {} is out of vocabulary", "multimodal item intact")),
     Says(
         "vllm.renderers.online_renderer",
-        "_PARAMETERS",
+        "PARAMETERS",
         ("Chat template is passed with request, but", "tool choice requires"),
     ),
-    Says(f"{_OPENAI}.chat_completion.protocol", "_PARAMETERS", ("Cannot set both `continue_final_message` and",)),
-    Says("vllm.v1.engine.input_processor", "_PARAMETERS", ("prompt cannot be empty",)),
-    Says("vllm.sampling_params", "_LEADING_NAME", ("bad_words cannot contain an empty string.",)),
-    Says("vllm.v1.engine.exceptions", "_HEARSAY", ("EngineCore encountered an issue.",)),
-    Says("vllm.v1.engine.core", "_HEARSAY", ("Executor failed.",)),
+    Says(f"{_OPENAI}.chat_completion.protocol", "PARAMETERS", ("Cannot set both `continue_final_message` and",)),
+    Says("vllm.v1.engine.input_processor", "PARAMETERS", ("prompt cannot be empty",)),
+    Says("vllm.sampling_params", "LEADING_NAME", ("bad_words cannot contain an empty string.",)),
+    Says("vllm.v1.engine.exceptions", "HEARSAY", ("EngineCore encountered an issue.",)),
+    Says("vllm.v1.engine.core", "HEARSAY", ("Executor failed.",)),
     Says(
         "vllm.v1.executor.multiproc_executor",
-        "_HEARSAY",
+        "HEARSAY",
         (
             "Executor failed.",
             "WorkerProc hit an exception.",
@@ -308,7 +308,7 @@ TEXTS: tuple[Relied, ...] = (
     ),
     Says(
         "vllm.v1.executor.multiproc_executor",
-        "_WORKER_ENDED",
+        "WORKER_ENDED",
         ("Worker proc %s died unexpectedly (exit code: %s)",),
     ),
     Says(

@@ -1,4 +1,4 @@
-"""The definition of QwenServices in a real API server: defaults, and refusals that name the field."""
+"""The CRD in a real API server: defaults, and validation errors that name the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator as a process: election, hand-over, its endpoints, and the rights of the chart's own ServiceAccount."""
+"""The operator as a process: leader election, endpoints, and the ServiceAccount of the chart."""
 
 from __future__ import annotations
 

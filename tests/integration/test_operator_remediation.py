@@ -1,4 +1,4 @@
-"""Sick replicas leave rotation and are restarted; the tests play the kubelet and the servers of the pods."""
+"""Remediation with a real API server. The tests simulate kubelet and servers."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from qwen_server.engine.vllm import causes
+from qwen_server.engine.vllm.patches import vllm_texts
 from tests.contract import __main__ as command
 from tests.contract import comparing, releases
-from tests.contract.ourcode import SERVER, place
+from tests.contract.ourcode import place
 from tests.contract.relied import DECLARED
 from tests.contract.relying import Calls, Does, Exists, Has, Overrides, Relied, Says, Takes
 from tests.contract.signatures import Parameter, Signature
@@ -165,14 +165,11 @@ def test_each_place_is_named_as_it_is_in_our_code() -> None:
 
 def patterns() -> Iterator[re.Pattern[str]]:
     """The patterns that we look for in vLLM's messages and log lines."""
-    text = next(path for path in SERVER.rglob("*.py") if "_PARAMETERS = (\n    (re" in path.read_text()).read_text()
-    table = text[text.index("_PARAMETERS = (\n    (re") :]
-    rows = table[: table.index("\n)\n")].splitlines()
-    yield from (re.compile(found[1]) for row in rows if (found := re.search(r'compile\(r"(.+?)"\), "', row)))
+    yield from (pattern for pattern, _ in vllm_texts.PARAMETERS)
     # Not vLLM's texts, but the names of exceptions: one is imported elsewhere, the other is asyncio's.
-    texts = set(causes._HEARSAY.pattern.split("|")) - {"EngineDeadError", "cancelled"}
+    texts = set(vllm_texts.HEARSAY.pattern.split("|")) - {"EngineDeadError", "cancelled"}
     yield from (re.compile(text, re.IGNORECASE) for text in texts)
-    yield causes._WORKER_ENDED
+    yield vllm_texts.WORKER_ENDED
 
 
 def test_each_pattern_matches_a_text_that_vllm_is_known_to_have() -> None:

@@ -87,7 +87,8 @@ def arguments(subject: QwenService) -> dict[str, str]:
 
 
 def pod(name: str = "news-1", **status: Any) -> Object:
-    """A pod with a status: `ready`, `scheduled` and `gate` are conditions, `server` the container's status."""
+    """A pod with conditions (`ready`, `scheduled`, `gate`) and the status of its container."""
+
     conditions = []
     for field, kind in (("ready", "Ready"), ("scheduled", "PodScheduled"), ("gate", "qwen-vllm.io/slo-ready")):
         if field in status:

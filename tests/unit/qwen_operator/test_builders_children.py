@@ -1,4 +1,4 @@
-"""The other children: ConfigMap, Service, ServiceMonitor, budget, claim, policy, autoscaler, route."""
+"""The children other than the Deployment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions: Ready never lies, every false one says why and what to do, nothing changes without a cause."""
+"""Conditions: Ready is true only while a pod serves, and every false one says what to do."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_status_tells_clients_and_autoscalers_where_to_look() -> None:
         (
             pod(server={"ready": False, "state": {"terminated": {"exitCode": 0}}}),
             "Restarting",
-            "as asked",
+            "exited with code 0",
         ),
     ],
 )
@@ -276,7 +276,7 @@ def test_long_messages_keep_their_beginning_and_their_end() -> None:
     found = ready(pod(server=crashed(78, noise + "\nValueError: the cause")))
     assert len(found.message) <= 1024
     assert "the cause" in found.message
-    assert "ended with code 78" in found.message
+    assert "exited with code 78" in found.message
 
 
 def test_only_the_last_lines_of_the_log_are_kept() -> None:

@@ -100,7 +100,7 @@ def test_unshared_cache_of_several_replicas_is_told() -> None:
 def test_rollout_with_a_surge_needs_a_shared_cache() -> None:
     (warning,) = planned(service(cache={"size": "1Gi"})).warnings
     assert warning.reason == "CacheNotShared"
-    assert "rollout.maxSurge: 0" in warning.message
+    assert "rollout.maxSurge to 0" in warning.message
 
 
 def test_missing_default_image_is_told() -> None:

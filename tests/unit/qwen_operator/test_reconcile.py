@@ -1,4 +1,4 @@
-"""The parts of reconciling that need no cluster: when something differs, what a status patch holds, the queue."""
+"""The parts of a reconciliation that need no cluster: differences, status patches, the queue."""
 
 from __future__ import annotations
 

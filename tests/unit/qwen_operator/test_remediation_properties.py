@@ -70,7 +70,8 @@ def apply_change(world: World, number: int, change: dict[str, object]) -> None:
 
 
 def surely_dead(history: list[tuple[float, frozenset[str]]], at: float) -> bool:
-    """Whether fresh evidence showed a zero-work alert for twice its threshold, up to now without a gap."""
+    """Whether fresh evidence shows a zero-work alert, without a gap, for twice its threshold."""
+
     for alert in ZERO_WORK:
         since = at
         for moment, alerts in reversed(history):

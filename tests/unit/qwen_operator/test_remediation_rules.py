@@ -1,4 +1,4 @@
-"""Single steps of remediation: what a policy means, what evidence is, what the ledger counts, when decisions fall."""
+"""The parts of remediation: policies, evidence, the ledger, and when which step is decided."""
 
 from __future__ import annotations
 
