@@ -15,8 +15,7 @@ from collections.abc import AsyncIterator, MutableMapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
-from qwen_server.api.checks import blamed
-from qwen_server.api.protocol import Call
+from qwen_server.api.bodies.body import Body
 from qwen_server.api.streaming import (
     DONE,
     Chunks,
@@ -66,18 +65,18 @@ def _of_this_client(send: Send) -> Send:
 class Generation:
     """The answer to one request that was admitted."""
 
-    def __init__(self, service: Service, call: Call, record: RequestRecord, *, early_writes: bool = False) -> None:
+    def __init__(self, service: Service, body: Body, record: RequestRecord, *, early_writes: bool = False) -> None:
         self._service = service
-        self._call = call
+        self._body = body
         self._record = record
-        record.generates = call.generates
+        record.generates = body.generates
         self._early_writes = early_writes
-        self._dialect = DIALECTS[call.kind]
+        self._dialect = DIALECTS[body.kind]
         self._id = self._dialect.id_prefix + secrets.token_hex(16)
         self._created = int(time.time())
         self._stream: EventStream | None = None
         self._events = 0
-        self._transcript = Transcript(call.body) if service.settings.log_prompts else None
+        self._transcript = Transcript(body.fields) if service.settings.log_prompts else None
 
     async def serve(self, ticket: Ticket, receive: Receive, send: Send) -> None:
         """Answers; every outcome is counted exactly once and the client learns of every error."""
@@ -149,7 +148,7 @@ class Generation:
         except QueueTimeoutError:
             raise refused(service.refuse("queue_timeout", BUSY_TEXT)) from None
         except InvalidRequestError as error:
-            param = blamed(error.param, self._call.body)
+            param = self._body.blamed(error.param)
             raise client_error(error.status, error.message, param=param, code=error.code) from None
         except EngineError as error:
             raise self._engine_failure(error) from error
@@ -161,19 +160,19 @@ class Generation:
         return engine_failure(cause or str(error))
 
     def _is_fast(self) -> bool:
-        return self._call.fast and not (self._call.kind == "chat" and self._service.engine.info.chats_need_parsing)
+        return self._body.fast and not (self._body.kind == "chat" and self._service.engine.info.chats_need_parsing)
 
     async def _serve_fast(self, connection: RequestResponseCycle | None, send: Send) -> None:
-        call, record, engine = self._call, self._record, self._service.engine
-        prepare = engine.prepare_chat if call.kind == "chat" else engine.prepare_completion
-        prepared = await prepare(call.body, self._id, record.arrival)
+        body, record, engine = self._body, self._record, self._service.engine
+        prepare = engine.prepare_chat if body.kind == "chat" else engine.prepare_completion
+        prepared = await prepare(body.fields, self._id, record.arrival)
         record.prompt_tokens = prepared.prompt_tokens
         choices = prepared.prompts * prepared.n
-        if not call.stream:
+        if not body.stream:
             async with aclosing(cast("Any", engine.generate(prepared))) as outputs:
                 await self._collect_outputs(outputs, choices, send)
             return
-        chunks = Chunks(call.kind, self._id, self._created, call.model, stop_reasons=call.stop_reasons)
+        chunks = Chunks(body.kind, self._id, self._created, body.model, stop_reasons=body.stop_reasons)
         direct = None
         if connection is not None and choices == 1 and self._transcript is None:
             direct = DirectEvents(connection, chunks, record, self._service.figures, self._service.clock)
@@ -182,13 +181,13 @@ class Generation:
 
     async def _collect_outputs(self, outputs: AsyncIterator[Output], choices: int, send: Send) -> None:
         record = self._record
-        collector = Collector(self._call.kind, choices, stop_reasons=self._call.stop_reasons)
+        collector = Collector(self._body.kind, choices, stop_reasons=self._body.stop_reasons)
         async for output in outputs:
             self._observe(output)
             require_answer(output)
             collector.add(output)
         usage = usage_of(record.prompt_tokens, record.output_tokens)
-        body = collector.body(self._id, self._created, self._call.model, usage)
+        body = collector.body(self._id, self._created, self._body.model, usage)
         await send_json(send, 200, body, [self._timing()])
 
     async def _stream_outputs(
@@ -205,7 +204,7 @@ class Generation:
             require_answer(output)
             data = chunks.of(output)
             if output.finished:
-                tail = chunks.usage(record.prompt_tokens, record.output_tokens) if self._call.include_usage else b""
+                tail = chunks.usage(record.prompt_tokens, record.output_tokens) if self._body.include_usage else b""
                 ending = data + tail + DONE
             elif data:
                 await stream.write(data)
@@ -216,9 +215,9 @@ class Generation:
         await stream.end(ending)
 
     async def _serve_reference(self, send: Send) -> None:
-        call, engine = self._call, self._service.engine
-        stream = self._begin_stream(send) if call.stream else None
-        answer = await engine.reference(call.kind, call.body, self._id, self._record.arrival, self._observe_reference)
+        body, engine = self._body, self._service.engine
+        stream = self._begin_stream(send) if body.stream else None
+        answer = await engine.reference(body.kind, body.fields, self._id, self._record.arrival, self._observe_reference)
         if answer.stream is not None and stream is not None:
             async with aclosing(cast("Any", answer.stream)) as lines:
                 await self._relay(lines, stream)
@@ -253,7 +252,7 @@ class Generation:
             sum(delta.tokens for delta in output.deltas),
             self._service.clock(),
             choices=len(output.deltas),
-            first_at=None if self._call.stream else output.first_token_at,
+            first_at=None if self._body.stream else output.first_token_at,
         )
 
     def _observe_reference(self, output: Output) -> None:
