@@ -119,7 +119,7 @@ async def test_a_stream_whose_engine_takes_a_moment_to_end_counts_as_answered(
 async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwen_server.api.generation._TELL_SECONDS", 0.05)
+    monkeypatch.setattr("qwen_server.api.generation._ERROR_SECONDS", 0.05)
     service = served.service
     chat = {"messages": [{"role": "user", "content": "你好"}], "stream": True}
     body = served.app.state.handler.bodies.check("chat", chat)

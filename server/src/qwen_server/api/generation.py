@@ -1,7 +1,7 @@
 """One admitted request, from its place in the queue to the last byte of its answer.
 
-One coroutine owns the ticket and the engine's stream, so that whatever happens (an error, a deadline, a client that
-goes away) both are given back on the way out.
+One coroutine owns the ticket and the engine's stream. It releases both on the way out, whatever
+happens: an error, a deadline, or a client that disconnects.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _log = logging.getLogger(__name__)
-_TELL_SECONDS = 5.0
+_ERROR_SECONDS = 5.0
 
 
 def _of_this_client(send: Send) -> Send:
-    """`send` with the one OSError that is the client's doing told apart from those of the machine."""
+    """Wraps `send`: an OSError from it is a disconnected client, any other is the machine's."""
 
     async def send_on(message: MutableMapping[str, Any]) -> None:
         try:
@@ -79,7 +79,7 @@ class Generation:
         self._transcript = Transcript(body.fields) if service.settings.log_prompts else None
 
     async def serve(self, ticket: Ticket, receive: Receive, send: Send) -> None:
-        """Answers; every outcome is counted exactly once and the client learns of every error."""
+        """Answers. Every outcome is counted exactly once, and the client gets every error."""
         service = self._service
         service.figures.accept()
         outcome: Outcome = "failed"
@@ -104,9 +104,9 @@ class Generation:
         except ClientDisconnectedError:
             return "aborted", None
         except HttpError as error:
-            # The time was over while the client did not take in what it was sent: that is no failure of ours.
+            # A deadline that passes while the client does not read is not the server's failure.
             held_up = error.kind == "timeout" and self._stream is not None and self._stream.blocked
-            await self._tell(send, error)
+            await self._send_error(send, error)
             if held_up:
                 return "aborted", None
             if error.status < 500:
@@ -154,7 +154,7 @@ class Generation:
             raise self._engine_failure(error) from error
 
     def _engine_failure(self, error: EngineError) -> HttpError:
-        """A dead engine's own words are in its log; the signs of life carry them."""
+        """The HTTP error of a failed engine; a dead one has its cause in the vital signs."""
         cause = self._service.engine.vitals().death_cause
         _log.error("request %s failed: %s", self._record.request_id, cause or error)
         return engine_failure(cause or str(error))
@@ -195,7 +195,8 @@ class Generation:
     ) -> None:
         record = self._record
         stream = self._begin_stream(send)
-        # Sent only once the engine's stream is over: the server calls a client gone as soon as its answer is complete.
+        # Sent only after the engine's stream has ended: as soon as an answer is complete, uvicorn
+        # reports its client as disconnected.
         ending: bytes | None = None
         async for output in outputs:
             if direct is not None:
@@ -225,8 +226,8 @@ class Generation:
             await send_json(send, answer.status, answer.body, [self._timing()])
 
     async def _relay(self, lines: AsyncIterator[str], stream: EventStream) -> None:
-        """Passes the reference path's events on."""
-        # Sent only once the engine's stream is over, as above.
+        """Forwards the events of the reference path."""
+        # Sent only after the engine's stream has ended, as above.
         ending: bytes | None = None
         async for line in lines:
             if line.startswith(self._dialect.ending):
@@ -244,7 +245,7 @@ class Generation:
         return self._stream
 
     def _observe(self, output: Output) -> None:
-        """Counts what the engine gave. A stream's first token is made when it is passed on: then the client has it."""
+        """Counts an output. A stream's first token counts when it is sent, as its client sees it."""
         if self._transcript is not None:
             self._transcript.add(output)
         self._service.figures.gain(
@@ -268,20 +269,20 @@ class Generation:
         ]
 
     def _timing(self) -> tuple[bytes, bytes]:
-        """Server-Timing: milliseconds in the line, until the first token, and from there to now."""
+        """Server-Timing: milliseconds in the queue, to the first token, and from there to now."""
         record, now = self._record, self._service.clock()
         granted = now if record.granted is None else record.granted
         first = now if record.first_token is None else record.first_token
         parts = (("queue", granted - record.arrival), ("prefill", first - granted), ("decode", now - first))
         return b"server-timing", ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in parts).encode()
 
-    async def _tell(self, send: Send, error: HttpError) -> None:
-        """Tells the client of an error: as an HTTP status if nothing was sent yet, else as the stream's last event.
+    async def _send_error(self, send: Send, error: HttpError) -> None:
+        """Sends an error: as an HTTP status if nothing was sent yet, else as the last event.
 
-        A client that is gone, or takes nothing in, is not told.
+        Gives up on a client that has disconnected or does not read.
         """
         with contextlib.suppress(ClientDisconnectedError, TimeoutError):
-            async with asyncio.timeout(_TELL_SECONDS):
+            async with asyncio.timeout(_ERROR_SECONDS):
                 if self._stream is None or not self._stream.started:
                     if self._stream is not None:
                         self._stream.close()

@@ -1,6 +1,6 @@
-"""What happens to every request for an answer, from its first byte to its last, in the order in which it happens.
+"""The order in which every request for an answer is served, from its first byte to its last.
 
-Steps come in the order of their cost, and each may refuse the request before the next one costs more.
+The steps come in the order of their cost. Each may refuse the request before the next one costs more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Handler:
         self._early_writes = early_writes
 
     async def serve(self, kind: Kind, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; it is counted exactly once, whatever becomes of it."""
+        """Answers one request; it is counted exactly once, whatever its outcome."""
         service, record = self._service, scope["state"]["record"]
         try:
             await self._limiter.check(scope["state"].get("caller", ""))  # 429
