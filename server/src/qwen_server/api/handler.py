@@ -1,6 +1,7 @@
 """The order in which every request for an answer is served, from its first byte to its last.
 
-The steps come in the order of their cost. Each may refuse the request before the next one costs more.
+The steps come in the order of their cost. Each may refuse the request before the next one costs
+more.
 """
 
 from __future__ import annotations
