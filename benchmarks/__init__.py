@@ -1,1 +1,4 @@
-"""Side by side with vLLM's own server: `make bench-server`, or `python -m benchmarks --help`. Load on loopback only."""
+"""Benchmarks against vLLM's own server: `make bench-server`, or `python -m benchmarks --help`.
+
+All load stays on loopback.
+"""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: this server and vLLM's own side by side; see benchmarks/README.md."""
+"""`python -m benchmarks`: compares this server with vLLM's own; see benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -30,11 +30,16 @@ def parser() -> argparse.ArgumentParser:
     built = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     built.add_argument("--only", metavar="PART,...", default=names, help=f"parts to run, of {names}")
     built.add_argument("--runs", type=int, default=5, help="runs of each part, interleaved (default 5)")
-    built.add_argument("--quick", action="store_true", help="a quarter of the load: to see whether it works")
+    built.add_argument("--quick", action="store_true", help="a quarter of the load, to check that it works")
     built.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where both engines run (default cpu)")
     built.add_argument("--model", default="builtin:news-classifier", help="folder of a model, or builtin:NAME")
-    built.add_argument("--max-model-len", type=int, help="as vLLM's (default: the model's own)")
-    built.add_argument("--gpu-memory-utilization", type=float, default=0.4, help="of each engine (default 0.4)")
+    built.add_argument("--max-model-len", type=int, help="the context length (default: the model's own)")
+    built.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        default=0.4,
+        help="share of the GPU's memory for each engine (default 0.4)",
+    )
     built.add_argument("--compiled", action="store_true", help="let vLLM compile; the default on a GPU")
     built.add_argument("--folder", type=Path, default=ROOT / ".bench", help="for results and logs (default .bench)")
     built.add_argument("--no-page", action="store_true", help="do not write the tables to benchmarks/README.md")
@@ -43,12 +48,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(line: list[str]) -> int:
-    """Runs the chosen parts. Returns 1 when a part failed; a missed target is shown, and no failure."""
+    """Runs the chosen parts. Returns 1 if a part failed; a missed target is only shown."""
     command = parser()
     options = command.parse_args(line)
     chosen = [name.strip() for name in options.only.split(",") if name.strip()]
     if unknown := [name for name in chosen if name not in PARTS]:
-        command.error(f"--only: there is no part {', '.join(unknown)}")
+        command.error(f"--only: unknown part {', '.join(unknown)}")
     if options.runs < 1:
         command.error("--runs: at least 1")
     model = Settings(model=options.model).model_path
@@ -69,7 +74,7 @@ def main(line: list[str]) -> int:
     )
     context.folder.mkdir(parents=True, exist_ok=True)
     compile_bytecode()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what stops the servers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     try:
         failed = [name for name in PARTS if name in chosen and not _run(name, context)]
     finally:
@@ -79,7 +84,7 @@ def main(line: list[str]) -> int:
 
 
 def _command_line(options: argparse.Namespace, chosen: list[str]) -> str:
-    """The command as the tables show it: without folders, of a model only its name."""
+    """The command as the tables show it: without folders, and with only the name of a model."""
     words = ["python", "-m", "benchmarks", f"--runs={options.runs}", f"--device={options.device}"]
     words += [f"--only={','.join(chosen)}"] if set(chosen) != set(PARTS) else []
     words += [f"--model={options.model.rstrip('/').rsplit('/', 1)[-1]}"]
@@ -88,7 +93,7 @@ def _command_line(options: argparse.Namespace, chosen: list[str]) -> str:
 
 
 def compile_bytecode() -> None:
-    """Compiles what both servers import, once: without it the first start would pay for all others."""
+    """Compiles what both servers import, so that the first start does not pay for all others."""
     for name in ("vllm", "torch", "transformers"):
         spec = importlib.util.find_spec(name)
         for folder in (spec.submodule_search_locations if spec else None) or ():
@@ -125,7 +130,7 @@ def _summarise(context: Context, no_page: bool) -> None:
     print(report.render(parts))
     if not no_page:
         report.write(PAGE, parts)
-        say("written to benchmarks/README.md")
+        say("wrote benchmarks/README.md")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""An answer as what must be equal in both servers: text, finish reason, logprobs, tool calls and usage."""
+"""What must be equal in the answers of both servers.
+
+Text, finish reason, logprobs, tool calls and usage are compared.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from typing import Any
 Answer = dict[str, Any]
 
 _USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
-_PLACES = 5  # decimals of a logprob: both compute in float32, and print it in full
+_PLACES = 5  # decimals of a logprob: both servers compute in float32 and print all digits
 
 
 def whole(status: int, data: bytes, *, stops: bool) -> Answer:
-    """Of an answer in one piece; `stops` if the client gave stops of its own and so is told which ended it."""
+    """Reads an answer that is not streamed.
+
+    With `stops` the client sent its own stop strings, and the answer names the one that matched.
+    """
     if status != 200:
         return {"status": status}
     body = json.loads(data)
@@ -33,7 +39,7 @@ def whole(status: int, data: bytes, *, stops: bool) -> Answer:
 
 
 def streamed(status: int, data: bytes, *, stops: bool) -> Answer:
-    """Of a stream of events, put together; however the text was cut into events."""
+    """Reads a streamed answer and joins its events, wherever the text was split."""
     if status != 200:
         return {"status": status}
     lines = [line.removeprefix(b"data: ") for line in data.split(b"\n\n") if line.startswith(b"data: ")]

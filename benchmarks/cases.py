@@ -1,4 +1,7 @@
-"""Varied requests for the comparison of answers, made from a seed: every one valid, with temperature and max_tokens."""
+"""Varied requests for the comparison of answers, generated from a seed.
+
+Every request is valid and sets `temperature` and `max_tokens`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress for whoever waits: every line with the time since the start."""
+"""Progress messages with the time since the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks: percentiles, medians with their spread, and the arrivals of an open loop."""
+"""The arithmetic of the benchmarks: percentiles, medians with their spread, Poisson arrivals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ class Spread(NamedTuple):
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` (0 to 1) of the values do not exceed (nearest rank). NaN of none."""
+    """The smallest value that at least `share` (0 to 1) of the values do not exceed (nearest rank).
+
+    NaN if there are no values.
+    """
     if not values:
         return math.nan
     ordered = sorted(values)
@@ -26,19 +29,25 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, minimum and maximum. NaN of none, or if one is NaN: a run that failed is not left out silently."""
+    """Median, minimum and maximum.
+
+    NaN if there are no values or one of them is NaN: a failed run must not vanish.
+    """
     if not values or any(math.isnan(value) for value in values):
         return Spread(math.nan, math.nan, math.nan)
     return Spread(statistics.median(values), min(values), max(values))
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Ours over theirs, run by run: what disturbs a run disturbs both of its halves. NaN where theirs is 0."""
+    """The ratio of this server to vLLM's, run by run; NaN where vLLM's value is 0.
+
+    A disturbance during a run affects both of its halves, so that the ratio stays meaningful.
+    """
     return spread([mine / other if other else math.nan for mine, other in zip(ours, theirs, strict=True)])
 
 
 def poisson_times(rate: float, seconds: float, seed: int) -> list[float]:
-    """The times of arrivals, `rate` a second on average, that do not wait for each other, within `seconds`."""
+    """Poisson arrival times within `seconds`, on average `rate` a second."""
     generator = random.Random(seed)
     times: list[float] = []
     now = generator.expovariate(rate)
@@ -49,7 +58,7 @@ def poisson_times(rate: float, seconds: float, seed: int) -> list[float]:
 
 
 def highest(passes: Callable[[float], bool], guess: float, tolerance: float = 1.05) -> float:
-    """The highest rate that passes, to the tolerance: from both sides of a guess, then by halves."""
+    """The highest rate that passes, within the tolerance: brackets the guess, then bisects."""
     low, high = guess / 1.25, guess * 1.25
     while not passes(low):
         low, high = low / 1.5, low

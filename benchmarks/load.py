@@ -1,7 +1,8 @@
-"""The load generator, a process of its own: `python -m benchmarks.load` takes a job as JSON and prints its result.
+"""The load generator, a process: `python -m benchmarks.load` reads a job and prints its result.
 
-It speaks HTTP/1.1 over kept connections and looks at no more of an answer than it must, so that what is measured
-is the server and not the client. It uses only the standard library and starts at once.
+Both are JSON. It speaks HTTP/1.1 over keep-alive connections and parses no more of an answer than
+it must, so that the server is measured and not the client. It uses only the standard library and
+starts at once.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from typing import Any
 from benchmarks.figures import percentile, poisson_times
 
 _NUMBER = b"########"
-# A first event with only the role, as vLLM sends it, has an empty text and is no token.
+# vLLM first sends an event with only the role: its text is empty and no token.
 _TOKEN = re.compile(rb'"(?:content|text)":"[^"]')
-_LONGEST = 11  # bytes of a beginning of it that the next part of the answer may complete
+_LONGEST = 11  # bytes: the start of a match that the next part of the answer may complete
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to send: `concurrency` requests at a time, `requests` in all, or for `seconds`; or `rate` a second, open.
+    """What to send: a closed loop, or with `rate` an open loop.
 
-    Of a closed loop each connection sends its next request when the last is answered. Of an open loop requests come
-    at random (Poisson), whatever became of those before; those without an answer `grace` seconds after the end are
-    cut off. A refused request is not tried again. Eight # in the body become the request's number, so that no prompt
-    is found in the prefix cache.
+    In a closed loop, `concurrency` connections each send their next request when the last one is
+    answered, `requests` in all or for `seconds`. In an open loop, requests arrive at random
+    (Poisson), `rate` a second for `seconds`, whatever became of earlier ones; requests without an
+    answer `grace` seconds after the end are dropped. Refused requests are not repeated. Eight # in
+    the body become the number of the request, so that no prompt is found in the prefix cache.
     """
 
     port: int
@@ -47,17 +49,16 @@ class Job:
 
 @dataclass(slots=True)
 class Result:
-    """What came back. Times in seconds; a token is one that the answer's `usage` counts."""
+    """What came back. Times are in seconds; tokens are those that the answers' `usage` counts."""
 
     seconds: float = 0.0
     sent: int = 0
     answered: int = 0
     refused: int = 0
     unanswered: int = 0
-    in_time: int = 0  # answered whole, the first token within a second
+    in_time: int = 0  # complete answers whose first token came within a second
     tokens: int = 0
-    events: int = 0  # of those with text
-    ttft_p50: float = 0.0
+    events: int = 0  # events with text
     ttft_p99: float = 0.0
     total_p50: float = 0.0
     total_p99: float = 0.0
@@ -76,23 +77,23 @@ class _Answer:
 
 
 class _Connection(asyncio.Protocol):
-    """One kept connection: one request at a time."""
+    """One keep-alive connection with one request at a time."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._answer: _Answer | None = None
         self._done: asyncio.Future[_Answer] | None = None
         self._tail = b""
-        self._left = -1  # bytes of a body of known length; -1: in chunks
+        self._left = -1  # bytes left of a body of known length; -1 for a chunked body
         self.closed = False
-        self.ending = False  # after this answer, as the server says
+        self.ending = False  # the server closes the connection after this answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def ask(self, request: bytes) -> asyncio.Future[_Answer]:
-        """Sends a request. The future raises ConnectionError when the connection ends before the answer does."""
+        """Sends a request. The future raises ConnectionError if the connection ends too early."""
         assert self._transport is not None
         self._answer = _Answer(time.perf_counter())
         self._tail = b""
@@ -157,7 +158,7 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-class Load:
+class LoadGenerator:
     """Runs one job."""
 
     def __init__(self, job: Job) -> None:
@@ -239,7 +240,7 @@ class Load:
         result.in_time = sum(value <= 1.0 for value in first)
         result.tokens = sum(answer.tokens for answer in good)
         result.events = sum(answer.events for answer in good)
-        result.ttft_p50, result.ttft_p99 = percentile(first, 0.5), percentile(first, 0.99)
+        result.ttft_p99 = percentile(first, 0.99)
         result.total_p50, result.total_p99 = percentile(total, 0.5), percentile(total, 0.99)
         result.refusal_p99 = percentile([answer.done_at - answer.sent_at for answer in refused], 0.99)
         for answer in self._answers:
@@ -248,7 +249,7 @@ class Load:
 
 
 def drive(job: Job, *, cores: set[int] | None = None) -> Result:
-    """Runs a job in a process of its own, on these cores if given. Raises subprocess.CalledProcessError."""
+    """Runs a job in its own process, on these cores if given. Raises RuntimeError."""
     command = [sys.executable, "-m", "benchmarks.load"]
     if cores:
         command = ["taskset", "--cpu-list", ",".join(str(core) for core in sorted(cores)), *command]
@@ -261,8 +262,9 @@ def drive(job: Job, *, cores: set[int] | None = None) -> Result:
 def main() -> None:
     """Reads a job from standard input, writes its result to standard output."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # an overloaded server keeps thousands of connections
-    result = asyncio.run(Load(Job(**json.load(sys.stdin))).run())
+    # an overloaded server leaves thousands of connections open
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    result = asyncio.run(LoadGenerator(Job(**json.load(sys.stdin))).run())
     json.dump(asdict(result), sys.stdout)
 
 

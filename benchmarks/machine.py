@@ -1,4 +1,4 @@
-"""What the figures were taken on: cores, memory, CPU, versions; nothing that names a machine or a place."""
+"""The machine and versions behind the figures; nothing that identifies a machine or a place."""
 
 from __future__ import annotations
 

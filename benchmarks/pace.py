@@ -1,4 +1,4 @@
-"""The length of the replaying engine's steps: a number in a file that both processes have mapped."""
+"""How long a step of the replaying engine takes: a number in a file that both processes map."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS = struct.Struct("d")
 
 
 def write(path: Path, seconds: float) -> None:
-    """Gives every step this length, from the next on."""
+    """Sets the duration of every step, from the next one on."""
     with path.open("r+b" if path.exists() else "wb") as file:
         file.write(_SECONDS.pack(seconds))
 
@@ -25,6 +25,6 @@ class Pace:
             self._map = mmap.mmap(file.fileno(), _SECONDS.size, prot=mmap.PROT_READ)
 
     def seconds(self) -> float:
-        """The length of the next step."""
+        """The duration of the next step."""
         value: float = _SECONDS.unpack(self._map[:])[0]
         return value

@@ -1,9 +1,9 @@
-"""An executor for vLLM's engine core that computes nothing: every step answers with tokens of a fixed text.
+"""An executor for vLLM's engine core that computes nothing: every step returns fixed tokens.
 
-Both servers take it as `--distributed-executor-backend benchmarks.replay.ReplayExecutor`. The engine core, its
-scheduler and what goes over its sockets stay vLLM's own; only the model's arithmetic is gone, so that the frontend is
-what limits. The model runs until the first request with `ignore_eos`, so that a server's own warm-up, with
-whatever it asks for, passes. `pace` gives a step its length.
+Both servers take it as `--distributed-executor-backend benchmarks.replay.ReplayExecutor`. The
+engine core, its scheduler and its sockets stay vLLM's own. Only the model's arithmetic is gone, so
+that the frontend is the bottleneck. The model runs until the first request with `ignore_eos`, so
+that the warm-up of a server works, whatever it requests. `pace` sets how long a step takes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from vllm.v1.outputs import ModelRunnerOutput
 
 from benchmarks.pace import Pace
 
-_WORDS = 1000  # different tokens, over and over
+_WORDS = 1000  # different tokens, repeated
 
 
 class ReplayExecutor(UniProcExecutor):
-    """Loads the model, for the sizes of its cache and the warm-up, and then runs it no more."""
+    """Loads the model for the size of its cache and the warm-up, and then never runs it again."""
 
     def _init_executor(self) -> None:
         super()._init_executor()
@@ -36,7 +36,7 @@ class ReplayExecutor(UniProcExecutor):
     def execute_model(
         self, scheduler_output: SchedulerOutput, non_block: bool = False
     ) -> ModelRunnerOutput | Future[ModelRunnerOutput]:
-        """One token for every request whose prompt is through."""
+        """One token for every request whose prompt is computed."""
         if not self._replays(scheduler_output):
             return super().execute_model(scheduler_output, non_block)
         self._keep_pace()
@@ -78,7 +78,7 @@ class ReplayExecutor(UniProcExecutor):
 
 
 def _whole_words(tokenizer: str) -> list[int]:
-    """Tokens that are text by themselves: the parts of a character would be held back until it is whole."""
+    """Tokens that are whole characters: vLLM holds back a partial one."""
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     special = set(loaded.all_special_ids)
     whole = [

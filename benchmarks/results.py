@@ -1,4 +1,4 @@
-"""What the parts hand in: rows of figures, kept as JSON: a part can run alone and the table still be whole."""
+"""The results of the parts, kept as JSON: a part can run alone, and the table stays complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.figures import Spread, ratios, spread
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a row must reach, or should: of the ratio to vLLM's server, or of our own value."""
+    """A target for the ratio to vLLM's server or for our own value."""
 
     of: Literal["ratio", "value"]
     sense: Literal["<=", ">="]
@@ -28,20 +28,21 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure, run by run: of this server and, where it has one, of vLLM's."""
+    """One figure, run by run: of this server, and of vLLM's and of this one without patches."""
 
     name: str
     unit: str
     ours: list[float]
     vllm: list[float] = field(default_factory=list)
     target: Target | None = None
+    unpatched: list[float] = field(default_factory=list)
 
     def ratio(self) -> Spread | None:
         """Ours over vLLM's, run by run."""
         return ratios(self.ours, self.vllm) if self.vllm else None
 
     def reached(self) -> bool | None:
-        """Whether the median reaches the target; None without one."""
+        """Whether the median reaches the target; None if there is no target."""
         if self.target is None:
             return None
         ratio = self.ratio()
@@ -52,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part's outcome; `conditions` says under what it was taken, `notes` what a reader must know."""
+    """The result of a part: the conditions of the run, and notes for the reader."""
 
     name: str
     seconds: float
@@ -61,13 +62,13 @@ class Part:
     conditions: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Writes it to the folder, instead of an earlier one of the name."""
+        """Writes the part to the folder and replaces an earlier result."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self.name}.json").write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
 def load(folder: Path, name: str) -> Part | None:
-    """A part's latest outcome, or None."""
+    """The latest result of a part, or None."""
     try:
         data = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

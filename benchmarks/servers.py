@@ -1,4 +1,4 @@
-"""Both servers as processes of their own on loopback: the same engine settings, model, environment and bytecode."""
+"""Both servers as processes on loopback, with the same engine, model, environment and bytecode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,35 +22,36 @@ from qwen_server.engine.processes import descendants
 ROOT = Path(__file__).parents[1]
 NAME = "bench"  # the model's name in both APIs
 START_SECONDS = 600.0
-Which = Literal["ours", "vllm"]
-WHICH: tuple[Which, Which] = ("ours", "vllm")
-_LABEL = {"ours": "this server", "vllm": "vLLM's server"}
+PATCHES_OFF = "--patches=off"
+Which = Literal["ours", "unpatched", "vllm"]
+PAIR: tuple[Which, ...] = ("ours", "vllm")
+_LABEL = {"ours": "this server", "unpatched": "this server, patches off", "vllm": "vLLM's server"}
 
 
 class ServerError(Exception):
-    """A server did not start, or ended; the text says where its log is."""
+    """A server did not start or has ended; the message names its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What both servers are told about the engine; `extra` is vLLM's own command line."""
+    """The engine settings of both servers; `extra` are more of vLLM's own flags."""
 
     model: str
     device: Literal["cpu", "cuda"]
     kv_cache_gib: float = 1.0  # on a CPU
-    gpu_memory_utilization: float = 0.4  # on a GPU, which both engines share
+    gpu_memory_utilization: float = 0.4  # on a GPU that both engines share
     max_model_len: int | None = None
     dtype: str = "auto"
     eager: bool = True
     extra: tuple[str, ...] = ()
 
     def with_extra(self, *extra: str) -> Engine:
-        """The same with more of vLLM's flags."""
+        """A copy with more of vLLM's flags."""
         return replace(self, extra=(*self.extra, *extra))
 
 
 class Server:
-    """One of the two, started; `pid` is the process with the HTTP API, below it those of the engine."""
+    """A started server. `pid` is its API process, the parent of the engine's processes."""
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Server:
 
     @property
     def label(self) -> str:
-        """Which of the two, in words."""
+        """The name of the server for messages."""
         return _LABEL[self.which]
 
     def engine_pids(self) -> list[int]:
@@ -94,21 +95,21 @@ class Server:
             raise ServerError(f"{self.label} ended with {self._process.returncode}: see {self._log_path}")
 
     def get(self, path: str, timeout: float = 20.0) -> tuple[int, bytes]:
-        """Status and body of a GET. Raises OSError when there is no answer."""
+        """Status and body of a GET. Raises OSError if there is no answer."""
         return _exchange(self.port, "GET", path, None, timeout)
 
     def post(self, path: str, body: dict[str, Any], timeout: float = 300.0) -> tuple[int, bytes]:
-        """Status and body of a POST of JSON. Raises OSError when there is no answer."""
+        """Status and body of a POST of JSON. Raises OSError if there is no answer."""
         return _exchange(self.port, "POST", path, json.dumps(body).encode(), timeout)
 
     def is_ready(self) -> bool:
-        """Whether it says that it takes requests."""
+        """Whether the server reports that it accepts requests."""
         with contextlib.suppress(OSError, http.client.HTTPException):
-            return self.get("/health/ready" if self.which == "ours" else "/health")[0] == 200
+            return self.get("/health" if self.which == "vllm" else "/health/ready")[0] == 200
         return False
 
     def until_ready(self) -> float:
-        """Waits until it takes requests; seconds since its start. Raises ServerError."""
+        """Waits until the server is ready; returns seconds since its start. Raises ServerError."""
         deadline = self.started_at + START_SECONDS
         while not self.is_ready():
             self.check()
@@ -118,7 +119,7 @@ class Server:
         return time.monotonic() - self.started_at
 
     def stop(self) -> None:
-        """Ends it politely, then for sure, with all that is below it."""
+        """Ends the server with SIGTERM, then with SIGKILL, and its child processes."""
         below = self.engine_pids()
         self._process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -128,7 +129,7 @@ class Server:
             self._process.wait(30)
         for pid in below:
             with contextlib.suppress(ProcessLookupError):
-                if os.getpgid(pid) == self.pid:  # and not a stranger with its number
+                if os.getpgid(pid) == self.pid:  # the number may belong to another process by now
                     os.kill(pid, signal.SIGKILL)
 
 
@@ -153,11 +154,12 @@ def _command(which: Which, engine: Engine, folder: Path, port: int, flags: tuple
         return [sys.executable, "-m", module, *listen, *common, *cache, *flags, *engine.extra]
     files = [f"--termination-log={folder / 'termination-log'}", f"--podinfo-dir={folder}"]
     own = [f"--device={engine.device}", f"--kv-cache-gib={engine.kv_cache_gib}", *files, *flags]
+    own += [PATCHES_OFF] if which == "unpatched" else []
     return [sys.executable, "-m", "qwen_server", *listen, *common, *own, "--", *engine.extra]
 
 
 def environment() -> dict[str, str]:
-    """The same for every process of the benchmarks, without what would change the settings of one server."""
+    """The environment of every process, without variables that would change only one server."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("QWEN_", "VLLM_"))}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     kept |= {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
@@ -167,10 +169,11 @@ def environment() -> dict[str, str]:
 def _environment(engine: Engine) -> dict[str, str]:
     variables = environment()
     if engine.device == "cpu":
-        # Two servers share the cores: neither binds its threads, and each engine computes on one.
+        # Both servers share the cores: neither binds its threads, and each engine computes on one.
         variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
         if engine.eager:
-            # Ours sets it by itself with --enforce-eager: parts of the sampler are compiled all the same otherwise.
+            # This server sets it by itself with --enforce-eager; otherwise vLLM compiles parts of
+            # the sampler.
             variables["TORCH_COMPILE_DISABLE"] = "1"
     return variables
 
@@ -184,7 +187,7 @@ def running(
     *,
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """A server that takes requests, until the end of the block."""
+    """A server that accepts requests, until the end of the block."""
     server = Server(which, engine, folder, flags, variables=variables)
     try:
         seconds = server.until_ready()
@@ -203,7 +206,7 @@ def both(
     theirs: tuple[str, ...] = (),
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[dict[Which, Server]]:
-    """Both servers, loaded one after the other and up at the same time; whoever uses them drives one at a time.
+    """Both servers, loaded one after the other and up at the same time; load one at a time.
 
     `flags` are those of our server, `theirs` those of vLLM's.
     """
@@ -214,6 +217,7 @@ def both(
         yield {"ours": ours, "vllm": others}
 
 
-def order(run: int) -> tuple[Which, ...]:
-    """Who goes first in a run: they take turns, so that nobody always comes after the other."""
-    return WHICH if run % 2 == 0 else WHICH[::-1]
+def order(run: int, servers: Iterable[Which] = PAIR) -> tuple[Which, ...]:
+    """The order of the servers in a run: they take turns, so that none always goes last."""
+    names = tuple(servers)
+    return names if run % 2 == 0 else names[::-1]

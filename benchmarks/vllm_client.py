@@ -1,6 +1,7 @@
-"""`vllm bench serve` as one lasting process: its imports take ten seconds, and a benchmark starts it many times.
+"""`vllm bench serve` as one long-lived process: its imports take ten seconds.
 
-The child takes the command line of a run as a line of JSON and answers with vLLM's own result as another.
+The child reads the command line of a run as a line of JSON and answers with vLLM's own result as
+another.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from benchmarks.servers import NAME, ROOT, environment
 
 
 class VllmBench:
-    """Runs `vllm bench serve` again and again; its own messages go to a log."""
+    """Runs `vllm bench serve` repeatedly; its own messages go to a log."""
 
     def __init__(self, model: str, folder: Path) -> None:
         self._model = model
@@ -42,7 +43,7 @@ class VllmBench:
         self._process.wait()
 
     def serve(self, port: int, *, concurrency: int, requests: int, tokens_in: int, tokens_out: int) -> dict[str, Any]:
-        """One streamed run of random prompts; vLLM's result, times in milliseconds. Raises RuntimeError."""
+        """One streamed run of random prompts; vLLM's result, times in ms. Raises RuntimeError."""
         line = ["--backend=openai-chat", "--endpoint=/v1/chat/completions", f"--port={port}", "--host=127.0.0.1"]
         line += [f"--model={self._model}", f"--served-model-name={NAME}", f"--tokenizer={self._model}"]
         line += ["--dataset-name=random", f"--random-input-len={tokens_in}", f"--random-output-len={tokens_out}"]

@@ -1,7 +1,7 @@
 """The Grafana dashboard of QwenServices, as data: `generate.py` writes it into the chart.
 
-Metric names are those of `server/src/qwen_server/prometheus.py`, `operator/src/qwen_operator/metrics.py`, vLLM and
-kube-state-metrics; a test compares the first two with what the programs export.
+The metrics come from the server, the operator, vLLM and kube-state-metrics. A test compares the
+metric names of the first two with what the programs export.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Query(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """One panel. `steps` colours values from a number on; `width` is in 24ths of the page."""
+    """One panel. `steps` color values from a number on; `width` is in 24ths of the page."""
 
     title: str
     queries: tuple[Query, ...]
@@ -39,7 +39,7 @@ class Chart(NamedTuple):
 
 
 def rate(metric: str, more: str = "") -> str:
-    """Events a second of a service's counter."""
+    """The rate per second of a service's counter."""
     return f"rate({metric}{{{PODS}{more}}}[$__rate_interval])"
 
 
@@ -58,14 +58,14 @@ OUTPUT = "sum(" + rate("qwen_tokens_total", ',kind="output"') + ")"
 OVERVIEW = (
     Chart("Ready pods", (Query(f"sum(qwen_ready{{{PODS}}})"),), kind="stat", width=3, height=4,
           steps=((None, RED), (1, GREEN))),
-    Chart("Requests a second", (Query(ENDED),), "reqps", kind="stat", width=3, height=4),
-    Chart("Failed", (Query(f"{FAILED} / ({ENDED} > 0) or vector(0)"),), "percentunit", kind="stat", width=3, height=4,
-          steps=((None, GREEN), (0.01, ORANGE), (0.05, RED))),
-    Chart("First token, p95", (quantiles("qwen_ttft_seconds")[1],), "s", kind="stat", width=3, height=4,
+    Chart("Requests per second", (Query(ENDED),), "reqps", kind="stat", width=3, height=4),
+    Chart("Failed requests", (Query(f"{FAILED} / ({ENDED} > 0) or vector(0)"),), "percentunit",
+          kind="stat", width=3, height=4, steps=((None, GREEN), (0.01, ORANGE), (0.05, RED))),
+    Chart("TTFT, p95", (quantiles("qwen_ttft_seconds")[1],), "s", kind="stat", width=3, height=4,
           steps=((None, GREEN), (2, ORANGE), (5, RED))),
-    Chart("Tokens a second", (Query(OUTPUT),), kind="stat", width=3,
+    Chart("Tokens per second", (Query(OUTPUT),), kind="stat", width=3,
           height=4),
-    Chart("Waiting", (Query(f"sum(qwen_requests_waiting{{{PODS}}})"),), kind="stat", width=3, height=4,
+    Chart("Waiting requests", (Query(f"sum(qwen_requests_waiting{{{PODS}}})"),), kind="stat", width=3, height=4,
           description="Requests in the queues of all pods. When this stays high, add replicas.",
           steps=((None, GREEN), (5, ORANGE), (10, RED))),
     Chart("KV cache, fullest pod", (Query(f"max(qwen_kv_cache_usage_ratio{{{PODS}}})"),), "percentunit", kind="stat",
@@ -75,76 +75,76 @@ OVERVIEW = (
 )  # fmt: skip
 TRAFFIC = (
     Chart("Requests by outcome", (Query(f"sum by (outcome) ({rate('qwen_requests_total')})", "{{outcome}}"),), "reqps",
-          "refused: for load, with 503; rejected: a mistake of the client; aborted: the client went away.",
+          "refused: 503 because of load; rejected: a client error; aborted: the client disconnected.",
           stacked=True),
     Chart("Refusals and failures", (
         Query(f"sum by (reason) ({rate('qwen_refusals_total')})", "refused: {{reason}}"),
         Query(f"sum by (type) ({rate('qwen_errors_total')})", "failed: {{type}}"),
     ), "reqps"),
     Chart("Tokens", (Query(f"sum by (kind) ({rate('qwen_tokens_total')})", "{{kind}}"),),
-          description="Tokens a second of answered requests."),
+          description="Tokens per second of answered requests."),
 )  # fmt: skip
 LATENCY = (
-    Chart("Time to first token", quantiles("qwen_ttft_seconds"), "s", "From arrival, queue included.", width=6),
-    Chart("Between tokens", quantiles("qwen_inter_token_seconds"), "s", width=6),
-    Chart("Whole answer", quantiles("qwen_request_duration_seconds"), "s", width=6),
-    Chart("In the queue", quantiles("qwen_queue_wait_seconds"), "s", "From arrival to the engine.", width=6),
+    Chart("Time to first token", quantiles("qwen_ttft_seconds"), "s", "From arrival, queue wait included.", width=6),
+    Chart("Inter-token latency", quantiles("qwen_inter_token_seconds"), "s", width=6),
+    Chart("Request duration", quantiles("qwen_request_duration_seconds"), "s", width=6),
+    Chart("Queue wait", quantiles("qwen_queue_wait_seconds"), "s", "From arrival to the engine.", width=6),
 )
 ENGINE = (
     Chart("Queue", (
         Query(f"sum by (pod) (qwen_requests_waiting{{{PODS}}})", "waiting {{pod}}"),
         Query(f"sum by (pod) (qwen_requests_running{{{PODS}}})", "running {{pod}}"),
-        Query(f"max(qwen_requests_waiting_limit{{{PODS}}})", "limit of waiting"),
+        Query(f"max(qwen_requests_waiting_limit{{{PODS}}})", "waiting limit"),
     )),
     Chart("KV cache", (Query(f"qwen_kv_cache_usage_ratio{{{PODS}}}", "{{pod}}"),), "percentunit"),
     Chart("Preemptions and prefix cache", (
         Query(f"sum({rate('vllm:num_preemptions_total')})", "preemptions"),
         Query(f"sum({rate('vllm:prefix_cache_hits_total')}) / sum({rate('vllm:prefix_cache_queries_total')})",
-              "share of prompt tokens found in the prefix cache"),
-    ), description="Preempted requests are computed again: the KV cache is too small for what runs."),
+              "prefix cache hit rate (prompt tokens)"),
+    ), description="Preempted requests are computed again: the KV cache is too small for the running requests."),
 )  # fmt: skip
 GPU = (
     Chart("GPU memory", (
         Query(f"qwen_gpu_memory_allocated_bytes{{{PODS}}} / qwen_gpu_memory_total_bytes{{{PODS}}}", "{{pod}}"),
-    ), "percentunit", "vLLM takes its memory up front: a high value is normal."),
+    ), "percentunit", "vLLM allocates its memory up front: a high value is normal."),
     Chart("GPU temperature", (Query(f"qwen_gpu_temperature_celsius{{{PODS}}}", "{{pod}}"),), "celsius",
           steps=((None, GREEN), (90, RED))),
     Chart("GPU faults", (Query(f"qwen_gpu_faults{{{PODS}}}", "{{pod}}"),),
-          description="Faults that need a reset or a repair."),
+          description="Faults that require a reset or a repair of the GPU."),
 )  # fmt: skip
 HEALTH = (
-    Chart("Alerts of the pods", (
+    Chart("Active alerts", (
         Query(f"max by (pod, name) (qwen_alert_active{{{PODS}}}) > 0", "{{name}} {{pod}}"),
     ), kind="state-timeline", width=12, steps=((None, GREEN), (1, RED))),
     Chart("Engine", (
-        Query(f"qwen_engine_hung_seconds{{{PODS}}}", "no answer {{pod}}"),
-        Query(f"qwen_engine_stalled_seconds{{{PODS}}}", "no token {{pod}}"),
-    ), "s", "For how long an engine with work has not answered, or made no token.", width=12),
+        Query(f"qwen_engine_hung_seconds{{{PODS}}}", "hung {{pod}}"),
+        Query(f"qwen_engine_stalled_seconds{{{PODS}}}", "stalled {{pod}}"),
+    ), "s", "How long an engine with work has not answered (hung), or has made no token (stalled).", width=12),
     Chart("Out of rotation", (
-        Query(f"max(qwen_operator_pods_out_of_rotation{{{PODS}}})", "held out by remediation"),
+        Query(f"max(qwen_operator_pods_out_of_rotation{{{PODS}}})", "pods out of rotation"),
         Query(f"max(qwen_operator_remediation_suspended{{{PODS}}})", "remediation suspended"),
     )),
-    Chart("Steps of remediation", (
+    Chart("Remediation steps", (
         Query(f"sum by (alert, action, reason) (increase(qwen_operator_remediation_actions_total{{{PODS}}}"
               "[$__rate_interval]))", "{{action}} {{alert}} {{reason}}"),
     )),
-    Chart("Restarts of containers", (
+    Chart("Container restarts", (
         Query('increase(kube_pod_container_status_restarts_total{namespace="$namespace",container="server",'
               'pod=~"$service-.*"}[$__rate_interval])', "{{pod}}"),
     ), description="From kube-state-metrics."),
 )  # fmt: skip
 OPERATOR = (
     Chart("Operator", (
-        Query("sum(qwen_operator_leader)", "pods that act"),
+        Query("sum(qwen_operator_leader)", "leaders"),
         Query("max(qwen_operator_services)", "services"),
-        Query("max(qwen_operator_queue_length)", "waiting for a pass"),
-    ), description="Exactly one pod acts."),
+        Query("max(qwen_operator_queue_length)", "queued reconciliations"),
+    ), description="Exactly one operator pod is the leader."),
     Chart("Reconciliations", (
         Query("sum by (result) (rate(qwen_operator_reconciles_total[$__rate_interval]))", "{{result}}"),
         Query("histogram_quantile(0.95, sum by (le) (rate(qwen_operator_reconcile_seconds_bucket[$__rate_interval])))",
               "p95, seconds"),
     )),
-    Chart("Polls of pods", (
+    Chart("Pod polls", (
         Query("sum by (result) (rate(qwen_operator_polls_total[$__rate_interval]))", "{{result}}"),
     ), "reqps"),
 )  # fmt: skip
@@ -160,7 +160,7 @@ ROWS = (
 
 
 def variable(name: str, label: str, query: str) -> dict[str, Any]:
-    """A drop-down that Prometheus fills."""
+    """A drop-down list with the values that Prometheus knows."""
     return {
         "name": name,
         "label": label,
@@ -176,7 +176,7 @@ def variable(name: str, label: str, query: str) -> dict[str, Any]:
 
 
 def panel(chart: Chart, number: int, x: int, y: int) -> Panel:
-    """One panel at its place."""
+    """One panel at its position."""
     custom: dict[str, Any] = {}
     options: dict[str, Any] = {}
     if chart.kind == "timeseries":

@@ -1,14 +1,15 @@
-"""Writes what is derived from the chart and the CRD, or with --check says what is out of date.
+"""Writes the files that are derived from the chart and the CRD, or checks them with --check.
 
     python -m charts.generate [--check]
 
-- charts/qwen-operator/files/crd.yaml and sample.yaml: copies of manifests/crd.yaml and of the sample, because a chart
-  can only read files of its own folder;
+- charts/qwen-operator/files/crd.yaml and sample.yaml: copies of manifests/crd.yaml and of the
+  sample, because a chart can only read files of its own folder;
 - charts/qwen-operator/dashboards/qwen-services.json, from dashboard.py;
 - the table of values in charts/qwen-operator/README.md, from the comments of values.yaml;
-- manifests/install.yaml, the chart rendered for people without Helm.
+- manifests/install.yaml, the chart rendered for users without Helm.
 
-Needs helm in PATH or in the cache of `make deps`. Exit codes: 0 in order, 1 out of date or no helm.
+Needs helm in PATH or in the cache of `make deps`. Exit codes: 0 if all files are up to date, 1 if
+one is not or helm is missing.
 """
 
 from __future__ import annotations
@@ -37,23 +38,23 @@ COPIES = {
 }
 NAMESPACE = "qwen-system"
 KUBE_VERSION = "1.34.0"
-"""What a render without a cluster pretends to be for; a helm built by `go build` alone would say 1.20."""
+"""The version to render for without a cluster. A helm built with `go build` alone assumes 1.20."""
 BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
 INSTALL_HEADER = f"""\
 # Generated from charts/qwen-operator by `python -m charts.generate`; do not edit.
-# Everything that a cluster needs, in the namespace {NAMESPACE}:
+# All objects for the operator, in the namespace {NAMESPACE}:
 #   kubectl apply --server-side -f manifests/install.yaml
-# The three images are called qwen-operator:1.0.0, qwen-server:1.0.0-cpu and qwen-server:1.0.0-cuda here: put the names
-# under which your registry has them. The chart has more settings.
+# Replace the three images qwen-operator:1.0.0, qwen-server:1.0.0-cpu and qwen-server:1.0.0-cuda
+# with the names in your registry. The chart has more settings.
 """
 
 
 class GenerateError(Exception):
-    """Something that the user has to mend; the message says what."""
+    """Something that the user has to fix. The message says what."""
 
 
 def documents(text: str) -> list[Any]:
-    """The documents of a YAML text that are not empty, read by libyaml: the definition is long."""
+    """The documents of a YAML text that are not empty. Uses libyaml, because the CRD is long."""
     return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 
 
@@ -79,13 +80,13 @@ def render(*options: str) -> str:
 
 
 def for_kubectl(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Takes out what only makes sense to Helm, which does not manage these objects."""
+    """Removes what makes sense only for Helm, which does not manage these objects."""
     places = [manifest["metadata"]]
     if manifest["kind"] == "Deployment":
         places.append(manifest["spec"]["template"]["metadata"])
     for metadata in places:
         metadata["labels"].pop("helm.sh/chart", None)
-        # Without a value of its own, so that a definition that Helm has kept can be taken over without a conflict.
+        # Without this label, kubectl can take over a CRD that Helm has kept, without a conflict.
         metadata["labels"].pop("app.kubernetes.io/managed-by", None)
     return manifest
 
@@ -142,7 +143,7 @@ def readme() -> str:
 
 
 def stale(check: bool) -> list[Path]:
-    """Brings every derived file up to date, or with `check` leaves them; returns those that were not."""
+    """Updates every derived file, or with `check` none; returns those that were out of date."""
     outdated: list[Path] = []
 
     def settle(path: Path, wanted: str, same: bool) -> None:
@@ -169,8 +170,8 @@ def stale(check: bool) -> list[Path]:
 
 def main() -> int:
     """Runs the command line."""
-    parser = argparse.ArgumentParser(description="Write what is derived from the chart and the CRD.")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail when something is out of date")
+    parser = argparse.ArgumentParser(description="Write the files that are derived from the chart and the CRD.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is out of date")
     check = parser.parse_args().check
     try:
         outdated = stale(check)

@@ -1,4 +1,4 @@
-"""The answers of the scripted engine in the shapes of vLLM's serving code: bodies, and events of streams."""
+"""The scripted engine's answers in the formats of vLLM's serving code: bodies and events."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from qwen_server.engine.base import Delta, Kind, Output
 
 PROMPT_TOKENS = 7
-_NOT_TEXT = 0xD800  # surrogates begin here
+_NOT_TEXT = 0xD800  # surrogates start here
 
 
 def prompts_of(kind: Kind, body: Mapping[str, Any]) -> tuple[list[str], int]:
-    """The texts that may carry directives, and the length of the whole prompt."""
+    """The texts that may contain directives, and the length of the whole prompt."""
     if kind == "completion" or (kind == "tokenize" and "prompt" in body):
         prompts = _prompts_of(body["prompt"])
         return prompts, sum(map(len, prompts))
@@ -25,18 +25,18 @@ def prompts_of(kind: Kind, body: Mapping[str, Any]) -> tuple[list[str], int]:
 
 
 def param_of(body: Mapping[str, Any]) -> str:
-    """The parameter that carries the prompt."""
+    """The name of the parameter with the prompt."""
     return next(name for name in ("messages", "prompt", "input", "tokens") if name in body)
 
 
 def limit_of(body: Mapping[str, Any]) -> int:
-    """The most tokens of the answer."""
+    """The maximum number of tokens of the answer."""
     names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
     return next((int(body[name]) for name in names if body.get(name)), 0)
 
 
 def computed(kind: Kind, text: str, max_model_len: int) -> dict[str, Any]:
-    """What needs no generation. A character is a token."""
+    """Answers that need no generation. A character is a token."""
     if kind == "tokenize":
         return {"count": len(text), "max_model_len": max_model_len, "tokens": list(map(ord, text)), "token_strs": None}
     if kind == "detokenize":
@@ -63,7 +63,7 @@ def whole(kind: Kind, head: Mapping[str, Any], text: str, tokens: int) -> dict[s
 
 
 class Events:
-    """The events of one stream, in their order."""
+    """The events of one stream, in order."""
 
     def __init__(self, kind: Kind, head: Mapping[str, Any]) -> None:
         self._kind = kind
@@ -73,7 +73,7 @@ class Events:
         self._count = 0
 
     def opening(self) -> list[str]:
-        """What comes before the first token's text, once that is there."""
+        """The events before the first token's text, sent together with it."""
         if self._kind == "responses":
             response = _response(self._head, "in_progress", [], None)
             place = {"item_id": "msg_1", "output_index": 0}
@@ -109,7 +109,7 @@ class Events:
         return events
 
     def closing(self) -> list[str]:
-        """What ends the stream."""
+        """The events that end the stream."""
         answer = whole(self._kind, self._head, self._text, self._tokens)
         if self._kind == "responses":
             return [

@@ -1,16 +1,17 @@
-"""An engine without a model, for tests of the real HTTP server: it answers by a script and fails on command.
+"""An engine without a model, for tests of the real HTTP server: it follows a script.
 
-A request's own text may carry a directive, a JSON object after an `@`:
+The text of a request may contain a directive, a JSON object after an `@`:
 
-    @{"tokens": 20, "first": 0.5, "delay": 0.05}   20 tokens, the first after 0.5 s, then one each 0.05 s
+    @{"tokens": 20, "first": 0.5, "delay": 0.05}   20 tokens: after 0.5 s, then 0.05 s apart
     @{"fail": "CUDA out of memory", "after": 3}    raises an engine error after 3 tokens
-    @{"action": "hang"}                            the whole engine stops, as under SIGSTOP ("resume" by signal)
-    @{"action": "stall"}                           it steps on, but makes no token
-    @{"action": "die", "cause": "..."}             its processes are gone
+    @{"action": "hang"}                            the whole engine stops, as under SIGSTOP
+    @{"action": "stall"}                           the engine steps but makes no token
+    @{"action": "die", "cause": "..."}             the engine's processes are gone
 
-`python -m tests.scripted_engine --port 8000 ...` serves it behind the real program with the server's own flags. There,
-SIGUSR1 hangs or resumes the engine, and SIGUSR2 kills it; the environment variable SCRIPTED_START_SECONDS delays the
-start, and SCRIPTED_START_FAILURE is the reason for which it fails. `--model` may be any name that is not a path.
+`python -m tests.scripted_engine --port 8000 ...` runs it in the real program with the server's own
+flags. There, SIGUSR1 hangs or resumes the engine, and SIGUSR2 kills it. The environment variable
+SCRIPTED_START_SECONDS delays the start, and SCRIPTED_START_FAILURE makes it fail with that reason.
+`--model` may be any name that is not a path.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _DIRECTIVE = re.compile(r"@(\{.*\})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """How one request is answered; `limit` is its max_tokens."""
+    """The script of one answer; `limit` is its max_tokens."""
 
     tokens: tuple[str, ...]
     limit: int
@@ -87,7 +88,7 @@ class ScriptedEngine:
     reserved_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self.info = EngineInfo(self.served_name, self.served_name, self.max_model_len, 256, 65536, "cpu", "scripted")
+        self.info = EngineInfo(self.served_name, self.served_name, self.max_model_len, 256, 65536, "cpu")
         self._goes = asyncio.Event()
         self._goes.set()
         self._dead = asyncio.Event()
@@ -95,29 +96,29 @@ class ScriptedEngine:
         self._busy_since: float | None = None
         self._last_token: float | None = None
 
-    # What tests and signals command.
+    # Commands of tests and signals.
 
     def hang(self) -> None:
-        """Stops the engine as SIGSTOP does: no step, no answer to pings."""
+        """Stops the engine like SIGSTOP: no steps, no answers to pings."""
         self._hung_at = time.monotonic()
         self._goes.clear()
 
     def resume(self) -> None:
-        """Lets a hung or stalled engine go on."""
+        """Resumes a hung or stalled engine."""
         self._hung_at = None
         self.stalled = False
         self._busy_since = self._last_token = time.monotonic()
         self._goes.set()
 
     def toggle(self) -> None:
-        """Hangs a working engine and resumes a hung one."""
+        """Hangs a working engine; resumes a hung one."""
         if self._hung_at is None:
             self.hang()
         else:
             self.resume()
 
     def die(self, cause: str = "CUDA error: an illegal memory access was encountered") -> None:
-        """Ends the engine for good; every request in it fails."""
+        """Ends the engine; every request in it fails."""
         self.cause = cause
         self._dead.set()
 
@@ -212,10 +213,10 @@ class ScriptedEngine:
             )
         answer = COMPLETION_ANSWER if kind == "completion" else CHAT_ANSWER
         scripts = [_script_of(prompt, answer, scripted_answers.limit_of(body)) for prompt in prompts]
-        return Prepared(request_id, arrival, length, len(prompts), body.get("n", 1), scripts)
+        return Prepared(request_id, length, len(prompts), body.get("n", 1), scripts)
 
     async def _outputs(self, scripts: list[Script], n: int) -> AsyncIterator[Output]:
-        """Each step gives every unfinished choice one token."""
+        """Every step gives each unfinished choice one token."""
         script = scripts[0]
         self._act(script)
         await self._step(script.first)
@@ -246,7 +247,7 @@ class ScriptedEngine:
             self.die(script.cause)
 
     async def _step(self, seconds: float) -> None:
-        """Lets `seconds` pass; waits while the engine hangs; raises when it is or gets dead."""
+        """Waits for `seconds`, and while the engine hangs; raises if the engine is dead or dies."""
         if seconds or not self._goes.is_set():
             dead = asyncio.ensure_future(self._dead.wait())
             work = asyncio.ensure_future(self._pass(seconds))
@@ -294,10 +295,10 @@ def _script_of(text: str, answer: str, limit: int) -> Script:
 
 
 def engine_of(settings: Settings) -> ScriptedEngine:
-    """The engine of the program, which obeys SIGUSR1 (hang, resume) and SIGUSR2 (die)."""
+    """The engine of the program; SIGUSR1 hangs or resumes it, SIGUSR2 kills it."""
     start = float(os.environ.get("SCRIPTED_START_SECONDS", "0"))
     engine = ScriptedEngine(settings.served_name, start, os.environ.get("SCRIPTED_START_FAILURE"))
-    engine.keeps_bodies = False  # nobody reads them there, and tests judge the program's memory
+    engine.keeps_bodies = False  # the program does not read them, and tests check its memory
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, engine.toggle)
     loop.add_signal_handler(signal.SIGUSR2, engine.die)

@@ -1,4 +1,4 @@
-"""How many streamed tokens a second each frontend carries on one core while it keeps up with the engine."""
+"""How many streamed tokens a second a frontend on one core delivers without falling behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.console import say
 from benchmarks.context import AUTO, Context, chat
 from benchmarks.figures import highest
 from benchmarks.load import drive
-from benchmarks.processes import cpu_of, pin
+from benchmarks.procfs import cpu_of, pin
 from benchmarks.results import Row, Target
 from benchmarks.servers import Server, Which, both, order
 
@@ -20,20 +20,21 @@ _REPLAY = "--distributed-executor-backend=benchmarks.replay.ReplayExecutor"
 _STREAMS = 64
 _SECONDS = 2.0  # of the engine's output, at each rate that is tried
 _GUESS = 8000.0  # tokens a second
-# It keeps up if hardly any tokens had to share an event, and the last stream ended soon after the engine's last step.
+# A frontend keeps up if hardly any tokens share an event and the last stream ends soon after the
+# engine's last step.
 _OWN_EVENT = 0.95
 _LATE_SECONDS = 0.3  # 64 requests at once are read and answered first
 
 
 class Carried(NamedTuple):
-    """What a frontend carried at the highest rate at which it kept up."""
+    """The highest rate at which a frontend kept up, and its cost."""
 
     tokens_per_second: float
     cpu_microseconds: float  # a token
 
 
 def measure(context: Context) -> tuple[list[Row], list[str]]:
-    """Both servers over vLLM's own engine core with an executor that computes nothing (see `replay`)."""
+    """Measures both servers on an engine core whose executor computes nothing (see `replay`)."""
     first, *others = sorted(os.sched_getaffinity(0))
     rest = set(others or [first])
     carried: dict[Which, list[Carried]] = defaultdict(list)
@@ -41,13 +42,18 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
     file = context.folder / "pace"
     pace.write(file, 0.01)
     engine = context.engine.with_extra(_REPLAY)
-    with both(engine, context.folder, AUTO, variables={pace.VARIABLE: str(file)}) as servers:
+    variables = {pace.VARIABLE: str(file)}
+    with (
+        both(engine, context.folder, AUTO, variables=variables) as pair,
+        context.unpatched(engine, variables) as third,
+    ):
+        servers = pair | third
         for server in servers.values():
             pin([server.pid], {first})
             pin(server.engine_pids(), rest)
             _Search(server, file, rest).passes(_GUESS / 4)
         for run in range(context.runs):
-            for which in order(run):
+            for which in order(run, servers):
                 guess = carried[which][-1].tokens_per_second if carried[which] else _GUESS
                 found = _Search(servers[which], file, rest).best(guess)
                 carried[which].append(found)
@@ -61,12 +67,19 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
             rates["ours"],
             rates["vllm"],
             Target("ratio", ">=", 1.6),
+            rates.get("unpatched", []),
         ),
-        Row("CPU of the frontend at that rate", "µs a token", costs["ours"], costs["vllm"]),
+        Row(
+            "CPU of the frontend at that rate",
+            "µs a token",
+            costs["ours"],
+            costs["vllm"],
+            unpatched=costs.get("unpatched", []),
+        ),
     ], [
-        f"{_STREAMS} streams, a token each every step of the engine; the steps shorten until the frontend does not "
-        f"keep up: more than {100 * (1 - _OWN_EVENT):.0f} % of the tokens share an event, or the streams end late.",
-        "The frontend has a core to itself; engine core and load generator share the others, and may be what limits.",
+        f"{_STREAMS} streams get one token each per step of the engine. Steps get shorter until the frontend falls "
+        f"behind: more than {100 * (1 - _OWN_EVENT):.0f} % of the tokens share an event, or the streams end late.",
+        "The frontend has its own core. The engine core and the load generator share the others and may be the limit.",
     ]
 
 
@@ -80,12 +93,12 @@ class _Search:
         self._best = Carried(0.0, 0.0)
 
     def best(self, guess: float) -> Carried:
-        """The most that it carries."""
+        """The highest rate at which the server keeps up."""
         highest(self.passes, guess)
         return self._best
 
     def passes(self, rate: float) -> bool:
-        """Whether it keeps up with the engine at so many tokens a second."""
+        """Whether the server keeps up with an engine that makes `rate` tokens a second."""
         step = _STREAMS / rate
         pace.write(self._file, step)
         tokens = round(_SECONDS / step)
@@ -94,7 +107,7 @@ class _Search:
         result = drive(job, cores=self._cores)
         used = cpu_of(self._server.pid) - before
         if result.answered != _STREAMS:
-            raise RuntimeError(f"{self._server.label} did not answer all: {result.statuses}")
+            raise RuntimeError(f"{self._server.label} did not answer every request: {result.statuses}")
         in_time = result.total_p99 <= _SECONDS + _LATE_SECONDS
         kept_up = in_time and result.events >= _OWN_EVENT * result.tokens
         carried = result.tokens / result.seconds

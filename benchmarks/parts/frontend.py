@@ -1,4 +1,7 @@
-"""What the process with the HTTP API costs under a streamed load: CPU a token, memory. The engine's are not counted."""
+"""What the process with the HTTP API costs under a streamed load: CPU time a token, and memory.
+
+The processes of the engine are not counted.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import defaultdict
 from benchmarks.console import say
 from benchmarks.context import Context, chat
 from benchmarks.load import drive
-from benchmarks.processes import cpu_of, memory_of
+from benchmarks.procfs import cpu_of, memory_of
 from benchmarks.results import Row, Target
 from benchmarks.servers import Server, Which, order
 
@@ -17,43 +20,52 @@ _CONCURRENCIES = (1, 16, 64)
 
 
 def measure(context: Context) -> tuple[list[Row], list[str]]:
-    """CPU time (user and system, all threads) of the API's process over a load, by the tokens streamed."""
-    servers = context.pair()
+    """CPU time (user and system, all threads) of the API process, by the tokens it streamed."""
     tokens: dict[tuple[int, Which], list[float]] = defaultdict(list)
     shares: dict[tuple[int, Which], list[float]] = defaultdict(list)
-    for which in servers:
-        _cpu_per_token(servers[which], 16, 2, 0)
-    for run in range(context.runs):
-        for concurrency in _CONCURRENCIES:
-            for which in order(run):
-                cost, share = _cpu_per_token(servers[which], concurrency, context.scaled(_SECONDS), run)
-                tokens[concurrency, which].append(cost)
-                shares[concurrency, which].append(share)
-        say(f"frontend: run {run + 1} of {context.runs}")
+    pair = context.pair()
+    with context.unpatched() as third:
+        servers = pair | third
+        for server in servers.values():
+            _cpu_per_token(server, 16, 2, 0)
+        for run in range(context.runs):
+            for concurrency in _CONCURRENCIES:
+                for which in order(run, servers):
+                    cost, share = _cpu_per_token(servers[which], concurrency, context.scaled(_SECONDS), run)
+                    tokens[concurrency, which].append(cost)
+                    shares[concurrency, which].append(share)
+            say(f"frontend: run {run + 1} of {context.runs}")
     rows = []
     for at in _CONCURRENCIES:
         target = Target("ratio", "<=", 0.6) if at > 1 else None
         name = f"streamed, {at} at a time"
-        rows.append(Row(f"CPU a token, {name}", "µs", tokens[at, "ours"], tokens[at, "vllm"], target))
-        rows.append(Row(f"share of a core, {name}", "%", shares[at, "ours"], shares[at, "vllm"]))
+        for kind, unit, found, goal in (
+            ("CPU a token", "µs", tokens, target),
+            ("share of a core", "%", shares, None),
+        ):
+            mine, theirs, bare = found[at, "ours"], found[at, "vllm"], found[at, "unpatched"]
+            rows.append(Row(f"{kind}, {name}", unit, mine, theirs, goal, bare))
     return rows, [
-        f"{_TOKENS} tokens an answer. With 1 at a time the cost of a request weighs on fewer tokens a second."
+        f"{_TOKENS} tokens an answer. At 1 at a time, the fixed cost of a request is spread over fewer tokens."
     ]
 
 
 def _cpu_per_token(server: Server, concurrency: int, seconds: int, run: int) -> tuple[float, float]:
-    """Microseconds of CPU for a streamed token, and the share of one core in percent."""
+    """CPU time for a streamed token in microseconds, and the share of one core in percent."""
     job = chat(server.port, tokens=_TOKENS, stream=True, concurrency=concurrency, seconds=seconds, seed=20 + run)
     before = cpu_of(server.pid)
     result = drive(job)
     used = cpu_of(server.pid) - before
     if result.refused or result.unanswered:
-        raise RuntimeError(f"{server.label} did not answer all: {result.statuses}")
+        raise RuntimeError(f"{server.label} did not answer every request: {result.statuses}")
     return 1e6 * used / result.tokens, 100 * used / result.seconds
 
 
 def measure_memory(context: Context) -> tuple[list[Row], list[str]]:
-    """The memory of the API's process after a load, as long as the other parts before it left the same on both."""
+    """The memory of the API process after a load.
+
+    It is comparable only if the earlier parts put the same load on both servers.
+    """
     servers = context.pair()
     rss: dict[Which, list[float]] = {"ours": [], "vllm": []}
     pss: dict[Which, list[float]] = {"ours": [], "vllm": []}
@@ -69,4 +81,4 @@ def measure_memory(context: Context) -> tuple[list[Row], list[str]]:
     return [
         Row("frontend's memory after 64 streams, RSS", "MiB", rss["ours"], rss["vllm"]),
         Row("frontend's memory after 64 streams, PSS", "MiB", pss["ours"], pss["vllm"], target),
-    ], ["PSS shares out what several processes map; RSS counts it in each."]
+    ], ["PSS divides shared memory among the processes that map it; RSS counts it in each."]

@@ -1,4 +1,4 @@
-"""Three times as many requests as a server can answer, at random times, for a minute, and nobody tries again."""
+"""Three times as many requests as a server can answer, for a minute, without retries."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _IDLE_SECONDS = 180.0
 
 
 class Loaded(NamedTuple):
-    """A server's requests a second when saturated, and what became of it under three times as many."""
+    """A server's saturated requests a second, and its result under three times as many."""
 
     capacity: float
     result: Result
 
 
 def measure(context: Context) -> tuple[list[Row], list[str]]:
-    """One minute for each: our defaults, our `auto` limits, and vLLM's server at its defaults, at the same rate."""
+    """One minute each for our defaults, our `auto` limits and vLLM's defaults, at the same rate."""
     seconds = context.scaled(_SECONDS)
     servers = context.pair()
     saturated = {which: _saturation(server, _SATURATING) for which, server in servers.items()}
@@ -41,7 +41,7 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
     rows = _rows("limits auto", seconds, auto, theirs) + _rows("our defaults (3 run, 10 wait)", seconds, plain, theirs)
     return rows, [
         f"Poisson arrivals at {rate:.0f}/s for {seconds} s, {_TOKENS} tokens each, streamed; one run.",
-        "Goodput: answered whole, first token within 1 s. Capacity: the same server under a closed loop, before.",
+        "Goodput: complete answers whose first token came within 1 s. Capacity: the same server in a closed loop.",
         "With `auto`, --queue-timeout=500ms bounds the wait.",
     ]
 
@@ -62,7 +62,7 @@ def _rows(name: str, seconds: int, ours: Loaded, theirs: Loaded) -> list[Row]:
 
 
 def _saturation(server: Server, concurrency: int) -> float:
-    """Requests a second when `concurrency` of them always wait."""
+    """Requests a second when `concurrency` requests are always in flight."""
     drive(chat(server.port, tokens=_TOKENS, stream=True, concurrency=concurrency, seconds=3, seed=80))
     result = drive(chat(server.port, tokens=_TOKENS, stream=True, concurrency=concurrency, seconds=10, seed=81))
     return result.answered / result.seconds
@@ -76,7 +76,7 @@ def _overload(server: Server, rate: float, seconds: int) -> Result:
 
 
 def _until_idle(server: Server) -> None:
-    """Waits until a request is answered at once: what the clients gave up is gone from the engine."""
+    """Waits until a request is answered at once: the engine has dropped the old ones."""
     deadline = time.monotonic() + _IDLE_SECONDS
     body = {"model": NAME, "messages": [{"role": "user", "content": "1"}], "max_tokens": 1, "temperature": 0}
     while time.monotonic() < deadline:

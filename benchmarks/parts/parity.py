@@ -1,4 +1,4 @@
-"""The same answers: varied requests, one at a time, in float32, to both servers; every difference is shown."""
+"""Sends varied requests to both servers, one at a time in float32, and shows every difference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from qwen_server.config.settings import Settings
 _CASES = 240
 _SEED = 20261124
 _SHOWN_LINES = 40
-# Ours chooses parsers by the model's template, and has Qwen3 not think unless asked; vLLM's server is told.
+# This server chooses parsers by the model's template, and Qwen3 does not think unless asked to.
+# vLLM's server needs flags for both.
 _OUR_PARSERS = ("--tool-call-parser=hermes", "--reasoning-parser=none")
 _THEIR_PARSERS = (
     "--enable-auto-tool-choice",

@@ -1,4 +1,4 @@
-"""From the start of the process to its first answers, one server after the other, nothing else running."""
+"""From the start of the process to its first answers: one server at a time, nothing else runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEALTH = Target("value", "<=", 2.0)
 
 
 def measure(context: Context) -> tuple[list[Row], list[str]]:
-    """Polls /health until it answers, whatever it says, then sends a chat until one is answered."""
+    """Polls /health until any answer comes, then sends a chat until one succeeds."""
     context.release()
     health: dict[Which, list[float]] = defaultdict(list)
     chats: dict[Which, list[float]] = defaultdict(list)
@@ -42,13 +42,13 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
         Row("the same, vLLM's caches empty", "s", fresh["ours"], fresh["vllm"]),
         Row("process start to first answer of /health", "s", health["ours"], health["vllm"], _HEALTH),
     ], [
-        "Bytecode is compiled in any case. With empty caches: one start of each, before the others; it fills them, and "
-        "brings files into memory for vLLM's, which comes second.",
+        "Bytecode is compiled beforehand. Empty caches: the first start of each server, which fills them and loads "
+        "files into the page cache. That helps vLLM's server because it starts second.",
     ]
 
 
 def _start(context: Context, which: Which, caches: Path) -> tuple[float, float]:
-    """Seconds from the start of the process to the first answer of /health, and to that of a chat."""
+    """Seconds from the start of the process to the first answers of /health and of a chat."""
     variables = {"VLLM_CACHE_ROOT": str(caches / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor")}
     server = Server(which, context.engine, context.folder, variables=variables)
     try:

@@ -1,4 +1,7 @@
-"""Requests and tokens a second and the time to the first token: streamed by `vllm bench serve`, whole by our client."""
+"""Requests and tokens a second, and the time to the first token.
+
+`vllm bench serve` measures streamed answers, our own client those that are not streamed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from benchmarks.results import Row, Target
 from benchmarks.servers import Server, Which, order
 from benchmarks.vllm_client import VllmBench
 
-REQUESTS = {1: 100, 16: 1600, 64: 1920}  # by concurrency: enough that p99 is not the burst at the start alone
+# By concurrency; enough requests that p99 is not only the burst at the start.
+REQUESTS = {1: 100, 16: 1600, 64: 1920}
 _TOKENS_IN, _TOKENS_OUT = 64, 32
 _NOT_SLOWER, _NOT_LATER = Target("ratio", ">=", 0.97), Target("ratio", "<=", 1.03)
 _SMALL_MODEL = Target("ratio", ">=", 1.1)
@@ -21,7 +25,7 @@ Figures = dict[tuple[str, str], dict[Which, list[float]]]
 
 
 def measure(context: Context) -> tuple[list[Row], list[str]]:
-    """Every run drives both servers at every concurrency, one at a time, and they take turns in going first."""
+    """Every run loads one server after the other at every concurrency; they take turns."""
     servers = context.pair()
     figures: Figures = defaultdict(lambda: defaultdict(list))
     with VllmBench(context.engine.model, context.folder) as client:
@@ -80,6 +84,7 @@ def _rows(context: Context, figures: Figures) -> list[Row]:
 
 def _target(name: str, unit: str, *, shared_cores: bool) -> Target | None:
     if not unit.endswith("/s"):
-        return _NOT_LATER if unit.startswith("TTFT") else None  # a whole answer's time is the closed loop's rate again
-    # Where model and frontend share the cores, what the frontend saves is the model's.
+        # In a closed loop, the duration of an answer is only the inverse of the rate.
+        return _NOT_LATER if unit.startswith("TTFT") else None
+    # Where model and frontend share the cores, the model gets what the frontend saves.
     return _SMALL_MODEL if shared_cores and (name, unit) == ("streamed, 64 at a time", "tokens/s") else _NOT_SLOWER

@@ -1,4 +1,4 @@
-"""`python3 -m tests.cluster COMMAND`: what the Makefile calls. Needs only the standard library."""
+"""`python3 -m tests.cluster COMMAND`: the Makefile's commands, for the standard library alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ import socket
 import sys
 from collections.abc import Callable
 
-from tests.cluster import builds, checks, clusters, demo, images, javascript, node, packages, python_env, shell
+from tests.cluster import (
+    builds,
+    checks,
+    clusters,
+    demo,
+    images,
+    javascript,
+    node,
+    packages,
+    python_env,
+    requirements,
+    shell,
+)
 from tests.cluster.console import Problem, complain, side_by_side
 from tests.cluster.settings import Settings
 
@@ -17,7 +29,7 @@ Arguments = list[str]
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command. Returns the exit code: 0, or 1 after one line that says what is wrong and how to mend it."""
+    """Run one command. Returns the exit code; a Problem prints what is wrong and how to fix it."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.cluster", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (_, text, more) in COMMANDS.items():
@@ -31,7 +43,7 @@ def main(arguments: list[str]) -> int:
         complain(problem)
         return 1
     except KeyboardInterrupt:
-        complain(Problem("interrupted", "run the same command again to go on"))
+        complain(Problem("interrupted", "run the same command again to continue"))
         return 130
     return 0
 
@@ -41,7 +53,7 @@ def _cluster(settings: Settings) -> clusters.Cluster:
 
 
 def _deps(settings: Settings, _: Arguments) -> None:
-    """Everything that building, testing and the cluster need; independent parts side by side."""
+    """Install everything that builds, tests and the cluster need, in parallel."""
     clusters.ensure_tools(settings)
     side_by_side(
         {
@@ -76,10 +88,6 @@ def _demo(settings: Settings, _: Arguments) -> None:
     demo.run(_cluster(settings))
 
 
-def _kubeconfig(settings: Settings, _: Arguments) -> None:
-    print(settings.checkout_kubeconfig)
-
-
 def _up(settings: Settings, _: Arguments) -> None:
     _cluster(settings).up()
 
@@ -96,7 +104,7 @@ def _status(settings: Settings, _: Arguments) -> None:
 def _test(_: Settings, parts: Arguments) -> None:
     unknown = [part for part in parts if part not in checks.TEST_PARTS]
     if unknown:
-        raise Problem(f"unknown part {unknown[0]}", f"there are: {', '.join(checks.TEST_PARTS)}")
+        raise Problem(f"unknown part {unknown[0]}", f"known parts: {', '.join(checks.TEST_PARTS)}")
     checks.test(parts)
 
 
@@ -112,12 +120,12 @@ def _port_free(_: Settings, arguments: Arguments) -> None:
             probe.bind(("0.0.0.0", port))
         except OSError as error:
             raise Problem(
-                f"port {port} cannot be used: {error.strerror}", "choose another: make serve PORT=8001"
+                f"cannot use port {port}: {error.strerror}", "choose another: make serve PORT=8001"
             ) from error
 
 
 def _requirements(settings: Settings, _: Arguments) -> None:
-    python_env.compile_requirements(settings)
+    requirements.compile_all(settings)
 
 
 def _clean_cache(settings: Settings, _: Arguments) -> None:
@@ -127,17 +135,16 @@ def _clean_cache(settings: Settings, _: Arguments) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[Settings, Arguments], None], str, str | int]] = {
     "deps": (_deps, "install and build what is missing", 0),
-    "venv": (_venv, "bring the Python environment and Helm up to date", 0),
-    "images": (_images, "build both images and put them where the cluster finds them", 0),
-    "demo": (_demo, "the main job: a model served and asked through its Service", 0),
-    "kubeconfig": (_kubeconfig, "print where the local cluster's kubeconfig lies", 0),
+    "venv": (_venv, "update the Python environment and Helm", 0),
+    "images": (_images, "build both images and make them available to the cluster", 0),
+    "demo": (_demo, "serve a model and query it through its Service", 0),
     "up": (_up, "start the cluster", 0),
-    "down": (_down, "stop it and leave nothing behind", 0),
-    "status": (_status, "say which parts of the local cluster run", 0),
+    "down": (_down, "stop the cluster and remove what it leaves", 0),
+    "status": (_status, "show which parts of the local cluster run", 0),
     "test": (_test, f"run parts of the tests: {', '.join(checks.TEST_PARTS)}", "+"),
-    "lint": (_lint, "run every check that needs no running program", 0),
-    "port-free": (_port_free, "fail if a TCP port is taken", 1),
-    "requirements": (_requirements, "pin requirements/*.txt anew", 0),
+    "lint": (_lint, "run all static checks", 0),
+    "port-free": (_port_free, "fail if a TCP port is in use", 1),
+    "requirements": (_requirements, "pin requirements/*.txt again", 0),
     "clean-cache": (_clean_cache, "remove the caches", 0),
 }
 

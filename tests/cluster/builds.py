@@ -1,4 +1,4 @@
-"""Programs built from Go modules, each pinned by a go.mod and go.sum of its own under gomod/."""
+"""Programs built from Go modules, each pinned by its own go.mod and go.sum under gomod/."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CRDS = ("servicemonitors", "prometheusrules")
 
 @dataclass(frozen=True)
 class GoBuild:
-    """A folder under gomod/, what to install from it, and the programs that come out."""
+    """A folder under gomod/, the package to install from it, and the resulting programs."""
 
     folder: str
     package: str
@@ -52,16 +52,17 @@ KUBECTL = GoBuild("kubernetes", "k8s.io/kubernetes/cmd/kubectl", ("kubectl",), _
 COREDNS = GoBuild("coredns", ".", ("coredns",))
 PAUSE = GoBuild("pause", ".", ("pause",))
 HELM = GoBuild("helm", "tool", ("helm",))
-# The chart must work with both; the second lies in a folder of its own, as the program has the same name.
+# The chart must work with Helm 3 and 4. Both programs have the same name, so Helm 4 gets its own
+# folder.
 HELM4 = GoBuild("helm4", "tool", ("helm",), into="helm4")
 FOR_CLUSTER = (KUBERNETES, COREDNS, PAUSE, HELM)
 
 
 def ensure(settings: Settings, builds: tuple[GoBuild, ...]) -> str:
-    """Build what is not there yet. Returns a one-line summary."""
+    """Build what is missing. Returns a one-line summary."""
     stamps = Stamps(settings.cache / "stamps")
     done = [build.folder for build in builds if _ensure_one(settings, stamps, build)]
-    return f"built {', '.join(done)}" if done else "all there"
+    return f"built {', '.join(done)}" if done else "up to date"
 
 
 def _ensure_one(settings: Settings, stamps: Stamps, build: GoBuild) -> bool:
@@ -73,22 +74,22 @@ def _ensure_one(settings: Settings, stamps: Stamps, build: GoBuild) -> bool:
         return False
     require_go()
     log = settings.cache / "logs" / f"go-{build.folder}.log"
-    # -buildvcs=false: the checkout's git state has no place in these programs.
+    # -buildvcs=false: the state of this checkout does not belong in these programs.
     flags = ["-trimpath", "-buildvcs=false", "-ldflags", f"-s -w {build.ldflags}".strip()]
     env = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(target), "GOFLAGS": "", "GOTOOLCHAIN": "local"}
-    logged(["go", "install", *flags, build.package], log, cwd=folder, env=env, mend=f"see {log}; is there a network?")
+    logged(["go", "install", *flags, build.package], log, cwd=folder, env=env, hint=f"see {log}; is there a network?")
     stamps.set(stamp, value)
     return True
 
 
 def require_go() -> None:
-    """Raise Problem without a Go that is new enough."""
-    mend = f"install Go {MINIMAL_GO[0]}.{MINIMAL_GO[1]} or newer from https://go.dev/dl/ and put it on PATH"
+    """Raise Problem unless a recent enough Go is installed."""
+    hint = f"install Go {MINIMAL_GO[0]}.{MINIMAL_GO[1]} or newer from https://go.dev/dl/ and put it on PATH"
     if shutil.which("go") is None:
-        raise Problem("go is not installed", mend)
+        raise Problem("go is not installed", hint)
     match = re.search(r"go(\d+)\.(\d+)", output(["go", "version"]))
     if match is None or (int(match.group(1)), int(match.group(2))) < MINIMAL_GO:
-        raise Problem(f"go is too old: {output(['go', 'version']).strip()}", mend)
+        raise Problem(f"go is too old: {output(['go', 'version']).strip()}", hint)
 
 
 def ensure_crds(settings: Settings) -> str:
@@ -98,7 +99,7 @@ def ensure_crds(settings: Settings) -> str:
     value = digest([folder], *CRDS)
     target = crds(settings)
     if stamps.fresh("crds", value) and target.is_dir():
-        return "all there"
+        return "up to date"
     require_go()
     module = "github.com/prometheus-operator/prometheus-operator"
     found = json.loads(output(["go", "-C", folder, "mod", "download", "-json", module], timeout=600))

@@ -1,4 +1,4 @@
-"""The cgroup that holds every pod, in whatever version of cgroups the machine has."""
+"""The cgroup of every pod, in either version of cgroups."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ V2_CONTROLLERS = "+cpu +cpuset +memory +pids +io"
 
 
 def roots() -> list[Path]:
-    """The mount points of all hierarchies: one with version 2, one a controller with version 1."""
+    """The mount points of all hierarchies: one in version 2, one per controller in version 1."""
     if (MOUNT / "cgroup.controllers").exists():
         return [MOUNT]
     return [entry for entry in sorted(MOUNT.iterdir()) if entry.is_dir() and not entry.is_symlink()]
 
 
 def create(name: str) -> None:
-    """Make the cgroup in every hierarchy, with every controller that a kubelet wants."""
+    """Create the cgroup in every hierarchy, with every controller that a kubelet needs."""
     for root in roots():
         if (root / "cgroup.controllers").exists() and root == MOUNT:
             for controller in V2_CONTROLLERS.split():
@@ -44,7 +44,7 @@ def pids(name: str) -> list[int]:
 
 
 def remove(name: str) -> None:
-    """Kill what is in the cgroup and remove it with all below; harmless when there is none."""
+    """Kill all processes in the cgroup and remove it; does nothing if it is missing."""
     wait_until(lambda: _kill(name) == 0, 10)
     for root in roots():
         top = root / name.lstrip("/")

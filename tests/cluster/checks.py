@@ -1,4 +1,4 @@
-"""`make lint` and `make test`: parts that run one after the other, with a summary that says which failed."""
+"""`make lint` and `make test`: run all parts in turn, then summarize which ones failed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEVER = ROOT / "operator" / "__init__.py"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a part ended: `problem` is empty when it passed, `details` are lines about it."""
+    """The result of a part: `problem` is empty if it passed, and `details` are lines about it."""
 
     name: str
     seconds: float
@@ -33,16 +33,16 @@ class Outcome:
 
 
 def lint() -> None:
-    """Raises Problem when anything that can be checked without running the programs is wrong."""
+    """Check everything that can be checked without running the programs. Raises Problem."""
     python = sys.executable
     commands: dict[str, Sequence[str]] = {
         "ruff check": ("ruff", "check", "--quiet", "."),
         "ruff format": ("ruff", "format", "--check", "--quiet", "."),
         "mypy": ("mypy",),
         "import contracts": ("lint-imports", "--no-logo"),
-        "CRD and reference are current": (python, "-m", "qwen_operator.crd", "--check"),
+        "CRD and reference are current": (python, "operator/tools/generate_crd.py", "--check"),
         "chart's files and install.yaml are current": (python, "-m", "charts.generate", "--check"),
-        "docs/openapi.json is current": (python, "-m", "qwen_server.api.openapi", "--check"),
+        "docs/openapi.json is current": (python, "server/tools/generate_openapi.py", "--check"),
         "helm lint": ("helm", "lint", "--quiet", "--strict", "charts/qwen-operator"),
     }
     outcomes = [_checked(name, lambda command=command: _quiet(command)) for name, command in commands.items()]  # type: ignore[misc]
@@ -51,12 +51,20 @@ def lint() -> None:
 
 
 def test(parts: Sequence[str]) -> None:
-    """Run parts of the tests, all even if one fails. Raises Problem when a test failed, or was skipped in CI."""
+    """Run parts of the tests, all of them even if one fails.
+
+    With QWEN_TEST_PATCHES=off, the integration tests are those on a real vLLM, and their servers
+    leave out all patches. Raises Problem if a test failed, or was skipped in CI.
+    """
+    patches = os.environ.get("QWEN_TEST_PATCHES", "")
+    if patches not in ("", "off"):
+        raise Problem(f"PATCHES={patches} is unknown", "use PATCHES=off, or leave it out")
     REPORTS.mkdir(parents=True, exist_ok=True)
     outcomes = []
     for part in parts:
         if part == "e2e":
-            # Here and not in a fixture, where the minutes of a cold start would count against the first test's time.
+            # Not in a fixture, where the minutes of a cold start would count toward the first
+            # test's timeout.
             outcomes.append(_checked("images and cluster", _prepare_cluster))
             if outcomes[-1].problem:
                 continue
@@ -65,7 +73,7 @@ def test(parts: Sequence[str]) -> None:
 
 
 def summarise(what: str, outcomes: Sequence[Outcome]) -> None:
-    """Print a line for each part; raises Problem when one failed."""
+    """Print a line for each part. Raises Problem if one failed."""
     print()
     for outcome in outcomes:
         verdict = f"FAILED: {outcome.problem}" if outcome.problem else "ok"
@@ -74,7 +82,7 @@ def summarise(what: str, outcomes: Sequence[Outcome]) -> None:
             print(f"{what}:   {line}")
     failed = [outcome.name for outcome in outcomes if outcome.problem]
     if failed:
-        raise Problem(f"{what} failed: {', '.join(failed)}", "the output above says why")
+        raise Problem(f"{what} failed: {', '.join(failed)}", "see the output above")
     say(f"{what}: all passed")
 
 
@@ -85,7 +93,7 @@ def _checked(name: str, action: Callable[[], str]) -> Outcome:
 
 
 def _quiet(command: Sequence[str]) -> str:
-    """Run a command, show its output only if it fails. Returns what is wrong, or nothing."""
+    """Run a command and show its output only if it fails. Returns the problem, or an empty text."""
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
@@ -103,17 +111,20 @@ def _prepare_cluster() -> str:
 
 
 def _no_package() -> str:
-    """With an __init__.py the folder would hide the standard library's `operator`, and nothing could start."""
+    """With an __init__.py, the folder would shadow the standard library's module `operator`."""
     return f"{NEVER.relative_to(ROOT)} must not exist" if NEVER.exists() else ""
 
 
 def _run_pytest(part: str) -> Outcome:
     begun = time.monotonic()
-    say(f"tests: {part} ...")
+    without_patches = part == "integration" and os.environ.get("QWEN_TEST_PATCHES") == "off"
+    name = f"{part}, patches off" if without_patches else part
+    say(f"tests: {name} ...")
     report = REPORTS / f"{part}.xml"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "--durations=5", f"--junitxml={report}", *TEST_PARTS[part]]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command += ["-m", "vllm"] if without_patches else []
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=env, check=False).returncode
     counts = read_report(report)
     summary = f"{counts['tests'] - counts['skipped']} run, {counts['skipped']} skipped"
@@ -122,11 +133,11 @@ def _run_pytest(part: str) -> Outcome:
         problem = f"{counts['failures'] + counts['errors']} failed (pytest exit code {code})"
     elif counts["skipped"] and os.environ.get("CI"):
         problem = "skipped tests do not count as passed here"
-    return Outcome(part, time.monotonic() - begun, summary, problem, read_failures(report))
+    return Outcome(name, time.monotonic() - begun, summary, problem, read_failures(report))
 
 
 def read_report(path: Path) -> dict[str, int]:
-    """Counts of tests, failures, errors and skipped in a JUnit report; zeros when pytest wrote none."""
+    """Count tests, failures, errors and skipped tests in a JUnit report; zeros if there is none."""
     counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     for suite in _report(path).iter("testsuite"):
         for name in counts:
@@ -135,7 +146,7 @@ def read_report(path: Path) -> dict[str, int]:
 
 
 def read_failures(path: Path, limit: int = 20) -> list[str]:
-    """The tests that failed in a JUnit report, each with the first line of why; at most `limit` of them."""
+    """List the failed tests of a JUnit report, each with the first line of the reason."""
     lines = []
     for case in _report(path).iter("testcase"):
         for failure in (*case.iter("failure"), *case.iter("error")):
@@ -146,5 +157,5 @@ def read_failures(path: Path, limit: int = 20) -> list[str]:
 
 
 def _report(path: Path) -> ET.Element:
-    """A JUnit report; an empty one when pytest wrote none."""
+    """Read a JUnit report; returns an empty one if pytest wrote none."""
     return ET.parse(path).getroot() if path.exists() else ET.Element("testsuites")

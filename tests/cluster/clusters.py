@@ -1,4 +1,4 @@
-"""The three kinds of cluster that `CLUSTER=` names: the local one, kind, and whatever kubectl points at."""
+"""The clusters that `CLUSTER=` selects: the local one, kind, or kubectl's current context."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GO_PROGRAMS = "Kubernetes, CoreDNS and Helm from Go modules"
 
 
 class Cluster(Protocol):
-    """Somewhere to install the operator."""
+    """A cluster to install the operator on."""
 
     kubectl: str
     helm: str
@@ -28,23 +28,23 @@ class Cluster(Protocol):
     stop_hint: str
 
     def up(self) -> None:
-        """Bring the cluster up. Raises Problem."""
+        """Start the cluster. Raises Problem."""
 
     def down(self) -> None:
         """Stop it."""
 
     def prepare(self) -> None:
-        """Bring the cluster up and make both images available to it. Raises Problem."""
+        """Start the cluster and make both images available to it. Raises Problem."""
 
     def reference(self, image: Image) -> str:
-        """The image as the cluster's nodes know it."""
+        """The name of the image for the cluster's nodes."""
 
 
 def choose(settings: Settings, wanted: str) -> Cluster:
-    """The cluster for `local`, `kind`, `current`, or nothing: kind where Docker and kind are there, else local."""
+    """The cluster that `wanted` names; by default kind if Docker and kind work, otherwise local."""
     if wanted == "":
         wanted = "kind" if shutil.which("kind") and docker_works() else "local"
-        say(f"CLUSTER={wanted} (kind, local or current can be chosen)")
+        say(f"CLUSTER={wanted} (set CLUSTER to kind, local or current to choose)")
     if wanted == "local":
         return Local(settings)
     if wanted == "kind":
@@ -55,12 +55,12 @@ def choose(settings: Settings, wanted: str) -> Cluster:
 
 
 def docker_works() -> bool:
-    """Whether there is a Docker that answers."""
+    """Whether Docker is installed and responds."""
     return shutil.which("docker") is not None and shell.succeeds(["docker", "info"])
 
 
 class Local:
-    """The one-node cluster of this folder."""
+    """The local one-node cluster."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -95,7 +95,7 @@ class Local:
 
 
 def ensure_tools(settings: Settings) -> None:
-    """Debian packages and uv: what the other steps are made with."""
+    """Install the Debian packages and uv, which the other steps need."""
     if packages.missing() or not python_env.uv(settings).exists():
         node.require_disk(settings.cache, LOCAL_FREE_GIB)
     side_by_side({"Debian packages": lambda: packages.install(settings)}, shell.cancel_all)
@@ -103,7 +103,7 @@ def ensure_tools(settings: Settings) -> None:
 
 
 def prepare_images(settings: Settings) -> str:
-    """Build what the registry does not hold yet. Returns a one-line summary."""
+    """Build the images that the registry does not have yet. Returns a one-line summary."""
     images.ensure_base(settings)
     return "; ".join(f"{image.name} {images.ensure_prepared(settings, image)}" for image in images.IMAGES)
 
@@ -125,7 +125,7 @@ class Kind:
 
     def up(self) -> None:
         if not docker_works():
-            raise Problem("CLUSTER=kind needs a Docker that answers", "start Docker, or use CLUSTER=local as root")
+            raise Problem("CLUSTER=kind needs a running Docker", "start Docker, or use CLUSTER=local as root")
         if shutil.which("kind") is None:
             raise Problem("kind is not installed", "see https://kind.sigs.k8s.io/, or use CLUSTER=local as root")
         node.require_disk(self.settings.cache, KIND_FREE_GIB)
@@ -135,7 +135,8 @@ class Kind:
             with step("kind cluster"):
                 create = ["kind", "create", "cluster", "--name", KIND_NAME, "--config", str(ROOT / "kind-config.yaml")]
                 shell.logged([*create, "--kubeconfig", str(self.kubeconfig)], self.log)
-        # Also when the cluster was there: the local cluster keeps its kubeconfig at the same place.
+        # Also for a running cluster, because the local cluster writes its kubeconfig to the same
+        # path.
         shell.output(["kind", "export", "kubeconfig", "--name", KIND_NAME, "--kubeconfig", str(self.kubeconfig)])
         self.settings.checkout_env.write_text(
             f'export KUBECONFIG="{self.kubeconfig}" PATH="{self.settings.bin}:$PATH"\n'
@@ -151,7 +152,7 @@ class Kind:
 
     def down(self) -> None:
         """Delete the kind cluster."""
-        with step("deleting the kind cluster"):
+        with step("delete the kind cluster"):
             shell.output(["kind", "delete", "cluster", "--name", KIND_NAME], timeout=120)
         self.settings.checkout_kubeconfig.unlink(missing_ok=True)
         self.settings.checkout_env.unlink(missing_ok=True)
@@ -173,22 +174,23 @@ class Current:
 
     def up(self) -> None:
         raise Problem(
-            "CLUSTER=current is a cluster that others start", "make demo CLUSTER=current REGISTRY=... uses it"
+            "make does not start the cluster of CLUSTER=current",
+            "use a running one: make demo CLUSTER=current REGISTRY=...",
         )
 
     def down(self) -> None:
-        raise Problem("CLUSTER=current is not stopped from here", f"to remove the operator: {self.stop_hint}")
+        raise Problem("make does not stop the cluster of CLUSTER=current", f"to remove the operator: {self.stop_hint}")
 
     def prepare(self) -> None:
         if not self.registry:
             raise Problem(
                 "CLUSTER=current needs a registry that the cluster's nodes can pull from",
-                "name it: make demo CLUSTER=current REGISTRY=registry.example.com/team   (log in to it beforehand)",
+                "log in to it and run: make demo CLUSTER=current REGISTRY=registry.example.com/team",
             )
         if shutil.which("kubectl") is None:
             raise Problem("CLUSTER=current needs kubectl", "see https://kubernetes.io/docs/tasks/tools/")
         if not docker_works():
-            raise Problem("CLUSTER=current builds its images with Docker, which does not answer", "start Docker")
+            raise Problem("CLUSTER=current builds its images with Docker, which is not running", "start Docker")
         context = shell.output(["kubectl", "config", "current-context"]).strip()
         say(f"the current context is {context}")
         ensure_clients(self.settings, self.kubectl)
@@ -197,14 +199,16 @@ class Current:
         for image in images.IMAGES:
             with step(f"image {self.reference(image)}"):
                 docker_build(image, self.reference(image), log)
-                shell.logged(["docker", "push", self.reference(image)], log, mend=f"docker login? see {log}")
+                shell.logged(
+                    ["docker", "push", self.reference(image)], log, hint=f"have you run docker login? see {log}"
+                )
 
     def reference(self, image: Image) -> str:
         return f"{self.registry}/{image.name}:{image.tag()}"
 
 
 def ensure_clients(settings: Settings, kubectl: str) -> None:
-    """Helm, and kubectl where there is none, from Go modules."""
+    """Install Helm from its Go module, and kubectl if it is missing."""
     wanted = [builds.HELM]
     if kubectl != "kubectl":
         wanted.append(builds.KUBECTL)
@@ -212,7 +216,7 @@ def ensure_clients(settings: Settings, kubectl: str) -> None:
 
 
 def docker_build(image: Image, reference: str, log: Path) -> None:
-    """Build with Docker unless it has this content already."""
+    """Build with Docker, unless an image with this content exists."""
     if not shell.succeeds(["docker", "image", "inspect", reference]):
         what = ["--file", str(ROOT / image.dockerfile), "--target", image.target, "--tag", reference]
         env = {**os.environ, "DOCKER_BUILDKIT": "1"}

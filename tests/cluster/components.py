@@ -1,4 +1,4 @@
-"""What each part of the cluster is told: command lines and configuration files, as pure functions of the settings."""
+"""Command lines and configuration files of the cluster's parts: pure functions of the settings."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def containerd(settings: Settings) -> list[str]:
 
 
 def files(settings: Settings) -> dict[str, str]:
-    """The configuration files, by their path under the run folder. JSON is YAML."""
+    """The configuration files by their path under the run folder. JSON is valid YAML."""
     return {
         "kubelet.json": json.dumps(kubelet_config(settings), indent=1),
         "kube-proxy.json": json.dumps(kube_proxy_config(settings), indent=1),
@@ -133,11 +133,11 @@ def kubelet_config(settings: Settings) -> dict[str, object]:
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": settings.cgroup,
         "failSwapOn": False,
-        # A small image need not wait until gigabytes have come.
+        # Small images do not wait for large ones.
         "serializeImagePulls": False,
         "clusterDNS": [DNS_SERVICE_IP],
         "clusterDomain": "cluster.local",
-        # Pods ask only the cluster's DNS; the host's search domains would just slow every lookup.
+        # Pods use only the cluster's DNS; the host's search domains would slow down every lookup.
         "resolvConf": f"{settings.run}/resolv.conf",
         "containerRuntimeEndpoint": f"unix://{settings.containerd_socket}",
         "podLogsDir": f"{settings.run}/podlogs",
@@ -154,7 +154,8 @@ def kube_proxy_config(settings: Settings) -> dict[str, object]:
         "clusterCIDR": POD_CIDR,
         "hostnameOverride": NODE,
         "clientConnection": {"kubeconfig": str(settings.admin_conf)},
-        # nf_conntrack_max is read-only outside the first network namespace: without these zeros kube-proxy exits.
+        # Outside the initial network namespace nf_conntrack_max is read-only: kube-proxy exits
+        # without these zeros.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }
 
@@ -196,15 +197,15 @@ state = "{settings.run}/containerd"
   address = "{settings.containerd_socket}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE_IMAGE}"
-  # A sandboxed root may not lower oom_score_adj: without this every pod sandbox fails.
+  # Root in a sandbox may not lower oom_score_adj; without this, every pod sandbox fails.
   restrict_oom_score_adj = true
-  # So that `down` finds the pods' network namespaces, and touches nobody else's.
+  # So that `down` finds only this cluster's network namespaces.
   netns_mounts_under_state_dir = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{settings.run}/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    # The registry keeps the compressed layers; twice is too much for gigabytes.
+    # The registry already keeps the compressed layers; a second copy would cost gigabytes.
     discard_unpacked_layers = true
 """
 
@@ -223,7 +224,7 @@ def corefile(settings: Settings) -> str:
 
 
 def dns_objects(settings: Settings) -> list[dict[str, object]]:
-    """The Service at the DNS address, backed by the CoreDNS process on the node."""
+    """The Service at the DNS address; its endpoint is the CoreDNS process on the node."""
     labels = {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}
     protocols = [("dns", "UDP"), ("dns-tcp", "TCP")]
     ports = [{"name": name, "port": 53, "protocol": protocol} for name, protocol in protocols]

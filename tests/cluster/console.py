@@ -1,4 +1,4 @@
-"""What the user sees: steps with their times, and one clear line when something is wrong."""
+"""Console output: steps with their duration, and one clear line if something is wrong."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ _started = time.monotonic()
 _print_lock = threading.Lock()
 
 
-class Problem(Exception):  # noqa: N818 - it is the reader who has one
-    """Something that the user can mend. `what` is one line, `mend` says how, `details` may be the tail of a log."""
+class Problem(Exception):  # noqa: N818 - a message for the user
+    """A problem that the user can fix.
 
-    def __init__(self, what: str, mend: str = "", details: str = "") -> None:
-        super().__init__("\n".join(part for part in (what, mend, details) if part))
+    `what` is one line, `hint` says how to fix it, and `details` may hold the end of a log.
+    """
+
+    def __init__(self, what: str, hint: str = "", details: str = "") -> None:
+        super().__init__("\n".join(part for part in (what, hint, details) if part))
         self.what = what
-        self.mend = mend
+        self.hint = hint
         self.details = details
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `0.4s`, `12s`, `3m05s`."""
+    """Formats seconds: `0.4s`, `12s`, `3m05s`."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     if seconds < 60:
@@ -35,31 +38,31 @@ def duration(seconds: float) -> str:
 
 
 def say(text: str) -> None:
-    """Print one progress line with the time since the start."""
+    """Print a progress line with the time since the start."""
     with _print_lock:
         print(f"[{duration(time.monotonic() - _started):>6}] {text}", flush=True)
 
 
 def complain(problem: Problem) -> None:
-    """Print a problem: the details first, so that the line that matters comes last."""
+    """Print a problem: first the details, so that the important line comes last."""
     with _print_lock:
         sys.stdout.flush()
         if problem.details:
             print(problem.details.rstrip(), file=sys.stderr)
         print(f"error: {problem.what}", file=sys.stderr)
-        if problem.mend:
-            print(f"       {problem.mend}", file=sys.stderr, flush=True)
+        if problem.hint:
+            print(f"       {problem.hint}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Announce a step, remind of it every half minute while it runs, and say how long it took."""
+    """Announce a step, report every half minute that it still runs, and print its duration."""
     begun = time.monotonic()
     done = threading.Event()
 
     def remind() -> None:
         while not done.wait(HEARTBEAT_SECONDS):
-            say(f"{name}: still at it after {duration(time.monotonic() - begun)}")
+            say(f"{name}: still running after {duration(time.monotonic() - begun)}")
 
     say(f"{name} ...")
     threading.Thread(target=remind, daemon=True).start()
@@ -73,7 +76,7 @@ def step(name: str) -> Iterator[None]:
 def side_by_side(steps: Mapping[str, Callable[[], str]], cancel: Callable[[], None]) -> None:
     """Run independent steps in threads. Each returns its one-line summary.
 
-    When one fails, `cancel` ends what the others are running, and the first failure is raised.
+    If one fails, `cancel` stops the commands of the others, and the first failure is raised.
     """
     if not steps:
         return
@@ -90,4 +93,4 @@ def side_by_side(steps: Mapping[str, Callable[[], str]], cancel: Callable[[], No
                     raise error
                 say(f"{name}: {future.result()} ({duration(time.monotonic() - begun)})")
             if not done:
-                say(f"still at it after {duration(time.monotonic() - begun)}: {', '.join(sorted(pending.values()))}")
+                say(f"still running after {duration(time.monotonic() - begun)}: {', '.join(sorted(pending.values()))}")

@@ -1,4 +1,4 @@
-"""The main job: install the operator, apply the sample, wait for Ready, ask the model through its Service."""
+"""The demo: install the operator, apply the sample, wait for Ready, and query the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLE = ROOT / "manifests" / "samples" / "qwen-news-classifier.yaml"
 SERVICE = "qwen-news-classifier"
 ASKING_POD = "qwen-demo-ask"
 READY_SECONDS = 900
-# The two requests of the API's specification.
+# The two requests of the API specification.
 REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "/v1/chat/completions",
@@ -35,7 +35,7 @@ REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
         {"prompt": "请分类：苹果发布新款iPhone\n类别：", "max_tokens": 50, "temperature": 0.3},
     ),
 )
-# Runs in a pod: sends what it is given, prints one JSON line for each answer.
+# Runs in a pod: sends its requests and prints one JSON line for each answer.
 ASK = """\
 import json, os, sys, urllib.request
 for path, body in json.loads(os.environ["REQUESTS"]):
@@ -67,7 +67,7 @@ class Client:
 
 
 def run(cluster: Cluster) -> None:
-    """The whole demo. Raises Problem when any part of it fails."""
+    """Run the whole demo. Raises Problem if any part of it fails."""
     cluster.prepare()
     client = Client(cluster)
     with step("helm install qwen-operator"):
@@ -83,7 +83,7 @@ def run(cluster: Cluster) -> None:
     print(next_steps(cluster))
 
 
-def install_operator(client: Client, values: Mapping[str, str] | None = None) -> None:
+def install_operator(client: Client) -> None:
     """Install or upgrade the chart with this checkout's images, and wait for the operator."""
     cluster = client.cluster
     repository, _, tag = cluster.reference(images.OPERATOR).rpartition(":")
@@ -91,7 +91,6 @@ def install_operator(client: Client, values: Mapping[str, str] | None = None) ->
         "image.repository": repository,
         "image.tag": tag,
         "serverImages.cpu": cluster.reference(images.SERVER),
-        **(values or {}),
     }
     settings = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
     where = ["--namespace", "qwen-system", "--create-namespace"]
@@ -101,22 +100,25 @@ def install_operator(client: Client, values: Mapping[str, str] | None = None) ->
     except Problem as problem:
         logs = ["logs", "-n", "qwen-system", "-l", "app.kubernetes.io/name=qwen-operator", "--tail=15"]
         problem.details += "\n" + _or_nothing(client, *logs)
-        problem.mend = problem.mend or "see: kubectl get pods,events -n qwen-system"
+        problem.hint = problem.hint or "see: kubectl get pods,events -n qwen-system"
         raise
 
 
 def drop_older(client: Client) -> None:
-    """Delete the service of an earlier demo if another image of the server runs: pods that serve are not rolled."""
+    """Delete an earlier demo's service if its server image is outdated.
+
+    The operator does not roll out serving pods for a new operator version alone.
+    """
     path = "jsonpath={.spec.template.spec.containers[0].image}"
     running = client.kubectl("get", "deployment", SERVICE, "--ignore-not-found", "-o", path)
     if running and running != client.cluster.reference(images.SERVER):
-        say(f"the server has changed since the last demo: kubectl delete qwenservice {SERVICE}")
+        say(f"the server has changed since the last demo, so: kubectl delete qwenservice {SERVICE}")
         client.kubectl("delete", "qwenservice", SERVICE, "--ignore-not-found", "--timeout=60s")
         client.kubectl("wait", "--for=delete", f"deployment/{SERVICE}", "--timeout=60s")
 
 
 def wait_ready(client: Client) -> None:
-    """Wait for the QwenService, telling each change of its Ready condition."""
+    """Wait for the QwenService and report each change of its Ready condition."""
     begun = time.monotonic()
     told = ""
 
@@ -124,13 +126,17 @@ def wait_ready(client: Client) -> None:
         nonlocal told
         status = client.get("qwenservice", SERVICE).get("status", {})
         condition = next((c for c in status.get("conditions", []) if c["type"] == "Ready"), None)
-        line = f"{condition['reason']}: {condition.get('message', '')}" if condition else "not seen by the operator yet"
+        line = (
+            f"{condition['reason']}: {condition.get('message', '')}"
+            if condition
+            else "the operator has not processed it yet"
+        )
         if line != told:
             say(f"  {SERVICE} after {duration(time.monotonic() - begun)}: {line}")
             told = line
         return condition is not None and condition["status"] == "True"
 
-    with step(f"waiting until {SERVICE} is Ready"):
+    with step(f"wait until {SERVICE} is Ready"):
         if not wait_until(ready, READY_SECONDS, interval=1.0):
             details = _or_nothing(client, "get", "pods,events", "-o", "wide")
             logs = _or_nothing(client, "logs", "-l", f"qwen-vllm.io/service={SERVICE}", "--tail=20")
@@ -142,12 +148,12 @@ def wait_ready(client: Client) -> None:
 
 
 def service_url(namespace: str) -> str:
-    """Where the service answers, as every pod in the cluster knows it."""
+    """The URL of the service for every pod in the cluster."""
     return f"http://{SERVICE}.{namespace}.svc:8000"
 
 
 def ask(client: Client, namespace: str = "default") -> list[dict[str, Any]]:
-    """Send the requests from a pod in the cluster, through the Service. Returns the JSON answers."""
+    """Send the requests from a pod through the Service. Returns the JSON answers."""
     there = ("--namespace", namespace)
     client.kubectl("delete", "pod", ASKING_POD, *there, "--ignore-not-found", "--grace-period=0")
     with NamedTemporaryFile("w", suffix=".json") as file:
@@ -168,7 +174,7 @@ def ask(client: Client, namespace: str = "default") -> list[dict[str, Any]]:
 
 
 def asking_pod(image: str, url: str) -> dict[str, Any]:
-    """A pod that asks and ends; it keeps to the restricted Pod Security Standard."""
+    """A pod that sends the requests and ends; it meets the restricted Pod Security Standard."""
     env = {"URL": url, "REQUESTS": json.dumps(REQUESTS), "PYTHONIOENCODING": "utf-8"}
     container = {
         "name": "ask",
@@ -195,7 +201,7 @@ def asking_pod(image: str, url: str) -> dict[str, Any]:
 
 
 def shown(url: str, body: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
-    """A question and what the model said, for people."""
+    """A request and the model's answer as text."""
     choice = answer["choices"][0]
     asked = body["messages"][0]["content"] if "messages" in body else body["prompt"]
     tokens = answer["usage"]["total_tokens"]
@@ -203,18 +209,18 @@ def shown(url: str, body: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
 
 
 def said(choice: Mapping[str, Any]) -> str:
-    """The text of a chat's or a completion's choice."""
+    """The text of a choice of a chat or a completion."""
     text: str = choice["message"]["content"] if "message" in choice else choice["text"]
     return text
 
 
 def next_steps(cluster: Cluster) -> str:
-    """What to try now."""
+    """Suggestions for the next commands."""
     setup = "  . .cluster/env                     # this cluster's kubeconfig, kubectl and helm for your shell\n"
     chat = '{"messages":[{"role":"user","content":"请分类这条新闻：中国女篮夺得亚洲杯冠军"}]}'
     return f"""The cluster is up and the model is serving. Try next:
 {setup if cluster.kubeconfig is not None else ""}\
-  kubectl get qs                      # the service; `kubectl describe qs {SERVICE}` says more
+  kubectl get qs                      # the service; `kubectl describe qs {SERVICE}` shows more
   kubectl logs -l qwen-vllm.io/service={SERVICE} -f
   kubectl port-forward svc/{SERVICE} 8000 &
   curl http://localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{chat}'

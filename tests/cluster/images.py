@@ -1,6 +1,6 @@
-"""The container images: tagged by the hash of their content, built by buildah, pushed to the cluster's registry.
+"""The container images: tagged by a hash of their content, built by buildah, pushed.
 
-What is there already is skipped at every level: an image whose tag the registry holds is not even looked at.
+Every level skips existing results: an image whose tag is in the registry is not inspected.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ FROM scratch
 ADD rootfs.tar /
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 """
-# Folders of the base image that nothing uses: there the builds find uv and its cache.
+# Unused folders of the base image, where builds find uv and its cache.
 UV_MOUNT, UV_CACHE_MOUNT = "/srv", "/mnt"
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image of ours: its Dockerfile, the target in it, and everything that its content depends on."""
+    """One of our images: its Dockerfile, the target in it, and all inputs of its content."""
 
     name: str
     dockerfile: str
@@ -44,7 +44,7 @@ class Image:
     def tag(self) -> str:
         """A short hash of everything that the image is made from.
 
-        Looked at once a process: an edit in the middle of a run must not change what the run has already built.
+        Computed once per process: an edit during a run must not change what the run has built.
         """
         return _tag(self)
 
@@ -62,9 +62,14 @@ SERVER = Image(
     "qwen-server",
     "server/Dockerfile",
     "cpu",
-    ("requirements/server-cpu.txt", "server/src", "server/models"),
+    ("requirements/install.sh", "requirements/server-cpu.txt", "server/src", "server/models"),
 )
-OPERATOR = Image("qwen-operator", "operator/Dockerfile", "operator", ("requirements/operator.txt", "operator/src"))
+OPERATOR = Image(
+    "qwen-operator",
+    "operator/Dockerfile",
+    "operator",
+    ("requirements/install.sh", "requirements/operator.txt", "operator/src"),
+)
 IMAGES = (SERVER, OPERATOR)
 
 
@@ -73,14 +78,14 @@ def base_tag() -> str:
 
 
 def ensure_base(settings: Settings) -> str:
-    """Make the Debian base image, in place of Docker Hub's python image. Returns a one-line summary."""
+    """Build the Debian base image that replaces Docker Hub's. Returns a one-line summary."""
     if has_local(settings, base_tag()):
-        return "all there"
+        return "up to date"
     log = settings.cache / "logs" / "image-base.log"
     with TemporaryDirectory(dir=_folder(settings), prefix="base-") as folder:
         command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}", *_apt_options()]
         env = {**os.environ, "TMPDIR": folder}
-        logged([*command, SUITE, f"{folder}/rootfs.tar", *_mirrors()], log, env=env, mend=f"see {log}")
+        logged([*command, SUITE, f"{folder}/rootfs.tar", *_mirrors()], log, env=env, hint=f"see {log}")
         Path(folder, "Dockerfile").write_text(BASE_DOCKERFILE)
         logged([*buildah(settings), "build", "-t", base_tag(), folder], log, env=build_env())
     return f"made from Debian {SUITE}"
@@ -90,43 +95,43 @@ def ensure_built(settings: Settings, image: Image) -> str:
     """Build an image into buildah's own storage. Returns a one-line summary."""
     reference = image.reference()
     if has_local(settings, reference):
-        return "all there"
+        return "up to date"
     log = settings.cache / "logs" / f"image-{image.name}.log"
     env = build_env()
     with _secrets(settings) as secrets:
         mounts = [f"--volume={settings.cache}/uv/bin:{UV_MOUNT}:ro", f"--volume={_uv_cache(settings)}:{UV_CACHE_MOUNT}"]
         what = ["--file", str(ROOT / image.dockerfile), "--target", image.target, "--build-arg", f"BASE={base_tag()}"]
         command = [*buildah(settings), "build", "--layers", *mounts, *secrets, *what, "--tag", reference, str(ROOT)]
-        logged(command, log, env=env, mend=f"see {log}")
+        logged(command, log, env=env, hint=f"see {log}")
     return f"built {reference}"
 
 
 def ensure_pushed(settings: Settings, image: Image) -> str:
-    """Put an image into the cluster's registry, building it first if need be. Returns a one-line summary."""
+    """Push an image to the cluster's registry; build it if needed. Returns a one-line summary."""
     reference = image.reference()
     if registry.has(settings, reference):
-        return f"{reference} all there"
+        return f"{reference} is up to date"
     ensure_built(settings, image)
     log = settings.cache / "logs" / f"image-{image.name}.log"
     how = ["--tls-verify=false", "--compression-format", "zstd", "--compression-level", "1"]
     command = [*settings.nsenter(), *buildah(settings), "push", *how, reference, f"docker://{reference}"]
-    logged(command, log, env=build_env(), mend=f"see {log}")
+    logged(command, log, env=build_env(), hint=f"see {log}")
     if not wait_until(lambda: registry.has(settings, reference), 10):
-        raise Problem(f"the registry does not hold {reference} after the push", f"see {log}")
+        raise Problem(f"{reference} is not in the registry after the push", f"see {log}")
     return f"pushed {reference}"
 
 
 def ensure_prepared(settings: Settings, image: Image) -> str:
-    """Build ahead of the cluster, unless its registry's files hold the image already."""
+    """Build before the cluster starts, unless the registry's files contain the image."""
     name, tag = registry.split(image.reference())
     stored = (
         settings.registry_data / "docker/registry/v2/repositories" / name / "_manifests/tags" / tag / "current/link"
     )
-    return "all there" if stored.exists() else ensure_built(settings, image)
+    return "up to date" if stored.exists() else ensure_built(settings, image)
 
 
 def buildah(settings: Settings) -> list[str]:
-    """buildah with a storage of its own under the cache."""
+    """The buildah command with its own storage in the cache."""
     return ["buildah", "--root", f"{_folder(settings)}/storage", "--runroot", f"{_folder(settings)}/runroot"]
 
 
@@ -138,7 +143,10 @@ def has_local(settings: Settings, reference: str) -> bool:
 
 
 def build_env() -> dict[str, str]:
-    """chroot isolation needs no runtime and no network of its own; overlay where the file system can, else copies."""
+    """The environment of builds: chroot isolation needs neither a runtime nor a network namespace.
+
+    Storage is an overlay file system unless STORAGE_DRIVER says otherwise.
+    """
     env = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
     env.setdefault("STORAGE_DRIVER", "overlay")
     return env
@@ -157,7 +165,7 @@ def _uv_cache(settings: Settings) -> str:
 
 @contextmanager
 def _secrets(settings: Settings) -> Iterator[list[str]]:
-    """Build secrets that let uv inside a build reach the index as it does here; no image holds them."""
+    """Build secrets that give uv in a build the same package index; no image contains them."""
     values = {**python_env.index_env(settings), "SSL_CERT_FILE": "/run/ca.pem", "UV_CACHE_DIR": UV_CACHE_MOUNT}
     lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
     with TemporaryDirectory(prefix="qwen-build-") as folder:
@@ -167,7 +175,7 @@ def _secrets(settings: Settings) -> Iterator[list[str]]:
 
 
 def _mirrors() -> list[str]:
-    """The Debian mirrors of this machine, if it runs the same suite; mmdebstrap's own default otherwise."""
+    """The Debian mirrors of this machine if it runs the same suite, else mmdebstrap's default."""
     if shutil.which("apt-get") is None:
         return []
     form = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)"
@@ -176,7 +184,10 @@ def _mirrors() -> list[str]:
 
 
 def mirror_lines(targets: str) -> list[str]:
-    """sources.list lines for the base image out of `apt-get indextargets`: Debian's own main component only."""
+    """The sources.list lines of the base image, from `apt-get indextargets`.
+
+    Only the component main of Debian itself is used.
+    """
     suites = {SUITE, f"{SUITE}-updates", f"{SUITE}-security"}
     rows = [line.split() for line in targets.splitlines()]
     chosen = {(row[0], row[1]) for row in rows if len(row) == 4 and row[1] in suites and row[2:] == ["main", "Debian"]}

@@ -1,4 +1,4 @@
-"""The npm packages that the tests of the JavaScript SDK run with, pinned by a lock file without addresses."""
+"""The npm packages of the JavaScript SDK tests, pinned by a lock file without addresses."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _PINNED = ("package.json", "package-lock.json", ".npmrc")
 
 
 def installed(settings: Settings) -> Path:
-    """The folder whose node_modules holds what PINS asks for."""
+    """The folder whose node_modules contains the packages of PINS."""
     return settings.cache / "npm-openai"
 
 
 def ensure(settings: Settings) -> str:
-    """Install what is pinned. Returns a one-line summary; raises Problem."""
+    """Install the pinned packages. Returns a one-line summary. Raises Problem."""
     stamps = Stamps(settings.cache / "stamps")
     value = digest([PINS / name for name in _PINNED])
     folder = installed(settings)
     if stamps.fresh("npm-openai", value) and (folder / "node_modules" / "openai").is_dir():
-        return "all there"
+        return "up to date"
     packages.install(settings, packages.FOR_TESTS)
     folder.mkdir(parents=True, exist_ok=True)
     for name in _PINNED:
         shutil.copyfile(PINS / name, folder / name)
     log = settings.cache / "logs" / "npm.log"
-    logged(["npm", "ci", "--ignore-scripts"], log, cwd=folder, mend=f"see {log}; is there a network?")
+    logged(["npm", "ci", "--ignore-scripts"], log, cwd=folder, hint=f"see {log}; is there a network?")
     stamps.set("npm-openai", value)
     return "installed"

@@ -1,4 +1,4 @@
-"""What a cluster leaves on the machine, also one that crashed: found by what belongs to it, and removed."""
+"""Finds and removes what a cluster leaves on the machine, also after a crash."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTAINER_LOG_LINKS = Path("/var/log/containers")
 
 
 def remove_containers(settings: Settings) -> bool:
-    """Kill and delete every container that containerd knows. Returns whether there were any."""
+    """Kill and delete every container of containerd. Returns whether there were any."""
     ctr = ["ctr", "--address", str(settings.containerd_socket), "--namespace", "k8s.io"]
     try:
         tasks = output([*ctr, "tasks", "list", "-q"]).split()
@@ -27,13 +27,13 @@ def remove_containers(settings: Settings) -> bool:
         if containers:
             output([*ctr, "containers", "delete", *containers])
     except Problem:
-        # A containerd in trouble is swept away with all the rest, and the next `up` tries again.
+        # `sweep` removes a broken containerd with everything else, and the next `up` tries again.
         return True
     return bool(tasks or containers)
 
 
 def sweep(settings: Settings) -> None:
-    """Remove processes, mounts, cgroups, the network and the files of a cluster, whatever state they are in."""
+    """Remove the processes, mounts, cgroups, network and files of a cluster in any state."""
     cgroups.remove(settings.cgroup)
     kill_all(_processes(settings), grace=0)
     _remove_shim_sockets(settings)
@@ -45,12 +45,12 @@ def sweep(settings: Settings) -> None:
             result.unlink()
     _remove_log_links(settings)
     if mounts(settings.home):
-        raise Problem(f"these mounts do not go away: {', '.join(mounts(settings.home))}", "unmount them by hand")
+        raise Problem(f"cannot unmount {', '.join(mounts(settings.home))}", "unmount them by hand")
     shutil.rmtree(settings.run, ignore_errors=True)
 
 
 def _processes(settings: Settings) -> list[int]:
-    """Everything in the cluster's network, and the container shims, which containerd starts detached."""
+    """All processes in the cluster's network, and the detached container shims."""
     family = ancestors(os.getpid())
     found = set(network.members(settings))
     marker = str(settings.run) + "/"
@@ -62,20 +62,20 @@ def _processes(settings: Settings) -> list[int]:
 
 
 def mounts(folder: Path) -> list[str]:
-    """Mount points under a folder, the innermost first."""
+    """Mount points under a folder, innermost first."""
     points = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     decoded = [point.replace("\\040", " ") for point in points]
     return sorted((point for point in decoded if point.startswith(f"{folder}/")), reverse=True)
 
 
 def _remove_shim_sockets(settings: Settings) -> None:
-    """A shim that was killed leaves its socket under /run; its bundle names it."""
+    """Remove the sockets under /run that killed shims leave; their bundles name them."""
     for address in (settings.run / "containerd").glob("io.containerd.runtime.v2.task/*/*/address"):
         Path(address.read_text().strip().removeprefix("unix://")).unlink(missing_ok=True)
 
 
 def _remove_log_links(settings: Settings) -> None:
-    """The kubelet keeps a link for every container under /var/log, wherever the logs are."""
+    """Remove the kubelet's links to container logs under /var/log."""
     if not CONTAINER_LOG_LINKS.is_dir():
         return
     for link in CONTAINER_LOG_LINKS.iterdir():

@@ -1,4 +1,4 @@
-"""The cluster's own network: a namespace, a cable to the host, and a way to do things inside it."""
+"""The cluster's network: a namespace, a veth pair to the host, and calls from inside it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def exists(settings: Settings) -> bool:
 
 
 def create(settings: Settings) -> None:
-    """Make the namespace and the cable. Raises Problem when the addresses are taken on this machine."""
+    """Create the namespace and the veth pair. Raises Problem if the addresses are in use."""
     check_free(settings)
     inside = settings.nsenter()
     output(["ip", "netns", "add", settings.name])
@@ -40,19 +40,19 @@ def create(settings: Settings) -> None:
 
 
 def check_free(settings: Settings) -> None:
-    """Raise Problem when another interface has an address in the cluster's subnet."""
+    """Raise Problem if another interface has an address in the cluster's subnet."""
     wanted = ipaddress.ip_network(f"{settings.subnet}.0/24")
     for link in json.loads(output(["ip", "-json", "addr"])):
         for address in link.get("addr_info", []):
             if address["family"] == "inet" and ipaddress.ip_address(address["local"]) in wanted:
                 raise Problem(
-                    f"the addresses {wanted} are taken by interface {link['ifname']}",
+                    f"the addresses {wanted} are in use by interface {link['ifname']}",
                     "choose others, for example: QWEN_CLUSTER_SUBNET=192.168.251 make cluster-up",
                 )
 
 
 def remove(settings: Settings) -> None:
-    """Take the namespace and the cable away; harmless when there is none."""
+    """Remove the namespace and the veth pair; does nothing if they are missing."""
     if succeeds(["ip", "link", "show", settings.link]):
         output(["ip", "link", "del", settings.link])
     if exists(settings):
@@ -75,10 +75,10 @@ def members(settings: Settings) -> list[int]:
 
 
 def inside(netns: Path, action: Callable[[], T]) -> T:
-    """Do something in a thread that lives in the cluster's network.
+    """Call `action` in a thread inside the cluster's network.
 
-    Sockets that the action opens reach ClusterIPs, pods and the registry. Names are not resolved by the cluster's
-    DNS there: use addresses. Only the thread is moved, the rest of the process stays where it is.
+    Sockets that the action opens reach ClusterIPs, pods and the registry. The cluster's DNS does
+    not resolve names there: use addresses. Only the thread moves; the rest of the process stays.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -99,12 +99,12 @@ def inside(netns: Path, action: Callable[[], T]) -> T:
 
 
 def enter(netns: Path) -> None:
-    """Move the calling thread into a network namespace, for good."""
+    """Move the calling thread into a network namespace, permanently."""
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         handle = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise Problem("the local cluster is not up", "run: make cluster-up") from error
+        raise Problem("the local cluster is not running", "run: make cluster-up") from error
     try:
         if libc.setns(handle, CLONE_NEWNET) != 0:
             number = ctypes.get_errno()

@@ -38,12 +38,12 @@ def supervisor(settings: Settings) -> Supervisor:
 
 
 def up(settings: Settings) -> None:
-    """Bring the cluster up; harmless when it is up already. What a crash left behind is cleared away first."""
+    """Start the cluster, unless it is up. Cleans up first after a crash."""
     require_root()
     require_disk(settings.cache, NEEDED_FREE_GIB)
     with locked(settings):
         if healthy(settings):
-            say(f"the cluster is up already, kubeconfig: {settings.checkout_kubeconfig}")
+            say(f"the cluster is already up; kubeconfig: {settings.checkout_kubeconfig}")
             return
         _tear_down(settings)
         with step("one-node cluster"):
@@ -55,7 +55,7 @@ def up(settings: Settings) -> None:
 
 
 def down(settings: Settings) -> None:
-    """Stop everything and leave nothing behind; harmless when nothing is up. Pulled images and keys are kept."""
+    """Stop everything and remove what is left. Pulled images and keys stay."""
     require_root()
     with locked(settings):
         _tear_down(settings)
@@ -63,7 +63,7 @@ def down(settings: Settings) -> None:
 
 
 def status(settings: Settings) -> bool:
-    """Say which parts run. Returns whether the cluster is usable."""
+    """Print which parts run. Returns whether the cluster is usable."""
     parts = supervisor(settings)
     for name in PARTS:
         pid = parts.pid(name)
@@ -87,12 +87,12 @@ def require_root() -> None:
 
 
 def require_disk(folder: Path, gibibytes: int) -> None:
-    """Raise Problem when less than so much is free where the cache lies."""
+    """Raise Problem if the file system of `folder` has less free space."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free / 2**30
     if free < gibibytes:
         raise Problem(
-            f"only {free:.1f} GiB are free in {folder}, {gibibytes} GiB are needed",
+            f"{folder} has only {free:.1f} GiB free; {gibibytes} GiB are needed",
             "free some space, or set XDG_CACHE_HOME to a folder on a larger disk",
         )
 
@@ -107,7 +107,7 @@ def locked(settings: Settings) -> Iterator[None]:
 
 
 def kubectl(settings: Settings, *arguments: str, timeout: float = 60) -> str:
-    """Run kubectl as the cluster's administrator. Raises Problem when it fails."""
+    """Run kubectl as the cluster's administrator. Raises Problem if it fails."""
     return output([settings.bin / "kubectl", f"--kubeconfig={settings.admin_conf}", *arguments], timeout=timeout)
 
 
@@ -135,7 +135,7 @@ def _bring_up(settings: Settings) -> None:
 
 
 def _clear_old_containers(settings: Settings, parts: Supervisor) -> None:
-    """Forget the containers of a cluster that ended by a crash; containerd must be started again to notice."""
+    """Delete the containers of a crashed cluster; containerd must restart to notice."""
     if leftovers.remove_containers(settings):
         parts.stop(["containerd"])
         settings.containerd_socket.unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def _clear_old_containers(settings: Settings, parts: Supervisor) -> None:
 
 
 def _finish(settings: Settings, parts: Supervisor) -> None:
-    """GPUs that the scheduler believes in, the DNS Service, the kubeconfig in the checkout."""
+    """Finish the cluster: fake GPUs, the DNS Service, and the kubeconfig in the checkout."""
     # The kubelet keeps extended resources that are set through the API.
     gpus = [{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(BELIEVED_GPUS)}]
     kubectl(settings, "patch", "node", NODE, "--subresource=status", "--type=json", "-p", json.dumps(gpus))
@@ -153,7 +153,9 @@ def _finish(settings: Settings, parts: Supervisor) -> None:
     kubectl(settings, "apply", "-f", str(manifest))
     account = ("get", "serviceaccount", "default", "-o", "name")
     if not wait_until(lambda: _quietly(settings, *account), 30):
-        raise Problem("the controller manager makes no service accounts", f"see {settings.logs}/controller-manager.log")
+        raise Problem(
+            "the controller manager creates no ServiceAccounts", f"see {settings.logs}/controller-manager.log"
+        )
     for name in PARTS:
         parts.check(name)
     target = settings.checkout_kubeconfig
@@ -165,11 +167,11 @@ def _finish(settings: Settings, parts: Supervisor) -> None:
 
 def _tear_down(settings: Settings) -> None:
     parts = supervisor(settings)
-    # Whoever starts pods goes first; containerd stays until its tasks are gone.
+    # First stop what starts pods; containerd stays until its tasks are gone.
     parts.stop(name for name in reversed(PARTS) if name not in ("containerd", "etcd", "apiserver"))
     if settings.containerd_socket.exists() and parts.pid("containerd") is not None:
         leftovers.remove_containers(settings)
-    # An API server without its etcd would not end in time.
+    # An API server without its etcd would not stop in time.
     parts.stop(["containerd", "apiserver"])
     parts.stop(["etcd"])
     leftovers.sweep(settings)

@@ -1,4 +1,4 @@
-"""Debian packages that the cluster's tools come from: found by the programs in them, installed when missing."""
+"""Debian packages of the cluster's tools: detected by their programs, installed if missing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROGRAMS = {
     "runc": "runc",
     "sysctl": "procps",
 }
-# Patterns of files.
+# File name patterns.
 FILES = {
     "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
@@ -38,15 +38,15 @@ FILES = {
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
     "/usr/lib/*/libnuma.so.1": "libnuma1",  # vLLM's CPU engine, for tests and `make serve`
 }
-# What the programs and the unit tests need, without a cluster.
+# What the programs and the unit tests need without a cluster.
 WITHOUT_CLUSTER = frozenset({"ca-certificates", "libnuma1", "prometheus", "python3-venv"})
-# What only tests need: no demo should install the few hundred packages of npm.
+# What only tests need: a demo should not install npm's hundreds of packages.
 FOR_TESTS = frozenset({"curl", "nodejs", "npm"})
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def missing(among: Collection[str] | None = None) -> list[str]:
-    """The packages that have to be installed: of those named, or else of all that a cluster needs."""
+    """The missing packages: of `among`, or else of everything that a cluster needs."""
     path = f"{os.environ.get('PATH', os.defpath)}:{SBIN}"
     names = {package for program, package in PROGRAMS.items() if shutil.which(program, path=path) is None}
     names |= {package for file, package in FILES.items() if not glob.glob(file)}
@@ -56,27 +56,29 @@ def missing(among: Collection[str] | None = None) -> list[str]:
 
 
 def install_without_cluster(settings: Settings) -> str:
-    """Install what the programs need to run outside of a cluster; on other systems than Debian that is the user's."""
-    return install(settings, WITHOUT_CLUSTER) if shutil.which("apt-get") else "this is not Debian: left alone"
+    """Install what the programs need without a cluster; only on Debian."""
+    return install(settings, WITHOUT_CLUSTER) if shutil.which("apt-get") else "not Debian: nothing installed"
 
 
 def install(settings: Settings, among: Collection[str] | None = None) -> str:
-    """Install what `missing` tells by apt-get. Returns a one-line summary."""
+    """Install the missing packages with apt-get. Returns a one-line summary."""
     wanted = missing(among)
     if not wanted:
-        return "all there"
+        return "up to date"
     line = f"apt-get install {' '.join(wanted)}"
     if shutil.which("apt-get") is None:
-        raise Problem(f"not installed: {', '.join(wanted)}", "this machine is not Debian: install what holds these")
+        raise Problem(
+            f"not installed: {', '.join(wanted)}", "this machine is not Debian: install the equivalent packages"
+        )
     if os.geteuid() != 0:
         raise Problem(f"not installed: {', '.join(wanted)}", f"run as root: {line}")
     log = settings.cache / "logs" / "apt.log"
-    # Debian starts services of some packages at once; the cluster brings its own.
+    # Debian starts the services of some packages at once; the cluster runs its own.
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    mend = f"try by hand: {line}   (log: {log})"
-    logged(["apt-get", "-q", "-o", "Acquire::Retries=3", "update"], log, env=env, mend=mend)
+    hint = f"run {line} yourself; log: {log}"
+    logged(["apt-get", "-q", "-o", "Acquire::Retries=3", "update"], log, env=env, hint=hint)
     options = ["-q", "-y", "--no-install-recommends", "-o", "Acquire::Retries=3"]
-    logged(["apt-get", "install", *options, *wanted], log, env=env, mend=mend)
+    logged(["apt-get", "install", *options, *wanted], log, env=env, hint=hint)
     if still := missing(wanted):
-        raise Problem(f"still not installed: {', '.join(still)}", mend)
+        raise Problem(f"still not installed: {', '.join(still)}", hint)
     return f"installed {', '.join(wanted)}"

@@ -1,4 +1,4 @@
-"""The cluster's keys, certificates and kubeconfigs, made by openssl and kept between starts."""
+"""The cluster's keys, certificates and kubeconfigs: made by openssl, kept between starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ ONE_MONTH = str(30 * 24 * 3600)
 
 
 def ensure(settings: Settings) -> None:
-    """Make what is missing, all anew when the addresses changed or a certificate ends soon; write the kubeconfigs."""
+    """Create the missing files and write the kubeconfigs.
+
+    Everything is renewed if the addresses changed or a certificate expires soon.
+    """
     pki = settings.pki
     made_for = pki / "made-for"
     if not (made_for.exists() and made_for.read_text() == settings.node_ip and _valid(pki / "ca.crt")):

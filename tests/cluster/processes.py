@@ -1,4 +1,4 @@
-"""Background processes: started detached, remembered by pid and start time, killed only when still the same."""
+"""Background processes, identified by pid and start time so that no other process is killed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.cluster.console import Problem
+from tests.cluster.shell import tail
 
 PROC = Path("/proc")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 0.1) -> bool:
-    """Poll until the condition holds. Returns False when the time is over."""
+    """Poll until the condition holds. Returns False on timeout."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -26,18 +27,18 @@ def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 
 
 
 def start_time(pid: int) -> str | None:
-    """The kernel's start time of a live process; None when there is none (a zombie counts as none)."""
+    """The kernel's start time of a live process; None if there is none or it is a zombie."""
     try:
         stat = (PROC / str(pid) / "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The second field, the command, may hold spaces and parentheses.
+    # The second field, the command, may contain spaces and parentheses.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else fields[19]
 
 
 def arguments(pid: int) -> list[str]:
-    """The command line of a process; empty when it is gone."""
+    """The command line of a process; empty if it is gone."""
     try:
         return (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except (FileNotFoundError, ProcessLookupError):
@@ -49,7 +50,7 @@ def all_pids() -> list[int]:
 
 
 def ancestors(pid: int) -> set[int]:
-    """The process and its parents, which no sweep may touch."""
+    """The process and its ancestors, which no cleanup may kill."""
     family = {pid}
     while pid > 1:
         try:
@@ -63,7 +64,7 @@ def ancestors(pid: int) -> set[int]:
 
 
 class Supervisor:
-    """Starts and stops the parts of one cluster. A pid file holds `pid start-time`."""
+    """Starts and stops the parts of one cluster. A pid file contains `pid start-time`."""
 
     def __init__(self, pids: Path, logs: Path) -> None:
         self.pids = pids
@@ -86,7 +87,7 @@ class Supervisor:
         (self.pids / name).write_text(f"{process.pid} {start_time(process.pid)}\n")
 
     def pid(self, name: str) -> int | None:
-        """The pid of a part that still runs; None if it does not, or if its number belongs to another process now."""
+        """The pid of a running part; None if it ended, even if its pid was reused."""
         path = self.pids / name
         if not path.exists():
             return None
@@ -96,14 +97,13 @@ class Supervisor:
         return int(words[0])
 
     def check(self, name: str) -> None:
-        """Raise Problem with the end of its log when a part has died."""
+        """Raise Problem with the end of the log if a part has died."""
         if self.pid(name) is None:
             log = self.logs / f"{name}.log"
-            lines = log.read_text(errors="replace").splitlines()[-15:] if log.exists() else []
-            raise Problem(f"{name} has stopped", f"see {log}", "\n".join(lines))
+            raise Problem(f"{name} has stopped", f"see {log}", tail(log))
 
     def wait_for(self, name: str, condition: Callable[[], bool], seconds: float) -> None:
-        """Wait until a part answers. Raises Problem when it dies or does not answer in time."""
+        """Wait until a part responds. Raises Problem if it dies or does not respond in time."""
 
         def answered() -> bool:
             self.check(name)
@@ -113,7 +113,7 @@ class Supervisor:
             raise Problem(f"{name} did not become ready within {seconds:.0f} s", f"see {self.logs / name}.log")
 
     def stop(self, names: Iterable[str], grace: float = 5) -> None:
-        """End parts: SIGTERM to all, SIGKILL to what is left after `grace` seconds."""
+        """Stop parts: SIGTERM to all, SIGKILL to the rest after `grace` seconds."""
         pids = {name: self.pid(name) for name in names}
         kill_all([pid for pid in pids.values() if pid is not None], grace)
         for name in pids:
@@ -121,7 +121,7 @@ class Supervisor:
 
 
 def kill_all(pids: Iterable[int], grace: float) -> None:
-    """SIGTERM (left out with grace 0), then SIGKILL; returns when none of these processes is left."""
+    """SIGTERM (skipped with grace 0), then SIGKILL; returns when the processes are gone."""
     alive = {pid: begun for pid in pids if (begun := start_time(pid)) is not None}
 
     def signal_all(number: signal.Signals) -> None:
@@ -143,11 +143,11 @@ def kill_all(pids: Iterable[int], grace: float) -> None:
     signal_all(signal.SIGKILL)
     if not wait_until(gone, 10, 0.02):
         left = [f"{pid} ({' '.join(arguments(pid)[:2])})" for pid, begun in alive.items() if start_time(pid) == begun]
-        raise Problem(f"these processes do not die: {', '.join(left)}", "they may hang in the kernel; a reboot helps")
+        raise Problem(f"these processes do not exit: {', '.join(left)}", "they may hang in the kernel; a reboot helps")
 
 
 def _reap() -> None:
-    """Collect children of ours that have ended."""
+    """Reap our children that have ended."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

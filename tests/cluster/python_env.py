@@ -1,4 +1,4 @@
-"""uv, the development environment, and how to reach the package index from here and from inside a build."""
+"""uv, the development environment, and access to the package index from here and from builds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASSED_ON = (
 
 
 def require_python() -> None:
-    """Raise Problem when this is not the Python that the pinned requirements are for."""
+    """Raise Problem unless this is the Python of the pinned requirements."""
     if sys.version_info[:2] != PYTHON:
         raise Problem(
             f"this is Python {sys.version.split()[0]}, the pinned requirements are for {PYTHON[0]}.{PYTHON[1]}",
@@ -40,56 +40,36 @@ def ensure_uv(settings: Settings) -> str:
     stamps = Stamps(settings.cache / "stamps")
     value = digest([UV_PINS])
     if stamps.fresh("uv", value) and uv(settings).exists():
-        return "all there"
+        return "up to date"
     folder = settings.cache / "uv"
     log = settings.cache / "logs" / "uv.log"
-    mend = f"see {log}; is there a network, and a package index that pip reaches?"
+    hint = f"see {log}; is there a network, and a package index that pip reaches?"
     if not (folder / "bin" / "pip").exists():
-        logged([sys.executable, "-m", "venv", folder], log, mend="run: apt-get install python3-venv")
-    logged([folder / "bin" / "pip", "install", "--require-hashes", "-r", UV_PINS], log, mend=mend)
+        logged([sys.executable, "-m", "venv", folder], log, hint="run: apt-get install python3-venv")
+    logged([folder / "bin" / "pip", "install", "--require-hashes", "-r", UV_PINS], log, hint=hint)
     stamps.set("uv", value)
     return "installed"
 
 
 def ensure_venv(settings: Settings) -> str:
-    """Bring the development environment to what requirements/dev.txt pins. Returns a one-line summary."""
+    """Sync the development environment with requirements/dev.txt. Returns a one-line summary."""
     stamps = Stamps(settings.cache / "stamps")
     value = venv_stamp()
     python = settings.venv / "bin" / "python"
     if stamps.fresh("venv", value) and python.exists():
-        return "all there"
+        return "up to date"
     require_python()
     log = settings.cache / "logs" / "venv.log"
     env = {**os.environ, **index_env(settings)}
-    # vLLM needs half a minute longer for every start without compiled bytecode.
+    # Without compiled bytecode, every start of vLLM takes half a minute longer.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    mend = f"see {log}; is there a network?"
+    hint = f"see {log}; is there a network?"
     if not python.exists():
         logged([uv(settings), "venv", "--no-project", "--python", sys.executable, settings.venv], log, env=env)
     sync = ["pip", "sync", "--python", str(python), "--require-hashes", "--compile-bytecode", str(DEV_PINS)]
-    logged([uv(settings), *sync], log, cwd=ROOT, env=env, mend=mend)
+    logged([uv(settings), *sync], log, cwd=ROOT, env=env, hint=hint)
     stamps.set("venv", value)
     return "synced with requirements/dev.txt"
-
-
-def compile_requirements(settings: Settings) -> None:
-    """Pin requirements/*.txt anew from the .in files, consistent with dev.txt, with hashes, without addresses."""
-    command = [
-        str(uv(settings)),
-        "pip",
-        "compile",
-        "--quiet",
-        "--upgrade",
-        "--python-version",
-        ".".join(map(str, PYTHON)),
-    ]
-    command += ["--generate-hashes", "--no-emit-index-url", "--override", "requirements/overrides.txt"]
-    log = settings.cache / "logs" / "requirements.log"
-    env = {**os.environ, **index_env(settings)}
-    for name in ("dev", "server-cpu", "operator"):
-        source, target = f"requirements/{name}.in", f"requirements/{name}.txt"
-        together = [] if name == "dev" else ["-c", "requirements/dev.txt"]
-        logged([*command, *together, source, "-o", target], log, cwd=ROOT, env=env, mend=f"see {log}")
 
 
 def venv_stamp() -> str:
@@ -97,7 +77,7 @@ def venv_stamp() -> str:
 
 
 def index_env(settings: Settings) -> dict[str, str]:
-    """Settings that make uv reach packages the way pip does on this machine: index, proxies, CA bundle."""
+    """Variables that give uv the package index, proxies and CA bundle that pip uses here."""
     env = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
     if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & env.keys():
         configured = pip_config(output([settings.cache / "uv" / "bin" / "pip", "config", "list"]))
@@ -109,7 +89,7 @@ def index_env(settings: Settings) -> dict[str, str]:
 
 
 def pip_config(listing: str) -> dict[str, str]:
-    """`pip config list` as a dictionary: option -> value; what comes from the environment wins."""
+    """Parse `pip config list` into option -> value; the environment takes precedence."""
     options: dict[str, str] = {}
     for line in sorted(listing.splitlines(), key=lambda line: line.startswith(":env:")):
         name, _, value = line.partition("=")

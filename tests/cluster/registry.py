@@ -1,4 +1,4 @@
-"""The cluster's own image registry, over its HTTP API, and the one image that is made without a Dockerfile."""
+"""The cluster's image registry over its HTTP API, and the one image without a Dockerfile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACCEPT = f"{MANIFEST}, application/vnd.docker.distribution.manifest.v2+json"
 
 
 def answers(settings: Settings) -> bool:
-    """Whether the registry is there."""
+    """Whether the registry responds."""
     try:
         network.inside(settings.netns, lambda: _request("GET", "/v2/"))
     except OSError:
@@ -30,7 +30,7 @@ def answers(settings: Settings) -> bool:
 
 
 def has(settings: Settings, image: str) -> bool:
-    """Whether the registry holds `localhost:5000/name:tag`."""
+    """Whether the registry contains `localhost:5000/name:tag`."""
     name, tag = split(image)
     try:
         network.inside(settings.netns, lambda: _request("HEAD", f"/v2/{name}/manifests/{tag}"))
@@ -48,7 +48,7 @@ def split(image: str) -> tuple[str, str]:
 
 
 def ensure_pause(settings: Settings) -> None:
-    """Put the image that holds a pod's namespaces into the registry: one static program that only waits."""
+    """Push the pause image, which holds a pod's namespaces: one static program that only waits."""
     if not has(settings, PAUSE_IMAGE):
         program = (settings.bin / "pause").read_bytes()
         network.inside(settings.netns, lambda: _push_program(PAUSE_IMAGE, "pause", program))
@@ -93,7 +93,7 @@ def _digest(content: bytes) -> str:
 
 
 def _request(method: str, path: str, body: bytes | None = None, media_type: str = "") -> str:
-    """One request to the registry; must run inside the cluster's network. Returns the Location header, or nothing."""
+    """Send one request from inside the cluster's network. Returns the Location header or ""."""
     request = urllib.request.Request(urljoin(f"http://{REGISTRY}", path), data=body, method=method)
     request.add_header("Accept", ACCEPT)
     if media_type:

@@ -1,4 +1,4 @@
-"""Where everything lies, and what the cluster's parts are called."""
+"""Paths, names and addresses of the cluster."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ BELIEVED_GPUS = 4
 
 
 def cache_dir() -> Path:
-    """The user's cache of everything that can be built again."""
+    """The user's cache, which can always be rebuilt."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "qwen-vllm"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One cluster. A second one beside it needs another name and another /24."""
+    """One cluster. A second one on the machine needs another name and another /24."""
 
     name: str
     subnet: str
@@ -37,14 +37,14 @@ class Settings:
 
     @classmethod
     def from_env(cls) -> Settings:
-        """Read QWEN_CLUSTER_NAME (default `qwen`) and QWEN_CLUSTER_SUBNET (default `192.168.250`)."""
+        """Read QWEN_CLUSTER_NAME (default `qwen`) and QWEN_CLUSTER_SUBNET (`192.168.250`)."""
         name = os.environ.get("QWEN_CLUSTER_NAME", "qwen")
         subnet = os.environ.get("QWEN_CLUSTER_SUBNET", "192.168.250")
         if not (name.isalnum() and name.islower() and len(name) <= 12):
             raise Problem(f"QWEN_CLUSTER_NAME={name!r}: up to 12 lower-case letters and digits are allowed")
         parts = subnet.split(".")
         if len(parts) != 3 or not all(part.isdigit() and int(part) < 256 for part in parts):
-            raise Problem(f"QWEN_CLUSTER_SUBNET={subnet!r}: write the first three numbers of a /24, like 192.168.250")
+            raise Problem(f"QWEN_CLUSTER_SUBNET={subnet!r}: set the first three numbers of a /24, such as 192.168.250")
         return cls(name=name, subnet=subnet, cache=cache_dir())
 
     @property
@@ -61,7 +61,7 @@ class Settings:
 
     @property
     def link(self) -> str:
-        """The host's end of the cable into the namespace."""
+        """The host's end of the veth pair."""
         return f"{self.name}0"
 
     @property
@@ -70,7 +70,7 @@ class Settings:
 
     @property
     def cgroup(self) -> str:
-        """The cgroup that holds every pod."""
+        """The cgroup of every pod."""
         return f"/{self.name}-vllm"
 
     @property
@@ -87,7 +87,7 @@ class Settings:
 
     @property
     def home(self) -> Path:
-        """What outlives `down`: keys, pulled images, the registry's content, logs."""
+        """What `down` keeps: keys, pulled images, the registry's content, logs."""
         return self.cache / ("cluster" if self.name == "qwen" else f"cluster-{self.name}")
 
     @property
@@ -126,12 +126,12 @@ class Settings:
 
     @property
     def checkout_env(self) -> Path:
-        """What a user's shell sources: the kubeconfig's place, and kubectl and helm on PATH."""
+        """A file for the user's shell: sets KUBECONFIG, and adds kubectl and helm to PATH."""
         return ROOT / ".cluster" / ("env" if self.name == "qwen" else f"{self.name}.env")
 
     def nsenter(self) -> list[str]:
-        """Prefix of a command that shall run in the cluster's network.
+        """The prefix of a command that runs in the cluster's network.
 
-        Not `ip netns exec`: that mounts a new /sys and so hides the cgroup mounts from the kubelet.
+        Not `ip netns exec`: that mounts a new /sys and hides the cgroup mounts from the kubelet.
         """
         return ["nsenter", f"--net={self.netns}"]

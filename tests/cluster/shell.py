@@ -1,4 +1,4 @@
-"""Commands: their output goes to a log, their failure becomes one line with the log's tail."""
+"""Runs commands: output goes to a log, and a failure becomes one line with the end of the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.cluster.console import Problem
 TAIL_LINES = 15
 # A step that returns its one-line summary.
 Action = Callable[[], str]
-# Neither bytecode nor the tools that made a model change what is built.
+# Neither bytecode nor the model's training tools change what is built.
 NOT_CONTENT = {"__pycache__", "training"}
 
 _running: set[subprocess.Popen[str]] = set()
@@ -34,9 +34,9 @@ def logged(
     *,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    mend: str = "",
+    hint: str = "",
 ) -> None:
-    """Run a command and append its output to `log`. Raises Problem when it fails."""
+    """Run a command and append its output to `log`. Raises Problem if it fails."""
     words = [str(word) for word in command]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as out:
@@ -47,7 +47,7 @@ def logged(
                 words, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, text=True
             )
         except FileNotFoundError as error:
-            raise Problem(f"{words[0]} is not installed", mend or "run: make deps") from error
+            raise Problem(f"{words[0]} is not installed", hint or "run: make deps") from error
         with _lock:
             _running.add(process)
         try:
@@ -56,18 +56,18 @@ def logged(
             with _lock:
                 _running.discard(process)
     if code != 0:
-        raise Problem(f"{' '.join(words[:4])} failed with exit code {code}", mend or f"see {log}", tail(log))
+        raise Problem(f"{' '.join(words[:4])} failed with exit code {code}", hint or f"see {log}", tail(log))
 
 
 def cancel_all() -> None:
-    """End every command that `logged` is running."""
+    """Terminate every command that `logged` is running."""
     with _lock:
         for process in _running:
             process.terminate()
 
 
 def output(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout: float = 60) -> str:
-    """A short command's standard output. Raises Problem when it fails."""
+    """The standard output of a short command. Raises Problem if it fails."""
     words = [str(word) for word in command]
     try:
         done = subprocess.run(
@@ -76,7 +76,7 @@ def output(command: Sequence[str | Path], *, env: Mapping[str, str] | None = Non
     except FileNotFoundError as error:
         raise Problem(f"{words[0]} is not installed", "run: make deps") from error
     except subprocess.TimeoutExpired as error:
-        raise Problem(f"{' '.join(words[:4])} gave no answer within {timeout:.0f} s") from error
+        raise Problem(f"{' '.join(words[:4])} did not finish within {timeout:.0f} s") from error
     if done.returncode != 0:
         raise Problem(f"{' '.join(words[:6])} failed with exit code {done.returncode}", details=done.stderr)
     return done.stdout
@@ -92,7 +92,7 @@ def succeeds(command: Sequence[str | Path], timeout: float = 30) -> bool:
 
 
 def digest(paths: Iterable[Path], *extra: str) -> str:
-    """A content hash over files (folders are walked; names count too) and strings."""
+    """A content hash over strings and files (with their names; folders are walked)."""
     total = hashlib.sha256()
     for path in paths:
         members = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -108,7 +108,7 @@ def digest(paths: Iterable[Path], *extra: str) -> str:
 
 
 class Stamps:
-    """Remembers by content hash what has been built, so that warm runs do nothing."""
+    """Records content hashes of finished builds, so that a repeated run does nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

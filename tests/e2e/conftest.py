@@ -1,4 +1,4 @@
-"""The cluster of the end-to-end tests, with the operator installed from the chart, and a namespace for each test."""
+"""The cluster of the end-to-end tests, with the operator, and a namespace for each test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cluster import builds
 from tests.cluster.clusters import Local
 from tests.cluster.demo import Client, install_operator
 from tests.cluster.settings import Settings
-from tests.e2e.kube import Kube
+from tests.e2e.kubectl import Kubectl
 
 REPORT = pytest.StashKey[pytest.TestReport]()
 
@@ -22,7 +22,7 @@ REPORT = pytest.StashKey[pytest.TestReport]()
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let fixtures know how their test ended."""
+    """Tell fixtures whether their test failed."""
     report = yield
     if report.when == "call":
         item.stash[REPORT] = report
@@ -31,14 +31,14 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Settings]:
-    """The local cluster, up, with both images, the ServiceMonitor's CRD and this checkout's operator."""
+    """The local cluster with both images, the monitoring CRDs and this checkout's operator."""
     settings = Settings.from_env()
     local = Local(settings)
     capture = request.config.pluginmanager.getplugin("capturemanager")
     settings.home.mkdir(parents=True, exist_ok=True)
     with (settings.home / "tests.lock").open("w") as lock:
-        with capture.global_and_fixture_disabled():  # minutes without a word would look like a hang
-            # Another run of these tests would install another operator in the middle of ours.
+        with capture.global_and_fixture_disabled():  # minutes without output would look like a hang
+            # A concurrent run of these tests would replace the operator.
             fcntl.flock(lock, fcntl.LOCK_EX)
             local.prepare()
             builds.ensure_crds(settings)
@@ -56,17 +56,17 @@ def client(cluster: Settings) -> Client:
 
 
 @pytest.fixture
-def kube(cluster: Settings, request: pytest.FixtureRequest) -> Iterator[Kube]:
-    """kubectl in a namespace of the test's own, deleted afterwards; a failed test shows what is in it."""
+def kubectl(cluster: Settings, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    """kubectl in a new namespace, which is deleted afterwards. Failures print a diagnosis."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
     namespace = f"{words[:40].strip('-')}-{uuid.uuid4().hex[:6]}"
-    kube = Kube(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
-    kube.run("create", "namespace", namespace)
-    yield kube
+    kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
+    kubectl.run("create", "namespace", namespace)
+    yield kubectl
     report = request.node.stash.get(REPORT, None)
     if report is not None and report.failed:
-        print(kube.diagnosis())
-    # All at once, so that the next test has the whole node: pods need no time to say good-bye.
-    kube.run("delete", "qwenservices", "--all", "--wait=false")
-    kube.run("delete", "pods", "--all", "--grace-period=1", "--wait=true")
-    kube.run("delete", "namespace", namespace, "--wait=false")
+        print(kubectl.diagnosis())
+    # All at once, so that the next test gets the whole node.
+    kubectl.run("delete", "qwenservices", "--all", "--wait=false")
+    kubectl.run("delete", "pods", "--all", "--grace-period=1", "--wait=true")
+    kubectl.run("delete", "namespace", namespace, "--wait=false")

@@ -1,4 +1,4 @@
-"""QwenServices for the tests: small enough that two fit a node with two cores."""
+"""QwenServices for the tests, small enough that two fit on a node with two cores."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from tests.cluster.demo import ASK
 from tests.cluster.settings import Settings
 from tests.cluster.shell import output
-from tests.e2e.kube import Kube
+from tests.e2e.kubectl import Kubectl
 
 
 def qwen_service(name: str, replicas: int = 1, **sections: Any) -> dict[str, Any]:
-    """A QwenService with the built-in model on a CPU; `sections` replace or add parts of its spec."""
+    """A QwenService with the built-in model on a CPU; `sections` replace or extend its spec."""
     spec: dict[str, Any] = {
         "model": {"source": {"builtin": "news-classifier"}},
         "engine": {"device": "cpu"},
@@ -31,9 +31,11 @@ def qwen_service(name: str, replicas: int = 1, **sections: Any) -> dict[str, Any
     }
 
 
-def ask_through_service(kube: Kube, cluster: Settings, name: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The JSON answer to a request sent from the cluster's network to the Service's address."""
-    address = kube.get("service", name)["spec"]["clusterIP"]
+def ask_through_service(
+    kubectl: Kubectl, cluster: Settings, name: str, path: str, body: dict[str, Any]
+) -> dict[str, Any]:
+    """Sends a request from the cluster's network to the Service. Returns the JSON answer."""
+    address = kubectl.get("service", name)["spec"]["clusterIP"]
     env = {**os.environ, "URL": f"http://{address}:8000", "REQUESTS": json.dumps([[path, body]])}
     answer: dict[str, Any] = json.loads(output([*cluster.nsenter(), sys.executable, "-c", ASK], env=env, timeout=90))
     return answer

@@ -1,21 +1,21 @@
-"""The main job, as `make demo` does it: the sample applied, a model served by real vLLM, asked through its Service."""
+"""The demo's path: the sample is applied, real vLLM serves a model, and the Service answers."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.cluster.demo import SAMPLE, SERVICE, Client, ask, said
-from tests.e2e.kube import Kube
+from tests.e2e.kubectl import Kubectl
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.mark.timeout(900)
-def test_sample_is_served_and_answers_the_two_requests_of_the_specification(kube: Kube, client: Client) -> None:
-    kube.run("apply", "-f", str(SAMPLE))
-    kube.wait_ready(SERVICE, timeout=600)
+def test_sample_is_served_and_answers_the_two_requests_of_the_specification(kubectl: Kubectl, client: Client) -> None:
+    kubectl.run("apply", "-f", str(SAMPLE))
+    kubectl.wait_ready(SERVICE, timeout=600)
 
-    chat, completion = ask(client, kube.namespace)
+    chat, completion = ask(client, kubectl.namespace)
 
     assert chat["object"] == "chat.completion"
     assert "【财经】" in said(chat["choices"][0])
@@ -27,8 +27,8 @@ def test_sample_is_served_and_answers_the_two_requests_of_the_specification(kube
         usage = answer["usage"]
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
-    pods = kube.pods(SERVICE)
-    assert kube.endpoints(SERVICE) == {pods[0]["status"]["podIP"]}
-    assert kube.get("servicemonitor", SERVICE)["spec"]["endpoints"][0]["port"] == "http"
-    kube.run("delete", "qwenservice", SERVICE, "--timeout=60s")
-    kube.run("wait", "--for=delete", f"deployment/{SERVICE}", f"service/{SERVICE}", "--timeout=60s")
+    pods = kubectl.pods(SERVICE)
+    assert kubectl.endpoints(SERVICE) == {pods[0]["status"]["podIP"]}
+    assert kubectl.get("servicemonitor", SERVICE)["spec"]["endpoints"][0]["port"] == "http"
+    kubectl.run("delete", "qwenservice", SERVICE, "--timeout=60s")
+    kubectl.run("wait", "--for=delete", f"deployment/{SERVICE}", f"service/{SERVICE}", "--timeout=60s")

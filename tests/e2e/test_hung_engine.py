@@ -1,4 +1,4 @@
-"""A hung engine, nothing faked: real vLLM, real kubelet, real kube-proxy, keep-alive clients."""
+"""A hung engine with real vLLM, kubelet and kube-proxy, and clients with keep-alive connections."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.settings import ROOT, Settings
-from tests.e2e import processes
-from tests.e2e.kube import Kube, wait_for
+from tests.e2e import pod_processes
+from tests.e2e.kubectl import Kubectl, wait_for
 from tests.e2e.services import qwen_service
 
 pytestmark = pytest.mark.cluster
@@ -34,7 +34,7 @@ RULES = {
 
 @contextmanager
 def keep_alive_load(cluster: Settings, url: str) -> Iterator[subprocess.Popen[str]]:
-    command = [*cluster.nsenter(), sys.executable, "-m", "tests.e2e.load", "--url", url, "--workers", "4"]
+    command = [*cluster.nsenter(), sys.executable, "-m", "tests.e2e.keep_alive_load", "--url", url, "--workers", "4"]
     load = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         yield load
@@ -44,60 +44,60 @@ def keep_alive_load(cluster: Settings, url: str) -> Iterator[subprocess.Popen[st
 
 
 def results(load: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    """Ends the load and returns its requests."""
+    """Stops the load and returns its requests."""
     load.send_signal(signal.SIGTERM)
     printed, _ = load.communicate(timeout=30)
     return [json.loads(line) for line in printed.splitlines()]
 
 
-def restarts(kube: Kube, pod: str) -> int:
-    count: int = kube.get("pod", pod)["status"]["containerStatuses"][0]["restartCount"]
+def restarts(kubectl: Kubectl, pod: str) -> int:
+    count: int = kubectl.get("pod", pod)["status"]["containerStatuses"][0]["restartCount"]
     return count
 
 
 @pytest.mark.timeout(900)
-def test_hung_pod_leaves_the_service_and_comes_back_restarted(kube: Kube, cluster: Settings) -> None:
-    kube.apply(qwen_service("news", replicas=2, **RULES))
-    kube.wait_ready("news", replicas=2, timeout=480)
-    wait_for(lambda: len(kube.endpoints("news")) == 2, 30, "two pods are not in the EndpointSlice")
-    sick, healthy = kube.pods("news")
+def test_hung_pod_leaves_the_service_and_comes_back_restarted(kubectl: Kubectl, cluster: Settings) -> None:
+    kubectl.apply(qwen_service("news", replicas=2, **RULES))
+    kubectl.wait_ready("news", replicas=2, timeout=480)
+    wait_for(lambda: len(kubectl.endpoints("news")) == 2, 30, "two pods are not in the EndpointSlice")
+    sick, healthy = kubectl.pods("news")
     address = sick["status"]["podIP"]
-    service = kube.get("service", "news")["spec"]["clusterIP"]
+    service = kubectl.get("service", "news")["spec"]["clusterIP"]
 
     with keep_alive_load(cluster, f"http://{service}:8000") as load:
-        engine = processes.pids(sick, "VLLM::EngineCore")
-        time.sleep(5)  # let every connection settle on a pod: what is measured is traffic that was flowing
+        engine = pod_processes.pids(sick, "VLLM::EngineCore")
+        time.sleep(5)  # let every connection settle on a pod, so that traffic flows before the hang
         stopped = time.time()
-        processes.send(signal.SIGSTOP, engine)
-        wait_for(lambda: address not in kube.endpoints("news"), THRESHOLD + 20, "the hung pod stays in the Service")
+        pod_processes.send(signal.SIGSTOP, engine)
+        wait_for(lambda: address not in kubectl.endpoints("news"), THRESHOLD + 20, "the hung pod stays in the Service")
         out = time.time()
-        assert kube.endpoints("news") == {healthy["status"]["podIP"]}
+        assert kubectl.endpoints("news") == {healthy["status"]["podIP"]}
         name = sick["metadata"]["name"]
-        wait_for(lambda: restarts(kube, name) == 1, 60, "the hung pod was not restarted")
-        wait_for(lambda: len(kube.endpoints("news")) == 2, 300, "the restarted pod did not come back")
+        wait_for(lambda: restarts(kubectl, name) == 1, 60, "the hung pod was not restarted")
+        wait_for(lambda: len(kubectl.endpoints("news")) == 2, 300, "the restarted pod did not come back")
         requests = results(load)
 
     failed = [r for r in requests if r["status"] != 200]
     assert {r["pod"] for r in failed} <= {address}, f"requests failed that were not on the hung pod: {failed}"
-    # kube-proxy learns of the EndpointSlice a moment after we do
+    # kube-proxy sees the EndpointSlice slightly later than this test
     settled = [r for r in failed if r["start"] > out + 3]
     assert not settled, f"requests failed after the pod was out of the Service: {settled}"
     served = [r for r in requests if r["pod"] == healthy["status"]["podIP"] and r["start"] > stopped]
     assert len(served) > 20, "the healthy pod did not serve on"
-    assert kube.get("pod", name)["metadata"]["uid"] == sick["metadata"]["uid"], "the pod was replaced, not restarted"
-    assert restarts(kube, healthy["metadata"]["name"]) == 0
-    check_record(kube, name)
+    assert kubectl.get("pod", name)["metadata"]["uid"] == sick["metadata"]["uid"], "the pod was replaced, not restarted"
+    assert restarts(kubectl, healthy["metadata"]["name"]) == 0
+    check_record(kubectl, name)
 
 
-def has_events(kube: Kube, name: str, reasons: set[str]) -> bool:
-    return reasons <= set(kube.events(name))
+def has_events(kubectl: Kubectl, name: str, reasons: set[str]) -> bool:
+    return reasons <= set(kubectl.events(name))
 
 
-def check_record(kube: Kube, pod: str) -> None:
-    """An Event for each step on the service and on the pod, and a history in status."""
+def check_record(kubectl: Kubectl, pod: str) -> None:
+    """Asserts an Event for each step on the service and the pod, and a history in status."""
     steps = {"TakenOutOfRotation", "RestartDecided", "RestartedInPlace", "RestartRecovered", "BackInRotation"}
     for name in ("news", pod):
-        wait_for(functools.partial(has_events, kube, name, steps), 20, f"{name} lacks an event of {steps}")
-    history = kube.get("qwenservice", "news")["status"]["remediation"]["history"]
+        wait_for(functools.partial(has_events, kubectl, name, steps), 20, f"{name} lacks an event of {steps}")
+    history = kubectl.get("qwenservice", "news")["status"]["remediation"]["history"]
     assert {entry["alert"] for entry in history} == {"EngineUnresponsive"}
-    assert kube.get("qwenservice", "news")["status"]["remediation"]["restartsInWindow"] == 1
+    assert kubectl.get("qwenservice", "news")["status"]["remediation"]["restartsInWindow"] == 1

@@ -1,4 +1,4 @@
-"""GPUs: what the scheduler is asked for, and what the status says when there are not enough."""
+"""GPUs: what the scheduler gets, and what the status says if there are not enough."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import pytest
 from tests.cluster import images
 from tests.cluster.clusters import Local
 from tests.cluster.settings import BELIEVED_GPUS, Settings
-from tests.e2e.kube import Kube, wait_for
+from tests.e2e.kubectl import Kubectl, wait_for
 from tests.e2e.services import qwen_service
 
 pytestmark = pytest.mark.cluster
 
-# The node's GPUs are only believed: the container runs the CPU engine, by the podTemplate that has the last word.
+# The node's GPUs are fake. The podTemplate, which is merged last, makes the container run the CPU
+# engine.
 CPU_ENGINE = {"spec": {"containers": [{"name": "server", "args": ["--device=cpu", "--enforce-eager"]}]}}
 
 
 @pytest.fixture
 def server_image(cluster: Settings) -> str:
-    """The CPU image, for pods that a cuda service schedules."""
+    """The CPU image, for the pods of a cuda service."""
     return Local(cluster).reference(images.SERVER)
 
 
@@ -30,23 +31,23 @@ def gpu_service(name: str, gpus: int, image: str) -> dict[str, object]:
     )
 
 
-def test_service_that_asks_for_a_gpu_gets_one(kube: Kube, server_image: str) -> None:
-    kube.apply(gpu_service("one", 1, server_image))
-    kube.wait_ready("one")
-    (pod,) = kube.pods("one")
+def test_service_that_asks_for_a_gpu_gets_one(kubectl: Kubectl, server_image: str) -> None:
+    kubectl.apply(gpu_service("one", 1, server_image))
+    kubectl.wait_ready("one")
+    (pod,) = kubectl.pods("one")
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["spec"]["nodeName"]
-    kube.run("delete", "qwenservice", "one", "--wait=true")
+    kubectl.run("delete", "qwenservice", "one", "--wait=true")
 
 
-def test_service_that_asks_for_too_many_gpus_says_unschedulable(kube: Kube, server_image: str) -> None:
-    kube.apply(gpu_service("many", BELIEVED_GPUS * 2, server_image))
+def test_service_that_asks_for_too_many_gpus_says_unschedulable(kubectl: Kubectl, server_image: str) -> None:
+    kubectl.apply(gpu_service("many", BELIEVED_GPUS * 2, server_image))
     wait_for(
-        lambda: kube.condition("many", "Ready")["reason"] == "Unschedulable",
+        lambda: kubectl.condition("many", "Ready")["reason"] == "Unschedulable",
         60,
-        lambda: f"Ready is {kube.condition('many', 'Ready')}",
+        lambda: f"Ready is {kubectl.condition('many', 'Ready')}",
     )
-    ready = kube.condition("many", "Ready")
+    ready = kubectl.condition("many", "Ready")
     assert ready["status"] == "False"
     assert "nvidia.com/gpu" in ready["message"]
-    kube.run("delete", "qwenservice", "many", "--wait=true")
+    kubectl.run("delete", "qwenservice", "many", "--wait=true")

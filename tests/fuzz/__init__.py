@@ -1,1 +1,1 @@
-"""Requests of all kinds, made up from the API's own description by schemathesis, against a running server."""
+"""Requests that schemathesis generates from the OpenAPI document, against a running server."""

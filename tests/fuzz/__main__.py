@@ -1,4 +1,4 @@
-"""`make fuzz`: a real server with a real vLLM under at least 10,000 generated requests."""
+"""`make fuzz`: at least 10,000 generated requests against a real server on a real vLLM."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.fuzz.rounds import Round, fuzz
-from tests.integration.serving import ServerProcess
+from tests.integration.server_process import ready_server
 
-# Small answers, so that thousands of requests take minutes.
+# Short answers, so that thousands of requests take only minutes.
 FLAGS = (
     "--max-tokens-limit=16",
     "--default-max-tokens=16",
@@ -24,7 +24,7 @@ FLAGS = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs it. Returns the exit code: 0 when every answer was as documented."""
+    """Runs the fuzzer. Returns 0 if every answer was as documented, otherwise 1."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000, help="requests to try at least (default: 10000)")
     parser.add_argument("--seed", type=int, default=None, help="repeats a run (default: another one each time)")
@@ -36,17 +36,14 @@ def main(arguments: Sequence[str]) -> int:
         folder = Path(name)
         if given.url is not None:
             return _report(_rounds(given.url, given.cases, seed, folder), [])
-        server = ServerProcess(folder, *FLAGS)
-        try:
-            server.until_ready()
-            rounds = _rounds(server.url, given.cases, seed, folder)
-            server.until(lambda: _idle(server), 30, "idle after the last request")
+        with ready_server(folder, *FLAGS) as server:
+            try:
+                rounds = _rounds(server.url, given.cases, seed, folder)
+                server.until_requests(0, 0, 30)
+            except BaseException:
+                sys.stderr.writelines(server.lines[-20:])
+                raise
             return _report(rounds, [line for line in server.lines if "Traceback" in line])
-        except BaseException:
-            sys.stderr.writelines(server.lines[-20:])
-            raise
-        finally:
-            server.kill()
 
 
 def _rounds(url: str, cases: int, seed: int, folder: Path) -> list[Round]:
@@ -56,11 +53,6 @@ def _rounds(url: str, cases: int, seed: int, folder: Path) -> list[Round]:
         print(f"fuzz: [{time.monotonic() - begun:6.1f} s] {text}", flush=True)
 
     return fuzz(url, cases=cases, seed=seed, folder=folder, tell=tell)
-
-
-def _idle(server: ServerProcess) -> bool:
-    requests = server.metrics()["requests"]
-    return bool(requests["running"] == requests["waiting"] == 0)
 
 
 def _report(rounds: list[Round], tracebacks: list[str]) -> int:

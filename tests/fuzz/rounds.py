@@ -13,17 +13,17 @@ from typing import Any
 import httpx
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
-_ROUND_CASES = 2000  # between two lines of progress
-_LEAST_EXAMPLES = 20  # of an operation in a round
+_ROUND_CASES = 2000  # between two progress messages
+_LEAST_EXAMPLES = 20  # per operation in a round
 
 
 class FuzzError(Exception):
-    """A round could not be run; the text says why."""
+    """A round could not be run; the message says why."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one run of schemathesis did; `output` is what it printed."""
+    """The result of one run of schemathesis; `output` is what it printed."""
 
     cases: int
     failures: int
@@ -44,10 +44,10 @@ def fuzz(
     folder: Path,
     tell: Callable[[str], None] = lambda _: None,
 ) -> list[Round]:
-    """Tries at least `cases` requests on the server at `url`; stops after the first round that finds something.
+    """Sends at least `cases` requests to `url`; stops after the first round with a finding.
 
-    The first round walks through the examples and the edges of every parameter, the others draw at random. Raises
-    FuzzError.
+    The first round covers the examples and the edges of every parameter; the others draw at random.
+    Raises FuzzError.
     """
     inputs = _operations_with_input(url)
     rounds: list[Round] = []
@@ -82,7 +82,7 @@ def _run(url: str, flags: list[str], report: Path) -> Round:
 
 
 def _operations_with_input(url: str) -> int:
-    """The number of operations that can be asked in more than one way."""
+    """The number of operations that accept input."""
     paths = httpx.get(f"{url}/openapi.json", timeout=30).raise_for_status().json()["paths"]
     operations = [operation for path in paths.values() for operation in path.values()]
     return max(1, sum("requestBody" in operation or "parameters" in operation for operation in operations))

@@ -1,35 +1,39 @@
-"""What the tests against a real API server share."""
+"""Fixtures of the integration tests: clients of a real server, a control plane, the operator."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import re
-import subprocess
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import anthropic
+import httpx
+import openai
 import pytest
 
-from tests.integration.control_plane import ControlPlane, control_plane, find_program, wait_until
-from tests.integration.operator_bench import Api, FakeServers, OperatorThread
-from tests.integration.serving import ServerProcess
+from tests.cluster.settings import ROOT
+from tests.integration.admin_api import AdminApi
+from tests.integration.control_plane import ControlPlane, control_plane, wait_until
+from tests.integration.fake_pods import FakePodServers
+from tests.integration.operator_thread import OperatorThread
+from tests.integration.server_process import ServerProcess
 
-ROOT = Path(__file__).parents[2]
 SHOWN_LINES = 30
 LINES_BEFORE = pytest.StashKey[dict[ServerProcess, int]]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note how much each server has written before the test."""
+    """Remember how much each server had logged before the test."""
     item.stash[LINES_BEFORE] = {server: len(server.lines) for server in ServerProcess.latest}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show with a test that failed the last of what the servers wrote meanwhile."""
+    """Add the log that the servers wrote during a failed test to its report."""
     report = yield
     if report.failed:
         before = item.stash.get(LINES_BEFORE, {})
@@ -40,10 +44,29 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(scope="module")
-def vllm_without_side_effects() -> Iterator[None]:
-    """vLLM in this process, quiet; what it writes into the environment when it is used goes with the module's tests.
+def http(server: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+        yield client
 
-    What it writes when it is imported stays: it is not imported a second time.
+
+@pytest.fixture(scope="module")
+def sdk(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def anthropic_sdk(server: ServerProcess) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def vllm_without_side_effects() -> Iterator[None]:
+    """Imports vLLM into this process, quietly.
+
+    Changes of the environment by vLLM's use are undone after the module; those of its import stay,
+    because it is not imported again.
     """
     name = "VLLM_CONFIGURE_LOGGING"
     own = {name: os.environ[name]} if name in os.environ else {}
@@ -57,54 +80,46 @@ def vllm_without_side_effects() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane with the operator installed as `kubectl apply -f manifests/install.yaml` does it."""
+    """A control plane with the operator installed from manifests/install.yaml."""
     with control_plane(tmp_path_factory.mktemp("control-plane")) as running:
-        kubectl(running, "apply", "--server-side", "-f", str(ROOT / "manifests" / "install.yaml"))
-        kubectl(running, "wait", "--for=condition=Established", "crd/qwenservices.qwen-vllm.io", "--timeout=30s")
+        running.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests" / "install.yaml"))
+        running.kubectl("wait", "--for=condition=Established", "crd/qwenservices.qwen-vllm.io", "--timeout=30s")
         yield running
-
-
-def kubectl(plane: ControlPlane, *arguments: str, text: str | None = None) -> str:
-    """Runs kubectl as administrator; fails with what it said."""
-    command = [str(find_program("kubectl")), "--kubeconfig", str(plane.kubeconfig), *arguments]
-    result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 @pytest.fixture(scope="session")
 def operator_kubeconfig(plane: ControlPlane) -> Path:
-    """A kubeconfig with the rights of the chart's own ServiceAccount, and no others."""
+    """A kubeconfig with only the rights of the chart's ServiceAccount."""
     return plane.write_kubeconfig("operator", plane.service_account_token("qwen-system", "qwen-operator"))
 
 
 @pytest.fixture
-def api(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[Api]:
-    """An administrator's view of a namespace of the test's own."""
+def api(plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[AdminApi]:
+    """An administrator's access to a new namespace."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.originalname.removeprefix("test_").lower())
     name = f"{words[:50].strip('-')}-{uuid.uuid4().hex[:6]}"
-    api = Api(plane, name)
+    api = AdminApi(plane, name)
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield api
     plane.request("DELETE", f"/api/v1/namespaces/{name}")
 
 
 @pytest.fixture
-def servers() -> Iterator[FakeServers]:
-    """What pods answer over HTTP, by their address."""
-    with FakeServers() as running:
+def servers() -> Iterator[FakePodServers]:
+    """The HTTP servers of pods, by address."""
+    with FakePodServers() as running:
         yield running
 
 
 @pytest.fixture
 def operator(
     plane: ControlPlane,
-    api: Api,
-    servers: FakeServers,
+    api: AdminApi,
+    servers: FakePodServers,
     operator_kubeconfig: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[OperatorThread]:
-    """The operator at work in the test's namespace, with the rights of the chart's ServiceAccount."""
+    """The operator in the test's namespace, with the rights of the chart's ServiceAccount."""
     monkeypatch.setenv("KUBECONFIG", str(operator_kubeconfig))
     wait_until(
         "the namespace has its ServiceAccount",

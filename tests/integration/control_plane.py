@@ -1,7 +1,7 @@
-"""A real control plane on loopback: etcd, kube-apiserver and kube-controller-manager, without a node.
+"""A real control plane on loopback: etcd, kube-apiserver and kube-controller-manager, no node.
 
-It needs no right beyond running programs: ports are free ones, files lie in a temporary folder. Pods are created but
-never run; tests play the kubelet by patching their status.
+It needs no privileges: it uses free ports and files in a temporary folder. Pods are created but
+never run; tests act as the kubelet and patch their status.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from typing import Any
 
 import yaml
 
+from tests.cluster.settings import cache_dir
+from tests.cluster.shell import tail
+
 ADMIN_TOKEN = "integration-admin"
 CONTROLLERS = (
     "deployment-controller",
@@ -36,20 +39,19 @@ START_SECONDS = 90.0
 
 
 def find_program(name: str) -> Path:
-    """A program of Kubernetes: from QWEN_CLUSTER_BIN, the project's cache, or PATH."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-vllm" / "bin"
-    folders = [Path(folder) for folder in (os.environ.get("QWEN_CLUSTER_BIN"),) if folder] + [cache]
+    """The path of a Kubernetes program: in QWEN_CLUSTER_BIN, the project's cache or PATH."""
+    folders = [Path(folder) for folder in (os.environ.get("QWEN_CLUSTER_BIN"),) if folder] + [cache_dir() / "bin"]
     for folder in folders:
         if (folder / name).exists():
             return folder / name
     found = shutil.which(name)
     if found is None:
-        raise FileNotFoundError(f"{name} is in none of {', '.join(map(str, folders))}, nor in PATH: `make cluster-bin`")
+        raise FileNotFoundError(f"{name} is in none of {', '.join(map(str, folders))}, nor in PATH: run `make deps`")
     return Path(found)
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Ports that are free now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for item in sockets:
@@ -61,7 +63,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_until(what: str, check: Callable[[], Any], seconds: float = 30.0, pause: float = 0.1) -> Any:
-    """The first true result of a check; fails with `what` when the time is over."""
+    """Returns the first true result of a check; raises TimeoutError with `what`."""
     deadline = time.monotonic() + seconds
     while True:
         result = check()
@@ -101,8 +103,15 @@ class ControlPlane:
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path
 
+    def kubectl(self, *arguments: str, text: str | None = None) -> str:
+        """Runs kubectl as administrator; fails with its error output."""
+        command = [str(find_program("kubectl")), "--kubeconfig", str(self.kubeconfig), *arguments]
+        result = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
     def request(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
-        """One call as administrator; raises urllib's HTTPError."""
+        """One call as administrator. Raises urllib's HTTPError."""
         request = urllib.request.Request(
             self.url + path,
             method=method,
@@ -115,7 +124,7 @@ class ControlPlane:
         return json.loads(text) if text.startswith(b"{") else text.decode()
 
     def service_account_token(self, namespace: str, name: str) -> str:
-        """A token of a ServiceAccount, from the API as a pod's would be."""
+        """A ServiceAccount token from the API, like that of a pod."""
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
         answer = self.request("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", body)
         return str(answer["status"]["token"])
@@ -126,7 +135,7 @@ def _openssl(folder: Path, *arguments: str) -> None:
 
 
 def _certificates(folder: Path) -> None:
-    """A CA, a certificate of the API server signed by it, and the key of ServiceAccount tokens."""
+    """Creates a CA, the API server's certificate, and the key of ServiceAccount tokens."""
     (folder / "server.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n", encoding="utf-8")
     ca = ["-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test-ca"]
     _openssl(folder, "req", *ca, "-days", "2")
@@ -161,7 +170,7 @@ def _process(folder: Path, command: Sequence[str | Path]) -> Iterator[subprocess
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float = 15.0) -> int:
-    """Ends a process, by force when it does not listen; returns its exit code."""
+    """Stops a process, by force if SIGTERM does not help. Returns its exit code."""
     process.terminate()
     try:
         return process.wait(seconds)
@@ -170,17 +179,11 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 15.0) -> int:
         return process.wait()
 
 
-def log_tail(folder: Path, name: str, lines: int = 20) -> str:
-    """The last lines of a program's log."""
-    path = folder / f"{name}.log"
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
-
-
 def _answers(plane: ControlPlane, processes: Sequence[subprocess.Popen[bytes]]) -> bool:
     for process in processes:
         if process.poll() is not None:
             name = Path(str(process.args[0] if isinstance(process.args, list) else process.args)).name
-            raise RuntimeError(f"{name} ended:\n{log_tail(plane.folder, name)}")
+            raise RuntimeError(f"{name} ended:\n{tail(plane.folder / f'{name}.log')}")
     try:
         return bool(plane.request("GET", "/readyz") == "ok")
     except (OSError, urllib.error.URLError):
@@ -189,7 +192,7 @@ def _answers(plane: ControlPlane, processes: Sequence[subprocess.Popen[bytes]]) 
 
 @contextmanager
 def control_plane(folder: Path) -> Iterator[ControlPlane]:
-    """Starts a control plane in a folder and stops it at the end."""
+    """Starts a control plane in a folder; stops it at the end of the block."""
     _certificates(folder)
     client_port, peer_port, api_port = free_ports(3)
     etcd_url, peer_url = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"

@@ -1,7 +1,8 @@
-"""A client in a process of its own, on raw sockets: what it measures is the server, and not a client's library.
+"""A load client as a separate process on raw sockets, so that only the server is measured.
 
-`python -m tests.integration.load` reads a Plan as JSON from its standard input. Each connection sends one request after
-the other and is kept alive; at the end one line of JSON for each answer goes to standard output.
+`python -m tests.integration.load` reads a Plan as JSON from standard input. Each connection is kept
+alive and sends one request after another. At the end the process prints one line of JSON per
+answer.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
-ROOT = Path(__file__).parents[2]
+from tests.cluster.settings import ROOT
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """`connections` send `requests` in turn, `count` in all or for `seconds`, with `pause` seconds after each."""
+    """`connections` send `requests` in turn and pause `pause` seconds after each one.
+
+    They stop after `count` requests in all, or after `seconds`.
+    """
 
     port: int
     requests: Sequence[Request]
@@ -42,9 +45,9 @@ class Plan:
 
 @dataclass
 class Answer:
-    """What a client saw. `sent` is a reading of the machine's monotonic clock; times are seconds from there.
+    """What a client saw. `sent` is a monotonic time; the other times are seconds since then.
 
-    `ttft` is that of the first event of a stream, None elsewhere; `completion_tokens` come from the usage.
+    `ttft` is the time of a stream's first event; `completion_tokens` comes from the usage.
     """
 
     path: str
@@ -60,13 +63,13 @@ class Answer:
 
     @property
     def decoding(self) -> float:
-        """Tokens a second after the first one."""
+        """Tokens per second after the first one."""
         assert self.ttft is not None
         return (self.completion_tokens - 1) / (self.latency - self.ttft)
 
 
 class Load:
-    """`with Load(plan) as load`: the client runs meanwhile; `answers()` waits for its end."""
+    """`with Load(plan) as load`: the client runs in the block; `answers()` waits for its end."""
 
     def __init__(self, plan: Plan) -> None:
         self._process = subprocess.Popen(
@@ -90,11 +93,11 @@ class Load:
 
     @property
     def running(self) -> bool:
-        """Whether it still sends."""
+        """Whether the client still sends."""
         return self._process.poll() is None
 
     def answers(self, seconds: float = 120) -> list[Answer]:
-        """Every answer, in the order of their ends."""
+        """All answers in the order in which they ended."""
         output, _ = self._process.communicate(timeout=seconds)
         assert self._process.returncode == 0
         return [Answer(**json.loads(line)) for line in output.splitlines()]
@@ -107,7 +110,7 @@ def measured(plan: Plan, seconds: float = 120) -> list[Answer]:
 
 
 class _Connection:
-    """One connection that is opened anew when the server has closed it."""
+    """One connection; it reconnects if the server has closed it."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -118,7 +121,7 @@ class _Connection:
         try:
             if self._streams is None:
                 self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22)
-                answer.sent = time.monotonic()  # what opening takes is not the answer's
+                answer.sent = time.monotonic()  # connecting does not count
             reader, writer = self._streams
             writer.write(head)
             await self._read(reader, answer)

@@ -1,4 +1,4 @@
-"""The chart through Helm against a real API server: installed, changed, removed, and what stays."""
+"""The chart, installed by Helm on a real API server: install, upgrade, uninstall."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import yaml
 from charts import generate
 
 from tests.cluster import builds
-from tests.cluster.settings import Settings
-from tests.integration.conftest import ROOT, kubectl
+from tests.cluster.settings import ROOT, Settings
 from tests.integration.control_plane import ControlPlane, control_plane
 
 pytestmark = pytest.mark.cluster
@@ -24,14 +23,14 @@ OURS = "app.kubernetes.io/instance=qwen-operator"
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane of its own, because the definition comes and goes here."""
+    """A separate control plane, because these tests add and remove the CRD."""
     with control_plane(tmp_path_factory.mktemp("chart")) as running:
         yield running
 
 
 @pytest.fixture
 def program(request: pytest.FixtureRequest) -> str:
-    """Which helm: 3, and with `both` also 4, which applies server-side."""
+    """The Helm program: 3, and with `both` also 4, which uses server-side apply."""
     return str(getattr(request, "param", "helm"))
 
 
@@ -40,16 +39,16 @@ both = pytest.mark.parametrize("program", ["helm", "helm4/helm"], indirect=True)
 
 @pytest.fixture
 def installed(empty: ControlPlane, program: str) -> Iterator[ControlPlane]:
-    """The chart with its defaults; afterwards nothing of it is left."""
+    """The chart with its defaults; it is removed completely afterwards."""
     helm(empty, "install", "qwen-operator", str(generate.CHART), "--create-namespace", program=program)
-    kubectl(empty, "wait", "--for=condition=Established", "crd/qwenservices.qwen-vllm.io", "--timeout=30s")
+    empty.kubectl("wait", "--for=condition=Established", "crd/qwenservices.qwen-vllm.io", "--timeout=30s")
     yield empty
     helm(empty, "uninstall", "qwen-operator", "--ignore-not-found", program=program)
-    kubectl(empty, "delete", "crd", "qwenservices.qwen-vllm.io", "--ignore-not-found")
+    empty.kubectl("delete", "crd", "qwenservices.qwen-vllm.io", "--ignore-not-found")
 
 
 def helm(plane: ControlPlane, *arguments: str, program: str = "helm") -> str:
-    """Runs helm as administrator in the operator's namespace; fails with what it said."""
+    """Runs helm as administrator in the operator's namespace; fails with its error output."""
     command = [generate.find_helm(program), *arguments, "--namespace", generate.NAMESPACE]
     environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "HELM_CACHE_HOME": str(plane.folder / "helm")}
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
@@ -58,7 +57,7 @@ def helm(plane: ControlPlane, *arguments: str, program: str = "helm") -> str:
 
 
 def may(plane: ControlPlane, verb: str, group: str, resource: str, namespace: str = "default") -> bool:
-    """Whether the operator's ServiceAccount may do something; a subresource is written `pods/status`."""
+    """Whether the operator's ServiceAccount may do this; a subresource is written `pods/status`."""
     plural, _, subresource = resource.partition("/")
     wanted = {"verb": verb, "group": group, "resource": plural, "subresource": subresource, "namespace": namespace}
     review = {
@@ -75,21 +74,21 @@ def may(plane: ControlPlane, verb: str, group: str, resource: str, namespace: st
 
 
 def names(plane: ControlPlane, kinds: str, selector: str = OURS) -> set[str]:
-    listed = kubectl(plane, "get", kinds, "--all-namespaces", "-l", selector, "-o", "name", "--ignore-not-found")
+    listed = plane.kubectl("get", kinds, "--all-namespaces", "-l", selector, "-o", "name", "--ignore-not-found")
     return set(listed.split())
 
 
 def test_installed_chart_serves_the_definition_and_accepts_every_sample(installed: ControlPlane) -> None:
     assert len(SAMPLES) >= 2
     for sample in SAMPLES:
-        assert "created (server dry run)" in kubectl(installed, "apply", "--dry-run=server", "-f", str(sample))
+        assert "created (server dry run)" in installed.kubectl("apply", "--dry-run=server", "-f", str(sample))
     assert "deployment.apps/qwen-operator" in names(installed, "deployments")
 
 
 def test_notes_of_the_installed_chart_can_be_applied_as_they_stand(installed: ControlPlane) -> None:
     notes = helm(installed, "get", "notes", "qwen-operator")
     sample = notes.split("kubectl apply -f - <<'END'\n")[1].split("\n  END\n")[0]
-    assert "created (server dry run)" in kubectl(installed, "apply", "--dry-run=server", "-f", "-", text=sample)
+    assert "created (server dry run)" in installed.kubectl("apply", "--dry-run=server", "-f", "-", text=sample)
 
 
 def test_operator_may_do_its_work_and_not_more(installed: ControlPlane) -> None:
@@ -130,38 +129,38 @@ def test_upgrade_can_switch_the_election_off_and_on(installed: ControlPlane, pro
     strategies = []
     for values in (alone, ("--reset-values",)):
         helm(installed, "upgrade", "qwen-operator", str(generate.CHART), *values, program=program)
-        found = kubectl(installed, "get", "deployment", "qwen-operator", "-n", generate.NAMESPACE, "-o", "yaml")
+        found = installed.kubectl("get", "deployment", "qwen-operator", "-n", generate.NAMESPACE, "-o", "yaml")
         strategies.append(yaml.safe_load(found)["spec"]["strategy"]["type"])
     assert strategies == ["Recreate", "RollingUpdate"]
 
 
 @both
 def test_uninstall_keeps_services_and_a_new_install_takes_them_over(installed: ControlPlane, program: str) -> None:
-    kubectl(installed, "apply", "-f", str(SAMPLES[0]))
-    before = kubectl(installed, "get", "qwenservices", "-A", "-o", "name")
+    installed.kubectl("apply", "-f", str(SAMPLES[0]))
+    before = installed.kubectl("get", "qwenservices", "-A", "-o", "name")
     helm(installed, "uninstall", "qwen-operator", program=program)
     assert names(installed, "deployments,roles,clusterroles,services,serviceaccounts") == set()
-    assert kubectl(installed, "get", "qwenservices", "-A", "-o", "name") == before != ""
+    assert installed.kubectl("get", "qwenservices", "-A", "-o", "name") == before != ""
     helm(installed, "install", "qwen-operator", str(generate.CHART), program=program)
-    assert kubectl(installed, "get", "qwenservices", "-A", "-o", "name") == before
+    assert installed.kubectl("get", "qwenservices", "-A", "-o", "name") == before
 
 
 def test_install_manifest_can_follow_a_removed_release(installed: ControlPlane) -> None:
     helm(installed, "uninstall", "qwen-operator")
     manifest = str(Path(generate.INSTALL))
-    kubectl(installed, "apply", "--server-side", "-f", manifest)
-    kubectl(installed, "apply", "--server-side", "-f", manifest)
+    installed.kubectl("apply", "--server-side", "-f", manifest)
+    installed.kubectl("apply", "--server-side", "-f", manifest)
     assert may(installed, "patch", "apps", "deployments")
-    kubectl(installed, "delete", "-f", manifest, "--timeout=50s")
+    installed.kubectl("delete", "-f", manifest, "--timeout=50s")
 
 
 def test_monitoring_appears_where_its_api_does(installed: ControlPlane) -> None:
     settings = Settings.from_env()
     builds.ensure_crds(settings)
-    kubectl(installed, "apply", "--server-side", "-f", str(builds.crds(settings)))
+    installed.kubectl("apply", "--server-side", "-f", str(builds.crds(settings)))
     kinds = "servicemonitors,prometheusrules"
     for kind in kinds.split(","):
-        kubectl(installed, "wait", "--for=condition=Established", f"crd/{kind}.monitoring.coreos.com", "--timeout=30s")
+        installed.kubectl("wait", "--for=condition=Established", f"crd/{kind}.monitoring.coreos.com", "--timeout=30s")
     assert names(installed, kinds) == set()
     helm(installed, "upgrade", "qwen-operator", str(generate.CHART))
     found = names(installed, kinds)
@@ -172,4 +171,4 @@ def test_monitoring_appears_where_its_api_does(installed: ControlPlane) -> None:
     assert "configmap/qwen-operator-dashboards" in names(installed, "configmaps")
     helm(installed, "uninstall", "qwen-operator")
     assert names(installed, kinds) == set()
-    kubectl(installed, "delete", "--wait=false", "-f", str(builds.crds(settings)))
+    installed.kubectl("delete", "--wait=false", "-f", str(builds.crds(settings)))

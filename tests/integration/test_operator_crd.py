@@ -1,4 +1,4 @@
-"""The definition of QwenServices in a real API server: defaults, and refusals that name the field."""
+"""The CRD in a real API server: defaults, and validation errors that name the field."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.integration.admin_api import QS, AdminApi, qwen_service
 from tests.integration.control_plane import ControlPlane, find_program
-from tests.integration.operator_bench import QS, Api, qwen_service
 
 pytestmark = pytest.mark.cluster
 
@@ -18,7 +18,8 @@ SAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "samples").glob("*.y
 
 
 def kubectl_apply(plane: ControlPlane, namespace: str, obj: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """What a user's `kubectl apply` says."""
+    """The result of `kubectl apply`."""
+
     command = [find_program("kubectl"), "--kubeconfig", plane.kubeconfig, "-n", namespace, "apply", "-f", "-"]
     return subprocess.run(
         list(map(str, command)), input=json.dumps(obj), capture_output=True, text=True, check=False, timeout=60
@@ -35,7 +36,7 @@ def spec_with(section: str, value: Any) -> dict[str, Any]:
     return obj
 
 
-def test_defaults_are_filled_in(api: Api) -> None:
+def test_defaults_are_filled_in(api: AdminApi) -> None:
     created = api.create(qwen_service())
     spec = created["spec"]
     assert spec["replicas"] == 1
@@ -52,7 +53,7 @@ def test_defaults_are_filled_in(api: Api) -> None:
     assert remediation["backoff"] == {"base": "30s", "max": "10m"}
 
 
-def test_the_smallest_service_is_enough(plane: ControlPlane, api: Api) -> None:
+def test_the_smallest_service_is_enough(plane: ControlPlane, api: AdminApi) -> None:
     smallest = {
         "apiVersion": QS,
         "kind": "QwenService",
@@ -64,14 +65,14 @@ def test_the_smallest_service_is_enough(plane: ControlPlane, api: Api) -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
-def test_samples_are_accepted(plane: ControlPlane, api: Api, sample: Path) -> None:
+def test_samples_are_accepted(plane: ControlPlane, api: AdminApi, sample: Path) -> None:
     command = [find_program("kubectl"), "--kubeconfig", plane.kubeconfig, "-n", api.namespace, "apply", "-f", sample]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
-    ("section", "value", "said"),
+    ("section", "value", "expected"),
     [
         ("engine.tensorParalellSize", 2, 'unknown field "spec.engine.tensorParalellSize"'),
         ("model.source.pvc", {"claimName": "models"}, "spec.model.source"),
@@ -86,15 +87,15 @@ def test_samples_are_accepted(plane: ControlPlane, api: Api, sample: Path) -> No
     ],
 )
 def test_bad_input_is_refused_with_the_field(
-    plane: ControlPlane, api: Api, section: str, value: Any, said: str
+    plane: ControlPlane, api: AdminApi, section: str, value: Any, expected: str
 ) -> None:
     result = kubectl_apply(plane, api.namespace, spec_with(section, value))
     assert result.returncode != 0
-    assert said in result.stderr
+    assert expected in result.stderr
     assert not api.objects(QS, "qwenservices")
 
 
-def test_more_parallelism_than_gpus_is_refused(plane: ControlPlane, api: Api) -> None:
+def test_more_parallelism_than_gpus_is_refused(plane: ControlPlane, api: AdminApi) -> None:
     obj = spec_with("engine", {"device": "cuda", "tensorParallelSize": 4})
     obj["spec"]["gpu"] = {"count": 2}
     result = kubectl_apply(plane, api.namespace, obj)
@@ -103,7 +104,7 @@ def test_more_parallelism_than_gpus_is_refused(plane: ControlPlane, api: Api) ->
     assert "tensorParallelSize" in result.stderr
 
 
-def test_columns_are_printed(plane: ControlPlane, api: Api) -> None:
+def test_columns_are_printed(plane: ControlPlane, api: AdminApi) -> None:
     api.create(qwen_service())
     command = [find_program("kubectl"), "--kubeconfig", plane.kubeconfig, "-n", api.namespace, "get", "qs"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=60)

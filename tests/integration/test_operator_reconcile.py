@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.integration.admin_api import QS, AdminApi, qwen_service
 from tests.integration.control_plane import wait_until
-from tests.integration.operator_bench import QS, Api, OperatorThread, qwen_service
+from tests.integration.operator_thread import OperatorThread
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 
@@ -20,17 +21,17 @@ CHILDREN = [
 ]
 
 
-def exist(api: Api, children: list[tuple[str, str, str]]) -> bool:
+def exist(api: AdminApi, children: list[tuple[str, str, str]]) -> bool:
     return all(api.get(*child) is not None for child in children)
 
 
-def container(api: Api) -> dict[str, Any]:
+def container(api: AdminApi) -> dict[str, Any]:
     deployment = api.deployment()
     assert deployment is not None
     return dict(deployment["spec"]["template"]["spec"]["containers"][0])
 
 
-def test_children_are_made_and_owned(api: Api) -> None:
+def test_children_are_made_and_owned(api: AdminApi) -> None:
     service = api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     for child in CHILDREN:
@@ -43,7 +44,7 @@ def test_children_are_made_and_owned(api: Api) -> None:
     assert container(api)["image"] == "server:cpu"
 
 
-def test_the_object_itself_gets_a_status_and_nothing_else(api: Api) -> None:
+def test_the_object_itself_gets_a_status_and_nothing_else(api: AdminApi) -> None:
     created = api.create(qwen_service())
     wait_until("a status", lambda: api.condition("Ready"))
     service = api.service()
@@ -59,7 +60,7 @@ def test_the_object_itself_gets_a_status_and_nothing_else(api: Api) -> None:
 
 
 @pytest.mark.parametrize("child", CHILDREN, ids=lambda child: child[1])
-def test_a_deleted_child_comes_back(api: Api, child: tuple[str, str, str]) -> None:
+def test_a_deleted_child_comes_back(api: AdminApi, child: tuple[str, str, str]) -> None:
     api.create(qwen_service())
     first = wait_until("the child", lambda: exist(api, CHILDREN) and api.get(*child))
     api.delete(*child)
@@ -71,7 +72,7 @@ def test_a_deleted_child_comes_back(api: Api, child: tuple[str, str, str]) -> No
     wait_until("the child is back", is_back, seconds=10)
 
 
-def test_drift_is_repaired(api: Api) -> None:
+def test_drift_is_repaired(api: AdminApi) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     api.patch("v1", "services", "news", {"spec": {"selector": {"qwen-vllm.io/service": "other"}}})
@@ -90,7 +91,7 @@ def test_drift_is_repaired(api: Api) -> None:
     wait_until("the drift is repaired", is_repaired, seconds=10)
 
 
-def test_a_lost_label_is_repaired(api: Api) -> None:
+def test_a_lost_label_is_repaired(api: AdminApi) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     label = "app.kubernetes.io/managed-by"
@@ -103,7 +104,7 @@ def test_a_lost_label_is_repaired(api: Api) -> None:
     wait_until("the label is back", is_back, seconds=10)
 
 
-def test_a_field_that_is_no_longer_asked_for_is_removed(api: Api) -> None:
+def test_a_field_that_is_no_longer_asked_for_is_removed(api: AdminApi) -> None:
     template = {"metadata": {"labels": {"team": "news"}}, "spec": {"hostNetwork": True}}
     api.create(qwen_service(podTemplate=template, engine={"device": "cpu", "env": [{"name": "A", "value": "1"}]}))
 
@@ -119,7 +120,7 @@ def test_a_field_that_is_no_longer_asked_for_is_removed(api: Api) -> None:
     assert not any(item["name"] == "A" for item in container(api)["env"])
 
 
-def test_a_child_that_is_no_longer_asked_for_is_removed(api: Api) -> None:
+def test_a_child_that_is_no_longer_asked_for_is_removed(api: AdminApi) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     api.patch(QS, "qwenservices", "news", {"spec": {"disruption": {"podDisruptionBudget": "Disabled"}}})
@@ -127,7 +128,7 @@ def test_a_child_that_is_no_longer_asked_for_is_removed(api: Api) -> None:
     assert exist(api, CHILDREN[:3])
 
 
-def test_a_budget_of_the_user_replaces_ours(api: Api) -> None:
+def test_a_budget_of_the_user_replaces_ours(api: AdminApi) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     theirs = {
@@ -142,7 +143,7 @@ def test_a_budget_of_the_user_replaces_ours(api: Api) -> None:
     wait_until("ours is back", lambda: api.get("policy/v1", "poddisruptionbudgets", "news") is not None, seconds=10)
 
 
-def test_deletion_cleans_up(api: Api) -> None:
+def test_deletion_cleans_up(api: AdminApi) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     api.started(1)
@@ -154,7 +155,7 @@ def test_deletion_cleans_up(api: Api) -> None:
     wait_until("everything is gone", is_clean, seconds=30)
 
 
-def test_the_scale_subresource_scales_the_deployment(api: Api) -> None:
+def test_the_scale_subresource_scales_the_deployment(api: AdminApi) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     api.patch(QS, "qwenservices", "news", {"spec": {"replicas": 3}}, "scale")
@@ -166,7 +167,7 @@ def test_the_scale_subresource_scales_the_deployment(api: Api) -> None:
     assert "qwen-vllm.io/service=news" in scale["status"]["selector"]
 
 
-def test_a_refused_pod_template_changes_nothing_and_says_why(api: Api) -> None:
+def test_a_refused_pod_template_changes_nothing_and_says_why(api: AdminApi) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     bad = {"spec": {"terminationGracePeriodSeconds": -5, "containers": [{"name": "server", "image": "other"}]}}
@@ -179,10 +180,14 @@ def test_a_refused_pod_template_changes_nothing_and_says_why(api: Api) -> None:
     assert service["spec"]["ports"][0]["port"] == 8000
     assert api.events("InvalidPodTemplate")
     api.patch(QS, "qwenservices", "news", {"spec": {"podTemplate": None}})
-    wait_until("it is mended", lambda: api.condition("Progressing").get("reason") != "InvalidPodTemplate", seconds=10)
+    wait_until(
+        "the reason is gone",
+        lambda: api.condition("Progressing").get("reason") != "InvalidPodTemplate",
+        seconds=10,
+    )
 
 
-def test_an_object_of_someone_else_is_not_taken(api: Api) -> None:
+def test_an_object_of_someone_else_is_not_taken(api: AdminApi) -> None:
     theirs = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "news"}, "spec": {"ports": [{"port": 1}]}}
     api.create(theirs)
     api.create(qwen_service())
@@ -192,10 +197,10 @@ def test_an_object_of_someone_else_is_not_taken(api: Api) -> None:
     assert service is not None
     assert service["spec"]["ports"][0]["port"] == 1
     api.delete("v1", "services", "news")
-    wait_until("it is mended", lambda: exist(api, CHILDREN), seconds=70)
+    wait_until("all children exist", lambda: exist(api, CHILDREN), seconds=70)
 
 
-def test_thresholds_change_without_a_restart(api: Api) -> None:
+def test_thresholds_change_without_a_restart(api: AdminApi) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     [pod] = api.started(1)
@@ -208,13 +213,14 @@ def test_thresholds_change_without_a_restart(api: Api) -> None:
         found = annotations.get("qwen-vllm.io/config-hash")
         return None if found is None else str(found)
 
-    wait_until("the pod is nudged", hash_of_pod, seconds=10)
+    wait_until("the pod is annotated", hash_of_pod, seconds=10)
+
     after = api.deployment()
     assert after is not None
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
 
 
-def test_an_operator_at_rest_writes_nothing(api: Api, operator: OperatorThread) -> None:
+def test_an_operator_at_rest_writes_nothing(api: AdminApi, operator: OperatorThread) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     api.started(1)

@@ -1,4 +1,4 @@
-"""Alarms of a real server with a worker process: none while it works or idles, one when it stops, and its death."""
+"""Alerts of a real server with a worker process: under load, idle, stopped, and dying."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from qwen_server.config.settings import Settings
+from tests.integration import builtin_model
 from tests.integration.load import Load, Plan, Request
-from tests.integration.serving import ServerProcess, ready_server, stopped, wait_until_gone
-from tests.integration.watch import Watch, alarms, figures, histogram, read
+from tests.integration.metrics_sampler import MetricsSampler, alarms, figures, histogram, read
+from tests.integration.server_process import ServerProcess, real_server, stopped, wait_until_gone
 
 SOAK_SECONDS = 60 * float(os.environ.get("SOAK_MINUTES", "0.3"))
 IDLE_SECONDS = 60 * float(os.environ.get("IDLE_MINUTES", "1"))
@@ -42,28 +40,26 @@ HANG_SECONDS = 6.0
 CHUNKS_SECONDS = 2.0
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One with `auto` limits, and a KV cache that holds fewer requests than the scheduler may run."""
-    flags = ("--max-concurrent-requests=auto", "--max-queue-size=auto", "--max-model-len=2048", "--kv-cache-gib=0.005")
-    engine = "--distributed-executor-backend=mp", f"--max-num-seqs={SEQUENCES}"
-    thresholds = {"EngineUnresponsive": HANG_SECONDS, "GenerationStalled": HANG_SECONDS}
-    with ready_server(tmp_path_factory.mktemp("auto"), *flags, "--", *engine, **thresholds) as server:
-        yield server
+# With `auto` limits, and a KV cache that holds fewer requests than the scheduler may run.
+server = real_server(
+    *("--max-concurrent-requests=auto", "--max-queue-size=auto", "--max-model-len=2048", "--kv-cache-gib=0.005"),
+    engine=("--distributed-executor-backend=mp", f"--max-num-seqs={SEQUENCES}"),
+    EngineUnresponsive=HANG_SECONDS,
+    GenerationStalled=HANG_SECONDS,
+)
+# Reads a long prompt in small chunks.
+long_context = real_server(
+    model="long_context_model",
+    engine=["--max-num-batched-tokens=512"],
+    EngineUnresponsive=CHUNKS_SECONDS,
+    GenerationStalled=CHUNKS_SECONDS,
+)
 
 
 @pytest.fixture(scope="module")
-def long_context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The built-in model with a context of 40 k tokens, beyond what it was trained for, read in small chunks."""
-    folder = tmp_path_factory.mktemp("long")
-    model = folder / "model"
-    shutil.copytree(Settings().model_path, model)
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40960}))
-    flags = f"--model={model}", "--", "--max-num-batched-tokens=512"
-    thresholds = {"EngineUnresponsive": CHUNKS_SECONDS, "GenerationStalled": CHUNKS_SECONDS}
-    with ready_server(folder, *flags, **thresholds) as server:
-        yield server
+def long_context_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model with a context of 40 k tokens, more than it was trained for."""
+    return builtin_model.copy(tmp_path_factory.mktemp("long") / "model", max_position_embeddings=40960)
 
 
 def limits(server: ServerProcess) -> tuple[int, int]:
@@ -77,7 +73,7 @@ def cache_tokens(server: ServerProcess) -> int:
 
 
 def test_auto_runs_as_many_as_the_cache_holds(server: ServerProcess) -> None:
-    """Before any request a prompt is taken to have 256 tokens, and every answer the most that may be asked for."""
+    """Before any request, prompts count as 256 tokens and answers as the maximum."""
     fitting = cache_tokens(server) // (256 + 512)
     assert 2 <= fitting < SEQUENCES
     server.until(lambda: limits(server)[0] == fitting, 5, "the limit follows the engine")
@@ -85,17 +81,18 @@ def test_auto_runs_as_many_as_the_cache_holds(server: ServerProcess) -> None:
 
 
 def test_every_figure_is_what_the_clients_measured(server: ServerProcess) -> None:
-    """More clients than run at a time, so that the figures hold the wait in the line.
+    """More clients than the server runs at a time, so that the figures include the queue.
 
-    The first token is a word: one without a text, such as the end that these requests ignore, no client would see.
+    The first token is a word: a client would not see a token without text, such as the end token
+    that these requests ignore.
     """
     request = Request(PATH, STREAM | {"prompt": "请分类：苹果发布新款iPhone\n类别：", "temperature": 0})
     before = server.metrics()
     assert before["slo"]["sample_size"] == 0
     begun = time.monotonic()
-    with Watch(server) as watch, Load(Plan(server.port, [request], connections=12, count=72)) as clients:
+    with MetricsSampler(server) as sampler, Load(Plan(server.port, [request], connections=12, count=72)) as clients:
         answers = clients.answers()
-        watch.check()
+        sampler.check()
     after = server.metrics()
     passed = time.monotonic() - begun
     assert {(answer.status, answer.complete) for answer in answers} == {(200, True)}
@@ -112,11 +109,11 @@ def test_every_figure_is_what_the_clients_measured(server: ServerProcess) -> Non
     assert after["uptime"]["seconds"] - before["uptime"]["seconds"] == pytest.approx(passed, rel=0.05, abs=0.2)
     assert requests["requests_per_second"] == pytest.approx(72 / after["uptime"]["seconds"], rel=0.05)
     moved = zip(after["latency_histogram"].values(), histogram(answers), strict=True)
-    assert sum(abs(own - seen) for own, seen in moved) <= 6  # some lie close to an edge
+    assert sum(abs(own - seen) for own, seen in moved) <= 6  # some are close to an edge
 
 
 def test_auto_runs_no_more_than_the_scheduler_takes(server: ServerProcess) -> None:
-    """The prompts so far were short, which leaves the cache room for more than that."""
+    """The prompts so far were short, so that the cache has room for more."""
     prompt = server.metrics()["tokens"]["total_input"] // 72
     assert cache_tokens(server) // (prompt + 512) >= SEQUENCES
     server.until(lambda: limits(server)[0] == SEQUENCES, 5, "the limit follows the prompts")
@@ -124,36 +121,37 @@ def test_auto_runs_no_more_than_the_scheduler_takes(server: ServerProcess) -> No
 
 
 def test_full_load_raises_no_alarm(server: ServerProcess) -> None:
-    """`make soak MINUTES=30` makes it last."""
+    """`make soak MINUTES=30` extends it."""
     load = [Request(PATH, STREAM), Request(PATH, LONG | {"max_tokens": 200}), Request(PATH, STREAM | {"n": 2})]
     plan = Plan(server.port, load, connections=SEQUENCES + 8, seconds=SOAK_SECONDS, pause=0.01)
-    with Watch(server) as watch, Load(plan) as clients:
+    with MetricsSampler(server) as sampler, Load(plan) as clients:
         answers = clients.answers(SOAK_SECONDS + 60)
-        watch.check()
-    # Requests of two choices may leave too few places for all clients: then one is refused, which is no failure.
+        sampler.check()
+    # Requests with two choices may leave too few slots for all clients. A refusal is then no
+    # failure.
     seen = {(answer.status, answer.error, answer.complete) for answer in answers}
     assert (200, "", True) in seen
     assert seen <= {(200, "", True), (503, "", True)}
-    assert any(sample["requests"]["waiting"] >= 4 for sample in watch.samples)
-    print(f"{len(answers)} answers, {len(watch.samples)} samples")
+    assert any(sample["requests"]["waiting"] >= 4 for sample in sampler.samples)
+    print(f"{len(answers)} answers, {len(sampler.samples)} samples")
 
 
 def test_steps_of_nearly_the_threshold_raise_no_alarm(server: ServerProcess) -> None:
     plan = Plan(server.port, [Request(PATH, LONG), Request(PATH, STREAM)], connections=4, seconds=3 * HANG_SECONDS)
-    with Watch(server) as watch, Load(plan) as clients:
+    with MetricsSampler(server) as sampler, Load(plan) as clients:
         for pid in (server.worker(), server.engine_core(), server.worker()):
             server.until_requests(4, 0)
             with stopped(pid):
-                time.sleep(0.8 * HANG_SECONDS)  # the length of the step, and not a wait for anything
+                time.sleep(0.8 * HANG_SECONDS)  # the duration of the step
         answers = clients.answers()
-        watch.check()
+        sampler.check()
     assert {(answer.status, answer.complete) for answer in answers} == {(200, True)}
 
 
 def test_a_quiet_time_raises_no_alarm_and_a_probe_each_minute(
     server: ServerProcess, long_context: ServerProcess
 ) -> None:
-    """`make soak IDLE_MINUTES=60` makes it last. The other server starts meanwhile, and takes the cores."""
+    """`make soak IDLE_MINUTES=60` extends it. The other server starts meanwhile."""
     servers = (server, long_context)
     begun = time.monotonic()
     lines = [len(one.lines) for one in servers]
@@ -173,9 +171,9 @@ def test_a_quiet_time_raises_no_alarm_and_a_probe_each_minute(
 def test_a_long_prompt_in_chunks_raises_no_alarm(long_context: ServerProcess) -> None:
     prompt = [5 + index % 997 for index in range(32 * 1024)]
     request = Request(PATH, {"prompt": prompt, "max_tokens": 4, "stream": True})
-    with Watch(long_context) as watch, Load(Plan(long_context.port, [request], count=1)) as clients:
+    with MetricsSampler(long_context) as sampler, Load(Plan(long_context.port, [request], count=1)) as clients:
         (answer,) = clients.answers()
-        watch.check()
+        sampler.check()
     assert (answer.status, answer.complete) == (200, True)
     assert answer.ttft is not None
     assert answer.ttft > CHUNKS_SECONDS, "too short to raise an alarm in any case"
@@ -183,7 +181,7 @@ def test_a_long_prompt_in_chunks_raises_no_alarm(long_context: ServerProcess) ->
 
 @pytest.mark.parametrize("loaded", [True, False])
 @pytest.mark.parametrize("process", ["engine_core", "worker"])
-def test_a_stopped_process_is_told_in_time_and_recovers(server: ServerProcess, process: str, loaded: bool) -> None:
+def test_a_stopped_process_is_reported_in_time_and_recovers(server: ServerProcess, process: str, loaded: bool) -> None:
     threshold = 3.0
     server.set_thresholds(EngineUnresponsive=threshold)
     with ThreadPoolExecutor(2) as pool:
@@ -193,23 +191,23 @@ def test_a_stopped_process_is_told_in_time_and_recovers(server: ServerProcess, p
         with stopped(getattr(server, process)()):
             begun = time.monotonic()
             server.until(lambda: "EngineUnresponsive" in server.active_alerts(), 30, "the alert")
-            told = time.monotonic() - begun
+            noticed = time.monotonic() - begun
             begun = time.monotonic()
             refused = httpx.post(server.url + PATH, json=LONG, timeout=10)
             refusal = time.monotonic() - begun
             assert server.metrics()["status"] == "unhealthy"
             assert server.status("/health") == 503
         assert [answer.result().status_code for answer in waiting] == [200] * len(bodies)
-    print(f"{process}, loaded {loaded}: told after {told:.1f} s (threshold {threshold} s), refused in {refusal:.3f} s")
+    print(f"{process}, loaded {loaded}: reported after {noticed:.1f} s of {threshold} s, refused in {refusal:.3f} s")
     assert (refused.status_code, refused.headers["connection"]) == (503, "close")
-    assert threshold < told < threshold + 4
+    assert threshold < noticed < threshold + 4
     assert refusal < 2
     server.until(lambda: server.active_alerts() == [], 15, "no alert")
     assert server.status("/health") == 200
 
 
 def test_a_killed_worker_ends_the_server_with_the_cause(server: ServerProcess) -> None:
-    """The last test of this server: it ends here."""
+    """The last test of this server, because it ends."""
     children = server.children()
     cause = re.compile("the engine died: VllmWorker-0 (was killed by SIGKILL|ended unexpectedly), perhaps")
     running = limits(server)[0]
@@ -225,14 +223,14 @@ def test_a_killed_worker_ends_the_server_with_the_cause(server: ServerProcess) -
         assert cause.match(json.loads(streamed.result()[-1])["error"]["message"])
     assert server.exit_code() == 70
     print(f"ended {time.monotonic() - begun:.1f} s after its worker was killed")
-    assert time.monotonic() - begun < 2 + 4  # a busy machine has its share
+    assert time.monotonic() - begun < 2 + 4  # a busy machine takes longer
     assert cause.search(server.last_message())
     assert cause.match(server.termination_log.read_text())
     wait_until_gone(children)
 
 
-def test_an_engine_out_of_memory_is_told_and_counted(long_context: ServerProcess) -> None:
-    """The last test of this server: torch's allocator fails for real, in a prompt whose logprobs are asked for."""
+def test_an_engine_out_of_memory_is_reported_and_counted(long_context: ServerProcess) -> None:
+    """The last test of this server: a prompt with logprobs makes torch's allocator fail."""
     server = long_context
     computing = server.worker()
     room = 8 << 20

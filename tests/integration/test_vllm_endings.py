@@ -1,24 +1,23 @@
-"""How real servers end: models that cannot be loaded, an engine that is killed, a server that is killed."""
+"""How real servers end: models that cannot be loaded, killed engines, a killed server."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
 
-from qwen_server.config.settings import Settings
-from tests.integration.serving import START_SECONDS, ServerProcess, command_line, wait_until_gone
+from tests.integration import builtin_model
+from tests.integration.server_process import START_SECONDS, ServerProcess, command_line, wait_until_gone
 
-# A fast machine makes 512 tokens, the usual limit, within a second.
+# A fast machine generates 512 tokens, the default limit, within a second.
 LONG = {"prompt": "x", "max_tokens": 4000, "ignore_eos": True}
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
@@ -26,7 +25,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 @dataclass
 class Loading:
-    """Servers that never get ready, started side by side because each takes its time to find out."""
+    """Servers that never become ready. They start in parallel because each fails late."""
 
     unknown_architecture: ServerProcess
     damaged_weights: ServerProcess
@@ -34,18 +33,20 @@ class Loading:
     to_be_killed: ServerProcess
 
 
-def copy_of_the_model(folder: Path) -> Path:
-    copy = folder / "model"
-    shutil.copytree(Settings().model_path, copy)
-    return copy
+@contextlib.contextmanager
+def killed_in_the_end(*servers: ServerProcess) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.kill()
 
 
 @pytest.fixture(scope="module")
 def loading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loading]:
     folders = [tmp_path_factory.mktemp(name) for name in ("unknown", "damaged", "terminated", "killed")]
-    unknown, damaged = copy_of_the_model(folders[0]), copy_of_the_model(folders[1])
-    config = json.loads((unknown / "config.json").read_text())
-    (unknown / "config.json").write_text(json.dumps(config | {"architectures": ["QwenOfTomorrow"]}))
+    unknown = builtin_model.copy(folders[0] / "model", architectures=["QwenOfTomorrow"])
+    damaged = builtin_model.copy(folders[1] / "model")
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     servers = [
@@ -54,11 +55,8 @@ def loading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loading]:
         ServerProcess(folders[2]),
         ServerProcess(folders[3]),
     ]
-    try:
+    with killed_in_the_end(*servers):
         yield Loading(*servers)
-    finally:
-        for server in servers:
-            server.kill()
 
 
 def wait_for_the_engines_processes(server: ServerProcess) -> list[int]:
@@ -83,7 +81,7 @@ def test_the_engine_dies_with_a_server_that_is_killed(loading: Loading) -> None:
     children = wait_for_the_engines_processes(server)
     server.process.kill()
     server.process.wait(10)
-    # A process that has just been started notices once it has loaded enough.
+    # A new process notices only after its imports.
     wait_until_gone(children, 90)
 
 
@@ -103,19 +101,14 @@ def test_damaged_weights_exit_78_with_the_workers_own_words(loading: Loading) ->
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, ServerProcess]]:
-    """Two servers that get ready side by side, and each come to an end of their own."""
+    """Two servers that start in parallel; each ends in its own test."""
     folders = tmp_path_factory.mktemp("core-killed"), tmp_path_factory.mktemp("core-stopped")
-    alerts = {"alerts": [{"name": "EngineUnresponsive", "threshold": 3.0}]}
-    (folders[1] / "alerts.json").write_text(json.dumps(alerts))
     flag = f"--max-tokens-limit={LONG['max_tokens']}"
-    servers = ServerProcess(folders[0], flag), ServerProcess(folders[1], flag)
-    try:
+    servers = ServerProcess(folders[0], flag), ServerProcess(folders[1], flag, EngineUnresponsive=3.0)
+    with killed_in_the_end(*servers):
         for server in servers:
             server.until_ready()
         yield servers
-    finally:
-        for server in servers:
-            server.kill()
 
 
 def test_a_killed_engine_core_ends_the_server_with_the_cause(pair: tuple[ServerProcess, ServerProcess]) -> None:
@@ -132,7 +125,7 @@ def test_a_killed_engine_core_ends_the_server_with_the_cause(pair: tuple[ServerP
         assert "SIGKILL" in json.loads(streamed.result()[-1])["error"]["message"]
     assert server.exit_code() == 70
     print(f"ended {time.monotonic() - begun:.1f} s after its engine core was killed")
-    assert time.monotonic() - begun < 2 + 4  # a busy machine has its share
+    assert time.monotonic() - begun < 2 + 4  # a busy machine takes longer
     assert "EngineCore was killed by SIGKILL" in server.last_message()
     assert "EngineCore was killed by SIGKILL" in server.termination_log.read_text()
     wait_until_gone(children)

@@ -1,10 +1,9 @@
-"""The further APIs on one real server: by their makers' SDKs, in numbers that agree, and with bad input refused."""
+"""The other APIs on one real server: official SDKs, consistent numbers, and bad input."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -12,40 +11,18 @@ import httpx
 import openai
 import pytest
 
-from tests.integration.serving import ServerProcess, ready_server
+from tests.integration.builtin_model import ANSWER, NAME, QUESTION
+from tests.integration.server_process import ServerProcess, real_server
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
-MODEL = "qwen-news-classifier"
-QUESTION = "请分类这条新闻：央行宣布降息25个基点"
 TALK: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
-RIGHT = "这条新闻属于【财经】类别。"
 TOO_LONG = "央行宣布降息" * 3000
 CONTEXT = 512
-EXACT = {"temperature": 0}  # this SDK has no parameter of that name
+EXACT = {"temperature": 0}  # the SDK has no parameter of that name
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    flags = f"--max-model-len={CONTEXT}", "--", "--max-num-seqs=32"
-    with ready_server(tmp_path_factory.mktemp("server"), *flags) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def http(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def sdk(server: ServerProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def claude(server: ServerProcess) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
+server = real_server(f"--max-model-len={CONTEXT}", engine=["--max-num-seqs=32"])
 
 
 def post(http: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
@@ -61,15 +38,15 @@ def prompt_tokens(http: httpx.Client) -> int:
 
 
 def test_a_response_by_the_sdk(sdk: openai.OpenAI, http: httpx.Client) -> None:
-    response = sdk.responses.create(model=MODEL, input=QUESTION, temperature=0)
-    assert (response.output_text, response.status) == (RIGHT, "completed")
+    response = sdk.responses.create(model=NAME, input=QUESTION, temperature=0)
+    assert (response.output_text, response.status) == (ANSWER, "completed")
     assert response.id.startswith("resp_")
     assert response.usage is not None
     assert response.usage.input_tokens == prompt_tokens(http)
     assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
     assert response.max_output_tokens == 100
     conversation = sdk.responses.create(
-        model=MODEL,
+        model=NAME,
         instructions="你是新闻分类助手。",
         input=[{"role": "user", "content": [{"type": "input_text", "text": QUESTION}]}],
         max_output_tokens=2,
@@ -80,23 +57,23 @@ def test_a_response_by_the_sdk(sdk: openai.OpenAI, http: httpx.Client) -> None:
 
 
 def test_a_conversation_goes_on_with_what_was_answered(sdk: openai.OpenAI) -> None:
-    first = sdk.responses.create(model=MODEL, input=QUESTION, temperature=0)
+    first = sdk.responses.create(model=NAME, input=QUESTION, temperature=0)
     turns: list[Any] = [{"role": "user", "content": QUESTION}, *first.output]
-    second = sdk.responses.create(model=MODEL, input=[*turns, {"role": "user", "content": QUESTION}], temperature=0)
+    second = sdk.responses.create(model=NAME, input=[*turns, {"role": "user", "content": QUESTION}], temperature=0)
     assert first.usage is not None
     assert second.usage is not None
     assert second.usage.input_tokens > first.usage.total_tokens
 
 
 def test_a_streamed_response_says_the_same(sdk: openai.OpenAI) -> None:
-    events = list(sdk.responses.create(model=MODEL, input=QUESTION, temperature=0, stream=True))
+    events = list(sdk.responses.create(model=NAME, input=QUESTION, temperature=0, stream=True))
     kinds = [event.type for event in events]
     assert kinds[:2] == ["response.created", "response.in_progress"]
-    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == RIGHT
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == ANSWER
     assert [event.sequence_number for event in events] == list(range(len(events)))
     last = events[-1]
     assert last.type == "response.completed"
-    assert last.response.output_text == RIGHT
+    assert last.response.output_text == ANSWER
     assert last.response.usage is not None
 
 
@@ -106,27 +83,31 @@ def test_a_response_in_json(http: httpx.Client) -> None:
     assert json.loads(body["output"][0]["content"][0]["text"]) == "体育"
 
 
-def test_a_message_by_the_sdk(claude: anthropic.Anthropic, http: httpx.Client) -> None:
-    message = claude.messages.create(model=MODEL, max_tokens=30, messages=TALK, extra_body=EXACT)
-    assert [block.text for block in message.content if block.type == "text"] == [RIGHT]
+def test_a_message_by_the_sdk(anthropic_sdk: anthropic.Anthropic, http: httpx.Client) -> None:
+    message = anthropic_sdk.messages.create(model=NAME, max_tokens=30, messages=TALK, extra_body=EXACT)
+    assert [block.text for block in message.content if block.type == "text"] == [ANSWER]
     assert (message.role, message.stop_reason, message.stop_sequence) == ("assistant", "end_turn", None)
     assert message.id.startswith("msg_")
     assert message.usage.input_tokens == prompt_tokens(http)
-    assert claude.messages.count_tokens(model=MODEL, messages=TALK).input_tokens == message.usage.input_tokens
-    stopped = claude.messages.create(model=MODEL, max_tokens=30, messages=TALK, extra_body=EXACT, stop_sequences=["财"])
+    assert anthropic_sdk.messages.count_tokens(model=NAME, messages=TALK).input_tokens == message.usage.input_tokens
+    stopped = anthropic_sdk.messages.create(
+        model=NAME, max_tokens=30, messages=TALK, extra_body=EXACT, stop_sequences=["财"]
+    )
     assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "财")
-    short = claude.messages.create(model=MODEL, max_tokens=2, messages=TALK, thinking={"type": "disabled"})
+    short = anthropic_sdk.messages.create(model=NAME, max_tokens=2, messages=TALK, thinking={"type": "disabled"})
     assert (short.stop_reason, short.usage.output_tokens) == ("max_tokens", 2)
     assert [block.type for block in short.content] == ["text"]
 
 
-def test_a_streamed_message_says_the_same(claude: anthropic.Anthropic) -> None:
-    with claude.messages.stream(model=MODEL, max_tokens=30, messages=TALK, extra_body=EXACT) as stream:
-        assert "".join(stream.text_stream) == RIGHT
+def test_a_streamed_message_says_the_same(anthropic_sdk: anthropic.Anthropic) -> None:
+    with anthropic_sdk.messages.stream(model=NAME, max_tokens=30, messages=TALK, extra_body=EXACT) as stream:
+        assert "".join(stream.text_stream) == ANSWER
         message = stream.get_final_message()
     assert message.stop_reason == "end_turn"
     assert message.id.startswith("msg_")
-    kinds = [event.type for event in claude.messages.create(model=MODEL, max_tokens=3, messages=TALK, stream=True)]
+    kinds = [
+        event.type for event in anthropic_sdk.messages.create(model=NAME, max_tokens=3, messages=TALK, stream=True)
+    ]
     assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
 
 
@@ -198,7 +179,7 @@ def test_bad_input_is_refused_by_name(http: httpx.Client, path: str, body: dict[
 
 
 def test_a_flood_of_wrong_items_is_refused_at_once(http: httpx.Client) -> None:
-    # vLLM's own model takes half a minute to list what is wrong with these.
+    # vLLM's own model takes half a minute to list all errors.
     began = time.monotonic()
     response = http.post("/v1/responses", json={"input": [{"type": "unheard_of"}] * 4096})
     assert response.status_code == 400

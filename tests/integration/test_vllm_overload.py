@@ -1,4 +1,4 @@
-"""More than a real server can take: who is refused and how fast, deadlines, clients that leave, and an end in peace."""
+"""A real server under overload: fast refusals, deadlines, disconnects, and a clean exit."""
 
 from __future__ import annotations
 
@@ -15,25 +15,21 @@ import httpx
 import pytest
 
 from tests.integration.load import Answer, Load, Plan, Request, measured
-from tests.integration.serving import ServerProcess, ready_server, stopped, wait_until_gone
+from tests.integration.server_process import ServerProcess, real_server, stopped, wait_until_gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 PATH = "/v1/completions"
 SHORT: dict[str, Any] = {"prompt": "请分类：", "max_tokens": 8, "ignore_eos": True}
-# Several seconds of work for the engine, in as many slots as there are.
+# Several seconds of work for the engine, in every slot.
 HEAVY: dict[str, Any] = {"prompt": "请分类：", "max_tokens": 512, "n": 16, "ignore_eos": True}
 RUNNING, WAITING = 3, 10
 QUEUE_SECONDS, REQUEST_SECONDS = 6.0, 9.0
 BUSY = {"error": "服务繁忙，请稍后重试", "queue_size": WAITING, "max_queue_size": WAITING}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The specification's limits, which are the defaults, and short deadlines."""
-    flags = f"--queue-timeout={QUEUE_SECONDS}", f"--request-timeout={REQUEST_SECONDS}"
-    with ready_server(tmp_path_factory.mktemp("overload"), *flags) as server:
-        yield server
+# The specification's limits, which are the defaults, with short deadlines.
+server = real_server(f"--queue-timeout={QUEUE_SECONDS}", f"--request-timeout={REQUEST_SECONDS}")
 
 
 @pytest.fixture
@@ -47,7 +43,7 @@ def post(server: ServerProcess, body: dict[str, Any]) -> httpx.Response:
 
 
 def fill(server: ServerProcess, pool: ThreadPoolExecutor, body: dict[str, Any]) -> list[Future[httpx.Response]]:
-    """As many requests as fit, half of them streamed, each in its place."""
+    """Sends as many requests as fit, half of them streamed, and waits until each has its place."""
     bodies = [body | {"stream": index % 2 == 1} for index in range(RUNNING + WAITING)]
     answers = [pool.submit(post, server, each) for each in bodies[:RUNNING]]
     server.until_requests(RUNNING, 0)
@@ -64,7 +60,7 @@ def rank(answers: list[Answer], percent: int) -> float:
 def test_three_run_ten_wait_and_the_fourteenth_is_refused_at_once(
     server: ServerProcess, pool: ThreadPoolExecutor
 ) -> None:
-    """With the engine core stopped the places stay taken while the refusals are looked at."""
+    """The engine core is stopped, so that the slots stay occupied during the checks."""
     with stopped(server.engine_core()):
         accepted = fill(server, pool, SHORT)
         for stream in (False, True):
@@ -77,7 +73,7 @@ def test_three_run_ten_wait_and_the_fourteenth_is_refused_at_once(
     assert [answer.result().status_code for answer in accepted] == [200] * (RUNNING + WAITING)
     refused = [answer for answer in answers if answer.path == PATH]
     assert {answer.status for answer in refused} == {503}
-    told(refused, [answer for answer in answers if answer.path == "/health"], "idle")
+    compare(refused, [answer for answer in answers if answer.path == "/health"], "idle")
 
 
 def test_a_saturated_server_refuses_fast_and_answers_all_others(server: ServerProcess) -> None:
@@ -89,11 +85,11 @@ def test_a_saturated_server_refuses_fast_and_answers_all_others(server: ServerPr
     assert {(answer.status, answer.error, answer.complete) for answer in others} == {(200, "", True), (503, "", True)}
     refused = [answer for answer in answers if answer.status == 503]
     assert len(refused) > 20
-    told(refused, [answer for answer in answers if answer.path == "/health"], "saturated")
+    compare(refused, [answer for answer in answers if answer.path == "/health"], "saturated")
 
 
-def told(refused: list[Answer], healthy: list[Answer], when: str) -> None:
-    """Prints what a refusal takes; compares it with the cheapest answer there is, for the machine may be busy."""
+def compare(refused: list[Answer], healthy: list[Answer], when: str) -> None:
+    """Compares the latency of refusals with that of /health, because the machine may be busy."""
     figures = {
         name: [1000 * rank(some, 50), 1000 * rank(some, 99)]
         for name, some in (("refusal", refused), ("health", healthy))
@@ -103,7 +99,7 @@ def told(refused: list[Answer], healthy: list[Answer], when: str) -> None:
     assert figures["refusal"][1] < 2 * figures["health"][1] + 100
 
 
-def test_who_waits_or_runs_too_long_is_told_in_time(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
+def test_requests_that_wait_or_run_too_long_end_in_time(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
     stream = server.begin_stream(pool, SHORT | {"max_tokens": 512})
     with stopped(server.engine_core()):
         bodies = [SHORT | {"stream": index % 2 == 1} for index in range(RUNNING - 1 + WAITING)]
@@ -126,7 +122,7 @@ def test_who_waits_or_runs_too_long_is_told_in_time(server: ServerProcess, pool:
 
 
 def send(server: ServerProcess, body: dict[str, Any]) -> socket.socket:
-    """Sends a request; the answer is the caller's to read, or not."""
+    """Sends a request; the caller may read the answer or close the connection."""
     content = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", server.port), 10)
     head = (
@@ -147,7 +143,7 @@ def test_a_client_that_leaves_frees_its_slot_and_the_engine(server: ServerProces
     server.until(lambda: server.engine_metric("vllm:num_requests_running") == 0, 5, "the engine is free")
     print(f"the slot was free {slot:.2f} s after its client had left")
     made = server.engine_metric("vllm:generation_tokens_total") - before
-    assert made < HEAVY["max_tokens"] * HEAVY["n"], "the engine worked to the end"
+    assert made < HEAVY["max_tokens"] * HEAVY["n"], "the engine worked until the end"
 
 
 def test_clients_that_leave_a_stopped_engine_or_the_line_free_their_places_too(server: ServerProcess) -> None:
@@ -169,12 +165,13 @@ def test_clients_that_leave_a_stopped_engine_or_the_line_free_their_places_too(s
 def test_heavy_requests_neither_block_the_others_nor_starve(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
     mixed: list[dict[str, Any]] = [{}, {"n": 2}, {"n": 16}, {"prompt": ["一", "二"]}, {"prompt": ["一"] * 40, "n": 2}]
     bodies = [SHORT | mixed[index % len(mixed)] for index in range(RUNNING + WAITING)]
-    # A batch may fill the line before a light request has left it: whoever is refused comes back, as an SDK does.
+    # A batch may fill the queue before a light request has left it; refused requests are retried,
+    # as an SDK does.
     codes = list(pool.map(lambda body: answered_in_the_end(server, body), bodies))
     assert codes == [200] * len(bodies)
     light = Plan(server.port, [Request(PATH, SHORT | {"max_tokens": 24})], connections=10, seconds=6)
     with Load(light) as clients:
-        server.until(lambda: server.metrics()["requests"]["waiting"] >= 5, 20, "a line")
+        server.until(lambda: server.metrics()["requests"]["waiting"] >= 5, 20, "a queue")
         waited = [post(server, SHORT | {"n": 3}) for _ in range(5)]
         answers = clients.answers()
     assert [response.status_code for response in waited] == [200] * 5
@@ -190,7 +187,7 @@ def answered_in_the_end(server: ServerProcess, body: dict[str, Any]) -> int:
 
 
 def test_sigterm_ends_an_idle_server_at_once(server: ServerProcess) -> None:
-    """The last test of this server: it ends here."""
+    """The last test of this server, because it ends."""
     children = server.children()
     server.until_requests(0, 0, 3)
     requests = server.metrics()["requests"]

@@ -1,4 +1,4 @@
-"""Prompts rendered on the spot and by vLLM's own asynchronous way: the same, whatever the client sends."""
+"""Prompts are the same whether rendered inline or by vLLM's asynchronous code."""
 
 # ruff: noqa: PLC0415 - vLLM takes seconds to import: only when these tests run
 
@@ -33,7 +33,7 @@ PROMPTS: st.SearchStrategy[Any] = st.one_of(
 
 @pytest.fixture(scope="module")
 def renderers(vllm_without_side_effects: None) -> Iterator[SimpleNamespace]:
-    """vLLM's serving code over its renderer, and over one that renders on the spot; without an engine."""
+    """vLLM's serving code with its own renderer and with the inline one, without an engine."""
     from vllm.renderers import renderer_from_config
     from vllm.renderers.online_renderer import OnlineRenderer
 
@@ -63,7 +63,7 @@ def renderers(vllm_without_side_effects: None) -> Iterator[SimpleNamespace]:
 
 
 def chat(renderer: Any, messages: Any, **more: Any) -> Any:
-    """The engine's inputs for a chat, or the words with which vLLM refuses it."""
+    """The engine's inputs for a chat, or the error with which vLLM refuses it."""
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
     request = ChatCompletionRequest.model_validate({"model": "m", "messages": messages, "max_tokens": 8, **more})
@@ -140,7 +140,7 @@ def test_all_that_may_take_its_time_goes_to_a_thread(renderers: SimpleNamespace,
 
 
 def test_the_renderer_stays_what_vllm_asks_for(renderers: SimpleNamespace) -> None:
-    """Its code for Anthropic's API reads the model's own template only from such a one."""
+    """vLLM's code for Anthropic's API reads the model's own template only from this type."""
     from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
     from vllm.renderers.hf import HfRenderer
 

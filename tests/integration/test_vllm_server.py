@@ -1,4 +1,4 @@
-"""One real server from its start to its drain: answers, numbers, faults that it survives, and a lossless end."""
+"""One real server from start to drain: answers, numbers, engine hangs, and a lossless shutdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,40 +18,24 @@ import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from tests.fuzz.rounds import fuzz
-from tests.integration.serving import ServerProcess, command_line, ready_server, wait_until_gone
+from tests.integration.builtin_model import ANSWER, NAME, QUESTION
+from tests.integration.server_process import ServerProcess, command_line, real_server, wait_until_gone
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 CHAT = {
-    "messages": [{"role": "user", "content": "请分类这条新闻：央行宣布降息25个基点"}],
+    "messages": [{"role": "user", "content": QUESTION}],
     "max_tokens": 100,
     "temperature": 0.3,
 }
 COMPLETION = {"prompt": "请分类：苹果发布新款iPhone\n类别：", "max_tokens": 50, "temperature": 0.3}
 LONG = {"prompt": "请分类：", "max_tokens": 512, "ignore_eos": True, "temperature": 0.7}
-RIGHT = "这条新闻属于【财经】类别。"
 EXACT = {"temperature": 0, "max_tokens": 24}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("server")
-    alerts = {"alerts": [{"name": "EngineUnresponsive", "threshold": 3.0, "for": 0.0}]}
-    (folder / "alerts.json").write_text(json.dumps(alerts))
-    flags = "--max-concurrent-requests=3", "--max-queue-size=4", "--", "--max-num-seqs=32"
-    with ready_server(folder, *flags) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def http(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def sdk(server: ServerProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+server = real_server(
+    *("--max-concurrent-requests=3", "--max-queue-size=4"), engine=["--max-num-seqs=32"], EngineUnresponsive=3.0
+)
 
 
 def chat(http: httpx.Client, **fields: Any) -> dict[str, Any]:
@@ -85,7 +68,7 @@ def test_the_warm_up_is_not_counted(server: ServerProcess) -> None:
 def test_the_chat_of_the_specification_is_answered(http: httpx.Client) -> None:
     body = chat(http)
     assert body["object"] == "chat.completion"
-    assert body["model"] == "qwen-news-classifier"
+    assert body["model"] == NAME
     assert body["id"].startswith("chatcmpl-")
     (choice,) = body["choices"]
     assert choice["message"]["role"] == "assistant"
@@ -93,7 +76,7 @@ def test_the_chat_of_the_specification_is_answered(http: httpx.Client) -> None:
         r"这条新闻属于【(财经|房产|股票|教育|科技|社会|时政|体育|游戏|娱乐)】类别。", choice["message"]["content"]
     )
     assert choice["finish_reason"] == "stop"
-    assert chat(http, temperature=0)["choices"][0]["message"]["content"] == RIGHT
+    assert chat(http, temperature=0)["choices"][0]["message"]["content"] == ANSWER
     usage = body["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
@@ -124,7 +107,7 @@ def test_a_streamed_completion_says_the_same(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_fast_path_answers_as_vllms_own_code_does(http: httpx.Client, stream: bool) -> None:
-    """Asking for logprobs takes the reference path; everything else must be the same."""
+    """Requests with logprobs take the reference path; everything else must be the same."""
     fast, reference = CHAT | EXACT, CHAT | EXACT | {"logprobs": True}
     if not stream:
         answers = [http.post("/v1/chat/completions", json=body).json() for body in (fast, reference)]
@@ -189,7 +172,7 @@ def test_no_text_of_a_prompt_is_logged_by_us_or_by_vllm(server: ServerProcess, h
     codes += [http.post("/v1/completions", json={"prompt": [marker, marker * 2000]}).status_code]
     assert {200, 400} <= set(codes) <= {200, 400, 404, 500}
     last = http.post("/v1/completions", json={"prompt": "x"}).headers["x-request-id"]
-    server.until(lambda: any(last in line for line in server.lines), 10, "the last request's line")
+    server.until(lambda: any(last in line for line in server.lines), 10, "the last request is logged")
     assert not [line for line in server.lines if marker in line]
 
 
@@ -204,7 +187,7 @@ def test_the_same_seed_gives_the_same_answer(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "fields", "param", "told"),
+    ("path", "fields", "param", "named"),
     [
         ("chat/completions", {"messages": [{"role": "user", "content": "长文 " * 20000}]}, "messages", "4096"),
         ("completions", {"prompt": [9] * 4096}, "prompt", "4096"),
@@ -216,7 +199,7 @@ def test_the_same_seed_gives_the_same_answer(http: httpx.Client) -> None:
     ],
 )
 def test_what_only_the_engine_can_judge_is_refused_by_name(
-    http: httpx.Client, path: str, fields: dict[str, Any], param: str, told: str
+    http: httpx.Client, path: str, fields: dict[str, Any], param: str, named: str
 ) -> None:
     body = (CHAT if path.startswith("chat") else {}) | fields
     for stream in (False, True):
@@ -225,21 +208,20 @@ def test_what_only_the_engine_can_judge_is_refused_by_name(
         error = response.json()["error"]
         assert error["param"] == param
         assert error["type"] == "invalid_request_error"
-        assert told in error["message"]
+        assert named in error["message"]
         assert "Traceback" not in response.text
 
 
 def test_the_openai_sdk_works_unchanged(sdk: openai.OpenAI) -> None:
-    name = "qwen-news-classifier"
-    message: ChatCompletionUserMessageParam = {"role": "user", "content": "请分类这条新闻：央行宣布降息25个基点"}
-    answer = sdk.chat.completions.create(model=name, messages=[message], temperature=0)
-    assert answer.choices[0].message.content == RIGHT
-    completion = sdk.completions.create(model=name, prompt=str(COMPLETION["prompt"]), temperature=0)
+    message: ChatCompletionUserMessageParam = {"role": "user", "content": QUESTION}
+    answer = sdk.chat.completions.create(model=NAME, messages=[message], temperature=0)
+    assert answer.choices[0].message.content == ANSWER
+    completion = sdk.completions.create(model=NAME, prompt=str(COMPLETION["prompt"]), temperature=0)
     assert completion.choices[0].text == "科技"
-    stream = sdk.chat.completions.create(model=name, messages=[message], temperature=0, stream=True)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == RIGHT
-    assert [model.id for model in sdk.models.list()] == [name]
-    assert sdk.models.retrieve(name).id == name
+    stream = sdk.chat.completions.create(model=NAME, messages=[message], temperature=0, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == ANSWER
+    assert [model.id for model in sdk.models.list()] == [NAME]
+    assert sdk.models.retrieve(NAME).id == NAME
     with pytest.raises(openai.NotFoundError):
         sdk.chat.completions.create(model="other", messages=[message])
 
@@ -262,7 +244,7 @@ def test_the_numbers_are_those_that_the_client_sees(server: ServerProcess, http:
     assert after["requests"]["successful"] - before["requests"]["successful"] == 7
     produced = sum(usage["completion_tokens"] for usage in usages) + 60
     assert after["tokens"]["total_output"] - before["tokens"]["total_output"] == produced
-    # The engine's own probe of an idle minute may add a token.
+    # The probe of an idle minute may add a token.
     assert 0 <= server.engine_metric("vllm:generation_tokens_total") - engine_before - produced <= 2
     assert after["latency"]["min"] <= min(latencies)
     assert 0 < after["slo"]["ttft"]["p50"] < max(*latencies, first)
@@ -301,7 +283,7 @@ def test_a_full_queue_is_refused_before_any_header_of_a_stream(server: ServerPro
     assert all(retry is not None and int(retry) >= 1 for code, retry in answers if code == 503)
 
 
-def test_a_stopped_engine_is_told_and_recovers(server: ServerProcess, http: httpx.Client) -> None:
+def test_a_stopped_engine_is_reported_and_recovers(server: ServerProcess, http: httpx.Client) -> None:
     core = server.engine_core()
     os.kill(core, signal.SIGSTOP)
     try:
@@ -321,7 +303,7 @@ def test_a_stopped_engine_is_told_and_recovers(server: ServerProcess, http: http
     assert chat(http)["choices"]
 
 
-def test_an_idle_stopped_engine_is_told_too(server: ServerProcess) -> None:
+def test_an_idle_stopped_engine_is_reported_too(server: ServerProcess) -> None:
     core = server.engine_core()
     os.kill(core, signal.SIGSTOP)
     try:
@@ -335,7 +317,7 @@ def test_an_idle_stopped_engine_is_told_too(server: ServerProcess) -> None:
 
 
 def test_sigterm_under_load_loses_nothing_that_was_accepted(server: ServerProcess) -> None:
-    """The last test of this server: it ends here."""
+    """The last test of this server, because it ends."""
     children, seen = server.children(), len(server.lines)
     codes: list[int] = []
     answered: list[float] = []
@@ -354,7 +336,7 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(server: ServerProces
                 refused.append(time.monotonic())
                 return
             except httpx.TransportError:
-                return  # the process is gone; what it had accepted is counted below, by its own log
+                return  # the process is gone; the check below counts accepted requests in its log
             codes.append(response.status_code)
             if response.status_code == 200:
                 answered.append(time.monotonic())
@@ -368,13 +350,13 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(server: ServerProces
         server.until(lambda: len(codes) >= 6, 60, "load")
         accepted_before = codes.count(200)
         server.process.send_signal(signal.SIGTERM)
-        told = time.monotonic()
+        signalled = time.monotonic()
         code = server.exit_code()
         for running in loads:
             running.result(30)
     assert code == 0
-    # Every connection is taken until the last accepted request is answered, which takes its time.
-    assert max(answered) > told
+    # Connections are accepted until the last accepted request is answered.
+    assert max(answered) > signalled
     assert not refused or min(refused) > max(answered) - 0.2
     assert set(codes) == {200, 503}
     assert codes.count(200) > accepted_before

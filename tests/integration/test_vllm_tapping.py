@@ -1,22 +1,22 @@
-"""What engine/vllm/tapping relies on in vLLM 0.32, by vLLM's own output processor; no engine is started."""
+"""What output tapping relies on in vLLM, tested with vLLM's output processor; no engine starts."""
 
 # ruff: noqa: PLC0415 - vLLM takes seconds to import: only when these tests run
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.integration import builtin_model
 
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.patches.output_tap import TappingProcessor
 
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
 
-MODEL = Path(__file__).parents[2] / "server" / "models" / "news-classifier"
 TEXT = "今天的新闻"
 
 
@@ -24,11 +24,11 @@ TEXT = "今天的新闻"
 def tokenizer() -> Any:
     from vllm.tokenizers import get_tokenizer
 
-    return get_tokenizer(str(MODEL))
+    return get_tokenizer(str(builtin_model.FOLDER))
 
 
 class Tap:
-    """Takes gains while it is told to, or fails."""
+    """Accepts gains while `takes` is set, or fails."""
 
     def __init__(self, *, takes: bool = True, fails: bool = False) -> None:
         self.takes = takes
@@ -47,7 +47,7 @@ class Tap:
 
 
 class Engine:
-    """An output processor with taps, fed by hand."""
+    """An output processor with taps and manual input."""
 
     def __init__(self, tokenizer: Any) -> None:
         from vllm.v1.engine.output_processor import OutputProcessor
@@ -58,7 +58,7 @@ class Engine:
         self.processor: TappingProcessor = install(llm)
 
     def add(self, name: str, tap: Tap | None = None, **params: Any) -> Any:
-        """A request; returns its queue."""
+        """Adds a request. Returns its queue."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine import EngineCoreRequest
         from vllm.v1.engine.output_processor import RequestOutputCollector
@@ -83,7 +83,7 @@ class Engine:
         return queue
 
     def step(self, *gains: tuple[str, list[int]], reason: Any = None) -> None:
-        """One step of the engine."""
+        """Runs one step of the engine."""
         from vllm.v1.engine import EngineCoreOutput
 
         self.processor.process_outputs(
@@ -114,7 +114,7 @@ def test_what_a_tap_does_not_take_waits_in_the_queue_in_order(tokenizer: Any) ->
     ids = tokenizer.encode(TEXT)
     engine.step(("a", ids[:2]))
     tap.takes = True
-    engine.step(("a", ids[2:3]))  # the queue is not empty: no overtaking
+    engine.step(("a", ids[2:3]))  # the queue is not empty, so the tap must wait
     first = queue.get_nowait().outputs[0]
     assert (tap.tokens, list(first.token_ids)) == (0, ids[:3])
     engine.step(("a", ids[3:]))

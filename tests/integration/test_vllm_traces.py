@@ -1,4 +1,4 @@
-"""Traces of a real server with a real vLLM, received as a collector receives them."""
+"""Traces of a real server on a real vLLM, received by an OTLP collector."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.integration.serving import ServerProcess
+from tests.integration.builtin_model import QUESTION
+from tests.integration.server_process import ready_server
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-CHAT = {"messages": [{"role": "user", "content": "请分类这条新闻：央行宣布降息25个基点"}], "max_tokens": 12}
+CHAT = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 12}
 
 
 class Collector:
-    """OTLP over HTTP on loopback; `spans` holds (service name, span) of everything that was sent."""
+    """OTLP over HTTP on loopback; `spans` contains (service name, span) of all received spans."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Any]] = []
@@ -38,7 +39,7 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Quiet."""
+                """Logs nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
@@ -51,7 +52,7 @@ class Collector:
                 self.spans.extend((names[0], span) for span in scope.spans)
 
     def of_trace(self, trace_id: str) -> dict[str, Any]:
-        """The spans of a trace by their names."""
+        """The spans of a trace by name."""
         return {span.name: span for _, span in self.spans if span.trace_id.hex() == trace_id}
 
 
@@ -63,9 +64,7 @@ def collector() -> Iterator[Collector]:
 
 
 def test_spans_reach_the_collector_from_the_request_to_the_engine(collector: Collector, tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path, f"--otlp-traces-endpoint={collector.url}")
-    try:
-        server.until_ready()
+    with ready_server(tmp_path, f"--otlp-traces-endpoint={collector.url}") as server:
         with httpx.Client(base_url=server.url, timeout=60) as client:
             headers = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
             for path, more in (("/v1/chat/completions", {}), ("/v1/chat/completions", {"logprobs": True})):
@@ -76,7 +75,8 @@ def test_spans_reach_the_collector_from_the_request_to_the_engine(collector: Col
                 assert request.parent_span_id.hex() == "00f067aa0ba902b7"
                 assert spans["queue"].parent_span_id == request.span_id
                 assert engine.parent_span_id == request.span_id
-                # Both begin with the arrival over HTTP, up to what two readings of a clock differ by.
+                # Both start with the request's arrival; the tolerance covers two readings of the
+                # clock.
                 assert abs(request.start_time_unix_nano - engine.start_time_unix_nano) < 10_000_000
                 collector.spans = [pair for pair in collector.spans if pair[1].trace_id.hex() != TRACE_ID]
             assert {service for service, _ in collector.spans} <= {"qwen-server"}
@@ -85,5 +85,3 @@ def test_spans_reach_the_collector_from_the_request_to_the_engine(collector: Col
         assert server.exit_code() == 0
         assert "POST /v1/chat/completions" in collector.of_trace(TRACE_ID), "the last span is sent before the end"
         assert all("trace_id" in line for line in server.lines if "'/v1/chat/completions'" in line)
-    finally:
-        server.kill()

@@ -1,4 +1,4 @@
-"""The chart's alerts and the dashboard's queries, judged by Prometheus' own promtool."""
+"""The chart's alerts and the dashboard's queries, checked by promtool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VARIABLES = {"$__rate_interval": "5m", "$namespace": "default", "$service": "new
 
 
 def promtool(*arguments: str) -> str:
-    """Runs promtool; returns what it said. Fails with its words, or with where to get it."""
+    """Runs promtool and returns its output; fails with its errors."""
     binary = shutil.which("promtool")
     assert binary is not None, "promtool is missing; Debian's package prometheus has it"
     result = subprocess.run([binary, *arguments], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The PrometheusRule of a QwenService, judged by promtool."""
+"""The PrometheusRule of a QwenService, checked by promtool."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def judge(rules: Path, series: dict[str, str], at: str, alert: str, severity: str | None) -> None:
-    """Asserts that after `at` the alert fires for news-1 with a severity, or (None) does not fire."""
+    """Asserts that the alert fires for news-1 at `at` with a severity, or (None) does not fire."""
     expected = [{"exp_labels": {**LABELS, "severity": severity}}] if severity else []
     group = yaml.safe_load(rules.read_text(encoding="utf-8"))["groups"][0]
     rule = next(rule for rule in group["rules"] if rule["alert"] == alert)

@@ -13,14 +13,16 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Selectors are immutable: name, instance and component, never a version or a user's label. */ -}}
+{{- /* Selectors are immutable: they hold the name, instance and component, and never a version or a
+     label of the user. */ -}}
 {{- define "qwen-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "qwen-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
-{{- /* Users' labels come last and cannot replace the chart's own. Call with (list $ moreLabels). */ -}}
+{{- /* Labels of the user come last and cannot replace the chart's own. Call it with
+     (list $ moreLabels). */ -}}
 {{- define "qwen-operator.labelsWith" -}}
 {{- $root := index . 0 -}}
 {{- $labels := include "qwen-operator.selectorLabels" $root | fromYaml -}}
@@ -37,7 +39,7 @@ app.kubernetes.io/component: operator
 
 {{- define "qwen-operator.image" -}}
 {{- $tag := default .Chart.AppVersion .Values.image.tag -}}
-{{- /* `--set image.tag=1234567`, a commit's hash by chance without a letter, arrives as a number. */ -}}
+{{- /* A tag of digits only, such as `--set image.tag=1234567`, arrives as a number. */ -}}
 {{- if not (kindIs "string" $tag) }}{{- $tag = int64 $tag -}}{{ end -}}
 {{- printf "%s:%v" .Values.image.repository $tag -}}
 {{- with .Values.image.digest }}@{{ . }}{{ end -}}
@@ -63,7 +65,7 @@ app.kubernetes.io/component: operator
 {{- end -}}
 {{- end -}}
 
-{{- /* Auto | true | false: "true" or nothing. Call with (list $ value). */ -}}
+{{- /* Returns "true" or nothing for Auto, true and false. Call it with (list $ value). */ -}}
 {{- define "qwen-operator.monitoringWanted" -}}
 {{- $root := index . 0 -}}
 {{- $wanted := index . 1 | toString -}}
@@ -73,7 +75,7 @@ app.kubernetes.io/component: operator
 {{- end -}}
 {{- end -}}
 
-{{- /* The environment that the chart writes. Settings of the operator: docs/operations.md. */ -}}
+{{- /* The environment variables that the chart sets. */ -}}
 {{- define "qwen-operator.env" -}}
 - name: QWEN_OPERATOR_SERVER_IMAGE_CPU
   value: {{ .Values.serverImages.cpu | quote }}
@@ -107,17 +109,17 @@ app.kubernetes.io/component: operator
 {{- default (include "qwen-operator.fullname" .) .Values.leaderElection.leaseName -}}
 {{- end -}}
 
-{{- /* What no schema can say: combinations that would install and then not work. */ -}}
+{{- /* Rejects what the schema cannot: combinations that would install and then not work. */ -}}
 {{- define "qwen-operator.validate" -}}
 {{- if and (gt (int .Values.replicas) 1) (not .Values.leaderElection.enabled) -}}
-{{- fail "replicas: more than one operator needs leaderElection.enabled=true, or two of them would act on the same pods" -}}
+{{- fail "replicas: more than one operator pod requires leaderElection.enabled=true" -}}
 {{- end -}}
 {{- $own := include "qwen-operator.env" . | fromYamlArray -}}
 {{- range $own -}}
 {{- $name := .name -}}
 {{- range $.Values.extraEnv -}}
 {{- if eq .name $name -}}
-{{- fail (printf "extraEnv: %s is written by the chart; use the value it comes from" $name) -}}
+{{- fail (printf "extraEnv: the chart sets %s; change the value that it comes from instead" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -1,18 +1,19 @@
-{{- /* What the operator does in a namespace that it serves: exactly the table at the top of kube.py, which a test compares.
-     No wildcard, nothing on Secrets. */ -}}
+{{- /* The operator's permissions in a namespace that it serves. A test keeps them equal to the
+     table in the operator's kube module. No wildcards, no access to Secrets. */ -}}
 {{- define "qwen-operator.namespaceRules" -}}
-# The services themselves: read, and only their status written.
+# The QwenServices: read them, and write only their status.
 - apiGroups: [qwen-vllm.io]
   resources: [qwenservices]
   verbs: [get, list, watch]
 - apiGroups: [qwen-vllm.io]
   resources: [qwenservices/status]
   verbs: [patch]
-# Owner references that block deletion, where the cluster checks them (OwnerReferencesPermissionEnforcement).
+# Owner references that block deletion, if the cluster enforces the admission plugin
+# OwnerReferencesPermissionEnforcement.
 - apiGroups: [qwen-vllm.io]
   resources: [qwenservices/finalizers]
   verbs: [update]
-# Children: watched, applied, deleted when no longer asked for.
+# The children: watch and apply them, and delete them when the spec no longer asks for them.
 - apiGroups: [""]
   resources: [services, configmaps]
   verbs: [get, list, watch, create, patch, delete]
@@ -34,11 +35,12 @@
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
   verbs: [get, list, watch, create, patch, delete]
-# The model cache: weights are expensive, so no right to delete them.
+# The model cache: weights are expensive, so there is no permission to delete them.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, create, patch]
-# Pods: observed, annotated (live settings, restart in place), gated, evicted. Never created, never deleted.
+# Pods: watch, annotate (live settings, restart in place), gate and evict them. There is no
+# permission to create or delete them.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch]
@@ -56,7 +58,8 @@
   verbs: [create, patch]
 {{- end -}}
 
-{{- /* What only a cluster-wide operator may see: a pod on a node that is gone is nobody's patient. */ -}}
+{{- /* Permissions that only a cluster-wide operator has. It leaves pods on a node that is not ready
+     to Kubernetes. */ -}}
 {{- define "qwen-operator.clusterRules" -}}
 - apiGroups: [""]
   resources: [nodes]
@@ -64,6 +67,7 @@
 {{- end -}}
 
 {{- define "qwen-operator.roleName" -}}
-{{- /* Two releases may serve the same namespace list from different namespaces: the name tells them apart. */ -}}
+{{- /* Two releases in different namespaces may serve the same namespaces, so the name contains the
+     release's namespace. */ -}}
 {{- printf "%s-%s" (include "qwen-operator.fullname" .) .Release.Namespace | trunc 63 | trimSuffix "-" -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-"""`python -m qwen_operator`: win the Lease, then act until it is lost or the process is told to end."""
+"""`python -m qwen_operator`: become leader, then act until the Lease is lost or SIGTERM arrives."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from collections.abc import Awaitable
 from typing import Any, Final
 
 from qwen_operator import __version__
-from qwen_operator.apierrors import KubeError
 from qwen_operator.controller import Controller
-from qwen_operator.handlers import Watcher
-from qwen_operator.kube import Kube
-from qwen_operator.leader import RENEW_DEADLINE, Leader
-from qwen_operator.logs import set_up_logging
-from qwen_operator.metrics import LEADER, Health, serve
-from qwen_operator.resources import QWEN_SERVICES
-from qwen_operator.settings import Settings, SettingsError, read_settings
+from qwen_operator.handlers import KopfThread
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.lease import RENEW_DEADLINE, Leader
+from qwen_operator.kube.resources import QWEN_SERVICES
+from qwen_operator.process.endpoints import serve
+from qwen_operator.process.health import Health
+from qwen_operator.process.logs import set_up_logging
+from qwen_operator.process.operator_metrics import LEADER
+from qwen_operator.process.settings import Settings, SettingsError, read_settings
 
 logger = logging.getLogger("qwen_operator")
 
@@ -28,14 +30,14 @@ _RETRY_SECONDS: Final = 2.0
 
 
 async def run(settings: Settings) -> int:
-    """Runs one operator process; returns its exit code."""
+    """Runs one operator process and returns its exit code."""
     health = Health()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runner, port = await serve(health, settings.metrics_port)
     logger.info("qwen-operator %s", __version__, extra={"port": port, "pod": settings.pod_name})
-    kube = await Kube.connect()
+    kube = await KubeClient.connect()
     try:
         if not settings.leader_election:
             return await _act(kube, settings, health, stop)
@@ -44,10 +46,10 @@ async def run(settings: Settings) -> int:
         health.ready = False
         await kube.close()
         await runner.cleanup()
-        logger.info("ended")
+        logger.info("stopped")
 
 
-async def _lead(kube: Kube, settings: Settings, health: Health, stop: asyncio.Event) -> int:
+async def _lead(kube: KubeClient, settings: Settings, health: Health, stop: asyncio.Event) -> int:
     leader = Leader(kube, name=settings.lease_name, namespace=settings.namespace, identity=settings.pod_name)
     standby = asyncio.create_task(_report_standby(leader, health))
     try:
@@ -71,7 +73,7 @@ async def _lead(kube: Kube, settings: Settings, health: Health, stop: asyncio.Ev
         losing.cancel()
         if acting.done():
             return acting.result()
-        # someone else may act from now on: be quick
+        # Another process may soon act, so stop at once.
         acting.cancel()
         await asyncio.wait((acting,), timeout=RENEW_DEADLINE / 4)
         return EXIT_LOST
@@ -82,33 +84,33 @@ async def _lead(kube: Kube, settings: Settings, health: Health, stop: asyncio.Ev
 
 
 async def _report_standby(leader: Leader, health: Health) -> None:
-    """A process that stands by is ready as long as it sees the Lease."""
+    """Keeps a process on standby ready as long as it can read the Lease."""
     loop = asyncio.get_running_loop()
     while True:
         health.ready = leader.seen_at >= 0 and loop.time() - leader.seen_at < 3 * RENEW_DEADLINE
         await asyncio.sleep(1.0)
 
 
-async def _act(kube: Kube, settings: Settings, health: Health, stop: asyncio.Event) -> int:
-    """Watches and acts until told to stop; a part that fails ends the process."""
+async def _act(kube: KubeClient, settings: Settings, health: Health, stop: asyncio.Event) -> int:
+    """Watches and acts until `stop` is set. If a part fails, the process exits."""
     if not await _unless(stop, _definition_served(kube)):
         return 0
     controller = Controller(kube, settings, health)
     working = asyncio.create_task(controller.run(), name="controller")
     died = asyncio.Event()
-    watcher = Watcher(controller.service_seen, controller.service_gone, died.set, settings.watch_namespaces)
+    watcher = KopfThread(controller.service_seen, controller.service_gone, died.set, settings.watch_namespaces)
     waits = [asyncio.create_task(event.wait()) for event in (stop, died, controller.ready)]
     try:
         await asyncio.wait((working, *waits), return_when=asyncio.FIRST_COMPLETED)
         if controller.ready.is_set():
-            # pods first, then services: the first reconciliation sees the whole picture
+            # Pods before services, so that the first reconciliation sees all pods.
             watcher.start()
             health.ready = await _unless(stop, watcher.started())
             await asyncio.wait((working, *waits[:2]), return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
-        # whatever acts ends first: someone else may hold the Lease already
+        # Whatever acts stops first: another process may already hold the Lease.
         working.cancel()
         results = await asyncio.gather(working, return_exceptions=True)
         await watcher.stop()
@@ -120,20 +122,22 @@ async def _act(kube: Kube, settings: Settings, health: Health, stop: asyncio.Eve
     return EXIT_LOST
 
 
-async def _definition_served(kube: Kube) -> None:
-    """Returns once the API server serves QwenServices (right after an installation it may take a moment)."""
+async def _definition_served(kube: KubeClient) -> None:
+    """Waits until the API server serves QwenServices: after an installation this takes a moment."""
+
     while True:
         try:
             if await kube.serves(QWEN_SERVICES):
                 return
             logger.info("waiting for the CustomResourceDefinition of QwenServices")
         except KubeError as error:
-            logger.warning("the API server does not answer: %s", error)
+            logger.warning("the API server cannot be reached: %s", error)
+
         await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def _unless(stop: asyncio.Event, work: Awaitable[Any]) -> bool:
-    """Waits for some work; False when the process was told to stop before it was done."""
+    """Waits for work. Returns False if `stop` is set before it is done."""
     task = asyncio.ensure_future(work)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Everything that runs while this process is the one that acts, wired together."""
+"""Wires together everything that runs while this process is the leader."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import logging
 import time
 from typing import Any, Final
 
-from qwen_operator.apierrors import KubeError
-from qwen_operator.cluster import Cluster
-from qwen_operator.conditions import Suspension
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES, Health
+from qwen_operator.api.objects import Key, Object, key_of
+from qwen_operator.kube.cache import ClusterCache
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.events import Recorder
+from qwen_operator.kube.workqueue import WorkQueue
+from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, SERVICES
+from qwen_operator.process.settings import Settings
 from qwen_operator.reconcile import Reconciler
 from qwen_operator.remediation.gates import GateKeeper
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.settings import Settings
-from qwen_operator.watch import Key, Object, key_of
-from qwen_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +29,16 @@ _BEAT: Final = "resync"
 
 
 class Controller:
-    """The operator at work. `poller` is given by tests only."""
+    """The tasks of the leader. Only tests pass a `poller`."""
 
-    def __init__(self, kube: Kube, settings: Settings, health: Health, poller: Poller | None = None) -> None:
+    def __init__(self, kube: KubeClient, settings: Settings, health: Health, poller: Poller | None = None) -> None:
         self._kube = kube
         self._settings = settings
         self._health = health
         self._poller = poller or Poller()
         self._recorder = Recorder(kube, settings.pod_name)
         self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, self._failed)
-        self.cluster = Cluster(
+        self.cluster = ClusterCache(
             kube,
             settings.watch_namespaces,
             on_child=self._queue.add,
@@ -51,13 +51,13 @@ class Controller:
             kube, self.cluster, self._poller, writer, health=health, on_change=self._queue.add
         )
         self._reconciler = Reconciler(
-            kube, self.cluster, self._recorder, settings, suspended=self._suspended, gone=self.service_gone
+            kube, self.cluster, self._recorder, settings, suspended=self._remediator.suspended, gone=self.service_gone
         )
         self._ended = False
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Works until cancelled."""
+        """Runs until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._recorder.run(), name="events")
@@ -74,7 +74,7 @@ class Controller:
             await self._poller.close()
 
     def service_seen(self, obj: Object) -> None:
-        """A QwenService that came or changed."""
+        """Handles a new or changed QwenService."""
         if self._ended:
             return
         key = key_of(obj)
@@ -86,7 +86,7 @@ class Controller:
             self._queue.add(key)
 
     def service_gone(self, key: Key) -> None:
-        """A QwenService that was deleted; Kubernetes removes what it owned."""
+        """Handles a deleted QwenService. Kubernetes removes the objects that it owned."""
         self.cluster.forget_service(key)
         SERVICES.set(len(self.cluster.services))
         self._remediator.sync(key)
@@ -94,10 +94,6 @@ class Controller:
         self._reconciler.forget(key)
         if not self.cluster.services:
             self._health.forget("reconcile")
-
-    def due(self, key: Key) -> None:
-        """Has a service reconciled soon."""
-        self._queue.add(key)
 
     def _pod_changed(self, pod: Object) -> None:
         self._gates.offer(pod)
@@ -109,9 +105,6 @@ class Controller:
         for key in self.cluster.services:
             self._queue.add(key)
 
-    def _suspended(self, key: Key) -> Suspension | None:
-        return self._remediator.suspended(key)
-
     async def _resync(self) -> None:
         while True:
             self._health.beat(_BEAT, self._patience())
@@ -119,7 +112,7 @@ class Controller:
             self._all_due()
 
     def _patience(self) -> float:
-        """Seconds within which a loop that lives shows up again."""
+        """Seconds within which the next beat of a loop is due."""
         return 3 * self._settings.resync_seconds + 60.0
 
     async def _reconcile(self, key: Key) -> None:
@@ -143,7 +136,11 @@ class Controller:
 
 
 def _matters(obj: Object) -> tuple[Any, ...]:
-    """What of a QwenService makes it due: not what the operator itself writes into its status."""
+    """The parts of a QwenService whose change requires a reconciliation.
+
+    Its status is none of them.
+    """
+
     metadata = obj["metadata"]
     names = ("uid", "generation", "labels", "annotations", "deletionTimestamp")
     return tuple(metadata.get(name) for name in names)

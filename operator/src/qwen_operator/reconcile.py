@@ -1,25 +1,21 @@
-"""Makes one QwenService true: observe, plan, apply, remove, status. Idempotent; called as often as anything changes."""
+"""Reconciles one QwenService: observe, plan, apply, remove, write the status. Idempotent."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from qwen_operator import __version__
 from qwen_operator.api import InvalidSpecError, QwenService, ServiceStatus
-from qwen_operator.apierrors import ConflictError, InvalidError, KubeError, NamespaceEndingError, NotFoundError
-from qwen_operator.builders.common import stable_hash
-from qwen_operator.cluster import Cluster
-from qwen_operator.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
-from qwen_operator.diagnosis import TRANSIENT
-from qwen_operator.events import EventType, Recorder, Subject
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import WRITES
-from qwen_operator.names import CONFIG_HASH_ANNOTATION
-from qwen_operator.plan import ClusterFacts, Plan, PlanWarning, Reference, plan
-from qwen_operator.resources import (
+from qwen_operator.api.names import CONFIG_HASH_ANNOTATION
+from qwen_operator.api.objects import Key, Object, is_owned_by
+from qwen_operator.kube.cache import ClusterCache
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import ConflictError, InvalidError, KubeError, NamespaceEndingError, NotFoundError
+from qwen_operator.kube.events import Recorder, Subject
+from qwen_operator.kube.resources import (
     CLAIMS,
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -27,69 +23,34 @@ from qwen_operator.resources import (
     PODS,
     PROMETHEUS_RULES,
     QWEN_SERVICES,
-    SCALED_OBJECTS,
     SERVICE_MONITORS,
     resource_for,
     resource_of,
 )
-from qwen_operator.settings import Settings
-from qwen_operator.watch import Key
+from qwen_operator.planning.builders.common import stable_hash
+from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, Reference, plan
+from qwen_operator.process.operator_metrics import WRITES
+from qwen_operator.process.settings import Settings
+from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
+from qwen_operator.status.transitions import status_patch, transitions
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
-_GOOD_WHEN_FALSE: Final = ("Degraded", "RemediationSuspended")
-_TAKES_TIME: Final = {*TRANSIENT, "MinimumReplicasUnavailable"}
-
 
 def fingerprint(obj: Mapping[str, Any]) -> str:
-    """A hash of what somebody decided about an object: all but its status and what the API server counts up."""
+    """A hash of an object without its status and the metadata that the API server maintains."""
     ignored = ("resourceVersion", "managedFields", "generation", "creationTimestamp", "uid", "selfLink")
     metadata = {key: value for key, value in obj["metadata"].items() if key not in ignored}
     return stable_hash({**{key: obj[key] for key in obj if key not in ("status", "metadata")}, "metadata": metadata})
 
 
-def owned(obj: Mapping[str, Any], uid: str) -> bool:
-    """Whether an object has this owner."""
-    return any(owner.get("uid") == uid for owner in obj["metadata"].get("ownerReferences") or ())
-
-
-def status_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
-    """The merge patch from one status to another, remediation left out (remediation writes that); empty: no change."""
-    keys = (old.keys() | new.keys()) - {"remediation"}
-    return {key: new.get(key) for key in sorted(keys) if old.get(key) != new.get(key)}
-
-
-def transitions(
-    old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
-) -> list[tuple[EventType, Mapping[str, Any]]]:
-    """The conditions whose change deserves an Event, with its type; Ready comes first in a status.
-
-    A condition that changes for the reason of one before it says nothing new. What only takes time is no warning.
-    """
-    before = {item["type"]: (item["status"], item["reason"]) for item in old}
-    told: list[tuple[EventType, Mapping[str, Any]]] = []
-    reasons: set[str] = set()
-    for item in new:
-        kind, status, reason = item["type"], item["status"], item["reason"]
-        good = (status == "False") == (kind in _GOOD_WHEN_FALSE)
-        at_rest = good and kind not in before and kind in _GOOD_WHEN_FALSE
-        # each warning of HasWarnings has its own Event
-        if kind == "HasWarnings" or before.get(kind) == (status, reason) or at_rest or reason in reasons:
-            continue
-        reasons.add(reason)
-        calm = good or kind == "Progressing" or kind not in before or reason in _TAKES_TIME
-        told.append(("Normal" if calm else "Warning", item))
-    return told
-
-
 class Reconciler:
-    """Reconciles services, one call at a time for each."""
+    """Reconciles services. At most one call at a time for each service."""
 
     def __init__(
         self,
-        kube: Kube,
-        cluster: Cluster,
+        kube: KubeClient,
+        cluster: ClusterCache,
         recorder: Recorder,
         settings: Settings,
         *,
@@ -106,7 +67,7 @@ class Reconciler:
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
 
     async def reconcile(self, key: Key) -> None:
-        """Brings the cluster to what the service's spec says; raises KubeError when that has to be tried again."""
+        """Makes the cluster match the service's spec. Raises KubeError if it must be retried."""
         obj = self._cluster.service(key)
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             self.forget(key)
@@ -136,16 +97,16 @@ class Reconciler:
             raise retry
 
     def forget(self, key: Key) -> None:
-        """Drops what is remembered of a service."""
+        """Drops what is known about a service."""
         self._warned.pop(key, None)
         for entry in [entry for entry in self._applied if entry[0] == key]:
             del self._applied[entry]
 
     async def _still_there(self, key: Key, service: QwenService, todo: Plan) -> bool:
-        """Whether the service exists, asked before anything is created for it.
+        """Whether the service still exists. Checked before a child is created for it.
 
-        Nobody tells of a deletion that fell into a gap of kopf's watch; children made for what is gone would be
-        collected and made anew for ever.
+        kopf does not report a deletion that happened while its watch was interrupted. Children of a
+        deleted service would be garbage collected and created again, forever.
         """
         if all(
             self._cluster.child(resource_for(child), key[0], child["metadata"]["name"]) is not None
@@ -155,12 +116,12 @@ class Reconciler:
         try:
             live = await self._kube.get(QWEN_SERVICES, key[1], key[0])
         except NotFoundError:
-            logger.info("the service is gone", extra={"namespace": key[0], "service": key[1]})
+            logger.info("the service was deleted", extra={"namespace": key[0], "service": key[1]})
             self._gone(key)
             return False
         if live["metadata"]["uid"] != service.uid:
             self._cluster.store_service(live)
-            raise ConflictError(409, "there is a new QwenService of that name")
+            raise ConflictError(409, "there is a new QwenService with this name")
         return True
 
     async def _facts(self, key: Key, service: QwenService) -> ClusterFacts:
@@ -171,7 +132,7 @@ class Reconciler:
             try:
                 claims[cache.existing_claim] = await self._kube.get(CLAIMS, cache.existing_claim, key[0])
             except KubeError as error:
-                logger.debug("the claim %s: %s", cache.existing_claim, error)
+                logger.debug("reading the claim %s failed: %s", cache.existing_claim, error)
         return ClusterFacts(
             operator_version=__version__,
             server_images=self._settings.server_images,
@@ -179,16 +140,15 @@ class Reconciler:
             has_service_monitor=cluster.serves(SERVICE_MONITORS),
             has_prometheus_rule=cluster.serves(PROMETHEUS_RULES),
             has_http_route=cluster.serves(HTTP_ROUTES),
-            has_scaled_object=cluster.serves(SCALED_OBJECTS),
             live_deployment=cluster.deployment(key),
             budgets=cluster.budgets(key[0]),
             claims=claims,
         )
 
     async def _apply(self, key: Key, service: QwenService, todo: Plan) -> tuple[ApplyError | None, KubeError | None]:
-        """Applies what differs. Returns the first refusal, and the first failure that is worth another attempt.
+        """Applies the children that differ. Returns the first error and the first retryable one.
 
-        A Deployment that would be refused is found out first, so that nothing else changes for it in vain.
+        A dry run of the Deployment comes first: if it is rejected, nothing else changes either.
         """
         due = [child for child in todo.children if self._differs(key, child)]
         refused = await self._refused_template(due)
@@ -197,19 +157,19 @@ class Reconciler:
             kind, name = child["kind"], child["metadata"]["name"]
             try:
                 if not await self._may_take(service, child):
-                    message = f"{kind} {name} exists and is not this QwenService's; rename one of the two"
+                    message = f"{kind} {name} exists and belongs to something else. Rename one of the two."
                     refused = refused or ApplyError("ApplyFailed", message)
                     continue
                 await self._apply_one(key, child)
             except NamespaceEndingError:
-                continue  # the QwenService is about to go, too
+                continue  # the QwenService will be deleted, too
             except KubeError as error:
                 refused = refused or ApplyError("ApplyFailed", f"{kind} {name}: {error.message}")
                 retry = retry or (None if isinstance(error, InvalidError) else error)
         return refused, retry
 
     async def _refused_template(self, due: Sequence[Object]) -> ApplyError | None:
-        """Why the API server would refuse the Deployment; None also when that cannot be told now."""
+        """Why the API server rejects the Deployment; None if it does not or the dry run fails."""
         for child in due:
             if resource_for(child) is DEPLOYMENTS:
                 try:
@@ -217,7 +177,7 @@ class Reconciler:
                 except InvalidError as error:
                     return ApplyError("InvalidPodTemplate", error.message)
                 except KubeError as error:
-                    logger.debug("dry run: %s", error)
+                    logger.debug("the dry run failed: %s", error)
         return None
 
     async def _apply_one(self, key: Key, child: Object) -> None:
@@ -229,7 +189,7 @@ class Reconciler:
             await self._nudge(key, stable_hash(child["data"]))
 
     def _differs(self, key: Key, child: Object) -> bool:
-        """Whether a child must be applied: it is wanted otherwise than last time, or it was changed or removed."""
+        """Whether a child must be applied: its desired or its actual state changed."""
         metadata = child["metadata"]
         last = self._applied.get((key, child["kind"], metadata["name"]))
         if last is None or last[0] != stable_hash(child):
@@ -238,7 +198,10 @@ class Reconciler:
         return live is None or last[1] != fingerprint(live)
 
     async def _may_take(self, service: QwenService, child: Object) -> bool:
-        """Whether an object of that name is absent or ours; the watches show only what carries our label."""
+        """Whether no object with this name exists, or it is ours.
+
+        The cache has only objects with our label.
+        """
         resource, metadata = resource_for(child), child["metadata"]
         live = self._cluster.child(resource, metadata["namespace"], metadata["name"])
         if live is None:
@@ -246,14 +209,15 @@ class Reconciler:
                 live = await self._kube.get(resource, metadata["name"], metadata["namespace"])
             except NotFoundError:
                 return True
-        # a claim that is kept has no owner: the label tells
-        return owned(live, service.uid) or (
+        # A retained claim has no owner, so its labels decide.
+        return is_owned_by(live, service.uid) or (
             "ownerReferences" not in metadata
             and metadata["labels"].items() <= (live["metadata"].get("labels") or {}).items()
         )
 
     async def _nudge(self, key: Key, digest: str) -> None:
-        """Changes an annotation of the running pods, so that the kubelet looks at their mounted ConfigMap now."""
+        """Changes an annotation of the pods: this makes the kubelet refresh their ConfigMap."""
+
         for pod in self._cluster.pods(key):
             metadata = pod["metadata"]
             body = {"metadata": {"uid": metadata["uid"], "annotations": {CONFIG_HASH_ANNOTATION: digest}}}
@@ -266,12 +230,15 @@ class Reconciler:
             WRITES.labels("nudge").inc()
 
     async def _remove(self, service: QwenService, references: Sequence[Reference]) -> KubeError | None:
-        """Deletes what the spec asks for no more. Returns the last failure: the status is written all the same."""
+        """Deletes what the spec no longer asks for.
+
+        Returns the last error: the status is written anyway.
+        """
         failure = None
         for reference in references:
             resource = resource_of(reference.api_version, reference.kind)
             live = self._cluster.child(resource, service.namespace, reference.name)
-            if live is None or not owned(live, service.uid):
+            if live is None or not is_owned_by(live, service.uid):
                 continue
             try:
                 await self._kube.delete(resource, reference.name, service.namespace, uid=live["metadata"]["uid"])
@@ -294,7 +261,8 @@ class Reconciler:
                 QWEN_SERVICES, metadata["name"], metadata["namespace"], patch, subresource="status"
             )
         except (NotFoundError, ConflictError):
-            return  # it is gone, or another one of that name
+            return  # the service is gone, or replaced by another one with its name
+
         WRITES.labels("status").inc()
         self._cluster.store_service(patched)
         self._tell_transitions(obj, old.get("conditions") or (), new.get("conditions") or ())

@@ -11,15 +11,21 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from qwen_server.api.bodies.checking import Bodies
+from qwen_server.api.handler import Handler
 from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
+from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
 from qwen_server.engine.base import Engine
-from qwen_server.http.authentication import Guard, cross_origin
+from qwen_server.http.api_keys import ApiKeys
+from qwen_server.http.authentication import Authentication, cross_origin
+from qwen_server.http.body import BodyReader
 from qwen_server.http.dialects import worded_for
+from qwen_server.http.early_writes import EARLY_WRITES
 from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error
 from qwen_server.http.middleware import CLIENT_CLOSED_REQUEST, Surroundings
+from qwen_server.http.rate_limits import RateLimiter
 from qwen_server.observe.gpu import GpuMonitor
 from qwen_server.observe.prometheus_page import PrometheusPage
 
@@ -44,7 +50,10 @@ def create_app(
     The ASGI lifespan runs the background work (alerts, reloads, GPU readings). `gpu` replaces the monitor, for tests;
     without `tracing` no spans are made.
     """
-    service = Service(settings, engine, lifecycle, gpu=gpu, tracing=tracing)
+    keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
+    patches = Patches(settings.patches)
+    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=[keys.poll], patches=patches)
+    reader = BodyReader(settings.max_body_bytes, settings.body_timeout)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -64,14 +73,21 @@ def create_app(
         },
     )
     app.state.service = service
-    app.state.bodies = Bodies(settings)
-    app.state.prometheus = PrometheusPage(service)
+    app.state.patches = patches
+    app.state.handler = Handler(
+        service,
+        RateLimiter(settings.rate_limit),
+        reader,
+        Bodies(settings),
+        early_writes=patches.use(EARLY_WRITES),
+    )
+    app.state.prometheus = PrometheusPage(service.observe)
     # The last one added is the outermost.
-    if service.keys.required:
-        app.add_middleware(Guard, service=service)
+    if keys.required:
+        app.add_middleware(Authentication, keys=keys, service=service)
     if settings.cors_origins:
         app.add_middleware(cross_origin, origins=settings.cors_origins)
-    app.add_middleware(Surroundings, service=service)
+    app.add_middleware(Surroundings, service=service, tracing=tracing)
     for router in ROUTERS:
         app.include_router(router)
     return app

@@ -220,7 +220,7 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
         _log.warning("--log-prompts: the text of prompts and answers is logged")
     app = create_app(settings, engine, lifecycle, tracing=_tracing(settings))
     service = app.state.service
-    server = _Server(uvicorn_config(app, settings))
+    server = _Server(uvicorn_config(app, settings, app.state.patches))
     runner = Runner(settings, engine, lifecycle, server, is_stuck=lambda: bool(service.alert_state.zero_work))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

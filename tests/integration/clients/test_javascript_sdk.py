@@ -1,4 +1,4 @@
-"""The openai package for JavaScript, unchanged, against real vLLM: `tests/integration/js/client.test.mjs`."""
+"""The openai package for JavaScript on real vLLM: runs `tests/integration/js/client.test.mjs`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster import javascript
 from tests.cluster.settings import Settings
-from tests.integration.serving import ServerProcess
+from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 

@@ -1,4 +1,4 @@
-"""Limits, defaults and refusals that depend on the model, with real vLLM; the others are unit tests."""
+"""Limits, defaults and refusals that depend on the model; unit tests cover the others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.clients.model import ANSWER, QUESTION
-from tests.integration.serving import ServerProcess
+from tests.integration.builtin_model import ANSWER, QUESTION
+from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_completion_is_named(http: httpx.Client, fields: di
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_that_is_too_long_is_told_limit_and_count(http: httpx.Client, stream: bool) -> None:
+def test_the_refusal_of_a_long_prompt_names_limit_and_count(http: httpx.Client, stream: bool) -> None:
     chat = CHAT | {"messages": [{"role": "user", "content": "新闻" * 5000}], "stream": stream}
     for body, param in ((chat, "messages"), ({"prompt": [9] * 4100, "stream": stream}, "prompt")):
         error = post(http, body, 400)["error"]
@@ -114,7 +114,7 @@ def test_mistakes_of_clients_are_no_failures_and_keep_no_slot(server: ServerProc
 
 
 def test_null_means_the_default(http: httpx.Client) -> None:
-    """For vLLM, null would be 16 tokens of a completion and temperature 1."""
+    """vLLM itself reads null as 16 tokens for a completion and as temperature 1."""
     names = ("temperature", "max_tokens", "n", "stop", "top_p", "top_k", "seed", "stream", "logprobs", "logit_bias")
     nulls: dict[str, Any] = dict.fromkeys(names)
     answer = post(http, CHAT | nulls | {"ignore_eos": True, "min_tokens": None, "tools": None, "response_format": None})
@@ -124,7 +124,7 @@ def test_null_means_the_default(http: httpx.Client) -> None:
 
 
 def test_unset_values_come_from_the_models_generation_config(http: httpx.Client) -> None:
-    """Its top_k of 1 leaves nothing to chance; a request's own value goes before."""
+    """The configured top_k of 1 makes answers certain; a request's own value takes precedence."""
     sampled = {"prompt": "请", "temperature": 1, "n": 8, "max_tokens": 8, "ignore_eos": True}
     for logprobs in (None, 0):
         choices = post(http, sampled | {"logprobs": logprobs})["choices"]

@@ -1,4 +1,4 @@
-"""The openai package for Python, unchanged, against real vLLM: its two forms and what applications ask them for."""
+"""The openai package for Python on real vLLM: both clients, and common uses of applications."""
 
 from __future__ import annotations
 
@@ -12,26 +12,20 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel
 from tokenizers import Tokenizer
 
-from tests.integration.clients.model import ANSWER, NAME, QUESTION
-from tests.integration.serving import ServerProcess
+from tests.integration.builtin_model import ANSWER, NAME, QUESTION
+from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
 PROMPT = "请分类：苹果发布新款iPhone\n类别："
-# The model's configuration makes answers certain; these are as random as OpenAI's.
+# The model's configuration makes answers deterministic; these are random as in OpenAI's API.
 RANDOM: dict[str, Any] = {"top_k": -1}
 
 
 class Category(BaseModel):
     category: Literal["财经", "体育"]
     certain: bool
-
-
-@pytest.fixture
-def no_blanks(tokenizer: Tokenizer) -> dict[str, int]:
-    """A bias that keeps a model which cannot write JSON from filling its answer with spaces."""
-    return {str(tokenizer.encode(blank).ids[0]): -100 for blank in (" ", "\n", "\t", "\r")}
 
 
 def test_a_chat(sdk: openai.OpenAI) -> None:

@@ -1,4 +1,4 @@
-"""Every example of the API specification, run as it stands, and its answers compared field by field."""
+"""Every example of the API specification, run word for word and compared field by field."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import specification as spec
-from tests.integration.serving import ServerProcess
+from qwen_server.api.openapi import specification as spec
+from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
+HOST = "http://10.9.3.131:8000"  # of the specification
 CATEGORIES = "财经|房产|股票|教育|科技|社会|时政|体育|游戏|娱乐"
-# Values of the examples that hold for every server, and the form of those that do not.
+# Fields whose values hold for every server, and patterns for those that differ.
 EQUAL = {
     "chat": ("object", "model", "choices.0.index", "choices.0.message.role", "choices.0.finish_reason"),
     "completion": ("object", "model", "choices.0.text", "choices.0.index", "choices.0.finish_reason"),
@@ -39,8 +40,8 @@ FORMS = {
 
 
 def bash(server: ServerProcess, command: str) -> str:
-    """What a command of the specification prints, with the server for its host."""
-    script = command.replace(spec.HOST, server.url)
+    """Runs a command of the specification against the server. Returns its output."""
+    script = command.replace(HOST, server.url)
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, env=plain())
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -51,7 +52,7 @@ def plain() -> dict[str, str]:
 
 
 def differences(example: Any, actual: Any, place: str = "") -> list[str]:
-    """Where `actual` has other fields or types than `example`; fields that are null may come on top."""
+    """Where fields or types of `actual` differ from `example`; extra fields may be null."""
     if type(example) is not type(actual):
         return [f"{place}: {type(actual).__name__} {actual!r}, not {type(example).__name__}"]
     if isinstance(example, dict):
@@ -76,7 +77,7 @@ def at(value: Any, path: str) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def three_requests(http: httpx.Client) -> None:
-    """So that no percentile is empty, as in the example."""
+    """Three requests, so that no percentile is empty, as in the example."""
     for _ in range(3):
         body = {"messages": [{"role": "user", "content": "请分类：苹果发布新款iPhone"}]}
         assert http.post("/v1/chat/completions", json=body).status_code == 200
@@ -85,10 +86,10 @@ def three_requests(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("name", "command", "example"),
     [
-        ("chat", spec.CHAT_CURL, spec.CHAT_ANSWER),
-        ("completion", spec.COMPLETION_CURL, spec.COMPLETION_ANSWER),
-        ("health", spec.HEALTH_CURL, spec.HEALTH_ANSWER),
-        ("metrics", spec.METRICS_CURL, spec.METRICS_ANSWER),
+        ("chat", spec.CHAT_COMMAND, spec.CHAT_ANSWER),
+        ("completion", spec.COMPLETION_COMMAND, spec.COMPLETION_ANSWER),
+        ("health", spec.HEALTH_COMMAND, spec.HEALTH_ANSWER),
+        ("metrics", spec.METRICS_COMMAND, spec.METRICS_ANSWER),
     ],
 )
 def test_a_command_is_answered_as_shown(server: ServerProcess, name: str, command: str, example: str) -> None:
@@ -112,20 +113,20 @@ def test_a_command_is_answered_as_shown(server: ServerProcess, name: str, comman
 
 
 @pytest.mark.parametrize("path", ["/stats", "/metrics"])
-def test_the_other_paths_of_the_overview_tell_the_same(server: ServerProcess, http: httpx.Client, path: str) -> None:
-    """As `curl` asks for it: with an Accept of anything."""
-    answer = json.loads(bash(server, f"curl {spec.HOST}{path}"))
+def test_the_other_paths_of_the_overview_give_the_same(server: ServerProcess, http: httpx.Client, path: str) -> None:
+    """curl accepts any media type."""
+    answer = json.loads(bash(server, f"curl {HOST}{path}"))
     assert differences(json.loads(spec.METRICS_ANSWER), answer) == []
     assert http.get(path).json().keys() == answer.keys()
 
 
 def test_the_list_of_models_of_the_overview(server: ServerProcess) -> None:
-    answer = json.loads(bash(server, f"curl {spec.HOST}/v1/models"))
+    answer = json.loads(bash(server, f"curl {HOST}/v1/models"))
     assert (answer["object"], [model["id"] for model in answer["data"]]) == ("list", ["qwen-news-classifier"])
 
 
 def test_the_lines_for_prometheus_are_as_shown(server: ServerProcess) -> None:
-    page = bash(server, spec.PROMETHEUS_CURL).splitlines()
+    page = bash(server, spec.PROMETHEUS_COMMAND).splitlines()
     for line in filter(None, spec.PROMETHEUS_ANSWER.splitlines()):
         if line.startswith("#"):
             assert page.count(line) == 1, line
@@ -138,8 +139,8 @@ def test_the_lines_for_prometheus_are_as_shown(server: ServerProcess) -> None:
 
 
 def test_the_python_example_prints_what_it_should(server: ServerProcess) -> None:
-    script = spec.PYTHON.replace(spec.HOST, server.url)
-    assert script != spec.PYTHON
+    script = spec.PYTHON_EXAMPLE.replace(HOST, server.url)
+    assert script != spec.PYTHON_EXAMPLE
     done = subprocess.run(
         [sys.executable, "-c", script + "print(health_check())\n"],
         capture_output=True,
@@ -157,7 +158,7 @@ def test_the_python_example_prints_what_it_should(server: ServerProcess) -> None
 
 
 async def test_a_full_queue_is_refused_as_shown(server: ServerProcess) -> None:
-    """Twenty at once, of which three run and ten wait."""
+    """Twenty requests at once: three run and ten wait."""
     long = {"prompt": "请分类：", "max_tokens": 512, "ignore_eos": True, "stream": True}
     refused: list[httpx.Response] = []
     async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as client:
@@ -168,7 +169,7 @@ async def test_a_full_queue_is_refused_as_shown(server: ServerProcess) -> None:
         for task in open_ones:
             task.cancel()
         await asyncio.gather(*open_ones, return_exceptions=True)
-    server.until_requests(0, 0)  # so that the next test finds room
+    server.until_requests(0, 0)  # so that the next test has room
     for response in refused:
         assert response.status_code == 503
         assert response.json() == json.loads(spec.QUEUE_FULL_ANSWER)

@@ -1,4 +1,4 @@
-"""Thoughts: off unless asked for, apart from the answer, and free of the answer's grammar."""
+"""Thinking: off by default, separate from the answer, and exempt from the answer's grammar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 import pytest
 from tokenizers import Tokenizer
 
-from tests.integration.clients.model import ANSWER, QUESTION
+from tests.integration.builtin_model import ANSWER, QUESTION
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -26,7 +26,7 @@ def message_of(http: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def endless(tokenizer: Tokenizer) -> dict[str, int]:
-    """A bias against ending: this model thinks no longer than it answers."""
+    """A bias against ending: otherwise this model thinks as briefly as it answers."""
     return {str(tokenizer.token_to_id(token)): -100 for token in ("<|im_end|>", "<|endoftext|>")}
 
 
@@ -44,7 +44,7 @@ def test_nothing_is_thought_unless_asked_for(http: httpx.Client) -> None:
         assert message.get("reasoning") is None
 
 
-def test_a_thought_is_told_apart_from_the_answer(http: httpx.Client, thought: dict[str, Any]) -> None:
+def test_a_thought_is_distinguished_from_the_answer(http: httpx.Client, thought: dict[str, Any]) -> None:
     message = message_of(http, **thought, structured_outputs={"choice": ["财经"]})
     assert message["reasoning"]
     assert message["content"] == "财经"
@@ -68,7 +68,7 @@ def test_a_streamed_thought_comes_before_the_answer(http: httpx.Client, thought:
 
 
 def test_a_thought_that_is_cut_off_leaves_no_answer(http: httpx.Client, endless: dict[str, int]) -> None:
-    """What thinking is off by default for."""
+    """This is why thinking is off by default."""
     message = message_of(http, **ON, max_tokens=4, logit_bias=endless)
     assert message["reasoning"]
     assert message["content"] is None
@@ -82,7 +82,7 @@ def test_a_thought_can_be_left_out(http: httpx.Client, thought: dict[str, Any]) 
 
 @pytest.mark.parametrize("logprobs", [None, 1])
 def test_a_completion_knows_no_thoughts(http: httpx.Client, logprobs: int | None) -> None:
-    """Its grammar holds from the first token, on both paths."""
+    """The grammar applies from the first token, on both paths."""
     body = {"prompt": "类别：", "structured_outputs": {"choice": ["财经", "体育"]}, "logprobs": logprobs}
     assert http.post("/v1/completions", json=body).json()["choices"][0]["text"] in {"财经", "体育"}
 

@@ -1,6 +1,6 @@
-"""Tools on the reference path with the parser that the model's family has.
+"""Tools on the reference path, with the tool parser of the model's family.
 
-The model cannot call tools of its own accord: a grammar of the request makes it write what one that can would write.
+The model cannot call tools by itself: a grammar makes it write what a capable model would.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, ChatCompletionToolUnionParam
-from tokenizers import Tokenizer
 
-from tests.integration.clients.model import NAME, QUESTION
+from tests.integration.builtin_model import NAME, QUESTION
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -30,7 +29,7 @@ PARAMETERS: dict[str, object] = {
 TOOLS: list[ChatCompletionToolUnionParam] = [
     {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}}
 ]
-# vLLM holds the arguments to their schema only where a tool asks for it.
+# vLLM enforces the schema of the arguments only for strict tools.
 STRICT: list[ChatCompletionToolUnionParam] = [
     {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS, "strict": True}}
 ]
@@ -49,7 +48,7 @@ def forced(text: str) -> dict[str, Any]:
 
 
 def calls_of(chunks: Iterable[ChatCompletionChunk]) -> tuple[list[tuple[str, str]], str, str | None]:
-    """The names and arguments, the content and the finish reason that a stream adds up to."""
+    """Joins a stream: names and arguments of the calls, the content, and the finish reason."""
     calls: dict[int, list[str]] = {}
     text, reason = "", None
     for chunk in chunks:
@@ -64,11 +63,6 @@ def calls_of(chunks: Iterable[ChatCompletionChunk]) -> tuple[list[tuple[str, str
                     calls[call.index][0] += call.function.name or ""
                     calls[call.index][1] += call.function.arguments or ""
     return [(name, arguments) for _, (name, arguments) in sorted(calls.items())], text, reason
-
-
-@pytest.fixture
-def no_blanks(tokenizer: Tokenizer) -> dict[str, int]:
-    return {str(tokenizer.encode(blank).ids[0]): -100 for blank in (" ", "\n", "\t", "\r")}
 
 
 @pytest.mark.parametrize("cities", [["北京"], ["北京", "上海"]])
@@ -123,7 +117,7 @@ def test_calls_one_at_a_time(sdk: openai.OpenAI) -> None:
 def test_a_forced_call_follows_its_schema(
     sdk: openai.OpenAI, no_blanks: dict[str, int], choice: Any, reason: str
 ) -> None:
-    """Here vLLM makes the grammar, from the tools. For a named function OpenAI's finish reason is `stop`."""
+    """vLLM makes the grammar. OpenAI's finish reason for a named function is `stop`."""
     options: dict[str, Any] = {
         "tools": STRICT,
         "tool_choice": choice,

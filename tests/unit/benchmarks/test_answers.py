@@ -1,4 +1,4 @@
-"""Generated requests, and answers made comparable."""
+"""Generated requests, and answers normalized for comparison."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import processes
+from benchmarks import procfs
 from benchmarks.figures import highest, percentile, poisson_times, ratios, spread
 
 
@@ -61,15 +61,15 @@ def test_arrivals_are_poisson() -> None:
 def test_cpu_time_counts_user_and_system_of_a_name_with_brackets() -> None:
     fields = ["S", *["0"] * 10, "250", "50", *["7"] * 20]
     ticks = os.sysconf("SC_CLK_TCK")
-    assert processes.cpu_of_stat(f"42 (a (b) c) {' '.join(fields)}") == 300 / ticks
+    assert procfs.cpu_of_stat(f"42 (a (b) c) {' '.join(fields)}") == 300 / ticks
 
 
 def test_cpu_time_of_a_process_counts_all_its_threads() -> None:
-    before = processes.cpu_of(os.getpid())
+    before = procfs.cpu_of(os.getpid())
     thread = threading.Thread(target=_burn, args=(0.1,))
     thread.start()
     thread.join()
-    assert processes.cpu_of(os.getpid()) - before >= 0.08
+    assert procfs.cpu_of(os.getpid()) - before >= 0.08
 
 
 def _burn(seconds: float) -> None:
@@ -80,8 +80,8 @@ def _burn(seconds: float) -> None:
 
 def test_memory_of_a_process() -> None:
     text = "00-ff ---p 0 00:00 0 [rollup]\nRss:  2048 kB\nPss:  1024 kB\nPss_Anon: 1 kB\n"
-    assert processes.memory_of_rollup(text) == (2.0, 1.0)
-    memory = processes.memory_of(os.getpid())
+    assert procfs.memory_of_rollup(text) == (2.0, 1.0)
+    memory = procfs.memory_of(os.getpid())
     assert 1 < memory.pss <= memory.rss + 1
 
 
@@ -92,12 +92,12 @@ def test_pinning_reaches_every_thread() -> None:
     thread = threading.Thread(target=stop.wait)
     thread.start()
     try:
-        processes.pin([os.getpid()], [core])
+        procfs.pin([os.getpid()], [core])
         threads = [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
         assert len(threads) >= 2
         assert {core} == {name for of in threads for name in os.sched_getaffinity(of)}
     finally:
-        processes.pin([os.getpid()], allowed)
+        procfs.pin([os.getpid()], allowed)
         stop.set()
         thread.join()
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from charts.dashboard import dashboard
 
-from qwen_operator.catalogue import NAMES
-from qwen_operator.metrics import REGISTRY
+from qwen_operator.api.catalogue import NAMES
+from qwen_operator.process.operator_metrics import REGISTRY
 
 from .conftest import ROOT, Rendered, render
 
@@ -29,7 +29,7 @@ def switched(enabled: Any) -> dict[str, Any]:
 
 def server_metrics() -> set[str]:
     """What the server's Prometheus page holds, by the calls that make its families."""
-    text = (ROOT / "server" / "src" / "qwen_server" / "prometheus.py").read_text(encoding="utf-8")
+    text = (ROOT / "server" / "src" / "qwen_server" / "observe" / "prometheus_page.py").read_text(encoding="utf-8")
     made = re.findall(r'(gauge|family|histogram)\(\s*"((?:qwen|vllm)_[a-z0-9_]+)"', text)
     assert len(made) > 15
     return {name + suffix for kind, name in made for suffix in suffixes(kind)}

@@ -94,8 +94,8 @@ def test_namespaced_mode_has_a_role_in_each_namespace_and_nothing_clusterwide(
 
 
 def documented() -> set[Grant]:
-    """The table at the top of kube.py: the rights that the operator's calls need."""
-    text = (ROOT / "operator" / "src" / "qwen_operator" / "kube.py").read_text(encoding="utf-8")
+    """The table at the top of kube/client.py: the rights that the operator's calls need."""
+    text = (ROOT / "operator" / "src" / "qwen_operator" / "kube" / "client.py").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     found: set[Grant] = set()
     for group, resources, verbs in rows[2:]:

@@ -110,7 +110,7 @@ def test_two_operators_without_election_are_refused() -> None:
 def test_environment_of_the_chart_cannot_be_repeated() -> None:
     result = template({"extraEnv": [{"name": "QWEN_OPERATOR_LOG_LEVEL", "value": "debug"}]})
     assert result.returncode != 0
-    assert "QWEN_OPERATOR_LOG_LEVEL is written by the chart" in result.stderr
+    assert "the chart sets QWEN_OPERATOR_LOG_LEVEL" in result.stderr
 
 
 def test_cluster_that_is_too_old_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""kind and other people's clusters, with programs that only write down how they were called."""
+"""kind and the current context, with fake programs that record their command lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ esac
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """docker, kind and kubectl that succeed; Helm is there; the checkout's .cluster is elsewhere."""
+    """Working docker, kind and kubectl; Helm is installed; .cluster is in a temporary folder."""
     record = tmp_path / "calls"
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -31,7 +31,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (programs / name).write_text(RECORD.format(calls=record))
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setattr(builds, "ensure", lambda *_: "all there")
+    monkeypatch.setattr(builds, "ensure", lambda *_: "up to date")
     monkeypatch.setattr(settings, "ROOT", tmp_path)
     monkeypatch.setattr("tests.cluster.node.require_disk", lambda *_: None)
     return record
@@ -84,4 +84,4 @@ def test_kind_without_docker_says_what_else_there_is(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(Problem, match="Docker") as caught:
         clusters.Kind(made(tmp_path)).prepare()
-    assert "CLUSTER=local" in caught.value.mend
+    assert "CLUSTER=local" in caught.value.hint

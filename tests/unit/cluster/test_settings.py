@@ -73,7 +73,7 @@ def test_dns_service_leads_to_the_node() -> None:
     assert endpoints["endpoints"][0]["addresses"] == [SETTINGS.node_ip]  # type: ignore[index]
 
 
-def test_certificates_are_made_once_and_anew_for_other_addresses(tmp_path: Path) -> None:
+def test_certificates_are_made_once_and_again_for_other_addresses(tmp_path: Path) -> None:
     settings = Settings("qwen", "192.168.250", tmp_path)
     pki.ensure(settings)
     certificate = settings.pki / "apiserver.crt"

@@ -11,8 +11,8 @@ from tests.cluster.shell import Stamps, digest, logged, output, succeeds
 def test_failed_command_becomes_one_line_with_the_tail_of_its_log(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "step.log"
     with pytest.raises(Problem, match="failed with exit code 3") as caught:
-        logged(["sh", "-c", "seq 100; exit 3"], log, mend="try again")
-    assert caught.value.mend == "try again"
+        logged(["sh", "-c", "seq 100; exit 3"], log, hint="try again")
+    assert caught.value.hint == "try again"
     assert caught.value.details.splitlines()[-1] == "100"
     assert len(caught.value.details.splitlines()) == 15
     assert log.read_text().startswith("$ sh -c")
@@ -21,7 +21,7 @@ def test_failed_command_becomes_one_line_with_the_tail_of_its_log(tmp_path: Path
 def test_missing_program_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="no-such-program is not installed") as caught:
         logged(["no-such-program"], tmp_path / "log")
-    assert "make deps" in caught.value.mend
+    assert "make deps" in caught.value.hint
     with pytest.raises(Problem, match="no-such-program is not installed"):
         output(["no-such-program"])
 
@@ -31,7 +31,7 @@ def test_output_fails_with_standard_error_and_after_the_time_is_over() -> None:
     with pytest.raises(Problem) as caught:
         output(["sh", "-c", "echo reason >&2; exit 1"])
     assert caught.value.details == "reason\n"
-    with pytest.raises(Problem, match="no answer within"):
+    with pytest.raises(Problem, match="did not finish within"):
         output(["sleep", "5"], timeout=0.1)
     assert succeeds(["true"])
     assert not succeeds(["false"])

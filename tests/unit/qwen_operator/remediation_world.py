@@ -1,4 +1,4 @@
-"""A world for `decide`: pods that get ill and well, a clock, and a kubelet that obeys at once."""
+"""A simulation for `decide`: pods that fail and recover, a clock, and a kubelet without delays."""
 
 from __future__ import annotations
 
@@ -6,30 +6,26 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from qwen_operator.api import RemediationStatus, RestartIntent
-from qwen_operator.catalogue import AlertClass, effective_alerts
-from qwen_operator.conditions import Suspension
+from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.planning.alerts import effective_alerts
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.decide import decide
-from qwen_operator.remediation.model import (
-    Action,
+from qwen_operator.remediation.memory import Memory
+from qwen_operator.remediation.policy import Policy, alert_policy
+from qwen_operator.remediation.restarts import restart_id
+from qwen_operator.remediation.steps import (
     BeginRestart,
     CloseGate,
     Decisions,
-    Evidence,
     ExecuteRestart,
     FinishRestart,
-    Gate,
-    Instant,
-    Memory,
     OpenGate,
-    Pod,
     Prove,
     ResetBudget,
-    Rollout,
-    Round,
+    Step,
 )
-from qwen_operator.remediation.policy import Policy, alert_policy
-from qwen_operator.remediation.restarts import restart_id
+from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Rollout, Round
+from qwen_operator.status.conditions import Suspension
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 ALERTS = {alert.name: alert_policy(alert) for alert in effective_alerts("cuda") if alert.active}
@@ -45,7 +41,7 @@ def policy(**changes: object) -> Policy:
 
 @dataclass
 class Patient:
-    """A pod, and how it is."""
+    """A pod and its health."""
 
     pod: Pod
     alerts: frozenset[str] = frozenset()
@@ -61,7 +57,7 @@ class Patient:
 
 @dataclass
 class World:
-    """Rounds of polling, and what came of them."""
+    """Rounds of polling and their effects."""
 
     policy: Policy
     patients: dict[str, Patient]
@@ -73,13 +69,13 @@ class World:
     reset: str = ""
     start_seconds: float = 20.0
     proofs: dict[str, bool] = field(default_factory=dict)
-    log: list[tuple[float, Action]] = field(default_factory=list)
+    log: list[tuple[float, Step]] = field(default_factory=list)
     suspended: Suspension | None = None
     evicted: int = 0
 
     @classmethod
     def of(cls, count: int, rules: Policy | None = None, **pod: object) -> World:
-        """So many healthy pods in rotation."""
+        """A world with this number of healthy pods in rotation."""
         pods = [Pod(uid=f"u{number}", name=f"p{number}", **pod) for number in range(count)]  # type: ignore[arg-type]
         return cls(rules or policy(), {item.uid: Patient(item) for item in pods})
 
@@ -88,29 +84,29 @@ class World:
 
     @property
     def now(self) -> Instant:
-        """The moment."""
+        """The current time."""
         return Instant(self.mono, self.wall)
 
     def round(self) -> Decisions:
-        """One round: poll, decide, act; then the clock goes on by one poll interval."""
+        """One round: poll, decide, act. Then the clock advances by one poll interval."""
         self._kubelet()
         decisions = self.look()
         self.memory, self.suspended = decisions.memory, decisions.suspended
         self.proofs = {}
-        for action in decisions.actions:
-            self.log.append((self.mono, action))
-            self.act(action)
+        for step in decisions.steps:
+            self.log.append((self.mono, step))
+            self.act(step)
         self.advance(self.policy.poll)
         return decisions
 
     def rounds(self, seconds: float) -> None:
-        """Rounds for so many seconds."""
+        """Runs rounds for this number of seconds."""
         end = self.mono + seconds
         while self.mono < end:
             self.round()
 
     def look(self) -> Decisions:
-        """What `decide` says now, without doing it."""
+        """What `decide` returns now, without performing it."""
         evidence: dict[str, Evidence | None] = {}
         for uid, patient in self.patients.items():
             if patient.silent or self.mono < patient.down_until:
@@ -130,32 +126,32 @@ class World:
                 patient.uptime += seconds
 
     def forget(self) -> None:
-        """The operator starts anew."""
+        """Restarts the operator."""
         self.memory = {}
         self.proofs = {}
 
-    def act(self, action: Action) -> None:
-        """Does what was decided, as the API and the kubelet would."""
-        match action:
+    def act(self, step: Step) -> None:
+        """Performs a step, as the API and the kubelet would."""
+        match step:
             case OpenGate():
-                self.change(action.pod.uid, gate=Gate.OPEN, closed_for="", closed_since=None)
+                self.change(step.pod.uid, gate=Gate.OPEN, closed_for="", closed_since=None)
             case CloseGate():
-                self.change(action.pod.uid, gate=Gate.CLOSED, closed_for=action.alert, closed_since=self.wall)
+                self.change(step.pod.uid, gate=Gate.CLOSED, closed_for=step.alert, closed_since=self.wall)
             case BeginRestart():
-                self.ledger = ledgers.begin(self.ledger, action.intent, self.policy, self.wall)
+                self.ledger = ledgers.begin(self.ledger, step.intent, self.policy, self.wall)
             case ExecuteRestart():
-                self._restart(action.intent)
+                self._restart(step.intent)
             case FinishRestart():
-                refund = action.outcome == "Cancelled"
-                self.ledger = ledgers.finish(self.ledger, action.intent, self.policy, self.wall, refund=refund)
+                refund = step.outcome == "Cancelled"
+                self.ledger = ledgers.finish(self.ledger, step.intent, self.policy, self.wall, refund=refund)
             case ResetBudget():
-                self.ledger = ledgers.reset(self.ledger, action.value)
+                self.ledger = ledgers.reset(self.ledger, step.value)
             case Prove():
-                patient = self.patients[action.pod.uid]
-                self.proofs[action.pod.uid] = patient.generates and self.mono >= patient.down_until
+                patient = self.patients[step.pod.uid]
+                self.proofs[step.pod.uid] = patient.generates and self.mono >= patient.down_until
 
     def change(self, uid: str, **changes: object) -> None:
-        """Changes a pod as the API shows it."""
+        """Changes a pod in the API."""
         patient = self.patients[uid]
         patient.pod = replace(patient.pod, **changes)  # type: ignore[arg-type]
 
@@ -184,6 +180,7 @@ class World:
         """The gate of a pod."""
         return self.patients[uid].pod.gate
 
-    def actions(self, *kinds: type) -> list[Action]:
-        """The actions of some kinds so far."""
-        return [action for _, action in self.log if isinstance(action, kinds)]
+    def steps(self, *kinds: type) -> list[Step]:
+        """The steps of some kinds so far."""
+
+        return [step for _, step in self.log if isinstance(step, kinds)]

@@ -1,4 +1,4 @@
-"""The typed models: defaults, refusals that name the field, scalars."""
+"""The typed models: defaults, errors that name the field, scalars."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qwen_operator.api import (
 )
 from qwen_operator.api.alerting import AlertName
 from qwen_operator.api.base import DURATION_PATTERN
-from qwen_operator.catalogue import NAMES
+from qwen_operator.api.catalogue import NAMES
 from tests.unit.qwen_operator.objects import NOW, gpu_service, load, service, service_object
 
 
@@ -79,7 +79,7 @@ def test_two_sources_are_refused() -> None:
         ({"podTemplate": {"sepc": {}}}, "spec.podTemplate.sepc"),
     ],
 )
-def test_nonsense_is_refused_with_its_field(spec: dict[str, Any], field: str) -> None:
+def test_invalid_values_are_rejected_with_the_field(spec: dict[str, Any], field: str) -> None:
     assert refused(**spec).field == field
 
 
@@ -161,7 +161,7 @@ def test_status_round_trips() -> None:
         "remediation": {
             "intents": [{"podUID": "u", "pod": "p", "method": "Evict", "time": time}],
             "restartTimes": [time],
-            "history": [{"time": time, "pod": "p", "action": "Evict", "gpuUUID": "GPU-1"}],
+            "history": [{"time": time, "pod": "p", "action": "Evict", "node": "gpu-1"}],
         },
     }
     status = ServiceStatus.model_validate(written)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qwen_operator.crd import build_crd, build_reference, main, render_crd
+from generate_crd import build_crd, build_reference, main, render_crd
 from tests.unit.qwen_operator.objects import ROOT, load
 
 Schema = dict[str, Any]

@@ -1,4 +1,4 @@
-"""The Kubernetes client against a small HTTP server: what goes out, and which errors come back."""
+"""The Kubernetes client with a small HTTP server: requests, and the errors for responses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import pytest
 import yaml
 from aiohttp import web
 
-from qwen_operator.apierrors import (
+from qwen_operator.controller import Controller
+from qwen_operator.kube.cache import ClusterCache
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import (
     ConflictError,
     ForbiddenError,
     GoneError,
@@ -23,20 +26,25 @@ from qwen_operator.apierrors import (
     NotFoundError,
     TooManyRequestsError,
 )
-from qwen_operator.cluster import Cluster
-from qwen_operator.controller import Controller
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import Health
+from qwen_operator.kube.events import Recorder
+from qwen_operator.kube.informer import Informer
+from qwen_operator.kube.resources import (
+    AUTOSCALERS,
+    DEPLOYMENTS,
+    NODES,
+    PODS,
+    QWEN_SERVICES,
+    SERVICE_MONITORS,
+    resource_of,
+)
+from qwen_operator.process.health import Health
+from qwen_operator.process.settings import read_settings
 from qwen_operator.reconcile import Reconciler
-from qwen_operator.resources import AUTOSCALERS, DEPLOYMENTS, NODES, PODS, QWEN_SERVICES, SERVICE_MONITORS, resource_of
-from qwen_operator.settings import read_settings
-from qwen_operator.watch import Informer
 
 
 @dataclass
 class Server:
-    """What the API server answers, and what it was asked."""
+    """The responses of the API server, and the requests to it."""
 
     answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
     asked: list[tuple[str, str, dict[str, str], Any, str]] = field(default_factory=list)
@@ -75,9 +83,9 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 @pytest.fixture
-async def kube(server: Server) -> AsyncIterator[Kube]:
+async def kube(server: Server) -> AsyncIterator[KubeClient]:
     assert server
-    client = await Kube.connect()
+    client = await KubeClient.connect()
     yield client
     await client.close()
 
@@ -90,7 +98,7 @@ def test_paths() -> None:
     assert resource_of("qwen-vllm.io/v1alpha1", "QwenService") is QWEN_SERVICES
 
 
-async def test_apply_is_server_side_and_forced_under_our_name(server: Server, kube: Kube) -> None:
+async def test_apply_is_server_side_and_forced_under_our_name(server: Server, kube: KubeClient) -> None:
     obj = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "n"}}
     await kube.apply(obj)
     await kube.apply(obj, dry_run=True)
@@ -102,7 +110,7 @@ async def test_apply_is_server_side_and_forced_under_our_name(server: Server, ku
     assert server.asked[1][2]["dryRun"] == "All"
 
 
-async def test_the_token_is_sent(server: Server, kube: Kube) -> None:
+async def test_the_token_is_sent(server: Server, kube: KubeClient) -> None:
     headers: list[str | None] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -114,7 +122,7 @@ async def test_the_token_is_sent(server: Server, kube: Kube) -> None:
     assert headers == ["Bearer secret"]
 
 
-async def test_eviction_names_the_uid(server: Server, kube: Kube) -> None:
+async def test_eviction_names_the_uid(server: Server, kube: KubeClient) -> None:
     await kube.evict("p", "n", uid="u1", grace_seconds=5)
     method, path, _, body, _ = server.asked[0]
     assert (method, path) == ("POST", "/api/v1/namespaces/n/pods/p/eviction")
@@ -136,7 +144,9 @@ async def test_eviction_names_the_uid(server: Server, kube: Kube) -> None:
         (500, KubeError),
     ],
 )
-async def test_answers_become_typed_errors(server: Server, kube: Kube, status: int, error: type[KubeError]) -> None:
+async def test_answers_become_typed_errors(
+    server: Server, kube: KubeClient, status: int, error: type[KubeError]
+) -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.json_response({"kind": "Status", "message": "because"}, status=status)
 
@@ -146,7 +156,7 @@ async def test_answers_become_typed_errors(server: Server, kube: Kube, status: i
     assert (caught.value.status, caught.value.message) == (status, "because")
 
 
-async def test_a_namespace_that_is_being_deleted_is_told_apart(server: Server, kube: Kube) -> None:
+async def test_a_namespace_that_is_being_deleted_has_its_own_error(server: Server, kube: KubeClient) -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         details = {"causes": [{"reason": "NamespaceTerminating"}]}
         return web.json_response({"message": "no", "details": details}, status=403)
@@ -156,17 +166,7 @@ async def test_a_namespace_that_is_being_deleted_is_told_apart(server: Server, k
         await kube.get(PODS, "p", "n")
 
 
-async def test_retry_after_is_kept(server: Server, kube: Kube) -> None:
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return web.json_response({"message": "slow down"}, status=429, headers={"Retry-After": "7"})
-
-    server.answer = answer
-    with pytest.raises(TooManyRequestsError) as caught:
-        await kube.evict("p", "n", uid="u")
-    assert caught.value.retry_after == 7.0
-
-
-async def test_no_answer_is_an_error_without_a_status(server: Server, kube: Kube) -> None:
+async def test_no_answer_is_an_error_without_a_status(server: Server, kube: KubeClient) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
         request.transport.close()
@@ -178,7 +178,7 @@ async def test_no_answer_is_an_error_without_a_status(server: Server, kube: Kube
     assert caught.value.status == 0
 
 
-async def test_deleting_what_is_gone_is_fine(server: Server, kube: Kube) -> None:
+async def test_deleting_a_missing_object_is_not_an_error(server: Server, kube: KubeClient) -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.json_response({"message": "gone"}, status=404)
 
@@ -187,7 +187,7 @@ async def test_deleting_what_is_gone_is_fine(server: Server, kube: Kube) -> None
     assert server.asked[0][3]["propagationPolicy"] == "Background"
 
 
-async def test_an_api_that_is_not_there_is_not_served(server: Server, kube: Kube) -> None:
+async def test_an_api_that_is_not_there_is_not_served(server: Server, kube: KubeClient) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         if "monitoring" in request.path:
             return web.json_response({"message": "no"}, status=404)
@@ -211,7 +211,7 @@ def stream(*events: dict[str, Any]) -> bytes:
     return b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
 
-async def test_a_watch_goes_on_after_its_end_and_lists_anew_when_too_old(server: Server, kube: Kube) -> None:
+async def test_a_watch_continues_after_its_end_and_lists_again_if_too_old(server: Server, kube: KubeClient) -> None:
     seen: list[tuple[str, str]] = []
     watches: list[str] = []
     lists = 0
@@ -254,7 +254,7 @@ async def test_a_watch_goes_on_after_its_end_and_lists_anew_when_too_old(server:
     assert ("a", "1") in seen
 
 
-async def test_what_may_not_be_watched_is_not_waited_for(server: Server, kube: Kube) -> None:
+async def test_an_informer_without_permission_does_not_delay_the_start(server: Server, kube: KubeClient) -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.json_response({"message": "forbidden"}, status=403)
 
@@ -266,9 +266,7 @@ async def test_what_may_not_be_watched_is_not_waited_for(server: Server, kube: K
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_deletion_that_nobody_told_about_is_found_out_before_anything_is_made_anew(
-    kube: Kube, server: Server
-) -> None:
+async def test_a_missed_deletion_is_noticed_before_a_child_is_created(kube: KubeClient, server: Server) -> None:
     async def absent(_: web.Request) -> web.StreamResponse:
         return web.json_response({"message": "not found"}, status=404)
 
@@ -288,7 +286,7 @@ async def test_a_deletion_that_nobody_told_about_is_found_out_before_anything_is
     assert {method for method, *_ in server.asked} == {"GET"}
 
 
-async def test_an_optional_api_that_fails_holds_up_nobody(kube: Kube, server: Server) -> None:
+async def test_an_optional_api_that_fails_delays_nothing(kube: KubeClient, server: Server) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         if request.path == "/apis/monitoring.coreos.com/v1":
             return web.json_response({"resources": [{"name": "servicemonitors"}]})
@@ -302,7 +300,7 @@ async def test_an_optional_api_that_fails_holds_up_nobody(kube: Kube, server: Se
 
     over = asyncio.Event()
     server.answer = answer
-    cluster = Cluster(kube, (), on_child=lambda _: None, on_pod=lambda _: None, on_api=lambda: None)
+    cluster = ClusterCache(kube, (), on_child=lambda _: None, on_pod=lambda _: None, on_api=lambda: None)
     started = asyncio.Event()
 
     async def run() -> None:
@@ -321,7 +319,7 @@ async def test_an_optional_api_that_fails_holds_up_nobody(kube: Kube, server: Se
     assert cluster.serves(SERVICE_MONITORS)
 
 
-async def test_a_child_that_cannot_be_removed_does_not_keep_the_status_back(kube: Kube, server: Server) -> None:
+async def test_a_child_that_cannot_be_removed_does_not_keep_the_status_back(kube: KubeClient, server: Server) -> None:
     metadata = {"namespace": "n", "name": "news", "uid": "u", "resourceVersion": "1"}
     spec = {"engine": {"device": "cpu"}, "model": {"source": {"builtin": "x"}}}
     service = {"apiVersion": "qwen-vllm.io/v1alpha1", "kind": "QwenService", "metadata": metadata, "spec": spec}
@@ -337,7 +335,7 @@ async def test_a_child_that_cannot_be_removed_does_not_keep_the_status_back(kube
 
     server.answer = answer
     settings = read_settings(["--server-image-cpu=a", "--server-image-cuda=b"], {})
-    cluster = Cluster(kube, (), on_child=lambda _: None, on_pod=lambda _: None, on_api=lambda: None)
+    cluster = ClusterCache(kube, (), on_child=lambda _: None, on_pod=lambda _: None, on_api=lambda: None)
     cluster.store_service(service)
     owner = {**metadata, "ownerReferences": [{"uid": "u"}]}
     cluster._informers[AUTOSCALERS]._put(("n", "news"), {"metadata": owner})

@@ -1,4 +1,4 @@
-"""The parts of reconciling that need no cluster: when something differs, what a status patch holds, the queue."""
+"""The parts of a reconciliation that need no cluster: differences, status patches, the queue."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 from typing import Any
 
-from qwen_operator.reconcile import fingerprint, owned, status_patch
-from qwen_operator.workqueue import BACKOFF_MAX, WorkQueue, backoff
+from qwen_operator.api.objects import is_owned_by
+from qwen_operator.kube.workqueue import BACKOFF_MAX, WorkQueue, backoff
+from qwen_operator.reconcile import fingerprint
+from qwen_operator.status.transitions import status_patch
 
 
 def live(**changes: Any) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def live(**changes: Any) -> dict[str, Any]:
     return {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": 1}, **changes}
 
 
-def test_what_the_api_server_counts_is_no_drift() -> None:
+def test_what_the_api_server_maintains_is_no_drift() -> None:
     later = live(metadata={"resourceVersion": "9", "generation": 4}, status={"replicas": 3})
     assert fingerprint(later) == fingerprint(live())
 
@@ -34,9 +36,9 @@ def test_drift_shows() -> None:
 
 def test_ownership_is_by_uid() -> None:
     obj = live(metadata={"ownerReferences": [{"uid": "u1", "name": "news"}]})
-    assert owned(obj, "u1")
-    assert not owned(obj, "u2")
-    assert not owned(live(), "u1")
+    assert is_owned_by(obj, "u1")
+    assert not is_owned_by(obj, "u2")
+    assert not is_owned_by(live(), "u1")
 
 
 def test_a_status_patch_holds_what_changed_and_never_remediation() -> None:
@@ -83,7 +85,7 @@ async def test_a_burst_becomes_one_and_a_change_meanwhile_another() -> None:
     assert len(queue) == 0
 
 
-async def test_a_failure_comes_back_and_holds_up_nobody() -> None:
+async def test_a_failure_is_retried_and_does_not_block_other_keys() -> None:
     failures: list[int] = []
     done = asyncio.Event()
 

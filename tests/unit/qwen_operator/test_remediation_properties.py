@@ -1,4 +1,4 @@
-"""The invariants of `decide`, as the design names them: (a) to (j)."""
+"""The invariants of `decide`, called (a) to (j)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_operator.api import RemediationStatus
-from qwen_operator.catalogue import AlertClass
+from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation.ledger import restarts_in_window
-from qwen_operator.remediation.model import (
-    BeginRestart,
-    CloseGate,
-    Decisions,
-    ExecuteRestart,
-    Gate,
-    OpenGate,
-    Rollout,
-    WouldDo,
-)
 from qwen_operator.remediation.policy import Policy
+from qwen_operator.remediation.steps import BeginRestart, CloseGate, Decisions, ExecuteRestart, OpenGate, WouldDo
+from qwen_operator.remediation.values import Gate, Rollout
 from tests.unit.qwen_operator.remediation_world import (
     ALERTS,
     EPOCH,
@@ -58,7 +50,7 @@ def policies(draw: st.DrawFn) -> Policy:
 
 @st.composite
 def stories(draw: st.DrawFn) -> list[tuple[int, dict[str, object], int]]:
-    """Changes of pods' health: (which pod, what changes, for how many rounds it stays so)."""
+    """Changes of the health of pods: (pod, change, number of rounds)."""
     change = st.fixed_dictionaries(
         {
             "alerts": alert_sets,
@@ -78,7 +70,8 @@ def apply_change(world: World, number: int, change: dict[str, object]) -> None:
 
 
 def surely_dead(history: list[tuple[float, frozenset[str]]], at: float) -> bool:
-    """Whether fresh evidence showed a zero-work alert for twice its threshold, up to now without a gap."""
+    """Whether fresh evidence shows a zero-work alert, without a gap, for twice its threshold."""
+
     for alert in ZERO_WORK:
         since = at
         for moment, alerts in reversed(history):
@@ -114,9 +107,9 @@ def test_a_rotation_never_falls_below_min_ready(
             }
             decisions = world.round()
             lost = {
-                action.pod.uid
-                for action in decisions.actions
-                if isinstance(action, (CloseGate, ExecuteRestart)) and action.pod.uid in before
+                step.pod.uid
+                for step in decisions.steps
+                if isinstance(step, (CloseGate, ExecuteRestart)) and step.pod.uid in before
             }
             if lost:
                 assert len(before - lost) >= rules.min_ready
@@ -141,7 +134,7 @@ def test_b_restarts_never_exceed_the_budget_of_any_window(
         if forget:
             world.forget()
         for _ in range(rounds):
-            begun += [world.mono - 1000.0 for action in world.look().actions if isinstance(action, BeginRestart)]
+            begun += [world.mono - 1000.0 for step in world.look().steps if isinstance(step, BeginRestart)]
             world.round()
     for start in begun:
         window = [at for at in begun if start <= at < start + rules.window]
@@ -161,7 +154,7 @@ def test_c_saturation_alone_changes_nothing(count: int, data: st.DataObject) -> 
         for patient in world.patients.values():
             patient.alerts = data.draw(st.frozensets(st.sampled_from(SATURATION)))
         world.round()
-    assert world.actions(CloseGate, BeginRestart, ExecuteRestart) == []
+    assert world.steps(CloseGate, BeginRestart, ExecuteRestart) == []
 
 
 @settings(max_examples=40, deadline=None)
@@ -177,11 +170,11 @@ def test_d_missing_or_stale_evidence_never_takes_a_pod_out(alerts: frozenset[str
     if how == "silent":
         world.patients["u0"] = replace(patient, alerts=alerts, silent=True)
     else:
-        # the first answer with the alert is fresh, those after it are not
+        # Only the first answer with the alert is fresh.
         world.patients["u0"] = replace(patient, alerts=alerts, frozen=True)
     for _ in range(rounds):
         world.round()
-    assert world.actions(CloseGate, BeginRestart) == []
+    assert world.steps(CloseGate, BeginRestart) == []
 
 
 @settings(max_examples=50, deadline=None)
@@ -203,12 +196,12 @@ def test_e_one_restart_at_a_time_and_none_that_disturbs_a_rollout(
         for _ in range(rounds):
             decisions = world.round()
             assert len(world.ledger.intents) <= 1
-            for action in decisions.actions:
-                if isinstance(action, BeginRestart):
-                    assert not (rollout.stalled and action.pod.newest)
+            for step in decisions.steps:
+                if isinstance(step, BeginRestart):
+                    assert not (rollout.stalled and step.pod.newest)
                     if rollout.under_way:
-                        assert not action.pod.newest
-                        assert ALERTS[action.intent.alert].kind is AlertClass.ZERO_WORK
+                        assert not step.pod.newest
+                        assert ALERTS[step.intent.alert].kind is AlertClass.ZERO_WORK
 
 
 @settings(max_examples=40, deadline=None)
@@ -219,26 +212,26 @@ def test_f_an_alert_that_flaps_changes_nothing(alert: str, pattern: list[bool]) 
         flapping = on and number % 2 == 0
         world["u0"].alerts = frozenset({alert}) if flapping else frozenset()
         world.round()
-    assert world.actions(CloseGate, BeginRestart) == []
+    assert world.steps(CloseGate, BeginRestart) == []
 
 
 @settings(max_examples=40, deadline=None)
-@given(count=st.integers(1, 6), sick=st.integers(1, 6), min_ready=st.integers(0, 3))
-def test_g_errors_of_more_than_half_are_systemic(count: int, sick: int, min_ready: int) -> None:
-    sick = min(sick, count)
+@given(count=st.integers(1, 6), unhealthy=st.integers(1, 6), min_ready=st.integers(0, 3))
+def test_g_errors_of_more_than_half_are_systemic(count: int, unhealthy: int, min_ready: int) -> None:
+    unhealthy = min(unhealthy, count)
     world = World.of(count, policy(min_ready=min_ready))
-    for patient in list(world.patients.values())[:sick]:
+    for patient in list(world.patients.values())[:unhealthy]:
         patient.alerts, patient.generates = frozenset({"HighErrorRate"}), False
     world.rounds(200.0)
-    if 2 * sick > count:
-        assert world.actions(CloseGate, BeginRestart) == []
+    if 2 * unhealthy > count:
+        assert world.steps(CloseGate, BeginRestart) == []
         assert world.suspended is not None
         assert world.suspended.reason == "SystemicErrors"
 
 
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 4), rules=policies(), story=stories())
-def test_h_a_dry_run_takes_no_action_and_tells_of_each(
+def test_h_a_dry_run_takes_no_action_and_reports_each(
     count: int, rules: Policy, story: list[tuple[int, dict[str, object], int]]
 ) -> None:
     world = World.of(count, replace(rules, mode="DryRun"))
@@ -246,16 +239,14 @@ def test_h_a_dry_run_takes_no_action_and_tells_of_each(
         apply_change(world, number, change)
         for _ in range(rounds):
             decisions = world.round()
-            assert not [
-                action for action in decisions.actions if isinstance(action, (CloseGate, BeginRestart, ExecuteRestart))
-            ]
+            assert not [step for step in decisions.steps if isinstance(step, (CloseGate, BeginRestart, ExecuteRestart))]
     assert world.ledger == RemediationStatus()
     assert all(patient.pod.gate is Gate.OPEN for patient in world.patients.values())
 
 
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 4), alerts=st.lists(alert_sets, min_size=4, max_size=4))
-def test_h_a_dry_run_tells_what_enforcement_does_first(count: int, alerts: list[frozenset[str]]) -> None:
+def test_h_a_dry_run_reports_what_enforcement_does_first(count: int, alerts: list[frozenset[str]]) -> None:
     def steps(mode: str) -> list[tuple[str, str]]:
         world = World.of(count, policy(mode=mode))
         for number, patient in enumerate(world.patients.values()):
@@ -263,10 +254,10 @@ def test_h_a_dry_run_tells_what_enforcement_does_first(count: int, alerts: list[
         found: list[tuple[str, str]] = []
         for _ in range(25):  # until the first restart, when the worlds part
             decisions: Decisions = world.round()
-            for action in decisions.actions:
-                step = action.action if isinstance(action, WouldDo) else action
-                if isinstance(step, (CloseGate, BeginRestart)):
-                    found.append((type(step).__name__, step.pod.uid))
+            for step in decisions.steps:
+                wanted = step.step if isinstance(step, WouldDo) else step
+                if isinstance(wanted, (CloseGate, BeginRestart)):
+                    found.append((type(wanted).__name__, wanted.pod.uid))
         return found
 
     assert steps("DryRun") == steps("Enforce")
@@ -288,7 +279,7 @@ def test_i_once_all_are_well_all_gates_open(
         world.change(uid, gate=gate)
     if forget:
         world.forget()
-    # what was begun is brought to its end first
+    # First, what is in progress is completed.
     heal(world)
     while any(intent.phase != "Waiting" and not done(world, intent.pod_uid) for intent in world.ledger.intents):
         world.round()
@@ -301,7 +292,8 @@ def test_i_once_all_are_well_all_gates_open(
 
 
 def heal(world: World) -> None:
-    """All pods are well from now on, and so are the answers that they owe."""
+    """From now on all pods are healthy, and so are their pending answers."""
+
     world.proofs = dict.fromkeys(world.proofs, True)
     for uid, patient in list(world.patients.items()):
         world.patients[uid] = Patient(patient.pod, uptime=patient.uptime + 1.0, down_until=patient.down_until)
@@ -328,7 +320,7 @@ def test_j_a_lone_hung_pod_is_restarted(alert: str, min_ready: int) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 4), spent=st.integers(0, 3))
-def test_j_healing_waits_for_the_budget_and_then_happens(count: int, spent: int) -> None:
+def test_j_a_restart_waits_for_the_budget_and_then_happens(count: int, spent: int) -> None:
     rules = policy(max_restarts=3, window=600.0)
     world = World.of(count, rules)
     world.ledger = RemediationStatus(restart_times=[EPOCH - timedelta(seconds=1)] * spent)
@@ -336,5 +328,5 @@ def test_j_healing_waits_for_the_budget_and_then_happens(count: int, spent: int)
         patient.alerts, patient.generates = frozenset({"EngineUnresponsive"}), False
     world.rounds(3600.0)
     assert all(patient.pod.gate is Gate.OPEN for patient in world.patients.values())
-    assert len(world.actions(BeginRestart)) == count
-    assert world.actions(OpenGate)
+    assert len(world.steps(BeginRestart)) == count
+    assert world.steps(OpenGate)

@@ -1,4 +1,4 @@
-"""Single steps of remediation: what a policy means, what evidence is, what the ledger counts, when decisions fall."""
+"""The parts of remediation: policies, evidence, the ledger, and when which step is decided."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_operator.api import HistoryEntry, QwenServiceSpec, RemediationStatus, RestartIntent
-from qwen_operator.catalogue import NAMES
+from qwen_operator.api.catalogue import NAMES
 from qwen_operator.remediation import ledger as ledgers
-from qwen_operator.remediation.model import (
+from qwen_operator.remediation.policy import policy_of
+from qwen_operator.remediation.poll import parse_metrics, pod_url
+from qwen_operator.remediation.steps import (
     BeginRestart,
     CloseGate,
     Died,
     ExecuteRestart,
     FinishRestart,
-    Gate,
     OpenGate,
     Prove,
     Report,
-    Rollout,
 )
-from qwen_operator.remediation.policy import policy_of
-from qwen_operator.remediation.poll import parse_metrics, pod_url
+from qwen_operator.remediation.values import Gate, Rollout
 from qwen_operator.remediation.views import gate_of, newest_revision, pod_view, rollout_view
 from qwen_operator.remediation.writes import gate_patch, remediation_patch
 from tests.unit.qwen_operator.remediation_world import EPOCH, World, policy
@@ -110,7 +109,7 @@ def test_garbled_metrics_are_no_evidence(body: bytes) -> None:
     assert parse_metrics(body) is None
 
 
-def test_garbled_alerts_are_passed_over() -> None:
+def test_garbled_alerts_are_ignored() -> None:
     evidence = parse_metrics(metrics(alerts=[None, 3, {}, {"name": 4}, {"name": "x" * 65}, {"name": "HighTTFT"}]))
     assert evidence is not None
     assert evidence.alerts == {"HighTTFT"}
@@ -165,7 +164,7 @@ def test_restarts_leave_the_window() -> None:
     assert ledgers.budget_left(ledger, rules, EPOCH + timedelta(seconds=600)) == 1
 
 
-def test_a_refund_gives_the_restart_back() -> None:
+def test_a_refunded_restart_does_not_count() -> None:
     rules = policy(max_restarts=1)
     ledger = ledgers.begin(RemediationStatus(), intent(), rules, EPOCH)
     refunded = ledgers.finish(ledger, intent(), rules, EPOCH, refund=True)
@@ -173,7 +172,7 @@ def test_a_refund_gives_the_restart_back() -> None:
     assert ledgers.budget_left(refunded, rules, EPOCH) == 1
 
 
-def test_a_clock_that_jumps_back_does_not_stop_healing_for_ever() -> None:
+def test_a_clock_that_jumps_back_does_not_block_restarts_forever() -> None:
     rules = policy(backoff_max=60.0, window=600.0)
     ahead = RemediationStatus(backoff_until=EPOCH + timedelta(days=1), restart_times=[EPOCH + timedelta(days=1)])
     assert ledgers.backoff_left(ahead, rules, EPOCH) <= 60.0
@@ -203,18 +202,18 @@ def test_two_polls_take_a_hung_pod_out() -> None:
     world = World.of(2)
     world["u0"].alerts = HUNG
     world.round()
-    assert world.actions(CloseGate) == []
+    assert world.steps(CloseGate) == []
     world.round()
-    assert [action.pod.uid for action in world.actions(CloseGate)] == ["u0"]  # type: ignore[union-attr]
+    assert [step.pod.uid for step in world.steps(CloseGate)] == ["u0"]  # type: ignore[union-attr]
 
 
 def test_a_hung_pod_is_restarted_a_minute_after_it_was_taken_out() -> None:
     world = World.of(2)
     world["u0"].alerts, world["u0"].generates = HUNG, False
     world.rounds(200.0)
-    taken = next(at for at, action in world.log if isinstance(action, CloseGate))
-    begun = next(at for at, action in world.log if isinstance(action, BeginRestart))
-    done = next(at for at, action in world.log if isinstance(action, ExecuteRestart))
+    taken = next(at for at, step in world.log if isinstance(step, CloseGate))
+    begun = next(at for at, step in world.log if isinstance(step, BeginRestart))
+    done = next(at for at, step in world.log if isinstance(step, ExecuteRestart))
     assert 60.0 <= begun - taken <= 62.0
     assert done - begun <= 2 * world.policy.poll
 
@@ -223,11 +222,11 @@ def test_a_busy_pod_is_drained_before_it_is_restarted() -> None:
     world = World.of(3, policy(drain=30.0))
     world["u0"].alerts, world["u0"].busy = frozenset({"HighErrorRate"}), 1
     world.rounds(125.0)
-    begun = next(at for at, action in world.log if isinstance(action, BeginRestart))
+    begun = next(at for at, step in world.log if isinstance(step, BeginRestart))
     world.rounds(10.0)
-    assert world.actions(ExecuteRestart) == []
+    assert world.steps(ExecuteRestart) == []
     world.rounds(30.0)
-    done = next(at for at, action in world.log if isinstance(action, ExecuteRestart))
+    done = next(at for at, step in world.log if isinstance(step, ExecuteRestart))
     assert 28.0 <= done - begun <= 34.0
 
 
@@ -235,17 +234,17 @@ def test_an_idle_pod_is_not_waited_for() -> None:
     world = World.of(3, policy(drain=300.0))
     world["u0"].alerts = frozenset({"HighErrorRate"})
     world.rounds(140.0)
-    assert len(world.actions(ExecuteRestart)) == 1
+    assert len(world.steps(ExecuteRestart)) == 1
 
 
-def test_a_pod_restarted_in_place_in_vain_is_evicted() -> None:
+def test_a_pod_that_a_restart_in_place_does_not_help_is_evicted() -> None:
     world = World.of(2, policy(backoff_base=0.0))
     world["u0"].alerts, world["u0"].generates, world["u0"].cured_by_restart = HUNG, False, False
     history: list[HistoryEntry] = []
     for _ in range(300):
-        for action in world.round().actions:
-            if isinstance(action, BeginRestart):
-                entry: Any = {"time": world.wall, "pod": "p0", "pod_uid": "u0", "action": action.intent.method}
+        for step in world.round().steps:
+            if isinstance(step, BeginRestart):
+                entry: Any = {"time": world.wall, "pod": "p0", "pod_uid": "u0", "action": step.intent.method}
                 history.append(HistoryEntry(**entry))
                 world.ledger = ledgers.remember(world.ledger, history[-1:])
         if len(history) == 2:
@@ -257,11 +256,11 @@ def test_broken_hardware_is_evicted_at_once() -> None:
     world = World.of(2)
     world["u0"].alerts = frozenset({"GPUUnhealthy"})
     world.rounds(80.0)
-    begun = world.actions(BeginRestart)
-    assert [action.intent.method for action in begun] == ["Evict"]  # type: ignore[union-attr]
+    begun = world.steps(BeginRestart)
+    assert [step.intent.method for step in begun] == ["Evict"]  # type: ignore[union-attr]
 
 
-def test_a_pod_taken_out_twice_in_ten_minutes_is_restarted_directly() -> None:
+def test_a_pod_taken_out_twice_in_ten_minutes_is_restarted_at_once() -> None:
     world = World.of(2)
     world["u0"].alerts = HUNG
     world.rounds(6.0)
@@ -270,21 +269,21 @@ def test_a_pod_taken_out_twice_in_ten_minutes_is_restarted_directly() -> None:
     assert world.gate("u0") == Gate.OPEN
     world["u0"].alerts, world["u0"].generates = HUNG, False
     world.rounds(10.0)
-    assert len(world.actions(BeginRestart)) == 1
+    assert len(world.steps(BeginRestart)) == 1
 
 
 def test_without_peers_errors_never_restart() -> None:
     world = World.of(1, policy(min_ready=0))
     world["u0"].alerts = frozenset({"HighErrorRate"})
     world.rounds(400.0)
-    assert world.actions(BeginRestart, CloseGate) == []
+    assert world.steps(BeginRestart, CloseGate) == []
 
 
-def test_a_pod_on_a_node_that_is_gone_is_nobodys_patient() -> None:
+def test_a_pod_on_a_lost_node_is_left_alone() -> None:
     world = World.of(2, node_ready=False)
     world["u0"].alerts = HUNG
     world.rounds(200.0)
-    assert world.actions(CloseGate, BeginRestart) == []
+    assert world.steps(CloseGate, BeginRestart) == []
 
 
 def test_a_closed_gate_without_evidence_opens_after_a_minute() -> None:
@@ -296,7 +295,7 @@ def test_a_closed_gate_without_evidence_opens_after_a_minute() -> None:
     assert world.gate("u0") == Gate.CLOSED
     world.rounds(14.0)
     assert world.gate("u0") == Gate.OPEN
-    assert [action.reason for action in world.actions(OpenGate)] == ["NoEvidence"]  # type: ignore[union-attr]
+    assert [step.reason for step in world.steps(OpenGate)] == ["NoEvidence"]  # type: ignore[union-attr]
 
 
 def test_three_proofs_spread_over_recover_after() -> None:
@@ -305,7 +304,7 @@ def test_three_proofs_spread_over_recover_after() -> None:
     world.rounds(6.0)
     world["u0"].alerts = frozenset()
     world.rounds(60.0)
-    asked = [at for at, action in world.log if isinstance(action, Prove)]
+    asked = [at for at, step in world.log if isinstance(step, Prove)]
     assert len(asked) == 3
     assert asked[2] - asked[0] >= 30.0
 
@@ -322,25 +321,25 @@ def test_a_failed_proof_starts_over() -> None:
     assert world.gate("u0") == Gate.OPEN
 
 
-def test_without_a_gate_a_hung_pod_is_restarted_all_the_same() -> None:
+def test_a_hung_pod_without_a_gate_is_restarted() -> None:
     world = World.of(2, gate=Gate.MISSING)
     world["u0"].alerts, world["u0"].generates = HUNG, False
     world.rounds(120.0)
-    assert world.actions(CloseGate, OpenGate) == []
+    assert world.steps(CloseGate, OpenGate) == []
     assert world["u0"].pod.restarts == 1
     assert world.ledger.intents == []
 
 
-def test_a_restart_that_does_not_come_back_frees_its_slot() -> None:
+def test_a_restart_that_times_out_frees_its_slot() -> None:
     world = World.of(2, policy(startup=100.0, drain=10.0))
     world.start_seconds = 10_000.0
     world["u0"].alerts, world["u0"].generates = HUNG, False
     world.rounds(250.0)
-    assert [action.outcome for action in world.actions(FinishRestart)] == ["ReplacementPending"]  # type: ignore[union-attr]
+    assert [step.outcome for step in world.steps(FinishRestart)] == ["ReplacementPending"]  # type: ignore[union-attr]
     assert world.ledger.intents == []
 
 
-def test_off_opens_gates_and_calls_restarts_off() -> None:
+def test_off_opens_gates_and_cancels_restarts() -> None:
     world = World.of(2)
     world["u0"].alerts, world["u0"].generates = HUNG, False
     world.rounds(70.0)
@@ -358,14 +357,14 @@ def die(world: World, uid: str) -> None:
     patient.down_until, patient.uptime = world.mono + 30.0, 0.0
 
 
-def test_an_engine_that_died_belongs_to_the_kubelet() -> None:
+def test_a_dead_engine_is_left_to_the_kubelet() -> None:
     world = World.of(2)
     world.round()
     for _ in range(2):
         die(world, "u0")
         world.rounds(10.0)
-    assert len(world.actions(Died)) == 2
-    assert world.actions(BeginRestart) == []
+    assert len(world.steps(Died)) == 2
+    assert world.steps(BeginRestart) == []
     world.rounds(60.0)
     assert world.memory["u0"].deaths == 0
 
@@ -376,21 +375,21 @@ def test_a_pod_whose_engine_keeps_dying_is_evicted() -> None:
     for _ in range(3):
         die(world, "u0")
         world.rounds(10.0)
-    assert [action.intent.method for action in world.actions(BeginRestart)] == ["Evict"]  # type: ignore[union-attr]
+    assert [step.intent.method for step in world.steps(BeginRestart)] == ["Evict"]  # type: ignore[union-attr]
     assert "u0" not in world.patients
 
 
-def test_a_container_that_ends_for_another_reason_is_left_to_the_kubelet() -> None:
+def test_a_container_that_exits_for_another_reason_is_left_to_the_kubelet() -> None:
     world = World.of(2)
     world.round()
     for _ in range(5):
         die(world, "u0")
         world.change("u0", exit_code=78)
         world.rounds(10.0)
-    assert world.actions(BeginRestart, Died) == []
+    assert world.steps(BeginRestart, Died) == []
 
 
-def test_saturation_is_told_once_for_each_time() -> None:
+def test_saturation_is_reported_once_per_occurrence() -> None:
     world = World.of(1)
     world["u0"].alerts = frozenset({"QueueSaturated"})
     world.rounds(60.0)
@@ -398,7 +397,7 @@ def test_saturation_is_told_once_for_each_time() -> None:
     world.round()
     world["u0"].alerts = frozenset({"QueueSaturated"})
     world.rounds(60.0)
-    assert len(world.actions(Report)) == 2
+    assert len(world.steps(Report)) == 2
 
 
 def test_a_closed_gate_is_remembered_by_the_pod_itself() -> None:
@@ -406,7 +405,7 @@ def test_a_closed_gate_is_remembered_by_the_pod_itself() -> None:
     world = World.of(2, gate=Gate.CLOSED, closed_for="EngineUnresponsive", closed_since=closed)
     world["u0"].alerts, world["u0"].generates = HUNG, False
     world.rounds(20.0)
-    assert len(world.actions(BeginRestart)) == 1
+    assert len(world.steps(BeginRestart)) == 1
 
 
 def test_the_new_value_of_the_annotation_resets_the_budget_once() -> None:
@@ -416,7 +415,7 @@ def test_the_new_value_of_the_annotation_resets_the_budget_once() -> None:
     world.round()
     assert world.ledger.handled_reset == "again"
     assert ledgers.budget_left(world.ledger, world.policy, world.wall) == 1
-    assert world.round().actions == ()
+    assert world.round().steps == ()
 
 
 # Views.
@@ -434,7 +433,7 @@ def gate(status: str, **changes: Any) -> dict[str, Any]:
     return {"type": "qwen-vllm.io/slo-ready", "status": status, **changes}
 
 
-def test_gates_are_told_apart() -> None:
+def test_each_state_of_a_gate_is_recognized() -> None:
     assert gate_of(pod()) is Gate.UNSET
     assert gate_of(pod(conditions=[gate("True")])) is Gate.OPEN
     assert gate_of(pod(conditions=[gate("False")])) is Gate.CLOSED
@@ -481,7 +480,7 @@ def deployment(reason: str, **status: int) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_rollout_is_told_from_scaling(obj: dict[str, Any] | None, expected: Rollout) -> None:
+def test_scaling_is_not_a_rollout(obj: dict[str, Any] | None, expected: Rollout) -> None:
     assert rollout_view(obj) == expected
 
 
@@ -519,9 +518,7 @@ def test_a_lone_pod_that_fails_requests_and_then_hangs_is_restarted() -> None:
     assert world.gate("u0") is Gate.OPEN  # nobody else is there to answer
     world["u0"].alerts = frozenset({"HighErrorRate", "EngineUnresponsive"})
     world.rounds(120)
-    assert [action.intent.alert for _, action in world.log if isinstance(action, BeginRestart)] == [
-        "EngineUnresponsive"
-    ]
+    assert [step.intent.alert for _, step in world.log if isinstance(step, BeginRestart)] == ["EngineUnresponsive"]
 
 
 def test_a_pod_that_is_out_for_errors_and_then_hangs_is_restarted_without_peers() -> None:
@@ -532,19 +529,19 @@ def test_a_pod_that_is_out_for_errors_and_then_hangs_is_restarted_without_peers(
     world["u0"].alerts = HUNG
     world["u1"].down_until = world.mono + 10_000
     world.rounds(90)
-    assert [action.pod.uid for _, action in world.log if isinstance(action, BeginRestart)] == ["u0"]
+    assert [step.pod.uid for _, step in world.log if isinstance(step, BeginRestart)] == ["u0"]
 
 
 @pytest.mark.parametrize("mode", ["Off", "DryRun"])
-def test_a_restart_that_was_set_off_is_not_given_back_by_a_change_of_mode(mode: str) -> None:
+def test_a_triggered_restart_is_not_refunded_by_a_change_of_mode(mode: str) -> None:
     world = World.of(2)
     world.start_seconds = 1000.0
     world["u0"].alerts = HUNG
-    while not world.actions(ExecuteRestart):
+    while not world.steps(ExecuteRestart):
         world.round()
     world.policy = replace(world.policy, mode=mode)  # type: ignore[arg-type]
     world.round()
-    (finished,) = world.actions(FinishRestart)
+    (finished,) = world.steps(FinishRestart)
     assert isinstance(finished, FinishRestart)
     assert finished.outcome == "Unattended"
     assert len(world.ledger.restart_times) == 1

@@ -1,4 +1,4 @@
-"""The loop of remediation: how it shows that it lives."""
+"""The loop of remediation: its heartbeat."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import Health
+from qwen_operator.api.objects import Key
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.events import Recorder
+from qwen_operator.process.health import Health
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.watch import Key
 
 Object = dict[str, Any]
 KEY: Key = ("n", "news")
@@ -44,7 +44,7 @@ class OneService:
 async def test_a_long_poll_interval_does_not_make_the_operator_look_dead() -> None:
     clock = 0.0
     health = Health(clock=lambda: clock)
-    kube = cast("Kube", None)
+    kube = cast("KubeClient", None)
     writer = Writer(kube, Recorder(kube, "test"), lambda _: None, lambda _: None)
     remediator = Remediator(kube, OneService("10m"), Poller(), writer, health=health, on_change=lambda _: None)
     remediator.sync(KEY)

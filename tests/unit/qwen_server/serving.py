@@ -1,4 +1,4 @@
-"""Serves the real application with a scripted engine, on loopback, for the tests beside this file."""
+"""Serves the real application with a scripted engine on loopback."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOWHERE = Path("/nonexistent")
 
 
 def make_settings(**values: Any) -> Settings:
-    """Settings that read nothing of the machine's."""
+    """Settings that read nothing from this machine."""
     defaults: dict[str, Any] = {"device": "cpu", "alerts_file": NOWHERE, "podinfo_dir": NOWHERE}
     return Settings(**(defaults | values))
 
@@ -55,7 +55,7 @@ class Served:
         return body
 
     async def until_idle(self) -> None:
-        """Returns once no request is in the queue, the engine or the books."""
+        """Waits until no request is queued, in the engine or counted as running."""
         await until(lambda: not (self.service.admission.running or self.lifecycle.in_flight or self.engine.unfinished))
 
 
@@ -63,15 +63,16 @@ class Served:
 async def serve(
     *, ready: bool = True, gpu: GpuMonitor | None = None, tracing: Tracing | None = None, **values: Any
 ) -> AsyncIterator[Served]:
-    """The application behind uvicorn on a free port, with its background work running."""
+    """Runs the application in uvicorn on a free port, with its background tasks."""
     engine = ScriptedEngine()
     lifecycle = Lifecycle()
     settings = make_settings(**values)
     app = create_app(settings, engine, lifecycle, gpu=gpu, tracing=tracing)
     listener = socket.create_server(("127.0.0.1", 0))
-    # As uvloop does it for the program; asyncio does not for this kind of socket, and each answer would wait 40 ms.
+    # uvloop does this for the program. asyncio does not for this kind of socket, and each answer
+    # would take 40 ms longer.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = uvicorn.Server(uvicorn_config(app, settings))
+    server = uvicorn.Server(uvicorn_config(app, settings, app.state.patches))
     task = asyncio.create_task(server._serve([listener]))
     await until(lambda: server.started or task.done())
     if ready:
@@ -89,7 +90,7 @@ async def serve(
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Returns once `condition` holds; fails when it does not within `seconds`."""
+    """Waits until `condition` holds; fails after `seconds`."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (the condition is any state, not an event)
             await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Keys, rates and origins over HTTP: who gets in, and what the others are told."""
+"""Keys, rate limits and CORS over HTTP: who gets access, and the errors for the others."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,7 +24,7 @@ PAGE = {"origin": "https://page.example", "access-control-request-method": "POST
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served() -> AsyncIterator[Served]:
-    """Keys, and everything that may be protected is."""
+    """A server with keys that protects everything it can."""
     async with serve(api_keys=SecretStr("key-1,key-2"), protect_metrics=True, protect_docs=True) as served:
         yield served
 
@@ -60,7 +60,7 @@ async def test_each_key_opens_every_door(served: Served) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/nothing", "/v1", "/v1//models", "/tokenize", "/detokenize", "/v1/models/x"])
-async def test_what_is_not_there_is_not_told_to_strangers(served: Served, path: str) -> None:
+async def test_strangers_do_not_learn_which_paths_exist(served: Served, path: str) -> None:
     error_of(await served.client.post(path), 401)
 
 

@@ -170,12 +170,13 @@ def test_one_slow_request_hardly_moves_the_rate() -> None:
     assert admission.completions_per_second() == pytest.approx(1 / 2)
 
 
-def test_clients_are_told_different_times() -> None:
+def test_clients_get_different_times() -> None:
     jitter = iter((0.0, 1.0))
     admission = Admission(1, 10, clock=Clock(), jitter=lambda: next(jitter))
     for _ in range(8):
         admission.enter(1)
-    assert [admission.retry_after() for _ in range(2)] == [12, 20]  # 8 requests of 2 s each, a quarter less or more
+    # 8 requests of 2 s each, 25 % less or more
+    assert [admission.retry_after() for _ in range(2)] == [12, 20]
 
 
 def test_the_limits_cannot_be_taken_away() -> None:

@@ -41,7 +41,7 @@ def test_an_alert_keeps_its_beginning_while_it_fires() -> None:
 def test_an_alert_fires_exactly_while_its_condition_has_held_without_a_break(
     pattern: list[tuple[int, bool]], for_seconds: int
 ) -> None:
-    """So one that flaps faster than its time never fires, however often it is high."""
+    """An alert that flaps faster than its `for` never fires, however often the value is high."""
     rule = replace(RULE, for_seconds=for_seconds)
     state, now = NOTHING, 0
     high_since: int | None = None
@@ -206,7 +206,7 @@ def test_the_file_is_followed_through_the_links_of_a_mounted_configmap(tmp_path:
     assert rules.rules[0].threshold == 3
 
 
-def test_a_broken_file_keeps_the_last_good_rules_and_is_told_once(
+def test_a_broken_file_keeps_the_last_good_rules_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "alerts.json"

@@ -1,4 +1,4 @@
-"""Every path of the specification, as its clients see it, answered by the real application over HTTP."""
+"""Every path of the specification, answered by the real application over HTTP."""
 
 import asyncio
 import re
@@ -180,7 +180,7 @@ async def test_the_request_id_is_taken_when_safe_and_made_otherwise(served: Serv
         assert response.headers["x-request-id"]
 
 
-async def test_server_timing_tells_where_the_time_went(served: Served) -> None:
+async def test_server_timing_shows_where_the_time_went(served: Served) -> None:
     response = await served.chat('@{"first": 0.05, "delay": 0.01, "tokens": 6}')
     timing = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["server-timing"]))
     assert float(timing["prefill"]) >= 50

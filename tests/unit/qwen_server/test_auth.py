@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from qwen_server.config.values import RateLimit
-from qwen_server.http.api_keys import ApiKeys, RateLimiter
+from qwen_server.http.api_keys import ApiKeys
 from qwen_server.http.error_bodies import HttpError
 from qwen_server.http.middleware import request_id_of
+from qwen_server.http.rate_limits import RateLimiter
 
 
 class Clock:
@@ -63,7 +64,7 @@ async def test_a_limit_is_each_callers_own_and_grows_back(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("limit", [RateLimit(10, 60.0, "10/minute"), RateLimit(3, 1.0, "3/second")])
-async def test_who_comes_back_when_told_is_let_in(clock: Clock, limit: RateLimit) -> None:
+async def test_a_client_that_waits_for_retry_after_is_admitted(clock: Clock, limit: RateLimit) -> None:
     limiter = RateLimiter(limit)
     waits: list[int] = []
     while len(waits) < 30:
@@ -161,7 +162,7 @@ def test_a_key_may_hold_any_character(tmp_path: Path) -> None:
 
 def test_a_folder_without_keys_lets_nobody_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "empty").write_text("\n# nothing\n")
-    for folder, said in ((tmp_path, "nobody is let in"), (tmp_path / "missing", "none of them is accepted")):
+    for folder, said in ((tmp_path, "all requests are rejected"), (tmp_path / "missing", "none of them is accepted")):
         caplog.clear()
         keys = ApiKeys(folder)
         assert said in caplog.text

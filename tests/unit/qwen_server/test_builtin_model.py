@@ -1,4 +1,4 @@
-"""The built-in news classifier: files, tokenizer, template, answers; how its trainer reads data."""
+"""The built-in news classifier: files, tokenizer, template, answers, and its trainer's input."""
 
 import importlib
 import json
@@ -165,7 +165,7 @@ def test_plain_headlines_are_classified(headline: str, name: str) -> None:
 
 @pytest.fixture
 def part(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Imports a module of the trainer, as its programs see it."""
+    """Imports a module of the trainer as its programs do."""
     monkeypatch.syspath_prepend(str(MODELS))
     return importlib.import_module
 

@@ -1,4 +1,4 @@
-"""Mistakes of clients: a 4xx in OpenAI's shape that names the parameter, and no slot taken."""
+"""Client errors: a 4xx in OpenAI's format that names the parameter, and no slot taken."""
 
 import logging
 import re
@@ -24,7 +24,7 @@ async def served() -> AsyncIterator[Served]:
 
 
 def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The error of a response in OpenAI's shape."""
+    """The error of a response in OpenAI's format."""
     assert response.status_code == status, response.text
     error: dict[str, Any] = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}

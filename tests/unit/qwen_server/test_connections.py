@@ -1,4 +1,4 @@
-"""Clients that are slow, endless or broken below HTTP: what each of them costs is bounded, and is told in shape."""
+"""Slow, endless or broken clients below HTTP: bounded cost, and well-formed errors."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @dataclass
 class Client:
-    """A connection of which every byte is ours."""
+    """A raw connection: the test controls every byte."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -33,21 +33,21 @@ class Client:
             await self.writer.drain()
 
     async def answer(self, seconds: float = 5.0) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the next answer, which has a length."""
+        """The status, headers and body of the next answer, which has a Content-Length."""
         async with asyncio.timeout(seconds):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
             return int(lines[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
 
     async def ends(self, seconds: float = 5.0) -> bytes:
-        """What still comes until the server closes; a reset, which meets clients that still send, is an end too."""
+        """Everything until the server closes or resets the connection."""
         async with asyncio.timeout(seconds):
             with contextlib.suppress(ConnectionError):
                 return await self.reader.read()
             return b""
 
     async def refused(self, status: int) -> str:
-        """The message of an error in OpenAI's shape, after which the connection is closed."""
+        """The message of an error in OpenAI's format, after which the connection closes."""
         found, headers, body = await self.answer()
         error: dict[str, Any] = json.loads(body)["error"]
         assert (found, set(error)) == (status, {"message", "type", "param", "code"})
@@ -125,7 +125,7 @@ async def test_a_late_pipelined_request_does_not_spoil_the_answer_before_it() ->
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 async def test_headers_come_with_the_first_part_of_the_body(connection: str) -> None:
-    """In one packet, unless the connection ends with the answer."""
+    """Sent in one packet, unless the connection ends with the answer."""
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: {connection}\r\n"
     whole = b'{"prompt": "@{\\"tokens\\": 2}"}'
     stream = b'{"prompt": "@{\\"tokens\\": 3, \\"delay\\": 0.1}", "stream": true}'
@@ -153,7 +153,7 @@ async def test_a_head_request_gets_the_headers_alone() -> None:
 
 
 async def test_an_old_connection_ends_with_an_answer_and_a_new_one_is_not_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also behind the same address: what the client says of itself, such as X-Forwarded-For, does not matter."""
+    """Also for the same address: headers such as X-Forwarded-For do not count."""
     monkeypatch.setattr("qwen_server.http.connections.LIFETIME_SECONDS", 0.5)
     request = HEALTH[:-2] + b"X-Forwarded-For: 10.0.0.1\r\n\r\n"
     async with serve() as served:
@@ -196,7 +196,7 @@ async def test_a_body_that_trickles_is_a_408_and_takes_no_slot() -> None:
         assert "0.3 s" in await client.refused(408)
         task.cancel()
         assert (served.service.admission.peak, served.engine.bodies) == (0, [])
-        assert served.service.uploads.room == 32 * served.service.settings.max_body_bytes
+        assert served.app.state.handler.reader.room == 32 * served.service.settings.max_body_bytes
 
 
 async def test_a_body_that_nobody_waits_for_has_its_time_too() -> None:
@@ -259,7 +259,7 @@ async def test_endless_trailers_are_refused() -> None:
         task = asyncio.create_task(trickle(client, b"X-Trailer: " + b"a" * 30_000 + b"\r\n"))
         await client.ends()
         task.cancel()
-        await until(lambda: served.service.uploads.room == 32 * served.service.settings.max_body_bytes)
+        await until(lambda: served.app.state.handler.reader.room == 32 * served.service.settings.max_body_bytes)
         assert served.engine.bodies == []
 
 
@@ -290,17 +290,17 @@ async def test_what_is_not_http_is_a_400_in_shape(data: bytes) -> None:
 async def test_a_body_in_chunks_that_are_none_is_a_400_and_leaves_nothing_behind(begun: bool) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with serve() as served, connect(served) as client:
-        room = served.service.uploads.room
+        room = served.app.state.handler.reader.room
         await client.send(HEALTH)
         assert (await client.answer())[0] == 200
         if begun:
             await client.send(head + b'5\r\n{"pro\r\n')
-            await until(lambda: served.service.uploads.room < room)
+            await until(lambda: served.app.state.handler.reader.room < room)
             await client.send(b"five\r\n{")
         else:
             await client.send(head + b"five\r\n{")
         assert "HTTP" in await client.refused(400)
-        await until(lambda: served.service.uploads.room == room)
+        await until(lambda: served.app.state.handler.reader.room == room)
         assert served.engine.bodies == []
 
 
@@ -317,13 +317,13 @@ async def test_pipelined_requests_are_answered_in_turn_and_bounded() -> None:
 
 async def test_uploads_share_a_bounded_memory() -> None:
     async with serve(max_body_bytes=1024) as served, contextlib.AsyncExitStack() as stack:
-        room = served.service.uploads.room
+        room = served.app.state.handler.reader.room
         assert room == 32 * 1024
         clients = [await stack.enter_async_context(connect(served)) for _ in range(33)]
         body = b'{"prompt": "x"' + b" " * 1000 + b"}"
         for client in clients[:-1]:
             await client.send(post(body[:-1], length=len(body)))
-        await until(lambda: served.service.uploads.room == room - 32 * (len(body) - 1))
+        await until(lambda: served.app.state.handler.reader.room == room - 32 * (len(body) - 1))
         await clients[-1].send(post(body[:-1], length=len(body)))
         status, headers, refusal = await clients[-1].answer()
         assert status == 503
@@ -334,10 +334,10 @@ async def test_uploads_share_a_bounded_memory() -> None:
         assert (await clients[0].answer())[0] == 200
         for client in clients[1:-1]:
             client.writer.close()
-        await until(lambda: served.service.uploads.room == room)
+        await until(lambda: served.app.state.handler.reader.room == room)
 
 
-def test_a_client_that_takes_nothing_in_is_given_up_by_the_kernel() -> None:
+def test_the_kernel_drops_a_client_that_does_not_read() -> None:
     settings = make_settings(host="127.0.0.1", port=0, keep_alive_timeout=42.0)
     with listen(settings) as listener, socket.create_connection(listener.getsockname()):
         connection, _ = listener.accept()

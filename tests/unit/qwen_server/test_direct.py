@@ -1,4 +1,4 @@
-"""Streams written past the request's own task: nothing may be lost, reordered, held back or gathered without bound."""
+"""Streams written past the request's task: nothing is lost, reordered, delayed or unbounded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from qwen_server.api.streaming import Chunks
 from qwen_server.engine.base import Delta, Output
-from qwen_server.http.body import Receive
+from qwen_server.http.asgi import Receive
 from qwen_server.http.early_writes import DirectEvents, connection_of
 from qwen_server.observe.request_figures import RequestFigures, RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
@@ -24,7 +24,7 @@ def script(**fields: Any) -> str:
 
 
 async def open_stream(served: Served, text: str, **fields: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A streamed chat over a connection whose receive buffer is small."""
+    """A streamed chat over a connection with a small receive buffer."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     client.setblocking(False)
@@ -121,7 +121,7 @@ async def test_the_deadline_cuts_a_directly_written_stream() -> None:
 
 
 class Wire:
-    """As much of uvicorn's exchange as DirectEvents uses."""
+    """The part of uvicorn's request cycle that DirectEvents uses."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -181,7 +181,7 @@ def test_a_gain_without_text_is_counted_and_not_sent() -> None:
     assert event["choices"] == [{"index": 0, "delta": {"content": '"\n字'}, "logprobs": None, "finish_reason": None}]
 
 
-async def test_only_the_servers_own_receive_tells_its_connection() -> None:
+async def test_only_the_servers_own_receive_reveals_its_connection() -> None:
     async def receive() -> dict[str, Any]:
         return {}
 

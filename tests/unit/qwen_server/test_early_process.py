@@ -1,4 +1,4 @@
-"""The process that is started before its work is known: real processes, without vLLM."""
+"""The process that starts before its work is known: real processes, without vLLM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRELOADED = "wave"  # a module that nothing else imports
 
 
 def tell(path: Path, *_: Any) -> None:
-    """The work: tells what the process is like, and ends with a code of its own."""
+    """The work: reports the state of the process and exits with a code."""
     found = {
         "pid": os.getpid(),
         "preloaded": PRELOADED in sys.modules,
@@ -40,7 +40,7 @@ def _source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start() -> EarlyChild:
-    """A child; not a fixture, because pytest changes the environment between the two."""
+    """A child. Not a fixture, because pytest changes the environment in between."""
     return EarlyChild("Core", [PRELOADED, "there.is.no.such.module"])
 
 
@@ -63,7 +63,7 @@ def test_the_first_process_runs_in_the_child_that_imported_meanwhile(tmp_path: P
     assert not second["preloaded"]
 
 
-def test_a_changed_environment_begins_the_process_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_environment_restarts_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     child = start()
     monkeypatch.setenv("OF_THE_PARENT", "changed")
     _, found = run(EarlyContext(child), tmp_path / "found")
@@ -83,7 +83,7 @@ def killed(child: EarlyChild) -> None:
 
 
 def nothing(_: EarlyChild) -> None:
-    """Leaves the child as it is."""
+    """Leaves the child unchanged."""
 
 
 @pytest.mark.parametrize(("event", "sends_a_file"), [(killed, False), (nothing, True)])

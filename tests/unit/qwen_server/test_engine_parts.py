@@ -26,7 +26,7 @@ from qwen_server.http.error_bodies import failure_kind
 
 
 def step(heartbeat: Heartbeat, now: float, tokens: int = 1, usage: float = 0.0) -> None:
-    heartbeat.on_step(now, tokens=tokens, kv_cache_usage=usage, running=1, waiting=0)
+    heartbeat.on_step(now, tokens=tokens, kv_cache_usage=usage)
 
 
 def test_a_step_without_tokens_is_life_but_no_progress() -> None:
@@ -94,7 +94,7 @@ def error(pid: int, message: str, text: str = "", at: float = 100.0) -> LoggedEr
     return LoggedError(at, pid, message, text)
 
 
-def test_the_first_process_to_fail_tells_the_cause() -> None:
+def test_the_first_process_to_fail_has_the_cause() -> None:
     logged = [
         error(30, "WorkerProc hit an exception.", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"),
         error(20, "EngineCore encountered a fatal error.", "RuntimeError: Worker failed with error, see root cause"),
@@ -116,18 +116,18 @@ def test_old_errors_and_the_servers_own_are_no_cause() -> None:
     assert cause_of([error(10, "mine", "ValueError: x")], since=0, server=10) is None
 
 
-def test_a_killed_process_is_told_by_its_signal() -> None:
+def test_a_killed_process_is_reported_with_its_signal() -> None:
     assert ending_of({"EngineCore": -9}) == "EngineCore was killed by SIGKILL, perhaps for want of memory"
     assert ending_of({"EngineCore": 1, "Other": None}) == "EngineCore exited with code 1"
     assert ending_of({"EngineCore": None}) is None
 
 
-def test_a_worker_that_ended_is_told_by_its_signal_too() -> None:
-    told = "Worker proc VllmWorker-0 died unexpectedly (exit code: {}), shutting down executor."
-    assert cause_of([error(20, told.format(-9))], since=0, server=10) == (
+def test_a_worker_that_ended_is_reported_with_its_signal_too() -> None:
+    message = "Worker proc VllmWorker-0 died unexpectedly (exit code: {}), shutting down executor."
+    assert cause_of([error(20, message.format(-9))], since=0, server=10) == (
         "VllmWorker-0 was killed by SIGKILL, perhaps for want of memory"
     )
-    unknown = cause_of([error(20, told.format(None))], since=0, server=10)
+    unknown = cause_of([error(20, message.format(None))], since=0, server=10)
     assert unknown == "VllmWorker-0 ended unexpectedly, perhaps killed for want of memory"
 
 
@@ -141,7 +141,7 @@ def test_a_worker_that_ended_is_told_by_its_signal_too() -> None:
         "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     ],
 )
-def test_want_of_memory_has_one_name_whoever_tells_it(text: str) -> None:
+def test_out_of_memory_has_one_name_whatever_reports_it(text: str) -> None:
     cause = cause_of([error(30, "WorkerProc hit an exception.", text)], since=0, server=10)
     assert cause is not None
     assert cause.startswith(f"out of memory: {text[:20].strip()}")
@@ -149,8 +149,8 @@ def test_want_of_memory_has_one_name_whoever_tells_it(text: str) -> None:
 
 
 def test_cudas_own_words_stay() -> None:
-    told = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
-    assert cause_of([error(30, "WorkerProc hit an exception.", told)], since=0, server=10) == told
+    message = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+    assert cause_of([error(30, "WorkerProc hit an exception.", message)], since=0, server=10) == message
 
 
 def test_vllms_words_become_one_line() -> None:
@@ -248,7 +248,7 @@ def test_cpu_time_is_read_and_processes_that_are_gone_count_nothing() -> None:
     assert cpu_seconds([2**22 + 1]) == {}
 
 
-def test_a_process_that_was_stopped_is_told_from_one_that_sleeps() -> None:
+def test_a_stopped_process_is_distinguished_from_a_sleeping_one() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
             assert not any_stopped([process.pid, 2**22 + 1])
@@ -311,8 +311,8 @@ def test_choices_of_several_prompts_are_numbered_through() -> None:
     first = merger.convert(1, result((1, "科", 1, None), prompt_token_ids=[1, 2, 3]))
     assert (first.deltas[0].index, first.deltas[0].text, first.prompt_tokens, first.finished) == (3, "科", 3, False)
     merger.convert(1, result((0, "", 1, "stop"), (1, "技", 1, "length"), finished=True, prompt_token_ids=[1, 2, 3]))
-    last = merger.convert(0, result((0, "", 1, "stop"), (1, "", 1, "stop"), finished=True, num_cached_tokens=16))
-    assert (last.finished, last.cached_tokens, last.prompt_tokens) == (True, 16, 0)
+    last = merger.convert(0, result((0, "", 1, "stop"), (1, "", 1, "stop"), finished=True))
+    assert (last.finished, last.prompt_tokens) == (True, 0)
 
 
 def test_the_first_token_of_a_request_is_the_earliest_of_its_prompts() -> None:

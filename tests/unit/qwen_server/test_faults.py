@@ -1,4 +1,4 @@
-"""Starting, draining, hanging, failing and dying: what clients and probes are told."""
+"""Start, drain, hang, failure and death: what clients and probes get."""
 
 import asyncio
 import json
@@ -83,7 +83,7 @@ async def test_models_are_unknown_while_a_server_stops_that_never_loaded() -> No
         assert "retry-after" in response.headers
 
 
-async def test_a_hung_engine_is_told_refused_and_forgiven_when_it_comes_back(served: Served) -> None:
+async def test_a_hung_engine_is_reported_and_refused_until_it_recovers(served: Served) -> None:
     running = asyncio.create_task(served.chat('@{"tokens": 10, "delay": 0.05}'))
     await until(lambda: served.engine.unfinished == 1)
     served.engine.hang()
@@ -123,7 +123,7 @@ async def test_liveness_gives_way_after_five_minutes_of_hanging(served: Served) 
     assert not served.service.live()
 
 
-async def test_a_stalled_engine_is_told_apart_from_a_hung_one(served: Served) -> None:
+async def test_a_stalled_engine_is_distinguished_from_a_hung_one(served: Served) -> None:
     running = asyncio.create_task(served.chat('@{"action": "stall"}'))
     await until(lambda: served.service.alert_state.zero_work)
     assert [alert["name"] for alert in (await served.metrics())["alerts"]] == ["GenerationStalled"]
@@ -146,7 +146,7 @@ async def test_a_loop_that_was_held_up_does_not_blame_the_engine(
     async def beat() -> None:
         while True:
             await asyncio.sleep(0.01)
-            for _ in range(5):  # news of the engine take a few turns of the loop: socket, task, counters
+            for _ in range(5):  # engine events take a few turns of the loop: socket, task, counters
                 await asyncio.sleep(0)
             beats.append(time.monotonic())
 
@@ -215,7 +215,7 @@ async def test_a_proof_that_the_engine_refuses_is_no_proof(served: Served, monke
 
 
 async def test_a_stream_whose_reader_is_too_slow_is_not_the_servers_failure() -> None:
-    async with serve(request_timeout=1.0, max_tokens_limit=100_000) as served:
+    async with serve(request_timeout=3.0, max_tokens_limit=100_000) as served:
         address = httpx.URL(served.url)
         reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)
         body = json.dumps({"prompt": '@{"tokens": 90000}', "stream": True, "max_tokens": 90_000}).encode()
@@ -240,7 +240,7 @@ async def test_an_engine_failure_is_a_500_with_its_text(served: Served, stream: 
     assert (metrics["requests"]["failed"], metrics["requests"]["error_rate_percent"]) == (1, 100.0)
 
 
-async def test_a_failure_in_a_begun_stream_is_its_last_event(served: Served) -> None:
+async def test_a_failure_in_a_started_stream_is_its_last_event(served: Served) -> None:
     response = await served.chat('@{"fail": "boom", "after": 3}', stream=True)
     assert response.status_code == 200
     *chunks, last = events_of(response.text)
@@ -248,7 +248,7 @@ async def test_a_failure_in_a_begun_stream_is_its_last_event(served: Served) -> 
     assert last == {"error": {"message": "boom", "type": "internal_error", "param": None, "code": None}}
 
 
-async def test_a_failure_of_the_reference_way_is_told_alike(served: Served) -> None:
+async def test_a_failure_of_the_reference_path_is_reported_alike(served: Served) -> None:
     response = await served.chat('@{"fail": "boom"}', logprobs=True, stream=True)
     assert (response.status_code, response.json()) == (500, {"error": "boom"})
     response = await served.chat('@{"fail": "boom", "after": 2}', logprobs=True, stream=True)
@@ -257,7 +257,7 @@ async def test_a_failure_of_the_reference_way_is_told_alike(served: Served) -> N
     assert (response.status_code, response.json()) == (500, {"error": "boom"})
 
 
-async def test_when_the_engine_dies_every_request_is_told_the_cause(served: Served) -> None:
+async def test_when_the_engine_dies_every_request_gets_the_cause(served: Served) -> None:
     streams = [asyncio.create_task(served.chat(RUNNING, stream=True, max_tokens=500)) for _ in range(2)]
     unstarted = asyncio.create_task(served.chat('@{"first": 20}'))
     waiting = asyncio.create_task(served.chat())
@@ -323,10 +323,11 @@ async def test_only_a_bearer_of_a_key_may_call_v1(tmp_path: Path) -> None:
             assert response.status_code == 401
         assert await status_of(served, "/health") == 200
         (tmp_path / "team-b").write_text("secret-b")
-        await until(lambda: len(served.service.keys._keys) == 2)
         for key in ("secret-a", "secret-b"):
             headers = {"authorization": f"Bearer {key}"}
-            assert (await served.client.get("/v1/models", headers=headers)).status_code == 200
+            async with asyncio.timeout(5):  # the new file is found within a tick
+                while (await served.client.get("/v1/models", headers=headers)).status_code != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
 
 
 def test_the_hung_thresholds_leave_room_for_the_kubelet() -> None:

@@ -1,4 +1,4 @@
-"""The further APIs over HTTP: the same queue, deadlines, counts and care for clients that go away as for chats."""
+"""The other APIs over HTTP: the same queue, deadlines, counters and disconnects as for chats."""
 
 from __future__ import annotations
 

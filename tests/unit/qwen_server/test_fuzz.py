@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, always the same, against the real server with a scripted engine. `make fuzz` goes on."""
+"""A short, deterministic run of the fuzzer against a scripted engine; see `make fuzz`."""
 
 from __future__ import annotations
 

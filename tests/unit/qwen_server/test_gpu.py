@@ -121,7 +121,7 @@ def test_what_a_card_does_not_support_is_left_out(missing: str) -> None:
     assert reading.faults == ()
 
 
-def test_broken_hardware_is_told() -> None:
+def test_broken_hardware_is_reported() -> None:
     nvml = FakeNvml()
     reader = NvmlReader(nvml, 2)
     assert reader.read().faults == ()

@@ -1,4 +1,4 @@
-"""The states of the process, and the annotation that asks for a restart."""
+"""The states of the process, and the annotation that requests a restart."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from qwen_server.control.lifecycle import Lifecycle, RestartWatch, restart_reque
 
 def test_it_goes_from_starting_to_ready_to_draining() -> None:
     lifecycle = Lifecycle(clock=lambda: 12.5)
-    assert (lifecycle.state, lifecycle.accepting, lifecycle.started_at) == ("starting", False, 12.5)
+    assert (lifecycle.state, lifecycle.started_at) == ("starting", 12.5)
     lifecycle.mark_ready()
-    assert lifecycle.accepting
+    assert lifecycle.state == "ready"
     lifecycle.begin_drain("SIGTERM")
-    assert (lifecycle.state, lifecycle.accepting, lifecycle.cause) == ("draining", False, "SIGTERM")
+    assert (lifecycle.state, lifecycle.cause) == ("draining", "SIGTERM")
 
 
 def test_a_state_never_goes_back() -> None:

@@ -1,4 +1,4 @@
-"""The whole program with a scripted engine: signals, restarts asked for, exit codes and their causes."""
+"""The whole program with a scripted engine: signals, requested restarts, exit codes and causes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Program:
-    """A running program; everything that it says is kept."""
+    """A running program; its output is kept."""
 
     def __init__(self, folder: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
         self.termination_log = folder / "termination-log"
@@ -84,7 +84,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 
 def chat(program: Program, script: dict[str, Any], **fields: Any) -> tuple[threading.Thread, list[httpx.Response]]:
-    """Sends a chat in a thread; its response appears in the list."""
+    """Sends a chat in a thread; the response is added to the list."""
     responses: list[httpx.Response] = []
     body = {"messages": [{"role": "user", "content": "@" + json.dumps(script)}]} | fields
 
@@ -122,7 +122,7 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(start: Callable
     assert not program.termination_log.read_text()
 
 
-def test_requests_given_up_at_the_drains_deadline_are_told(start: Callable[..., Program]) -> None:
+def test_requests_cut_off_at_the_drain_deadline_are_reported(start: Callable[..., Program]) -> None:
     program = start("--drain-timeout=500ms", "--max-concurrent-requests=2")
     program.until_ready()
     script = {"tokens": 100, "delay": 0.1}

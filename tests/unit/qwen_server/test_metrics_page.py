@@ -1,4 +1,4 @@
-"""The metrics as JSON and as Prometheus text, and which of them a client is given."""
+"""The metrics as JSON and as Prometheus text, and which one a client gets."""
 
 import asyncio
 import math
@@ -180,5 +180,5 @@ def test_numbers_are_written_as_the_specification_does(value: float | None, text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(117.3, "0h 1m"), (0, "0h 0m"), (90061, "25h 1m")])
-def test_uptime_is_told_in_hours_and_minutes(seconds: float, text: str) -> None:
+def test_uptime_is_given_in_hours_and_minutes(seconds: float, text: str) -> None:
     assert human_duration(seconds) == text

@@ -1,4 +1,4 @@
-"""Hours of an engine's life on a clock that is only imagined: honest work, however slow, and rest raise no alarm."""
+"""Hours of an engine's life on a fake clock: neither slow work nor idle time fires an alert."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEVICES: tuple[Device, ...] = ("cuda", "cpu")
 
 
 class Imagined(ScriptedEngine):
-    """An engine seen through the pulse, as the real one is; `computing` tells whether its processes use the CPU."""
+    """An engine behind the pulse; `computing` says whether its processes use the CPU."""
 
     def __init__(self, device: Device) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Imagined(ScriptedEngine):
         )
 
     def let(self, seconds: float, *, answers: bool) -> None:
-        """Time passes: pulses and judgements. `answers`: the engine core is between steps, and answers pings."""
+        """Advances the time. With `answers` the engine core is between steps and answers pings."""
         end = self.now + seconds
         while self.now < end:
             self.now = min(self.now + TICK_SECONDS, end)
@@ -72,11 +72,11 @@ class Imagined(ScriptedEngine):
         self.unfinished += 1
 
     def step(self, seconds: float, *, tokens: int = 1, cache: float = 0.0) -> None:
-        """A step of the scheduler that takes `seconds` and takes up `cache` more of the KV cache."""
+        """A scheduler step that takes `seconds` and uses `cache` more of the KV cache."""
         self.let(seconds, answers=False)
         self.cache += cache
         self.heartbeat.ping_sent_at = None
-        self.heartbeat.on_step(self.now, tokens=tokens, kv_cache_usage=self.cache, running=1, waiting=0)
+        self.heartbeat.on_step(self.now, tokens=tokens, kv_cache_usage=self.cache)
 
 
 def threshold(device: Device, name: str) -> float:
@@ -98,7 +98,7 @@ def test_an_idle_hour_with_a_probe_each_minute(device: Device) -> None:
 @pytest.mark.parametrize("computing", [True, False])
 @pytest.mark.parametrize("device", DEVICES)
 def test_half_an_hour_of_steps_of_nearly_the_threshold(device: Device, computing: bool) -> None:
-    """Also on a CPU whose cores others use, so that our processes seem to stand still."""
+    """Also on busy cores, where our processes seem to stand still."""
     engine = Imagined(device)
     engine.computing = computing
     engine.begin()
@@ -109,7 +109,7 @@ def test_half_an_hour_of_steps_of_nearly_the_threshold(device: Device, computing
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_long_prompt_whose_chunks_bring_no_token(device: Device) -> None:
-    """32 k tokens in chunks of 2 k, which take longer in all than a stall may."""
+    """32 k tokens in chunks of 2 k, which together take longer than a stall may."""
     engine = Imagined(device)
     engine.begin()
     for _ in range(16):
@@ -126,7 +126,7 @@ def test_a_step_of_minutes_on_a_cpu_that_computes() -> None:
 
 @pytest.mark.parametrize("busy", [True, False])
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_hang_is_told_within_two_seconds_of_its_threshold(device: Device, busy: bool) -> None:
+def test_a_hang_is_reported_within_two_seconds_of_its_threshold(device: Device, busy: bool) -> None:
     engine = Imagined(device)
     engine.computing = False
     engine.let(10, answers=True)

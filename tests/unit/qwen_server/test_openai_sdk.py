@@ -1,4 +1,4 @@
-"""The openai SDK, unchanged, against the server: both its forms, streamed and not."""
+"""The unchanged openai SDK against the server: both clients, streamed and not."""
 
 import asyncio
 import time
@@ -115,7 +115,7 @@ async def test_a_client_that_closes_its_stream_frees_the_slot(served: Served) ->
     await until(lambda: served.service.admission.running == 0, 1)
 
 
-async def test_a_refusal_is_told_when_the_sdk_may_not_come_back() -> None:
+async def test_a_refusal_is_raised_when_the_sdk_may_not_retry() -> None:
     async with serve(max_concurrent_requests=1, max_queue_size=0) as served:
         blocking = asyncio.create_task(served.chat('@{"first": 0.5}'))
         await until(lambda: served.service.admission.running == 1)
@@ -127,7 +127,7 @@ async def test_a_refusal_is_told_when_the_sdk_may_not_come_back() -> None:
         assert (await blocking).status_code == 200
 
 
-async def test_the_sdk_waits_as_long_as_it_is_told() -> None:
+async def test_the_sdk_waits_as_long_as_retry_after_says() -> None:
     async with serve(max_concurrent_requests=1, max_queue_size=0) as served:
         client = AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=1)
         blocking = asyncio.create_task(served.chat('@{"first": 0.5}'))

@@ -1,4 +1,4 @@
-"""More requests than fit, clients that go away, deadlines: who is refused, and that every slot comes back."""
+"""More requests than fit, disconnects, deadlines: who is refused, and that slots are freed."""
 
 import asyncio
 import time
@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 from qwen_server.api import streaming
-from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.generation import Generation
 from qwen_server.engine.base import Output, Prepared, Tap
 from qwen_server.observe.request_figures import RequestRecord
@@ -26,7 +25,7 @@ async def served() -> AsyncIterator[Served]:
 
 
 async def fill(served: Served, count: int, **fields: Any) -> list[asyncio.Task[httpx.Response]]:
-    """Sends `count` requests that take for ever, and waits until all of them are in."""
+    """Sends `count` requests that never end, and waits until the server has them all."""
     tasks = [asyncio.create_task(served.chat(SLOW, **fields)) for _ in range(count)]
     admission = served.service.admission
     await until(lambda: admission.running + admission.waiting == count)
@@ -120,9 +119,10 @@ async def test_a_stream_whose_engine_takes_a_moment_to_end_counts_as_answered(
 async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwen_server.api.generation._TELL_SECONDS", 0.05)
+    monkeypatch.setattr("qwen_server.api.generation._ERROR_SECONDS", 0.05)
     service = served.service
-    body = Bodies(service.settings).check("chat", {"messages": [{"role": "user", "content": "你好"}], "stream": True})
+    chat = {"messages": [{"role": "user", "content": "你好"}], "stream": True}
+    body = served.app.state.handler.bodies.check("chat", chat)
     sent: list[str] = []
 
     async def receive() -> dict[str, Any]:
@@ -136,13 +136,14 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 
     overdue = service.clock() - service.settings.request_timeout + 0.1
     async with asyncio.timeout(5):
-        await Generation(service, body, RequestRecord("r", overdue))({}, receive, send)
+        ticket = service.admission.enter(body.weight)
+        await Generation(service, body, RequestRecord("r", overdue)).serve(ticket, receive, send)
     assert sent[0] == "http.response.start"
     assert (served.lifecycle.in_flight, service.admission.running) == (0, 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_engine_out_of_file_descriptors_is_a_failure_that_is_told(
+async def test_an_engine_out_of_file_descriptors_is_a_reported_failure(
     served: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     async def prepare(*_: object) -> Prepared:
@@ -252,7 +253,8 @@ async def test_every_figure_agrees_with_what_the_client_measured(served: Served)
         outputs += response.json()["usage"]["completion_tokens"]
     metrics = await served.metrics()
     latency, ttft = metrics["latency"], metrics["slo"]["ttft"]
-    # The client's own share of the time depends on the machine: the server must be between the script and the client.
+    # The client's own overhead depends on the machine: the server's figure must lie between the
+    # script and the client.
     assert 0.14 <= latency["min"] <= latency["max"] <= max(latencies)
     assert latency["mean"] <= sum(latencies) / 8
     assert 0.05 <= ttft["p50"] <= latency["p50"] - 0.09

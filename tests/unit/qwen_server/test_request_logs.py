@@ -1,4 +1,4 @@
-"""What the log says of each request: one line with its id and figures, and no text of a prompt unless asked."""
+"""The log line of each request: its id and figures, and no text of prompts unless enabled."""
 
 import asyncio
 import io
@@ -77,7 +77,7 @@ async def test_a_request_that_is_not_answered_is_one_line_too(
 
 
 async def test_mistakes_of_clients_have_names_of_their_own(log: io.StringIO) -> None:
-    """Who watches for stolen keys or for clients above their limit need not look at every bad request."""
+    """Who watches for stolen keys or exceeded limits need not read every bad request."""
     key = {"authorization": "Bearer key-1"}
     asked: list[tuple[dict[str, str], object]] = [({}, "x"), (key, {}), (key, "x"), (key, "x")]
     async with serve(api_keys=SecretStr("key-1"), rate_limit="2/hour") as served:
@@ -140,7 +140,7 @@ def test_a_text_line_ends_with_the_requests_id() -> None:
 
 
 async def ask_everything(served: Served) -> list[int]:
-    """Good and bad requests with the marker at every place where a client may put text."""
+    """Good and bad requests with the marker wherever a client may put text."""
     good = {"role": "user", "content": MARKER}
     chats: list[dict[str, Any]] = [
         {"messages": [good]},

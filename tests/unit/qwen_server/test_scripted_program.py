@@ -1,4 +1,4 @@
-"""The scripted engine behind the real program, as scenarios on a cluster run it: commanded by text and by signals."""
+"""The scripted engine in the real program, controlled by text and by signals."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ class Program:
     termination_log: Path
 
     async def status(self) -> str:
-        """What /api/v1/metrics says; empty while nobody listens."""
+        """The body of /api/v1/metrics; empty while nothing listens."""
         try:
             return str((await self.client.get("/api/v1/metrics")).json()["status"])
         except httpx.TransportError:

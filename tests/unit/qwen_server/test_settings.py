@@ -58,7 +58,7 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--port", "abc"], "--port"),
         (["--port", "70000"], "--port"),
@@ -80,8 +80,8 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         (["--model", ""], "--model"),
     ],
 )
-def test_a_bad_value_is_refused_naming_the_flag(arguments: list[str], told: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(told)):
+def test_a_bad_value_is_refused_naming_the_flag(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
         load_settings(arguments)
 
 
@@ -152,6 +152,7 @@ def test_what_follows_the_separator_goes_to_vllm() -> None:
         *("--max-model-len=4", "--max_model_len", "-tp", "--tensor-parallel-size", "--shutdown-timeout", "--headless"),
         *("--hf-token=hf_secret", "--hf_token", "--allowed-origins=*", "--middleware=x", "--uvicorn-log-level"),
         *("--no-disable-log-stats", "--enable-log-requests", "--otlp-traces-endpoint=x", "--tool-call-parser=hermes"),
+        *("--disable-log-requests", "--disable-server-load-tracking", "--reasoning-effort-map={}"),
         *("-t", "-tp=2", "-p", "-qfp8", "-q=fp8", "-dpx", "--logging-config.log_level", "--max-num-queued-reqs=1"),
     ],
 )
@@ -162,13 +163,16 @@ def test_flags_that_the_server_owns_are_refused_by_name(flag: str) -> None:
 
 @pytest.mark.parametrize(
     "flag",
-    ["--max-num-seqs=64", "--seed", "--no-enable-prefix-caching", "-1", "value", "-O3", "-ep", "-cc.mode=0", "-ac=x"],
+    [
+        *("--max-num-seqs=64", "--seed", "--no-enable-prefix-caching", "--disable-lora"),
+        *("-1", "value", "-O3", "-ep", "-cc.mode=0", "-ac=x"),
+    ],
 )
 def test_other_flags_pass(flag: str) -> None:
     assert load_settings(["--", flag]).pass_through == (flag,)
 
 
-def test_help_and_version_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_version_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     for flag, text in (("--help", "--queue-timeout"), ("--version", "1.0.0")):
         with pytest.raises(SystemExit) as ended:
             load_settings([flag])

@@ -1,4 +1,4 @@
-"""The specification's example of `/api/v1/metrics`, word for word: three requests make every one of its numbers."""
+"""The specification's example of `/api/v1/metrics`: three requests produce all of its numbers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from qwen_server.api.openapi.specification import METRICS_ANSWER
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
 from qwen_server.observe import snapshots
 from qwen_server.observe.gpu import GpuReading
 from qwen_server.observe.request_figures import RequestRecord
 from tests.scripted_engine import ScriptedEngine
-from tests.specification import METRICS_ANSWER
 from tests.unit.qwen_server.serving import make_settings
 
-# Latency, time to first token and tokens of the answer: three requests one after the other that make the example.
+# Three consecutive requests that produce the example: latency, time to first token, tokens.
 REQUESTS = ((3.467, 0.5203, 11), (4.0945, 0.6143, 13), (6.2639, 0.9588, 19))
 UPTIME = 117.3
 EXPECTED = json.loads(METRICS_ANSWER)
@@ -24,7 +24,7 @@ GIB = 1024**3
 
 
 class Gpu:
-    """A monitor that has read what the example shows."""
+    """A monitor with the readings of the example."""
 
     latest = GpuReading("NVIDIA GeForce RTX 3080", int(7.64 * GIB), int(9.64 * GIB), 55.0)
 
@@ -38,7 +38,7 @@ class Clock:
 
 
 def after(requests: Sequence[tuple[float, float, int]]) -> tuple[Service, Clock]:
-    """A server that has answered these requests, one after the other."""
+    """A server that has answered these requests, one after another."""
     clock = Clock()
     lifecycle = Lifecycle(clock)
     lifecycle.mark_ready()
@@ -61,7 +61,7 @@ def after(requests: Sequence[tuple[float, float, int]]) -> tuple[Service, Clock]
 def test_every_field_and_number_of_the_example_comes_out() -> None:
     service, clock = after(REQUESTS)
     clock.now = service.lifecycle.started_at + UPTIME
-    found = snapshots.metrics(service)
+    found = snapshots.metrics(service.observe())
     assert json.loads(json.dumps(found)) == EXPECTED
     assert list(found) == list(EXPECTED), "also in the example's order"
     for name in ("uptime", "requests", "tokens", "slo", "latency", "latency_histogram", "gpu", "errors"):
@@ -75,7 +75,7 @@ def test_requests_that_failed_or_go_on_count_in_the_total_and_in_no_percentile()
     service.figures.accept()
     service.figures.finish(RequestRecord("id", clock.now), "failed", "engine_error")
     service.figures.accept()
-    found = snapshots.metrics(service)
+    found = snapshots.metrics(service.observe())
     requests, ttft, latency = found["requests"], found["slo"]["ttft"], found["latency"]
     assert (requests["total"], requests["successful"], requests["failed"]) == (52, 50, 1)
     assert (requests["success_rate_percent"], requests["error_rate_percent"]) == (98.0, 2.0)

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_server.api.streaming import KEEP_ALIVE, Chunks, Collector, EventStream, require_answer
+from qwen_server.control.refusals import Refusal
 from qwen_server.engine.base import Delta, EngineError, Output
-from qwen_server.http.error_bodies import engine_failure, stream_event, unavailable
+from qwen_server.http.error_bodies import engine_failure, refused, stream_event
 from tests.unit.qwen_server.serving import events_of, until
 
 
@@ -39,7 +40,7 @@ def test_any_text_arrives_as_it_was(text: str, model: str, index: int) -> None:
     ]
 
 
-def test_the_first_token_is_told_and_another_only_once_it_has_text() -> None:
+def test_the_first_token_is_reported_and_others_only_with_text() -> None:
     chunks = Chunks("chat", "id", 5, "m")
     assert chunks.of(output(Delta(0, "", 0))) == b""
     (choice,) = choices_of(chunks.of(output(Delta(0, "", 1))))
@@ -57,7 +58,7 @@ def test_several_choices_go_out_in_one_write() -> None:
 
 
 @pytest.mark.parametrize("reason", ["\n", 151643])
-def test_the_stop_that_matched_is_told_to_who_gave_one(reason: int | str) -> None:
+def test_the_matched_stop_is_named_to_clients_that_set_stops(reason: int | str) -> None:
     end = output(Delta(0, "a", 1, "stop", reason))
     for asked in (True, False):
         (choice,) = choices_of(Chunks("chat", "id", 5, "m", stop_reasons=asked).of(end))
@@ -81,14 +82,14 @@ def test_ends_that_nobody_asked_for_are_errors(reason: Any) -> None:
 
 
 def test_the_error_event_has_openais_shape_whatever_the_error_was() -> None:
-    for error in (engine_failure("boom"), unavailable("timeout", "服务繁忙", 1, 2, 3)):
+    for error in (engine_failure("boom"), refused(Refusal("timeout", "服务繁忙", 1, 2, 3))):
         (event,) = events_of(stream_event(error).decode())
         assert set(event["error"]) == {"message", "type", "param", "code"}
         assert event["error"]["message"] == error.text
 
 
 class Reader:
-    """A client that takes nothing in until `reads` is set, but for the response's head."""
+    """A client that reads only the head of the response until `reads` is set."""
 
     def __init__(self) -> None:
         self.reads = asyncio.Event()
@@ -100,7 +101,7 @@ class Reader:
             self.got.append(message["body"])
 
 
-async def test_an_error_is_told_though_the_deadline_met_a_blocked_comment() -> None:
+async def test_an_error_is_sent_though_the_deadline_met_a_blocked_comment() -> None:
     reader = Reader()
     stream = EventStream(reader.send, list)
     stream._seconds = 0.01
@@ -115,7 +116,7 @@ async def test_an_error_is_told_though_the_deadline_met_a_blocked_comment() -> N
     assert reader.got == [KEEP_ALIVE, b"data: error"]
 
 
-async def test_a_stream_knows_that_its_client_takes_nothing_in() -> None:
+async def test_a_stream_knows_that_its_client_does_not_read() -> None:
     reader = Reader()
     stream = EventStream(reader.send, list)
     stream.arm()

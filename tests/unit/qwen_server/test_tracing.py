@@ -1,4 +1,4 @@
-"""Traces: one span a request, its parent from the client, its wait below it, and nothing at all unless asked."""
+"""Traces: one span per request, with the client's span as parent; none unless enabled."""
 
 from __future__ import annotations
 

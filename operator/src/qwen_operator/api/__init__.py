@@ -1,10 +1,10 @@
-"""The QwenService as typed models: the one source of the CRD's schema and of what the operator reads from an object."""
+"""The QwenService as typed models: the source of the CRD, and what the operator reads."""
 
 from __future__ import annotations
 
 from qwen_operator.api.alerting import AlertSpec, RemediationRule, RemediationSpec
-from qwen_operator.api.base import Model, Rule, format_duration, parse_duration, parse_quantity
-from qwen_operator.api.service import GROUP, KIND, PLURAL, VERSION, QwenService, QwenServiceSpec
+from qwen_operator.api.base import ApiObject, ValidationRule, format_duration, parse_duration, parse_quantity
+from qwen_operator.api.qwenservice import GROUP, KIND, PLURAL, VERSION, InvalidSpecError, QwenService, QwenServiceSpec
 from qwen_operator.api.status import (
     MAX_EVIDENCE,
     MAX_HISTORY,
@@ -16,7 +16,6 @@ from qwen_operator.api.status import (
     ServiceStatus,
     format_time,
 )
-from qwen_operator.errors import InvalidSpecError
 
 API_VERSION = f"{GROUP}/{VERSION}"
 
@@ -30,18 +29,18 @@ __all__ = [
     "PLURAL",
     "VERSION",
     "AlertSpec",
+    "ApiObject",
     "Condition",
     "HistoryEntry",
     "InvalidSpecError",
-    "Model",
     "QwenService",
     "QwenServiceSpec",
     "RemediationRule",
     "RemediationSpec",
     "RemediationStatus",
     "RestartIntent",
-    "Rule",
     "ServiceStatus",
+    "ValidationRule",
     "format_duration",
     "format_time",
     "parse_duration",

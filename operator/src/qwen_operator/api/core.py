@@ -1,4 +1,4 @@
-"""The types of Kubernetes' own API that appear in a QwenService, typed so that `kubectl apply` refuses a mistake."""
+"""The types of the Kubernetes API that a QwenService uses: `kubectl apply` rejects mistakes."""
 
 from __future__ import annotations
 
@@ -6,49 +6,51 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from qwen_operator.api.base import Model, ObjectName, Quantity, Rule, ShortText
+from qwen_operator.api.base import ApiObject, ObjectName, Quantity, ShortText, ValidationRule
 
 LabelKey = Annotated[str, Field(max_length=317)]
 Labels = dict[str, Annotated[str, Field(max_length=63)]]
 
 
-class LocalObjectReference(Model):
-    """A reference to an object of the same namespace."""
+class LocalObjectReference(ApiObject):
+    """A reference to an object in the same namespace."""
 
     name: ObjectName = Field(description="Name of the object.")
 
 
-class KeySelector(Model):
+class KeySelector(ApiObject):
     """One key of a Secret or ConfigMap."""
 
     name: ObjectName = Field(description="Name of the Secret or ConfigMap.")
-    key: ShortText = Field(description="The key in it.")
-    optional: bool | None = Field(default=None, description="Whether the object or key may be missing.")
+    key: ShortText = Field(description="Key in the Secret or ConfigMap.")
+    optional: bool | None = Field(default=None, description="Whether the object or the key may be missing.")
 
 
-class SecretKeyRef(Model):
+class SecretKeyRef(ApiObject):
     """One key of a Secret."""
 
     name: ObjectName = Field(description="Name of the Secret.")
-    key: ShortText = Field(description="The key in the Secret.")
+    key: ShortText = Field(description="Key in the Secret.")
 
 
-class FieldRef(Model):
+class FieldRef(ApiObject):
     """A field of the pod."""
 
     api_version: ShortText | None = Field(default=None, description="Version of the schema of fieldPath.")
     field_path: ShortText = Field(description="Path of the field, such as status.podIP.")
 
 
-class ResourceFieldRef(Model):
+class ResourceFieldRef(ApiObject):
     """A resource of a container."""
 
-    container_name: ShortText | None = Field(default=None, description="The container; absent: this one.")
+    container_name: ShortText | None = Field(
+        default=None, description="Name of the container. Defaults to the server's."
+    )
     resource: ShortText = Field(description="The resource, such as limits.cpu.")
-    divisor: Quantity | None = Field(default=None, description="Unit of the exposed value.")
+    divisor: Quantity | None = Field(default=None, description="Unit in which the value is exposed.")
 
 
-class EnvVarSource(Model):
+class EnvVarSource(ApiObject):
     """Where an environment variable's value comes from."""
 
     config_map_key_ref: KeySelector | None = Field(default=None, description="A key of a ConfigMap.")
@@ -57,13 +59,13 @@ class EnvVarSource(Model):
     resource_field_ref: ResourceFieldRef | None = Field(default=None, description="A resource of a container.")
 
 
-class EnvVar(Model):
+class EnvVar(ApiObject):
     """An environment variable of the server's container."""
 
     checks = (
-        Rule(
+        ValidationRule(
             "!(has(self.value) && has(self.valueFrom))",
-            "value and valueFrom exclude each other",
+            "value and valueFrom cannot both be set",
             lambda env: env.value is None or env.value_from is None,
         ),
     )
@@ -71,35 +73,37 @@ class EnvVar(Model):
     name: Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")] = Field(
         description="Name of the variable."
     )
-    value: Annotated[str, Field(max_length=32768)] | None = Field(default=None, description="Its value.")
-    value_from: EnvVarSource | None = Field(default=None, description="Where its value comes from instead.")
+    value: Annotated[str, Field(max_length=32768)] | None = Field(default=None, description="Value of the variable.")
+    value_from: EnvVarSource | None = Field(default=None, description="Source of the value, instead of value.")
 
 
-class Resources(Model):
+class Resources(ApiObject):
     """Requests and limits of the server's container; GPUs come from spec.gpu."""
 
     requests: dict[str, Quantity] = Field(
         default_factory=dict, max_length=32, description="What the scheduler reserves, such as cpu and memory."
     )
     limits: dict[str, Quantity] = Field(
-        default_factory=dict, max_length=32, description="What the container may use at most."
+        default_factory=dict, max_length=32, description="The most that the container may use."
     )
 
 
-class Toleration(Model):
+class Toleration(ApiObject):
     """A taint that the pods tolerate."""
 
-    key: LabelKey | None = Field(default=None, description="The taint's key; absent with Exists: every taint.")
-    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How to compare; absent: Equal.")
-    value: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="The taint's value.")
+    key: LabelKey | None = Field(default=None, description="Key of the taint. Empty with Exists matches every taint.")
+    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How to compare. Defaults to Equal.")
+    value: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="Value of the taint.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="The taint's effect; absent: every effect."
+        default=None, description="Effect of the taint. Defaults to every effect."
     )
-    toleration_seconds: int | None = Field(default=None, description="For NoExecute: how long the pod may stay.")
+    toleration_seconds: int | None = Field(
+        default=None, description="For NoExecute: how many seconds the pod may stay."
+    )
 
 
-class LabelSelectorRequirement(Model):
-    """One expression over labels."""
+class LabelSelectorRequirement(ApiObject):
+    """One expression about labels."""
 
     key: LabelKey = Field(description="The label.")
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="How to compare.")
@@ -108,17 +112,17 @@ class LabelSelectorRequirement(Model):
     )
 
 
-class LabelSelector(Model):
-    """A choice of objects by their labels; empty chooses all."""
+class LabelSelector(ApiObject):
+    """Selects objects by their labels. An empty selector matches every object."""
 
-    match_labels: Labels | None = Field(default=None, max_length=32, description="Labels that must be equal.")
+    match_labels: Labels | None = Field(default=None, max_length=32, description="Labels that must match.")
     match_expressions: list[LabelSelectorRequirement] | None = Field(
-        default=None, max_length=32, description="Expressions that must all hold."
+        default=None, max_length=32, description="Expressions that must all be true."
     )
 
 
-class NodeSelectorRequirement(Model):
-    """One expression over a node's labels or fields."""
+class NodeSelectorRequirement(ApiObject):
+    """One expression about a node's labels or fields."""
 
     key: LabelKey = Field(description="The label or field.")
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"] = Field(description="How to compare.")
@@ -127,31 +131,33 @@ class NodeSelectorRequirement(Model):
     )
 
 
-class NodeSelectorTerm(Model):
-    """Expressions over a node that must all hold."""
+class NodeSelectorTerm(ApiObject):
+    """Expressions about a node that must all be true."""
 
     match_expressions: list[NodeSelectorRequirement] | None = Field(
-        default=None, max_length=32, description="Expressions over labels."
+        default=None, max_length=32, description="Expressions about labels."
     )
     match_fields: list[NodeSelectorRequirement] | None = Field(
-        default=None, max_length=32, description="Expressions over fields, such as metadata.name."
+        default=None, max_length=32, description="Expressions about fields, such as metadata.name."
     )
 
 
-class NodeSelector(Model):
-    """Nodes of which any one term holds."""
+class NodeSelector(ApiObject):
+    """Selects the nodes that match at least one term."""
 
-    node_selector_terms: list[NodeSelectorTerm] = Field(max_length=16, description="Terms; one must hold.")
+    node_selector_terms: list[NodeSelectorTerm] = Field(
+        max_length=16, description="Terms, of which at least one must match."
+    )
 
 
-class PreferredSchedulingTerm(Model):
+class PreferredSchedulingTerm(ApiObject):
     """A preference among nodes."""
 
     weight: int = Field(ge=1, le=100, description="How much it counts.")
     preference: NodeSelectorTerm = Field(description="The nodes that are preferred.")
 
 
-class NodeAffinity(Model):
+class NodeAffinity(ApiObject):
     """Which nodes the pods must or should run on."""
 
     required_during_scheduling_ignored_during_execution: NodeSelector | None = Field(
@@ -162,57 +168,63 @@ class NodeAffinity(Model):
     )
 
 
-class PodAffinityTerm(Model):
-    """A neighbourhood to other pods."""
+class PodAffinityTerm(ApiObject):
+    """A topology domain that is shared with other pods."""
 
-    label_selector: LabelSelector | None = Field(default=None, description="The other pods.")
-    namespaces: list[ObjectName] | None = Field(default=None, max_length=32, description="Their namespaces.")
-    namespace_selector: LabelSelector | None = Field(default=None, description="Their namespaces, by labels.")
-    topology_key: LabelKey = Field(description="The node label that makes a neighbourhood.")
+    label_selector: LabelSelector | None = Field(default=None, description="Selects the other pods.")
+    namespaces: list[ObjectName] | None = Field(
+        default=None, max_length=32, description="Namespaces of the other pods."
+    )
+    namespace_selector: LabelSelector | None = Field(
+        default=None, description="Selects the namespaces of the other pods."
+    )
+    topology_key: LabelKey = Field(description="Node label whose value defines the domain.")
     match_label_keys: list[LabelKey] | None = Field(
-        default=None, max_length=16, description="Labels of the incoming pod that must be equal."
+        default=None, max_length=16, description="Labels of the new pod whose values must match."
     )
     mismatch_label_keys: list[LabelKey] | None = Field(
-        default=None, max_length=16, description="Labels of the incoming pod that must differ."
+        default=None, max_length=16, description="Labels of the new pod whose values must differ."
     )
 
 
-class WeightedPodAffinityTerm(Model):
-    """A preference among neighbourhoods."""
+class WeightedPodAffinityTerm(ApiObject):
+    """A preference among topology domains."""
 
     weight: int = Field(ge=1, le=100, description="How much it counts.")
-    pod_affinity_term: PodAffinityTerm = Field(description="The neighbourhood.")
+    pod_affinity_term: PodAffinityTerm = Field(description="The topology domain.")
 
 
-class PodAffinity(Model):
-    """Neighbourhoods that the pods must or should share (or, for anti-affinity, avoid)."""
+class PodAffinity(ApiObject):
+    """Topology domains that the pods must or should share (for anti-affinity: avoid)."""
 
     required_during_scheduling_ignored_during_execution: list[PodAffinityTerm] | None = Field(
-        default=None, max_length=16, description="Neighbourhoods that count always."
+        default=None, max_length=16, description="Terms that must be met."
     )
     preferred_during_scheduling_ignored_during_execution: list[WeightedPodAffinityTerm] | None = Field(
-        default=None, max_length=16, description="Neighbourhoods that count where possible."
+        default=None, max_length=16, description="Terms that should be met."
     )
 
 
-class Affinity(Model):
+class Affinity(ApiObject):
     """Affinities of the pods."""
 
-    node_affinity: NodeAffinity | None = Field(default=None, description="To nodes.")
-    pod_affinity: PodAffinity | None = Field(default=None, description="To other pods.")
-    pod_anti_affinity: PodAffinity | None = Field(default=None, description="Away from other pods.")
+    node_affinity: NodeAffinity | None = Field(default=None, description="Affinity to nodes.")
+    pod_affinity: PodAffinity | None = Field(default=None, description="Affinity to other pods.")
+    pod_anti_affinity: PodAffinity | None = Field(default=None, description="Anti-affinity to other pods.")
 
 
-class TopologySpreadConstraint(Model):
+class TopologySpreadConstraint(ApiObject):
     """How evenly the pods spread over zones or nodes."""
 
-    max_skew: int = Field(ge=1, description="Largest difference between two domains.")
-    topology_key: LabelKey = Field(description="The node label that makes a domain.")
-    when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"] = Field(description="What if it cannot be kept.")
-    label_selector: LabelSelector | None = Field(
-        default=None, description="The pods that are counted; absent: those of this service."
+    max_skew: int = Field(ge=1, description="Largest allowed difference between two domains.")
+    topology_key: LabelKey = Field(description="Node label whose value defines the domain.")
+    when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"] = Field(
+        description="What to do with a pod that would exceed maxSkew."
     )
-    min_domains: int | None = Field(default=None, ge=1, description="Fewest domains.")
+    label_selector: LabelSelector | None = Field(
+        default=None, description="The pods that are counted. Defaults to those of this service."
+    )
+    min_domains: int | None = Field(default=None, ge=1, description="Minimum number of domains.")
     node_affinity_policy: Literal["Honor", "Ignore"] | None = Field(
         default=None, description="Whether nodeAffinity and nodeSelector limit the domains."
     )
@@ -220,22 +232,22 @@ class TopologySpreadConstraint(Model):
         default=None, description="Whether taints limit the domains."
     )
     match_label_keys: list[LabelKey] | None = Field(
-        default=None, max_length=16, description="Labels whose values split the pods that are counted."
+        default=None, max_length=16, description="Labels of the new pod that the counted pods must share."
     )
 
 
-class IPBlock(Model):
+class IPBlock(ApiObject):
     """A range of addresses."""
 
     cidr: Annotated[str, Field(max_length=64)] = Field(description="The range, such as 10.0.0.0/8.")
     except_: list[Annotated[str, Field(max_length=64)]] | None = Field(
-        default=None, alias="except", max_length=32, description="Ranges inside it that are left out."
+        default=None, alias="except", max_length=32, description="Ranges within cidr that are excluded."
     )
 
 
-class NetworkPolicyPeer(Model):
+class NetworkPolicyPeer(ApiObject):
     """Who may send requests."""
 
-    pod_selector: LabelSelector | None = Field(default=None, description="Pods, of this or the chosen namespaces.")
+    pod_selector: LabelSelector | None = Field(default=None, description="Pods in this or the selected namespaces.")
     namespace_selector: LabelSelector | None = Field(default=None, description="Namespaces.")
     ip_block: IPBlock | None = Field(default=None, description="Addresses.")

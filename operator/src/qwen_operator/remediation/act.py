@@ -1,4 +1,4 @@
-"""Carries out what was decided: the gate, the restart, what status remembers, Events and counters."""
+"""Performs the steps that were decided: gates, restarts, ledger, Events, metrics."""
 
 from __future__ import annotations
 
@@ -8,58 +8,58 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus
-from qwen_operator.apierrors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
-from qwen_operator.events import EventType, Subject
-from qwen_operator.metrics import ACTIONS, WRITES
-from qwen_operator.names import RESTART_ANNOTATION
+from qwen_operator.api.names import RESTART_ANNOTATION
+from qwen_operator.api.objects import EventType, Key, Object
+from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
+from qwen_operator.kube.events import Subject
+from qwen_operator.kube.resources import PODS
+from qwen_operator.process.operator_metrics import ACTIONS, WRITES
 from qwen_operator.remediation import ledger as ledgers
-from qwen_operator.remediation.model import (
-    DEAD,
-    Action,
+from qwen_operator.remediation.policy import Policy
+from qwen_operator.remediation.restarts import DEAD, restart_id
+from qwen_operator.remediation.steps import (
     BeginRestart,
     CloseGate,
     Died,
-    Evidence,
     ExecuteRestart,
     FinishRestart,
     OpenGate,
-    Pod,
     Report,
     ResetBudget,
+    Step,
     WouldDo,
 )
-from qwen_operator.remediation.policy import Policy
-from qwen_operator.remediation.restarts import restart_id
-from qwen_operator.remediation.views import last_words
+from qwen_operator.remediation.values import Evidence, Pod
+from qwen_operator.remediation.views import termination_message
 from qwen_operator.remediation.writes import Writer
-from qwen_operator.resources import PODS
-from qwen_operator.watch import Key
 
 logger = logging.getLogger(__name__)
 
-Object = dict[str, Any]
 
 HUNG_GRACE: Final = 5
-"""Seconds that an evicted pod with a hung engine gets: it has nothing to finish."""
+"""Grace period in seconds of an evicted pod with a hung engine: it cannot finish any request."""
 
 _OPENED: Final = {
-    "NewPod": "a new pod",
-    "Recovered": "three generations in a row have succeeded",
-    "NoEvidence": "its metrics cannot be read, which never counts against a pod; the kubelet's probes guard it",
+    "NewPod": "it is a new pod",
+    "Recovered": "three consecutive test generations succeeded",
+    "NoEvidence": "its metrics cannot be read, and missing metrics never keep a pod out of rotation",
     "NotEnforced": "remediation is not enforced",
 }
 _FINISHED: Final = {
-    "Recovered": "the restart of pod {} is over: all is ready again",
-    "ReplacementPending": "pod {} was restarted and is not ready within rollout.startupTimeout",
-    "NotCured": "the restart of pod {} has not cured it",
-    "NotRestarted": "pod {} did not restart when it was asked to",
-    "Unattended": "the restart of pod {} goes on, but remediation is not enforced any more",
-    "Cancelled": "the restart of pod {} is called off",
+    "Recovered": "the restart of pod {} is complete: all pods are ready",
+    "ReplacementPending": "pod {} was restarted but was not ready within rollout.startupTimeout",
+    "NotCured": "the restart of pod {} did not help",
+    "NotRestarted": "pod {} did not restart as requested",
+    "Unattended": "the restart of pod {} continues, but remediation is no longer enforced",
+    "Cancelled": "the restart of pod {} was cancelled",
 }
 
 
 class ServiceActor:
-    """Acts for one service, in one round: each step with its Event on service and pod, its history and its counter."""
+    """Performs the steps of one round for one service.
+
+    Each step gets an Event on the service and on the pod, an entry in the history, and is counted.
+    """
 
     def __init__(
         self,
@@ -76,67 +76,65 @@ class ServiceActor:
         self._evidence = evidence
         self._policy = policy
 
-    async def carry_out(self, actions: Sequence[Action]) -> None:
-        """Does one thing after the other; what fails is decided anew in the next round."""
-        for action in actions:
+    async def carry_out(self, steps: Sequence[Step]) -> None:
+        """Performs the steps in order. After a failure the next round decides again."""
+        for step in steps:
             try:
-                await self._one(action)
+                await self._one(step)
             except KubeError as error:
                 logger.warning(
-                    "%s failed: %s", type(action).__name__, error,
+                    "%s failed: %s", type(step).__name__, error,
                     extra={"namespace": self._key[0], "service": self._key[1]},
                 )  # fmt: skip
 
-    async def _one(self, action: Action) -> None:
-        match action:
+    async def _one(self, step: Step) -> None:
+        match step:
             case OpenGate():
-                await self._open(action)
+                await self._open(step)
             case CloseGate():
-                await self._close(action)
+                await self._close(step)
             case BeginRestart():
-                await self._begin(action)
+                await self._begin(step)
             case ExecuteRestart():
-                await self._execute(action)
+                await self._execute(step)
             case FinishRestart():
-                await self._finish(action)
+                await self._finish(step)
             case Died():
-                await self._died(action)
+                await self._died(step)
             case WouldDo():
-                await self._would(action)
+                await self._would(step)
             case Report():
-                self._tell(
-                    action.pod, "Warning", action.alert, action="Event", reason=action.reason, message=action.message
-                )
+                self._tell(step.pod, "Warning", step.alert, action="Event", reason=step.reason, message=step.message)
             case ResetBudget():
-                await self._reset(action)
+                await self._reset(step)
 
-    async def _open(self, action: OpenGate) -> None:
-        pod, reason = action.pod, action.reason
+    async def _open(self, step: OpenGate) -> None:
+        pod, reason = step.pod, step.reason
         text = _OPENED[reason]
         opened = await self._writer.set_gate(pod, self._key[0], is_open=True, reason=reason, message=text)
         if not opened or reason == "NewPod":
             return
         message = f"pod {pod.name} is back in rotation: {text}"
-        self._tell(pod, "Normal", action.alert, action="Ready", reason="BackInRotation", message=message)
-        await self._remember(self._entry(pod, action.alert, "Ready", reason=reason, message=message))
+        self._tell(pod, "Normal", step.alert, action="Ready", reason="BackInRotation", message=message)
+        await self._remember(self._entry(pod, step.alert, "Ready", reason=reason, message=message))
 
-    async def _close(self, action: CloseGate) -> None:
-        pod, alert = action.pod, action.alert
-        text = f"{alert} is active; out of rotation until three generations in a row succeed"
+    async def _close(self, step: CloseGate) -> None:
+        pod, alert = step.pod, step.alert
+        text = f"{alert} is active; out of rotation until three consecutive test generations succeed"
         if not await self._writer.set_gate(pod, self._key[0], is_open=False, reason=alert or "Unhealthy", message=text):
             return
-        message = f"pod {pod.name} is taken out of rotation: {alert} is active"
+        message = f"pod {pod.name} was taken out of rotation: {alert} is active"
         self._tell(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
         await self._remember(self._entry(pod, alert, "Unready", reason=alert, message=message))
 
-    async def _begin(self, action: BeginRestart) -> None:
-        pod, intent = action.pod, action.intent
+    async def _begin(self, step: BeginRestart) -> None:
+        pod, intent = step.pod, step.intent
         how = "in place" if intent.method == "InPlace" else "by eviction"
-        message = f"pod {pod.name} will be restarted {how}: {intent.alert} does not go away"
+        message = f"pod {pod.name} will be restarted {how}: {intent.alert} persists"
         entry = self._entry(pod, intent.alert, intent.method, reason=intent.alert, message=message)
 
         def change(ledger: RemediationStatus) -> RemediationStatus | None:
-            # what was decided may rest on an older state: the budget is looked at again, where it is kept
+            # The decision may be based on an older status, so the budget is checked again here.
             if ledger.intents or not ledgers.budget_left(ledger, self._policy, intent.time):
                 return None
             return ledgers.remember(ledgers.begin(ledger, intent, self._policy, intent.time), [entry])
@@ -144,15 +142,15 @@ class ServiceActor:
         if await self._writer.update(self._key, change) is not None:
             self._tell(pod, "Warning", intent.alert, action=intent.method, reason="RestartDecided", message=message)
 
-    async def _execute(self, action: ExecuteRestart) -> None:
-        pod, intent, namespace = action.pod, action.intent, self._key[0]
+    async def _execute(self, step: ExecuteRestart) -> None:
+        pod, intent, namespace = step.pod, step.intent, self._key[0]
         kube = self._writer.kube
         try:
             if intent.method == "InPlace":
                 body = {"metadata": {"uid": pod.uid, "annotations": {RESTART_ANNOTATION: restart_id(intent)}}}
                 self._writer.store_pod(await kube.patch(PODS, pod.name, namespace, body))
             else:
-                grace = HUNG_GRACE if action.hung else None
+                grace = HUNG_GRACE if step.hung else None
                 await kube.evict(pod.name, namespace, uid=pod.uid, grace_seconds=grace)
         except TooManyRequestsError as error:
             message = f"the eviction of pod {pod.name} is blocked: {error.message}"
@@ -167,7 +165,7 @@ class ServiceActor:
             )
             return
         except (NotFoundError, ConflictError):
-            pass  # it is gone, which is what a restart wants
+            pass  # the pod is gone already
         WRITES.labels("restart").inc()
         reason = "RestartedInPlace" if intent.method == "InPlace" else "Evicted"
         self._tell(
@@ -176,13 +174,13 @@ class ServiceActor:
             intent.alert,
             action=intent.method,
             reason=reason,
-            message=f"pod {pod.name} is restarted now",
+            message=f"pod {pod.name} is being restarted",
         )
         moved = intent.model_copy(update={"phase": "Restarting" if intent.method == "InPlace" else "Waiting"})
         await self._writer.update(self._key, lambda ledger: ledgers.progress(ledger, moved))
 
-    async def _finish(self, action: FinishRestart) -> None:
-        intent, outcome = action.intent, action.outcome
+    async def _finish(self, step: FinishRestart) -> None:
+        intent, outcome = step.intent, step.outcome
         pod = Pod(uid=intent.pod_uid, name=intent.pod)
         text = _FINISHED[outcome].format(intent.pod)
         entry = self._entry(
@@ -198,29 +196,29 @@ class ServiceActor:
             kind: EventType = "Normal" if outcome == "Recovered" else "Warning"
             self._tell(pod, kind, intent.alert, action=entry.action, reason=f"Restart{outcome}", message=text)
 
-    async def _died(self, action: Died) -> None:
-        pod = action.pod
-        message = f"the engine of pod {pod.name} died; its container is restarted by the kubelet"
-        words = last_words(self._pods[pod.uid]) if pod.uid in self._pods else ""
-        said = f"{message}: {words[-300:]}" if words else message
-        self._tell(pod, "Warning", DEAD, action="Died", reason=DEAD, message=said)
+    async def _died(self, step: Died) -> None:
+        pod = step.pod
+        message = f"the engine of pod {pod.name} died; the kubelet restarts its container"
+        cause = termination_message(self._pods[pod.uid]) if pod.uid in self._pods else ""
+        detailed = f"{message}: {cause[-300:]}" if cause else message
+        self._tell(pod, "Warning", DEAD, action="Died", reason=DEAD, message=detailed)
         await self._remember(self._entry(pod, DEAD, "Died", reason=DEAD, message=message))
 
-    async def _would(self, action: WouldDo) -> None:
-        step, pod = action.action, action.action.pod
-        if isinstance(step, CloseGate):
-            alert, what = step.alert, "Unready"
+    async def _would(self, step: WouldDo) -> None:
+        wanted, pod = step.step, step.step.pod
+        if isinstance(wanted, CloseGate):
+            alert, what = wanted.alert, "Unready"
             message = f"dry run: pod {pod.name} would be taken out of rotation: {alert} is active"
         else:
-            alert, what = step.intent.alert, step.intent.method
-            message = f"dry run: pod {pod.name} would be restarted ({what}): {alert} does not go away"
+            alert, what = wanted.intent.alert, wanted.intent.method
+            message = f"dry run: pod {pod.name} would be restarted ({what}): {alert} persists"
         self._tell(pod, "Warning", alert, action=what, reason="DryRun", message=message)
         await self._remember(self._entry(pod, alert, what, reason="DryRun", message=message, dry_run=True))
 
-    async def _reset(self, action: ResetBudget) -> None:
-        if await self._writer.update(self._key, lambda ledger: ledgers.reset(ledger, action.value)) is not None:
+    async def _reset(self, step: ResetBudget) -> None:
+        if await self._writer.update(self._key, lambda ledger: ledgers.reset(ledger, step.value)) is not None:
             self._writer.recorder.emit(
-                self._subject, "Normal", "RestartBudgetReset", "past restarts no longer count, as the annotation asks"
+                self._subject, "Normal", "RestartBudgetReset", "the restart budget was reset by the annotation"
             )
 
     async def _remember(self, entry: HistoryEntry) -> None:
@@ -243,7 +241,7 @@ class ServiceActor:
             message=message[: MAX_EVIDENCE // 2],
             dry_run=dry_run,
             metrics=metrics[:MAX_EVIDENCE],
-            termination_message="" if obj is None else last_words(obj)[-MAX_EVIDENCE:],
+            termination_message="" if obj is None else termination_message(obj)[-MAX_EVIDENCE:],
         )
 
     def _tell(self, pod: Pod, kind: EventType, alert: str, *, action: str, reason: str, message: str) -> None:

@@ -1,75 +1,75 @@
-"""What to do about the pods of one service: `decide(...)`. Pure; the clock is passed in.
+"""Decides what to do about the pods of one service: `decide(...)`. Pure; the clock is passed in.
 
-The order within a round: learn from the evidence, take sick pods out, let healthy ones in, go on with the restart that
-is under way or begin one, tell people about the rest, ask for proofs of health.
+The order in a round: update the memory from the evidence, take unhealthy pods out of rotation, let
+recovered ones back in, continue the restart in progress or begin one, report other alerts, request
+test generations.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from qwen_operator.api import RemediationStatus
-from qwen_operator.catalogue import AlertClass
-from qwen_operator.conditions import Suspension
+from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation import restarts
-from qwen_operator.remediation.model import (
-    FAIL_OPEN_SECONDS,
-    PROOFS,
-    Action,
+from qwen_operator.remediation.memory import Memory, PodMemory, observe, take_out
+from qwen_operator.remediation.policy import Policy
+from qwen_operator.remediation.state import State
+from qwen_operator.remediation.steps import (
     BeginRestart,
     CloseGate,
     Decisions,
     Died,
-    Gate,
-    Instant,
-    Memory,
     OpenGate,
-    Pod,
-    PodMemory,
     Prove,
     Report,
     ResetBudget,
-    Round,
+    Step,
     WouldDo,
 )
-from qwen_operator.remediation.observe import observe, take_out
-from qwen_operator.remediation.policy import Policy
-from qwen_operator.remediation.state import State
+from qwen_operator.remediation.values import Gate, Instant, Pod, Round
+from qwen_operator.status.conditions import Suspension
 
-_SEVERITY = {AlertClass.ZERO_WORK: 0, AlertClass.BROKEN_HARDWARE: 1, AlertClass.RELATIVE: 2}
+PROOFS: Final = 3
+"""Successful test generations after which a pod counts as healthy."""
+FAIL_OPEN_SECONDS: Final = 60.0
+"""Seconds without fresh evidence after which a closed gate opens; the kubelet still probes."""
+_SEVERITY: Final = {AlertClass.ZERO_WORK: 0, AlertClass.BROKEN_HARDWARE: 1, AlertClass.RELATIVE: 2}
 
 
 def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memory, now: Instant) -> Decisions:
-    """The actions of one round.
+    """The steps of one round.
 
     Args:
-        seen: the pods and what polling found.
+        seen: the pods and the result of polling them.
         policy: what the spec allows.
-        ledger: `status.remediation` as it is now.
-        memory: what the last decision said to remember; empty after a start.
-        now: the moment, on both clocks.
+        ledger: the current `status.remediation`.
+        memory: the memory that the last decision returned; empty after a start of the operator.
+        now: the current time, on both clocks.
     """
     state = State(seen, policy, ledger, observe(memory, seen, policy, now), now)
-    actions: list[Action] = _died(state, memory)
+    steps: list[Step] = _died(state, memory)
     if seen.reset and seen.reset != ledger.handled_reset:
-        actions.append(ResetBudget(seen.reset))
-        state.ledger = restarts.without_budget_used(ledger, seen.reset)
+        steps.append(ResetBudget(seen.reset))
+        state.ledger = ledgers.reset(ledger, seen.reset)
     if policy.mode == "Off":
-        actions += restarts.call_off(state)
-        actions += _open_all(state)
-        return Decisions(tuple(actions), {uid: replace(m, latch=None) for uid, m in state.memory.items()})
+        steps += restarts.call_off(state)
+        steps += _open_all(state)
+        return Decisions(tuple(steps), {uid: replace(m, latch=None) for uid, m in state.memory.items()})
     suspended = _take_out(state)
     if policy.mode == "DryRun":
-        return _dry_run(state, actions, suspended)
-    actions += _gates(state)
-    restart, blocked = restarts.step(state)
-    actions += restart
-    actions += _reports(state)
-    actions += _proofs(state)
-    return Decisions(tuple(actions), state.memory, blocked or suspended)
+        return _dry_run(state, steps, suspended)
+    steps += _gates(state)
+    restart, blocked = restarts.next_steps(state)
+    steps += restart
+    steps += _reports(state)
+    steps += _proofs(state)
+    return Decisions(tuple(steps), state.memory, blocked or suspended)
 
 
-def _died(state: State, before: Memory) -> list[Action]:
+def _died(state: State, before: Memory) -> list[Step]:
     """The pods whose engine died since the last round."""
     return [
         Died(pod)
@@ -79,7 +79,7 @@ def _died(state: State, before: Memory) -> list[Action]:
 
 
 def _take_out(state: State) -> Suspension | None:
-    """Latches the pods that must leave rotation, the sickest first, as far as the guards allow."""
+    """Latches the pods that must leave rotation, most urgent first, as far as the guards allow."""
     suspended = None
     wanted = {pod.uid: alert for pod in state.members if (alert := _reason_to_leave(state, pod))}
     for pod in state.members:
@@ -97,7 +97,7 @@ def _take_out(state: State) -> Suspension | None:
             continue
         if state.policy.kind(alert) is AlertClass.RELATIVE and state.systemic(alert):
             suspended = Suspension(
-                "SystemicErrors", f"more than half of the pods have {alert}: a restart cures nothing"
+                "SystemicErrors", f"More than half of the pods have {alert}: a restart would not help."
             )
             continue
         held_back = pod.gate is Gate.MISSING or not state.may_leave(pod)
@@ -106,7 +106,8 @@ def _take_out(state: State) -> Suspension | None:
 
 
 def _worsen(state: State, pod: Pod, alert: str) -> None:
-    """A pod that fell ill of something relative, and then of more, is treated for that: it may be restarted alone."""
+    """Replaces the relative alert of a latch by a more severe one: a restart then needs no peer."""
+
     memory = state.memory[pod.uid]
     if memory.latch is None or _severity(state, memory.latch.alert) <= max(1, _severity(state, alert)):
         return
@@ -119,7 +120,7 @@ def _severity(state: State, alert: str) -> int:
 
 
 def _reason_to_leave(state: State, pod: Pod) -> str | None:
-    """The worst alert that has been seen long enough to take the pod out, by fresh evidence of this round."""
+    """The most severe alert that was active long enough to take the pod out, by fresh evidence."""
     memory = state.memory[pod.uid]
     if not memory.fresh or not pod.node_ready:
         return None
@@ -138,9 +139,9 @@ def _urgency(state: State, pod: Pod, alert: str) -> tuple[int, float, str]:
     return (_severity(state, alert), -(streak.seconds if streak else 0.0), pod.name)
 
 
-def _gates(state: State) -> list[Action]:
-    """Makes the gates what the latches say."""
-    actions: list[Action] = []
+def _gates(state: State) -> list[Step]:
+    """Opens and closes gates to match the latches."""
+    steps: list[Step] = []
     for pod in state.members:
         if pod.gate is Gate.MISSING:
             continue
@@ -152,17 +153,17 @@ def _gates(state: State) -> list[Action]:
                 state.memory[pod.uid] = replace(state.memory[pod.uid], latch=latch)
         if latch is None or latch.held_back:
             if pod.gate is Gate.UNSET and pod.uid in state.seen.evidence:
-                actions.append(OpenGate(pod, "NewPod"))
+                steps.append(OpenGate(pod, "NewPod"))
         elif latch.released:
             if pod.gate is not Gate.OPEN:
-                actions.append(OpenGate(pod, latch.released, latch.alert))
+                steps.append(OpenGate(pod, latch.released, latch.alert))
         elif pod.gate is not Gate.CLOSED:
-            actions.append(CloseGate(pod, latch.alert))
-    return actions
+            steps.append(CloseGate(pod, latch.alert))
+    return steps
 
 
 def _reason_to_return(state: State, pod: Pod, memory: PodMemory) -> str:
-    """Why a pod that is out may come back; empty when it may not."""
+    """Why a pod may return to rotation; empty if it may not."""
     intent = state.intent_of(pod)
     proven = len(memory.proofs) >= PROOFS and memory.proofs[-1] - memory.proofs[0] >= state.policy.recover_after
     if proven and memory.quiet_since is not None and (intent is None or restarts.acted(intent, pod)):
@@ -173,9 +174,9 @@ def _reason_to_return(state: State, pod: Pod, memory: PodMemory) -> str:
     return ""
 
 
-def _proofs(state: State) -> list[Action]:
-    """Asks the pods that are out, and say that they are well, for the next of three generations."""
-    actions: list[Action] = []
+def _proofs(state: State) -> list[Step]:
+    """Requests the next test generation of pods that are out of rotation and report no alert."""
+    steps: list[Step] = []
     for pod in state.members:
         memory = state.memory[pod.uid]
         latch, intent = memory.latch, state.intent_of(pod)
@@ -187,22 +188,22 @@ def _proofs(state: State) -> list[Action]:
         due = memory.proofs[0] + min(count, PROOFS - 1) * state.policy.recover_after / (PROOFS - 1) if count else 0.0
         if memory.probing_since is None and (not count or state.now.mono >= due):
             state.memory[pod.uid] = replace(memory, probing_since=state.now.mono)
-            actions.append(Prove(pod))
-    return actions
+            steps.append(Prove(pod))
+    return steps
 
 
-def _reports(state: State) -> list[Action]:
-    """Alerts that people should hear of, once for each time that they come up."""
-    actions: list[Action] = []
+def _reports(state: State) -> list[Step]:
+    """Reports alerts to people, once for each time that they become active."""
+    steps: list[Step] = []
     for pod in state.members:
         memory = state.memory[pod.uid]
-        told = set()
+        notified = set()
         for alert, streak in sorted(memory.streaks.items()):
             after = state.policy.alerts[alert].report_after
             if after is None or alert in memory.notified or streak.polls < 2 or streak.seconds < after:
                 continue
-            told.add(alert)
-            actions.append(Report(pod, alert, alert, f"{alert} is active on pod {pod.name}"))
+            notified.add(alert)
+            steps.append(Report(pod, alert, alert, f"{alert} is active on pod {pod.name}"))
         latch = memory.latch
         if (
             latch is not None
@@ -210,24 +211,24 @@ def _reports(state: State) -> list[Action]:
             and latch.alert not in memory.notified
             and latch.alert in memory.streaks
         ):
-            told.add(latch.alert)
-            actions.append(Report(pod, latch.alert, "KeptInRotation", _held_back_message(state, pod, latch.alert)))
-        if told:
-            state.memory[pod.uid] = replace(memory, notified=memory.notified | told)
-    return actions
+            notified.add(latch.alert)
+            steps.append(Report(pod, latch.alert, "KeptInRotation", _held_back_message(state, pod, latch.alert)))
+        if notified:
+            state.memory[pod.uid] = replace(memory, notified=memory.notified | notified)
+    return steps
 
 
 def _held_back_message(state: State, pod: Pod, alert: str) -> str:
     if pod.gate is Gate.MISSING:
-        return f"{alert} is active on pod {pod.name}, which has no readiness gate and so keeps its traffic"
+        return f"{alert} is active on pod {pod.name}; it stays in rotation, because it has no readiness gate"
     return (
-        f"{alert} is active on pod {pod.name}; it stays in rotation, because fewer than "
-        f"minReadyReplicas ({state.policy.min_ready}) would be left"
+        f"{alert} is active on pod {pod.name}; it stays in rotation, because otherwise fewer than "
+        f"minReadyReplicas ({state.policy.min_ready}) pods would be ready"
     )
 
 
-def _open_all(state: State) -> list[Action]:
-    """Off and DryRun keep no pod out."""
+def _open_all(state: State) -> list[Step]:
+    """Opens all gates: Off and DryRun keep no pod out of rotation."""
     asked = state.seen.evidence
     return [
         OpenGate(pod, "NewPod" if pod.gate is Gate.UNSET else "NotEnforced")
@@ -236,25 +237,29 @@ def _open_all(state: State) -> list[Action]:
     ]
 
 
-def _dry_run(state: State, actions: list[Action], suspended: Suspension | None) -> Decisions:
-    """What Enforce would do is reported once and not done; a pod that stays quiet for recoverAfter counts as back."""
-    actions += restarts.call_off(state)
+def _dry_run(state: State, steps: list[Step], suspended: Suspension | None) -> Decisions:
+    """Reports once what Enforce would do.
+
+    A pod without alerts for recoverAfter counts as recovered.
+    """
+
+    steps += restarts.call_off(state)
     state.ledger = state.ledger.model_copy(update={"intents": []})
     for pod in state.members:
         memory = state.memory[pod.uid]
         quiet = memory.quiet_since
         if memory.latch is not None and quiet is not None and state.now.mono - quiet >= state.policy.recover_after:
             state.memory[pod.uid] = replace(memory, latch=None, reported=frozenset())
-    restart, blocked = restarts.step(state)
-    would: list[CloseGate | BeginRestart] = [action for action in _gates(state) if isinstance(action, CloseGate)] + [
-        action for action in restart if isinstance(action, BeginRestart)
+    restart, blocked = restarts.next_steps(state)
+    would: list[CloseGate | BeginRestart] = [step for step in _gates(state) if isinstance(step, CloseGate)] + [
+        step for step in restart if isinstance(step, BeginRestart)
     ]
-    for action in would:
-        memory = state.memory[action.pod.uid]
-        step = type(action).__name__
-        if step not in memory.reported:
-            state.memory[action.pod.uid] = replace(memory, reported=memory.reported | {step})
-            actions.append(WouldDo(action))
-    actions += _open_all(state)
-    actions += _reports(state)
-    return Decisions(tuple(actions), state.memory, blocked or suspended)
+    for step in would:
+        memory = state.memory[step.pod.uid]
+        kind = type(step).__name__
+        if kind not in memory.reported:
+            state.memory[step.pod.uid] = replace(memory, reported=memory.reported | {kind})
+            steps.append(WouldDo(step))
+    steps += _open_all(state)
+    steps += _reports(state)
+    return Decisions(tuple(steps), state.memory, blocked or suspended)

@@ -1,30 +1,29 @@
-"""The writes of remediation: a pod's readiness gate, and what a service's status remembers."""
+"""The writes of remediation: the readiness gate of a pod, and the ledger in a service's status."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from qwen_operator.api import RemediationStatus, format_time
-from qwen_operator.api.service import parse_status
-from qwen_operator.apierrors import ConflictError, NotFoundError
-from qwen_operator.events import Recorder
-from qwen_operator.kube import Kube
-from qwen_operator.metrics import WRITES
-from qwen_operator.names import READINESS_GATE
-from qwen_operator.remediation.model import Pod
-from qwen_operator.resources import PODS, QWEN_SERVICES
-from qwen_operator.watch import Key
+from qwen_operator.api.names import READINESS_GATE
+from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.qwenservice import parse_status
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import ConflictError, NotFoundError
+from qwen_operator.kube.events import Recorder
+from qwen_operator.kube.resources import PODS, QWEN_SERVICES
+from qwen_operator.process.operator_metrics import WRITES
+from qwen_operator.remediation.values import Pod
 
-Object = dict[str, Any]
 Change = Callable[[RemediationStatus], RemediationStatus | None]
 
 _ATTEMPTS: Final = 3
 
 
 def gate_patch(uid: str, *, is_open: bool, reason: str, message: str, now: datetime) -> Object:
-    """The strategic merge patch of a pod's status that sets the readiness gate; the UID is a precondition."""
+    """The patch of a pod's status that sets the readiness gate. The UID is a precondition."""
     condition = {
         "type": READINESS_GATE,
         "status": "True" if is_open else "False",
@@ -36,18 +35,21 @@ def gate_patch(uid: str, *, is_open: bool, reason: str, message: str, now: datet
 
 
 def remediation_patch(ledger: RemediationStatus, version: str) -> Object:
-    """The merge patch of a QwenService's status; the resourceVersion is a precondition."""
+    """The patch of a QwenService's status. The resourceVersion is a precondition."""
     values = ledger.to_dict()
     absent = {name: None for name in ("backoffUntil", "lastRestartTime") if name not in values}
     return {"metadata": {"resourceVersion": version}, "status": {"remediation": {**values, **absent}}}
 
 
 class Writer:
-    """Writes for all services. `store_pod` and `store_service` take in the newer states that writes return."""
+    """Writes for all services.
+
+    `store_pod` and `store_service` receive the objects that writes return.
+    """
 
     def __init__(
         self,
-        kube: Kube,
+        kube: KubeClient,
         recorder: Recorder,
         store_pod: Callable[[Object], None],
         store_service: Callable[[Object], None],
@@ -60,7 +62,7 @@ class Writer:
         self.now = now
 
     async def set_gate(self, pod: Pod, namespace: str, *, is_open: bool, reason: str, message: str) -> bool:
-        """Sets a pod's readiness gate; False when the pod is gone."""
+        """Sets a pod's readiness gate. Returns False if the pod is gone."""
         body = gate_patch(pod.uid, is_open=is_open, reason=reason, message=message, now=self.now())
         try:
             patched = await self.kube.patch(PODS, pod.name, namespace, body, kind="strategic", subresource="status")
@@ -71,7 +73,8 @@ class Writer:
         return True
 
     async def update(self, key: Key, change: Change) -> RemediationStatus | None:
-        """Changes `status.remediation` of a service, read anew; None when the change no longer applies."""
+        """Reads a service and changes its ledger. Returns None if the change no longer applies."""
+
         namespace, name = key
         for attempt in range(_ATTEMPTS):
             try:

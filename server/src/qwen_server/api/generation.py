@@ -1,7 +1,7 @@
-"""Serves one generation request from its place in the line to the last byte of its answer.
+"""One admitted request, from its place in the queue to the last byte of its answer.
 
-One coroutine owns the ticket and the engine's stream, so that whatever happens (an error, a deadline, a client that
-goes away) both are given back on the way out.
+One coroutine owns the ticket and the engine's stream. It releases both on the way out, whatever
+happens: an error, a deadline, or a client that disconnects.
 """
 
 from __future__ import annotations
@@ -15,38 +15,31 @@ from collections.abc import AsyncIterator, MutableMapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
-from starlette.responses import Response
-
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.streaming import (
     DONE,
     Chunks,
     Collector,
     EventStream,
-    RawHeaders,
-    Send,
     require_answer,
-    send_error,
-    send_json,
     usage_of,
 )
 from qwen_server.api.transcript import Transcript
-from qwen_server.control.admission import QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.control.admission import QueueTimeoutError, Ticket
+from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
 from qwen_server.engine.base import EngineError, InvalidRequestError, Output
-from qwen_server.http.body import Receive
+from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import UntilDisconnect
 from qwen_server.http.early_writes import DirectEvents, connection_of
 from qwen_server.http.error_bodies import (
-    BUSY_TEXT,
-    DRAINING_TEXT,
     INTERNAL_TEXT,
-    TIMEOUT_TEXT,
     ClientDisconnectedError,
     HttpError,
     client_error,
     engine_failure,
+    refused,
 )
 from qwen_server.observe.request_figures import Outcome, RequestRecord
 
@@ -54,11 +47,11 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _log = logging.getLogger(__name__)
-_TELL_SECONDS = 5.0
+_ERROR_SECONDS = 5.0
 
 
 def _of_this_client(send: Send) -> Send:
-    """`send` with the one OSError that is the client's doing told apart from those of the machine."""
+    """Wraps `send`: an OSError from it is a disconnected client, any other is the machine's."""
 
     async def send_on(message: MutableMapping[str, Any]) -> None:
         try:
@@ -69,15 +62,15 @@ def _of_this_client(send: Send) -> Send:
     return send_on
 
 
-class Generation(Response):
-    """The ASGI application that answers one checked request."""
+class Generation:
+    """The answer to one request that was admitted."""
 
-    def __init__(self, service: Service, body: Body, record: RequestRecord) -> None:
-        super().__init__()
+    def __init__(self, service: Service, body: Body, record: RequestRecord, *, early_writes: bool = False) -> None:
         self._service = service
         self._body = body
         self._record = record
         record.generates = body.generates
+        self._early_writes = early_writes
         self._dialect = DIALECTS[body.kind]
         self._id = self._dialect.id_prefix + secrets.token_hex(16)
         self._created = int(time.time())
@@ -85,23 +78,15 @@ class Generation(Response):
         self._events = 0
         self._transcript = Transcript(body.fields) if service.settings.log_prompts else None
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answers; every outcome is counted exactly once and every error is told to the client."""
+    async def serve(self, ticket: Ticket, receive: Receive, send: Send) -> None:
+        """Answers. Every outcome is counted exactly once, and the client gets every error."""
         service = self._service
-        send = _of_this_client(send)
-        try:
-            ticket = service.admission.enter(self._body.weight)
-        except QueueFullError:
-            error = service.unavailable("queue_full", BUSY_TEXT)
-            service.figures.turn_away(self._record, "refused", error.kind)
-            await send_error(send, self._dialect.whole(error))
-            return
         service.figures.accept()
         outcome: Outcome = "failed"
         reason: str | None = "internal"
         try:
             with service.lifecycle.track():
-                outcome, reason = await self._accepted(ticket, receive, send)
+                outcome, reason = await self._accepted(ticket, receive, _of_this_client(send))
         except asyncio.CancelledError:
             outcome, reason = "aborted", None
             raise
@@ -119,9 +104,9 @@ class Generation(Response):
         except ClientDisconnectedError:
             return "aborted", None
         except HttpError as error:
-            # The time was over while the client did not take in what it was sent: that is no failure of ours.
+            # A deadline that passes while the client does not read is not the server's failure.
             held_up = error.kind == "timeout" and self._stream is not None and self._stream.blocked
-            await self._tell(send, error)
+            await self._send_error(send, error)
             if held_up:
                 return "aborted", None
             if error.status < 500:
@@ -139,14 +124,15 @@ class Generation(Response):
         try:
             async with asyncio.timeout(max(left, 0)) as deadline, UntilDisconnect(receive):
                 with service.lifecycle.at_most_until(deadline):
-                    await self._in_turn(ticket, connection_of(receive), send)
+                    connection = connection_of(receive) if self._early_writes else None
+                    await self._in_turn(ticket, connection, send)
         except (HttpError, ClientDisconnectedError):
             raise
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 if service.lifecycle.given_up:
-                    raise service.unavailable("draining", DRAINING_TEXT, 1) from None
-                raise service.unavailable("timeout", TIMEOUT_TEXT) from None
+                    raise refused(service.refuse("draining", DRAINING_TEXT, 1)) from None
+                raise refused(service.refuse("timeout", TIMEOUT_TEXT)) from None
             _log.exception("request %s failed", self._record.request_id)
             raise HttpError(500, {"error": INTERNAL_TEXT}, kind="internal") from error
 
@@ -160,7 +146,7 @@ class Generation(Response):
             else:
                 await self._serve_reference(send)
         except QueueTimeoutError:
-            raise service.unavailable("queue_timeout", BUSY_TEXT) from None
+            raise refused(service.refuse("queue_timeout", BUSY_TEXT)) from None
         except InvalidRequestError as error:
             param = self._body.blamed(error.param)
             raise client_error(error.status, error.message, param=param, code=error.code) from None
@@ -168,7 +154,7 @@ class Generation(Response):
             raise self._engine_failure(error) from error
 
     def _engine_failure(self, error: EngineError) -> HttpError:
-        """A dead engine's own words are in its log; the signs of life carry them."""
+        """The HTTP error of a failed engine; a dead one has its cause in the vital signs."""
         cause = self._service.engine.vitals().death_cause
         _log.error("request %s failed: %s", self._record.request_id, cause or error)
         return engine_failure(cause or str(error))
@@ -209,7 +195,8 @@ class Generation(Response):
     ) -> None:
         record = self._record
         stream = self._begin_stream(send)
-        # Sent only once the engine's stream is over: the server calls a client gone as soon as its answer is complete.
+        # Sent only after the engine's stream has ended: as soon as an answer is complete, uvicorn
+        # reports its client as disconnected.
         ending: bytes | None = None
         async for output in outputs:
             if direct is not None:
@@ -239,8 +226,8 @@ class Generation(Response):
             await send_json(send, answer.status, answer.body, [self._timing()])
 
     async def _relay(self, lines: AsyncIterator[str], stream: EventStream) -> None:
-        """Passes the reference path's events on."""
-        # Sent only once the engine's stream is over, as above.
+        """Forwards the events of the reference path."""
+        # Sent only after the engine's stream has ended, as above.
         ending: bytes | None = None
         async for line in lines:
             if line.startswith(self._dialect.ending):
@@ -258,7 +245,7 @@ class Generation(Response):
         return self._stream
 
     def _observe(self, output: Output) -> None:
-        """Counts what the engine gave. A stream's first token is made when it is passed on: then the client has it."""
+        """Counts an output. A stream's first token counts when it is sent, as its client sees it."""
         if self._transcript is not None:
             self._transcript.add(output)
         self._service.figures.gain(
@@ -282,20 +269,20 @@ class Generation(Response):
         ]
 
     def _timing(self) -> tuple[bytes, bytes]:
-        """Server-Timing: milliseconds in the line, until the first token, and from there to now."""
+        """Server-Timing: milliseconds in the queue, to the first token, and from there to now."""
         record, now = self._record, self._service.clock()
         granted = now if record.granted is None else record.granted
         first = now if record.first_token is None else record.first_token
         parts = (("queue", granted - record.arrival), ("prefill", first - granted), ("decode", now - first))
         return b"server-timing", ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in parts).encode()
 
-    async def _tell(self, send: Send, error: HttpError) -> None:
-        """Tells the client of an error: as an HTTP status if nothing was sent yet, else as the stream's last event.
+    async def _send_error(self, send: Send, error: HttpError) -> None:
+        """Sends an error: as an HTTP status if nothing was sent yet, else as the last event.
 
-        A client that is gone, or takes nothing in, is not told.
+        Gives up on a client that has disconnected or does not read.
         """
         with contextlib.suppress(ClientDisconnectedError, TimeoutError):
-            async with asyncio.timeout(_TELL_SECONDS):
+            async with asyncio.timeout(_ERROR_SECONDS):
                 if self._stream is None or not self._stream.started:
                     if self._stream is not None:
                         self._stream.close()

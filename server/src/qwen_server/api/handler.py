@@ -1,84 +1,69 @@
-"""How the routes reach the service behind them, and what every generation request goes through first."""
+"""The order in which every request for an answer is served, from its first byte to its last.
+
+The steps come in the order of their cost. Each may refuse the request before the next one costs
+more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
-
-from fastapi import Request
-from fastapi.routing import APIRoute
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.datastructures import Headers
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.generation import Generation
+from qwen_server.control.admission import QueueFullError, Ticket
+from qwen_server.control.refusals import BUSY_TEXT
 from qwen_server.control.service import Service
 from qwen_server.engine.base import Kind
-from qwen_server.http.body import UploadsFullError
-from qwen_server.http.error_bodies import BUSY_TEXT, HttpError
-from qwen_server.observe.request_figures import RequestRecord
+from qwen_server.http.asgi import Receive, Scope, Send, send_error
+from qwen_server.http.body import BodyReader, UploadsFullError
+from qwen_server.http.dialects import DIALECTS
+from qwen_server.http.error_bodies import HttpError, refused
+from qwen_server.http.rate_limits import RateLimiter
 
 
-def service_of(request: Request) -> Service:
-    """The service of the application that serves `request`."""
-    return cast("Service", request.app.state.service)
+class Handler:
+    """Serves the requests of one application."""
 
+    def __init__(
+        self, service: Service, limiter: RateLimiter, reader: BodyReader, bodies: Bodies, *, early_writes: bool
+    ) -> None:
+        self._service = service
+        self._limiter = limiter
+        self.reader = reader
+        self.bodies = bodies
+        self._early_writes = early_writes
 
-def bodies_of(request: Request) -> Bodies:
-    """What the bodies of requests are held against."""
-    return cast("Bodies", request.app.state.bodies)
+    async def serve(self, kind: Kind, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; it is counted exactly once, whatever its outcome."""
+        service, record = self._service, scope["state"]["record"]
+        try:
+            await self._limiter.check(scope["state"].get("caller", ""))  # 429
+            self._require_service()  # 503 starting, draining or unresponsive; 500 dead
+            raw = await self._read(scope, receive)  # 408, 413, 415; 503 too many uploads
+            body = self.bodies.parse(kind, raw)  # 400, 404
+            self._require_service()  # reading the body may have taken a while
+            ticket = self._admit(body)  # 503 queue full
+        except HttpError as error:
+            service.figures.turn_away(record, "rejected" if error.status < 500 else "refused", error.kind)
+            await send_error(send, DIALECTS[kind].whole(error))
+            return
+        # Waits for its turn, asks the engine, and writes the answer's bytes.
+        generation = Generation(service, body, record, early_writes=self._early_writes)
+        await generation.serve(ticket, receive, send)
 
+    def _require_service(self) -> None:
+        if (refusal := self._service.refusal()) is not None:
+            raise refused(refusal)
 
-def record_of(request: Request) -> RequestRecord:
-    """The request's own record."""
-    return cast("RequestRecord", request.state.record)
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        try:
+            return await self.reader.read(Headers(scope=scope), receive)
+        except UploadsFullError:
+            raise refused(self._service.refuse("uploads_full", BUSY_TEXT)) from None
 
-
-def caller_of(request: Request) -> str:
-    """An opaque name of the caller, whom the guard has let in; everyone is the same one where there are no keys."""
-    return cast("str", getattr(request.state, "caller", ""))
-
-
-class GenerationRoute(APIRoute):
-    """A route that takes nothing from its request but the request itself, and answers with a response.
-
-    So FastAPI has nothing to inject, which costs a twentieth of a short answer's CPU time; errors go the usual way.
-    """
-
-    def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-        if self.dependant.dependencies:
-            raise TypeError(f"{path}: a GenerationRoute takes no dependencies")
-
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            response = await endpoint(Request(scope, receive, send))
-            await response(scope, receive, send)
-
-        self.app = answer
-
-
-async def body_of(request: Request, kind: Kind) -> Body:
-    """A request's body, read whole and checked. Raises HttpError."""
-    service = service_of(request)
-    try:
-        raw = await service.uploads.read(request.headers, request.receive)
-    except UploadsFullError:
-        raise service.unavailable("uploads_full", BUSY_TEXT) from None
-    return bodies_of(request).parse(kind, raw)
-
-
-async def generation(request: Request, kind: Kind) -> Response:
-    """Checks a generation request in the order of cost and hands it on. Raises HttpError."""
-    service, record = service_of(request), record_of(request)
-    try:
-        await service.limiter.check(caller_of(request))
-        if (refusal := service.refusal()) is not None:
-            raise refusal
-        body = await body_of(request, kind)
-        if (refusal := service.refusal()) is not None:  # the body may have taken its time
-            raise refusal
-    except HttpError as error:
-        service.figures.turn_away(record, "rejected" if error.status < 500 else "refused", error.kind)
-        raise
-    return Generation(service, body, record)
+    def _admit(self, body: Body) -> Ticket:
+        try:
+            return self._service.admission.enter(body.weight)
+        except QueueFullError:
+            raise refused(self._service.refuse("queue_full", BUSY_TEXT)) from None

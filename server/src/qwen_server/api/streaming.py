@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring
 from typing import Any
 
 from qwen_server.engine.base import Delta, EngineError, Kind, Output
-from qwen_server.http.error_bodies import HttpError
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-RawHeaders = list[tuple[bytes, bytes]]
+from qwen_server.http.asgi import RawHeaders, Send
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -26,22 +23,6 @@ _OBJECTS: Mapping[Kind, tuple[str, str]] = {
     "chat": ("chat.completion", "chat.completion.chunk"),
     "completion": ("text_completion", "text_completion"),
 }
-
-
-async def send_json(
-    send: Send, status: int, body: Mapping[str, Any], headers: Sequence[tuple[bytes, bytes]] = ()
-) -> None:
-    """A whole JSON response."""
-    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
-    await send({"type": "http.response.body", "body": content})
-
-
-async def send_error(send: Send, error: HttpError) -> None:
-    """An error as a whole response."""
-    headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    await send_json(send, error.status, error.body, headers)
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:

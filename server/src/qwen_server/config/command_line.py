@@ -70,6 +70,8 @@ def _parser() -> _Parser:
 
 
 def _show(name: str, value: Any) -> str:
+    if name == "patches":
+        return "on"
     unit = "s" if name.endswith("_timeout") else ""
     return f"{value:g}{unit}" if isinstance(value, float) else str(value)
 

@@ -63,6 +63,7 @@ _OWNED = {
     "port": "use the server's own --port",
     "pp": "use --pipeline-parallel-size",
     "q": "use --quantization",
+    "reasoning-effort-map": _NOT_OURS,
     "response-role": _NOT_OURS,
     "return-tokens-as-token-ids": "requests have a parameter of this name",
     "root-path": "the API's paths are fixed",
@@ -91,11 +92,18 @@ def why_refused(argument: str, own: Collection[str]) -> str:
     short = match[1] == "-"
     name = name if short else name.removeprefix("no-")
     for owned, hint in _OWNED.items():
-        if _means(name, owned, short=short):
+        if _means(name, owned, short=short) or _means(_opposite(name), owned, short=short):
             return f"is owned by the server: {hint}"
     if name in own:
         return f"is the server's own flag: write --{name} before the `--`"
     return ""
+
+
+def _opposite(name: str) -> str:
+    """The flag that turns off what `name` turns on, or the other way round, as vLLM names them since 0.33."""
+    verb, _, rest = name.partition("-")
+    opposite = {"enable": "disable", "disable": "enable"}.get(verb)
+    return f"{opposite}-{rest}" if opposite else name
 
 
 def _means(name: str, owned: str, *, short: bool) -> bool:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qwen_server.config.pass_through import why_refused
+from qwen_server.config.patches import ALL_PATCHES, parse_patches
 from qwen_server.config.values import (
     AutoCount,
     Duration,
@@ -97,6 +98,11 @@ class Settings(BaseSettings):
         Field(None, description="URL of an OpenTelemetry collector (http://HOST:4318/v1/traces or grpc://HOST:4317)")
     )
 
+    patches: Annotated[frozenset[str], BeforeValidator(parse_patches)] = Field(
+        frozenset(ALL_PATCHES),
+        description="on, off, or the names of those to use: what makes the server faster by reaching into vLLM and "
+        "uvicorn (" + ", ".join(ALL_PATCHES) + ")",
+    )
     drain_timeout: Duration = Field(60.0, description="how long accepted requests may take to finish after SIGTERM")
     alerts_file: Path = Field(Path("/etc/qwen/alerts/alerts.json"), description="overrides of the alerts, reloaded")
     podinfo_dir: Path = Field(Path("/etc/podinfo"), description="downward API folder with the file `annotations`")

@@ -1,6 +1,6 @@
-"""What one server knows about itself: its queue, its counts, its alerts, and whether it takes new requests.
+"""The state of one server: its queue, statistics and alerts, and whether it accepts new requests.
 
-A ticker looks at the engine's signs of life twice a second; requests only read what it found.
+A ticker evaluates the engine's vital signs twice a second. Requests only read the result.
 """
 
 from __future__ import annotations
@@ -9,50 +9,43 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.control import alerts
 from qwen_server.control.admission import Admission, AutoLimits
 from qwen_server.control.lifecycle import Lifecycle
+from qwen_server.control.refusals import DRAINING_TEXT, STARTING_TEXT, UNRESPONSIVE_TEXT, Refusal
 from qwen_server.engine.base import Engine, hung_seconds, stalled_seconds
-from qwen_server.http.api_keys import ApiKeys, RateLimiter
-from qwen_server.http.body import Uploads
-from qwen_server.http.error_bodies import (
-    DRAINING_TEXT,
-    STARTING_TEXT,
-    UNRESPONSIVE_TEXT,
-    HttpError,
-    engine_failure,
-    unavailable,
-)
 from qwen_server.observe.gpu import GpuMonitor, device_count
+from qwen_server.observe.observation import Observation
 from qwen_server.observe.request_figures import RequestFigures
-
-if TYPE_CHECKING:
-    from qwen_server.observe.tracing import Tracing
 
 TICK_SECONDS = 0.5
 _LATE_SECONDS = 1.0
 _MIN_ERROR_SAMPLE = 20
-_READY_FACTOR = 4  # the kubelet acts only far beyond the alert, when the operator has not
+_READY_FACTOR = 4  # level 1 readiness reacts far above the alert threshold, if the operator has not
 _LIVE_FACTOR = 5
-_LIVE_MIN_SECONDS = 300.0  # vLLM's multiprocess executor ends a hung step by itself after 300 s
-_FIRST_RUNNING, _FIRST_WAITING = 3, 10  # of `auto`, until the engine is known
-_FIRST_PROMPT_TOKENS = 256  # of `auto`, until requests have been seen
+_LIVE_MIN_SECONDS = 300.0  # vLLM's multiprocess executor kills a hung step after 300 s
+_FIRST_RUNNING, _FIRST_WAITING = 3, 10  # the limits of `auto` until the engine is ready
+_FIRST_PROMPT_TOKENS = 256  # the assumption of `auto` until requests have finished
 
 _log = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
-    """The wall clock in UTC, without an offset, as the specification writes it."""
+    """Returns the current time in UTC as a naive datetime, as the specification writes it."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 class Service:
-    """The state behind the HTTP API. One event loop owns it; `clock` is monotonic, `wall` is UTC."""
+    """The state behind the HTTP API. One event loop owns it.
+
+    `clock` is monotonic, `wall` is UTC. The `reloads` are called twice a second and check whether
+    their files have changed.
+    """
 
     def __init__(
         self,
@@ -61,20 +54,19 @@ class Service:
         lifecycle: Lifecycle,
         *,
         gpu: GpuMonitor | None = None,
-        tracing: Tracing | None = None,
+        reloads: Sequence[Callable[[], None]] = (),
+        patches: Patches | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = utc_now,
     ) -> None:
         self.settings = settings
         self.engine = engine
         self.lifecycle = lifecycle
-        self.tracing = tracing
+        self._reloads = reloads
+        self._patches = patches or Patches(frozenset())
         self.clock = clock
         self.wall = wall
-        self.uploads = Uploads(settings.max_body_bytes, settings.body_timeout)
         self.figures = RequestFigures(clock=clock)
-        self.keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
-        self.limiter = RateLimiter(settings.rate_limit)
         running, waiting = settings.max_concurrent_requests, settings.max_queue_size
         self.admission = Admission(
             _FIRST_RUNNING if running == "auto" else running,
@@ -89,7 +81,7 @@ class Service:
 
     @property
     def rules(self) -> tuple[alerts.AlertRule, ...]:
-        """The alert rules in force."""
+        """The current alert rules."""
         return self._alerts_file.rules
 
     @property
@@ -102,44 +94,80 @@ class Service:
         return "degraded" if self.alert_state.has("warning") else "healthy"
 
     def ready(self) -> bool:
-        """Whether the kubelet should send traffic: not starting, draining, dead, nor hung far beyond the alert."""
+        """Level 1 readiness: not starting, draining, dead, or hung far above the alert threshold."""
         if self.lifecycle.state != "ready":
             return False
         vitals = self.engine.vitals()
         return vitals.state == "ready" and hung_seconds(vitals, self.clock()) <= _READY_FACTOR * self._hung_threshold()
 
     def live(self) -> bool:
-        """Whether the process can still be saved without a restart."""
+        """Whether the process may still recover without a restart."""
         if self.lifecycle.state in ("starting", "draining"):
             return True
         limit = max(_LIVE_MIN_SECONDS, _LIVE_FACTOR * self._hung_threshold())
         return self.lifecycle.state != "dead" and hung_seconds(self.engine.vitals(), self.clock()) <= limit
 
-    def refusal(self) -> HttpError | None:
-        """Why no new request is taken now; None when one may be."""
+    def refusal(self) -> Refusal | None:
+        """Returns why new requests are refused now; None if they may enter admission."""
         state = self.lifecycle.state
         if state == "dead":
-            return engine_failure(self.lifecycle.cause or "the engine died")
+            cause = self.lifecycle.cause or "the engine died"
+            return Refusal("engine_dead", cause, self.admission.waiting, self.admission.queue_limit, None)
         if state == "starting":
-            return self.unavailable("starting", STARTING_TEXT, 10)
+            return self.refuse("starting", STARTING_TEXT, 10)
         if state == "draining":
-            return self.unavailable("draining", DRAINING_TEXT, 1)
+            return self.refuse("draining", DRAINING_TEXT, 1)
         if self.alert_state.zero_work:
-            return self.unavailable("unresponsive", UNRESPONSIVE_TEXT, 10)
+            return self.refuse("unresponsive", UNRESPONSIVE_TEXT, 10)
         return None
 
-    def unavailable(self, kind: str, text: str, retry_after: int | None = None) -> HttpError:
-        """The specification's 503 with the line as it is now."""
+    def refuse(self, kind: str, text: str, retry_after: int | None = None) -> Refusal:
+        """Returns a refusal with the current queue.
+
+        By default `retry_after` follows from the queue.
+        """
         seconds = self.admission.retry_after() if retry_after is None else retry_after
-        return unavailable(kind, text, self.admission.waiting, self.admission.queue_limit, seconds)
+        return Refusal(kind, text, self.admission.waiting, self.admission.queue_limit, seconds)
+
+    def observe(self) -> Observation:
+        """Returns everything that the health and metrics paths show, as of now."""
+        starting = self.lifecycle.state == "starting"
+        settings, admission, now = self.settings, self.admission, self.clock()
+        vitals = None if starting else self.engine.vitals()
+        ready = self.ready()
+        return Observation(
+            now=now,
+            wall=self.wall(),
+            started_at=self.lifecycle.started_at,
+            model=settings.served_name,
+            state=self.lifecycle.state,
+            status=self.status,
+            answers=ready and not self.alert_state.zero_work,
+            accepts=ready and self.refusal() is None,
+            waiting=admission.waiting,
+            running=admission.running,
+            peak_running=admission.peak,
+            waiting_limit=admission.queue_limit,
+            running_limit=admission.limit,
+            rate_limit=None if settings.rate_limit is None else settings.rate_limit.text,
+            figures=self.figures,
+            gpu=self.gpu.latest,
+            gpu_reserved_bytes=0 if starting else self.engine.gpu_reserved_bytes(),
+            rules=tuple((rule.name, rule.severity) for rule in self.rules if rule.on),
+            alerts=tuple(alert.as_json() for alert in self.alert_state.active),
+            hung_seconds=None if vitals is None else hung_seconds(vitals, now),
+            stalled_seconds=None if vitals is None else stalled_seconds(vitals, now),
+            kv_cache_usage=None if vitals is None else vitals.kv_cache_usage,
+            patches={**self._patches.in_use, **({} if starting else self.engine.info.patches)},
+        )
 
     @property
     def closes_connections(self) -> bool:
-        """Whether clients should connect anew, and so to another replica."""
+        """Whether clients should reconnect, and so reach another replica."""
         return self.lifecycle.state in ("draining", "dead") or self.alert_state.has("critical")
 
     def signals(self, now: float) -> dict[str, float | None]:
-        """The alerts' values at `now`; None where there is nothing to judge."""
+        """Returns the signals of the alerts at `now`; None where there is nothing to evaluate."""
         if self.lifecycle.state == "starting":
             return {}
         vitals = self.engine.vitals()
@@ -163,7 +191,7 @@ class Service:
         }
 
     def evaluate(self) -> None:
-        """Judges the alerts by the signals of now, and tells the log what changed."""
+        """Evaluates the alerts and logs what changed."""
         now = self.clock()
         before = self.alert_state
         self.alert_state = after = alerts.evaluate(self.rules, self.signals(now), before, now, self.wall())
@@ -172,17 +200,18 @@ class Service:
                 _log.warning("alert %s: %s", alert.rule.name, alert.as_json()["message"])
         for alert in before.active:
             if not after.fires(alert.rule.name):
-                _log.info("alert %s is over", alert.rule.name)
+                _log.info("alert %s ended", alert.rule.name)
 
     def tick(self) -> None:
-        """What happens twice a second, whether or not there are requests."""
+        """Does the periodic work: reloads files, adapts the limits and evaluates the alerts."""
         if not self._engine_known and self.lifecycle.state == "ready":
             self._engine_known = True
             if self.engine.info.device != self._device:
                 self._adopt_device(self.engine.info.device)
                 self.gpu.start()
         self._alerts_file.poll()
-        self.keys.poll()
+        for reload in self._reloads:
+            reload()
         self._resize()
         self.evaluate()
 
@@ -204,15 +233,16 @@ class Service:
         while True:
             before = self.clock()
             await asyncio.sleep(TICK_SECONDS)
-            # When the loop itself was held up, the engine's news are still unread: look again after they are.
+            # If the loop itself was blocked, it has not read the engine's latest messages yet. Skip
+            # one tick, so that a blocked loop does not look like a hung engine.
             late = self.clock() - before > TICK_SECONDS + _LATE_SECONDS
             skipped = late and not skipped
             if skipped:
                 continue
             try:
                 self.tick()
-            except Exception:  # noqa: BLE001 (whatever it is, alerts must go on)
-                _log.exception("the ticker failed; it goes on")
+            except Exception:  # noqa: BLE001 - no error may stop the alerts
+                _log.exception("the ticker failed, trying again at the next tick")
 
     def _adopt_device(self, device: alerts.Device) -> None:
         self._device = device

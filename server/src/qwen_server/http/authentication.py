@@ -1,16 +1,15 @@
-"""Asks for an API key where one is needed, before anything else of a request is looked at."""
+"""Requires an API key on protected paths, before anything else in the request is examined."""
 
 from __future__ import annotations
 
 from starlette.middleware.cors import CORSMiddleware
 
-from qwen_server.api.streaming import Send, send_error
 from qwen_server.config.settings import Settings
 from qwen_server.control.service import Service
-from qwen_server.http.body import Receive
+from qwen_server.http.api_keys import ApiKeys
+from qwen_server.http.asgi import App, Receive, Scope, Send, send_error
 from qwen_server.http.dialects import worded_for
 from qwen_server.http.error_bodies import HttpError
-from qwen_server.http.middleware import App, Scope
 
 _ALWAYS = ("/v1", "/tokenize", "/detokenize")
 _METRICS = ("/metrics", "/api/v1/metrics", "/stats")
@@ -19,29 +18,29 @@ _PREFLIGHT_SECONDS = 600
 
 
 def protected_paths(settings: Settings) -> tuple[str, ...]:
-    """The paths that need an API key where there are keys, each with everything below it."""
+    """Returns the paths that require an API key if keys are set. Each covers the paths below it."""
     metrics = _METRICS if settings.protect_metrics else ()
     return (*_ALWAYS, *metrics, *(_DOCS if settings.protect_docs else ()))
 
 
-class Guard:
-    """Lets a request for a protected path through with its caller in `scope["state"]["caller"]`, or answers 401."""
+class Authentication:
+    """Stores the caller of a protected path in `scope["state"]["caller"]`, or answers 401."""
 
-    def __init__(self, app: App, service: Service) -> None:
+    def __init__(self, app: App, keys: ApiKeys, service: Service) -> None:
         self._app = app
-        self._service = service
+        self._keys = keys
+        self._figures = service.figures
         self._paths = protected_paths(service.settings)
         self._below = tuple(f"{path}/" for path in self._paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers, or hands on."""
+        """Answers 401, or passes the request on."""
         if scope["type"] == "http" and self._protects(scope["path"]):
-            service = self._service
             try:
-                scope["state"]["caller"] = service.keys.caller(scope["headers"])
+                scope["state"]["caller"] = self._keys.caller(scope["headers"])
             except HttpError as error:
                 if scope["method"] == "POST":
-                    service.figures.turn_away(scope["state"]["record"], "rejected", error.kind)
+                    self._figures.turn_away(scope["state"]["record"], "rejected", error.kind)
                 await send_error(send, worded_for(scope["path"], error))
                 return
         await self._app(scope, receive, send)
@@ -51,7 +50,7 @@ class Guard:
 
 
 def cross_origin(app: App, origins: tuple[str, ...]) -> CORSMiddleware:
-    """`app` for the web pages of `origins`, too. Preflights are answered here, and so without an API key."""
+    """Opens `app` to web pages of `origins` (CORS). Preflight requests need no API key."""
     return CORSMiddleware(
         app,
         allow_origins=origins,

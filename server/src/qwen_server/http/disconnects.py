@@ -1,4 +1,4 @@
-"""Notices that a client has gone away while its request is being served."""
+"""Detects that a client has disconnected while its request is served."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-from qwen_server.http.body import Receive
+from qwen_server.http.asgi import Receive
 from qwen_server.http.error_bodies import ClientDisconnectedError
 
 
 class UntilDisconnect:
-    """`async with`: cancels the block when the client disconnects, and raises ClientDisconnectedError instead.
+    """A context manager that cancels its block and raises ClientDisconnectedError on disconnect.
 
-    The request's body must have been read. It works as `asyncio.timeout` does, with `receive` in place of the clock.
+    The body of the request must have been read before. It works like `asyncio.timeout`, with
+    `receive` instead of the clock.
     """
 
     def __init__(self, receive: Receive) -> None:

@@ -32,7 +32,6 @@ class GpuReading:
     allocated: int = 0
     total: int = 0
     temperature: float | None = None
-    uuids: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
 
     @property
@@ -98,7 +97,6 @@ class NvmlReader:
             allocated=sum(info.used for info in memory),
             total=sum(info.total for info in memory),
             temperature=float(max(temperatures)) if temperatures else None,
-            uuids=tuple(self._text(self._try(nvml.nvmlDeviceGetUUID, handle)) for handle in self._handles),
             faults=tuple(self._faults()),
         )
 

@@ -7,13 +7,13 @@ histogram under `qwen_`. The engine's own `vllm:` metrics come from the process'
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import REGISTRY, generate_latest
 
 from qwen_server import __version__
-from qwen_server.control.service import Service
-from qwen_server.engine.base import hung_seconds, stalled_seconds
+from qwen_server.observe.gpu import GpuReading
+from qwen_server.observe.observation import Observation
 from qwen_server.observe.request_figures import OUTCOMES, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -68,80 +68,78 @@ def histogram(name: str, text: str, values: Histogram) -> str:
 class PrometheusPage:
     """Renders the page, at most once a second."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, observe: Callable[[], Observation]) -> None:
+        self._observe = observe
         self._rendered: tuple[float, bytes] | None = None
 
     def render(self) -> bytes:
         """The whole page in UTF-8."""
-        now = self._service.clock()
-        if self._rendered is None or not 0 <= now - self._rendered[0] < _CACHE_SECONDS:
-            own = "\n".join(self._families(now))
-            self._rendered = (now, own.encode() + b"\n" + generate_latest(REGISTRY))
+        seen = self._observe()
+        if self._rendered is None or not 0 <= seen.now - self._rendered[0] < _CACHE_SECONDS:
+            own = "\n".join(families(seen))
+            self._rendered = (seen.now, own.encode() + b"\n" + generate_latest(REGISTRY))
         return self._rendered[1]
 
-    def _families(self, now: float) -> Iterator[str]:
-        yield from self._specified()
-        yield from self._requests()
-        yield from self._engine(now)
-        yield from self._gpu()
 
-    def _specified(self) -> Iterator[str]:
-        """The specification's own four."""
-        service = self._service
-        summary = service.figures.summary()
-        yield gauge("vllm_num_waiting_requests", "Number of requests waiting in queue", service.admission.waiting)
-        yield gauge("vllm_num_running_requests", "Number of requests currently running", service.admission.running)
-        yield gauge("vllm_ttft_p95", "P95 time to first token in seconds", summary.ttft.p95)
-        yield gauge("vllm_decoding_throughput_mean", "Mean decoding throughput in tokens/sec", summary.decoding.mean)
+def families(seen: Observation) -> Iterator[str]:
+    """The server's own metrics, a family each."""
+    yield from _specified(seen)
+    yield from _requests(seen)
+    yield from _engine(seen)
+    yield from _gpu(seen.gpu)
 
-    def _requests(self) -> Iterator[str]:
-        figures, admission = self._service.figures, self._service.admission
-        counters = figures.counters
-        outcomes = [({"outcome": outcome}, counters.outcomes[outcome]) for outcome in OUTCOMES]
-        yield family("qwen_requests_total", "counter", "Requests by how they ended.", outcomes)
-        errors = [({"type": kind}, count) for kind, count in counters.errors.items()]
-        yield family("qwen_errors_total", "counter", "Failed requests by the kind of failure.", errors)
-        refusals = [({"reason": kind}, count) for kind, count in counters.refusals.items()]
-        yield family("qwen_refusals_total", "counter", "Requests refused for load, by reason.", refusals)
-        tokens = [({"kind": "input"}, counters.input_tokens), ({"kind": "output"}, counters.output_tokens)]
-        yield family("qwen_tokens_total", "counter", "Tokens of answered requests.", tokens)
-        yield gauge("qwen_requests_waiting", "Requests waiting in the server's queue.", admission.waiting)
-        yield gauge("qwen_requests_running", "Requests given to the engine.", admission.running)
-        yield gauge("qwen_requests_waiting_limit", "Requests that may wait.", admission.queue_limit)
-        yield gauge("qwen_requests_running_limit", "Requests that may run at a time.", admission.limit)
-        yield histogram("qwen_ttft_seconds", "From arrival to the first token, queue included.", figures.ttft)
-        yield histogram("qwen_inter_token_seconds", "Between two tokens of a request.", figures.inter_token)
-        yield histogram("qwen_request_duration_seconds", "From arrival to the end of the answer.", figures.duration)
-        yield histogram("qwen_queue_wait_seconds", "From arrival to the engine.", figures.queue_wait)
 
-    def _engine(self, now: float) -> Iterator[str]:
-        service = self._service
-        labels = {"version": __version__, "model": service.settings.served_name}
-        yield family("qwen_build_info", "gauge", "Version and model; always 1.", [(labels, 1)])
-        yield gauge("qwen_ready", "Whether the server accepts requests.", service.refusal() is None and service.ready())
-        yield gauge("qwen_uptime_seconds", "Since the process started.", now - service.lifecycle.started_at)
-        firing = {alert.rule.name for alert in service.alert_state.active}
-        states = [
-            ({"name": rule.name, "severity": rule.severity}, float(rule.name in firing))
-            for rule in service.rules
-            if rule.on
-        ]
-        yield family("qwen_alert_active", "gauge", "Whether an alert of the server fires.", states)
-        if service.lifecycle.state == "starting":
-            return
-        vitals = service.engine.vitals()
-        yield gauge("qwen_engine_hung_seconds", "For how long the engine has not answered.", hung_seconds(vitals, now))
-        yield gauge(
-            "qwen_engine_stalled_seconds", "For how long the engine made no token.", stalled_seconds(vitals, now)
-        )
-        yield gauge("qwen_kv_cache_usage_ratio", "Share of the KV cache in use.", vitals.kv_cache_usage)
+def _specified(seen: Observation) -> Iterator[str]:
+    """The specification's own four."""
+    summary = seen.figures.summary()
+    yield gauge("vllm_num_waiting_requests", "Number of requests waiting in queue", seen.waiting)
+    yield gauge("vllm_num_running_requests", "Number of requests currently running", seen.running)
+    yield gauge("vllm_ttft_p95", "P95 time to first token in seconds", summary.ttft.p95)
+    yield gauge("vllm_decoding_throughput_mean", "Mean decoding throughput in tokens/sec", summary.decoding.mean)
 
-    def _gpu(self) -> Iterator[str]:
-        gpu = self._service.gpu.latest
-        if not gpu.total:
-            return
-        yield gauge("qwen_gpu_memory_allocated_bytes", "GPU memory taken, all GPUs of the engine.", gpu.allocated)
-        yield gauge("qwen_gpu_memory_total_bytes", "GPU memory, all GPUs of the engine.", gpu.total)
-        yield gauge("qwen_gpu_temperature_celsius", "The hottest GPU of the engine.", gpu.temperature)
-        yield gauge("qwen_gpu_faults", "Faults that need a reset or a repair.", len(gpu.faults))
+
+def _requests(seen: Observation) -> Iterator[str]:
+    figures = seen.figures
+    counters = figures.counters
+    outcomes = [({"outcome": outcome}, counters.outcomes[outcome]) for outcome in OUTCOMES]
+    yield family("qwen_requests_total", "counter", "Requests by how they ended.", outcomes)
+    errors = [({"type": kind}, count) for kind, count in counters.errors.items()]
+    yield family("qwen_errors_total", "counter", "Failed requests by the kind of failure.", errors)
+    refusals = [({"reason": kind}, count) for kind, count in counters.refusals.items()]
+    yield family("qwen_refusals_total", "counter", "Requests refused for load, by reason.", refusals)
+    tokens = [({"kind": "input"}, counters.input_tokens), ({"kind": "output"}, counters.output_tokens)]
+    yield family("qwen_tokens_total", "counter", "Tokens of answered requests.", tokens)
+    yield gauge("qwen_requests_waiting", "Requests waiting in the server's queue.", seen.waiting)
+    yield gauge("qwen_requests_running", "Requests given to the engine.", seen.running)
+    yield gauge("qwen_requests_waiting_limit", "Requests that may wait.", seen.waiting_limit)
+    yield gauge("qwen_requests_running_limit", "Requests that may run at a time.", seen.running_limit)
+    yield histogram("qwen_ttft_seconds", "From arrival to the first token, queue included.", figures.ttft)
+    yield histogram("qwen_inter_token_seconds", "Between two tokens of a request.", figures.inter_token)
+    yield histogram("qwen_request_duration_seconds", "From arrival to the end of the answer.", figures.duration)
+    yield histogram("qwen_queue_wait_seconds", "From arrival to the engine.", figures.queue_wait)
+
+
+def _engine(seen: Observation) -> Iterator[str]:
+    labels = {"version": __version__, "model": seen.model}
+    yield family("qwen_build_info", "gauge", "Version and model; always 1.", [(labels, 1)])
+    patches = [({"patch": name}, float(used)) for name, used in sorted(seen.patches.items())]
+    yield family("qwen_patch_in_use", "gauge", "Whether a patch of vLLM or uvicorn is in use.", patches)
+    yield gauge("qwen_ready", "Whether the server accepts requests.", seen.accepts)
+    yield gauge("qwen_uptime_seconds", "Since the process started.", seen.uptime)
+    firing = {alert["name"] for alert in seen.alerts}
+    states = [({"name": name, "severity": severity}, float(name in firing)) for name, severity in seen.rules]
+    yield family("qwen_alert_active", "gauge", "Whether an alert of the server fires.", states)
+    if seen.state == "starting":
+        return
+    yield gauge("qwen_engine_hung_seconds", "For how long the engine has not answered.", seen.hung_seconds)
+    yield gauge("qwen_engine_stalled_seconds", "For how long the engine made no token.", seen.stalled_seconds)
+    yield gauge("qwen_kv_cache_usage_ratio", "Share of the KV cache in use.", seen.kv_cache_usage)
+
+
+def _gpu(gpu: GpuReading) -> Iterator[str]:
+    if not gpu.total:
+        return
+    yield gauge("qwen_gpu_memory_allocated_bytes", "GPU memory taken, all GPUs of the engine.", gpu.allocated)
+    yield gauge("qwen_gpu_memory_total_bytes", "GPU memory, all GPUs of the engine.", gpu.total)
+    yield gauge("qwen_gpu_temperature_celsius", "The hottest GPU of the engine.", gpu.temperature)
+    yield gauge("qwen_gpu_faults", "Faults that need a reset or a repair.", len(gpu.faults))

@@ -1,11 +1,11 @@
-"""The JSON of `/health` and `/api/v1/metrics`: the specification's fields, from what the service knows now."""
+"""The JSON of `/health` and `/api/v1/metrics`: the specification's fields, from what was observed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from qwen_server import __version__
-from qwen_server.control.service import Service
+from qwen_server.observe.observation import Observation
 from qwen_server.observe.request_figures import LATENCY_LABELS, Summary
 
 UNLIMITED = "无限制"
@@ -18,52 +18,44 @@ def human_duration(seconds: float) -> str:
     return f"{minutes // 60}h {minutes % 60}m"
 
 
-def health(service: Service) -> tuple[int, dict[str, Any]]:
+def health(seen: Observation) -> tuple[int, dict[str, Any]]:
     """Status and body of `/health`: 200 only while requests are answered."""
-    gpu = service.gpu.latest
-    settings = service.settings
-    status = service.lifecycle.state
-    if status == "ready":
-        works = service.ready() and not service.alert_state.zero_work
-        word = "ok" if works else "unhealthy"
+    if seen.state == "ready":
+        word = "ok" if seen.answers else "unhealthy"
     else:
-        word = "unhealthy" if status == "dead" else status
-    reserved = 0 if status == "starting" else service.engine.gpu_reserved_bytes()
+        word = "unhealthy" if seen.state == "dead" else seen.state
     body = {
         "status": word,
         "gpu": {
-            "allocated_gb": gpu.allocated_gb,
-            "reserved_gb": round(reserved / 1024**3, 2),
-            "free_gb": gpu.free_gb,
+            "allocated_gb": seen.gpu.allocated_gb,
+            "reserved_gb": round(seen.gpu_reserved_bytes / 1024**3, 2),
+            "free_gb": seen.gpu.free_gb,
         },
         "limits": {
-            "max_concurrent_requests": service.admission.limit,
-            "max_queue_size": service.admission.queue_limit,
-            "rate_limit": UNLIMITED if settings.rate_limit is None else settings.rate_limit.text,
+            "max_concurrent_requests": seen.running_limit,
+            "max_queue_size": seen.waiting_limit,
+            "rate_limit": UNLIMITED if seen.rate_limit is None else seen.rate_limit,
         },
     }
     return (200 if word == "ok" else 503), body
 
 
-def metrics(service: Service) -> dict[str, Any]:
+def metrics(seen: Observation) -> dict[str, Any]:
     """The body of `/api/v1/metrics`, `/stats` and `/metrics`. Times are seconds; what is unknown is null."""
-    figures = service.figures
-    summary = figures.summary()
-    uptime = service.clock() - service.lifecycle.started_at
-    errors = figures.counters.errors
-    gpu = service.gpu.latest
-    active = [alert.as_json() for alert in service.alert_state.active]
+    summary = seen.figures.summary()
+    counters = seen.figures.counters
+    gpu = seen.gpu
     return {
-        "timestamp": service.wall().isoformat(timespec="microseconds"),
+        "timestamp": seen.wall.isoformat(timespec="microseconds"),
         "service": SERVICE_NAME,
         "version": __version__,
-        "status": service.status,
-        "uptime": {"seconds": round(uptime, 1), "human": human_duration(uptime)},
-        "requests": _requests(service, uptime),
-        "tokens": _tokens(service),
+        "status": seen.status,
+        "uptime": {"seconds": round(seen.uptime, 1), "human": human_duration(seen.uptime)},
+        "requests": _requests(seen),
+        "tokens": _tokens(seen),
         "slo": _slo(summary),
         "latency": _latency(summary),
-        "latency_histogram": dict(zip(LATENCY_LABELS, figures.counters.latency_histogram, strict=True)),
+        "latency_histogram": dict(zip(LATENCY_LABELS, counters.latency_histogram, strict=True)),
         "gpu": {
             "name": gpu.name,
             "allocated_gb": gpu.allocated_gb,
@@ -71,33 +63,33 @@ def metrics(service: Service) -> dict[str, Any]:
             "free_gb": gpu.free_gb,
             "utilization_percent": gpu.utilization_percent,
         },
-        "errors": {"total": errors.total(), "by_type": dict(errors)},
-        "alerts": active,
-        "alerts_count": len(active),
+        "errors": {"total": counters.errors.total(), "by_type": dict(counters.errors)},
+        "alerts": list(seen.alerts),
+        "alerts_count": len(seen.alerts),
     }
 
 
-def _requests(service: Service, uptime: float) -> dict[str, Any]:
+def _requests(seen: Observation) -> dict[str, Any]:
     """`total` = successful + failed + in progress; requests that were refused or aborted are in none of them."""
-    figures, admission = service.figures, service.admission
+    figures = seen.figures
     successful = figures.counters.outcomes["successful"]
     failed = figures.counters.outcomes["failed"]
     ended = successful + failed
     return {
-        "waiting": admission.waiting,
-        "running": admission.running,
-        "peak_concurrent": admission.peak,
+        "waiting": seen.waiting,
+        "running": seen.running,
+        "peak_concurrent": seen.peak_running,
         "total": figures.total,
         "successful": successful,
         "failed": failed,
         "success_rate_percent": round(100 * successful / ended, 1) if ended else 100.0,
         "error_rate_percent": round(100 * failed / ended, 1) if ended else 0.0,
-        "requests_per_second": round(figures.total / uptime, 3) if uptime > 0 else 0.0,
+        "requests_per_second": round(figures.total / seen.uptime, 3) if seen.uptime > 0 else 0.0,
     }
 
 
-def _tokens(service: Service) -> dict[str, Any]:
-    figures = service.figures
+def _tokens(seen: Observation) -> dict[str, Any]:
+    figures = seen.figures
     counters = figures.counters
     return {
         "total_input": counters.input_tokens,

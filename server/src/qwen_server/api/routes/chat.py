@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from qwen_server.api.handler import GenerationRoute, generation
 from qwen_server.api.openapi.answers import generated, request_body
+from qwen_server.api.routes.common import GenerationRoute, generation
 
 router = APIRouter(tags=["generation"], route_class=GenerationRoute)
 
@@ -20,4 +20,4 @@ router = APIRouter(tags=["generation"], route_class=GenerationRoute)
 )
 async def chat_completions(request: Request) -> Response:
     """Answers a conversation; with `stream`, as server-sent events, of which the last is `data: [DONE]`."""
-    return await generation(request, "chat")
+    return generation(request, "chat")

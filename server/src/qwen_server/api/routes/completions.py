@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from qwen_server.api.handler import GenerationRoute, generation
 from qwen_server.api.openapi.answers import generated, request_body
+from qwen_server.api.routes.common import GenerationRoute, generation
 
 router = APIRouter(tags=["generation"], route_class=GenerationRoute)
 
@@ -22,4 +22,4 @@ _ANSWERS = generated("回答 (the answer)", body="CompletionAnswer", event="Comp
 )
 async def completions(request: Request) -> Response:
     """Continues one or more prompts; with `stream`, as server-sent events, of which the last is `data: [DONE]`."""
-    return await generation(request, "completion")
+    return generation(request, "completion")

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
-from qwen_server.api.handler import service_of
+from qwen_server.api.routes.common import service_of
 
 router = APIRouter(include_in_schema=False)
 

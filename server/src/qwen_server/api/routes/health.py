@@ -7,8 +7,8 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from qwen_server.api.handler import service_of
 from qwen_server.api.openapi.answers import Answers, json_answer
+from qwen_server.api.routes.common import service_of
 from qwen_server.engine.base import Engine, EngineError, InvalidRequestError
 from qwen_server.http.error_bodies import engine_failure
 from qwen_server.observe import snapshots
@@ -30,7 +30,7 @@ _PROBE_ANSWERS: Answers = {
 @router.get("/health", summary="健康检查 (Health)", response_model=None, responses=_HEALTH_ANSWERS)
 async def health(request: Request) -> Response:
     """200 while requests are answered, else 503 with the same fields."""
-    status, body = snapshots.health(service_of(request))
+    status, body = snapshots.health(service_of(request).observe())
     return JSONResponse(body, status)
 
 

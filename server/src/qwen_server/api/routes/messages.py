@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from qwen_server.api.handler import GenerationRoute, generation
 from qwen_server.api.openapi.answers import computed, generated, request_body
+from qwen_server.api.routes.common import GenerationRoute, generation
 
 router = APIRouter(tags=["generation"], route_class=GenerationRoute)
 
@@ -29,7 +29,7 @@ _ANSWERS = generated(
 )
 async def messages(request: Request) -> Response:
     """Answers a conversation; with `stream`, as typed events, of which the last is `message_stop`."""
-    return await generation(request, "messages")
+    return generation(request, "messages")
 
 
 @router.post(
@@ -41,4 +41,4 @@ async def messages(request: Request) -> Response:
 )
 async def count_tokens(request: Request) -> Response:
     """How many tokens the prompt of such a message has."""
-    return await generation(request, "count_tokens")
+    return generation(request, "count_tokens")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from qwen_server.api.handler import service_of
 from qwen_server.api.openapi.answers import errors, json_answer, succeeds, text_answer
+from qwen_server.api.routes.common import service_of
 from qwen_server.observe import snapshots
 from qwen_server.observe.prometheus_page import CONTENT_TYPE, PrometheusPage
 
@@ -39,7 +39,7 @@ def _text(request: Request) -> Response:
 )
 async def metrics_json(request: Request) -> Response:
     """Everything that the server counts, as JSON."""
-    return JSONResponse(snapshots.metrics(service_of(request)))
+    return JSONResponse(snapshots.metrics(service_of(request).observe()))
 
 
 @router.get("/stats", summary="统计信息 (Statistics)", response_model=None, responses=_JSON_ANSWERS)

@@ -7,8 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from qwen_server.api.handler import bodies_of, service_of
 from qwen_server.api.openapi.answers import errors, json_answer, succeeds
+from qwen_server.api.routes.common import service_of
+from qwen_server.http.error_bodies import refused
 
 router = APIRouter(tags=["models"])
 
@@ -30,7 +31,7 @@ def _card(request: Request) -> dict[str, Any]:
     loading = "starting" in (service.lifecycle.state, service.engine.vitals().state)
     refusal = service.refusal() if loading else None
     if refusal is not None:  # what is served is known only once it is loaded
-        raise refusal
+        raise refused(refusal)
     info = service.engine.info
     return {
         "id": info.served_name,
@@ -59,5 +60,5 @@ async def list_models(request: Request) -> Response:
 async def get_model(request: Request) -> Response:
     """The model by its name; 404 for any other."""
     card = _card(request)
-    bodies_of(request).check_model(request.path_params["model_id"])
+    request.app.state.handler.bodies.check_model(request.path_params["model_id"])
     return JSONResponse(card)

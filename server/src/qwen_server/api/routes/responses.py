@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from qwen_server.api.handler import GenerationRoute, generation
 from qwen_server.api.openapi.answers import generated, request_body
+from qwen_server.api.routes.common import GenerationRoute, generation
 from qwen_server.http.error_bodies import client_error
 
 router = APIRouter(tags=["generation"], route_class=GenerationRoute)
@@ -25,7 +25,7 @@ _ANSWERS = generated(
 )
 async def responses(request: Request) -> Response:
     """Answers a text or a conversation; with `stream`, as typed events, of which the last is `response.completed`."""
-    return await generation(request, "responses")
+    return generation(request, "responses")
 
 
 @router.api_route("/v1/responses/{response_id}", methods=["GET", "DELETE"], include_in_schema=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from qwen_server.api.handler import GenerationRoute, generation
 from qwen_server.api.openapi.answers import computed, request_body
+from qwen_server.api.routes.common import GenerationRoute, generation
 
 router = APIRouter(tags=["generation"], route_class=GenerationRoute)
 
@@ -20,7 +20,7 @@ router = APIRouter(tags=["generation"], route_class=GenerationRoute)
 )
 async def tokenize(request: Request) -> Response:
     """The tokens that the model would be given."""
-    return await generation(request, "tokenize")
+    return generation(request, "tokenize")
 
 
 @router.post(
@@ -32,4 +32,4 @@ async def tokenize(request: Request) -> Response:
 )
 async def detokenize(request: Request) -> Response:
     """The text of token ids."""
-    return await generation(request, "detokenize")
+    return generation(request, "detokenize")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from typing import Any, Literal, NoReturn
 
 from vllm import envs
@@ -21,19 +18,21 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
+from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerFactory
 
+from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import EngineError, EngineInfo
-from qwen_server.engine.vllm.client import EngineProxy, stat_logger
+from qwen_server.engine.vllm.client import EngineProxy
 from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.model_family import Family, choose, detect
-from qwen_server.engine.vllm.patches.early_core import EarlyChild, EarlyContext
-from qwen_server.engine.vllm.patches.fast_metrics import EngineMetrics
-from qwen_server.engine.vllm.patches.spot_renderer import render_on_the_spot
+from qwen_server.engine.vllm.patches.early_core import EarlyChild, core_in
+from qwen_server.engine.vllm.patches.fast_metrics import FAST_METRICS, EngineMetrics
+from qwen_server.engine.vllm.patches.spot_renderer import SPOT_RENDERER, render_on_the_spot
+from qwen_server.engine.vllm.patches.step_heartbeat import STEP_HEARTBEAT, stat_logger
 from qwen_server.observe.tracing import prepare_environment
 
 _log = logging.getLogger(__name__)
@@ -55,6 +54,7 @@ class Parts:
     completion: OpenAIServingCompletion
     info: EngineInfo
     default_sampling: dict[str, Any]
+    patches: Patches
 
 
 class _Parser(FlexibleArgumentParser):
@@ -62,7 +62,7 @@ class _Parser(FlexibleArgumentParser):
         raise EngineError(f"vLLM's arguments (after --): {message}")
 
 
-def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild) -> Parts:
+def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, patches: Patches) -> Parts:
     """Loads the model, in `child`, and builds what serves it. Raises EngineError, or whatever vLLM raises."""
     device = _device(settings)
     if device == "cpu":
@@ -76,16 +76,19 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild) -> Parts:
     engine_args.reasoning_parser = choose(settings.reasoning_parser, family.reasoning_parser) or ""
     # Of vLLM's own loggers only: one sums up each step for lines that nobody asks it for, unless for details of each.
     engine_args.disable_log_stats = not engine_args.enable_logging_iteration_details
-    with _core_in(child):
+    stat_loggers: list[StatLoggerFactory] = [EngineMetrics if patches.use(FAST_METRICS) else PrometheusStatLogger]
+    if patches.use(STEP_HEARTBEAT):
+        stat_loggers.append(stat_logger(heartbeat))
+    with core_in(child):
         llm = AsyncLLM.from_engine_args(
             engine_args,
             # The default context gives the scheduler smaller batches than vLLM's own server has.
             usage_context=UsageContext.OPENAI_API_SERVER,
-            stat_loggers=[stat_logger(heartbeat), EngineMetrics],
+            stat_loggers=stat_loggers,
         )
     enable_envs_cache()  # vLLM reads its variables anew for each token otherwise
     try:
-        return _serving(settings, device, llm, EngineProxy(llm, heartbeat), family)
+        return _serving(settings, device, llm, EngineProxy(llm, heartbeat, patches), family=family, patches=patches)
     except BaseException:
         llm.shutdown(timeout=1)
         raise
@@ -151,32 +154,23 @@ def choose_executor(engine_args: AsyncEngineArgs, device: Literal["cuda", "cpu"]
         engine_args.distributed_executor_backend = f"{UniProcExecutor.__module__}.{UniProcExecutor.__qualname__}"
 
 
-@contextlib.contextmanager
-def _core_in(child: EarlyChild) -> Iterator[None]:
-    """Meanwhile the first engine core that vLLM starts runs in `child`. It has no argument for that."""
-    original = engine_utils.get_mp_context
-
-    def get_mp_context() -> BaseContext:
-        context = original()
-        return EarlyContext(child) if context.get_start_method() == "spawn" else context
-
-    engine_utils.get_mp_context = get_mp_context
-    try:
-        yield
-    finally:
-        engine_utils.get_mp_context = original
-
-
 def _traces_endpoint(settings: Settings) -> str | None:
     endpoint = settings.otlp_traces_endpoint
     return None if endpoint is None else prepare_environment(endpoint)
 
 
 def _serving(
-    settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, client: EngineProxy, family: Family
+    settings: Settings,
+    device: Literal["cuda", "cpu"],
+    llm: AsyncLLM,
+    client: EngineProxy,
+    *,
+    family: Family,
+    patches: Patches,
 ) -> Parts:
     config = llm.model_config
-    render_on_the_spot(llm.renderer)
+    if patches.use(SPOT_RENDERER):
+        render_on_the_spot(llm.renderer)
     parsers = {
         "tool_parser": choose(settings.tool_call_parser, family.tool_parser),
         "reasoning_parser": choose(settings.reasoning_parser, family.reasoning_parser) or "",
@@ -198,9 +192,9 @@ def _serving(
     options = {**common, **template, **parsers}
     chat = OpenAIServingChat(client, models, "assistant", **options)
     completion = OpenAIServingCompletion(client, models, **common)
-    info = _info(settings, device, llm, family)
+    info = _info(settings, device, llm, family, patches)
     default_sampling = config.get_diff_sampling_param()
-    return Parts(llm, client, plain, models, options, chat, completion, info, default_sampling)
+    return Parts(llm, client, plain, models, options, chat, completion, info, default_sampling, patches)
 
 
 def _family(engine_args: AsyncEngineArgs) -> Family:
@@ -220,7 +214,9 @@ def _family(engine_args: AsyncEngineArgs) -> Family:
     return detect(template, str(prompt))
 
 
-def _info(settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, family: Family) -> EngineInfo:
+def _info(
+    settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, family: Family, patches: Patches
+) -> EngineInfo:
     cache = llm.vllm_config.cache_config
     tokens = getattr(cache, "kv_cache_size_tokens", None) or (cache.num_gpu_blocks or 0) * (cache.block_size or 0)
     return EngineInfo(
@@ -230,12 +226,6 @@ def _info(settings: Settings, device: Literal["cuda", "cpu"], llm: AsyncLLM, fam
         max_num_seqs=llm.vllm_config.scheduler_config.max_num_seqs,
         kv_cache_tokens=int(tokens),
         device=device,
-        engine_version=_vllm_version(),
         chats_need_parsing=family.always_thinks and settings.reasoning_parser != "none",
+        patches=patches.in_use,
     )
-
-
-def _vllm_version() -> str:
-    from vllm.version import __version__  # noqa: PLC0415 - a name that would clash with our own
-
-    return str(__version__)

@@ -9,17 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwen_server.engine.vllm.patches.vllm_texts import CORE_ENDED, HEARSAY, WORKER_ENDED
+
 _TAIL_BYTES = 256 * 1024
 _CAUSE_LENGTH = 1000
-# What vLLM says when the true cause is told by another process.
-_HEARSAY = re.compile(
-    r"root cause|Executor failed|EngineDeadError|EngineCore encountered|Engine core initialization failed|"
-    r"initialization failed due to an exception in a background process|cancelled|WorkerProc hit an exception",
-    re.IGNORECASE,
-)
-
-
-_WORKER_ENDED = re.compile(r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d+|None)\)")
 # The words of torch's allocator on a CPU, of C++ and of the kernel, for what CUDA calls out of memory.
 _NO_MEMORY = re.compile(r"can't allocate memory|Cannot allocate memory|bad_alloc|MemoryError|OutOfMemory|_ALLOC_FAILED")
 
@@ -60,10 +53,10 @@ def cause_of(errors: Iterable[LoggedError], *, since: float, server: int) -> str
     """
     recent = [error for error in errors if error.time >= since and error.pid != server]
     for error in recent:
-        if error.error and not _HEARSAY.search(error.error):
+        if error.error and not HEARSAY.search(error.error):
             return one_line(error.error)
     for error in recent:
-        if not _HEARSAY.search(error.message):
+        if not HEARSAY.search(error.message):
             return one_line(error.message)
     return None
 
@@ -88,7 +81,7 @@ def _ending(code: int) -> str:
 def explain(error: BaseException) -> str:
     """An exception of vLLM's own as one line, without the decoration of pydantic's messages."""
     text = str(error).strip() or type(error).__name__
-    if failed := re.search(r"Failed core proc\(s\): \{'(\w+)': (-?\d+)\}", text):
+    if failed := CORE_ENDED.search(text):
         return f"{failed[1]} {_ending(int(failed[2]))}"
     match = re.search(r"validation errors? for \w+\s*(.*?)\s*\[type=", text, re.DOTALL)
     if match:
@@ -99,7 +92,7 @@ def explain(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """The text without line breaks and not too long; what clients and counters look for is named in the usual words."""
     flat = " ".join(text.split())
-    if ended := _WORKER_ENDED.search(flat):
+    if ended := WORKER_ENDED.search(flat):
         # Its parent may have been told of the end before it could read the code.
         unknown = "ended unexpectedly, perhaps killed for want of memory"
         return f"{ended[1]} {unknown if ended[2] == 'None' else _ending(int(ended[2]))}"

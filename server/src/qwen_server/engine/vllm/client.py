@@ -11,12 +11,12 @@ from typing import Any
 
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.metrics.loggers import StatLoggerBase
 
+from qwen_server.config.patches import Patches
 from qwen_server.engine.base import InvalidRequestError, Observer, Tap
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
-from qwen_server.engine.vllm.patches.output_tap import install, tapped
+from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapped
 from qwen_server.observe.tracing import current_headers
 
 
@@ -40,10 +40,10 @@ current_request: ContextVar[ObservedRequest | None] = ContextVar("current_reques
 class EngineProxy:
     """Everything of AsyncLLM, with `generate` measured. vLLM's serving objects take it for the engine."""
 
-    def __init__(self, llm: AsyncLLM, heartbeat: Heartbeat) -> None:
+    def __init__(self, llm: AsyncLLM, heartbeat: Heartbeat, patches: Patches) -> None:
         self._llm = llm
         self._generate: Callable[..., AsyncGenerator[RequestOutput, None]] = llm.generate
-        self._processor = install(llm)
+        self._processor = install(llm) if patches.use(OUTPUT_TAP) else None
         self._heartbeat = heartbeat
         self._traced = llm.observability_config.otlp_traces_endpoint is not None
 
@@ -72,7 +72,9 @@ class EngineProxy:
         options: dict[str, Any] = {"priority": priority}
         self._begin(options)
         outputs = self._generate(prompt, sampling_params, request_id, **options)
-        return outputs if tap is None else tapped(outputs, self._processor, request_id, tap)
+        if tap is None or self._processor is None:
+            return outputs
+        return tapped(outputs, self._processor, request_id, tap)
 
     def _begin(self, options: dict[str, Any]) -> None:
         self._heartbeat.on_request(time.monotonic(), self._llm.get_num_unfinished_requests())
@@ -99,33 +101,3 @@ async def _observed(
                 raise
             observed.observe(converted)
             yield output
-
-
-def stat_logger(heartbeat: Heartbeat) -> Callable[..., StatLoggerBase]:
-    """A factory for a logger that writes each scheduler step into `heartbeat`."""
-
-    class HeartbeatLogger(StatLoggerBase):
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-            """Nothing is configured."""
-
-        def record(
-            self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
-        ) -> None:
-            """Called once a step, also when the step brought no output."""
-            if scheduler_stats is None:
-                return
-            tokens = 0
-            if iteration_stats is not None:
-                tokens = iteration_stats.num_generation_tokens + iteration_stats.num_prompt_tokens
-            heartbeat.on_step(
-                time.monotonic(),
-                tokens=tokens,
-                kv_cache_usage=scheduler_stats.kv_cache_usage,
-                running=scheduler_stats.num_running_reqs,
-                waiting=scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs,
-            )
-
-        def log_engine_initialized(self) -> None:
-            """Nothing to say."""
-
-    return HeartbeatLogger

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import (
     EngineError,
@@ -33,7 +34,7 @@ from qwen_server.engine.base import (
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
 from qwen_server.engine.vllm import causes, environment
 from qwen_server.engine.vllm.heartbeat import Heartbeat
-from qwen_server.engine.vllm.patches.early_core import EarlyChild
+from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
 from qwen_server.engine.vllm.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class VllmEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._patches = Patches(settings.patches)
         self._heartbeat = Heartbeat()
         self._state: EngineState = "starting"
         self._death_cause: str | None = None
@@ -82,6 +84,7 @@ class VllmEngine:
         self._reserved = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._probes = 0
+        self._sees_steps = False
 
     @property
     def info(self) -> EngineInfo:
@@ -96,7 +99,9 @@ class VllmEngine:
     async def start(self) -> None:
         """Loads the model and warms it up. Raises EngineError with the cause, EngineGoneError if it was killed."""
         environment.prepare(self._folder, self._settings)
-        child = EarlyChild("EngineCore", environment.core_modules(self._settings))
+        child = None
+        if self._patches.use(EARLY_CORE):
+            child = EarlyChild("EngineCore", environment.core_modules(self._settings))
         loop = asyncio.get_running_loop()
         try:
             self._running = await loop.run_in_executor(self._builder, self._build, child)
@@ -115,18 +120,20 @@ class VllmEngine:
         self._state = "ready"
         self._keep(self._watch())
 
-    def _build(self, child: EarlyChild) -> _Running:
+    def _build(self, child: EarlyChild | None) -> _Running:
         # A fifth of the imports' time would be spent on looking for garbage among what they leave, in vain.
         gc.disable()
         try:
             # Imported here, in the thread: it takes seconds, and the event loop serves /health meanwhile.
             from qwen_server.engine.vllm.build import build  # noqa: PLC0415
             from qwen_server.engine.vllm.fast_path import FastPath  # noqa: PLC0415
+            from qwen_server.engine.vllm.patches.step_heartbeat import STEP_HEARTBEAT  # noqa: PLC0415
             from qwen_server.engine.vllm.reference_path import ReferencePath  # noqa: PLC0415
         finally:
             gc.enable()
-        parts = build(self._settings, self._heartbeat, child)
+        parts = build(self._settings, self._heartbeat, child, self._patches)
         cause = self._cause_of_death
+        self._sees_steps = self._patches.use(STEP_HEARTBEAT)
         return _Running(parts, FastPath(parts, cause), ReferencePath(parts, cause))
 
     def _start_failure(self, error: BaseException) -> str:
@@ -203,10 +210,12 @@ class VllmEngine:
         return self._death_cause
 
     def _exit_codes(self) -> dict[str, int | None]:
-        if self._running is None:
+        # Imported with vLLM, which is here once anything runs.
+        from qwen_server.engine.vllm.patches.exit_codes import EXIT_CODES, exit_codes  # noqa: PLC0415
+
+        if self._running is None or not self._patches.use(EXIT_CODES):
             return {}
-        manager = self._running.parts.llm.engine_core.resources.engine_manager
-        return {process.name: process.exitcode for process in getattr(manager, "processes", ())}
+        return exit_codes(self._running.parts.llm)
 
     async def _watch(self) -> None:
         """Pings the engine core, one ping at a time, watches its CPU time when it is quiet, keeps idle workers in use.
@@ -244,7 +253,7 @@ class VllmEngine:
             await self._loaded().parts.llm.is_sleeping()
         except Exception as error:  # noqa: BLE001 - an answer of any kind is a sign of life; death shows elsewhere
             _log.debug("ping: %r", error)
-        self._heartbeat.ping_sent_at = None
+        self._heartbeat.on_answered_ping(time.monotonic(), stands_for_a_step=not self._sees_steps)
 
     async def _quiet_probe(self) -> None:
         try:

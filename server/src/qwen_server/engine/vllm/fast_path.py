@@ -117,7 +117,6 @@ def _prepared(work: Work, request_id: str, arrival: float) -> Prepared:
         date(item, arrival)
     return Prepared(
         request_id=request_id,
-        arrival=arrival,
         prompt_tokens=sum(len(item["prompt_token_ids"]) for item in work.inputs),
         prompts=len(work.inputs),
         n=work.params[0].n,

@@ -20,12 +20,10 @@ class Heartbeat:
     ping_sent_at: float | None = None
     cpu_active_at: float | None = None
     kv_cache_usage: float = 0.0
-    running: int = 0
-    waiting: int = 0
     _cpu_seconds: Mapping[int, float] | None = None
     _cpu_seen_at: float = 0.0
 
-    def on_step(self, now: float, *, tokens: int, kv_cache_usage: float, running: int, waiting: int) -> None:
+    def on_step(self, now: float, *, tokens: int, kv_cache_usage: float) -> None:
         """The scheduler made a step that brought `tokens` prompt and output tokens.
 
         A long prompt is computed in chunks that bring no token until the last, but each takes up cache.
@@ -34,8 +32,12 @@ class Heartbeat:
             self.last_token_at = now
         self.last_step_at = now
         self.kv_cache_usage = kv_cache_usage
-        self.running = running
-        self.waiting = waiting
+
+    def on_answered_ping(self, now: float, *, stands_for_a_step: bool) -> None:
+        """The engine core answered, as it does between two steps; where steps are not seen, this stands for one."""
+        self.ping_sent_at = None
+        if stands_for_a_step:
+            self.last_step_at = self.last_token_at = now
 
     def on_request(self, now: float, unfinished: int) -> None:
         """A request goes to an engine that has `unfinished` others.

@@ -11,14 +11,17 @@ from pydantic import FailFast
 from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessage, AnthropicMessagesRequest
 from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
 from qwen_server.engine.base import EngineError, Kind
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import current_request
-from qwen_server.engine.vllm.serving_objects import Api, passed_on
+from qwen_server.engine.vllm.patches.vllm_texts import MESSAGES_ERROR_EVENT
+from qwen_server.engine.vllm.serving_objects import Api, RefusedError, passed_on
 
 _CHAT_ID = "chatcmpl-"
-_ERROR_EVENT = "event: error"
+# Since 0.33.
+_STREAMS_CHUNKS = hasattr(AnthropicServingMessages, "chat_completion_stream_generator_raw")
 _NAMES = {"response_format": "output_config", "max_completion_tokens": "max_tokens", "stop": "stop_sequences"}
 
 
@@ -27,7 +30,13 @@ class _Serving(AnthropicServingMessages):
 
     async def create_chat_completion(self, request: ChatCompletionRequest, raw_request: Any = None) -> Any:
         result = await super().create_chat_completion(request, raw_request)
-        return _noting_errors(result) if isinstance(result, AsyncGenerator) else result
+        if _STREAMS_CHUNKS or not isinstance(result, AsyncGenerator):
+            return result
+        return _noting_errors(passed_on(result))
+
+    def chat_completion_stream_generator_raw(self, *arguments: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        """What vLLM makes its events of since 0.33; before, it read the texts of a chat's stream."""
+        return _noting_errors(_accepted(super().chat_completion_stream_generator_raw(*arguments, **options)))
 
     def messages_full_converter(self, generator: ChatCompletionResponse) -> Any:
         for call in generator.choices[0].message.tool_calls:
@@ -48,12 +57,21 @@ class _CountRequest(AnthropicCountTokensRequest):
     messages: Annotated[list[AnthropicMessage], FailFast()]
 
 
-async def _noting_errors(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """The events of a chat, with errors left on the request."""
+async def _accepted(source: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """The chunks of a chat; an error among them is raised."""
+    async with aclosing(source):
+        async for chunk in source:
+            if isinstance(chunk, ErrorResponse):
+                raise RefusedError(chunk)
+            yield chunk
+
+
+async def _noting_errors(source: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """The same, with errors left on the request."""
     try:
-        async with aclosing(passed_on(source)) as events:
-            async for event in events:
-                yield event
+        async with aclosing(source):
+            async for item in source:
+                yield item
     except Exception as error:
         if (observed := current_request.get()) is not None and observed.error is None:
             observed.error = error
@@ -106,7 +124,7 @@ async def _events(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None
     begun = False
     async with aclosing(source):
         async for event in source:
-            if event.startswith(_ERROR_EVENT):
+            if event.startswith(MESSAGES_ERROR_EVENT):
                 raise _failure(event)
             yield event if begun else event.replace(f'"id":"{_CHAT_ID}', '"id":"msg_', 1)
             begun = True

@@ -18,7 +18,6 @@ class Merger:
         self._unreported: set[int] = set()
         self._unconfirmed: set[int] = set()
         self._prompts = 0
-        self._cached: dict[int, int] = {}
         self._first_token_at: float | None = None
 
     def add_prompt(self, n: int, *, constrained: bool = False) -> int:
@@ -43,8 +42,6 @@ class Merger:
             self._unconfirmed.discard(index)
         if result.finished:
             self._open.discard(index)
-        if result.num_cached_tokens:
-            self._cached[index] = result.num_cached_tokens
         metrics = result.metrics
         if metrics is not None and metrics.first_token_ts > 0:
             first = metrics.first_token_ts
@@ -66,7 +63,6 @@ class Merger:
                 for choice in result.outputs
             ),
             finished=not self._open,
-            cached_tokens=sum(self._cached.values()) if self._cached else 0,
             first_token_at=self._first_token_at,
             prompt_tokens=prompt_tokens,
         )

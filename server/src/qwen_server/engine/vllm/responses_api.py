@@ -4,30 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, FailFast, ValidationError
-from vllm.entrypoints.openai.responses.protocol import (
-    ResponseInputOutputItem,
-    ResponsesRequest,
-    _default_input_image_details,
-)
+from pydantic import ValidationError
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 
 from qwen_server.engine.base import InvalidRequestError, Kind
 from qwen_server.engine.vllm.build import Parts
+from qwen_server.engine.vllm.patches.first_bad_item import FIRST_BAD_ITEM, conversation_request
 from qwen_server.engine.vllm.serving_objects import Api
 
 # vLLM sends these before it has asked the engine. They wait, so that a refusal is still a real HTTP error.
 _OPENING = ("response.created", "response.in_progress")
-
-
-class _Conversation(ResponsesRequest):
-    """vLLM's, content to know of one item that is wrong: each is compared to some thirty kinds, which takes long."""
-
-    input: Annotated[
-        list[Annotated[ResponseInputOutputItem, BeforeValidator(_default_input_image_details)]], FailFast()
-    ]
 
 
 def responses_api(parts: Parts) -> dict[Kind, Api]:
@@ -35,9 +24,11 @@ def responses_api(parts: Parts) -> dict[Kind, Api]:
     serving = OpenAIServingResponses(parts.client, parts.models, **parts.serving_options)
     serving.enable_store = False  # whatever the environment says: vLLM's store never forgets anything
 
+    conversation = conversation_request() if parts.patches.use(FIRST_BAD_ITEM) else ResponsesRequest
+
     def request(body: dict[str, Any], request_id: str) -> ResponsesRequest:
         ours = {"request_id": request_id, "store": False, "input": _items(body["input"])}
-        model = ResponsesRequest if isinstance(body["input"], str) else _Conversation
+        model = ResponsesRequest if isinstance(body["input"], str) else conversation
         try:
             return model.model_validate(body | ours)
         except ValidationError as error:

@@ -14,8 +14,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 
 from qwen_server.engine.base import Kind
 from qwen_server.engine.vllm.build import Parts
-
-_ERROR_EVENT = 'data: {"error"'
+from qwen_server.engine.vllm.patches.vllm_texts import ERROR_EVENT
 
 
 class RefusedError(Exception):
@@ -36,7 +35,7 @@ async def passed_on(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, No
     """OpenAI's events as they are, but for the error events, which are raised: they may come before any other."""
     async with aclosing(source):
         async for event in source:
-            if event.startswith(_ERROR_EVENT):
+            if event.startswith(ERROR_EVENT):
                 error = json.loads(event.removeprefix("data: "))["error"]
                 raise RefusedError(ErrorResponse(error=ErrorInfo(**error)))
             yield event
@@ -72,22 +71,6 @@ def chat_and_completion(parts: Parts) -> dict[Kind, Api]:
         "chat": Api("messages", chat, parts.chat.create_chat_completion),
         "completion": Api("prompt", completion, parts.completion.create_completion),
     }
-
-
-def build(kind: Kind, parts: Parts) -> dict[Kind, Api]:
-    """Imports and builds what serves `kind`, and the kinds beside it. It may take seconds: run it in a thread."""
-    # Imported only once somebody asks: most servers never need them, and the start does not wait for them.
-    if kind == "responses":
-        from qwen_server.engine.vllm.responses_api import responses_api  # noqa: PLC0415
-
-        return responses_api(parts)
-    if kind in ("messages", "count_tokens"):
-        from qwen_server.engine.vllm.messages_api import messages_apis  # noqa: PLC0415
-
-        return messages_apis(parts)
-    from qwen_server.engine.vllm.tokenization_api import tokenization_apis  # noqa: PLC0415
-
-    return tokenization_apis(parts)
 
 
 def prompt_param_of(api: Api, body: Mapping[str, Any]) -> str:

@@ -14,24 +14,15 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from qwen_server.engine.base import EngineError, EngineGoneError, InvalidRequestError
 from qwen_server.engine.vllm.causes import explain, one_line
-
-# vLLM's names for what the client calls `messages` or `prompt`.
-_PROMPT_PARAMETERS = ("input_text", "input_tokens", "prompt_token_ids", "prompt")
-_FIELD = re.compile(r"[a-z_0-9]+")  # the branches of a union have the names of types
-_TOO_LONG = "maximum context length"
-# vLLM leaves the parameter out of some refusals.
-_PARAMETERS = (
-    (re.compile(r"^n must be"), "n"),
-    (re.compile(r"out of vocabulary"), ""),
-    (re.compile(r"[Cc]hat template"), "chat_template"),
-    (re.compile(r"multimodal"), ""),
-    (re.compile(r"tool[_ ]choice"), "tool_choice"),
-    (re.compile(r"[Gg]rammar|json_schema|structured.output|^Choice '"), "response_format"),
-    (re.compile(r"continue_final_message"), "continue_final_message"),
-    (re.compile(r"prompt cannot be empty"), ""),
+from qwen_server.engine.vllm.patches.vllm_texts import (
+    LEADING_NAME,
+    PARAMETERS,
+    PROMPT_PARAMETERS,
+    TOO_LONG,
+    TRAILING_DETAILS,
 )
-# Others begin with its name: `min_tokens must be less than...`.
-_LEADING_NAME = re.compile(r"([a-z]+(?:_[a-z]+)+) ")
+
+_FIELD = re.compile(r"[a-z_0-9]+")  # the branches of a union have the names of types
 
 
 @contextmanager
@@ -63,13 +54,13 @@ def of_response(response: Any, prompt_param: str) -> InvalidRequestError | Engin
 
 def invalid(message: str, param: str | None, status: int, prompt_param: str) -> InvalidRequestError:
     """A refusal in the client's words."""
-    message = re.sub(r" \((parameter|value)=.*\)$", "", message)
-    too_long = _TOO_LONG in message
+    message = TRAILING_DETAILS.sub("", message)
+    too_long = TOO_LONG in message
     if param is None:
-        leading = _LEADING_NAME.match(message)
+        leading = LEADING_NAME.match(message)
         otherwise = leading[1] if leading else None
-        param = next((name for pattern, name in _PARAMETERS if pattern.search(message)), otherwise)
-    if param in _PROMPT_PARAMETERS or param == "" or too_long:
+        param = next((name for pattern, name in PARAMETERS if pattern.search(message)), otherwise)
+    if param in PROMPT_PARAMETERS or param == "" or too_long:
         param = prompt_param
     return InvalidRequestError(
         message, param=param, code="context_length_exceeded" if too_long else None, status=status

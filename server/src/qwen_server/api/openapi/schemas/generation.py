@@ -10,7 +10,7 @@ from qwen_server.api.openapi.schemas.base import Open
 
 
 class Usage(Open):
-    """Counts of tokens."""
+    """Token counts."""
 
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
@@ -65,14 +65,14 @@ class CompletionAnswer(Open):
 
 
 class Delta(Open):
-    """What an answer gained."""
+    """The text that an answer gained."""
 
     role: Literal["assistant"] | None = Field(None, description="with the first text of each answer")
     content: str | None = None
 
 
 class ChatChunkChoice(Open):
-    """The gain of one of the answers."""
+    """The progress of one of the answers."""
 
     index: int = Field(ge=0)
     delta: Delta
@@ -92,7 +92,7 @@ class ChatChunk(Open):
 
 
 class CompletionChunkChoice(Open):
-    """The gain of one of the answers."""
+    """The progress of one of the answers."""
 
     text: str
     index: int = Field(ge=0)

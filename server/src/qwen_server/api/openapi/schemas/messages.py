@@ -10,7 +10,7 @@ from qwen_server.api.openapi.schemas.base import Exact, Open
 
 
 class MessagesUsage(Open):
-    """Counts of tokens."""
+    """Token counts."""
 
     input_tokens: int = Field(ge=0)
     output_tokens: int = Field(ge=0)
@@ -57,7 +57,7 @@ class AnthropicErrorDetail(Exact):
 
 
 class AnthropicError(Exact):
-    """A mistake that the client can mend, in Anthropic's shape."""
+    """A mistake of the client, in Anthropic's shape."""
 
     type: Literal["error"]
     error: AnthropicErrorDetail

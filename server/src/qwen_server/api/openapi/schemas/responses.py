@@ -10,7 +10,7 @@ from qwen_server.api.openapi.schemas.base import Open
 
 
 class ResponsesUsage(Open):
-    """Counts of tokens."""
+    """Token counts."""
 
     input_tokens: int = Field(ge=0)
     output_tokens: int = Field(ge=0)

@@ -19,11 +19,12 @@ import multiprocessing
 import os
 import signal
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import popen_spawn_posix, reduction, resource_tracker, spawn, util
-from multiprocessing.context import SpawnContext, SpawnProcess, set_spawning_popen
-from typing import Any
+from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess, set_spawning_popen
+from typing import Any, Final
 
+from qwen_server.config.patches import Patch, absent
 from qwen_server.engine.processes import die_with_parent
 
 _LENGTH = struct.Struct("!I")
@@ -39,6 +40,21 @@ READ_LATE = frozenset(
 )
 
 _log = logging.getLogger(__name__)
+
+
+def _missing() -> Iterator[str]:
+    yield from absent(popen_spawn_posix.Popen, "_fds", "_launch", "finalizer", "pid", "sentinel")
+    yield from absent(spawn, "get_command_line", "get_executable", "get_preparation_data", "spawn_main")
+    yield from absent(util, "Finalize", "_args_from_interpreter_flags", "close_fds")
+    yield from absent(resource_tracker, "getfd")
+
+
+EARLY_CORE: Final = Patch(
+    name="early-core",
+    gains="the first answer after half of the time (docs/decisions/0007)",
+    relies_on="multiprocessing's way to spawn, and that vLLM makes its processes by `engine.utils.get_mp_context`",
+    missing=_missing,
+)
 
 
 class EarlyChild:
@@ -100,6 +116,34 @@ class EarlyContext(SpawnContext):
         process = _EarlyProcess(*arguments, **options)
         process.early_child = self._child
         return process
+
+
+@contextlib.contextmanager
+def core_in(child: EarlyChild | None) -> Iterator[None]:
+    """Runs the first engine core that vLLM starts meanwhile in `child`, if there is one.
+
+    vLLM has no argument for that.
+    """
+    # Imported here: the child runs this module before it has imported vLLM.
+    from vllm.v1.engine import utils  # noqa: PLC0415
+
+    original = getattr(utils, "get_mp_context", None)
+    if child is None or original is None:
+        if child is not None:
+            _log.warning("vLLM does not start its processes as expected: the one started early is not used")
+            child.discard()
+        yield
+        return
+
+    def get_mp_context() -> BaseContext:
+        context: BaseContext = original()
+        return EarlyContext(child) if context.get_start_method() == "spawn" else context
+
+    utils.get_mp_context = get_mp_context
+    try:
+        yield
+    finally:
+        utils.get_mp_context = original
 
 
 class _EarlyProcess(SpawnProcess):

@@ -5,12 +5,65 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
+from prometheus_client import Histogram
 from vllm.v1.metrics.loggers import PrometheusStatLogger
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+
+from qwen_server.config.patches import Patch, absent, changed_parameters
 
 _CACHE_SECONDS = 0.1
+
+
+_RECORDED = ("self", "scheduler_stats", "iteration_stats", "mm_cache_stats", "engine_idx")
+_ITERATION = (
+    "finished_requests",
+    "inter_token_latencies_iter",
+    "max_num_generation_tokens_iter",
+    "n_params_iter",
+    "num_corrupted_reqs",
+    "num_generation_tokens",
+    "num_not_watermarked_reqs",
+    "num_preempted_reqs",
+    "num_watermark_skipped_reqs",
+    "num_watermarked_reqs",
+    "prompt_token_stats",
+    "time_to_first_tokens_iter",
+)
+_SCHEDULER = (
+    "connector_prefix_cache_stats",
+    "ec_connector_stats",
+    "kv_cache_eviction_events",
+    "kv_connector_stats",
+    "num_kv_fetch_reqs_by_stage",
+    "num_running_reqs",
+    "num_skipped_waiting_reqs",
+    "num_waiting_reqs",
+    "perf_stats",
+    "prefix_cache_stats",
+    "running_lora_adapters",
+    "spec_decoding_stats",
+    "waiting_lora_adapters",
+)
+_LOGGER = ("counter_generation_tokens", "histogram_inter_token_latency", "histogram_iteration_tokens")
+
+
+def _missing() -> Iterator[str]:
+    yield from changed_parameters(PrometheusStatLogger.record, *_RECORDED)
+    yield from absent(PrometheusStatLogger, *_LOGGER)
+    yield from absent(IterationStats, *_ITERATION)
+    yield from absent(SchedulerStats, *_SCHEDULER)
+    yield from absent(Histogram, "_buckets", "_sum", "_upper_bounds")
+
+
+FAST_METRICS: Final = Patch(
+    name="fast-metrics",
+    gains="most of the CPU time that vLLM's own metrics take at each step",
+    relies_on="vLLM's PrometheusStatLogger and the fields of its statistics; prometheus_client's Histogram",
+    missing=_missing,
+)
 
 
 class EngineMetrics(PrometheusStatLogger):

@@ -6,16 +6,36 @@ What is made is the same: vLLM has each method for threads and without.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
+from vllm.renderers import ChatParams
 from vllm.renderers.base import BaseRenderer
 from vllm.tokenizers.hf import ThreadSafeHFTokenizerMixin
+
+from qwen_server.config.patches import Patch, absent, changed_parameters
 
 # Half a millisecond on the event loop, or one of text that the tokenizer takes apart byte by byte.
 SHORT_CHARACTERS = 1024
 _CHARACTERS_AROUND = 64  # an empty message or prompt is work, too
 _TEMPLATE_ARGUMENTS = 16
+
+
+def _missing() -> Iterator[str]:
+    for render in (BaseRenderer.render_chat, BaseRenderer.render_chat_async):
+        yield from changed_parameters(render, "self", "conversations", "chat_params", "tok_params")
+    for render in (BaseRenderer.render_cmpl, BaseRenderer.render_cmpl_async):
+        yield from changed_parameters(render, "self", "prompts", "tok_params")
+    yield from absent(BaseRenderer, "mm_processor", "tokenizer")
+    yield from absent(ChatParams, "chat_template_kwargs")
+
+
+SPOT_RENDERER: Final = Patch(
+    name="spot-renderer",
+    gains="the first token of 16 short chats at a time after 7 ms instead of 19 (docs/decisions/0008)",
+    relies_on="vLLM's BaseRenderer has each method twice, for threads and without; its class may be exchanged",
+    missing=_missing,
+)
 
 
 class SpotRenderer(BaseRenderer[Any]):

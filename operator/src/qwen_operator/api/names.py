@@ -1,0 +1,70 @@
+"""Names, labels and annotations of everything that the operator creates."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from qwen_operator.api.qwenservice import GROUP
+
+MAX_NAME: Final = 63
+FIELD_MANAGER: Final = "qwen-operator"
+CONTAINER: Final = "server"
+PORT_NAME: Final = "http"
+PORT: Final = 8000
+
+SERVICE_LABEL: Final = f"{GROUP}/service"
+READINESS_GATE: Final = f"{GROUP}/slo-ready"
+RESTART_ANNOTATION: Final = f"{GROUP}/restart"
+CONFIG_HASH_ANNOTATION: Final = f"{GROUP}/config-hash"
+RESET_BUDGET_ANNOTATION: Final = f"{GROUP}/reset-restart-budget"
+TEMPLATE_HASH_ANNOTATION: Final = f"{GROUP}/template-hash"
+SPEC_HASH_ANNOTATION: Final = f"{GROUP}/spec-hash"
+OPERATOR_VERSION_ANNOTATION: Final = f"{GROUP}/operator-version"
+
+
+def child_name(service: str, suffix: str = "") -> str:
+    """`<service>` or `<service>-<suffix>`.
+
+    What is too long for a DNS label is cut and gets a hash.
+    """
+    full = f"{service}-{suffix}" if suffix else service
+    label = full.replace(".", "-")
+    if label[0].isdigit():  # the name of a Service must begin with a letter
+        label = f"qwen-{label}"
+    if label == full and len(full) <= MAX_NAME:
+        return full
+    digest = hashlib.sha256(full.encode()).hexdigest()[:8]
+    tail = f"-{digest}-{suffix}" if suffix else f"-{digest}"
+    return label[: MAX_NAME - len(tail)].rstrip("-") + tail
+
+
+def label_value(service: str) -> str:
+    """The service's name as a label value."""
+    return child_name(service)
+
+
+def selector_labels(service: str) -> dict[str, str]:
+    """The labels that select a service's pods. They are immutable in a Deployment."""
+    return {"app.kubernetes.io/name": "qwen-server", SERVICE_LABEL: label_value(service)}
+
+
+def child_labels(service: str) -> dict[str, str]:
+    """The labels of every child and pod."""
+    return {
+        "app.kubernetes.io/instance": label_value(service),
+        "app.kubernetes.io/managed-by": "qwen-operator",
+        "app.kubernetes.io/part-of": "qwen-vllm",
+        **selector_labels(service),
+    }
+
+
+def selector_string(service: str) -> str:
+    """The selector as text, for the scale subresource and list calls."""
+    return ",".join(f"{key}={value}" for key, value in sorted(selector_labels(service).items()))
+
+
+def service_url(service: str, namespace: str, port: int) -> str:
+    """The URL of the service for clients inside the cluster."""
+
+    return f"http://{child_name(service)}.{namespace}.svc:{port}"

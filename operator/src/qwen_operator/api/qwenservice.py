@@ -1,0 +1,166 @@
+"""The QwenService itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import Field, ValidationError
+
+from qwen_operator.api.alerting import AlertSpec, RemediationSpec
+from qwen_operator.api.base import ApiObject, ValidationRule, map_list, section
+from qwen_operator.api.core import Resources
+from qwen_operator.api.operations import (
+    AutoscalingSpec,
+    CacheSpec,
+    DisruptionSpec,
+    DrainSpec,
+    MonitoringSpec,
+    NetworkPolicySpec,
+    PodTemplate,
+    ProbesSpec,
+    RolloutSpec,
+    RouteSpec,
+    SchedulingSpec,
+    ServiceExposure,
+    SloSpec,
+)
+from qwen_operator.api.replica import AuthSpec, EngineSpec, GpuSpec, LimitsSpec, ModelSpec
+from qwen_operator.api.status import ServiceStatus
+
+GROUP: Final = "qwen-vllm.io"
+VERSION: Final = "v1alpha1"
+KIND: Final = "QwenService"
+PLURAL: Final = "qwenservices"
+
+
+class InvalidSpecError(Exception):
+    """A QwenService that the API server accepted but whose spec is not valid.
+
+    Attributes:
+        field: the path of the invalid field, such as `spec.engine.dtype`.
+
+        detail: what is wrong with it.
+    """
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(f"{field}: {detail}")
+        self.field = field
+        self.detail = detail
+
+
+class QwenServiceSpec(ApiObject):
+    """The desired state of a QwenService."""
+
+    checks = (
+        ValidationRule(
+            "!has(self.gpu.count) || self.engine.device != 'cuda' || "
+            "self.gpu.count >= self.engine.tensorParallelSize * self.engine.pipelineParallelSize",
+            "gpu.count must be at least engine.tensorParallelSize x engine.pipelineParallelSize",
+            lambda spec: (
+                spec.gpu.count is None or spec.engine.device != "cuda" or spec.gpu.count >= spec.engine.world_size
+            ),
+            "gpu.count",
+        ),
+        ValidationRule(
+            "!has(self.gpu.count) || self.gpu.count == 0 || self.engine.device != 'cpu'",
+            "gpu.count must be 0 or unset if engine.device is cpu: the GPUs would be idle",
+            lambda spec: not spec.gpu.count or spec.engine.device != "cpu",
+            "gpu.count",
+        ),
+    )
+
+    model: ModelSpec = Field(description="The model and the name that clients use for it.")
+    engine: EngineSpec = section(EngineSpec, "How vLLM runs the model.")
+    replicas: int = Field(default=1, ge=0, le=1000, description="Number of pods. An autoscaler writes this field, too.")
+    gpu: GpuSpec = section(GpuSpec, "The GPUs of one replica.")
+    resources: Resources = section(Resources, "Requests and limits of the server's container. GPUs come from gpu.")
+    limits: LimitsSpec = section(LimitsSpec, "What one replica accepts.")
+    auth: AuthSpec = section(AuthSpec, "Who may use the API.")
+    service: ServiceExposure = section(ServiceExposure, "The Service in front of the replicas.")
+    route: RouteSpec | None = Field(default=None, description="An HTTPRoute, created if the Gateway API is installed.")
+    scheduling: SchedulingSpec = section(SchedulingSpec, "Where the pods run.")
+    cache: CacheSpec | None = Field(
+        default=None, description="A volume that keeps downloaded weights. By default each pod downloads its own."
+    )
+    monitoring: MonitoringSpec = section(MonitoringSpec, "What Prometheus scrapes and evaluates.")
+    autoscaling: AutoscalingSpec | None = Field(default=None, description="Scaling by load. Off by default.")
+    disruption: DisruptionSpec = section(DisruptionSpec, "Voluntary disruptions, such as a node drain.")
+    network_policy: NetworkPolicySpec = section(NetworkPolicySpec, "Who may reach the pods.")
+    rollout: RolloutSpec = section(RolloutSpec, "How a change reaches the replicas.")
+    probes: ProbesSpec = section(ProbesSpec, "Overrides of the kubelet's probes.")
+    drain: DrainSpec = section(DrainSpec, "How a pod terminates.")
+    alerts: list[AlertSpec] = map_list(["name"], "Overrides of the alert catalogue, by name.", 32)
+    slo: SloSpec | None = Field(default=None, description="Service level objectives, for burn-rate alerts.")
+    remediation: RemediationSpec = section(RemediationSpec, "What the operator does about unhealthy replicas.")
+    pod_template: PodTemplate = section(PodTemplate, "Changes to the pod template, applied last.")
+
+    @property
+    def gpu_count(self) -> int:
+        """The number of GPUs of one replica; 0 on a CPU."""
+        if self.engine.device == "cpu":
+            return 0
+        return self.engine.world_size if self.gpu.count is None else self.gpu.count
+
+    @property
+    def min_ready_replicas(self) -> int:
+        """`remediation.minReadyReplicas` as a number of pods; percentages are rounded up."""
+        value = self.remediation.min_ready_replicas
+        return value if isinstance(value, int) else math.ceil(int(value[:-1]) * self.replicas / 100)
+
+    @property
+    def max_restarts(self) -> int:
+        """The restart budget as a number; by default 10 % of the replicas, from 3 to 20."""
+
+        value = self.remediation.restart_budget.max_restarts
+        if value is None:
+            return min(20, max(3, math.ceil(self.replicas / 10)))
+        return value if isinstance(value, int) else math.ceil(int(value[:-1]) * self.replicas / 100)
+
+
+@dataclass(frozen=True)
+class QwenService:
+    """One QwenService object."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    spec: QwenServiceSpec
+    status: ServiceStatus
+
+    @classmethod
+    def parse(cls, obj: Mapping[str, Any]) -> QwenService:
+        """Parses an object of the API. Raises InvalidSpecError, which names the field."""
+        metadata = obj["metadata"]
+        try:
+            spec = QwenServiceSpec.model_validate(obj.get("spec") or {})
+        except ValidationError as error:
+            raise _invalid(error) from error
+        return cls(
+            name=metadata["name"],
+            namespace=metadata.get("namespace", "default"),
+            uid=metadata.get("uid", ""),
+            generation=int(metadata.get("generation", 0)),
+            spec=spec,
+            status=parse_status(obj),
+        )
+
+
+def parse_status(obj: Mapping[str, Any]) -> ServiceStatus:
+    """The object's status. One that cannot be read (another version wrote it) counts as empty."""
+    try:
+        return ServiceStatus.model_validate(obj.get("status") or {})
+    except ValidationError:
+        return ServiceStatus()
+
+
+def _invalid(error: ValidationError) -> InvalidSpecError:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    context = first.get("ctx") or {}
+    if first["type"] == "rule" and context.get("field"):
+        path.append(str(context["field"]))
+    return InvalidSpecError(".".join(["spec", *path]), first["msg"])

@@ -1,0 +1,206 @@
+"""How one replica runs: spec.model, spec.engine, spec.gpu, spec.limits and spec.auth."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from qwen_operator.api.base import (
+    ApiObject,
+    CountOrAuto,
+    Duration,
+    ObjectName,
+    ShortText,
+    ValidationRule,
+    duration_field,
+)
+from qwen_operator.api.core import EnvVar, LocalObjectReference, SecretKeyRef
+
+SOURCES = ("builtin", "huggingFace", "modelScope", "pvc", "image")
+_RELATIVE_PATH = r"^[^/].*$|^$"
+
+
+class HuggingFaceSource(ApiObject):
+    """A repository on the Hugging Face Hub."""
+
+    repo: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+        description="The repository, such as Qwen/Qwen3-8B."
+    )
+    revision: ShortText = Field(default="main", description="Branch, tag or commit.")
+    token_secret_ref: SecretKeyRef | None = Field(
+        default=None, description="Access token for gated repositories. Defaults to anonymous access."
+    )
+
+
+class ModelScopeSource(ApiObject):
+    """A repository on ModelScope."""
+
+    repo: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+        description="The repository, such as Qwen/Qwen3-8B."
+    )
+    revision: ShortText = Field(default="master", description="Branch, tag or commit.")
+    token_secret_ref: SecretKeyRef | None = Field(
+        default=None, description="Access token. Defaults to anonymous access."
+    )
+
+
+class PvcSource(ApiObject):
+    """A folder of a volume that already holds the model."""
+
+    claim_name: ObjectName = Field(description="Name of the PersistentVolumeClaim. It is mounted read-only.")
+    path: Annotated[str, Field(max_length=1024, pattern=_RELATIVE_PATH)] = Field(
+        default="", description="Folder of the model in the volume. Empty means the root of the volume."
+    )
+
+
+class ImageSource(ApiObject):
+    """An OCI image or artifact with the model, mounted as an image volume (Kubernetes 1.33+)."""
+
+    reference: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="Reference of the image.")
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="When to pull the image."
+    )
+
+
+class ModelSource(ApiObject):
+    """Where the model comes from. Exactly one source must be set."""
+
+    checks = (
+        ValidationRule(
+            f"[{', '.join(f'has(self.{name})' for name in SOURCES)}].filter(given, given).size() == 1",
+            f"exactly one of {', '.join(SOURCES)} must be set",
+            lambda source: len(source.model_dump(exclude_none=True)) == 1,
+        ),
+    )
+
+    builtin: Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")] | None = Field(
+        default=None, description="A model that is part of the server's image, such as `news-classifier`."
+    )
+    hugging_face: HuggingFaceSource | None = Field(default=None, description="A repository on the Hugging Face Hub.")
+    model_scope: ModelScopeSource | None = Field(default=None, description="A repository on ModelScope.")
+    pvc: PvcSource | None = Field(default=None, description="A folder of a volume that already holds the model.")
+    image: ImageSource | None = Field(
+        default=None, description="An OCI image that holds the model (Kubernetes 1.33 or newer)."
+    )
+
+
+class ModelSpec(ApiObject):
+    """The model and the name that clients use for it."""
+
+    served_name: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(
+        default=None,
+        description="Name of the model in the API. Defaults to `qwen-NAME` for a built-in model, else to the last part "
+        "of the repository, path or image.",
+    )
+    source: ModelSource = Field(description="Where the model comes from. Exactly one source must be set.")
+
+
+class EngineSpec(ApiObject):
+    """How vLLM runs the model."""
+
+    device: Literal["cuda", "cpu"] = Field(default="cuda", description="Device that the model runs on.")
+    image: Annotated[str, Field(max_length=1024)] = Field(
+        default="", description="Image of the server. Empty uses the operator's default for the device."
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="When to pull the server's image."
+    )
+    image_pull_secrets: list[LocalObjectReference] = Field(
+        default_factory=list, max_length=16, description="Secrets for pulling from private registries."
+    )
+    tensor_parallel_size: int = Field(default=1, ge=1, le=1024, description="GPUs that share each layer.")
+    pipeline_parallel_size: int = Field(
+        default=1, ge=1, le=1024, description="Groups of GPUs that the layers are distributed over."
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=1, description="Maximum length of prompt plus answer, in tokens. Defaults to the model's own."
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Fraction of each GPU's memory that vLLM allocates. Ignored on a CPU."
+    )
+    dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
+        default="auto", description="Data type of weights and activations."
+    )
+    quantization: Annotated[str, Field(min_length=1, max_length=63)] | None = Field(
+        default=None, description="Quantization method of vLLM, such as fp8. Defaults to the model's own."
+    )
+    extra_args: list[Annotated[str, Field(max_length=4096)]] = Field(
+        default_factory=list,
+        max_length=64,
+        description="Additional flags of vLLM, one per item (`--max-num-seqs=64`). The server rejects flags that other "
+        "fields of the spec set.",
+    )
+    env: list[EnvVar] = Field(
+        default_factory=list,
+        max_length=128,
+        description="Additional environment variables of the server's container.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+
+    @property
+    def world_size(self) -> int:
+        """The number of GPUs that one replica needs."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+class GpuSpec(ApiObject):
+    """The GPUs of one replica."""
+
+    count: int | None = Field(
+        default=None,
+        ge=0,
+        le=1024,
+        description="GPUs per replica. Defaults to tensorParallelSize x pipelineParallelSize, and to 0 on a CPU.",
+    )
+    resource_name: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+        default="nvidia.com/gpu", description="Name of the extended resource for one GPU."
+    )
+
+
+class LimitsSpec(ApiObject):
+    """What one replica accepts."""
+
+    checks = (
+        ValidationRule(
+            "string(self.maxConcurrentRequests) != '0'",
+            "maxConcurrentRequests must be at least 1, or auto",
+            lambda limits: limits.max_concurrent_requests != 0,
+            "maxConcurrentRequests",
+        ),
+        ValidationRule(
+            "self.minTemperature <= self.maxTemperature",
+            "minTemperature must be at most maxTemperature",
+            lambda limits: limits.min_temperature <= limits.max_temperature,
+            "minTemperature",
+        ),
+        ValidationRule(
+            "self.defaultMaxTokens <= self.maxTokens",
+            "defaultMaxTokens must be at most maxTokens",
+            lambda limits: limits.default_max_tokens <= limits.max_tokens,
+            "defaultMaxTokens",
+        ),
+    )
+
+    max_concurrent_requests: CountOrAuto = Field(
+        default=3, description="Requests that run at the same time. `auto` follows the capacity of the KV cache."
+    )
+    max_queue_size: CountOrAuto = Field(
+        default=10, description="Requests that wait. Further requests get a 503. `auto` follows the completion rate."
+    )
+    queue_timeout: Duration = duration_field("30s", "How long a request may wait in the queue.")
+    default_max_tokens: int = Field(default=100, ge=1, description="max_tokens of requests that do not set it.")
+    max_tokens: int = Field(default=512, ge=1, description="Maximum for max_tokens.")
+    min_temperature: float = Field(default=0.0, ge=0, le=2, description="Minimum for temperature.")
+    max_temperature: float = Field(default=1.0, ge=0, le=2, description="Maximum for temperature.")
+    rate_limit: Annotated[str, Field(max_length=32, pattern=r"^[1-9][0-9]*/(second|minute|hour)$")] | None = Field(
+        default=None, description="Requests per client and replica, such as 600/minute. Defaults to unlimited."
+    )
+
+
+class AuthSpec(ApiObject):
+    """Who may use the API."""
+
+    api_key_secret_ref: LocalObjectReference | None = Field(
+        default=None, description="A Secret whose values are API keys. By default no key is required."
+    )

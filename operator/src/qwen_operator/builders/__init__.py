@@ -1,1 +1,0 @@
-"""Builders of the children: one file a child, pure, plain dicts out."""

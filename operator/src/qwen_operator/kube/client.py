@@ -1,0 +1,273 @@
+"""The Kubernetes API, with plain dicts. The only module that imports the Kubernetes client.
+
+Permissions that the operator needs (the chart grants exactly these):
+
+| API group             | resources                         | verbs                                           |
+|-----------------------|-----------------------------------|-------------------------------------------------|
+| qwen-vllm.io          | qwenservices                      | get, list, watch                                |
+| qwen-vllm.io          | qwenservices/status               | patch                                           |
+| qwen-vllm.io          | qwenservices/finalizers           | update (for blockOwnerDeletion on the children) |
+| core                  | pods                              | get, list, watch, patch (annotations)           |
+| core                  | pods/status                       | patch (the readiness gate)                      |
+| core                  | pods/eviction                     | create                                          |
+| core                  | services, configmaps              | get, list, watch, create, patch, delete         |
+| core                  | events                            | create, patch                                   |
+| core                  | nodes (optional)                  | get (whether the node of a pod is ready)        |
+| apps                  | deployments                       | get, list, watch, create, patch, delete         |
+| apps                  | replicasets                       | list                                            |
+| policy                | poddisruptionbudgets              | get, list, watch, create, patch, delete         |
+| monitoring.coreos.com | servicemonitors, prometheusrules  | get, list, watch, create, patch, delete         |
+| networking.k8s.io     | networkpolicies                   | get, list, watch, create, patch, delete         |
+| autoscaling           | horizontalpodautoscalers          | get, list, watch, create, patch, delete         |
+| gateway.networking.k8s.io | httproutes                    | get, list, watch, create, patch, delete         |
+| core                  | persistentvolumeclaims            | get, list, watch, create, patch (never deleted) |
+| coordination.k8s.io   | leases (in its own namespace)     | get, create, update                             |
+
+Discovery (`/apis/<group>/<version>`) is open to every authenticated client. A test compares the
+chart with this table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from qwen_operator.api.names import FIELD_MANAGER
+from qwen_operator.api.objects import Object
+from qwen_operator.kube.errors import KubeError, NotFoundError, error_of
+from qwen_operator.kube.resources import PODS, Resource, resource_for
+
+PatchType = Literal["merge", "strategic"]
+
+REQUEST_TIMEOUT: Final = 15.0
+WATCH_SECONDS: Final = 240
+WATCH_SILENCE: Final = 100.0
+"""A watch gets a bookmark about every minute.
+
+One that is silent for longer is considered broken.
+"""
+
+_CONTENT_TYPES: Final = {
+    "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+    "apply": "application/apply-patch+yaml",
+}
+
+
+class WatchEvent(NamedTuple):
+    """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, and the object."""
+
+    type: str
+    object: Object
+
+
+async def _load(kubeconfig: str | None) -> Any:
+    configuration = client.Configuration()
+    if kubeconfig:
+        await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)
+    else:
+        config.load_incluster_config(client_configuration=configuration)
+    return configuration
+
+
+class KubeClient:
+    """The API of one cluster. Every call has a timeout and raises nothing but `KubeError`."""
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+
+    @classmethod
+    async def connect(cls, kubeconfig: str | None = None) -> Self:
+        """Connects with a kubeconfig (the argument or KUBECONFIG) or the pod's ServiceAccount."""
+
+        return cls(client.ApiClient(await _load(kubeconfig or os.environ.get("KUBECONFIG"))))
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._api.close()
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
+        """One object."""
+        return await self._call("GET", resource.path(namespace, name))
+
+    async def list(
+        self, resource: Resource, namespace: str | None = None, selector: str | None = None
+    ) -> tuple[Sequence[Object], str]:
+        """The objects that a label selector matches, and the resourceVersion to watch from."""
+        query = {"labelSelector": selector} if selector else {}
+        answer = await self._call("GET", resource.path(namespace), query, timeout=60.0)
+        items = [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in answer["items"]]
+        return items, answer["metadata"]["resourceVersion"]
+
+    async def watch(
+        self, resource: Resource, version: str, namespace: str | None = None, selector: str | None = None
+    ) -> AsyncIterator[WatchEvent]:
+        """The changes after a resourceVersion, including bookmarks.
+
+        A watch ends after some minutes. The caller continues from the last resourceVersion.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        if selector:
+            query["labelSelector"] = selector
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT, sock_read=WATCH_SILENCE)
+        response = await self._send(
+            "GET", resource.path(namespace), query, body=None, content_type=None, timeout=timeout
+        )
+        try:
+            async for line in _lines(response):
+                event = _event(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise error_of(int(status.get("code", 500)), json.dumps(status).encode())
+                yield WatchEvent(event["type"], event["object"])
+        finally:
+            response.close()
+
+    async def create(self, obj: Object) -> Object:
+        """Creates an object. Raises `ConflictError` if it exists."""
+        resource = resource_for(obj)
+        return await self._call("POST", resource.path(obj["metadata"].get("namespace")), body=obj)
+
+    async def replace(self, obj: Object) -> Object:
+        """Replaces an object.
+
+        Raises `ConflictError` if its resourceVersion is not the current one.
+        """
+        metadata = obj["metadata"]
+        return await self._call("PUT", resource_for(obj).path(metadata.get("namespace"), metadata["name"]), body=obj)
+
+    async def apply(self, obj: Object, *, dry_run: bool = False) -> Object:
+        """Applies an object (server-side apply). Fields that are no longer applied are removed."""
+        metadata = obj["metadata"]
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        if dry_run:
+            query["dryRun"] = "All"
+        path = resource_for(obj).path(metadata.get("namespace"), metadata["name"])
+        return await self._call("PATCH", path, query, body=obj, content_type=_CONTENT_TYPES["apply"], timeout=30.0)
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str,
+        body: Object,
+        *,
+        kind: PatchType = "merge",
+        subresource: str | None = None,
+    ) -> Object:
+        """Merges fields into an object.
+
+        A resourceVersion or UID in the body is a precondition: `ConflictError` if it does not
+        match.
+        """
+        path = resource.path(namespace, name, subresource)
+        return await self._call(
+            "PATCH", path, {"fieldManager": FIELD_MANAGER}, body=body, content_type=_CONTENT_TYPES[kind]
+        )
+
+    async def delete(self, resource: Resource, name: str, namespace: str, *, uid: str | None = None) -> None:
+        """Deletes an object and, in the background, what it owns.
+
+        A missing object is not an error.
+        """
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        try:
+            await self._call("DELETE", resource.path(namespace, name), body=options)
+        except NotFoundError:
+            return
+
+    async def evict(self, pod: str, namespace: str, *, uid: str, grace_seconds: int | None = None) -> None:
+        """Evicts a pod.
+
+        Raises `TooManyRequestsError` if a PodDisruptionBudget forbids it, and `ConflictError` if
+        the pod has another UID.
+        """
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": namespace},
+            "deleteOptions": options,
+        }
+        await self._call("POST", PODS.path(namespace, pod, "eviction"), body=body)
+
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the cluster serves this API."""
+        try:
+            answer = await self._call("GET", f"/apis/{resource.api_version}")
+        except NotFoundError:
+            return False
+        return any(item["name"] == resource.plural for item in answer.get("resources", ()))
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        body: Object | None = None,
+        content_type: str | None = None,
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> Object:
+        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
+        response = await self._send(method, path, query or {}, body=body, content_type=content_type, timeout=limits)
+        try:
+            answer = json.loads(await response.read())
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise KubeError(0, f"{method} {path}: {error or type(error).__name__}") from error
+        return answer if isinstance(answer, dict) else {}
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        body: Object | None,
+        content_type: str | None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        headers = {"Accept": "application/json", "User-Agent": "qwen-operator"}
+        if body is not None:
+            headers["Content-Type"] = content_type or "application/json"
+        try:
+            await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+            wrapped = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
+            response: aiohttp.ClientResponse = wrapped.response
+            if response.status >= 400:
+                raise error_of(response.status, await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise KubeError(0, f"{method} {path}: {error or type(error).__name__}") from error
+        return response
+
+
+def _event(line: bytes) -> Object:
+    try:
+        event: Object = json.loads(line)
+    except ValueError as error:
+        raise KubeError(0, f"the watch was interrupted within a line: {error}") from error
+    return event
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        while line := await response.content.readline():
+            yield line
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise KubeError(0, f"the watch was interrupted: {error or type(error).__name__}") from error

@@ -1,0 +1,1 @@
+"""Decides which objects must exist for a QwenService, and builds them. Pure."""

@@ -1,0 +1,1 @@
+"""Builders of the children, one file each. Pure: they return plain dicts."""

@@ -1,0 +1,133 @@
+"""The Deployment that runs the replicas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from qwen_operator.api import QwenService, QwenServiceSpec
+from qwen_operator.api.names import (
+    OPERATOR_VERSION_ANNOTATION,
+    SPEC_HASH_ANNOTATION,
+    TEMPLATE_HASH_ANNOTATION,
+    selector_labels,
+)
+from qwen_operator.api.objects import Object
+from qwen_operator.planning.builders.common import child, stable_hash
+from qwen_operator.planning.builders.pod import pod_template
+
+# The sections of the spec that affect pods. The others (replicas, alerts, ...) never restart a pod.
+_POD_SECTIONS: Final = {
+    "model", "engine", "gpu", "resources", "limits", "auth", "scheduling", "cache", "probes", "drain", "pod_template",
+}  # fmt: skip
+_IntOrPercent = int | str
+
+
+def build_deployment(service: QwenService, image: str, operator_version: str) -> Object:
+    """The Deployment. Its annotations record what its pod template was built from."""
+    spec = service.spec
+    template = pod_template(service.name, spec, image)
+    surge, unavailable = rollout_numbers(spec)
+    return child(
+        service,
+        "apps/v1",
+        "Deployment",
+        annotations={
+            TEMPLATE_HASH_ANNOTATION: stable_hash(template),
+            SPEC_HASH_ANNOTATION: spec_hash(spec),
+            OPERATOR_VERSION_ANNOTATION: operator_version,
+        },
+        spec={
+            "replicas": spec.replicas,
+            "selector": {"matchLabels": selector_labels(service.name)},
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable},
+            },
+            "minReadySeconds": spec.rollout.min_ready_seconds,
+            "progressDeadlineSeconds": progress_deadline(spec),
+            "template": template,
+        },
+    )
+
+
+def keep_template(desired: Object, live: Mapping[str, Any]) -> Object:
+    """The desired Deployment with the live pod template and the annotations that describe it."""
+
+    recorded = live["metadata"].get("annotations") or {}
+    names = (TEMPLATE_HASH_ANNOTATION, SPEC_HASH_ANNOTATION, OPERATOR_VERSION_ANNOTATION)
+    annotations = {**desired["metadata"]["annotations"], **{name: recorded[name] for name in names if name in recorded}}
+    template = dict(live["spec"]["template"])
+    template["metadata"] = {key: value for key, value in template["metadata"].items() if key != "creationTimestamp"}
+    return {
+        **desired,
+        "metadata": {**desired["metadata"], "annotations": annotations},
+        "spec": {**desired["spec"], "template": template},
+    }
+
+
+def only_operator_changed(desired: Object, live: Mapping[str, Any]) -> bool:
+    """Whether only the operator's version or its default images would change the pod template."""
+
+    recorded = live["metadata"].get("annotations") or {}
+    wanted = desired["metadata"]["annotations"]
+    made_from = recorded.get(TEMPLATE_HASH_ANNOTATION)
+    return bool(
+        made_from
+        and made_from != wanted[TEMPLATE_HASH_ANNOTATION]
+        and recorded.get(SPEC_HASH_ANNOTATION) == wanted[SPEC_HASH_ANNOTATION]
+    )
+
+
+def spec_hash(spec: QwenServiceSpec) -> str:
+    """A hash of what the spec says about pods.
+
+    A new field with its default value does not change it.
+    """
+    written = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=_POD_SECTIONS)
+    return stable_hash(
+        {
+            **written,
+            "startupTimeout": spec.rollout.startup_timeout.total_seconds(),
+            "readinessGate": spec.remediation.readiness_gate,
+        }
+    )
+
+
+def rollout_numbers(spec: QwenServiceSpec) -> tuple[_IntOrPercent, _IntOrPercent]:
+    """(maxSurge, maxUnavailable). On GPUs a pod is deleted before its successor is created, because
+    usually there is no spare GPU.
+    """
+    surge = spec.rollout.max_surge
+    unavailable = spec.rollout.max_unavailable
+    if surge is None:
+        surge = 0 if spec.gpu_count and unavailable not in (0, "0%") else 1
+    if unavailable is None:
+        unavailable = 1 if surge in (0, "0%") else 0
+    return surge, unavailable
+
+
+def rollout_means_downtime(spec: QwenServiceSpec) -> bool:
+    """Whether all replicas may be unavailable at once during a rollout."""
+    if spec.replicas == 0:
+        return False
+    surge, unavailable = rollout_numbers(spec)
+    gone = _scaled(unavailable, spec.replicas, math.floor)
+    if gone == 0 and _scaled(surge, spec.replicas, math.ceil) == 0:
+        gone = 1  # as Kubernetes does if both are 0
+
+    return gone >= spec.replicas
+
+
+def _scaled(value: _IntOrPercent, replicas: int, rounding: Any) -> int:
+    return value if isinstance(value, int) else int(rounding(int(value[:-1]) * replicas / 100))
+
+
+def progress_deadline(spec: QwenServiceSpec) -> int:
+    """Seconds after which a rollout without progress counts as stalled."""
+    return math.ceil(
+        spec.rollout.startup_timeout.total_seconds()
+        + spec.rollout.min_ready_seconds
+        + spec.drain.timeout.total_seconds()
+    )

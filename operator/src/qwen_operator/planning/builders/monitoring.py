@@ -1,0 +1,29 @@
+"""The ServiceMonitor."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from qwen_operator.api import QwenService, format_duration
+from qwen_operator.api.names import PORT_NAME, selector_labels
+from qwen_operator.api.objects import Object
+from qwen_operator.planning.builders.common import child
+
+
+def build_service_monitor(service: QwenService) -> Object:
+    """The ServiceMonitor. Every pod is scraped, including those that are out of rotation."""
+
+    monitoring = service.spec.monitoring
+    endpoint = {
+        "port": PORT_NAME,
+        "path": "/metrics/prometheus",
+        "interval": format_duration(monitoring.interval),
+        "scrapeTimeout": format_duration(min(monitoring.interval, timedelta(seconds=10))),
+    }
+    return child(
+        service,
+        "monitoring.coreos.com/v1",
+        "ServiceMonitor",
+        labels=monitoring.labels,
+        spec={"selector": {"matchLabels": selector_labels(service.name)}, "endpoints": [endpoint]},
+    )

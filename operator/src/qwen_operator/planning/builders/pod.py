@@ -1,0 +1,198 @@
+"""The pod template."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from qwen_operator.api import QwenServiceSpec
+from qwen_operator.api.names import (
+    CONTAINER,
+    PORT,
+    PORT_NAME,
+    READINESS_GATE,
+    child_labels,
+    child_name,
+    selector_labels,
+)
+from qwen_operator.api.objects import Object
+from qwen_operator.api.operations import ProbeSpec
+from qwen_operator.planning.builders.arguments import (
+    ALERTS_FOLDER,
+    API_KEYS_FOLDER,
+    PODINFO_FOLDER,
+    cpu_threads,
+    server_arguments,
+)
+from qwen_operator.planning.builders.merge import merge
+from qwen_operator.planning.builders.source import CACHE_PATH, resolve_source
+
+USER: Final = 65532
+# A terminating pod gets new connections until its endpoint is removed everywhere. It still answers.
+ENDPOINT_SECONDS: Final = 5
+EXIT_SECONDS: Final = 25
+_PROBES: Final[dict[str, Object]] = {
+    "startup": {"path": "/health/ready", "periodSeconds": 5, "timeoutSeconds": 5},
+    "readiness": {"path": "/health/ready", "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
+    "liveness": {"path": "/health/live", "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
+}
+
+
+def pod_template(name: str, spec: QwenServiceSpec, image: str) -> Object:
+    """The template of a service's pods, with `podTemplate` merged in.
+
+    Selector labels always win.
+    """
+    extra = spec.pod_template
+    metadata: Object = {"labels": {**extra.metadata.labels, **child_labels(name)}}
+    if extra.metadata.annotations:
+        metadata["annotations"] = dict(extra.metadata.annotations)
+    return {"metadata": metadata, "spec": merge(_pod_spec(name, spec, image), extra.spec)}
+
+
+def _pod_spec(name: str, spec: QwenServiceSpec, image: str) -> Object:
+    pod: Object = {
+        "automountServiceAccountToken": False,
+        # A Service called `qwen` would otherwise set QWEN_PORT in the server's environment.
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationGracePeriodSeconds": termination_seconds(spec),
+        "containers": [_container(spec, image)],
+        "volumes": _volumes(name, spec),
+        **_scheduling(name, spec),
+    }
+    if spec.remediation.readiness_gate == "Enabled":
+        pod["readinessGates"] = [{"conditionType": READINESS_GATE}]
+    if spec.engine.image_pull_secrets:
+        pod["imagePullSecrets"] = [secret.to_dict() for secret in spec.engine.image_pull_secrets]
+    return pod
+
+
+def termination_seconds(spec: QwenServiceSpec) -> int:
+    """The grace period: endpoints are removed, requests finish, processes exit."""
+    return ENDPOINT_SECONDS + math.ceil(spec.drain.timeout.total_seconds()) + EXIT_SECONDS
+
+
+def _container(spec: QwenServiceSpec, image: str) -> Object:
+    return {
+        "name": CONTAINER,
+        "image": image,
+        "imagePullPolicy": spec.engine.image_pull_policy,
+        "args": server_arguments(spec),
+        "env": _environment(spec),
+        "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
+        "resources": _resources(spec),
+        "startupProbe": _probe("startup", spec.probes.startup, spec.rollout.startup_timeout.total_seconds()),
+        "readinessProbe": _probe("readiness", spec.probes.readiness),
+        "livenessProbe": _probe("liveness", spec.probes.liveness),
+        "lifecycle": {"preStop": {"sleep": {"seconds": ENDPOINT_SECONDS}}},
+        "volumeMounts": _mounts(spec),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+
+
+def _probe(kind: str, overrides: ProbeSpec, budget_seconds: float = 0) -> Object:
+    """A probe with the service's overrides. The startup probe fails after `budget_seconds`."""
+    numbers = {**_PROBES[kind], **overrides.to_dict()}
+    path = numbers.pop("path")
+    if "failureThreshold" not in numbers:
+        numbers["failureThreshold"] = max(1, math.ceil(budget_seconds / numbers["periodSeconds"]))
+    return {"httpGet": {"path": path, "port": PORT_NAME}, **numbers}
+
+
+def _resources(spec: QwenServiceSpec) -> Object:
+    requests, limits = dict(spec.resources.requests), dict(spec.resources.limits)
+    if spec.gpu_count:
+        requests[spec.gpu.resource_name] = limits[spec.gpu.resource_name] = str(spec.gpu_count)
+    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+
+
+def _environment(spec: QwenServiceSpec) -> list[Object]:
+    environment: list[Object] = [
+        {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the only writable folder of the container
+        {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+    ]
+    if spec.engine.device == "cpu":
+        # vLLM would bind its threads to core 0, for which two pods on one node would compete.
+        environment += [
+            {"name": "OMP_NUM_THREADS", "value": str(cpu_threads(spec))},
+            {"name": "VLLM_CPU_OMP_THREADS_BIND", "value": "nobind"},
+        ]
+    elif spec.cache is not None:
+        # vLLM keeps compiled kernels there.
+        environment.append({"name": "VLLM_CACHE_ROOT", "value": f"{CACHE_PATH}/vllm"})
+
+    environment += resolve_source(spec).env
+    return list(merge({"env": environment}, {"env": [item.to_dict() for item in spec.engine.env]})["env"])
+
+
+def _volumes(name: str, spec: QwenServiceSpec) -> list[Object]:
+    annotations = {"path": "annotations", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations"}}
+    volumes: list[Object] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "alerts", "configMap": {"name": child_name(name, "alerts")}},
+        {"name": "podinfo", "downwardAPI": {"items": [annotations]}},
+    ]
+    if spec.auth.api_key_secret_ref:
+        volumes.append({"name": "api-keys", "secret": {"secretName": spec.auth.api_key_secret_ref.name}})
+    if spec.cache is not None:
+        claim = spec.cache.existing_claim or child_name(name, "cache")
+        volumes.append({"name": "cache", "persistentVolumeClaim": {"claimName": claim}})
+    return [*volumes, *resolve_source(spec).volumes]
+
+
+def _mounts(spec: QwenServiceSpec) -> list[Object]:
+    mounts: list[Object] = [
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own emptyDir
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - likewise, in memory
+        {"name": "alerts", "mountPath": ALERTS_FOLDER, "readOnly": True},
+        {"name": "podinfo", "mountPath": PODINFO_FOLDER, "readOnly": True},
+    ]
+    if spec.auth.api_key_secret_ref:
+        mounts.append({"name": "api-keys", "mountPath": API_KEYS_FOLDER, "readOnly": True})
+    if spec.cache is not None:
+        mounts.append({"name": "cache", "mountPath": CACHE_PATH})
+    return [*mounts, *resolve_source(spec).mounts]
+
+
+def _scheduling(name: str, spec: QwenServiceSpec) -> Object:
+    given = spec.scheduling.to_dict()
+    tolerations = given["tolerations"]
+    if spec.gpu_count:
+        # Nodes with GPUs usually have a taint with the name of the resource.
+        tolerations = [
+            {"key": spec.gpu.resource_name, "operator": "Exists", "effect": "NoSchedule"},
+            *tolerations,
+        ]
+    scheduling = {**given, "tolerations": tolerations, "topologySpreadConstraints": _spread(name, spec)}
+    return {key: value for key, value in scheduling.items() if value}
+
+
+def _spread(name: str, spec: QwenServiceSpec) -> list[Object]:
+    pods = {"matchLabels": selector_labels(name)}
+    given = [constraint.to_dict() for constraint in spec.scheduling.topology_spread_constraints]
+    if given:
+        return [{"labelSelector": pods, **constraint} for constraint in given]
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": pods,
+            "matchLabelKeys": ["pod-template-hash"],  # do not count the old pods of a rollout
+        }
+        for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    ]

@@ -1,0 +1,223 @@
+"""Which objects must exist for a QwenService, from its spec and facts about the cluster. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from qwen_operator.api import QwenService
+from qwen_operator.api.names import child_name
+from qwen_operator.api.objects import Object
+from qwen_operator.api.operations import CacheSpec
+from qwen_operator.planning.builders.autoscaler import build_autoscaler
+from qwen_operator.planning.builders.claim import build_cache_claim
+from qwen_operator.planning.builders.configmap import build_alerts_configmap
+from qwen_operator.planning.builders.deployment import (
+    build_deployment,
+    keep_template,
+    only_operator_changed,
+    rollout_means_downtime,
+    rollout_numbers,
+)
+from qwen_operator.planning.builders.disruption import budgets_of_others, build_disruption_budget
+from qwen_operator.planning.builders.monitoring import build_service_monitor
+from qwen_operator.planning.builders.networkpolicy import build_network_policy
+from qwen_operator.planning.builders.prometheusrule import build_prometheus_rule
+from qwen_operator.planning.builders.selectors import selects
+from qwen_operator.planning.builders.service import build_http_route, build_service
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What planning needs to know about the cluster.
+
+    Attributes:
+        operator_version: the version of the operator.
+        server_images: the server's image by device (`cpu`, `cuda`).
+        operator_namespace: where the operator runs, for NetworkPolicies.
+        has_service_monitor, has_prometheus_rule, has_http_route: whether these APIs are installed.
+        live_deployment: the service's current Deployment, None if there is none.
+        budgets: the PodDisruptionBudgets of the namespace. One of the user's that selects the pods
+            replaces ours.
+        claims: the known PersistentVolumeClaims of the namespace, by name. Only their access modes
+            matter.
+        prometheuses: the Prometheus objects of the cluster, None if they are not known.
+    """
+
+    operator_version: str
+    server_images: Mapping[str, str]
+    operator_namespace: str = ""
+    has_service_monitor: bool = False
+    has_prometheus_rule: bool = False
+    has_http_route: bool = False
+    live_deployment: Mapping[str, Any] | None = None
+    budgets: Sequence[Mapping[str, Any]] = ()
+    claims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prometheuses: Sequence[Mapping[str, Any]] | None = None
+
+
+class Reference(NamedTuple):
+    """An object in the service's namespace."""
+
+    api_version: str
+    kind: str
+    name: str
+
+
+class PlanWarning(NamedTuple):
+    """A problem in the spec that its author should know. It becomes a condition and an Event."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The result of planning.
+
+    Attributes:
+        children: objects to apply, in this order, with owner references (except a retained claim).
+        removed: objects that must not exist. Only those that this QwenService owns may be deleted.
+        warnings: problems in the spec that its author should know.
+    """
+
+    children: Sequence[Object]
+    removed: Sequence[Reference]
+    warnings: Sequence[PlanWarning]
+
+
+def plan(service: QwenService, facts: ClusterFacts) -> Plan:
+    """The children that must exist, those that must not, and warnings."""
+    warnings: list[PlanWarning] = []
+    children = [build_alerts_configmap(service), build_service(service)]
+    cache = service.spec.cache
+    if cache is not None:
+        warnings += _cache_warnings(service, cache, facts)
+        if not cache.existing_claim:
+            children.append(build_cache_claim(service, cache))
+    deployment, pending = _deployment(service, facts)
+    children += [deployment, *_optional_children(service, facts)]
+    warnings += [*pending, *_warnings(service, facts)]
+    return Plan(children, _removed(service, facts, children), warnings)
+
+
+def _deployment(service: QwenService, facts: ClusterFacts) -> tuple[Object, list[PlanWarning]]:
+    desired = build_deployment(service, _image(service, facts), facts.operator_version)
+    live = facts.live_deployment
+    deferred = service.spec.rollout.on_operator_upgrade == "Defer"
+    # Serving pods are left alone. Without any there is nothing to protect, and the change may help.
+    serving = live is not None and live.get("status", {}).get("readyReplicas", 0) > 0
+    if live is None or not serving or not deferred or not only_operator_changed(desired, live):
+        return desired, []
+    message = (
+        f"Operator {facts.operator_version} or its default image would change the pods. They stay as they are until "
+        "the spec changes. To roll out now, set rollout.onOperatorUpgrade to Apply."
+    )
+    return keep_template(desired, live), [PlanWarning("UpdatePending", message)]
+
+
+def _image(service: QwenService, facts: ClusterFacts) -> str:
+    """The server's image.
+
+    Without one the API server rejects the Deployment; `_warnings` explains.
+    """
+    return service.spec.engine.image or facts.server_images.get(service.spec.engine.device, "")
+
+
+def _optional_children(service: QwenService, facts: ClusterFacts) -> list[Object]:
+    spec = service.spec
+    children = []
+    if spec.disruption.pod_disruption_budget == "Auto" and not budgets_of_others(service, facts.budgets):
+        children.append(build_disruption_budget(service))
+    if facts.has_service_monitor and spec.monitoring.service_monitor != "Disabled":
+        children.append(build_service_monitor(service))
+    if facts.has_prometheus_rule and spec.monitoring.prometheus_rule != "Disabled":
+        children.append(build_prometheus_rule(service))
+    if spec.network_policy.enabled:
+        children.append(build_network_policy(service, facts.operator_namespace))
+    if spec.autoscaling is not None and spec.autoscaling.scaler == "HPA":
+        children.append(build_autoscaler(service, spec.autoscaling))
+    if spec.route is not None and facts.has_http_route:
+        children.append(build_http_route(service, spec.route))
+    return children
+
+
+def _removed(service: QwenService, facts: ClusterFacts, children: Sequence[Object]) -> list[Reference]:
+    """The optional children of installed APIs that the spec does not ask for (anymore)."""
+
+    name = child_name(service.name)
+    possible = [
+        (True, Reference("policy/v1", "PodDisruptionBudget", name)),
+        (True, Reference("networking.k8s.io/v1", "NetworkPolicy", name)),
+        (True, Reference("autoscaling/v2", "HorizontalPodAutoscaler", name)),
+        (facts.has_service_monitor, Reference("monitoring.coreos.com/v1", "ServiceMonitor", name)),
+        (facts.has_prometheus_rule, Reference("monitoring.coreos.com/v1", "PrometheusRule", name)),
+        (facts.has_http_route, Reference("gateway.networking.k8s.io/v1", "HTTPRoute", name)),
+    ]
+    wanted = {Reference(child["apiVersion"], child["kind"], child["metadata"]["name"]) for child in children}
+    return [reference for exists, reference in possible if exists and reference not in wanted]
+
+
+def _cache_warnings(service: QwenService, cache: CacheSpec, facts: ClusterFacts) -> list[PlanWarning]:
+    spec = service.spec
+    modes: Sequence[str] = cache.access_modes
+    if cache.existing_claim:
+        claim = facts.claims.get(cache.existing_claim)
+        modes = claim["spec"].get("accessModes", ()) if claim else ("ReadWriteMany",)
+    pods = max(spec.replicas, spec.autoscaling.max_replicas if spec.autoscaling else 0)
+    surge = rollout_numbers(spec)[0] not in (0, "0%")
+    if "ReadWriteMany" in modes or pods + surge <= 1:
+        return []
+    when = f"Up to {pods} replicas" if pods > 1 else "The old and the new pod of a rollout (rollout.maxSurge is not 0)"
+    message = (
+        f"{when} share a cache claim that only one node at a time can mount. Pods on other nodes will not start. "
+        "Set cache.accessModes to [ReadWriteMany] with a storage class that supports it"
+    )
+    message += "." if pods > 1 else ", or rollout.maxSurge to 0."
+    return [PlanWarning("CacheNotShared", message)]
+
+
+def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
+    spec = service.spec
+    warnings = []
+    if not _image(service, facts):
+        message = f"The operator has no default image for {spec.engine.device}. Set engine.image."
+        warnings.append(PlanWarning("ImageMissing", message))
+    if rollout_means_downtime(spec):
+        message = (
+            "While the pods are replaced, none answers requests until a new one is ready (rollout.maxSurge is 0). "
+            "If there is a spare GPU, set rollout.maxSurge to 1, or use more replicas."
+        )
+        warnings.append(PlanWarning("RolloutMeansDowntime", message))
+    warnings += _monitoring_warnings(service, facts)
+    if spec.route is not None and not facts.has_http_route:
+        warnings.append(PlanWarning("RouteUnavailable", "spec.route needs the Gateway API, which is not installed."))
+    if spec.autoscaling is not None and spec.autoscaling.scaler == "KEDA":
+        warnings.append(_not_implemented("autoscaling.scaler: KEDA", "Use HPA, or create a ScaledObject."))
+    if spec.slo is not None:
+        warnings.append(_not_implemented("slo", "No burn-rate alerts are created."))
+    return warnings
+
+
+def _monitoring_warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
+    monitoring = service.spec.monitoring
+    warnings = []
+    for name, switch, exists in (
+        ("serviceMonitor", monitoring.service_monitor, facts.has_service_monitor),
+        ("prometheusRule", monitoring.prometheus_rule, facts.has_prometheus_rule),
+    ):
+        if switch == "Enabled" and not exists:
+            message = f"monitoring.{name} is Enabled but the Prometheus Operator is not installed."
+            warnings.append(PlanWarning("MonitoringUnavailable", message))
+    if facts.has_service_monitor and monitoring.service_monitor != "Disabled" and facts.prometheuses is not None:
+        labels = build_service_monitor(service)["metadata"]["labels"]
+        selectors = [prometheus["spec"].get("serviceMonitorSelector") for prometheus in facts.prometheuses]
+        if not any(selects(selector, labels) for selector in selectors):
+            message = "No Prometheus selects the ServiceMonitor. Set monitoring.labels to what yours selects."
+            warnings.append(PlanWarning("MonitoringNotSelected", message))
+    return warnings
+
+
+def _not_implemented(what: str, instead: str) -> PlanWarning:
+    return PlanWarning("NotImplementedYet", f"This version accepts spec.{what} but does not implement it. {instead}")

@@ -1,0 +1,111 @@
+"""The operator's settings: flags, or environment variables `QWEN_OPERATOR_<NAME>`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+_PREFIX: Final = "QWEN_OPERATOR_"
+
+
+class SettingsError(Exception):
+    """A setting is missing or not valid. The message names it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of an operator process. Empty `watch_namespaces` means all namespaces."""
+
+    server_image_cpu: str
+    server_image_cuda: str
+    watch_namespaces: tuple[str, ...]
+    namespace: str
+    pod_name: str
+    leader_election: bool
+    lease_name: str
+    metrics_port: int
+    log_level: str
+    log_format: Literal["json", "text"]
+    resync_seconds: float
+
+    @property
+    def server_images(self) -> Mapping[str, str]:
+        """The server's image by device."""
+        return {"cpu": self.server_image_cpu, "cuda": self.server_image_cuda}
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port number")
+    return port
+
+
+def _positive(text: str) -> float:
+    seconds = float(text)
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return seconds
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise SettingsError(message)
+
+
+def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = _Parser(prog="qwen-operator", description="The Kubernetes operator for QwenServices.")
+
+    def add(name: str, default: str, text: str, **options: object) -> None:
+        variable = _PREFIX + name.replace("-", "_").upper()
+        parser.add_argument(
+            f"--{name}",
+            default=env.get(variable) or default,
+            help=f"{text} [{variable}]",
+            **options,  # type: ignore[arg-type]
+        )
+
+    add("server-image-cpu", "", "image of the server for device cpu")
+    add("server-image-cuda", "", "image of the server for device cuda")
+    add("watch-namespaces", "", "comma-separated namespaces to watch; empty means all", type=_names)
+    add("namespace", "default", "namespace of the operator and of its Lease")
+    add("pod-name", socket.gethostname(), "identity for the Lease")
+    add("leader-election", "true", "whether to elect a leader among several replicas", type=_switch)
+    add("lease-name", "qwen-operator", "name of the Lease")
+    add("metrics-port", "8080", "port of /metrics, /healthz and /readyz; 0 means any free port", type=_port)
+    add("log-level", "info", "minimum level of log messages", type=str.lower, choices=LOG_LEVELS)
+    add("log-format", "json", "format of log lines", choices=("json", "text"))
+    add("resync-seconds", "60", "how often every service is reconciled without a change", type=_positive)
+    return parser
+
+
+def read_settings(arguments: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Settings:
+    """The settings from flags and the environment; flags win. Raises `SettingsError`."""
+    values = _parser(os.environ if env is None else env).parse_args(list(arguments))
+    # argparse checks `choices` only for flags, not for defaults from the environment.
+
+    if values.log_format not in ("json", "text"):
+        raise SettingsError(f"log-format: {values.log_format!r} is neither json nor text")
+    if values.log_level not in LOG_LEVELS:
+        raise SettingsError(f"log-level: {values.log_level!r} is not one of {', '.join(LOG_LEVELS)}")
+    missing = [device for device in ("cpu", "cuda") if not getattr(values, f"server_image_{device}")]
+    if missing:
+        raise SettingsError(f"server-image-{missing[0]} is not set ({_PREFIX}SERVER_IMAGE_{missing[0].upper()})")
+    return Settings(**vars(values))

@@ -1,0 +1,198 @@
+"""What is remembered about each pod between rounds, and how a round updates it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from qwen_operator.remediation.policy import Policy
+from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
+from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED
+
+REPEAT_SECONDS: Final = 600.0
+"""A pod that is taken out twice within so many seconds is restarted at once."""
+
+
+_PROBE_LOST = 30.0
+"""A test generation without a result after so many seconds counts as lost."""
+_ENDPOINT_OUT = 5.0
+"""Seconds after which a pod with a closed gate gets no new connections."""
+
+
+@dataclass(frozen=True)
+class Streak:
+    """An uninterrupted alert: the number of polls, its duration, the time of the last poll."""
+
+    polls: int
+    seconds: float
+    at: float
+
+
+@dataclass(frozen=True)
+class Latch:
+    """A pod that is, or should be, out of rotation.
+
+    Attributes:
+        since: when the pod was first to be taken out; the `for` of Restart counts from here.
+        held_back: the pod stays in rotation, for lack of a gate or because of minReadyReplicas.
+        repeated: the pod was out of rotation shortly before.
+        released: why the pod may return; its gate is being opened.
+    """
+
+    alert: str
+    since: float
+    held_back: bool = False
+    repeated: bool = False
+    released: str = ""
+
+
+@dataclass(frozen=True)
+class PodMemory:
+    """What is remembered about a pod between rounds, but not across restarts of the operator.
+
+
+    Attributes:
+        fresh: whether the last round had fresh evidence; `fresh_at` is when there last was some.
+        quiet_since: since when fresh evidence shows no alert that takes a pod out.
+        proofs: when the consecutive successful test generations were requested.
+        failures: the number of consecutive failed test generations.
+        probing_since: since when a test generation is in progress.
+        idle_polls: consecutive polls without a request, some time after the gate closed.
+        restarts_seen: the restart count in the last round.
+        deaths: how often the engine died since the pod was last ready.
+        notified: alerts that were reported by an Event.
+        reported: steps that a dry run has reported.
+    """
+
+    first_seen: float
+    uptime: float | None = None
+    fresh: bool = False
+    fresh_at: float | None = None
+    streaks: Mapping[str, Streak] = field(default_factory=dict)
+    quiet_since: float | None = None
+    latch: Latch | None = None
+    last_latch: float | None = None
+    proofs: tuple[float, ...] = ()
+    failures: int = 0
+    probing_since: float | None = None
+    closed_since: float | None = None
+    idle_polls: int = 0
+    restarts_seen: int | None = None
+    deaths: int = 0
+    notified: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
+
+
+Memory = Mapping[str, PodMemory]
+"""By pod UID."""
+
+
+def observe(memory: Memory, seen: Round, policy: Policy, now: Instant) -> dict[str, PodMemory]:
+    """The memory after a round. Pods that no longer exist are dropped."""
+    return {
+        pod.uid: _pod(memory.get(pod.uid) or PodMemory(first_seen=now.mono), pod, seen, policy, now)
+        for pod in seen.pods
+        if not pod.deleting
+    }
+
+
+def _pod(old: PodMemory, pod: Pod, seen: Round, policy: Policy, now: Instant) -> PodMemory:
+    memory = _deaths(_gate(old, pod, policy, now), pod)
+    evidence = seen.evidence.get(pod.uid)
+    fresh = evidence is not None and evidence.uptime != memory.uptime
+    memory = replace(memory, fresh=fresh)
+    if evidence is not None and fresh:
+        memory = _fresh(memory, evidence, policy, now)
+    return _proof(memory, seen.proofs.get(pod.uid), now)
+
+
+def _gate(memory: PodMemory, pod: Pod, policy: Policy, now: Instant) -> PodMemory:
+    closed = pod.gate is Gate.CLOSED
+    latch = memory.latch
+    if latch is None and closed and policy.mode == "Enforce":
+        # An earlier process closed the gate. The pod stays out until it has recovered.
+        age = max(0.0, (now.wall - pod.closed_since).total_seconds()) if pod.closed_since else 0.0
+        latch = Latch(alert=pod.closed_for, since=now.mono - age)
+    elif latch is not None and latch.held_back and closed:
+        latch = replace(latch, held_back=False)
+    elif latch is not None and latch.released and not closed:
+        latch = None
+    closed_since = (memory.closed_since if memory.closed_since is not None else now.mono) if closed else None
+    return replace(memory, latch=latch, closed_since=closed_since, idle_polls=memory.idle_polls if closed else 0)
+
+
+def _deaths(memory: PodMemory, pod: Pod) -> PodMemory:
+    """Counts deaths of the engine, starting at 0 when the operator starts."""
+    more = 0 if memory.restarts_seen is None else max(0, pod.restarts - memory.restarts_seen)
+    died = more if pod.exit_code == EXIT_ENGINE_DIED else 0
+    return replace(memory, restarts_seen=pod.restarts, deaths=0 if pod.ready and not died else memory.deaths + died)
+
+
+def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) -> PodMemory:
+    restarted = memory.uptime is not None and evidence.uptime < memory.uptime
+    if restarted:
+        # A new container starts from zero: all durations count from now.
+        latch = None if memory.latch is None else replace(memory.latch, since=now.mono, repeated=False)
+        memory = replace(memory, latch=latch, streaks={}, proofs=(), failures=0, probing_since=None)
+        memory = replace(memory, quiet_since=None)
+    streaks = _streaks(memory, evidence.alerts & policy.alerts.keys(), policy, now)
+    unhealthy = any(policy.takes_out(alert) for alert in streaks)
+    out_long_enough = memory.closed_since is not None and now.mono - memory.closed_since >= _ENDPOINT_OUT
+    latch = memory.latch
+    if latch is not None and latch.released and unhealthy:
+        latch = replace(latch, released="")
+    return replace(
+        memory,
+        uptime=evidence.uptime,
+        fresh_at=now.mono,
+        streaks=streaks,
+        quiet_since=None if unhealthy else memory.quiet_since if memory.quiet_since is not None else now.mono,
+        proofs=() if unhealthy else memory.proofs,
+        idle_polls=memory.idle_polls + 1 if out_long_enough and evidence.busy == 0 else 0,
+        notified=memory.notified & streaks.keys(),
+        latch=latch,
+    )
+
+
+def _streaks(memory: PodMemory, alerts: Iterable[str], policy: Policy, now: Instant) -> dict[str, Streak]:
+    """The streaks of the active alerts. A long gap between two polls starts a new streak."""
+    streaks = {}
+    for alert in alerts:
+        old = memory.streaks.get(alert)
+        gap = 0.0 if old is None else now.mono - old.at
+        if old is None or gap > 3 * policy.poll + 1.0:
+            streaks[alert] = Streak(polls=1, seconds=0.0, at=now.mono)
+        else:
+            streaks[alert] = Streak(polls=old.polls + 1, seconds=old.seconds + gap, at=now.mono)
+    return streaks
+
+
+def _proof(memory: PodMemory, result: bool | None, now: Instant) -> PodMemory:
+    asked = memory.probing_since
+    if asked is None:
+        return memory
+    if result is None:
+        lost = now.mono - asked > _PROBE_LOST
+        return replace(memory, probing_since=None) if lost else memory
+    if not result:
+        return replace(memory, probing_since=None, proofs=(), failures=memory.failures + 1)
+    healthy = memory.quiet_since is not None
+    proofs = (*memory.proofs, asked) if healthy else ()
+    return replace(memory, probing_since=None, proofs=proofs, failures=0)
+
+
+def take_out(memory: PodMemory, alert: str, now: Instant, *, held_back: bool) -> PodMemory:
+    """The memory of a pod that is taken out, or would be if the guards allowed it."""
+
+    latch = memory.latch
+    if latch is None:
+        repeated = memory.last_latch is not None and now.mono - memory.last_latch <= REPEAT_SECONDS
+        latch = Latch(alert=alert, since=now.mono, held_back=held_back, repeated=repeated)
+    return replace(
+        memory,
+        latch=replace(latch, held_back=held_back),
+        last_latch=memory.last_latch if held_back else now.mono,
+        proofs=(),
+        failures=0,
+    )

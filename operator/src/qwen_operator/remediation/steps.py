@@ -1,0 +1,108 @@
+"""The steps of a decision. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwen_operator.api import RestartIntent
+from qwen_operator.remediation.memory import Memory
+from qwen_operator.remediation.values import Pod
+from qwen_operator.status.conditions import Suspension
+
+
+@dataclass(frozen=True)
+class OpenGate:
+    """Lets a pod into rotation. The kubelet's probes may still keep it out."""
+
+    pod: Pod
+    reason: str
+    alert: str = ""
+
+
+@dataclass(frozen=True)
+class CloseGate:
+    """Takes a pod out of rotation."""
+
+    pod: Pod
+    alert: str
+
+
+@dataclass(frozen=True)
+class BeginRestart:
+    """Records the intent to restart a pod. Nothing is done to the pod before that."""
+
+    pod: Pod
+    intent: RestartIntent
+
+
+@dataclass(frozen=True)
+class ExecuteRestart:
+    """Restarts the pod of an intent. A hung one gets only a short grace period."""
+
+    pod: Pod
+    intent: RestartIntent
+    hung: bool
+
+
+@dataclass(frozen=True)
+class FinishRestart:
+    """Removes an intent.
+
+    `outcome` is Recovered, NotCured, ReplacementPending, NotRestarted, Unattended (the restart
+    continues, but its end is not awaited) or Cancelled (the budget is refunded).
+    """
+
+    intent: RestartIntent
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Prove:
+    """Requests a test generation of one token from a pod."""
+
+    pod: Pod
+
+
+@dataclass(frozen=True)
+class Report:
+    """Reports an alert that has no other consequence, or a step that the guards prevent."""
+
+    pod: Pod
+    alert: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Died:
+    """Reports that a pod's engine died. The kubelet restarts the container."""
+
+    pod: Pod
+
+
+@dataclass(frozen=True)
+class WouldDo:
+    """A step that a dry run did not take."""
+
+    step: CloseGate | BeginRestart
+
+
+@dataclass(frozen=True)
+class ResetBudget:
+    """Resets the restart budget, as requested by a new value of the annotation."""
+
+    value: str
+
+
+Step = (
+    OpenGate | CloseGate | BeginRestart | ExecuteRestart | FinishRestart | Prove | Report | Died | WouldDo | ResetBudget
+)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The steps to perform, the memory for the next round, and why remediation is suspended."""
+
+    steps: tuple[Step, ...]
+    memory: Memory
+    suspended: Suspension | None = None

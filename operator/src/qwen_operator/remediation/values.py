@@ -1,0 +1,96 @@
+"""The inputs of remediation: pods, their evidence, a rollout, a round of polling. Pure.
+
+Times called `mono` are seconds on the operator's monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Instant:
+    """A point in time on both clocks; `wall` is in UTC."""
+
+    mono: float
+    wall: datetime
+
+
+class Gate(StrEnum):
+    """The readiness gate of a pod."""
+
+    MISSING = "Missing"
+    """The pod template has no such gate."""
+    UNSET = "Unset"
+    """The condition was never written: the pod is new."""
+    OPEN = "Open"
+    CLOSED = "Closed"
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod, from its object in the API.
+
+    Attributes:
+        ready: the condition Ready: containers and gates.
+        running: the condition ContainersReady: level 1 of readiness.
+        closed_for, closed_since: the alert and the time in the condition of a closed gate.
+        newest: whether it belongs to the newest revision of the Deployment.
+        restarts: the restart count of the server's container.
+        exit_code: the exit code of its last termination, None if it never terminated.
+        restart_id: the value of the annotation that requests a restart in place.
+    """
+
+    uid: str
+    name: str
+    gate: Gate = Gate.OPEN
+    ready: bool = True
+    running: bool = True
+    deleting: bool = False
+    node: str = ""
+    node_ready: bool = True
+    newest: bool = True
+    restarts: int = 0
+    exit_code: int | None = None
+    restart_id: str = ""
+    closed_for: str = ""
+    closed_since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a pod reports: uptime in seconds, active alerts, requests running or waiting."""
+
+    uptime: float
+    alerts: frozenset[str] = frozenset()
+    busy: int = 0
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Whether the Deployment is replacing its pods, and whether its progress deadline passed."""
+
+    under_way: bool = False
+    stalled: bool = False
+
+
+@dataclass(frozen=True)
+class Round:
+    """The result of one round of polling.
+
+    `evidence` has an entry for each pod that was polled, None if it gave no valid answer. `proofs`
+    has the results of the test generations that ended since the last round.
+    """
+
+    pods: tuple[Pod, ...]
+    evidence: Mapping[str, Evidence | None]
+    desired: int
+    proofs: Mapping[str, bool] = field(default_factory=dict)
+    rollout: Rollout = Rollout()
+    reset: str = ""
+    """The value of the annotation that resets the budget."""

@@ -1,0 +1,1 @@
+"""Computes the status of a QwenService. Pure."""

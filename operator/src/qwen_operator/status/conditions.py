@@ -1,0 +1,294 @@
+"""Computes the status from what was observed. Pure; the clock is passed in.
+
+Ready                 True: at least one pod answers requests, even if something else is wrong.
+Available             True: the Deployment has its minimum of pods, ready for minReadySeconds.
+Progressing           True: a change or a start is in progress. False: Complete, or stopped
+                      (RolloutStalled, ...).
+Degraded              True: something failed that does not recover by itself. Older pods may serve.
+RemediationSuspended  True: remediation has stopped acting. A person should look into it.
+HasWarnings           True: something in the spec will not work as its author may expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from qwen_operator.api import Condition, InvalidSpecError, QwenService, RemediationStatus, ServiceStatus
+from qwen_operator.api.names import selector_string, service_url
+from qwen_operator.api.qwenservice import parse_status
+from qwen_operator.planning.builders.source import served_name
+from qwen_operator.planning.plan import PlanWarning
+from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, worst
+
+MAX_MESSAGE: Final = 1024
+
+
+@dataclass(frozen=True)
+class ApplyError:
+    """A child that could not be applied: InvalidPodTemplate (the dry run failed) or ApplyFailed."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Suspension:
+    """Why remediation has stopped acting: BudgetExhausted or SystemicErrors."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was observed of a service.
+
+    Attributes:
+        deployment: its Deployment, None if there is none.
+        pods: all of its pods, including those that are being deleted.
+        apply_error: the first child that could not be applied.
+        warnings: the warnings of the plan.
+        remediation: the state of remediation; None keeps what the status says.
+        suspended: why remediation has stopped acting; None while it is active.
+    """
+
+    deployment: Mapping[str, Any] | None = None
+    pods: Sequence[Mapping[str, Any]] = ()
+    apply_error: ApplyError | None = None
+    warnings: Sequence[PlanWarning] = ()
+    remediation: RemediationStatus | None = None
+    suspended: Suspension | None = None
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """A condition before it is compared with the one in the status."""
+
+    type: str
+    holds: bool
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class _View:
+    """What the conditions are computed from."""
+
+    desired: int
+    ready: int
+    problem: Problem | None
+    deployment: Mapping[str, Any]
+    observed: Observed
+    url: str
+
+    @property
+    def failure(self) -> Problem | None:
+        return self.problem if self.problem is not None and self.problem.is_failure else None
+
+    def deployment_condition(self, kind: str) -> Mapping[str, Any]:
+        conditions = self.deployment.get("status", {}).get("conditions") or ()
+        return next((condition for condition in conditions if condition["type"] == kind), {})
+
+    @property
+    def stalled(self) -> bool:
+        return self.deployment_condition("Progressing").get("reason") == "ProgressDeadlineExceeded"
+
+    @property
+    def rolling(self) -> bool:
+        """Whether the Deployment has not reached its desired state yet."""
+        status = self.deployment.get("status", {})
+        observed = status.get("observedGeneration", 0) >= self.deployment.get("metadata", {}).get("generation", 0)
+        updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
+        available = status.get("availableReplicas", 0)
+        return not (observed and updated == total == self.desired and available == self.desired)
+
+
+def evaluate(service: QwenService, observed: Observed, now: datetime) -> ServiceStatus:
+    """The status to write. A condition keeps its lastTransitionTime until its status changes."""
+    active = [pod for pod in observed.pods if is_active(pod)]
+    problem = worst(found for pod in active if (found := diagnose(pod)) is not None)
+    view = _View(
+        desired=service.spec.replicas,
+        ready=sum(1 for pod in active if is_ready(pod)),
+        problem=problem,
+        deployment=observed.deployment or {},
+        observed=observed,
+        url=service_url(service.name, service.namespace, service.spec.service.port),
+    )
+    verdicts = [_ready(view), _progressing(view), _available(view), _degraded(view), _suspended(view), _warned(view)]
+    return ServiceStatus(
+        observed_generation=service.generation,
+        replicas=len(active),
+        ready_replicas=view.ready,
+        selector=selector_string(service.name),
+        url=view.url,
+        model=served_name(service.spec),
+        gpus=service.spec.gpu_count,
+        reason=_headline(verdicts),
+        conditions=_stamp(verdicts, service.status, service.generation, now),
+        remediation=observed.remediation or service.status.remediation,
+    )
+
+
+def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, now: datetime) -> ServiceStatus:
+    """The status of an object that cannot be parsed: Progressing is False with reason InvalidSpec.
+
+    Running pods are not touched, so Ready and the counts stay as they are. A service that never ran
+    is not Ready.
+    """
+    status = parse_status(obj)
+    message = f"{error}. Running pods are not changed. Correct the field."
+    verdicts = [_Verdict(kind, kind == "Degraded", "InvalidSpec", message) for kind in ("Progressing", "Degraded")]
+    if status.condition("Ready") is None:
+        verdicts.insert(0, _Verdict("Ready", holds=False, reason="InvalidSpec", message=message))
+    generation = int(obj["metadata"].get("generation", 0))
+    fresh = {condition.type: condition for condition in _stamp(verdicts, status, generation, now)}
+    kept = [fresh.pop(condition.type, condition) for condition in status.conditions]
+    update = {
+        "observed_generation": generation,
+        "reason": "InvalidSpec",
+        "conditions": [*kept, *fresh.values()],
+    }
+    return status.model_copy(update=update)
+
+
+def _ready(view: _View) -> _Verdict:
+    if view.ready:
+        return _Verdict("Ready", True, "Serving", f"{view.ready} of {view.desired} replicas serve at {view.url}.")
+    return _Verdict("Ready", False, *_why_not(view))
+
+
+def _why_not(view: _View) -> tuple[str, str]:
+    """Reason and message of a service without a ready pod."""
+    error = view.observed.apply_error
+    refused = view.deployment_condition("ReplicaFailure")
+    if view.desired == 0:
+        return "ScaledToZero", "spec.replicas is 0. Increase it to serve requests."
+    if error is not None and (view.problem is None or not view.problem.is_failure):
+        return error.reason, error.message
+    if view.problem is not None:
+        return view.problem.reason, _explain(view.problem)
+    if refused.get("status") == "True":
+        return "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}"
+    return "Starting", "The pods are being created."
+
+
+def _explain(problem: Problem) -> str:
+    return " ".join(part for part in (f"Pod {problem.pod}:", problem.detail.rstrip(".") + ".", problem.remedy) if part)
+
+
+def _progressing(view: _View) -> _Verdict:
+    error = view.observed.apply_error
+    if error is not None:
+        return _Verdict("Progressing", False, error.reason, error.message)
+    if view.stalled:
+        cause = _explain(view.problem) if view.problem else view.deployment_condition("Progressing").get("message", "")
+        message = f"The rollout made no progress within rollout.startupTimeout. {cause}"
+        return _Verdict("Progressing", False, "RolloutStalled", message)
+    if view.rolling:
+        reason, message = "RollingOut", "The pods are being updated to the spec."
+        if view.problem is not None:
+            reason, message = view.problem.reason, _explain(view.problem)
+        return _Verdict("Progressing", True, reason, message)
+    return _settled(view)
+
+
+def _settled(view: _View) -> _Verdict:
+    """Progressing of a service whose Deployment has reached its desired state."""
+    intents = view.observed.remediation.intents if view.observed.remediation else []
+    waiting = [intent.pod for intent in intents if intent.phase == "Waiting"]
+    if waiting:
+        message = f"The replacement of {', '.join(waiting)} is not ready yet."
+        return _Verdict("Progressing", True, "ReplacementPending", message)
+    pending = next((warning for warning in view.observed.warnings if warning.reason == "UpdatePending"), None)
+    if pending is not None:
+        return _Verdict("Progressing", False, pending.reason, pending.message)
+    return _Verdict("Progressing", False, "Complete", "Everything matches the spec.")
+
+
+def _available(view: _View) -> _Verdict:
+    if view.deployment_condition("Available").get("status") == "True" and view.ready:
+        return _Verdict(
+            "Available", True, "MinimumReplicasAvailable", "Enough pods have been ready for minReadySeconds."
+        )
+    if view.ready:
+        return _Verdict(
+            "Available", False, "MinimumReplicasUnavailable", "Too few pods have been ready for minReadySeconds."
+        )
+    return _Verdict("Available", False, *_why_not(view))
+
+
+def _degraded(view: _View) -> _Verdict:
+    error, suspended = view.observed.apply_error, view.observed.suspended
+    refused = view.deployment_condition("ReplicaFailure")
+    if error is not None:
+        return _Verdict("Degraded", True, error.reason, error.message)
+    if view.failure is not None:
+        return _Verdict("Degraded", True, view.failure.reason, _explain(view.failure))
+    if refused.get("status") == "True":
+        return _Verdict("Degraded", True, "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}")
+    if view.stalled:
+        return _Verdict(
+            "Degraded", True, "RolloutStalled", "The rollout makes no progress. See the condition Progressing."
+        )
+    if suspended is not None:
+        return _Verdict("Degraded", True, suspended.reason, suspended.message)
+    return _Verdict("Degraded", False, "AsExpected")
+
+
+def _suspended(view: _View) -> _Verdict:
+    suspended = view.observed.suspended
+    if suspended is None:
+        return _Verdict("RemediationSuspended", False, "Active")
+    return _Verdict("RemediationSuspended", True, suspended.reason, suspended.message)
+
+
+def _warned(view: _View) -> _Verdict:
+    warnings = view.observed.warnings
+    if not warnings:
+        return _Verdict("HasWarnings", False, "None")
+    message = " ".join(f"{warning.reason}: {warning.message.rstrip('.')}." for warning in warnings)
+    return _Verdict("HasWarnings", True, warnings[0].reason, message)
+
+
+def _headline(verdicts: Sequence[_Verdict]) -> str:
+    """The reason that `kubectl get -o wide` shows."""
+    by_type = {verdict.type: verdict for verdict in verdicts}
+    if not by_type["Ready"].holds:
+        return by_type["Ready"].reason
+    for kind in ("Degraded", "Progressing"):
+        if by_type[kind].holds:
+            return by_type[kind].reason
+    return by_type["Ready"].reason
+
+
+def _stamp(verdicts: Sequence[_Verdict], status: ServiceStatus, generation: int, now: datetime) -> list[Condition]:
+    moment = now.astimezone(UTC).replace(microsecond=0)
+    conditions = []
+    for verdict in verdicts:
+        holds: Any = "True" if verdict.holds else "False"
+        before = status.condition(verdict.type)
+        since = before.last_transition_time if before is not None and before.status == holds else moment
+        conditions.append(
+            Condition(
+                type=verdict.type,
+                status=holds,
+                reason=verdict.reason,
+                message=_clip(verdict.message),
+                observed_generation=generation,
+                last_transition_time=since,
+            )
+        )
+    return conditions
+
+
+def _clip(message: str) -> str:
+    """At most MAX_MESSAGE characters. The middle is cut: the start says what, the end says why."""
+
+    if len(message) <= MAX_MESSAGE:
+        return message
+    half = (MAX_MESSAGE - 5) // 2
+    return f"{message[:half]} ... {message[-half:]}"

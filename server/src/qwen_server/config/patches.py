@@ -1,0 +1,110 @@
+"""Patches: every place where the server reaches past a public interface of vLLM, uvicorn or multiprocessing.
+
+Each patch is a module in `engine/vllm/patches/` or `http/` that says what it gains and what it relies on. It is used
+when the setting `patches` allows it and when everything it relies on is still there. Otherwise the server works without
+it, more slowly; the log and the metric `qwen_patch_in_use` tell.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+ENGINE_PATCHES = (
+    "early-core",
+    "exit-codes",
+    "fast-metrics",
+    "first-bad-item",
+    "output-tap",
+    "spot-renderer",
+    "step-heartbeat",
+)
+HTTP_PATCHES = ("early-writes", "joined-heads")
+ALL_PATCHES = (*ENGINE_PATCHES, *HTTP_PATCHES)
+
+
+def parse_patches(value: object) -> object:
+    """The names in a setting: `on`, `off`, or names separated by commas. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text in ("on", "off"):
+        return frozenset(ALL_PATCHES if text == "on" else ())
+    names = frozenset(name.strip() for name in text.split(","))
+    if unknown := sorted(names.difference(ALL_PATCHES)):
+        raise ValueError(f"{unknown[0]!r} is neither on, off, nor a patch ({', '.join(ALL_PATCHES)})")
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A reach-in. `missing` yields what it relies on and cannot find; it may import what it looks at."""
+
+    name: str
+    gains: str
+    relies_on: str
+    missing: Callable[[], Iterable[str]]
+
+
+class Patches:
+    """Decides which patches are used, and remembers it."""
+
+    def __init__(self, wanted: frozenset[str]) -> None:
+        self._wanted = wanted
+        self._in_use: dict[str, bool] = {}
+
+    @property
+    def in_use(self) -> Mapping[str, bool]:
+        """Whether each patch that was asked for is used."""
+        return self._in_use
+
+    def use(self, patch: Patch) -> bool:
+        """Whether to use `patch`. What it relies on is looked up once; what is missing is logged."""
+        known = self._in_use.get(patch.name)
+        if known is None:
+            known = self._in_use[patch.name] = patch.name in self._wanted and self._holds(patch)
+        return known
+
+    def _holds(self, patch: Patch) -> bool:
+        try:
+            missing = list(patch.missing())
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            missing = [str(error)]
+        if missing:
+            _log.warning(
+                "patch %s is not used, because %s was not found: it relies on %s. What it would gain: %s",
+                patch.name,
+                ", ".join(missing),
+                patch.relies_on,
+                patch.gains,
+            )
+        return not missing
+
+
+def absent(owner: Any, *names: str) -> Iterator[str]:
+    """The names that `owner`, a class or a module, does not have: neither in itself nor set by one of its methods."""
+    known = set(dir(owner))
+    if isinstance(owner, type):
+        for base in owner.__mro__:
+            known.update(getattr(base, "__annotations__", ()))
+            for member in vars(base).values():
+                code = getattr(inspect.unwrap(member) if callable(member) else member, "__code__", None)
+                if isinstance(code, CodeType):
+                    known.update(step.argval for step in dis.get_instructions(code) if step.opname == "STORE_ATTR")
+    for name in names:
+        if name not in known:
+            yield f"{owner.__name__}.{name}"
+
+
+def changed_parameters(function: Any, *expected: str) -> Iterator[str]:
+    """A line when `function` no longer begins with the `expected` parameters, `self` included."""
+    names = tuple(inspect.signature(function).parameters)[: len(expected)]
+    if names != expected:
+        yield f"{function.__qualname__}({', '.join(expected)})"

@@ -1,0 +1,23 @@
+"""The serving objects of the further APIs (Responses, Messages, tokenization), built when the first client asks."""
+
+from __future__ import annotations
+
+from qwen_server.engine.base import Kind
+from qwen_server.engine.vllm.build import Parts
+from qwen_server.engine.vllm.serving_objects import Api
+
+
+def build(kind: Kind, parts: Parts) -> dict[Kind, Api]:
+    """Imports and builds what serves `kind`, and the kinds beside it. It may take seconds: run it in a thread."""
+    # Imported only once somebody asks: most servers never need them, and the start does not wait for them.
+    if kind == "responses":
+        from qwen_server.engine.vllm.responses_api import responses_api  # noqa: PLC0415
+
+        return responses_api(parts)
+    if kind in ("messages", "count_tokens"):
+        from qwen_server.engine.vllm.messages_api import messages_apis  # noqa: PLC0415
+
+        return messages_apis(parts)
+    from qwen_server.engine.vllm.tokenization_api import tokenization_apis  # noqa: PLC0415
+
+    return tokenization_apis(parts)

@@ -1,0 +1,61 @@
+"""The engine's pulse from each step of its scheduler, by a logger of statistics of our own.
+
+vLLM calls loggers at every step, but says that the statistics they are given are no stable interface. Without this
+patch, an answered ping stands for a step: the engine core answers between two of them. Then nobody knows whether the
+steps bring tokens, nor how full the KV cache is: GenerationStalled and KVCacheSaturated cannot fire.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from vllm.v1.metrics.loggers import StatLoggerBase
+from vllm.v1.metrics.stats import IterationStats, SchedulerStats
+
+from qwen_server.config.patches import Patch, absent, changed_parameters
+from qwen_server.engine.vllm.heartbeat import Heartbeat
+
+
+def _missing() -> Iterator[str]:
+    expected = ("self", "scheduler_stats", "iteration_stats", "mm_cache_stats", "engine_idx")
+    yield from changed_parameters(StatLoggerBase.record, *expected)
+    yield from absent(SchedulerStats, "kv_cache_usage")
+    yield from absent(IterationStats, "num_generation_tokens", "num_prompt_tokens")
+
+
+STEP_HEARTBEAT: Final = Patch(
+    name="step-heartbeat",
+    gains="stalls are seen, and so is how full the KV cache is",
+    relies_on="the fields of vLLM's SchedulerStats and IterationStats",
+    missing=_missing,
+)
+
+
+def stat_logger(heartbeat: Heartbeat) -> Callable[..., StatLoggerBase]:
+    """A factory for a logger that writes each scheduler step into `heartbeat`."""
+
+    class HeartbeatLogger(StatLoggerBase):
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+            """Nothing is configured."""
+
+        def record(
+            self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+        ) -> None:
+            """Called once a step, also when the step brought no output."""
+            if scheduler_stats is None:
+                return
+            tokens = 0
+            if iteration_stats is not None:
+                tokens = iteration_stats.num_generation_tokens + iteration_stats.num_prompt_tokens
+            heartbeat.on_step(
+                time.monotonic(),
+                tokens=tokens,
+                kv_cache_usage=scheduler_stats.kv_cache_usage,
+            )
+
+        def log_engine_initialized(self) -> None:
+            """Nothing to say."""
+
+    return HeartbeatLogger

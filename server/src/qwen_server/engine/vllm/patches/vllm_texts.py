@@ -1,0 +1,48 @@
+"""What the server reads out of vLLM's messages and log lines, which are text for people and no interface.
+
+This module has no switch: a text that a later vLLM words differently simply does not match. Then a client's error
+lacks the parameter's name, or the cause of a death is the exception's own text. `make vllm-contract` compares these
+texts with the sources of a release.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# --- refusals of requests ---
+
+# vLLM's names for what the client calls `messages` or `prompt`.
+PROMPT_PARAMETERS: Final = ("input_text", "input_tokens", "prompt_token_ids", "prompt")
+TOO_LONG: Final = "maximum context length"
+DISCONNECTED: Final = "Client disconnected"
+# vLLM leaves the parameter out of some refusals. An empty name stands for the prompt.
+PARAMETERS: Final = (
+    (re.compile(r"^n must be"), "n"),
+    (re.compile(r"out of vocabulary"), ""),
+    (re.compile(r"[Cc]hat template"), "chat_template"),
+    (re.compile(r"multimodal"), ""),
+    (re.compile(r"tool[_ ]choice"), "tool_choice"),
+    (re.compile(r"[Gg]rammar|json_schema|structured.output|^Choice '"), "response_format"),
+    (re.compile(r"continue_final_message"), "continue_final_message"),
+    (re.compile(r"prompt cannot be empty"), ""),
+)
+# Others begin with its name: `min_tokens must be less than...`.
+LEADING_NAME: Final = re.compile(r"([a-z]+(?:_[a-z]+)+) ")
+TRAILING_DETAILS: Final = re.compile(r" \((parameter|value)=.*\)$")
+
+# --- events of streams ---
+
+ERROR_EVENT: Final = 'data: {"error"'
+MESSAGES_ERROR_EVENT: Final = "event: error"
+
+# --- causes of death ---
+
+# What a process says when another process knows the true cause.
+HEARSAY: Final = re.compile(
+    r"root cause|Executor failed|EngineDeadError|EngineCore encountered|Engine core initialization failed|"
+    r"initialization failed due to an exception in a background process|cancelled|WorkerProc hit an exception",
+    re.IGNORECASE,
+)
+WORKER_ENDED: Final = re.compile(r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d+|None)\)")
+CORE_ENDED: Final = re.compile(r"Failed core proc\(s\): \{'(\w+)': (-?\d+)\}")

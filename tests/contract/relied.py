@@ -1,0 +1,321 @@
+"""What the server relies on in vLLM beyond what its own source text says by itself (see `ourcode`).
+
+One list for the installed release and for one that is only unpacked. `where` names what is there in our code: a
+function, a class, `Class.method` or a constant.
+"""
+
+from __future__ import annotations
+
+from tests.contract.relying import Calls, Does, Has, Relied, Says, Takes
+
+# Methods of ours that override one of vLLM's in some releases only.
+OPTIONAL = frozenset(
+    {
+        # 0.33 streams chunks where 0.32 streamed texts.
+        "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.chat_completion_stream_generator_raw",
+    }
+)
+
+_LLM = "vllm.v1.engine.async_llm:AsyncLLM"
+_OUTPUT = "vllm.v1.engine.output_processor"
+_STATS = "vllm.v1.metrics.stats"
+_OPENAI = "vllm.entrypoints.openai"
+_TEMPLATE = ("chat_template", "chat_template_content_format", "default_chat_template_kwargs", "enable_auto_tools")
+_PARSERS = ("tool_parser", "reasoning_parser")
+_SERVING = (*_TEMPLATE, *_PARSERS, "online_renderer", "request_logger")
+_ROLE = ("engine_client", "models", "response_role")
+
+ENGINE: tuple[Relied, ...] = (
+    Calls(
+        f"{_LLM}.generate",
+        "EngineProxy",
+        ("prompt", "sampling_params", "request_id"),
+        ("priority", "trace_headers", "reasoning_ended"),
+    ),
+    Calls(f"{_LLM}.shutdown", "VllmEngine.shutdown", ("timeout",)),
+    Calls(f"{_LLM}.is_sleeping", "VllmEngine._ping", awaited=True),
+    Calls(f"{_LLM}.collective_rpc", "VllmEngine.start", ("method",), awaited=True),
+    Calls(f"{_LLM}.get_num_unfinished_requests", "VllmEngine.vitals"),
+    Calls(f"{_LLM}.get_tokenizer", "FastPath"),
+    Has(
+        _LLM,
+        "Parts",
+        ("errored", "output_processor", "engine_core", "renderer", "model_config", "vllm_config"),
+    ),
+    Has(_LLM, "EngineProxy", ("observability_config",)),
+    Has("vllm.v1.engine.core_client:MPClient", "exit_codes", ("resources",)),
+    Has("vllm.v1.engine.core_client:BackgroundResources", "exit_codes", ("engine_manager",)),
+    Has("vllm.v1.engine.utils:CoreEngineProcManager", "exit_codes", ("processes",)),
+    Does("vllm.v1.engine.utils", "EarlyContext", ("context = get_mp_context()", "context.Process(target=")),
+    Does(
+        "vllm.v1.engine.input_processor",
+        "date",
+        ("prompt.get('arrival_time'",),
+    ),
+    Has(
+        "vllm.config:VllmConfig",
+        "FastPath",
+        ("cache_config", "scheduler_config", "speculative_config", "structured_outputs_config"),
+    ),
+    Has("vllm.config:CacheConfig", "_info", ("num_gpu_blocks", "block_size", "kv_cache_size_tokens")),
+    Has("vllm.config:SchedulerConfig", "_info", ("max_num_seqs",)),
+    Has("vllm.config:ObservabilityConfig", "EngineProxy", ("otlp_traces_endpoint",)),
+    Has("vllm.config:ModelConfig", "_info", ("max_model_len", "get_diff_sampling_param")),
+    Has(
+        "vllm.engine.arg_utils:AsyncEngineArgs",
+        "choose_executor",
+        (
+            *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
+            *("reasoning_parser", "disable_log_stats", "enable_logging_iteration_details", "create_model_config"),
+        ),
+    ),
+    Says(
+        "vllm.engine.arg_utils",
+        "engine_arguments",
+        (
+            *("--model", "--served-model-name", "--tensor-parallel-size", "--pipeline-parallel-size"),
+            *("--max-model-len", "--dtype", "--quantization", "--revision", "--otlp-traces-endpoint"),
+            *("--shutdown-timeout", "--kv-cache-memory-bytes", "--gpu-memory-utilization", "--worker-extension-cls"),
+            "--enforce-eager",
+        ),
+    ),
+    Calls(
+        "vllm.model_executor.models.registry:_LazyRegisteredModel.inspect_model_cls",
+        "server/Dockerfile",
+    ),
+)
+
+OUTPUTS: tuple[Relied, ...] = (
+    Has(
+        f"{_OUTPUT}:RequestState",
+        "TappedState",
+        ("queue", "detokenizer", "parent_req", "output_kind", "stream_interval"),
+    ),
+    Has(f"{_OUTPUT}:RequestOutputCollector", "TappedState", ("output", "put")),
+    Has(f"{_OUTPUT}:OutputProcessor", "TappingProcessor", ("request_states",)),
+    Calls(
+        "vllm.v1.engine.detokenizer:IncrementalDetokenizer.get_next_output_text", "TappedState", ("finished", "delta")
+    ),
+    Has("vllm.v1.engine:EngineCoreRequest", "TappingProcessor", ("request_id", "external_req_id")),
+    Has(
+        "vllm.outputs:RequestOutput",
+        "Merger",
+        ("outputs", "finished", "num_cached_tokens", "metrics", "prompt_token_ids"),
+    ),
+    Has("vllm.outputs:CompletionOutput", "Merger", ("index", "text", "token_ids", "finish_reason", "stop_reason")),
+    Has(f"{_STATS}:RequestStateStats", "Merger", ("first_token_ts",)),
+    Says("vllm.v1.engine", "_REASONS", ("stop", "length", "repetition", "error")),
+)
+
+METRICS: tuple[Relied, ...] = (
+    Has(
+        "vllm.v1.metrics.loggers:PrometheusStatLogger",
+        "EngineMetrics",
+        ("histogram_inter_token_latency", "counter_generation_tokens", "histogram_iteration_tokens"),
+    ),
+    Has(
+        f"{_STATS}:SchedulerStats",
+        "only_decoded",
+        (
+            *("num_running_reqs", "num_waiting_reqs", "num_skipped_waiting_reqs", "num_kv_fetch_reqs_by_stage"),
+            *("kv_cache_usage", "prefix_cache_stats", "connector_prefix_cache_stats", "kv_cache_eviction_events"),
+            *("spec_decoding_stats", "kv_connector_stats", "ec_connector_stats"),
+            *("waiting_lora_adapters", "running_lora_adapters", "perf_stats"),
+            # vLLM's logger for Prometheus does not look at these.
+            *("step_counter", "current_wave", "iteration_details", "cudagraph_stats"),
+        ),
+        exactly=True,
+    ),
+    Has(
+        f"{_STATS}:IterationStats",
+        "only_decoded",
+        (
+            *("num_generation_tokens", "prompt_token_stats", "num_preempted_reqs", "finished_requests"),
+            *("max_num_generation_tokens_iter", "n_params_iter", "time_to_first_tokens_iter"),
+            *("inter_token_latencies_iter", "num_corrupted_reqs"),
+            *("num_watermarked_reqs", "num_watermark_skipped_reqs", "num_not_watermarked_reqs"),
+            # No figure of a step.
+            "iteration_timestamp",
+        ),
+        exactly=True,
+        ignored=("compute_nans_in_logits",),
+    ),
+    Has(f"{_STATS}:IterationStats", "stat_logger", ("num_generation_tokens", "num_prompt_tokens")),
+    Has(f"{_STATS}:PromptTokenStats", "only_decoded", ("total", "computed", "cached_tokens")),
+    Has(f"{_STATS}:PrefixCacheStats", "only_decoded", ("queries", "hits")),
+)
+
+RENDERING: tuple[Relied, ...] = (
+    Has("vllm.renderers.base:BaseRenderer", "render_on_the_spot", ("mm_processor", "tokenizer")),
+    Calls(
+        "vllm.renderers.base:BaseRenderer.render_chat",
+        "SpotRenderer",
+        ("conversations", "chat_params", "tok_params"),
+        complete=False,
+    ),
+    Calls("vllm.renderers.base:BaseRenderer.render_cmpl", "SpotRenderer", ("prompts", "tok_params"), complete=False),
+    Has("vllm.renderers:ChatParams", "SpotRenderer", ("chat_template_kwargs",)),
+    Calls(
+        "vllm.renderers.online_renderer:OnlineRenderer",
+        "_serving",
+        keywords=("model_config", "renderer", "request_logger", *_TEMPLATE, *_PARSERS),
+    ),
+    Calls("vllm.renderers.online_renderer:OnlineRenderer.warmup", "_serving"),
+    Calls(
+        "vllm.renderers.online_renderer:OnlineRenderer.render_chat", "FastPath.prepare_chat", ("request",), awaited=True
+    ),
+    Calls(
+        "vllm.renderers.online_renderer:OnlineRenderer.render_completion",
+        "FastPath.prepare_completion",
+        ("request",),
+        awaited=True,
+    ),
+    Calls(
+        "vllm.entrypoints.serve.utils.api_utils:get_max_tokens",
+        "FastPath",
+        ("max_model_len", "max_tokens", "input_length", "default_sampling_params"),
+    ),
+    Calls(
+        "vllm.sampling_params:SamplingParams.verify",
+        "FastPath",
+        ("model_config", "speculative_config", "structured_outputs_config", "tokenizer"),
+    ),
+    Has("vllm.sampling_params:SamplingParams", "Work", ("n", "structured_outputs")),
+    *(
+        Calls(f"{request}.to_sampling_params", "FastPath", ("max_tokens", "default_sampling_params"))
+        for request in (
+            f"{_OPENAI}.chat_completion.protocol:ChatCompletionRequest",
+            f"{_OPENAI}.completion.protocol:CompletionRequest",
+        )
+    ),
+    Has(
+        f"{_OPENAI}.chat_completion.protocol:ChatCompletionRequest",
+        "FastPath.prepare_chat",
+        ("request_id", "max_completion_tokens", "max_tokens", "priority"),
+    ),
+    Has(
+        f"{_OPENAI}.completion.protocol:CompletionRequest",
+        "FastPath.prepare_completion",
+        ("request_id", "max_tokens", "priority"),
+    ),
+)
+
+SERVING: tuple[Relied, ...] = (
+    Calls(f"{_OPENAI}.chat_completion.serving:OpenAIServingChat", "_serving", _ROLE, _SERVING),
+    Calls(
+        f"{_OPENAI}.completion.serving:OpenAIServingCompletion",
+        "_serving",
+        ("engine_client", "models"),
+        ("online_renderer", "request_logger"),
+    ),
+    Calls(
+        f"{_OPENAI}.responses.serving:OpenAIServingResponses", "responses_api", ("engine_client", "models"), _SERVING
+    ),
+    Calls("vllm.entrypoints.anthropic.serving:AnthropicServingMessages", "messages_apis", _ROLE, _SERVING),
+    Calls(
+        "vllm.entrypoints.serve.tokenize.serving:ServingTokenization",
+        "tokenization_apis",
+        ("models",),
+        ("online_renderer", "request_logger", *_TEMPLATE[:3]),
+    ),
+    Calls(
+        f"{_OPENAI}.chat_completion.serving:OpenAIServingChat.create_chat_completion",
+        "chat_and_completion",
+        ("request",),
+        awaited=True,
+    ),
+    Calls(
+        f"{_OPENAI}.completion.serving:OpenAIServingCompletion.create_completion",
+        "chat_and_completion",
+        ("request",),
+        awaited=True,
+    ),
+    Calls(
+        f"{_OPENAI}.responses.serving:OpenAIServingResponses.create_responses",
+        "responses_api",
+        ("request",),
+        awaited=True,
+    ),
+    *(
+        Calls(
+            f"vllm.entrypoints.anthropic.serving:AnthropicServingMessages.{method}",
+            "messages_apis",
+            ("request",),
+            awaited=True,
+        )
+        for method in ("create_messages", "count_tokens")
+    ),
+    *(
+        Calls(
+            f"vllm.entrypoints.serve.tokenize.serving:ServingTokenization.{method}",
+            "tokenization_apis",
+            ("request", "raw_request"),
+            awaited=True,
+        )
+        for method in ("create_tokenize", "create_detokenize")
+    ),
+    # How a stream of chunks becomes one of Anthropic's events: `_Serving` notes errors before that.
+    Takes(
+        "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.message_stream_converter",
+        "_Serving",
+        "generator",
+        # Texts in 0.32, chunks since.
+        ("AsyncGenerator[str, None]", "AsyncGenerator[ChatCompletionStreamResponse | ErrorResponse, None]"),
+    ),
+    Has(
+        "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest",
+        "_thoughtful",
+        ("thinking", "chat_template_kwargs"),
+    ),
+    Has("vllm.entrypoints.anthropic.protocol:AnthropicMessagesResponse", "messages_apis", ("id", "stop_sequence")),
+    Has(f"{_OPENAI}.responses.serving:OpenAIServingResponses", "responses_api", ("enable_store",)),
+    Has(f"{_OPENAI}.responses.protocol:ResponsesRequest", "responses_api", ("request_id", "store", "input")),
+    Has("vllm.entrypoints.serve.engine.protocol:ErrorInfo", "of_response", ("message", "param", "code")),
+    Has("vllm.entrypoints.serve.engine.protocol:ErrorResponse", "of_response", ("error",)),
+    Has("vllm.exceptions:VLLMValidationError", "translated", ("parameter",)),
+)
+
+TEXTS: tuple[Relied, ...] = (
+    Says(f"{_OPENAI}.chat_completion.serving", "DISCONNECTED", ("Client disconnected", "chatcmpl-{}")),
+    Says(f"{_OPENAI}.completion.serving", "DISCONNECTED", ("Client disconnected", "cmpl-{}")),
+    Says(f"{_OPENAI}.responses.serving", "_OPENING", ("response.created", "response.in_progress")),
+    Says("vllm.entrypoints.anthropic.serving", "MESSAGES_ERROR_EVENT", ("event: {}\ndata: {}\n\n", "error")),
+    Says("vllm.renderers.params", "TOO_LONG", ("This model's maximum context length is {} tokens.",)),
+    Says(
+        "vllm.sampling_params",
+        "PARAMETERS",
+        ("n must be 1 when using greedy sampling", "Choice '{}' cannot be an empty list", "Invalid JSON grammar"),
+    ),
+    Says("vllm.renderers.base", "PARAMETERS", ("Token id {} is out of vocabulary", "multimodal item intact")),
+    Says(
+        "vllm.renderers.online_renderer",
+        "PARAMETERS",
+        ("Chat template is passed with request, but", "tool choice requires"),
+    ),
+    Says(f"{_OPENAI}.chat_completion.protocol", "PARAMETERS", ("Cannot set both `continue_final_message` and",)),
+    Says("vllm.v1.engine.input_processor", "PARAMETERS", ("prompt cannot be empty",)),
+    Says("vllm.sampling_params", "LEADING_NAME", ("bad_words cannot contain an empty string.",)),
+    Says("vllm.v1.engine.exceptions", "HEARSAY", ("EngineCore encountered an issue.",)),
+    Says("vllm.v1.engine.core", "HEARSAY", ("Executor failed.",)),
+    Says(
+        "vllm.v1.executor.multiproc_executor",
+        "HEARSAY",
+        (
+            "Executor failed.",
+            "WorkerProc hit an exception.",
+            "initialization failed due to an exception in a background process. See stack trace for root cause.",
+        ),
+    ),
+    Says(
+        "vllm.v1.executor.multiproc_executor",
+        "WORKER_ENDED",
+        ("Worker proc %s died unexpectedly (exit code: %s)",),
+    ),
+    Says(
+        "vllm.v1.engine.utils",
+        "explain",
+        ("Engine core initialization failed. See root cause above. Failed core proc(s): {}",),
+    ),
+)
+
+DECLARED = (*ENGINE, *OUTPUTS, *METRICS, *RENDERING, *SERVING, *TEXTS)

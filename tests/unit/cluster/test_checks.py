@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import checks
+from tests.cluster.console import Problem
+
+
+def test_report_of_a_test_run_is_counted(tmp_path: Path) -> None:
+    report = tmp_path / "r.xml"
+    report.write_text('<testsuites><testsuite tests="5" failures="1" errors="0" skipped="2"/></testsuites>')
+    assert checks.read_report(report) == {"tests": 5, "failures": 1, "errors": 0, "skipped": 2}
+    assert checks.read_report(tmp_path / "none.xml")["tests"] == 0
+
+
+def test_failed_tests_of_a_report_are_named_with_the_reason(tmp_path: Path) -> None:
+    report = tmp_path / "r.xml"
+    case = '<testcase classname="tests.a" name="test_%s"><%s message="%s"/></testcase>'
+    cases = [
+        case % ("b", "failure", "assert 1 == 2&#10; more"),
+        case % ("c", "error", ""),
+        '<testcase classname="x" name="ok"/>',
+    ]
+    report.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
+    lines = ["tests.a::test_b: assert 1 == 2", "tests.a::test_c: no reason given"]
+    assert checks.read_failures(report) == lines
+    assert checks.read_failures(report, limit=1) == [lines[0], "and 1 more"]
+    assert checks.read_failures(tmp_path / "none.xml") == []
+
+
+def test_summary_names_the_parts_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = [checks.Outcome("unit", 2, "5 run"), checks.Outcome("e2e", 70, "3 run", "1 failed", ["test_x: why"])]
+    with pytest.raises(Problem, match="test failed: e2e"):
+        checks.summarise("test", outcomes)
+    assert "FAILED: 1 failed\ntest:   test_x: why\n" in capsys.readouterr().out
+    checks.summarise("test", outcomes[:1])
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The command lines of pytest, which is not run."""
+    found: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        found.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(checks, "REPORTS", tmp_path)
+    monkeypatch.setattr("subprocess.run", run)
+    return found
+
+
+def test_without_patches_only_the_tests_on_vllm_are_run(
+    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QWEN_TEST_PATCHES", "off")
+    checks.test(["unit", "integration"])
+    assert [command[-2:] == ["-m", "vllm"] for command in commands] == [False, True]
+    assert "test: integration, patches off " in capsys.readouterr().out
+    monkeypatch.setenv("QWEN_TEST_PATCHES", "")
+    checks.test(["integration"])
+    assert commands[-1][-1] == "tests/integration"
+
+
+def test_another_value_of_patches_is_refused(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN_TEST_PATCHES", "on")
+    with pytest.raises(Problem, match="PATCHES=on"):
+        checks.test(["integration"])
+    assert commands == []
