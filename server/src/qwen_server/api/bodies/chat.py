@@ -100,7 +100,7 @@ class CallingMessage(TypedDict, total=False):
 
 
 def _kind_of_message(message: Any) -> str:
-    """Asked of every message, most of which have a text. To try one kind after another costs more where there is none."""
+    """Asked of every message, most of which have a text: trying each kind in turn costs more where there is none."""
     try:
         if message["content"] is not None:
             return "=message"
