@@ -60,6 +60,10 @@ soak: venv ## keep a real vLLM at full load, then idle; fail on any alert: make 
 bench-server: venv ## compare this server with vLLM's own (half an hour): make bench-server ARGS="--only startup --runs 1"
 	@$(RUN) $(VENV)/python -m benchmarks $(ARGS)
 
+.PHONY: vllm-contract
+vllm-contract: venv ## what a vLLM release changes of what the server relies on: make vllm-contract VERSION=0.33.0
+	@$(RUN) $(VENV)/python -m tests.contract $(VERSION) $(ARGS)
+
 .PHONY: lint
 lint: venv ## check with ruff and mypy, the import contracts, the chart and the generated files
 	@$(RUN) $(VENV)/python -m tests.cluster lint

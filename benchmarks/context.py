@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Job
-from benchmarks.servers import NAME, Engine, Server, Which, both
+from benchmarks.servers import NAME, Engine, Server, Which, both, running
 
 # Limits for a throughput benchmark: this server refuses or shortens nothing that vLLM's server
 # accepts. Where the limits are `auto`, the queue's deadline bounds the time to the first token
 # under overload.
 AUTO = ("--max-concurrent-requests=auto", "--max-queue-size=auto", "--max-tokens-limit=4096", "--queue-timeout=500ms")
 CHAT = "/v1/chat/completions"
+_GPU_SHARE = 0.95  # of its memory, for all engines together
 _TEXT = "######## 股市今日大涨，多家上市公司公布业绩，分析人士认为市场信心正在恢复，投资者仍需注意风险"
 
 
@@ -35,6 +38,17 @@ class Context:
         if self._pair is None:
             self._pair = self._stack.enter_context(both(self.engine, self.folder, AUTO))
         return self._pair
+
+    @contextlib.contextmanager
+    def unpatched(
+        self, engine: Engine | None = None, variables: Mapping[str, str] | None = None
+    ) -> Iterator[dict[Which, Server]]:
+        """This server without patches, with `auto` limits; none if three engines do not fit a GPU."""
+        if self.engine.device == "cuda" and 3 * self.engine.gpu_memory_utilization > _GPU_SHARE:
+            yield {}
+            return
+        with running("unpatched", engine or self.engine, self.folder, AUTO, variables=variables) as server:
+            yield {"unpatched": server}
 
     def release(self) -> None:
         """Stops the pair."""

@@ -10,7 +10,6 @@ from benchmarks.figures import Spread, spread
 from benchmarks.results import Part, Row
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
-_HEAD = "| | unit | this server | vLLM's server | ratio | target | |\n|---|---|--:|--:|--:|--:|---|\n"
 
 
 def number(value: float) -> str:
@@ -31,13 +30,20 @@ def _spread(value: Spread | None) -> str:
     return f"{number(value.median)} ({number(value.low)}-{number(value.high)})"
 
 
-def _line(row: Row) -> str:
+def _head(unpatched: bool) -> str:
+    column, line = (" patches off |", "--:|") if unpatched else ("", "")
+    titles = f"| | unit | this server |{column} vLLM's server | ratio | target | |\n"
+    return f"{titles}|---|---|--:|{line}--:|--:|--:|---|\n"
+
+
+def _line(row: Row, unpatched: bool) -> str:
     reached = row.reached()
     verdict = "" if reached is None else ("met" if reached else "**missed**")
     cells = (
         row.name,
         row.unit,
         _spread(spread(row.ours)),
+        *([_spread(spread(row.unpatched)) if row.unpatched else ""] if unpatched else []),
         _spread(spread(row.vllm)) if row.vllm else "",
         _spread(row.ratio()),
         str(row.target) if row.target else "",
@@ -63,8 +69,9 @@ def render(parts: Sequence[Part]) -> str:
     """All parts, each with the conditions of its own run: parts can run alone."""
     text = ""
     for part in parts:
-        text += f"### {part.name.capitalize()}\n\n{_HEAD}"
-        text += "".join(_line(row) for row in part.rows)
+        unpatched = any(row.unpatched for row in part.rows)
+        text += f"### {part.name.capitalize()}\n\n{_head(unpatched)}"
+        text += "".join(_line(row, unpatched) for row in part.rows)
         text += "\n" + "".join(f"- {note}\n" for note in (*part.notes, _conditions(part))) + "\n"
     return text
 

@@ -28,13 +28,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure, run by run: for this server, and for vLLM's where it has one."""
+    """One figure, run by run: of this server, and of vLLM's and of this one without patches."""
 
     name: str
     unit: str
     ours: list[float]
     vllm: list[float] = field(default_factory=list)
     target: Target | None = None
+    unpatched: list[float] = field(default_factory=list)
 
     def ratio(self) -> Spread | None:
         """Ours over vLLM's, run by run."""

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +22,10 @@ from qwen_server.engine.processes import descendants
 ROOT = Path(__file__).parents[1]
 NAME = "bench"  # the model's name in both APIs
 START_SECONDS = 600.0
-Which = Literal["ours", "vllm"]
-WHICH: tuple[Which, Which] = ("ours", "vllm")
-_LABEL = {"ours": "this server", "vllm": "vLLM's server"}
+PATCHES_OFF = "--patches=off"
+Which = Literal["ours", "unpatched", "vllm"]
+PAIR: tuple[Which, ...] = ("ours", "vllm")
+_LABEL = {"ours": "this server", "unpatched": "this server, patches off", "vllm": "vLLM's server"}
 
 
 class ServerError(Exception):
@@ -104,7 +105,7 @@ class Server:
     def is_ready(self) -> bool:
         """Whether the server reports that it accepts requests."""
         with contextlib.suppress(OSError, http.client.HTTPException):
-            return self.get("/health/ready" if self.which == "ours" else "/health")[0] == 200
+            return self.get("/health" if self.which == "vllm" else "/health/ready")[0] == 200
         return False
 
     def until_ready(self) -> float:
@@ -153,6 +154,7 @@ def _command(which: Which, engine: Engine, folder: Path, port: int, flags: tuple
         return [sys.executable, "-m", module, *listen, *common, *cache, *flags, *engine.extra]
     files = [f"--termination-log={folder / 'termination-log'}", f"--podinfo-dir={folder}"]
     own = [f"--device={engine.device}", f"--kv-cache-gib={engine.kv_cache_gib}", *files, *flags]
+    own += [PATCHES_OFF] if which == "unpatched" else []
     return [sys.executable, "-m", "qwen_server", *listen, *common, *own, "--", *engine.extra]
 
 
@@ -215,6 +217,7 @@ def both(
         yield {"ours": ours, "vllm": others}
 
 
-def order(run: int) -> tuple[Which, ...]:
-    """The order of the servers in a run: they take turns, so that neither always goes second."""
-    return WHICH if run % 2 == 0 else WHICH[::-1]
+def order(run: int, servers: Iterable[Which] = PAIR) -> tuple[Which, ...]:
+    """The order of the servers in a run: they take turns, so that none always goes last."""
+    names = tuple(servers)
+    return names if run % 2 == 0 else names[::-1]

@@ -42,13 +42,18 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
     file = context.folder / "pace"
     pace.write(file, 0.01)
     engine = context.engine.with_extra(_REPLAY)
-    with both(engine, context.folder, AUTO, variables={pace.VARIABLE: str(file)}) as servers:
+    variables = {pace.VARIABLE: str(file)}
+    with (
+        both(engine, context.folder, AUTO, variables=variables) as pair,
+        context.unpatched(engine, variables) as third,
+    ):
+        servers = pair | third
         for server in servers.values():
             pin([server.pid], {first})
             pin(server.engine_pids(), rest)
             _Search(server, file, rest).passes(_GUESS / 4)
         for run in range(context.runs):
-            for which in order(run):
+            for which in order(run, servers):
                 guess = carried[which][-1].tokens_per_second if carried[which] else _GUESS
                 found = _Search(servers[which], file, rest).best(guess)
                 carried[which].append(found)
@@ -62,8 +67,15 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
             rates["ours"],
             rates["vllm"],
             Target("ratio", ">=", 1.6),
+            rates.get("unpatched", []),
         ),
-        Row("CPU of the frontend at that rate", "µs a token", costs["ours"], costs["vllm"]),
+        Row(
+            "CPU of the frontend at that rate",
+            "µs a token",
+            costs["ours"],
+            costs["vllm"],
+            unpatched=costs.get("unpatched", []),
+        ),
     ], [
         f"{_STREAMS} streams get one token each per step of the engine. Steps get shorter until the frontend falls "
         f"behind: more than {100 * (1 - _OWN_EVENT):.0f} % of the tokens share an event, or the streams end late.",

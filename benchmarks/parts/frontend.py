@@ -21,24 +21,30 @@ _CONCURRENCIES = (1, 16, 64)
 
 def measure(context: Context) -> tuple[list[Row], list[str]]:
     """CPU time (user and system, all threads) of the API process, by the tokens it streamed."""
-    servers = context.pair()
     tokens: dict[tuple[int, Which], list[float]] = defaultdict(list)
     shares: dict[tuple[int, Which], list[float]] = defaultdict(list)
-    for which in servers:
-        _cpu_per_token(servers[which], 16, 2, 0)
-    for run in range(context.runs):
-        for concurrency in _CONCURRENCIES:
-            for which in order(run):
-                cost, share = _cpu_per_token(servers[which], concurrency, context.scaled(_SECONDS), run)
-                tokens[concurrency, which].append(cost)
-                shares[concurrency, which].append(share)
-        say(f"frontend: run {run + 1} of {context.runs}")
+    pair = context.pair()
+    with context.unpatched() as third:
+        servers = pair | third
+        for server in servers.values():
+            _cpu_per_token(server, 16, 2, 0)
+        for run in range(context.runs):
+            for concurrency in _CONCURRENCIES:
+                for which in order(run, servers):
+                    cost, share = _cpu_per_token(servers[which], concurrency, context.scaled(_SECONDS), run)
+                    tokens[concurrency, which].append(cost)
+                    shares[concurrency, which].append(share)
+            say(f"frontend: run {run + 1} of {context.runs}")
     rows = []
     for at in _CONCURRENCIES:
         target = Target("ratio", "<=", 0.6) if at > 1 else None
         name = f"streamed, {at} at a time"
-        rows.append(Row(f"CPU a token, {name}", "µs", tokens[at, "ours"], tokens[at, "vllm"], target))
-        rows.append(Row(f"share of a core, {name}", "%", shares[at, "ours"], shares[at, "vllm"]))
+        for kind, unit, found, goal in (
+            ("CPU a token", "µs", tokens, target),
+            ("share of a core", "%", shares, None),
+        ):
+            mine, theirs, bare = found[at, "ours"], found[at, "vllm"], found[at, "unpatched"]
+            rows.append(Row(f"{kind}, {name}", unit, mine, theirs, goal, bare))
     return rows, [
         f"{_TOKENS} tokens an answer. At 1 at a time, the fixed cost of a request is spread over fewer tokens."
     ]

@@ -1,9 +1,9 @@
-"""Generates the CustomResourceDefinition and its reference page from the typed models.
+"""Generates the CustomResourceDefinition and its reference page from qwen_operator.api.
 
     PYTHONPATH=operator/src python operator/tools/generate_crd.py [--check]
 
-writes `manifests/crd.yaml` and `docs/reference.md`. With `--check` it writes nothing and exits with 1
-if one of them differs from what the models say. It is a build tool and no part of the image.
+writes `manifests/crd.yaml` and `docs/reference.md`. With `--check` it writes nothing and exits with
+1 if one of them differs from what the models say. It is a build tool and no part of the image.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def _version() -> Schema:
         "schema": {
             "openAPIV3Schema": {
                 "type": "object",
-                "description": "A Qwen model served by vLLM, as one Service that heals itself.",
+                "description": "A Qwen model served by vLLM behind one Service.",
                 "required": ["spec"],
                 "properties": {
-                    "apiVersion": {"type": "string", "description": "Version of the schema of this object."},
-                    "kind": {"type": "string", "description": "QwenService."},
+                    "apiVersion": {"type": "string", "description": "API version of this object."},
+                    "kind": {"type": "string", "description": "Kind of this object: QwenService."},
                     "metadata": {"type": "object"},
-                    "spec": {**structural_schema(QwenServiceSpec), "description": "What is wanted."},
-                    "status": {**_without_defaults(structural_schema(ServiceStatus)), "description": "What is."},
+                    "spec": {**structural_schema(QwenServiceSpec), "description": "Desired state."},
+                    "status": {**_without_defaults(structural_schema(ServiceStatus)), "description": "Observed state."},
                 },
             }
         },
@@ -94,7 +94,8 @@ def _columns() -> list[Schema]:
 
 
 def structural_schema(model: type[ApiObject]) -> Schema:
-    """A model's schema in the dialect of CRDs: no references, no `null` alternatives, defaults inline."""
+    """A model's schema as CRDs need it: no references, no `null` alternatives, defaults inline."""
+
     document = model.model_json_schema(by_alias=True)
     return _structural(document, document.get("$defs", {}))
 
@@ -104,7 +105,7 @@ def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Sche
     result = {key: value for key, value in merged.items() if key not in _DROPPED}
     if merged.get("x-kubernetes-int-or-string"):
         result["anyOf"] = merged["anyOf"]
-    for key in ("minimum", "maximum"):  # the draft 2020-12 form of an exclusive bound is a number, OpenAPI's a flag
+    for key in ("minimum", "maximum"):  # exclusive bounds are flags in OpenAPI
         exclusive = f"exclusive{key.capitalize()}"
         if exclusive in result:
             result[key], result[exclusive] = result[exclusive], True
@@ -117,13 +118,16 @@ def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Sche
     if result.get("default", ...) is None:
         del result["default"]
     if result.get("default") == {} and "x-kubernetes-validations" in result:
-        # the API server checks a default against the rules before it fills in the defaults inside
+        # the API server validates a default before it fills in the defaults of its fields
         result["default"] = {name: part["default"] for name, part in result["properties"].items() if "default" in part}
     return result
 
 
 def _resolve(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
-    """Follows references and drops the `null` alternative; what stands beside a reference wins over its target."""
+    """Follows references and drops the `null` alternative.
+
+    Keys next to a `$ref` win over its target.
+    """
     merged = dict(node)
     while True:
         alternatives = merged.get("anyOf", [])
@@ -138,7 +142,7 @@ def _resolve(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
 
 
 def _without_defaults(node: Any) -> Any:
-    """Status is what the operator wrote: the API server must not add to it."""
+    """The API server must not add defaults to a status: only the operator writes it."""
     if isinstance(node, list):
         return [_without_defaults(item) for item in node]
     if isinstance(node, dict):
@@ -208,7 +212,7 @@ def build_reference() -> str:
         "# QwenService reference",
         f"API group and version `{GROUP}/{VERSION}`, kind `{KIND}`, short name `qs`.",
         "Only `spec.model.source` is required.",
-        "Durations are written like `500ms`, `30s`, `5m`, `1h30m`. Unknown fields are refused by `kubectl apply`.",
+        "Durations are written as `500ms`, `30s`, `5m` or `1h30m`. `kubectl apply` rejects unknown fields.",
     ]
     for section in ("spec", "status"):
         schema = properties[section]
@@ -222,7 +226,7 @@ def build_reference() -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes equal parts twice instead of as YAML aliases, which few tools for manifests expect."""
+    """Writes no YAML aliases for equal parts: few tools for manifests expect them."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -9,7 +9,19 @@ import socket
 import sys
 from collections.abc import Callable
 
-from tests.cluster import builds, checks, clusters, demo, images, javascript, node, packages, python_env, shell
+from tests.cluster import (
+    builds,
+    checks,
+    clusters,
+    demo,
+    images,
+    javascript,
+    node,
+    packages,
+    python_env,
+    requirements,
+    shell,
+)
 from tests.cluster.console import Problem, complain, side_by_side
 from tests.cluster.settings import Settings
 
@@ -113,7 +125,7 @@ def _port_free(_: Settings, arguments: Arguments) -> None:
 
 
 def _requirements(settings: Settings, _: Arguments) -> None:
-    python_env.compile_requirements(settings)
+    requirements.compile_all(settings)
 
 
 def _clean_cache(settings: Settings, _: Arguments) -> None:

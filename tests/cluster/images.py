@@ -62,9 +62,14 @@ SERVER = Image(
     "qwen-server",
     "server/Dockerfile",
     "cpu",
-    ("requirements/server-cpu.txt", "server/src", "server/models"),
+    ("requirements/install.sh", "requirements/server-cpu.txt", "server/src", "server/models"),
 )
-OPERATOR = Image("qwen-operator", "operator/Dockerfile", "operator", ("requirements/operator.txt", "operator/src"))
+OPERATOR = Image(
+    "qwen-operator",
+    "operator/Dockerfile",
+    "operator",
+    ("requirements/install.sh", "requirements/operator.txt", "operator/src"),
+)
 IMAGES = (SERVER, OPERATOR)
 
 

@@ -72,29 +72,6 @@ def ensure_venv(settings: Settings) -> str:
     return "synced with requirements/dev.txt"
 
 
-def compile_requirements(settings: Settings) -> None:
-    """Pin requirements/*.txt from the .in files again, with hashes and consistent with dev.txt.
-
-    The files contain no addresses of package indexes.
-    """
-    command = [
-        str(uv(settings)),
-        "pip",
-        "compile",
-        "--quiet",
-        "--upgrade",
-        "--python-version",
-        ".".join(map(str, PYTHON)),
-    ]
-    command += ["--generate-hashes", "--no-emit-index-url", "--override", "requirements/overrides.txt"]
-    log = settings.cache / "logs" / "requirements.log"
-    env = {**os.environ, **index_env(settings)}
-    for name in ("dev", "server-cpu", "operator"):
-        source, target = f"requirements/{name}.in", f"requirements/{name}.txt"
-        together = [] if name == "dev" else ["-c", "requirements/dev.txt"]
-        logged([*command, *together, source, "-o", target], log, cwd=ROOT, env=env, hint=f"see {log}")
-
-
 def venv_stamp() -> str:
     return digest([DEV_PINS], ".".join(map(str, PYTHON)))
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from tests.contract import ourcode
 from tests.contract.relied import DECLARED, OPTIONAL
 from tests.contract.relying import Finding, Relied
 from tests.contract.sources import Sources
+
+_SHORT = 120
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Row:
     @property
     def code_differs(self) -> bool:
         """Whether a function does something else under the same signature, perhaps."""
-        return self.known is not None and self.known.code != self.found.code
+        return self.known is not None and self.known.is_there and self.known.code != self.found.code
 
 
 def relied_on(sources: Sources) -> list[Relied]:
@@ -55,22 +58,37 @@ def compare(new: Sources, old: Sources | None) -> list[Row]:
 
 
 def table(rows: Sequence[Row], new: str, old: str | None, everything: bool = False) -> list[str]:
-    """The rows that tell something, each with where our code is concerned, and a summary. `everything`: all rows."""
-    width = max(len(new), len(old or ""))
+    """What differs, each with where our code is concerned, and a summary. `everything`: also what does not."""
     lines: list[str] = []
-    for row in rows:
-        if row.status == "ok" and not row.code_differs and not everything:
-            continue
-        note = ", its code changed" if row.status == "ok" and row.code_differs else ""
-        verdict = "" if row.status == "ok" else (" (does not fit)" if row.is_broken else " (fits)")
-        lines.append(f"{row.status + verdict + note:<25} {row.relied.symbol}")
-        lines.append(f"{'':<25}   used: {row.relied.where}")
-        lines += [f"{'':<25}   {problem}" for problem in row.found.problems]
-        if row.status == "changed" and row.known is not None and row.known.seen != row.found.seen:
-            lines.append(f"{'':<25}   {old:<{width}} {row.known.seen}")
-            lines.append(f"{'':<25}   {new:<{width}} {row.found.seen}")
+    for symbol, group in groupby(rows, key=lambda row: row.relied.symbol):
+        shown = [row for row in group if row.status != "ok" or row.code_differs or everything]
+        if shown:
+            lines += _entry(symbol, shown, new, old or "")
     counts = {status: sum(row.status == status for row in rows) for status in ("ok", "changed", "gone")}
     broken = sum(row.is_broken for row in rows)
     told = ", ".join(f"{count} {status}" for status, count in counts.items())
-    lines.append(f"{new}: {told}; {broken} of them do not fit" if broken else f"{new}: {told}; all of it fits")
-    return lines
+    return [*lines, f"{new}: {told}; {f'{broken} of them do not fit' if broken else 'all of it fits'}"]
+
+
+def _entry(symbol: str, rows: Sequence[Row], new: str, old: str) -> list[str]:
+    """One name of vLLM's: its worst status, the places that use it, what is wrong, and both signatures."""
+    worst = max(rows, key=lambda row: (row.is_broken, row.status != "ok", row.code_differs))
+    if worst.status == "ok":
+        verdict = "ok, its code changed" if worst.code_differs else "ok"
+    else:
+        verdict = f"{worst.status}, {'does not fit' if worst.is_broken else 'fits'}"
+    details = [f"used: {', '.join(sorted({row.relied.where for row in rows}))}"]
+    details += dict.fromkeys(problem for row in rows for problem in row.found.problems)
+    if worst.known is not None and worst.found.is_there and worst.known.seen != worst.found.seen:
+        width = max(len(old), len(new))
+        for release, one, other in ((old, worst.known, worst.found), (new, worst.found, worst.known)):
+            details.append(f"{release:<{width}}  {_shown(one.seen, other.seen)}")
+    return [f"{verdict:<22} {symbol}", *(f"{'':<24} {detail}" for detail in details)]
+
+
+def _shown(parts: Sequence[str], others: Sequence[str]) -> str:
+    """The parts in which a signature differs from the other one, or all of them when they are few."""
+    if len(", ".join(parts)) <= _SHORT:
+        return ", ".join(parts) or "nothing"
+    differing = [part for part in parts if part not in others]
+    return f"... {', '.join(differing)} ..." if differing else "... (nothing that the other has not)"

@@ -55,7 +55,19 @@ class File:
 
 @functools.cache
 def _all() -> list[File]:
-    return [File.read(path) for path in sorted(SERVER.rglob("*.py"))]
+    """Our files, those of the engine first."""
+    paths = sorted(SERVER.rglob("*.py"), key=lambda path: ("engine" not in path.parts, path))
+    return [File.read(path) for path in paths]
+
+
+@functools.cache
+def _places() -> dict[str, str]:
+    """Where each class, function, `Class.method` and constant is defined; of equal names the first counts."""
+    found: dict[str, str] = {}
+    for file in _all():
+        for name, node in _definitions(file.tree):
+            found.setdefault(name, file.at(node))
+    return found
 
 
 def derived(sources: Sources, optional: frozenset[str]) -> Iterator[Relied]:
@@ -141,22 +153,19 @@ def place(name: str) -> str:
         if not (ROOT / name).is_file():
             raise LookupError(f"there is no file {name}")
         return name
-    for file in _all():
-        node: ast.AST | None = file.tree
-        for part in name.split("."):
-            node = _defined_in(node, part) if node else None
-        if node is not None:
-            return file.at(node)
-    raise LookupError(f"nothing of ours is called {name}")
+    if name not in _places():
+        raise LookupError(f"nothing of ours is called {name}")
+    return _places()[name]
 
 
-def _defined_in(parent: ast.AST, name: str) -> ast.AST | None:
-    for node in ast.walk(parent):
-        if isinstance(node, Function | ast.ClassDef) and node.name == name:
-            return node
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets_of(node)):
-            return node
-    return None
+def _definitions(parent: ast.AST, of: str = "") -> Iterator[tuple[str, ast.AST]]:
+    for node in ast.iter_child_nodes(parent):
+        if isinstance(node, Function | ast.ClassDef):
+            yield f"{of}{node.name}", node
+            yield from _definitions(node, f"{node.name}." if isinstance(node, ast.ClassDef) else of)
+        elif not isinstance(node, ast.expr):
+            yield from ((f"{of}{target.id}", node) for target in targets_of(node) if isinstance(target, ast.Name))
+            yield from _definitions(node, of)
 
 
 def placed(relied: Relied) -> Relied:

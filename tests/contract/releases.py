@@ -52,7 +52,7 @@ def unpacked(wanted: str, package: str | None = None) -> tuple[str, Sources]:
         if wanted in versions:
             _download(name, wanted)
             return f"{name} {wanted}", Sources(_folder(name, wanted))
-    listed = "; ".join(f"{name}: {', '.join(versions[:8])}, ..." for name, versions in known.items())
+    listed = "; ".join(f"{name}: {', '.join(versions[:8])}" for name, versions in known.items())
     raise UnknownReleaseError(f"the package index has no {' or '.join(names)} {wanted}. It has {listed}")
 
 
@@ -76,7 +76,8 @@ def _download(package: str, wanted: str) -> None:
     """Fetches the wheel, keeps its Python files, and drops the rest of it."""
     folder = _folder(package, wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    print(f"downloading {package} {wanted} (for vllm about 350 MB; its sources are kept) ...", file=sys.stderr)
+    size = "about 350 MB" if package == "vllm" else "about 100 MB"
+    print(f"downloading the wheel of {package} {wanted}, {size}, to keep its sources ...", file=sys.stderr)
     with TemporaryDirectory(dir=folder.parent, prefix="download-") as temporary:
         command = [*_pip(), "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", temporary]
         done = subprocess.run([*command, f"{package}=={wanted}"], capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ function, a class, `Class.method` or a constant.
 
 from __future__ import annotations
 
-from tests.contract.relying import Calls, Does, Has, Relied, Says
+from tests.contract.relying import Calls, Does, Has, Relied, Says, Takes
 
 # Methods of ours that override one of vLLM's in some releases only.
 OPTIONAL = frozenset(
@@ -43,9 +43,9 @@ ENGINE: tuple[Relied, ...] = (
         ("errored", "output_processor", "engine_core", "renderer", "model_config", "vllm_config"),
     ),
     Has(_LLM, "EngineProxy", ("observability_config",)),
-    Has("vllm.v1.engine.core_client:MPClient", "VllmEngine._exit_codes", ("resources",)),
-    Has("vllm.v1.engine.core_client:BackgroundResources", "VllmEngine._exit_codes", ("engine_manager",)),
-    Has("vllm.v1.engine.utils:CoreEngineProcManager", "VllmEngine._exit_codes", ("processes",)),
+    Has("vllm.v1.engine.core_client:MPClient", "exit_codes", ("resources",)),
+    Has("vllm.v1.engine.core_client:BackgroundResources", "exit_codes", ("engine_manager",)),
+    Has("vllm.v1.engine.utils:CoreEngineProcManager", "exit_codes", ("processes",)),
     Does("vllm.v1.engine.utils", "EarlyContext", ("context = get_mp_context()", "context.Process(target=")),
     Does(
         "vllm.v1.engine.input_processor",
@@ -93,7 +93,9 @@ OUTPUTS: tuple[Relied, ...] = (
     ),
     Has(f"{_OUTPUT}:RequestOutputCollector", "TappedState", ("output", "put")),
     Has(f"{_OUTPUT}:OutputProcessor", "TappingProcessor", ("request_states",)),
-    Calls("vllm.v1.engine.detokenizer:IncrementalDetokenizer.get_next_output_text", "TappedState", ("finished", "delta")),
+    Calls(
+        "vllm.v1.engine.detokenizer:IncrementalDetokenizer.get_next_output_text", "TappedState", ("finished", "delta")
+    ),
     Has("vllm.v1.engine:EngineCoreRequest", "TappingProcessor", ("request_id", "external_req_id")),
     Has(
         "vllm.outputs:RequestOutput",
@@ -206,7 +208,9 @@ SERVING: tuple[Relied, ...] = (
         ("engine_client", "models"),
         ("online_renderer", "request_logger"),
     ),
-    Calls(f"{_OPENAI}.responses.serving:OpenAIServingResponses", "responses_api", ("engine_client", "models"), _SERVING),
+    Calls(
+        f"{_OPENAI}.responses.serving:OpenAIServingResponses", "responses_api", ("engine_client", "models"), _SERVING
+    ),
     Calls("vllm.entrypoints.anthropic.serving:AnthropicServingMessages", "messages_apis", _ROLE, _SERVING),
     Calls(
         "vllm.entrypoints.serve.tokenize.serving:ServingTokenization",
@@ -251,12 +255,18 @@ SERVING: tuple[Relied, ...] = (
         for method in ("create_tokenize", "create_detokenize")
     ),
     # How a stream of chunks becomes one of Anthropic's events: `_Serving` notes errors before that.
-    Calls(
+    Takes(
         "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.message_stream_converter",
         "_Serving",
-        ("generator",),
+        "generator",
+        # Texts in 0.32, chunks since.
+        ("AsyncGenerator[str, None]", "AsyncGenerator[ChatCompletionStreamResponse | ErrorResponse, None]"),
     ),
-    Has("vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest", "_thoughtful", ("thinking", "chat_template_kwargs")),
+    Has(
+        "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest",
+        "_thoughtful",
+        ("thinking", "chat_template_kwargs"),
+    ),
     Has("vllm.entrypoints.anthropic.protocol:AnthropicMessagesResponse", "messages_apis", ("id", "stop_sequence")),
     Has(f"{_OPENAI}.responses.serving:OpenAIServingResponses", "responses_api", ("enable_store",)),
     Has(f"{_OPENAI}.responses.protocol:ResponsesRequest", "responses_api", ("request_id", "store", "input")),
@@ -266,26 +276,30 @@ SERVING: tuple[Relied, ...] = (
 )
 
 TEXTS: tuple[Relied, ...] = (
-    Says(f"{_OPENAI}.chat_completion.serving", "_DISCONNECTED", ("Client disconnected", "chatcmpl-{}")),
-    Says(f"{_OPENAI}.completion.serving", "_DISCONNECTED", ("Client disconnected", "cmpl-{}")),
+    Says(f"{_OPENAI}.chat_completion.serving", "DISCONNECTED", ("Client disconnected", "chatcmpl-{}")),
+    Says(f"{_OPENAI}.completion.serving", "DISCONNECTED", ("Client disconnected", "cmpl-{}")),
     Says(f"{_OPENAI}.responses.serving", "_OPENING", ("response.created", "response.in_progress")),
-    Says("vllm.entrypoints.anthropic.serving", "_ERROR_EVENT", ("event: {}\ndata: {}\n\n", "error")),
-    Says("vllm.renderers.params", "_TOO_LONG", ("This model's maximum context length is {} tokens.",)),
+    Says("vllm.entrypoints.anthropic.serving", "MESSAGES_ERROR_EVENT", ("event: {}\ndata: {}\n\n", "error")),
+    Says("vllm.renderers.params", "TOO_LONG", ("This model's maximum context length is {} tokens.",)),
     Says(
         "vllm.sampling_params",
-        "_PARAMETERS",
+        "PARAMETERS",
         ("n must be 1 when using greedy sampling", "Choice '{}' cannot be an empty list", "Invalid JSON grammar"),
     ),
-    Says("vllm.renderers.base", "_PARAMETERS", ("Token id {} is out of vocabulary",)),
-    Says("vllm.renderers.online_renderer", "_PARAMETERS", ("Chat template is passed with request, but", "tool choice requires")),
-    Says(f"{_OPENAI}.chat_completion.protocol", "_PARAMETERS", ("Cannot set both `continue_final_message` and",)),
-    Says("vllm.v1.engine.input_processor", "_PARAMETERS", ("prompt cannot be empty",)),
-    Says("vllm.sampling_params", "_LEADING_NAME", ("bad_words cannot contain an empty string.",)),
-    Says("vllm.v1.engine.exceptions", "_HEARSAY", ("EngineCore encountered an issue.",)),
-    Says("vllm.v1.engine.core", "_HEARSAY", ("Executor failed.",)),
+    Says("vllm.renderers.base", "PARAMETERS", ("Token id {} is out of vocabulary", "multimodal item intact")),
+    Says(
+        "vllm.renderers.online_renderer",
+        "PARAMETERS",
+        ("Chat template is passed with request, but", "tool choice requires"),
+    ),
+    Says(f"{_OPENAI}.chat_completion.protocol", "PARAMETERS", ("Cannot set both `continue_final_message` and",)),
+    Says("vllm.v1.engine.input_processor", "PARAMETERS", ("prompt cannot be empty",)),
+    Says("vllm.sampling_params", "LEADING_NAME", ("bad_words cannot contain an empty string.",)),
+    Says("vllm.v1.engine.exceptions", "HEARSAY", ("EngineCore encountered an issue.",)),
+    Says("vllm.v1.engine.core", "HEARSAY", ("Executor failed.",)),
     Says(
         "vllm.v1.executor.multiproc_executor",
-        "_HEARSAY",
+        "HEARSAY",
         (
             "Executor failed.",
             "WorkerProc hit an exception.",
@@ -294,7 +308,7 @@ TEXTS: tuple[Relied, ...] = (
     ),
     Says(
         "vllm.v1.executor.multiproc_executor",
-        "_WORKER_ENDED",
+        "WORKER_ENDED",
         ("Worker proc %s died unexpectedly (exit code: %s)",),
     ),
     Says(

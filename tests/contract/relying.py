@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.contract.signatures import Signature, signature_of
 from tests.contract.sources import Definition, Sources, members
@@ -13,11 +13,11 @@ from tests.contract.sources import Definition, Sources, members
 
 @dataclass(frozen=True)
 class Finding:
-    """What a release has of what is relied on. `seen` is its signature and `code` its text, for comparing releases."""
+    """What a release has of what is relied on; to compare releases, `seen` is its signature and `code` its text."""
 
     is_there: bool
     problems: tuple[str, ...] = ()
-    seen: str = ""
+    seen: tuple[str, ...] = ()
     code: str = ""
 
 
@@ -34,8 +34,14 @@ class Relied:
         if found is None:
             return Finding(is_there=False, problems=(self._moved(sources),))
         signature = signature_of(sources, found)
-        code = ast.dump(found.function) if found.function else ""
-        return Finding(True, tuple(self.problems(sources, found, signature)), str(signature or ""), code)
+        problems = tuple(self.problems(sources, found, signature))
+        if found.function is not None:
+            return Finding(True, problems, signature.parts() if signature else (), ast.dump(found.function))
+        return Finding(True, problems, self.seen(found, signature))
+
+    def seen(self, found: Definition, signature: Signature | None) -> tuple[str, ...]:
+        """What to compare between releases of what is no function."""
+        return ()
 
     def _moved(self, sources: Sources) -> str:
         name = self.symbol.rpartition(":")[2] or self.symbol
@@ -51,7 +57,7 @@ class Relied:
 class Exists(Relied):
     """A module or a name that we import or read."""
 
-    def problems(self, _: Sources, __: Definition, ___: Signature | None) -> Sequence[str]:
+    def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
         """None: it is there."""
         return ()
 
@@ -65,7 +71,13 @@ class Calls(Relied):
     complete: bool = True
     awaited: bool = False
 
-    def problems(self, _: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
+    def seen(self, found: Definition, signature: Signature | None) -> tuple[str, ...]:
+        """The parameters that are required, or that we give."""
+        given = {*self.positional, *self.keywords}
+        shown = [p for p in signature.parameters if p.default is None or p.name in given] if signature else []
+        return Signature(tuple(shown)).parts()
+
+    def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
         """Whether the call still fits."""
         if signature is None:
             # What a decorator or an assignment makes cannot be read from the text.
@@ -80,9 +92,9 @@ class Calls(Relied):
 class Overrides(Relied):
     """A method of vLLM's class that a class of ours replaces, with our signature."""
 
-    ours: Signature = Signature(())
+    ours: Signature = field(default_factory=lambda: Signature(()))
 
-    def problems(self, _: Sources, __: Definition, signature: Signature | None) -> Sequence[str]:
+    def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
         """Whether ours can still stand in for it."""
         return ("is no method",) if signature is None else signature.override_problems(self.ours)
 
@@ -99,16 +111,11 @@ class Has(Relied):
     exactly: bool = False
     ignored: tuple[str, ...] = ()
 
-    def find(self, sources: Sources) -> Finding:
-        """Shows the attributes in question in place of the signature."""
-        finding = super().find(sources)
-        found = sources.find(self.symbol)
-        if found is None or found.cls is None:
-            return finding
-        shown = sorted(_public(found)) if self.exactly else []
-        return Finding(finding.is_there, finding.problems, ", ".join(shown))
+    def seen(self, found: Definition, signature: Signature | None) -> tuple[str, ...]:
+        """All the attributes, where we must know them all."""
+        return tuple(sorted(_public(found))) if self.exactly else ()
 
-    def problems(self, sources: Sources, found: Definition, _: Signature | None) -> Sequence[str]:
+    def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
         """The attributes that are missing or new."""
         if found.cls is None:
             return ("is no class",)
@@ -120,12 +127,26 @@ class Has(Relied):
 
 
 @dataclass(frozen=True)
+class Takes(Relied):
+    """A function to which we give what only its annotations describe. `known` are the types that we can give it."""
+
+    parameter: str = ""
+    known: tuple[str, ...] = ()
+
+    def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
+        """The type that it takes, if it is another."""
+        types = {p.name: p.annotation for p in signature.parameters} if signature else {}
+        taken = types.get(self.parameter)
+        return () if taken in self.known else (f"takes {taken} as {self.parameter!r}",)
+
+
+@dataclass(frozen=True)
 class Says(Relied):
     """Texts that a module has, each whole or in part, with `{}` for the values filled in; `symbol` is the module."""
 
     texts: tuple[str, ...] = ()
 
-    def problems(self, _: Sources, found: Definition, __: Signature | None) -> Sequence[str]:
+    def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
         """The texts that are gone."""
         there = found.module.texts
         return [f"does not say {text!r}" for text in self.texts if not any(text in other for other in there)]
@@ -137,7 +158,7 @@ class Does(Relied):
 
     statements: tuple[str, ...] = ()
 
-    def problems(self, _: Sources, found: Definition, __: Signature | None) -> Sequence[str]:
+    def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
         """The statements that are gone."""
         code = ast.unparse(found.node or found.module.tree)
         return [f"does not do `{text}`" for text in self.statements if text not in code]

@@ -33,14 +33,14 @@ class Signature:
     returns: str = ""
     is_async: bool = False
 
-    def __str__(self) -> str:
+    def parts(self) -> tuple[str, ...]:
+        """The signature in parts: each parameter, what it returns, and that it is async."""
         shown: list[str] = []
         for parameter in self.parameters:
             if parameter.kind == "keyword" and not any(text.startswith("*") for text in shown):
                 shown.append("*")
             shown.append(str(parameter))
-        text = f"({', '.join(shown)})" + (f" -> {self.returns}" if self.returns else "")
-        return f"async {text}" if self.is_async else text
+        return (*shown, *([f"-> {self.returns}"] if self.returns else []), *(["async"] if self.is_async else []))
 
     def problems(self, positional: Sequence[str | None], keywords: Sequence[str], complete: bool) -> list[str]:
         """Why a call does not fit. None among `positional` stands for a value whose meaning is not declared.

@@ -67,9 +67,9 @@ class Sources:
         self._modules: dict[str, Module | None] = {}
 
     def module(self, name: str) -> Module | None:
-        """A module by its dotted name; None if there is none."""
+        """A module of vLLM by its dotted name; None if there is none."""
         if name not in self._modules:
-            self._modules[name] = self._read(name)
+            self._modules[name] = self._read(name) if name.partition(".")[0] == "vllm" else None
         return self._modules[name]
 
     def _read(self, name: str) -> Module | None:
@@ -166,14 +166,14 @@ class Sources:
         ]
 
 
+@functools.cache
 def members(cls: ast.ClassDef) -> dict[str, ast.AST]:
     """What the class itself defines, by name: the body first, then what its methods set on `self`."""
     found = dict(_defined(cls.body))
     for node in ast.walk(cls):
         for target in targets_of(node):
-            is_own = isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)
-            if is_own and target.value.id == "self":  # type: ignore[union-attr]
-                found.setdefault(target.attr, node)  # type: ignore[union-attr]
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
+                found.setdefault(target.attr, node)
     return found
 
 

@@ -51,7 +51,7 @@ class ServerProcess:
         self.lines: list[str] = []
         command = [sys.executable, "-m", "qwen_server", "--host=127.0.0.1", f"--port={self.port}", "--device=cpu"]
         command += ["--enforce-eager", f"--termination-log={self.termination_log}", f"--podinfo-dir={self.podinfo}"]
-        command += [f"--alerts-file={self._alerts}", *_patch_flags(), *flags]
+        command += [f"--alerts-file={self._alerts}", *_patch_flags(flags), *flags]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=_environment(), text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -225,8 +225,9 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def _patch_flags() -> list[str]:
-    return [PATCHES_OFF] if os.environ.get("QWEN_TEST_PATCHES") == "off" else []
+def _patch_flags(flags: Sequence[str]) -> list[str]:
+    left_out = os.environ.get("QWEN_TEST_PATCHES") == "off" and PATCHES_OFF not in flags
+    return [PATCHES_OFF] if left_out else []
 
 
 def _environment() -> dict[str, str]:

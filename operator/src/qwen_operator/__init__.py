@@ -1,3 +1,3 @@
-"""qwen-operator: turns QwenService objects into self-healing vLLM services."""
+"""qwen-operator: runs QwenServices, Qwen models served by vLLM, on Kubernetes."""
 
 __version__ = "1.0.0"

@@ -1,4 +1,4 @@
-"""`python -m qwen_operator`: win the Lease, then act until it is lost or the process is told to end."""
+"""`python -m qwen_operator`: become leader, then act until the Lease is lost or SIGTERM arrives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RETRY_SECONDS: Final = 2.0
 
 
 async def run(settings: Settings) -> int:
-    """Runs one operator process; returns its exit code."""
+    """Runs one operator process and returns its exit code."""
     health = Health()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -46,7 +46,7 @@ async def run(settings: Settings) -> int:
         health.ready = False
         await kube.close()
         await runner.cleanup()
-        logger.info("ended")
+        logger.info("stopped")
 
 
 async def _lead(kube: KubeClient, settings: Settings, health: Health, stop: asyncio.Event) -> int:
@@ -73,7 +73,7 @@ async def _lead(kube: KubeClient, settings: Settings, health: Health, stop: asyn
         losing.cancel()
         if acting.done():
             return acting.result()
-        # someone else may act from now on: be quick
+        # Another process may soon act, so stop at once.
         acting.cancel()
         await asyncio.wait((acting,), timeout=RENEW_DEADLINE / 4)
         return EXIT_LOST
@@ -84,7 +84,7 @@ async def _lead(kube: KubeClient, settings: Settings, health: Health, stop: asyn
 
 
 async def _report_standby(leader: Leader, health: Health) -> None:
-    """A process that stands by is ready as long as it sees the Lease."""
+    """Keeps a process on standby ready as long as it can read the Lease."""
     loop = asyncio.get_running_loop()
     while True:
         health.ready = leader.seen_at >= 0 and loop.time() - leader.seen_at < 3 * RENEW_DEADLINE
@@ -92,7 +92,7 @@ async def _report_standby(leader: Leader, health: Health) -> None:
 
 
 async def _act(kube: KubeClient, settings: Settings, health: Health, stop: asyncio.Event) -> int:
-    """Watches and acts until told to stop; a part that fails ends the process."""
+    """Watches and acts until `stop` is set. If a part fails, the process exits."""
     if not await _unless(stop, _definition_served(kube)):
         return 0
     controller = Controller(kube, settings, health)
@@ -103,14 +103,14 @@ async def _act(kube: KubeClient, settings: Settings, health: Health, stop: async
     try:
         await asyncio.wait((working, *waits), return_when=asyncio.FIRST_COMPLETED)
         if controller.ready.is_set():
-            # pods first, then services: the first reconciliation sees the whole picture
+            # Pods before services, so that the first reconciliation sees all pods.
             watcher.start()
             health.ready = await _unless(stop, watcher.started())
             await asyncio.wait((working, *waits[:2]), return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
-        # whatever acts ends first: someone else may hold the Lease already
+        # Whatever acts stops first: another process may already hold the Lease.
         working.cancel()
         results = await asyncio.gather(working, return_exceptions=True)
         await watcher.stop()
@@ -123,19 +123,21 @@ async def _act(kube: KubeClient, settings: Settings, health: Health, stop: async
 
 
 async def _definition_served(kube: KubeClient) -> None:
-    """Returns once the API server serves QwenServices (right after an installation it may take a moment)."""
+    """Waits until the API server serves QwenServices: after an installation this takes a moment."""
+
     while True:
         try:
             if await kube.serves(QWEN_SERVICES):
                 return
             logger.info("waiting for the CustomResourceDefinition of QwenServices")
         except KubeError as error:
-            logger.warning("the API server does not answer: %s", error)
+            logger.warning("the API server cannot be reached: %s", error)
+
         await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def _unless(stop: asyncio.Event, work: Awaitable[Any]) -> bool:
-    """Waits for some work; False when the process was told to stop before it was done."""
+    """Waits for work. Returns False if `stop` is set before it is done."""
     task = asyncio.ensure_future(work)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)

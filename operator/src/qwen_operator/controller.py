@@ -1,4 +1,4 @@
-"""Everything that runs while this process is the one that acts, wired together."""
+"""Wires together everything that runs while this process is the leader."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BEAT: Final = "resync"
 
 
 class Controller:
-    """The operator at work. `poller` is given by tests only."""
+    """The tasks of the leader. Only tests pass a `poller`."""
 
     def __init__(self, kube: KubeClient, settings: Settings, health: Health, poller: Poller | None = None) -> None:
         self._kube = kube
@@ -57,7 +57,7 @@ class Controller:
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Works until cancelled."""
+        """Runs until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._recorder.run(), name="events")
@@ -74,7 +74,7 @@ class Controller:
             await self._poller.close()
 
     def service_seen(self, obj: Object) -> None:
-        """A QwenService that came or changed."""
+        """Handles a new or changed QwenService."""
         if self._ended:
             return
         key = key_of(obj)
@@ -86,7 +86,7 @@ class Controller:
             self._queue.add(key)
 
     def service_gone(self, key: Key) -> None:
-        """A QwenService that was deleted; Kubernetes removes what it owned."""
+        """Handles a deleted QwenService. Kubernetes removes the objects that it owned."""
         self.cluster.forget_service(key)
         SERVICES.set(len(self.cluster.services))
         self._remediator.sync(key)
@@ -112,7 +112,7 @@ class Controller:
             self._all_due()
 
     def _patience(self) -> float:
-        """Seconds within which a loop that lives shows up again."""
+        """Seconds within which the next beat of a loop is due."""
         return 3 * self._settings.resync_seconds + 60.0
 
     async def _reconcile(self, key: Key) -> None:
@@ -136,7 +136,11 @@ class Controller:
 
 
 def _matters(obj: Object) -> tuple[Any, ...]:
-    """What of a QwenService makes it due: not what the operator itself writes into its status."""
+    """The parts of a QwenService whose change requires a reconciliation.
+
+    Its status is none of them.
+    """
+
     metadata = obj["metadata"]
     names = ("uid", "generation", "labels", "annotations", "deletionTimestamp")
     return tuple(metadata.get(name) for name in names)

@@ -1,7 +1,8 @@
-"""kopf: it watches the QwenServices and tells the controller. Nothing else is left to it.
+"""kopf watches the QwenServices and passes each change on to the controller. It does nothing else.
 
-Only events are handled, level-triggered, so kopf writes no annotation and no finalizer, and keeps no state of its own.
-It runs in a thread with a loop of its own, because at its end it cancels every task of the loop that it finds.
+There is only a handler for raw events, so kopf writes no annotations and no finalizers and keeps no
+state. It runs in a thread with its own event loop, because when it stops it cancels all tasks that
+were started in its loop after it. See docs/decisions/0009-what-kopf-does-here.md.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 
 def build_registry(seen: Callable[[Object], None], gone: Callable[[Key], None]) -> kopf.OperatorRegistry:
-    """The handlers; `seen` and `gone` are called from kopf's thread."""
+    """The handlers. `seen` and `gone` are called in kopf's thread."""
     registry = kopf.OperatorRegistry()
 
     def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-        # one resource, known by name: no need to look for custom resources and namespaces, nor a right to
+        # The resource is known by name. Scanning would need permissions for CRDs and namespaces.
         settings.scanning.disabled = True
         settings.posting.enabled = False
         settings.networking.request_timeout = 30.0
@@ -51,7 +52,10 @@ def build_registry(seen: Callable[[Object], None], gone: Callable[[Key], None]) 
 
 
 class KopfThread:
-    """kopf in its thread. `died` is called in the caller's loop when it ends without being asked to."""
+    """The thread in which kopf runs.
+
+    `died` is called in the caller's loop if kopf stops by itself.
+    """
 
     def __init__(
         self,
@@ -73,17 +77,17 @@ class KopfThread:
         self._thread.start()
 
     async def started(self, timeout: float = 10.0) -> bool:
-        """Whether kopf is up, after waiting for it."""
+        """Waits for kopf to start. Returns False after the timeout."""
         return await asyncio.to_thread(self._ready.wait, timeout)
 
     async def stop(self, timeout: float = 10.0) -> None:
-        """Asks kopf to end and waits for it."""
+        """Stops kopf and waits for the thread."""
         self._stop.set()
         if self._thread.ident is None:
             return
         await asyncio.to_thread(self._thread.join, timeout)
         if self._thread.is_alive():
-            logger.warning("kopf did not end in time")
+            logger.warning("kopf did not stop in time")
 
     def _from_thread(self, call: Callable[[Any], None]) -> Callable[[Any], None]:
         return lambda value: self._tell(lambda: call(value))
@@ -97,7 +101,7 @@ class KopfThread:
         flags = {"stop_flag": self._stop, "ready_flag": self._ready}
         try:
             asyncio.run(kopf.operator(registry=self._registry, standalone=True, **flags, **where))
-        except Exception:  # the process ends for it, which is what Kubernetes mends
+        except Exception:  # the process exits and Kubernetes restarts it
             logger.exception("kopf failed")
         if not self._stop.is_set():
             self._tell(self._died)

@@ -1,4 +1,4 @@
-"""Makes one QwenService true: observe, plan, apply, remove, status. Idempotent; called as often as anything changes."""
+"""Reconciles one QwenService: observe, plan, apply, remove, write the status. Idempotent."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ logger = logging.getLogger(__name__)
 
 
 def fingerprint(obj: Mapping[str, Any]) -> str:
-    """A hash of what somebody decided about an object: all but its status and what the API server counts up."""
+    """A hash of an object without its status and the metadata that the API server maintains."""
     ignored = ("resourceVersion", "managedFields", "generation", "creationTimestamp", "uid", "selfLink")
     metadata = {key: value for key, value in obj["metadata"].items() if key not in ignored}
     return stable_hash({**{key: obj[key] for key in obj if key not in ("status", "metadata")}, "metadata": metadata})
 
 
 class Reconciler:
-    """Reconciles services, one call at a time for each."""
+    """Reconciles services. At most one call at a time for each service."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Reconciler:
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
 
     async def reconcile(self, key: Key) -> None:
-        """Brings the cluster to what the service's spec says; raises KubeError when that has to be tried again."""
+        """Makes the cluster match the service's spec. Raises KubeError if it must be retried."""
         obj = self._cluster.service(key)
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             self.forget(key)
@@ -97,16 +97,16 @@ class Reconciler:
             raise retry
 
     def forget(self, key: Key) -> None:
-        """Drops what is remembered of a service."""
+        """Drops what is known about a service."""
         self._warned.pop(key, None)
         for entry in [entry for entry in self._applied if entry[0] == key]:
             del self._applied[entry]
 
     async def _still_there(self, key: Key, service: QwenService, todo: Plan) -> bool:
-        """Whether the service exists, asked before anything is created for it.
+        """Whether the service still exists. Checked before a child is created for it.
 
-        Nobody tells of a deletion that fell into a gap of kopf's watch; children made for what is gone would be
-        collected and made anew for ever.
+        kopf does not report a deletion that happened while its watch was interrupted. Children of a
+        deleted service would be garbage collected and created again, forever.
         """
         if all(
             self._cluster.child(resource_for(child), key[0], child["metadata"]["name"]) is not None
@@ -116,12 +116,12 @@ class Reconciler:
         try:
             live = await self._kube.get(QWEN_SERVICES, key[1], key[0])
         except NotFoundError:
-            logger.info("the service is gone", extra={"namespace": key[0], "service": key[1]})
+            logger.info("the service was deleted", extra={"namespace": key[0], "service": key[1]})
             self._gone(key)
             return False
         if live["metadata"]["uid"] != service.uid:
             self._cluster.store_service(live)
-            raise ConflictError(409, "there is a new QwenService of that name")
+            raise ConflictError(409, "there is a new QwenService with this name")
         return True
 
     async def _facts(self, key: Key, service: QwenService) -> ClusterFacts:
@@ -132,7 +132,7 @@ class Reconciler:
             try:
                 claims[cache.existing_claim] = await self._kube.get(CLAIMS, cache.existing_claim, key[0])
             except KubeError as error:
-                logger.debug("the claim %s: %s", cache.existing_claim, error)
+                logger.debug("reading the claim %s failed: %s", cache.existing_claim, error)
         return ClusterFacts(
             operator_version=__version__,
             server_images=self._settings.server_images,
@@ -146,9 +146,9 @@ class Reconciler:
         )
 
     async def _apply(self, key: Key, service: QwenService, todo: Plan) -> tuple[ApplyError | None, KubeError | None]:
-        """Applies what differs. Returns the first refusal, and the first failure that is worth another attempt.
+        """Applies the children that differ. Returns the first error and the first retryable one.
 
-        A Deployment that would be refused is found out first, so that nothing else changes for it in vain.
+        A dry run of the Deployment comes first: if it is rejected, nothing else changes either.
         """
         due = [child for child in todo.children if self._differs(key, child)]
         refused = await self._refused_template(due)
@@ -157,19 +157,19 @@ class Reconciler:
             kind, name = child["kind"], child["metadata"]["name"]
             try:
                 if not await self._may_take(service, child):
-                    message = f"{kind} {name} exists and is not this QwenService's; rename one of the two"
+                    message = f"{kind} {name} exists and belongs to something else. Rename one of the two."
                     refused = refused or ApplyError("ApplyFailed", message)
                     continue
                 await self._apply_one(key, child)
             except NamespaceEndingError:
-                continue  # the QwenService is about to go, too
+                continue  # the QwenService will be deleted, too
             except KubeError as error:
                 refused = refused or ApplyError("ApplyFailed", f"{kind} {name}: {error.message}")
                 retry = retry or (None if isinstance(error, InvalidError) else error)
         return refused, retry
 
     async def _refused_template(self, due: Sequence[Object]) -> ApplyError | None:
-        """Why the API server would refuse the Deployment; None also when that cannot be told now."""
+        """Why the API server rejects the Deployment; None if it does not or the dry run fails."""
         for child in due:
             if resource_for(child) is DEPLOYMENTS:
                 try:
@@ -177,7 +177,7 @@ class Reconciler:
                 except InvalidError as error:
                     return ApplyError("InvalidPodTemplate", error.message)
                 except KubeError as error:
-                    logger.debug("dry run: %s", error)
+                    logger.debug("the dry run failed: %s", error)
         return None
 
     async def _apply_one(self, key: Key, child: Object) -> None:
@@ -189,7 +189,7 @@ class Reconciler:
             await self._nudge(key, stable_hash(child["data"]))
 
     def _differs(self, key: Key, child: Object) -> bool:
-        """Whether a child must be applied: it is wanted otherwise than last time, or it was changed or removed."""
+        """Whether a child must be applied: its desired or its actual state changed."""
         metadata = child["metadata"]
         last = self._applied.get((key, child["kind"], metadata["name"]))
         if last is None or last[0] != stable_hash(child):
@@ -198,7 +198,10 @@ class Reconciler:
         return live is None or last[1] != fingerprint(live)
 
     async def _may_take(self, service: QwenService, child: Object) -> bool:
-        """Whether an object of that name is absent or ours; the watches show only what carries our label."""
+        """Whether no object with this name exists, or it is ours.
+
+        The cache has only objects with our label.
+        """
         resource, metadata = resource_for(child), child["metadata"]
         live = self._cluster.child(resource, metadata["namespace"], metadata["name"])
         if live is None:
@@ -206,14 +209,15 @@ class Reconciler:
                 live = await self._kube.get(resource, metadata["name"], metadata["namespace"])
             except NotFoundError:
                 return True
-        # a claim that is kept has no owner: the label tells
+        # A retained claim has no owner, so its labels decide.
         return is_owned_by(live, service.uid) or (
             "ownerReferences" not in metadata
             and metadata["labels"].items() <= (live["metadata"].get("labels") or {}).items()
         )
 
     async def _nudge(self, key: Key, digest: str) -> None:
-        """Changes an annotation of the running pods, so that the kubelet looks at their mounted ConfigMap now."""
+        """Changes an annotation of the pods: this makes the kubelet refresh their ConfigMap."""
+
         for pod in self._cluster.pods(key):
             metadata = pod["metadata"]
             body = {"metadata": {"uid": metadata["uid"], "annotations": {CONFIG_HASH_ANNOTATION: digest}}}
@@ -226,7 +230,10 @@ class Reconciler:
             WRITES.labels("nudge").inc()
 
     async def _remove(self, service: QwenService, references: Sequence[Reference]) -> KubeError | None:
-        """Deletes what the spec asks for no more. Returns the last failure: the status is written all the same."""
+        """Deletes what the spec no longer asks for.
+
+        Returns the last error: the status is written anyway.
+        """
         failure = None
         for reference in references:
             resource = resource_of(reference.api_version, reference.kind)
@@ -254,7 +261,8 @@ class Reconciler:
                 QWEN_SERVICES, metadata["name"], metadata["namespace"], patch, subresource="status"
             )
         except (NotFoundError, ConflictError):
-            return  # it is gone, or another one of that name
+            return  # the service is gone, or replaced by another one with its name
+
         WRITES.labels("status").inc()
         self._cluster.store_service(patched)
         self._tell_transitions(obj, old.get("conditions") or (), new.get("conditions") or ())

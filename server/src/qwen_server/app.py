@@ -10,9 +10,8 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.handler import Handler
-from qwen_server.api.parsers import parsers_of
-from qwen_server.api.protocol import Protocol
 from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
@@ -54,8 +53,7 @@ def create_app(
     keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
     patches = Patches(settings.patches)
     service = Service(settings, engine, lifecycle, gpu=gpu, reloads=[keys.poll], patches=patches)
-    bodies = BodyReader(settings.max_body_bytes, settings.body_timeout)
-    validators = parsers_of(settings, Protocol(settings))
+    reader = BodyReader(settings.max_body_bytes, settings.body_timeout)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -77,7 +75,11 @@ def create_app(
     app.state.service = service
     app.state.patches = patches
     app.state.handler = Handler(
-        service, RateLimiter(settings.rate_limit), bodies, validators, early_writes=patches.use(EARLY_WRITES)
+        service,
+        RateLimiter(settings.rate_limit),
+        reader,
+        Bodies(settings),
+        early_writes=patches.use(EARLY_WRITES),
     )
     app.state.prometheus = PrometheusPage(service.observe)
     # The last one added is the outermost.

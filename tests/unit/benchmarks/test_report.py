@@ -32,7 +32,16 @@ def test_a_row_shows_medians_spreads_and_whether_the_target_is_met() -> None:
     )
 
 
-def test_a_missed_target_is_said() -> None:
+def test_a_part_without_patches_has_a_column_for_it() -> None:
+    rows = Row("cost", "µs", [4.0], [8.0], unpatched=[6.0]), Row("other", "s", [1.0], [2.0])
+    text = report.render([_part(*rows)])
+    assert "| | unit | this server | patches off | vLLM's server | ratio | target | |\n" in text
+    assert "| cost | µs | 4.00 | 6.00 | 8.00 | 0.500 |  |  |" in text
+    assert "| other | s | 1.00 |  | 2.00 | 0.500 |  |  |" in text
+    assert "patches off" not in report.render([_part(rows[1])])
+
+
+def test_a_missed_target_is_shown() -> None:
     late = Row("late", "s", [2.5], target=Target("value", "<=", 2))
     assert "| late | s | 2.50 |  |  | ≤ 2 | **missed** |" in report.render([_part(late)])
     assert Row("x", "s", [1.0], [0.0], Target("ratio", "<=", 1)).reached() is False

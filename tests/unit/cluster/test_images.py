@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,23 @@ def test_image_reference_is_the_registrys_with_a_content_hash() -> None:
     assert images.OPERATOR.reference() == images.OPERATOR.reference()
 
 
+def stages(image: images.Image) -> str:
+    """The part of a Dockerfile that makes an image: its target, and the stages under that."""
+    text = (ROOT / image.dockerfile).read_text()
+    parts = re.findall(r"^FROM (\S+) AS (\w+)\n((?:(?!FROM ).*\n)*)", text, re.MULTILINE)
+    bases = {name: (base, body) for base, name, body in parts}
+    found, stage = "", image.target
+    while stage in bases:
+        stage, body = bases[stage]
+        found += body
+    return found
+
+
 def test_everything_that_an_image_copies_counts_for_its_tag() -> None:
     for image in images.IMAGES:
-        lines = (ROOT / image.dockerfile).read_text().split(f" AS {image.target}\n")[0 if image.target == "deps" else 1]
-        copied = {line.split()[1] for line in lines.split("\nFROM ")[0].splitlines() if line.startswith("COPY ")}
-        assert copied <= set(image.sources)
+        lines = [line.split() for line in stages(image).splitlines() if line.startswith("COPY ")]
+        copied = {source for line in lines for source in line[1:-1]}
+        assert copied == set(image.sources)
 
 
 def test_base_image_comes_from_this_machines_mirrors_if_it_runs_the_same_suite() -> None:

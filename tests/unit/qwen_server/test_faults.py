@@ -215,7 +215,7 @@ async def test_a_proof_that_the_engine_refuses_is_no_proof(served: Served, monke
 
 
 async def test_a_stream_whose_reader_is_too_slow_is_not_the_servers_failure() -> None:
-    async with serve(request_timeout=1.0, max_tokens_limit=100_000) as served:
+    async with serve(request_timeout=3.0, max_tokens_limit=100_000) as served:
         address = httpx.URL(served.url)
         reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)
         body = json.dumps({"prompt": '@{"tokens": 90000}', "stream": True, "max_tokens": 90_000}).encode()

@@ -1,4 +1,4 @@
-"""The QwenService as typed models: the one source of the CRD's schema and of what the operator reads from an object."""
+"""The QwenService as typed models: the source of the CRD, and what the operator reads."""
 
 from __future__ import annotations
 

@@ -31,13 +31,18 @@ def _seconds(value: timedelta | None) -> float | None:
 
 
 class AlertSpec(ApiObject):
-    """Overrides of one alert of the catalogue; what is absent keeps the catalogue's value."""
+    """Overrides of one alert of the catalogue.
 
-    name: AlertName = Field(description="The alert.")
-    threshold: float | None = Field(default=None, ge=0, description="Its threshold, in the unit of the catalogue.")
-    for_: Duration | None = Field(default=None, alias="for", description="How long the threshold must be crossed.")
-    severity: Severity | None = Field(default=None, description="How urgent it is.")
-    enabled: bool = Field(default=True, description="Whether it is evaluated at all.")
+    Fields that are not set keep the catalogue's value.
+    """
+
+    name: AlertName = Field(description="Name of the alert.")
+    threshold: float | None = Field(default=None, ge=0, description="Threshold, in the unit of the catalogue.")
+    for_: Duration | None = Field(
+        default=None, alias="for", description="How long the threshold must be exceeded before the alert fires."
+    )
+    severity: Severity | None = Field(default=None, description="Severity of the alert.")
+    enabled: bool = Field(default=True, description="Whether the alert is evaluated.")
 
     @property
     def for_seconds(self) -> float | None:
@@ -46,18 +51,18 @@ class AlertSpec(ApiObject):
 
 
 class RestartBudget(ApiObject):
-    """How many restarts remediation may make."""
+    """How many restarts remediation may perform."""
 
     max_restarts: IntOrPercent | None = Field(
         default=None,
-        description="Restarts in the window, a number or a percentage of the replicas; absent: the larger of 3 and "
+        description="Restarts per window, as a number or a percentage of the replicas. Defaults to the larger of 3 and "
         "10 %, at most 20.",
     )
-    window: Duration = duration_field("1h", "The rolling window.")
+    window: Duration = duration_field("1h", "Rolling window of the budget.")
 
 
 class Backoff(ApiObject):
-    """The pause between two restarts, doubled each time."""
+    """The delay between two restarts. It doubles with each restart."""
 
     checks = (
         ValidationRule(
@@ -68,31 +73,35 @@ class Backoff(ApiObject):
         ),
     )
 
-    base: Duration = duration_field("30s", "The first pause.")
-    max: Duration = duration_field("10m", "The longest pause.")
+    base: Duration = duration_field("30s", "First delay.")
+    max: Duration = duration_field("10m", "Maximum delay.")
 
 
 class RemediationRule(ApiObject):
-    """What is done while an alert is active. Rules that name an alert replace all of its default actions."""
+    """What happens while an alert is active.
+
+    Rules for an alert replace all of its default actions.
+    """
 
     checks = (
         ValidationRule(
             f"!(self.action in ['Unready', 'Restart']) || !(self.alert in {list(SATURATION_NAMES)})",
-            "action must be None or Event for an alert of saturation: a restart would make overload worse",
+            "action must be None or Event for a saturation alert: a restart would make the overload worse",
             lambda rule: rule.action not in ("Unready", "Restart") or rule.alert not in SATURATION_NAMES,
             "action",
         ),
     )
 
-    alert: AlertName = Field(description="The alert.")
+    alert: AlertName = Field(description="Name of the alert.")
     action: Literal["None", "Event", "Unready", "Restart"] = Field(
-        description="None: nothing; Event: an Event; Unready: the pod gets no traffic; Restart: it is restarted too."
+        description="None: do nothing. Event: write an Event. Unready: take the pod out of rotation. Restart: restart "
+        "it, too."
     )
     for_: Duration | None = Field(
         default=None,
         alias="for",
-        description="How long the alert must be seen; for Restart counted from when the pod was taken out. Absent: two "
-        "polls, and 60s for Restart.",
+        description="How long the alert must be active. For Restart, counted from when the pod was taken out of "
+        "rotation. Defaults to two polls, and to 60s for Restart.",
     )
 
     @property
@@ -104,29 +113,30 @@ class RemediationRule(ApiObject):
 
 
 class RemediationSpec(ApiObject):
-    """What the operator does about sick replicas."""
+    """What the operator does about unhealthy replicas."""
 
     mode: Literal["Enforce", "DryRun", "Off"] = Field(
-        default="Enforce", description="Enforce: act; DryRun: only report what would be done; Off: neither."
+        default="Enforce", description="Enforce: act. DryRun: only report the actions. Off: do nothing."
     )
     readiness_gate: Literal["Enabled", "Disabled"] = Field(
         default="Enabled",
-        description="Whether the pods carry the gate qwen-vllm.io/slo-ready, through which the operator takes them out "
-        "of rotation. A change restarts the pods.",
+        description="Whether the pods have the readiness gate qwen-vllm.io/slo-ready, by which the operator takes them "
+        "out of rotation. A change restarts the pods.",
     )
-    poll_interval: Duration = duration_field("2s", "How often each pod's metrics are read.")
+    poll_interval: Duration = duration_field("2s", "How often the operator reads the metrics of each pod.")
     min_ready_replicas: IntOrPercent = Field(
         default=1,
-        description="Pods, or percent of the replicas (rounded up), that remediation never goes below.",
+        description="Minimum of ready pods that remediation preserves, as a number or a percentage of the replicas "
+        "(rounded up).",
     )
-    recover_after: Duration = duration_field("30s", "How long a pod must prove its health until it gets traffic again.")
+    recover_after: Duration = duration_field("30s", "How long a pod must be healthy before it gets traffic again.")
     restart_method: Literal["Auto", "InPlace", "Evict"] = Field(
         default="Auto",
-        description="InPlace restarts the container on its GPU, Evict replaces the pod; Auto: first the one, then the "
-        "other.",
+        description="InPlace: restart the container on its node and GPU. Evict: replace the pod. Auto: InPlace first, "
+        "then Evict.",
     )
-    restart_budget: RestartBudget = section(RestartBudget, "How many restarts remediation may make.")
-    backoff: Backoff = section(Backoff, "The pause between two restarts, doubled each time.")
+    restart_budget: RestartBudget = section(RestartBudget, "How many restarts remediation may perform.")
+    backoff: Backoff = section(Backoff, "Delay between two restarts. It doubles with each restart.")
     rules: list[RemediationRule] = map_list(
-        ["alert", "action"], "Other actions than the catalogue's; by alert and action.", 48
+        ["alert", "action"], "Actions that replace those of the catalogue, by alert and action.", 48
     )

@@ -1,4 +1,4 @@
-"""The base model, the scalar types of Kubernetes APIs and the rules that hold between fields.
+"""The base class, the scalar types of Kubernetes APIs, and validation rules between fields.
 
 A `ValidationRule` is declared once and checked twice: by the API server as CEL when an object is
 written, and by the operator when it reads one, because an older CRD may have let it through.
@@ -27,7 +27,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-# numbers are short enough that no sum of them leaves what clocks and calendars can count
+# The numbers are short, so that no sum of them overflows a datetime.
 DURATION_PATTERN = r"^([0-9]{1,7}(ms|s|m)|[0-9]{1,5}h){1,4}$"
 WINDOW_PATTERN = r"^[1-9][0-9]{0,4}(h|d)$"
 PERCENT_PATTERN = r"^(100|[1-9]?[0-9])%$"
@@ -62,7 +62,7 @@ def parse_duration(text: str | timedelta) -> timedelta:
 
 
 def format_duration(value: timedelta) -> str:
-    """Writes a duration with one unit, seconds where they are whole: the form that the server's flags take."""
+    """Formats a duration for the server's flags: with one unit, in seconds if they are whole."""
     milliseconds = round(value.total_seconds() * 1000)
     return f"{milliseconds}ms" if milliseconds % 1000 else f"{milliseconds // 1000}s"
 
@@ -123,9 +123,10 @@ ShortText = Annotated[str, Field(max_length=253)]
 
 @dataclass(frozen=True)
 class ValidationRule:
-    """A rule between fields of one object: as CEL for the API server and as a predicate for the operator.
+    """A rule between fields of one object, as CEL (API server) and as a predicate (operator).
 
-    `field` is the path of the field to blame, relative to the object that carries the rule; empty: the object itself.
+    `field` is the path of the field that the error names, relative to the object with the rule.
+    An empty path names the object itself.
     """
 
     cel: str
@@ -140,7 +141,7 @@ class ValidationRule:
 
 
 class ApiObject(BaseModel):
-    """An object of the API: camelCase outside, immutable, unknown fields refused."""
+    """An object of the API: camelCase in JSON, immutable, without unknown fields."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
     checks: ClassVar[tuple[ValidationRule, ...]] = ()
@@ -148,7 +149,7 @@ class ApiObject(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, data: Any) -> Any:
-        # what the API server does too, for fields that have a default or may be left out
+        # The API server does the same for fields that are optional or have a default.
         return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
     @model_validator(mode="after")
@@ -166,22 +167,29 @@ class ApiObject(BaseModel):
         return schema
 
     def to_dict(self) -> dict[str, Any]:
-        """The object as it is written to the API: camelCase, JSON values, nothing that was not set or defaulted."""
+        """The object as it is written to the API: camelCase, JSON values, no nulls."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def duration_field(default: str, description: str) -> Any:
-    """A `Duration` (or `Window`) with a default that the CRD shows as it is written here."""
+    """A `Duration` or `Window` whose default appears in the CRD as it is written here."""
     return Field(default=parse_duration(default), description=description, json_schema_extra={"default": default})
 
 
 def section(model: type[ApiObject], description: str) -> Any:
-    """A part of the spec that may be left out: the API server fills in `{}` and then the part's own defaults."""
+    """An optional section of the spec.
+
+    The API server fills in `{}` and then the section's defaults.
+    """
     return Field(default_factory=model, description=description, json_schema_extra={"default": {}})
 
 
 def map_list(keys: list[str], description: str, max_items: int, alias: str | None = None) -> Any:
-    """A list whose items are told apart by `keys`: duplicates are refused and server-side apply merges item by item."""
+    """A list whose items are identified by `keys`.
+
+    The API server rejects duplicates, and server-side apply merges item by item.
+    """
+
     extra: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": keys}
     return Field(
         default_factory=list, description=description, max_length=max_items, alias=alias, json_schema_extra=extra

@@ -1,7 +1,7 @@
-"""The catalogue of alerts: what each one means, its default threshold and what remediation does about it.
+"""The catalogue of alerts: their meaning, default thresholds and default actions.
 
-The server evaluates the same catalogue (a test compares the two). `spec.alerts` overrides thresholds,
-`spec.remediation.rules` overrides actions.
+The server evaluates the same catalogue (a test compares the two). `spec.alerts` overrides
+thresholds, `spec.remediation.rules` overrides actions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Device = Literal["cuda", "cpu"]
 
 
 class AlertClass(StrEnum):
-    """What kind of trouble an alert stands for; it decides what may be done about it."""
+    """The kind of problem that an alert reports. It limits what remediation may do."""
 
     ZERO_WORK = "ZeroWork"
     BROKEN_HARDWARE = "BrokenHardware"
@@ -35,9 +35,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class ActionRule:
-    """One action and how many seconds of the operator's own observations it takes.
+    """One action and for how many seconds the operator must observe the alert before it acts.
 
-    `for_seconds` of None means two polls in a row; of a Restart it counts from the moment the pod was taken out.
+    `for_seconds` of None means two consecutive polls. For Restart it counts from the moment when
+    the pod was taken out of rotation.
     """
 
     action: Action
@@ -46,7 +47,7 @@ class ActionRule:
 
 @dataclass(frozen=True)
 class Alert:
-    """One alert with its thresholds. A threshold of None means that the alert is off until one is given."""
+    """One alert with its thresholds. With a threshold of None it is off until the spec sets one."""
 
     name: str
     threshold: float | None
@@ -77,7 +78,7 @@ _RELATIVE: Final = (ActionRule(Action.UNREADY), ActionRule(Action.RESTART, 120.0
 CATALOGUE: Final[tuple[Alert, ...]] = (
     Alert(
         "EngineUnresponsive", 15.0, "seconds", 0.0, "critical", AlertClass.ZERO_WORK,
-        "The engine has work and makes no step, or does not answer a ping", _TAKE_OUT, threshold_on_cpu=60.0,
+        "The engine has work but makes no step, or does not answer a ping", _TAKE_OUT, threshold_on_cpu=60.0,
     ),
     Alert(
         "GenerationStalled", 30.0, "seconds", 0.0, "critical", AlertClass.ZERO_WORK,
@@ -85,43 +86,44 @@ CATALOGUE: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         "EngineDead", 0.0, "count", 0.0, "critical", AlertClass.DEATH,
-        "The engine's process has ended; the kubelet restarts the container",
+        "The engine process has exited. The kubelet restarts the container",
     ),
     Alert(
         "GPUUnhealthy", 0.0, "count", 0.0, "critical", AlertClass.BROKEN_HARDWARE,
-        "A GPU reports an error that only a reset or a replacement cures", _TAKE_OUT,
+        "A GPU reports an error that requires a reset or a replacement", _TAKE_OUT,
     ),
     Alert(
         "HighErrorRate", 5.0, "percent", 0.0, "critical", AlertClass.RELATIVE,
-        "Of at least 20 requests in a minute too many failed", _RELATIVE,
+        "Too many of at least 20 requests in a minute failed", _RELATIVE,
     ),
     Alert(
         "QueueSaturated", 90.0, "percent", 30.0, "warning", AlertClass.SATURATION,
-        "The queue is almost full; more replicas are needed",
+        "The queue is almost full. More replicas are needed",
     ),
     Alert(
         "HighTTFT", 5.0, "seconds", 60.0, "warning", AlertClass.SATURATION,
-        "The first token takes too long for one request in twenty",
+        "The 95th percentile of the time to the first token is too high",
     ),
     Alert(
         "HighLatency", None, "seconds", 60.0, "warning", AlertClass.SATURATION,
-        "Whole answers take too long for one request in twenty",
+        "The 95th percentile of the request latency is too high",
     ),
     Alert(
         "LowThroughput", None, "tokens/sec", 60.0, "warning", AlertClass.SATURATION,
-        "Fewer tokens a second than wanted while requests are waiting",
+        "Throughput is too low while requests are waiting",
     ),
     Alert(
         "KVCacheSaturated", 95.0, "percent", 60.0, "warning", AlertClass.SATURATION,
-        "The KV cache is almost full; requests will be preempted",
+        "The KV cache is almost full. Requests will be preempted",
     ),
     Alert(
         "GPUMemoryHigh", 98.0, "percent", 60.0, "info", AlertClass.SATURATION,
-        "GPU memory is almost full (vLLM allocates it up front)",
+        "GPU memory is almost full (vLLM allocates it at startup)",
     ),
     Alert(
         "GPUTemperatureHigh", 90.0, "celsius", 60.0, "warning", AlertClass.SATURATION,
-        "A GPU is hot and will slow down",
+        "A GPU is hot and will throttle",
+
     ),
 )  # fmt: skip
 NAMES: Final = tuple(alert.name for alert in CATALOGUE)

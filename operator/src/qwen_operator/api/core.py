@@ -1,4 +1,4 @@
-"""The types of Kubernetes' own API that appear in a QwenService, typed so that `kubectl apply` refuses a mistake."""
+"""The types of the Kubernetes API that a QwenService uses: `kubectl apply` rejects mistakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Labels = dict[str, Annotated[str, Field(max_length=63)]]
 
 
 class LocalObjectReference(ApiObject):
-    """A reference to an object of the same namespace."""
+    """A reference to an object in the same namespace."""
 
     name: ObjectName = Field(description="Name of the object.")
 
@@ -22,15 +22,15 @@ class KeySelector(ApiObject):
     """One key of a Secret or ConfigMap."""
 
     name: ObjectName = Field(description="Name of the Secret or ConfigMap.")
-    key: ShortText = Field(description="The key in it.")
-    optional: bool | None = Field(default=None, description="Whether the object or key may be missing.")
+    key: ShortText = Field(description="Key in the Secret or ConfigMap.")
+    optional: bool | None = Field(default=None, description="Whether the object or the key may be missing.")
 
 
 class SecretKeyRef(ApiObject):
     """One key of a Secret."""
 
     name: ObjectName = Field(description="Name of the Secret.")
-    key: ShortText = Field(description="The key in the Secret.")
+    key: ShortText = Field(description="Key in the Secret.")
 
 
 class FieldRef(ApiObject):
@@ -43,9 +43,11 @@ class FieldRef(ApiObject):
 class ResourceFieldRef(ApiObject):
     """A resource of a container."""
 
-    container_name: ShortText | None = Field(default=None, description="The container; absent: this one.")
+    container_name: ShortText | None = Field(
+        default=None, description="Name of the container. Defaults to the server's."
+    )
     resource: ShortText = Field(description="The resource, such as limits.cpu.")
-    divisor: Quantity | None = Field(default=None, description="Unit of the exposed value.")
+    divisor: Quantity | None = Field(default=None, description="Unit in which the value is exposed.")
 
 
 class EnvVarSource(ApiObject):
@@ -63,7 +65,7 @@ class EnvVar(ApiObject):
     checks = (
         ValidationRule(
             "!(has(self.value) && has(self.valueFrom))",
-            "value and valueFrom exclude each other",
+            "value and valueFrom cannot both be set",
             lambda env: env.value is None or env.value_from is None,
         ),
     )
@@ -71,8 +73,8 @@ class EnvVar(ApiObject):
     name: Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")] = Field(
         description="Name of the variable."
     )
-    value: Annotated[str, Field(max_length=32768)] | None = Field(default=None, description="Its value.")
-    value_from: EnvVarSource | None = Field(default=None, description="Where its value comes from instead.")
+    value: Annotated[str, Field(max_length=32768)] | None = Field(default=None, description="Value of the variable.")
+    value_from: EnvVarSource | None = Field(default=None, description="Source of the value, instead of value.")
 
 
 class Resources(ApiObject):
@@ -82,24 +84,26 @@ class Resources(ApiObject):
         default_factory=dict, max_length=32, description="What the scheduler reserves, such as cpu and memory."
     )
     limits: dict[str, Quantity] = Field(
-        default_factory=dict, max_length=32, description="What the container may use at most."
+        default_factory=dict, max_length=32, description="The most that the container may use."
     )
 
 
 class Toleration(ApiObject):
     """A taint that the pods tolerate."""
 
-    key: LabelKey | None = Field(default=None, description="The taint's key; absent with Exists: every taint.")
-    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How to compare; absent: Equal.")
-    value: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="The taint's value.")
+    key: LabelKey | None = Field(default=None, description="Key of the taint. Empty with Exists matches every taint.")
+    operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How to compare. Defaults to Equal.")
+    value: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="Value of the taint.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
-        default=None, description="The taint's effect; absent: every effect."
+        default=None, description="Effect of the taint. Defaults to every effect."
     )
-    toleration_seconds: int | None = Field(default=None, description="For NoExecute: how long the pod may stay.")
+    toleration_seconds: int | None = Field(
+        default=None, description="For NoExecute: how many seconds the pod may stay."
+    )
 
 
 class LabelSelectorRequirement(ApiObject):
-    """One expression over labels."""
+    """One expression about labels."""
 
     key: LabelKey = Field(description="The label.")
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="How to compare.")
@@ -109,16 +113,16 @@ class LabelSelectorRequirement(ApiObject):
 
 
 class LabelSelector(ApiObject):
-    """A choice of objects by their labels; empty chooses all."""
+    """Selects objects by their labels. An empty selector matches every object."""
 
-    match_labels: Labels | None = Field(default=None, max_length=32, description="Labels that must be equal.")
+    match_labels: Labels | None = Field(default=None, max_length=32, description="Labels that must match.")
     match_expressions: list[LabelSelectorRequirement] | None = Field(
-        default=None, max_length=32, description="Expressions that must all hold."
+        default=None, max_length=32, description="Expressions that must all be true."
     )
 
 
 class NodeSelectorRequirement(ApiObject):
-    """One expression over a node's labels or fields."""
+    """One expression about a node's labels or fields."""
 
     key: LabelKey = Field(description="The label or field.")
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"] = Field(description="How to compare.")
@@ -128,20 +132,22 @@ class NodeSelectorRequirement(ApiObject):
 
 
 class NodeSelectorTerm(ApiObject):
-    """Expressions over a node that must all hold."""
+    """Expressions about a node that must all be true."""
 
     match_expressions: list[NodeSelectorRequirement] | None = Field(
-        default=None, max_length=32, description="Expressions over labels."
+        default=None, max_length=32, description="Expressions about labels."
     )
     match_fields: list[NodeSelectorRequirement] | None = Field(
-        default=None, max_length=32, description="Expressions over fields, such as metadata.name."
+        default=None, max_length=32, description="Expressions about fields, such as metadata.name."
     )
 
 
 class NodeSelector(ApiObject):
-    """Nodes of which any one term holds."""
+    """Selects the nodes that match at least one term."""
 
-    node_selector_terms: list[NodeSelectorTerm] = Field(max_length=16, description="Terms; one must hold.")
+    node_selector_terms: list[NodeSelectorTerm] = Field(
+        max_length=16, description="Terms, of which at least one must match."
+    )
 
 
 class PreferredSchedulingTerm(ApiObject):
@@ -163,56 +169,62 @@ class NodeAffinity(ApiObject):
 
 
 class PodAffinityTerm(ApiObject):
-    """A neighbourhood to other pods."""
+    """A topology domain that is shared with other pods."""
 
-    label_selector: LabelSelector | None = Field(default=None, description="The other pods.")
-    namespaces: list[ObjectName] | None = Field(default=None, max_length=32, description="Their namespaces.")
-    namespace_selector: LabelSelector | None = Field(default=None, description="Their namespaces, by labels.")
-    topology_key: LabelKey = Field(description="The node label that makes a neighbourhood.")
+    label_selector: LabelSelector | None = Field(default=None, description="Selects the other pods.")
+    namespaces: list[ObjectName] | None = Field(
+        default=None, max_length=32, description="Namespaces of the other pods."
+    )
+    namespace_selector: LabelSelector | None = Field(
+        default=None, description="Selects the namespaces of the other pods."
+    )
+    topology_key: LabelKey = Field(description="Node label whose value defines the domain.")
     match_label_keys: list[LabelKey] | None = Field(
-        default=None, max_length=16, description="Labels of the incoming pod that must be equal."
+        default=None, max_length=16, description="Labels of the new pod whose values must match."
     )
     mismatch_label_keys: list[LabelKey] | None = Field(
-        default=None, max_length=16, description="Labels of the incoming pod that must differ."
+        default=None, max_length=16, description="Labels of the new pod whose values must differ."
     )
 
 
 class WeightedPodAffinityTerm(ApiObject):
-    """A preference among neighbourhoods."""
+    """A preference among topology domains."""
 
     weight: int = Field(ge=1, le=100, description="How much it counts.")
-    pod_affinity_term: PodAffinityTerm = Field(description="The neighbourhood.")
+    pod_affinity_term: PodAffinityTerm = Field(description="The topology domain.")
 
 
 class PodAffinity(ApiObject):
-    """Neighbourhoods that the pods must or should share (or, for anti-affinity, avoid)."""
+    """Topology domains that the pods must or should share (for anti-affinity: avoid)."""
 
     required_during_scheduling_ignored_during_execution: list[PodAffinityTerm] | None = Field(
-        default=None, max_length=16, description="Neighbourhoods that count always."
+        default=None, max_length=16, description="Terms that must be met."
     )
     preferred_during_scheduling_ignored_during_execution: list[WeightedPodAffinityTerm] | None = Field(
-        default=None, max_length=16, description="Neighbourhoods that count where possible."
+        default=None, max_length=16, description="Terms that should be met."
     )
 
 
 class Affinity(ApiObject):
     """Affinities of the pods."""
 
-    node_affinity: NodeAffinity | None = Field(default=None, description="To nodes.")
-    pod_affinity: PodAffinity | None = Field(default=None, description="To other pods.")
-    pod_anti_affinity: PodAffinity | None = Field(default=None, description="Away from other pods.")
+    node_affinity: NodeAffinity | None = Field(default=None, description="Affinity to nodes.")
+    pod_affinity: PodAffinity | None = Field(default=None, description="Affinity to other pods.")
+    pod_anti_affinity: PodAffinity | None = Field(default=None, description="Anti-affinity to other pods.")
 
 
 class TopologySpreadConstraint(ApiObject):
     """How evenly the pods spread over zones or nodes."""
 
-    max_skew: int = Field(ge=1, description="Largest difference between two domains.")
-    topology_key: LabelKey = Field(description="The node label that makes a domain.")
-    when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"] = Field(description="What if it cannot be kept.")
-    label_selector: LabelSelector | None = Field(
-        default=None, description="The pods that are counted; absent: those of this service."
+    max_skew: int = Field(ge=1, description="Largest allowed difference between two domains.")
+    topology_key: LabelKey = Field(description="Node label whose value defines the domain.")
+    when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"] = Field(
+        description="What to do with a pod that would exceed maxSkew."
     )
-    min_domains: int | None = Field(default=None, ge=1, description="Fewest domains.")
+    label_selector: LabelSelector | None = Field(
+        default=None, description="The pods that are counted. Defaults to those of this service."
+    )
+    min_domains: int | None = Field(default=None, ge=1, description="Minimum number of domains.")
     node_affinity_policy: Literal["Honor", "Ignore"] | None = Field(
         default=None, description="Whether nodeAffinity and nodeSelector limit the domains."
     )
@@ -220,7 +232,7 @@ class TopologySpreadConstraint(ApiObject):
         default=None, description="Whether taints limit the domains."
     )
     match_label_keys: list[LabelKey] | None = Field(
-        default=None, max_length=16, description="Labels whose values split the pods that are counted."
+        default=None, max_length=16, description="Labels of the new pod that the counted pods must share."
     )
 
 
@@ -229,13 +241,13 @@ class IPBlock(ApiObject):
 
     cidr: Annotated[str, Field(max_length=64)] = Field(description="The range, such as 10.0.0.0/8.")
     except_: list[Annotated[str, Field(max_length=64)]] | None = Field(
-        default=None, alias="except", max_length=32, description="Ranges inside it that are left out."
+        default=None, alias="except", max_length=32, description="Ranges within cidr that are excluded."
     )
 
 
 class NetworkPolicyPeer(ApiObject):
     """Who may send requests."""
 
-    pod_selector: LabelSelector | None = Field(default=None, description="Pods, of this or the chosen namespaces.")
+    pod_selector: LabelSelector | None = Field(default=None, description="Pods in this or the selected namespaces.")
     namespace_selector: LabelSelector | None = Field(default=None, description="Namespaces.")
     ip_block: IPBlock | None = Field(default=None, description="Addresses.")

@@ -1,4 +1,4 @@
-"""Names, labels and annotations of everything the operator makes."""
+"""Names, labels and annotations of everything that the operator creates."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ OPERATOR_VERSION_ANNOTATION: Final = f"{GROUP}/operator-version"
 
 
 def child_name(service: str, suffix: str = "") -> str:
-    """`<service>` or `<service>-<suffix>`; when too long for a DNS label, cut, with a hash that keeps it unique."""
+    """`<service>` or `<service>-<suffix>`.
+
+    What is too long for a DNS label is cut and gets a hash.
+    """
     full = f"{service}-{suffix}" if suffix else service
     label = full.replace(".", "-")
-    if label[0].isdigit():  # a Service's name begins with a letter
+    if label[0].isdigit():  # the name of a Service must begin with a letter
         label = f"qwen-{label}"
     if label == full and len(full) <= MAX_NAME:
         return full
@@ -42,7 +45,7 @@ def label_value(service: str) -> str:
 
 
 def selector_labels(service: str) -> dict[str, str]:
-    """The labels that select a service's pods; a Deployment can never change them."""
+    """The labels that select a service's pods. They are immutable in a Deployment."""
     return {"app.kubernetes.io/name": "qwen-server", SERVICE_LABEL: label_value(service)}
 
 
@@ -57,10 +60,11 @@ def child_labels(service: str) -> dict[str, str]:
 
 
 def selector_string(service: str) -> str:
-    """The selector as text, as the scale subresource and list calls want it."""
+    """The selector as text, for the scale subresource and list calls."""
     return ",".join(f"{key}={value}" for key, value in sorted(selector_labels(service).items()))
 
 
 def service_url(service: str, namespace: str, port: int) -> str:
-    """Where clients inside the cluster reach the service."""
+    """The URL of the service for clients inside the cluster."""
+
     return f"http://{child_name(service)}.{namespace}.svc:{port}"

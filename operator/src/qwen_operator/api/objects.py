@@ -1,4 +1,4 @@
-"""Objects of the Kubernetes API as plain dicts, and what all of them have."""
+"""Objects of the Kubernetes API as plain dicts, and what all of them have in common."""
 
 from __future__ import annotations
 

@@ -27,9 +27,11 @@ Switch = Literal["Auto", "Enabled", "Disabled"]
 class ServiceExposure(ApiObject):
     """The Service in front of the replicas."""
 
-    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(default="ClusterIP", description="Its type.")
-    port: int = Field(default=8000, ge=1, le=65535, description="The port that it listens on.")
-    annotations: Annotations = Field(default_factory=dict, max_length=64, description="Its annotations.")
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        default="ClusterIP", description="Type of the Service."
+    )
+    port: int = Field(default=8000, ge=1, le=65535, description="Port of the Service.")
+    annotations: Annotations = Field(default_factory=dict, max_length=64, description="Annotations of the Service.")
 
 
 class ParentRef(ApiObject):
@@ -37,16 +39,18 @@ class ParentRef(ApiObject):
 
     name: ObjectName = Field(description="Name of the Gateway.")
     namespace: Annotated[str, Field(max_length=63)] | None = Field(
-        default=None, description="Its namespace; absent: that of the QwenService."
+        default=None, description="Namespace of the Gateway. Defaults to that of the QwenService."
     )
-    section_name: ShortText | None = Field(default=None, description="Its listener; absent: all of them.")
-    port: int | None = Field(default=None, ge=1, le=65535, description="Its port; absent: all of them.")
+    section_name: ShortText | None = Field(default=None, description="Listener. Defaults to all of them.")
+    port: int | None = Field(default=None, ge=1, le=65535, description="Port. Defaults to all of them.")
 
 
 class RouteSpec(ApiObject):
-    """An HTTPRoute, made where the Gateway API exists."""
+    """An HTTPRoute, created if the Gateway API is installed."""
 
-    hostnames: list[ShortText] = Field(default_factory=list, max_length=16, description="Host names; none: all.")
+    hostnames: list[ShortText] = Field(
+        default_factory=list, max_length=16, description="Host names. Empty matches all."
+    )
     parent_refs: list[ParentRef] = Field(min_length=1, max_length=32, description="The Gateways.")
 
 
@@ -61,54 +65,60 @@ class SchedulingSpec(ApiObject):
     topology_spread_constraints: list[TopologySpreadConstraint] = Field(
         default_factory=list,
         max_length=16,
-        description="How the pods spread; empty: over nodes and zones as well as possible.",
+        description="How the pods spread. Empty spreads them over nodes and zones where possible.",
     )
     priority_class_name: Annotated[str, Field(max_length=253)] = Field(
-        default="", description="Their priority class; empty: the cluster's default."
+        default="", description="Priority class of the pods. Empty uses the cluster's default."
     )
     runtime_class_name: Annotated[str, Field(max_length=253)] = Field(
-        default="", description="Their runtime class, such as nvidia; empty: the cluster's default."
+        default="", description="Runtime class of the pods, such as nvidia. Empty uses the cluster's default."
     )
 
 
 class CacheSpec(ApiObject):
     """A volume that keeps downloaded weights."""
 
-    size: Quantity = Field(default="100Gi", description="Size of the claim that is made.")
+    size: Quantity = Field(default="100Gi", description="Size of the claim that the operator creates.")
     storage_class_name: Annotated[str, Field(max_length=253)] = Field(
-        default="", description="Its storage class; empty: the cluster's default."
+        default="", description="Storage class of the claim. Empty uses the cluster's default."
     )
     access_modes: list[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]] = Field(
         default=["ReadWriteOnce"],
         min_length=1,
         max_length=3,
-        description="Its access modes; several replicas need ReadWriteMany.",
+        description="Access modes of the claim. Several replicas need ReadWriteMany.",
     )
     existing_claim: Annotated[str, Field(max_length=253)] = Field(
-        default="", description="Use this claim instead of making one."
+        default="", description="Name of an existing claim to use instead of a new one."
     )
-    retain: bool = Field(default=True, description="Keep the claim when the QwenService is deleted.")
+    retain: bool = Field(default=True, description="Whether the claim is kept when the QwenService is deleted.")
 
 
 class MonitoringSpec(ApiObject):
-    """What Prometheus gets to know."""
+    """What Prometheus scrapes and evaluates."""
 
-    service_monitor: Switch = Field(default="Auto", description="ServiceMonitor; Auto: where that API exists.")
-    prometheus_rule: Switch = Field(default="Auto", description="PrometheusRule; Auto: where that API exists.")
+    service_monitor: Switch = Field(
+        default="Auto", description="Whether to create a ServiceMonitor. Auto: if that API is installed."
+    )
+    prometheus_rule: Switch = Field(
+        default="Auto", description="Whether to create a PrometheusRule. Auto: if that API is installed."
+    )
     interval: Duration = duration_field("15s", "How often Prometheus scrapes.")
     labels: Labels = Field(
-        default_factory=dict, max_length=32, description="More labels, so that your Prometheus selects them."
+        default_factory=dict,
+        max_length=32,
+        description="Additional labels of both, so that your Prometheus selects them.",
     )
 
 
 class ScalingTarget(ApiObject):
-    """What the autoscaler aims at."""
+    """The target of the autoscaler."""
 
-    waiting_requests_per_replica: int = Field(default=5, ge=1, description="Requests in the queue, a replica.")
+    waiting_requests_per_replica: int = Field(default=5, ge=1, description="Queued requests per replica.")
 
 
 class AutoscalingSpec(ApiObject):
-    """Scaling by load; the scaler then owns spec.replicas."""
+    """Scaling by load. The autoscaler then owns spec.replicas."""
 
     checks = (
         ValidationRule(
@@ -125,30 +135,32 @@ class AutoscalingSpec(ApiObject):
         ),
     )
 
-    min_replicas: int = Field(default=1, ge=0, le=1000, description="Fewest replicas.")
-    max_replicas: int = Field(ge=1, le=1000, description="Most replicas.")
-    scaler: Literal["HPA", "KEDA"] = Field(default="HPA", description="Who scales.")
-    target: ScalingTarget = section(ScalingTarget, "What the scaler aims at.")
-    scale_down_stabilization: Duration = duration_field("300s", "How long load must be low before replicas go.")
+    min_replicas: int = Field(default=1, ge=0, le=1000, description="Minimum number of replicas.")
+    max_replicas: int = Field(ge=1, le=1000, description="Maximum number of replicas.")
+    scaler: Literal["HPA", "KEDA"] = Field(default="HPA", description="What scales the service.")
+    target: ScalingTarget = section(ScalingTarget, "The target of the autoscaler.")
+    scale_down_stabilization: Duration = duration_field(
+        "300s", "How long the load must be low before replicas are removed."
+    )
 
 
 class DisruptionSpec(ApiObject):
     """Voluntary disruptions, such as a node's drain."""
 
     pod_disruption_budget: Literal["Auto", "Disabled"] = Field(
-        default="Auto", description="Auto: at most one pod at a time, unless a budget of yours matches the pods."
+        default="Auto", description="Auto: at most one pod at a time, unless another budget already selects the pods."
     )
 
 
 class NetworkPolicySpec(ApiObject):
     """Who may reach the pods."""
 
-    enabled: bool = Field(default=False, description="Whether a NetworkPolicy is made.")
+    enabled: bool = Field(default=False, description="Whether to create a NetworkPolicy.")
     from_: list[NetworkPolicyPeer] = Field(
         default_factory=list,
         alias="from",
         max_length=32,
-        description="Who may send requests; the operator always may. Empty: every pod of the namespace.",
+        description="Who may send requests. The operator always may. Empty allows every pod in the namespace.",
     )
 
 
@@ -163,88 +175,89 @@ class RolloutSpec(ApiObject):
         ValidationRule(
             "!has(self.maxSurge) || !has(self.maxUnavailable) || "
             "!(string(self.maxSurge) in ['0', '0%'] && string(self.maxUnavailable) in ['0', '0%'])",
-            "maxSurge and maxUnavailable must not both be 0: nothing could ever be replaced",
+            "maxSurge and maxUnavailable must not both be 0: no pod could be replaced",
             lambda rollout: not (_is_zero(rollout.max_surge) and _is_zero(rollout.max_unavailable)),
             "maxSurge",
         ),
     )
 
     max_surge: IntOrPercent | None = Field(
-        default=None, description="Extra pods during a rollout; absent: 0 on GPUs, 1 on CPUs."
+        default=None, description="Additional pods during a rollout. Defaults to 0 on GPUs and 1 on CPUs."
     )
     max_unavailable: IntOrPercent | None = Field(
-        default=None, description="Missing pods during a rollout; absent: 1 where maxSurge is 0, else 0."
+        default=None, description="Unavailable pods during a rollout. Defaults to 1 if maxSurge is 0, else 0."
     )
     min_ready_seconds: int = Field(
-        default=60, ge=0, le=3600, description="How long a new pod must stay ready to count."
+        default=60, ge=0, le=3600, description="Seconds that a new pod must be ready before it counts as available."
     )
-    startup_timeout: Duration = duration_field("30m", "How long a pod may take until it is ready.")
+    startup_timeout: Duration = duration_field("30m", "How long a pod may take to become ready.")
     on_operator_upgrade: Literal["Defer", "Apply"] = Field(
         default="Defer",
-        description="What happens to serving pods when only the operator's version or its default images would change "
-        "them: Defer waits for the next change of the spec, Apply rolls out.",
+        description="What happens when only a new version of the operator, or its default images, would change the "
+        "pods. Defer: they change with the next change of the spec. Apply: they are rolled out at once.",
     )
 
 
 class ProbeSpec(ApiObject):
     """Overrides of one probe."""
 
-    period_seconds: int | None = Field(default=None, ge=1, le=3600, description="Seconds between two attempts.")
-    timeout_seconds: int | None = Field(default=None, ge=1, le=3600, description="Seconds until an attempt fails.")
-    failure_threshold: int | None = Field(default=None, ge=1, le=100000, description="Failures in a row that count.")
+    period_seconds: int | None = Field(default=None, ge=1, le=3600, description="Seconds between two probes.")
+    timeout_seconds: int | None = Field(default=None, ge=1, le=3600, description="Seconds after which a probe fails.")
+    failure_threshold: int | None = Field(
+        default=None, ge=1, le=100000, description="Consecutive failures until the probe takes effect."
+    )
 
 
 class ProbesSpec(ApiObject):
     """Overrides of the kubelet's probes."""
 
-    startup: ProbeSpec = section(
-        ProbeSpec, "Until the model answers; absent: every 5 s, for as long as rollout.startupTimeout."
-    )
-    readiness: ProbeSpec = section(ProbeSpec, "Whether requests are sent; absent: every 5 s, three failures count.")
-    liveness: ProbeSpec = section(
-        ProbeSpec, "Whether the container is restarted; absent: every 10 s, six failures count."
-    )
+    startup: ProbeSpec = section(ProbeSpec, "Startup probe. By default every 5 s until rollout.startupTimeout is over.")
+    readiness: ProbeSpec = section(ProbeSpec, "Readiness probe. By default every 5 s, with three failures allowed.")
+    liveness: ProbeSpec = section(ProbeSpec, "Liveness probe. By default every 10 s, with six failures allowed.")
 
 
 class DrainSpec(ApiObject):
-    """How a pod goes."""
+    """How a pod terminates."""
 
-    timeout: Duration = duration_field("60s", "How long accepted requests may take to finish.")
+    timeout: Duration = duration_field("60s", "How long accepted requests may take to finish when a pod terminates.")
 
 
 class LatencyObjective(ApiObject):
-    """A latency and the share of requests that must meet it."""
+    """A latency and the percentage of requests that must meet it."""
 
-    threshold: Duration = Field(description="The latency.")
+    threshold: Duration = Field(description="Latency.")
     objective: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,2}(\.[0-9]+)?$")] = Field(
-        description="Percent of the requests, as a string."
+        description="Percentage of requests, as a string."
     )
 
 
 class SloSpec(ApiObject):
-    """Objectives, from which burn-rate alerts are made."""
+    """Service level objectives, for burn-rate alerts."""
 
     availability: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,2}(\.[0-9]+)?$")] | None = Field(
-        default=None, description="Percent of the requests that must not fail, as a string, such as 99.5."
+        default=None, description="Percentage of requests that must succeed, as a string, such as 99.5."
     )
     ttft: LatencyObjective | None = Field(default=None, description="Time to the first token.")
-    window: Window = duration_field("30d", "The window that the objectives are about.")
+    window: Window = duration_field("30d", "Window of the objectives.")
 
 
 class TemplateMetadata(ApiObject):
     """Metadata of the pods."""
 
-    labels: Labels = Field(default_factory=dict, max_length=64, description="More labels of the pods.")
-    annotations: Annotations = Field(default_factory=dict, max_length=64, description="More annotations of the pods.")
+    labels: Labels = Field(default_factory=dict, max_length=64, description="Additional labels of the pods.")
+    annotations: Annotations = Field(
+        default_factory=dict, max_length=64, description="Additional annotations of the pods."
+    )
 
 
 class PodTemplate(ApiObject):
-    """The last word on the pod template."""
+    """Changes to the pod template, applied last."""
 
-    metadata: TemplateMetadata = section(TemplateMetadata, "More labels and annotations of the pods.")
+    metadata: TemplateMetadata = section(TemplateMetadata, "Additional labels and annotations of the pods.")
     spec: dict[str, Any] = Field(
         default_factory=dict,
-        description="A partial PodSpec, merged last: containers, env, volumes, mounts and ports by their keys, other "
-        "lists as a whole; null removes a field and `$patch: delete` an item. The server's container is `server`.",
+        description="A partial PodSpec that is merged into the pod template. Containers, env, volumes, mounts and "
+        "ports merge by key, other lists are replaced. null removes a field, `$patch: delete` removes an item. The "
+        "server's container is called `server`.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
     )

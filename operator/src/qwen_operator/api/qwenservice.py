@@ -37,10 +37,11 @@ PLURAL: Final = "qwenservices"
 
 
 class InvalidSpecError(Exception):
-    """A QwenService whose spec cannot be acted upon.
+    """A QwenService that the API server accepted but whose spec is not valid.
 
     Attributes:
-        field: the path of the offending field, such as `spec.engine.dtype`.
+        field: the path of the invalid field, such as `spec.engine.dtype`.
+
         detail: what is wrong with it.
     """
 
@@ -51,7 +52,7 @@ class InvalidSpecError(Exception):
 
 
 class QwenServiceSpec(ApiObject):
-    """What is wanted."""
+    """The desired state of a QwenService."""
 
     checks = (
         ValidationRule(
@@ -65,7 +66,7 @@ class QwenServiceSpec(ApiObject):
         ),
         ValidationRule(
             "!has(self.gpu.count) || self.gpu.count == 0 || self.engine.device != 'cpu'",
-            "gpu.count must be 0 or absent when engine.device is cpu: the GPUs would lie idle",
+            "gpu.count must be 0 or unset if engine.device is cpu: the GPUs would be idle",
             lambda spec: not spec.gpu.count or spec.engine.device != "cpu",
             "gpu.count",
         ),
@@ -73,45 +74,46 @@ class QwenServiceSpec(ApiObject):
 
     model: ModelSpec = Field(description="The model and the name that clients use for it.")
     engine: EngineSpec = section(EngineSpec, "How vLLM runs the model.")
-    replicas: int = Field(default=1, ge=0, le=1000, description="How many pods; an autoscaler writes it too.")
+    replicas: int = Field(default=1, ge=0, le=1000, description="Number of pods. An autoscaler writes this field, too.")
     gpu: GpuSpec = section(GpuSpec, "The GPUs of one replica.")
-    resources: Resources = section(Resources, "Requests and limits of the server's container; GPUs come from gpu.")
+    resources: Resources = section(Resources, "Requests and limits of the server's container. GPUs come from gpu.")
     limits: LimitsSpec = section(LimitsSpec, "What one replica accepts.")
     auth: AuthSpec = section(AuthSpec, "Who may use the API.")
     service: ServiceExposure = section(ServiceExposure, "The Service in front of the replicas.")
-    route: RouteSpec | None = Field(default=None, description="An HTTPRoute, made where the Gateway API exists.")
+    route: RouteSpec | None = Field(default=None, description="An HTTPRoute, created if the Gateway API is installed.")
     scheduling: SchedulingSpec = section(SchedulingSpec, "Where the pods run.")
     cache: CacheSpec | None = Field(
-        default=None, description="A volume that keeps downloaded weights; absent: each pod downloads its own."
+        default=None, description="A volume that keeps downloaded weights. By default each pod downloads its own."
     )
-    monitoring: MonitoringSpec = section(MonitoringSpec, "What Prometheus gets to know.")
-    autoscaling: AutoscalingSpec | None = Field(default=None, description="Scaling by load; absent: none.")
-    disruption: DisruptionSpec = section(DisruptionSpec, "Voluntary disruptions, such as a node's drain.")
+    monitoring: MonitoringSpec = section(MonitoringSpec, "What Prometheus scrapes and evaluates.")
+    autoscaling: AutoscalingSpec | None = Field(default=None, description="Scaling by load. Off by default.")
+    disruption: DisruptionSpec = section(DisruptionSpec, "Voluntary disruptions, such as a node drain.")
     network_policy: NetworkPolicySpec = section(NetworkPolicySpec, "Who may reach the pods.")
     rollout: RolloutSpec = section(RolloutSpec, "How a change reaches the replicas.")
     probes: ProbesSpec = section(ProbesSpec, "Overrides of the kubelet's probes.")
-    drain: DrainSpec = section(DrainSpec, "How a pod goes.")
+    drain: DrainSpec = section(DrainSpec, "How a pod terminates.")
     alerts: list[AlertSpec] = map_list(["name"], "Overrides of the alert catalogue, by name.", 32)
-    slo: SloSpec | None = Field(default=None, description="Objectives, from which burn-rate alerts are made.")
-    remediation: RemediationSpec = section(RemediationSpec, "What the operator does about sick replicas.")
-    pod_template: PodTemplate = section(PodTemplate, "The last word on the pod template.")
+    slo: SloSpec | None = Field(default=None, description="Service level objectives, for burn-rate alerts.")
+    remediation: RemediationSpec = section(RemediationSpec, "What the operator does about unhealthy replicas.")
+    pod_template: PodTemplate = section(PodTemplate, "Changes to the pod template, applied last.")
 
     @property
     def gpu_count(self) -> int:
-        """GPUs of one replica; none on a CPU."""
+        """The number of GPUs of one replica; 0 on a CPU."""
         if self.engine.device == "cpu":
             return 0
         return self.engine.world_size if self.gpu.count is None else self.gpu.count
 
     @property
     def min_ready_replicas(self) -> int:
-        """`remediation.minReadyReplicas` as a number of pods, percentages rounded up."""
+        """`remediation.minReadyReplicas` as a number of pods; percentages are rounded up."""
         value = self.remediation.min_ready_replicas
         return value if isinstance(value, int) else math.ceil(int(value[:-1]) * self.replicas / 100)
 
     @property
     def max_restarts(self) -> int:
-        """The restart budget as a number: by default the larger of 3 and 10 % of the replicas, at most 20."""
+        """The restart budget as a number; by default 10 % of the replicas, from 3 to 20."""
+
         value = self.remediation.restart_budget.max_restarts
         if value is None:
             return min(20, max(3, math.ceil(self.replicas / 10)))
@@ -131,7 +133,7 @@ class QwenService:
 
     @classmethod
     def parse(cls, obj: Mapping[str, Any]) -> QwenService:
-        """Reads an object of the API; raises InvalidSpecError that names the field."""
+        """Parses an object of the API. Raises InvalidSpecError, which names the field."""
         metadata = obj["metadata"]
         try:
             spec = QwenServiceSpec.model_validate(obj.get("spec") or {})
@@ -148,7 +150,7 @@ class QwenService:
 
 
 def parse_status(obj: Mapping[str, Any]) -> ServiceStatus:
-    """The object's status; an unreadable one (written by another version) counts as empty."""
+    """The object's status. One that cannot be read (another version wrote it) counts as empty."""
     try:
         return ServiceStatus.model_validate(obj.get("status") or {})
     except ValidationError:

@@ -1,4 +1,4 @@
-"""spec.model, spec.engine and what else decides how one replica runs."""
+"""How one replica runs: spec.model, spec.engine, spec.gpu, spec.limits and spec.auth."""
 
 from __future__ import annotations
 
@@ -22,62 +22,64 @@ _RELATIVE_PATH = r"^[^/].*$|^$"
 
 
 class HuggingFaceSource(ApiObject):
-    """A repository of the Hugging Face hub."""
+    """A repository on the Hugging Face Hub."""
 
     repo: Annotated[str, Field(min_length=1, max_length=253)] = Field(
         description="The repository, such as Qwen/Qwen3-8B."
     )
     revision: ShortText = Field(default="main", description="Branch, tag or commit.")
     token_secret_ref: SecretKeyRef | None = Field(
-        default=None, description="The access token for gated repositories; absent: anonymous."
+        default=None, description="Access token for gated repositories. Defaults to anonymous access."
     )
 
 
 class ModelScopeSource(ApiObject):
-    """A repository of ModelScope."""
+    """A repository on ModelScope."""
 
     repo: Annotated[str, Field(min_length=1, max_length=253)] = Field(
         description="The repository, such as Qwen/Qwen3-8B."
     )
     revision: ShortText = Field(default="master", description="Branch, tag or commit.")
-    token_secret_ref: SecretKeyRef | None = Field(default=None, description="The access token; absent: anonymous.")
+    token_secret_ref: SecretKeyRef | None = Field(
+        default=None, description="Access token. Defaults to anonymous access."
+    )
 
 
 class PvcSource(ApiObject):
-    """A folder of a volume that holds the model already."""
+    """A folder of a volume that already holds the model."""
 
-    claim_name: ObjectName = Field(description="The PersistentVolumeClaim; it is mounted read-only.")
+    claim_name: ObjectName = Field(description="Name of the PersistentVolumeClaim. It is mounted read-only.")
     path: Annotated[str, Field(max_length=1024, pattern=_RELATIVE_PATH)] = Field(
-        default="", description="The model's folder in the volume; empty: the volume's root."
+        default="", description="Folder of the model in the volume. Empty means the root of the volume."
     )
 
 
 class ImageSource(ApiObject):
-    """An OCI image or artifact that holds the model, mounted as an image volume (Kubernetes 1.33 or newer)."""
+    """An OCI image or artifact with the model, mounted as an image volume (Kubernetes 1.33+)."""
 
-    reference: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="The image's reference.")
+    reference: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="Reference of the image.")
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        default="IfNotPresent", description="When the image is pulled."
+        default="IfNotPresent", description="When to pull the image."
     )
 
 
 class ModelSource(ApiObject):
-    """Where the model comes from; exactly one is given."""
+    """Where the model comes from. Exactly one source must be set."""
 
     checks = (
         ValidationRule(
             f"[{', '.join(f'has(self.{name})' for name in SOURCES)}].filter(given, given).size() == 1",
-            f"exactly one of {', '.join(SOURCES)} must be given",
+            f"exactly one of {', '.join(SOURCES)} must be set",
             lambda source: len(source.model_dump(exclude_none=True)) == 1,
         ),
     )
 
     builtin: Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")] | None = Field(
-        default=None, description="A model that is part of the server's image; `news-classifier` is one."
+        default=None, description="A model that is part of the server's image, such as `news-classifier`."
     )
-    hugging_face: HuggingFaceSource | None = Field(default=None, description="A repository of the Hugging Face hub.")
-    model_scope: ModelScopeSource | None = Field(default=None, description="A repository of ModelScope.")
-    pvc: PvcSource | None = Field(default=None, description="A folder of a volume that holds the model already.")
+    hugging_face: HuggingFaceSource | None = Field(default=None, description="A repository on the Hugging Face Hub.")
+    model_scope: ModelScopeSource | None = Field(default=None, description="A repository on ModelScope.")
+    pvc: PvcSource | None = Field(default=None, description="A folder of a volume that already holds the model.")
     image: ImageSource | None = Field(
         default=None, description="An OCI image that holds the model (Kubernetes 1.33 or newer)."
     )
@@ -88,57 +90,57 @@ class ModelSpec(ApiObject):
 
     served_name: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(
         default=None,
-        description="The model's name in the API; absent: `qwen-NAME` for a built-in model, else the last part of the "
-        "repository, path or image.",
+        description="Name of the model in the API. Defaults to `qwen-NAME` for a built-in model, else to the last part "
+        "of the repository, path or image.",
     )
-    source: ModelSource = Field(description="Where the model comes from; exactly one is given.")
+    source: ModelSource = Field(description="Where the model comes from. Exactly one source must be set.")
 
 
 class EngineSpec(ApiObject):
     """How vLLM runs the model."""
 
-    device: Literal["cuda", "cpu"] = Field(default="cuda", description="What the model runs on.")
+    device: Literal["cuda", "cpu"] = Field(default="cuda", description="Device that the model runs on.")
     image: Annotated[str, Field(max_length=1024)] = Field(
-        default="", description="The server's image; empty: the operator's default for the device."
+        default="", description="Image of the server. Empty uses the operator's default for the device."
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        default="IfNotPresent", description="When the server's image is pulled."
+        default="IfNotPresent", description="When to pull the server's image."
     )
     image_pull_secrets: list[LocalObjectReference] = Field(
-        default_factory=list, max_length=16, description="Secrets for private registries."
+        default_factory=list, max_length=16, description="Secrets for pulling from private registries."
     )
     tensor_parallel_size: int = Field(default=1, ge=1, le=1024, description="GPUs that share each layer.")
     pipeline_parallel_size: int = Field(
-        default=1, ge=1, le=1024, description="Groups of GPUs that the layers are split over."
+        default=1, ge=1, le=1024, description="Groups of GPUs that the layers are distributed over."
     )
     max_model_len: int | None = Field(
-        default=None, ge=1, description="Longest prompt plus answer in tokens; absent: the model's own."
+        default=None, ge=1, description="Maximum length of prompt plus answer, in tokens. Defaults to the model's own."
     )
     gpu_memory_utilization: float = Field(
-        default=0.9, gt=0, le=1, description="Share of each GPU's memory that vLLM allocates; not used on a CPU."
+        default=0.9, gt=0, le=1, description="Fraction of each GPU's memory that vLLM allocates. Ignored on a CPU."
     )
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
-        default="auto", description="Number format of weights and activations."
+        default="auto", description="Data type of weights and activations."
     )
     quantization: Annotated[str, Field(min_length=1, max_length=63)] | None = Field(
-        default=None, description="vLLM's quantization method, such as fp8; absent: what the model says."
+        default=None, description="Quantization method of vLLM, such as fp8. Defaults to the model's own."
     )
     extra_args: list[Annotated[str, Field(max_length=4096)]] = Field(
         default_factory=list,
         max_length=64,
-        description="More of vLLM's own flags, each as one item (`--max-num-seqs=64`). Those that the service owns are "
-        "refused by the server.",
+        description="Additional flags of vLLM, one per item (`--max-num-seqs=64`). The server rejects flags that other "
+        "fields of the spec set.",
     )
     env: list[EnvVar] = Field(
         default_factory=list,
         max_length=128,
-        description="More environment variables of the server's container.",
+        description="Additional environment variables of the server's container.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
 
     @property
     def world_size(self) -> int:
-        """How many GPUs one replica needs."""
+        """The number of GPUs that one replica needs."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
@@ -149,10 +151,10 @@ class GpuSpec(ApiObject):
         default=None,
         ge=0,
         le=1024,
-        description="GPUs a replica; absent: tensorParallelSize x pipelineParallelSize, and none on a CPU.",
+        description="GPUs per replica. Defaults to tensorParallelSize x pipelineParallelSize, and to 0 on a CPU.",
     )
     resource_name: Annotated[str, Field(min_length=1, max_length=253)] = Field(
-        default="nvidia.com/gpu", description="The extended resource that stands for a GPU."
+        default="nvidia.com/gpu", description="Name of the extended resource for one GPU."
     )
 
 
@@ -181,18 +183,18 @@ class LimitsSpec(ApiObject):
     )
 
     max_concurrent_requests: CountOrAuto = Field(
-        default=3, description="Requests that run at the same time; `auto` follows the KV cache's capacity."
+        default=3, description="Requests that run at the same time. `auto` follows the capacity of the KV cache."
     )
     max_queue_size: CountOrAuto = Field(
-        default=10, description="Requests that wait; the next is refused with 503. `auto` follows the completion rate."
+        default=10, description="Requests that wait. Further requests get a 503. `auto` follows the completion rate."
     )
-    queue_timeout: Duration = duration_field("30s", "How long a request may wait.")
-    default_max_tokens: int = Field(default=100, ge=1, description="max_tokens of requests that give none.")
-    max_tokens: int = Field(default=512, ge=1, description="Largest max_tokens that is accepted.")
-    min_temperature: float = Field(default=0.0, ge=0, le=2, description="Smallest temperature that is accepted.")
-    max_temperature: float = Field(default=1.0, ge=0, le=2, description="Largest temperature that is accepted.")
+    queue_timeout: Duration = duration_field("30s", "How long a request may wait in the queue.")
+    default_max_tokens: int = Field(default=100, ge=1, description="max_tokens of requests that do not set it.")
+    max_tokens: int = Field(default=512, ge=1, description="Maximum for max_tokens.")
+    min_temperature: float = Field(default=0.0, ge=0, le=2, description="Minimum for temperature.")
+    max_temperature: float = Field(default=1.0, ge=0, le=2, description="Maximum for temperature.")
     rate_limit: Annotated[str, Field(max_length=32, pattern=r"^[1-9][0-9]*/(second|minute|hour)$")] | None = Field(
-        default=None, description="Requests a client and replica, such as 600/minute; absent: unlimited."
+        default=None, description="Requests per client and replica, such as 600/minute. Defaults to unlimited."
     )
 
 
@@ -200,5 +202,5 @@ class AuthSpec(ApiObject):
     """Who may use the API."""
 
     api_key_secret_ref: LocalObjectReference | None = Field(
-        default=None, description="A Secret; the value of each of its keys is an API key. Absent: no key is asked for."
+        default=None, description="A Secret whose values are API keys. By default no key is required."
     )

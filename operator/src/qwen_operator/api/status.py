@@ -16,7 +16,7 @@ MAX_RESTART_TIMES = 200
 
 
 def format_time(moment: datetime) -> str:
-    """A time as Kubernetes writes it: UTC, whole seconds, `Z`."""
+    """A time in the format of Kubernetes: UTC, whole seconds, `Z`."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -28,86 +28,94 @@ Time = Annotated[
 
 
 class StatusObject(ApiObject):
-    """A part of the status; fields of other versions of the operator are let pass."""
+    """A part of the status. Fields of other versions of the operator are ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
 
 class Condition(StatusObject):
-    """A condition as in metav1."""
+    """A condition, as `metav1.Condition`."""
 
-    type: str = Field(description="The condition.", max_length=316)
-    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    reason: str = Field(description="Why, in one CamelCase word.", max_length=1024)
-    message: str = Field(default="", description="Why, and what to do about it.", max_length=32768)
-    observed_generation: int | None = Field(default=None, description="The generation that this is about.")
-    last_transition_time: Time = Field(description="When status last changed.")
+    type: str = Field(description="Type of the condition.", max_length=316)
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition is true.")
+    reason: str = Field(description="Reason, in one CamelCase word.", max_length=1024)
+    message: str = Field(default="", description="Explanation, and what to do.", max_length=32768)
+    observed_generation: int | None = Field(default=None, description="Generation that the condition is based on.")
+    last_transition_time: Time = Field(description="When the status last changed.")
 
 
 class RestartIntent(StatusObject):
-    """A restart that is under way. It is written before anything is done, so that no restart escapes the budget."""
+    """A restart in progress.
 
-    pod_uid: str = Field(alias="podUID", description="The pod.")
-    pod: str = Field(description="Its name.")
-    alert: str = Field(default="", description="The alert that led to it.")
-    method: Literal["InPlace", "Evict"] = Field(description="How it is done.")
+    It is written before the restart starts, so that every restart counts.
+    """
+
+    pod_uid: str = Field(alias="podUID", description="UID of the pod.")
+    pod: str = Field(description="Name of the pod.")
+    alert: str = Field(default="", description="Alert that caused the restart.")
+    method: Literal["InPlace", "Evict"] = Field(description="How the pod is restarted.")
     phase: Literal["Closing", "Draining", "Restarting", "Waiting"] = Field(
-        default="Closing", description="How far it is."
+        default="Closing", description="Progress of the restart."
     )
-    time: Time = Field(description="When it was decided.")
-    restart_count: int = Field(default=0, description="The container's restarts at that time.")
+    time: Time = Field(description="When the restart was decided.")
+    restart_count: int = Field(default=0, description="Restart count of the container at that time.")
 
 
 class HistoryEntry(StatusObject):
-    """Something that remediation did, or would have done."""
+    """An action that remediation took, or would have taken."""
 
-    time: Time = Field(description="When.")
-    pod: str = Field(description="The pod.")
-    pod_uid: str = Field(default="", alias="podUID", description="Its UID.")
-    node: str = Field(default="", description="Its node.")
-    alert: str = Field(default="", description="The alert.")
-    action: str = Field(description="What was done: Unready, Ready, InPlace, Evict, ...")
-    reason: str = Field(default="", description="Why, in one CamelCase word.")
-    message: str = Field(default="", max_length=1024, description="Why.")
-    dry_run: bool = Field(default=False, description="Whether it was only reported.")
-    metrics: str = Field(default="", max_length=MAX_EVIDENCE, description="The pod's last metrics, as JSON.")
+    time: Time = Field(description="When it happened.")
+    pod: str = Field(description="Name of the pod.")
+    pod_uid: str = Field(default="", alias="podUID", description="UID of the pod.")
+    node: str = Field(default="", description="Node of the pod.")
+    alert: str = Field(default="", description="Alert that caused the action.")
+    action: str = Field(description="Action: Unready, Ready, InPlace, Evict, ...")
+    reason: str = Field(default="", description="Reason, in one CamelCase word.")
+    message: str = Field(default="", max_length=1024, description="Explanation.")
+    dry_run: bool = Field(default=False, description="Whether the action was only reported.")
+    metrics: str = Field(default="", max_length=MAX_EVIDENCE, description="Last metrics of the pod, as JSON.")
     termination_message: str = Field(
-        default="", max_length=MAX_EVIDENCE, description="The last words of the container."
+        default="", max_length=MAX_EVIDENCE, description="Termination message of the container."
     )
 
 
 class RemediationStatus(StatusObject):
-    """What remediation remembers; it survives the operator's own restarts."""
+    """The state of remediation. It survives restarts of the operator."""
 
-    intents: list[RestartIntent] = Field(default_factory=list, max_length=16, description="Restarts under way.")
+    intents: list[RestartIntent] = Field(default_factory=list, max_length=16, description="Restarts in progress.")
     restart_times: list[Time] = Field(
-        default_factory=list, max_length=MAX_RESTART_TIMES, description="The restarts that the budget counts."
+        default_factory=list,
+        max_length=MAX_RESTART_TIMES,
+        description="Times of the restarts that count against the budget.",
     )
-    restarts_in_window: int = Field(default=0, description="How many of them lie in the window.")
-    last_restart_time: Time | None = Field(default=None, description="The last one.")
-    backoff_until: Time | None = Field(default=None, description="No restart before this time.")
+    restarts_in_window: int = Field(default=0, description="Number of restarts in the window of the budget.")
+    last_restart_time: Time | None = Field(default=None, description="Time of the last restart.")
+    backoff_until: Time | None = Field(default=None, description="No restart begins before this time.")
     handled_reset: str = Field(
-        default="", max_length=1024, description="The value of qwen-vllm.io/reset-restart-budget that was acted upon."
+        default="",
+        max_length=1024,
+        description="Last value of the annotation qwen-vllm.io/reset-restart-budget that was handled.",
     )
     history: list[HistoryEntry] = Field(
-        default_factory=list, max_length=MAX_HISTORY, description="The last actions, oldest first."
+        default_factory=list, max_length=MAX_HISTORY, description="The most recent actions, oldest first."
     )
 
 
 class ServiceStatus(StatusObject):
-    """The state of a QwenService."""
+    """The observed state of a QwenService."""
 
-    observed_generation: int | None = Field(default=None, description="The generation that this is about.")
-    replicas: int = Field(default=0, description="Pods that exist.")
-    ready_replicas: int = Field(default=0, description="Pods that answer requests.")
+    observed_generation: int | None = Field(default=None, description="Generation that the status is based on.")
+    replicas: int = Field(default=0, description="Number of pods.")
+    ready_replicas: int = Field(default=0, description="Number of pods that answer requests.")
     selector: str = Field(default="", description="Label selector of the pods, for autoscalers.")
-    url: str = Field(default="", description="Where clients inside the cluster reach the service.")
-    model: str = Field(default="", description="The model's name in the API.")
-    gpus: int = Field(default=0, description="GPUs of one replica.")
-    reason: str = Field(default="", description="The reason of the condition that matters most.")
+    url: str = Field(default="", description="URL of the service for clients inside the cluster.")
+    model: str = Field(default="", description="Name of the model in the API.")
+    gpus: int = Field(default=0, description="GPUs per replica.")
+    reason: str = Field(default="", description="Reason of the most important condition.")
     conditions: list[Condition] = map_list(["type"], "Conditions.", 16)
-    remediation: RemediationStatus = section(RemediationStatus, "What remediation remembers.")
+    remediation: RemediationStatus = section(RemediationStatus, "State of remediation.")
 
     def condition(self, kind: str) -> Condition | None:
-        """The condition of a type, if there is one."""
+        """The condition of this type, if there is one."""
+
         return next((condition for condition in self.conditions if condition.type == kind), None)

@@ -1,1 +1,1 @@
-"""The Kubernetes API: a client, the copies that watches keep, Events, the Lease and the work queue."""
+"""Access to the Kubernetes API: client, informers and their cache, Events, Lease, work queue."""

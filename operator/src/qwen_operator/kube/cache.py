@@ -1,4 +1,4 @@
-"""What the operator sees of the cluster: the services that kopf tells about, and everything that carries our label."""
+"""The operator's view of the cluster: QwenServices (from kopf) and all objects with our label."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
 
 
 class ClusterCache:
-    """A copy of the objects that matter, kept current by watches.
+    """A cache of the relevant objects, kept up to date by watches.
 
-    `on_child(key)` and `on_pod(pod)` are called when something changes; `on_api()` when an optional API came or went.
+    `on_child(key)` and `on_pod(pod)` are called when an object changes, `on_api()` when an optional
+    API was installed or removed.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class ClusterCache:
         self._optional_tasks: dict[Resource, asyncio.Task[None]] = {}
         self._served: frozenset[Resource] = frozenset()
         self._informers = {resource: self._informer(resource) for resource in _CHILDREN}
-        # budgets of users count too: where one matches the pods, ours steps aside
+        # All budgets are watched: if one of the user's selects the pods, ours is removed.
         self._informers[BUDGETS] = Informer(kube, BUDGETS, namespaces, self._changed, selector="")
         self.pod_informer = Informer(kube, PODS, namespaces, on_pod)
 
@@ -71,18 +72,18 @@ class ClusterCache:
         return self._services
 
     def service(self, key: Key) -> Object | None:
-        """A QwenService, None when it is gone."""
+        """A QwenService, None if it does not exist."""
         return self._services.get(key)
 
     def store_service(self, obj: Object) -> None:
-        """Takes in a QwenService's newer state; an older one is ignored."""
+        """Stores a QwenService unless a newer state is already known."""
         key = key_of(obj)
         if newer(obj, self._services.get(key)):
             self._services[key] = obj
             self._names[(key[0], label_value(key[1]))] = key[1]
 
     def forget_service(self, key: Key) -> None:
-        """Drops a QwenService that is gone."""
+        """Removes a QwenService that was deleted."""
         self._services.pop(key, None)
         self._names.pop((key[0], label_value(key[1])), None)
 
@@ -92,7 +93,7 @@ class ClusterCache:
         name = self._names.get((namespace, label))
         return None if name is None else (namespace, name)
 
-    # What belongs to them.
+    # The objects that belong to them.
 
     def pods(self, key: Key) -> Sequence[Object]:
         """The pods of a service."""
@@ -103,12 +104,12 @@ class ClusterCache:
         return self._informers[DEPLOYMENTS].get(key[0], child_name(key[1]))
 
     def child(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """An object that carries our label, None when there is none or its kind is not watched."""
+        """An object with our label, None if there is none or its kind is not watched."""
         informer = self._informers.get(resource)
         return None if informer is None else informer.get(namespace, name)
 
     def store_child(self, resource: Resource, obj: Object) -> None:
-        """Takes in what a write returned."""
+        """Stores the object that a write returned."""
         if resource in self._informers:
             self._informers[resource].store(obj)
 
@@ -117,15 +118,16 @@ class ClusterCache:
         return self._informers[BUDGETS].in_namespace(namespace)
 
     def serves(self, resource: Resource) -> bool:
-        """Whether an optional API exists, as of the last look."""
+        """Whether an optional API was installed at the last discovery."""
         return resource in self._served
 
     # The tasks.
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Starts the watches; returns once everything has been listed that every cluster has.
+        """Starts the watches and returns once all objects of required APIs are listed.
 
-        An optional API that is there and fails (a conversion webhook that is down, say) holds up nobody.
+        An optional API that is installed but fails, for instance because its conversion webhook is
+        down, delays nothing.
         """
         needed = (*self._informers.values(), self.pod_informer)
         for informer in needed:
@@ -134,26 +136,26 @@ class ClusterCache:
         await all_synced(needed)
 
     async def stop(self) -> None:
-        """Ends the watches of optional APIs (the others end with their task group)."""
+        """Stops the watches of optional APIs. The others end with their task group."""
         for task in self._optional_tasks.values():
             task.cancel()
         await asyncio.gather(*self._optional_tasks.values(), return_exceptions=True)
 
     async def keep_discovering(self) -> None:
-        """Looks once a minute which optional APIs exist."""
+        """Discovers once a minute which optional APIs are installed."""
         while True:
             await asyncio.sleep(DISCOVERY_SECONDS)
             await self.discover()
 
     async def discover(self) -> None:
-        """Finds out which optional APIs exist, and watches those of our children."""
+        """Finds out which optional APIs are installed, and watches our children of these kinds."""
         served = set()
         for resource in OPTIONAL:
             try:
                 if await self._kube.serves(resource):
                     served.add(resource)
             except KubeError as error:
-                logger.warning("discovery of %s: %s", resource.plural, error)
+                logger.warning("discovery of %s failed: %s", resource.plural, error)
                 if resource in self._served:
                     served.add(resource)
         changed = frozenset(served) != self._served
@@ -166,7 +168,7 @@ class ClusterCache:
                 del self._informers[resource]
                 self._optional_tasks.pop(resource).cancel()
         if changed:
-            logger.info("optional APIs: %s", ", ".join(sorted(item.plural for item in served)) or "none")
+            logger.info("installed optional APIs: %s", ", ".join(sorted(item.plural for item in served)) or "none")
             self._on_api()
 
     def _informer(self, resource: Resource) -> Informer:

@@ -1,6 +1,6 @@
-"""All that the operator asks of the Kubernetes API, as plain dicts: the only importer of the Kubernetes client.
+"""The Kubernetes API, with plain dicts. The only module that imports the Kubernetes client.
 
-Rights that the calls of the operator need (the chart grants exactly these):
+Permissions that the operator needs (the chart grants exactly these):
 
 | API group             | resources                         | verbs                                           |
 |-----------------------|-----------------------------------|-------------------------------------------------|
@@ -12,7 +12,7 @@ Rights that the calls of the operator need (the chart grants exactly these):
 | core                  | pods/eviction                     | create                                          |
 | core                  | services, configmaps              | get, list, watch, create, patch, delete         |
 | core                  | events                            | create, patch                                   |
-| core                  | nodes (optional)                  | get (whether a sick pod's node is ready)        |
+| core                  | nodes (optional)                  | get (whether the node of a pod is ready)        |
 | apps                  | deployments                       | get, list, watch, create, patch, delete         |
 | apps                  | replicasets                       | list                                            |
 | policy                | poddisruptionbudgets              | get, list, watch, create, patch, delete         |
@@ -23,7 +23,8 @@ Rights that the calls of the operator need (the chart grants exactly these):
 | core                  | persistentvolumeclaims            | get, list, watch, create, patch (never deleted) |
 | coordination.k8s.io   | leases (in its own namespace)     | get, create, update                             |
 
-Discovery (`/apis/<group>/<version>`) is open to every authenticated client. A test keeps the chart equal to this table.
+Discovery (`/apis/<group>/<version>`) is open to every authenticated client. A test compares the
+chart with this table.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ PatchType = Literal["merge", "strategic"]
 REQUEST_TIMEOUT: Final = 15.0
 WATCH_SECONDS: Final = 240
 WATCH_SILENCE: Final = 100.0
-"""A watch of a busy kind speaks up every minute. One that is silent for longer is opened anew: it may be broken."""
+"""A watch gets a bookmark about every minute.
+
+One that is silent for longer is considered broken.
+"""
 
 _CONTENT_TYPES: Final = {
     "merge": "application/merge-patch+json",
@@ -73,14 +77,15 @@ async def _load(kubeconfig: str | None) -> Any:
 
 
 class KubeClient:
-    """The API of one cluster, over one connection pool. Every call has a deadline and raises only `KubeError`."""
+    """The API of one cluster. Every call has a timeout and raises nothing but `KubeError`."""
 
     def __init__(self, api: Any) -> None:
         self._api = api
 
     @classmethod
     async def connect(cls, kubeconfig: str | None = None) -> Self:
-        """Logs in with a kubeconfig (the argument or KUBECONFIG), else with the pod's ServiceAccount."""
+        """Connects with a kubeconfig (the argument or KUBECONFIG) or the pod's ServiceAccount."""
+
         return cls(client.ApiClient(await _load(kubeconfig or os.environ.get("KUBECONFIG"))))
 
     async def close(self) -> None:
@@ -94,7 +99,7 @@ class KubeClient:
     async def list(
         self, resource: Resource, namespace: str | None = None, selector: str | None = None
     ) -> tuple[Sequence[Object], str]:
-        """The objects that a label selector matches, with the resourceVersion to watch from."""
+        """The objects that a label selector matches, and the resourceVersion to watch from."""
         query = {"labelSelector": selector} if selector else {}
         answer = await self._call("GET", resource.path(namespace), query, timeout=60.0)
         items = [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in answer["items"]]
@@ -103,7 +108,10 @@ class KubeClient:
     async def watch(
         self, resource: Resource, version: str, namespace: str | None = None, selector: str | None = None
     ) -> AsyncIterator[WatchEvent]:
-        """What changes after a resourceVersion, bookmarks included. Ends after minutes: go on from the last one."""
+        """The changes after a resourceVersion, including bookmarks.
+
+        A watch ends after some minutes. The caller continues from the last resourceVersion.
+        """
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -127,17 +135,20 @@ class KubeClient:
             response.close()
 
     async def create(self, obj: Object) -> Object:
-        """Creates an object; `ConflictError` when it exists."""
+        """Creates an object. Raises `ConflictError` if it exists."""
         resource = resource_for(obj)
         return await self._call("POST", resource.path(obj["metadata"].get("namespace")), body=obj)
 
     async def replace(self, obj: Object) -> Object:
-        """Replaces an object; `ConflictError` when its resourceVersion is not the current one."""
+        """Replaces an object.
+
+        Raises `ConflictError` if its resourceVersion is not the current one.
+        """
         metadata = obj["metadata"]
         return await self._call("PUT", resource_for(obj).path(metadata.get("namespace"), metadata["name"]), body=obj)
 
     async def apply(self, obj: Object, *, dry_run: bool = False) -> Object:
-        """Server-side apply under the operator's field manager; fields that are no longer applied are removed."""
+        """Applies an object (server-side apply). Fields that are no longer applied are removed."""
         metadata = obj["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         if dry_run:
@@ -155,14 +166,21 @@ class KubeClient:
         kind: PatchType = "merge",
         subresource: str | None = None,
     ) -> Object:
-        """Merges fields into an object; a resourceVersion or UID in the body is a precondition (`ConflictError`)."""
+        """Merges fields into an object.
+
+        A resourceVersion or UID in the body is a precondition: `ConflictError` if it does not
+        match.
+        """
         path = resource.path(namespace, name, subresource)
         return await self._call(
             "PATCH", path, {"fieldManager": FIELD_MANAGER}, body=body, content_type=_CONTENT_TYPES[kind]
         )
 
     async def delete(self, resource: Resource, name: str, namespace: str, *, uid: str | None = None) -> None:
-        """Deletes an object and, in the background, what it owns; that it is gone already is fine."""
+        """Deletes an object and, in the background, what it owns.
+
+        A missing object is not an error.
+        """
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid:
             options["preconditions"] = {"uid": uid}
@@ -172,7 +190,11 @@ class KubeClient:
             return
 
     async def evict(self, pod: str, namespace: str, *, uid: str, grace_seconds: int | None = None) -> None:
-        """Evicts a pod; `TooManyRequestsError` if a PodDisruptionBudget forbids it, `ConflictError` on another UID."""
+        """Evicts a pod.
+
+        Raises `TooManyRequestsError` if a PodDisruptionBudget forbids it, and `ConflictError` if
+        the pod has another UID.
+        """
         options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
@@ -185,7 +207,7 @@ class KubeClient:
         await self._call("POST", PODS.path(namespace, pod, "eviction"), body=body)
 
     async def serves(self, resource: Resource) -> bool:
-        """Whether the cluster has this API now."""
+        """Whether the cluster serves this API."""
         try:
             answer = await self._call("GET", f"/apis/{resource.api_version}")
         except NotFoundError:
@@ -239,7 +261,7 @@ def _event(line: bytes) -> Object:
     try:
         event: Object = json.loads(line)
     except ValueError as error:
-        raise KubeError(0, f"the watch broke in the middle of a line: {error}") from error
+        raise KubeError(0, f"the watch was interrupted within a line: {error}") from error
     return event
 
 
@@ -248,4 +270,4 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         while line := await response.content.readline():
             yield line
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise KubeError(0, f"the watch broke: {error or type(error).__name__}") from error
+        raise KubeError(0, f"the watch was interrupted: {error or type(error).__name__}") from error

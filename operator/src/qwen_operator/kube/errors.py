@@ -1,13 +1,13 @@
-"""What the Kubernetes API answers when it does not do what it was asked.
+"""Errors of calls to the Kubernetes API.
 
-KubeError                 anything that did not work; `status` is 0 when no answer came
+KubeError                 any failed call; `status` is 0 if there was no answer
 ├── NotFoundError         404
 ├── ForbiddenError        401, 403
-│   └── NamespaceEndingError  nothing can be created in a namespace that is being deleted
-├── ConflictError         409: another resourceVersion, another UID, or it exists already
+│   └── NamespaceEndingError  the namespace is being deleted: no object can be created in it
+├── ConflictError         409: another resourceVersion, another UID, or the object exists already
 ├── GoneError             410: the resourceVersion to watch from is too old
-├── InvalidError          400, 422: the API server refuses the object; the message names the field
-└── TooManyRequestsError  429: throttled, or an eviction that a PodDisruptionBudget holds back
+├── InvalidError          400, 422: the object is not valid; the message names the field
+└── TooManyRequestsError  429: throttled, or a PodDisruptionBudget forbids the eviction
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 
 
 class KubeError(Exception):
-    """The API did not do what was asked; `status` is the HTTP status, 0 when there was no answer."""
+    """A failed call. `status` is the HTTP status, or 0 if there was no answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -67,7 +67,8 @@ _ERRORS: Final[Mapping[int, type[KubeError]]] = {
 
 
 def error_of(status: int, body: bytes) -> KubeError:
-    """The error that an answer stands for."""
+    """The exception for an answer."""
+
     try:
         answer = json.loads(body)
         message = str(answer.get("message") or answer)

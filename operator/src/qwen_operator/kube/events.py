@@ -1,4 +1,4 @@
-"""Events for people (`kubectl describe`): repeated ones are counted, none blocks or breaks what it tells about."""
+"""Kubernetes Events. Repeated ones are counted. A failed write never affects the caller."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class Recorder:
         self._written: OrderedDict[_Message, tuple[str, int]] = OrderedDict()
 
     def emit(self, subject: Subject, kind: EventType, reason: str, text: str) -> None:
-        """Tells about an object; when far too much is told, the newest is lost."""
+        """Queues an Event about an object. If the queue is full, the Event is dropped."""
         try:
             self._pending.put_nowait(_Message(subject, kind, reason, text[:_MAX_MESSAGE]))
         except asyncio.QueueFull:
-            logger.warning("too many events, one is lost", extra={"reason": reason, "object": subject.name})
+            logger.warning("too many events, dropped one", extra={"reason": reason, "object": subject.name})
 
     async def run(self) -> None:
         """Writes until cancelled."""
@@ -75,9 +75,9 @@ class Recorder:
             try:
                 await self._write(message)
             except NamespaceEndingError:
-                logger.debug("no events in a namespace that is being deleted")
+                logger.debug("the namespace is being deleted: no event is written")
             except KubeError as error:
-                logger.info("an event could not be written: %s", error, extra={"reason": message.reason})
+                logger.info("writing an event failed: %s", error, extra={"reason": message.reason})
 
     async def _write(self, message: _Message) -> None:
         stamp = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")

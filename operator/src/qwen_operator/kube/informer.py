@@ -1,4 +1,9 @@
-"""Label-selected watches that keep a copy of what they see (kopf's own watches have no server-side selectors)."""
+"""Watches with a label selector, which keep a copy of the objects that they see.
+
+kopf's own watches would not do: they do not report objects that were deleted while no watch was
+open, and keep no copies. (Since kopf 1.45 they can have selectors, by
+`settings.watching.label_selectors`.)
+"""
 
 from __future__ import annotations
 
@@ -23,24 +28,24 @@ _FORBIDDEN_SECONDS: Final = 60.0
 
 
 def service_label(obj: Object) -> str:
-    """The label that tells which service an object belongs to; empty when it has none."""
+    """The label with the service that an object belongs to; empty if it has none."""
     return str((obj["metadata"].get("labels") or {}).get(SERVICE_LABEL, ""))
 
 
 def newer(obj: Object, old: Object | None) -> bool:
-    """Whether a state of an object is not older than another one."""
+    """Whether a state of an object is at least as new as another one."""
     if old is None or old["metadata"]["uid"] != obj["metadata"]["uid"]:
         return True
     versions = (obj["metadata"]["resourceVersion"], old["metadata"]["resourceVersion"])
-    # versions of one resource are numbers that grow in every API server there is; where not, the last one wins
+    # Resource versions of one resource are growing numbers. If they are not, the last state wins.
     return not all(version.isdigit() for version in versions) or int(versions[0]) >= int(versions[1])
 
 
 class Informer:
-    """The objects of one kind that carry the operator's label, kept current by a list and a watch.
+    """The objects of one kind with the operator's label, kept up to date by a list and a watch.
 
-    `on_change` is called with each object that came, changed or went (with its last known state). Objects are shared:
-    do not change them.
+    `on_change` is called with each object that was added, changed or deleted (then with its last
+    known state). Objects are shared: do not modify them.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class Informer:
         self.synced = asyncio.Event()
 
     def get(self, namespace: str, name: str) -> Object | None:
-        """One object, None when there is none."""
+        """One object, None if it does not exist."""
         return self._objects.get((namespace, name))
 
     def of_service(self, namespace: str, label: str) -> list[Object]:
@@ -74,7 +79,9 @@ class Informer:
         return [self._objects[key] for key in sorted(self._objects) if key[0] == namespace]
 
     def store(self, obj: Object) -> None:
-        """Takes in a newer state that a write returned, so that nobody acts on the older one before the watch tells."""
+        """Stores a newer state that a write returned, so that nobody acts on the old one until the
+        watch delivers it.
+        """
         key = key_of(obj)
         old = self._objects.get(key)
         if old is not None and old["metadata"]["uid"] == obj["metadata"]["uid"] and newer(obj, old):
@@ -102,17 +109,18 @@ class Informer:
                 version = ""
             except ForbiddenError as error:
                 version = ""
-                logger.warning("watching %s is not allowed: %s", self.resource.plural, error)
-                # what may not be seen is not waited for
+                logger.warning("no permission to watch %s: %s", self.resource.plural, error)
+                # Without permission there is nothing to wait for.
                 self._listed(namespace)
                 await asyncio.sleep(_FORBIDDEN_SECONDS)
             except KubeError as error:
-                # a connection that broke goes on from where it was; anything else starts over
+                # After a lost connection the watch continues. Any other error needs a new list.
                 version = version if error.status == 0 else ""
                 delay = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
                 failures += 1
                 log = logger.debug if failures == 1 else logger.warning
-                log("watching %s: %s", self.resource.plural, error, extra={"retry_in": delay})
+                log("watching %s failed: %s", self.resource.plural, error, extra={"retry_in": delay})
+
                 await asyncio.sleep(delay)
 
     async def _list(self, namespace: str | None) -> str:

@@ -1,7 +1,8 @@
 """Leader election by a Lease: one of several operators acts, the others stand by.
 
-Expiry is judged as client-go does, by how long this process has seen the Lease unchanged on its own monotonic clock, so
-that clocks which differ do no harm. Unlike with the client library's election, a Lease that is given up is released.
+As in client-go, a Lease has expired when this process has seen it unchanged for its duration on its
+own monotonic clock, so that differing clocks do not matter. Unlike in the election of the Python
+client, a leader that stops releases the Lease.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ logger = logging.getLogger(__name__)
 
 LEASE_SECONDS: Final = 15
 RENEW_DEADLINE: Final = 10.0
-"""Without a renewal for so long the Lease counts as lost: some seconds before anyone else can take it."""
+"""Seconds without a renewal after which the Lease counts as lost. Others can take it only later."""
+
 RETRY_SECONDS: Final = 2.0
 
 
 class LeaseWatch:
-    """How long the current holder's record has been unchanged, as seen from here."""
+    """For how long this process has seen the record of the holder unchanged."""
 
     def __init__(self) -> None:
         self._record: tuple[object, ...] | None = None
@@ -73,10 +75,10 @@ class Leader:
         self._watch = LeaseWatch()
         self._lease: dict[str, Any] | None = None
         self.seen_at = -1.0
-        """When the Lease was last read, on the monotonic clock; negative: never."""
+        """When the Lease was last read, on the monotonic clock; negative if never."""
 
     async def acquire(self) -> None:
-        """Returns once this process is the leader; tries for ever."""
+        """Returns once this process is the leader. Retries forever."""
         logger.info("waiting for the lease", extra={"lease": self._name, "identity": self._identity})
         while True:
             if await self._try():
@@ -85,13 +87,13 @@ class Leader:
         logger.info("leading", extra={"lease": self._name, "identity": self._identity})
 
     async def hold(self) -> None:
-        """Renews the Lease; returns when it is lost."""
+        """Renews the Lease. Returns when it is lost."""
         renewed = self._clock()
         while (left := renewed + RENEW_DEADLINE - self._clock()) > 0:
             await asyncio.sleep(min(RETRY_SECONDS, left))
             started = self._clock()
             try:
-                # an attempt may not outlast the deadline either: somebody else may be allowed to act by then
+                # An attempt must end by the deadline: after it another process may become leader.
                 async with asyncio.timeout(min(RENEW_DEADLINE / 2, renewed + RENEW_DEADLINE - started)):
                     held = await self._try()
             except TimeoutError:
@@ -100,19 +102,22 @@ class Leader:
                 renewed = started
             elif self._lease and (self._lease.get("spec") or {}).get("holderIdentity") != self._identity:
                 break
-        logger.error("the lease is lost", extra={"lease": self._name, "identity": self._identity})
+        logger.error("lost the lease", extra={"lease": self._name, "identity": self._identity})
 
     async def release(self) -> None:
-        """Lets the next candidate take the Lease at once; does nothing when it is not ours."""
+        """Releases the Lease, so that another process can take it at once.
+
+        Does nothing if it is not ours.
+        """
         if self._lease is None or self._lease["spec"].get("holderIdentity") != self._identity:
             return
         spec = {**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
         try:
             async with asyncio.timeout(5.0):
                 await self._kube.replace({**self._lease, "spec": spec})
-            logger.info("lease released", extra={"lease": self._name})
+            logger.info("released the lease", extra={"lease": self._name})
         except (KubeError, TimeoutError) as error:
-            logger.warning("the lease could not be released: %s", error)
+            logger.warning("releasing the lease failed: %s", error)
         self._lease = None
 
     async def _try(self) -> bool:
@@ -122,7 +127,7 @@ class Leader:
         except NotFoundError:
             return await self._write(claim(None, self._name, self._namespace, self._identity, moment), new=True)
         except KubeError as error:
-            logger.warning("the lease cannot be read: %s", error)
+            logger.warning("reading the lease failed: %s", error)
             return False
         self.seen_at = self._clock()
         self._lease = lease
@@ -136,7 +141,8 @@ class Leader:
         except ConflictError:
             return False
         except KubeError as error:
-            logger.warning("the lease cannot be written: %s", error)
+            logger.warning("writing the lease failed: %s", error)
+
             return False
         self.seen_at = self._clock()
         return True

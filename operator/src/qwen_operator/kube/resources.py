@@ -1,4 +1,4 @@
-"""The kinds of objects that the operator reads or writes, and where the API serves them."""
+"""The kinds of objects that the operator reads or writes, and their paths in the API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qwen_operator.api import GROUP, KIND, PLURAL, VERSION
 
 @dataclass(frozen=True)
 class Resource:
-    """One kind of object: its apiVersion, its kind and its plural in URLs."""
+    """One kind of object: its apiVersion, its kind, and its plural in URLs."""
 
     api_version: str
     kind: str
@@ -20,7 +20,10 @@ class Resource:
     namespaced: bool = True
 
     def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
-        """The URL path of a collection, an object or a subresource; no namespace means all of them."""
+        """The URL path of a collection, an object or a subresource.
+
+        No namespace means all namespaces.
+        """
         root = "/api" if "/" not in self.api_version else "/apis"
         parts = [root, self.api_version]
         if self.namespaced and namespace:
@@ -53,11 +56,15 @@ _ALL: Final = (
 _BY_KIND: Final = {(resource.api_version, resource.kind): resource for resource in _ALL}
 
 OPTIONAL: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
-"""Kinds whose API a cluster may lack."""
+"""Kinds whose API may not be installed."""
 
 
 def resource_of(api_version: str, kind: str) -> Resource:
-    """The resource of an object's apiVersion and kind; KeyError for a kind that the operator never handles."""
+    """The resource for an apiVersion and kind.
+
+    KeyError for a kind that the operator does not handle.
+    """
+
     return _BY_KIND[(api_version, kind)]
 
 

@@ -1,4 +1,4 @@
-"""A queue of keys: each is worked on by one worker at a time, bursts become one, failures come back later and later."""
+"""A queue of keys. One worker at a time handles a key, bursts are merged, failures back off."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ BACKOFF_MAX: Final = 300.0
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row."""
+    """Seconds to wait after this number of consecutive failures."""
     return min(BACKOFF_MAX, BACKOFF_BASE * 2.0 ** min(failures - 1, 20))
 
 
 class WorkQueue(Generic[K]):
-    """Keys that are due at some time. A key that is added while it is worked on is worked on again afterwards."""
+    """Keys with the time when they are due.
+
+    A key that is added while it is handled is handled again.
+    """
 
     def __init__(self, work: Callable[[K], Awaitable[None]], on_error: Callable[[K, Exception, int], None]) -> None:
         self._work = work
@@ -36,14 +39,14 @@ class WorkQueue(Generic[K]):
         return len(self._due)
 
     def add(self, key: K, delay: float = DEBOUNCE) -> None:
-        """Makes a key due after a delay, or at its earlier time."""
+        """Makes a key due after a delay, unless it is already due earlier."""
         due = asyncio.get_running_loop().time() + delay
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             self._changed.set()
 
     def forget(self, key: K) -> None:
-        """Drops what is known of a key."""
+        """Removes a key."""
         self._due.pop(key, None)
         self._failures.pop(key, None)
 
@@ -59,7 +62,7 @@ class WorkQueue(Generic[K]):
             try:
                 await self._work(key)
                 self._failures.pop(key, None)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the key comes back and the others go on
+            except Exception as error:  # noqa: BLE001 - the key is retried and the others continue
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 self._on_error(key, error, failures)
                 self.add(key, backoff(failures))

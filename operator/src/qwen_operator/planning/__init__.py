@@ -1,1 +1,1 @@
-"""Which objects must exist for a QwenService. Pure."""
+"""Decides which objects must exist for a QwenService, and builds them. Pure."""

@@ -1,4 +1,4 @@
-"""The alerts of one service: the catalogue with the overrides of its spec."""
+"""The alerts of one service: the catalogue with the overrides of the spec."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ def effective_alerts(
 ) -> tuple[Alert, ...]:
     """The catalogue for a device with the service's overrides, in the catalogue's order.
 
-    Rules that name an alert replace all of its default actions; an alert that is off has no actions.
+    Rules for an alert replace all of its default actions. An alert that is off has no actions.
     """
+
     by_name: Mapping[str, AlertSpec] = {override.name: override for override in overrides}
     actions: dict[str, list[ActionRule]] = {}
     for rule in rules:

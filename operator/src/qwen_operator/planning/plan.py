@@ -1,4 +1,4 @@
-"""Which objects must exist for a QwenService: pure, from the spec and what is known about the cluster."""
+"""Which objects must exist for a QwenService, from its spec and facts about the cluster. Pure."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ from qwen_operator.planning.builders.service import build_http_route, build_serv
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """What planning has to know about the cluster.
+    """What planning needs to know about the cluster.
 
     Attributes:
-        operator_version: the version that writes the children.
+        operator_version: the version of the operator.
         server_images: the server's image by device (`cpu`, `cuda`).
         operator_namespace: where the operator runs, for NetworkPolicies.
-        has_service_monitor, has_prometheus_rule, has_http_route: whether these APIs exist.
-        live_deployment: the service's Deployment as it is, None when there is none.
-        budgets: the PodDisruptionBudgets of the namespace; those of the user that match the pods replace ours.
-        claims: the PersistentVolumeClaims of the namespace that are known, by name (only access modes are looked at).
-        prometheuses: the Prometheus objects of the cluster; None when they are not known.
+        has_service_monitor, has_prometheus_rule, has_http_route: whether these APIs are installed.
+        live_deployment: the service's current Deployment, None if there is none.
+        budgets: the PodDisruptionBudgets of the namespace. One of the user's that selects the pods
+            replaces ours.
+        claims: the known PersistentVolumeClaims of the namespace, by name. Only their access modes
+            matter.
+        prometheuses: the Prometheus objects of the cluster, None if they are not known.
     """
 
     operator_version: str
@@ -56,7 +58,7 @@ class ClusterFacts:
 
 
 class Reference(NamedTuple):
-    """An object of the service's namespace."""
+    """An object in the service's namespace."""
 
     api_version: str
     kind: str
@@ -64,7 +66,7 @@ class Reference(NamedTuple):
 
 
 class PlanWarning(NamedTuple):
-    """Something about the spec that its author should know; it becomes a condition's message and an Event."""
+    """A problem in the spec that its author should know. It becomes a condition and an Event."""
 
     reason: str
     message: str
@@ -72,12 +74,12 @@ class PlanWarning(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What must be.
+    """The result of planning.
 
     Attributes:
-        children: objects to apply, in this order, with owner references (a retained cache claim has none).
-        removed: objects that must not exist; delete one only if it is owned by this QwenService (by UID).
-        warnings: what the author of the spec should know.
+        children: objects to apply, in this order, with owner references (except a retained claim).
+        removed: objects that must not exist. Only those that this QwenService owns may be deleted.
+        warnings: problems in the spec that its author should know.
     """
 
     children: Sequence[Object]
@@ -86,7 +88,7 @@ class Plan:
 
 
 def plan(service: QwenService, facts: ClusterFacts) -> Plan:
-    """The children that must exist, those that must not, and what to warn about."""
+    """The children that must exist, those that must not, and warnings."""
     warnings: list[PlanWarning] = []
     children = [build_alerts_configmap(service), build_service(service)]
     cache = service.spec.cache
@@ -104,20 +106,22 @@ def _deployment(service: QwenService, facts: ClusterFacts) -> tuple[Object, list
     desired = build_deployment(service, _image(service, facts), facts.operator_version)
     live = facts.live_deployment
     deferred = service.spec.rollout.on_operator_upgrade == "Defer"
-    # Pods that serve are left alone; where none does there is nothing to protect, and the change may be the cure.
+    # Serving pods are left alone. Without any there is nothing to protect, and the change may help.
     serving = live is not None and live.get("status", {}).get("readyReplicas", 0) > 0
     if live is None or not serving or not deferred or not only_operator_changed(desired, live):
         return desired, []
     message = (
-        f"operator {facts.operator_version} or its default image would change the pods; they are left alone until "
-        "the spec changes. "
-        "Set rollout.onOperatorUpgrade: Apply to roll out now."
+        f"Operator {facts.operator_version} or its default image would change the pods. They stay as they are until "
+        "the spec changes. To roll out now, set rollout.onOperatorUpgrade to Apply."
     )
     return keep_template(desired, live), [PlanWarning("UpdatePending", message)]
 
 
 def _image(service: QwenService, facts: ClusterFacts) -> str:
-    """The server's image; empty when there is none, which the API server refuses and `_warnings` explains."""
+    """The server's image.
+
+    Without one the API server rejects the Deployment; `_warnings` explains.
+    """
     return service.spec.engine.image or facts.server_images.get(service.spec.engine.device, "")
 
 
@@ -140,7 +144,8 @@ def _optional_children(service: QwenService, facts: ClusterFacts) -> list[Object
 
 
 def _removed(service: QwenService, facts: ClusterFacts, children: Sequence[Object]) -> list[Reference]:
-    """The optional children of APIs that exist and that the spec does not ask for (any more)."""
+    """The optional children of installed APIs that the spec does not ask for (anymore)."""
+
     name = child_name(service.name)
     possible = [
         (True, Reference("policy/v1", "PodDisruptionBudget", name)),
@@ -164,12 +169,12 @@ def _cache_warnings(service: QwenService, cache: CacheSpec, facts: ClusterFacts)
     surge = rollout_numbers(spec)[0] not in (0, "0%")
     if "ReadWriteMany" in modes or pods + surge <= 1:
         return []
-    when = f"up to {pods} replicas" if pods > 1 else "the old and the new pod of a rollout (rollout.maxSurge is not 0)"
+    when = f"Up to {pods} replicas" if pods > 1 else "The old and the new pod of a rollout (rollout.maxSurge is not 0)"
     message = (
-        f"{when} share a cache claim that one node can mount at a time; pods on other nodes will not start. "
-        "Use cache.accessModes: [ReadWriteMany] with a storage class that offers it"
+        f"{when} share a cache claim that only one node at a time can mount. Pods on other nodes will not start. "
+        "Set cache.accessModes to [ReadWriteMany] with a storage class that supports it"
     )
-    message += "." if pods > 1 else ", or rollout.maxSurge: 0."
+    message += "." if pods > 1 else ", or rollout.maxSurge to 0."
     return [PlanWarning("CacheNotShared", message)]
 
 
@@ -177,21 +182,21 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
     spec = service.spec
     warnings = []
     if not _image(service, facts):
-        message = f"the operator has no default image for {spec.engine.device}; set engine.image"
+        message = f"The operator has no default image for {spec.engine.device}. Set engine.image."
         warnings.append(PlanWarning("ImageMissing", message))
     if rollout_means_downtime(spec):
         message = (
-            "a change of the pods leaves none to answer until a new one is ready (rollout.maxSurge is 0). "
-            "With a spare GPU set rollout.maxSurge: 1, or use more replicas."
+            "While the pods are replaced, none answers requests until a new one is ready (rollout.maxSurge is 0). "
+            "If there is a spare GPU, set rollout.maxSurge to 1, or use more replicas."
         )
         warnings.append(PlanWarning("RolloutMeansDowntime", message))
     warnings += _monitoring_warnings(service, facts)
     if spec.route is not None and not facts.has_http_route:
-        warnings.append(PlanWarning("RouteUnavailable", "spec.route needs the Gateway API, which is not installed"))
+        warnings.append(PlanWarning("RouteUnavailable", "spec.route needs the Gateway API, which is not installed."))
     if spec.autoscaling is not None and spec.autoscaling.scaler == "KEDA":
-        warnings.append(_not_implemented("autoscaling.scaler: KEDA", "Use HPA, or a ScaledObject of your own."))
+        warnings.append(_not_implemented("autoscaling.scaler: KEDA", "Use HPA, or create a ScaledObject."))
     if spec.slo is not None:
-        warnings.append(_not_implemented("slo", "No burn-rate alerts are made."))
+        warnings.append(_not_implemented("slo", "No burn-rate alerts are created."))
     return warnings
 
 
@@ -203,16 +208,16 @@ def _monitoring_warnings(service: QwenService, facts: ClusterFacts) -> list[Plan
         ("prometheusRule", monitoring.prometheus_rule, facts.has_prometheus_rule),
     ):
         if switch == "Enabled" and not exists:
-            message = f"monitoring.{name}: Enabled needs the Prometheus Operator, which is not installed"
+            message = f"monitoring.{name} is Enabled but the Prometheus Operator is not installed."
             warnings.append(PlanWarning("MonitoringUnavailable", message))
     if facts.has_service_monitor and monitoring.service_monitor != "Disabled" and facts.prometheuses is not None:
         labels = build_service_monitor(service)["metadata"]["labels"]
         selectors = [prometheus["spec"].get("serviceMonitorSelector") for prometheus in facts.prometheuses]
         if not any(selects(selector, labels) for selector in selectors):
-            message = "no Prometheus selects the ServiceMonitor; set monitoring.labels to what yours asks for"
+            message = "No Prometheus selects the ServiceMonitor. Set monitoring.labels to what yours selects."
             warnings.append(PlanWarning("MonitoringNotSelected", message))
     return warnings
 
 
 def _not_implemented(what: str, instead: str) -> PlanWarning:
-    return PlanWarning("NotImplementedYet", f"spec.{what} is accepted but not acted upon by this version. {instead}")
+    return PlanWarning("NotImplementedYet", f"This version accepts spec.{what} but does not implement it. {instead}")

@@ -1,1 +1,1 @@
-"""What any process has: settings, log lines, its own metrics, and whether it is alive."""
+"""The operator as a process: settings, logs, its own metrics, health."""

@@ -1,4 +1,4 @@
-"""The HTTP endpoints of the operator itself: /metrics, /healthz and /readyz."""
+"""The HTTP endpoints of the operator: /metrics, /healthz and /readyz."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qwen_operator.process.operator_metrics import REGISTRY
 
 
 async def serve(health: Health, port: int) -> tuple[web.AppRunner, int]:
-    """Serves /metrics, /healthz and /readyz; returns the runner to clean up and the port that it got."""
+    """Serves the endpoints. Returns the runner, for its cleanup, and the port."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -27,5 +27,6 @@ async def serve(health: Health, port: int) -> tuple[web.AppRunner, int]:
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     await web.TCPSite(runner, port=port).start()
-    # with port 0 each address family gets a port of its own; IPv4 addresses are pairs
+    # With port 0 each address family gets its own port. IPv4 addresses are pairs.
+
     return runner, int(min(runner.addresses, key=len)[1])

@@ -1,4 +1,4 @@
-"""Whether the operator is alive and ready, as the kubelet's probes ask."""
+"""Whether the operator is alive and ready, for the kubelet's probes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Health:
-    """Whether the operator is alive: every part that should beat has a deadline for its next beat.
+    """Liveness by heartbeats: each part of the operator has a deadline for its next beat.
 
-    A process that only stands by has no beats, so it is healthy as long as its loop answers.
+    A process on standby has no such parts. It is alive as long as its event loop answers.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -19,11 +19,12 @@ class Health:
     _due: dict[str, float] = field(default_factory=dict)
 
     def beat(self, part: str, within: float) -> None:
-        """A part says that it lives and promises its next beat within so many seconds."""
+        """Records a beat of a part, whose next beat is due within so many seconds."""
         self._due[part] = self.clock() + within
 
     def forget(self, part: str) -> None:
-        """A part that has ended on purpose."""
+        """Removes a part that has stopped on purpose."""
+
         self._due.pop(part, None)
 
     def overdue(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Log lines: one JSON object or one line of text each."""
+"""Logging, as JSON or as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; what is given as `extra` becomes fields."""
+    """One JSON object per line. The fields of `extra` are added."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -34,7 +34,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people; what is given as `extra` follows as key=value."""
+    """One line of text. The fields of `extra` follow as key=value."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -46,11 +46,12 @@ class TextFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, form: Literal["json", "text"]) -> None:
-    """Sends all log lines to standard error in one form; libraries speak up from warnings on."""
+    """Logs to standard error in one format. Libraries log only warnings and errors."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-    # it warns that it leaves signals alone in a thread, which is what is wanted
+    # In a thread kopf warns that it does not handle signals. That is intended.
+
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry()
-LEADER = Gauge("qwen_operator_leader", "1 while this process is the one that acts.", registry=REGISTRY)
-SERVICES = Gauge("qwen_operator_services", "QwenServices that are known.", registry=REGISTRY)
-QUEUE = Gauge("qwen_operator_queue_length", "QwenServices that wait to be reconciled.", registry=REGISTRY)
+LEADER = Gauge("qwen_operator_leader", "1 while this process is the leader.", registry=REGISTRY)
+SERVICES = Gauge("qwen_operator_services", "Number of QwenServices.", registry=REGISTRY)
+QUEUE = Gauge("qwen_operator_queue_length", "Number of QwenServices in the work queue.", registry=REGISTRY)
 RECONCILES = Counter("qwen_operator_reconciles", "Reconciliations by result.", ["result"], registry=REGISTRY)
 RECONCILE_SECONDS = Histogram(
     "qwen_operator_reconcile_seconds",
-    "How long a reconciliation takes.",
+    "Duration of reconciliations.",
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
     registry=REGISTRY,
 )
@@ -19,19 +19,19 @@ WRITES = Counter("qwen_operator_writes", "Writes to the Kubernetes API by kind."
 POLLS = Counter("qwen_operator_polls", "Reads of a pod's metrics by result.", ["result"], registry=REGISTRY)
 ACTIONS = Counter(
     "qwen_operator_remediation_actions",
-    "Steps of remediation, taken or (in a dry run) only reported.",
+    "Remediation actions, performed or (in a dry run) only reported.",
     ["namespace", "service", "alert", "action", "reason"],
     registry=REGISTRY,
 )
 PODS_OUT = Gauge(
     "qwen_operator_pods_out_of_rotation",
-    "Pods that remediation holds out of rotation.",
+    "Pods that remediation keeps out of rotation.",
     ["namespace", "service"],
     registry=REGISTRY,
 )
 SUSPENDED = Gauge(
     "qwen_operator_remediation_suspended",
-    "1 while remediation of a service has stopped acting.",
+    "1 while remediation of a service is suspended.",
     ["namespace", "service"],
     registry=REGISTRY,
 )

@@ -1,4 +1,4 @@
-"""The operator's settings: flags, each of which is also an environment variable `QWEN_OPERATOR_<NAME>`."""
+"""The operator's settings: flags, or environment variables `QWEN_OPERATOR_<NAME>`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _PREFIX: Final = "QWEN_OPERATOR_"
 
 
 class SettingsError(Exception):
-    """A setting that makes no sense; the message names it."""
+    """A setting is missing or not valid. The message names it."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How one operator process runs. An empty `watch_namespaces` means the whole cluster."""
+    """The settings of an operator process. Empty `watch_namespaces` means all namespaces."""
 
     server_image_cpu: str
     server_image_cuda: str
@@ -71,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
-    parser = _Parser(prog="qwen-operator", description="Runs QwenServices: models behind vLLM, on Kubernetes.")
+    parser = _Parser(prog="qwen-operator", description="The Kubernetes operator for QwenServices.")
 
     def add(name: str, default: str, text: str, **options: object) -> None:
         variable = _PREFIX + name.replace("-", "_").upper()
@@ -82,24 +82,25 @@ def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
             **options,  # type: ignore[arg-type]
         )
 
-    add("server-image-cpu", "", "the server's image for device cpu")
-    add("server-image-cuda", "", "the server's image for device cuda")
-    add("watch-namespaces", "", "namespaces to watch, with commas between; empty: all", type=_names)
-    add("namespace", "default", "the operator's own namespace, where its Lease lies")
-    add("pod-name", socket.gethostname(), "who holds the Lease")
-    add("leader-election", "true", "whether replicas agree on one that acts", type=_switch)
-    add("lease-name", "qwen-operator", "the Lease's name")
-    add("metrics-port", "8080", "port of /metrics, /healthz and /readyz; 0: any free one", type=_port)
-    add("log-level", "info", "the least level that is logged", type=str.lower, choices=LOG_LEVELS)
-    add("log-format", "json", "how log lines look", choices=("json", "text"))
-    add("resync-seconds", "60", "how often every service is looked at without a cause", type=_positive)
+    add("server-image-cpu", "", "image of the server for device cpu")
+    add("server-image-cuda", "", "image of the server for device cuda")
+    add("watch-namespaces", "", "comma-separated namespaces to watch; empty means all", type=_names)
+    add("namespace", "default", "namespace of the operator and of its Lease")
+    add("pod-name", socket.gethostname(), "identity for the Lease")
+    add("leader-election", "true", "whether to elect a leader among several replicas", type=_switch)
+    add("lease-name", "qwen-operator", "name of the Lease")
+    add("metrics-port", "8080", "port of /metrics, /healthz and /readyz; 0 means any free port", type=_port)
+    add("log-level", "info", "minimum level of log messages", type=str.lower, choices=LOG_LEVELS)
+    add("log-format", "json", "format of log lines", choices=("json", "text"))
+    add("resync-seconds", "60", "how often every service is reconciled without a change", type=_positive)
     return parser
 
 
 def read_settings(arguments: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Settings:
-    """Settings from flags, which win, and the environment; raises `SettingsError`."""
+    """The settings from flags and the environment; flags win. Raises `SettingsError`."""
     values = _parser(os.environ if env is None else env).parse_args(list(arguments))
-    # argparse checks `choices` of flags only, not of defaults from the environment
+    # argparse checks `choices` only for flags, not for defaults from the environment.
+
     if values.log_format not in ("json", "text"):
         raise SettingsError(f"log-format: {values.log_format!r} is neither json nor text")
     if values.log_level not in LOG_LEVELS:

@@ -1,4 +1,6 @@
-"""Takes sick replicas out of rotation and restarts them, within a budget and without ever emptying the Service.
+"""Takes unhealthy replicas out of rotation and restarts them, within a budget.
 
-poll.py and act.py talk to pods and to Kubernetes; policy.py, observe.py, decide.py, restarts.py and ledger.py are pure.
+poll.py asks the pods. views.py, values.py, policy.py, memory.py, state.py, decide.py, restarts.py,
+ledger.py and steps.py are pure: they turn the answers into steps. act.py and writes.py perform the
+steps. remediator.py runs this in a loop for each service, gates.py opens the gates of new pods.
 """

@@ -1,4 +1,4 @@
-"""Carries out what was decided: the gate, the restart, what status remembers, Events and counters."""
+"""Performs the steps that were decided: gates, restarts, ledger, Events, metrics."""
 
 from __future__ import annotations
 
@@ -30,33 +30,36 @@ from qwen_operator.remediation.steps import (
     WouldDo,
 )
 from qwen_operator.remediation.values import Evidence, Pod
-from qwen_operator.remediation.views import last_words
+from qwen_operator.remediation.views import termination_message
 from qwen_operator.remediation.writes import Writer
 
 logger = logging.getLogger(__name__)
 
 
 HUNG_GRACE: Final = 5
-"""Seconds that an evicted pod with a hung engine gets: it has nothing to finish."""
+"""Grace period in seconds of an evicted pod with a hung engine: it cannot finish any request."""
 
 _OPENED: Final = {
-    "NewPod": "a new pod",
-    "Recovered": "three generations in a row have succeeded",
-    "NoEvidence": "its metrics cannot be read, which never counts against a pod; the kubelet's probes guard it",
+    "NewPod": "it is a new pod",
+    "Recovered": "three consecutive test generations succeeded",
+    "NoEvidence": "its metrics cannot be read, and missing metrics never keep a pod out of rotation",
     "NotEnforced": "remediation is not enforced",
 }
 _FINISHED: Final = {
-    "Recovered": "the restart of pod {} is over: all is ready again",
-    "ReplacementPending": "pod {} was restarted and is not ready within rollout.startupTimeout",
-    "NotCured": "the restart of pod {} has not cured it",
-    "NotRestarted": "pod {} did not restart when it was asked to",
-    "Unattended": "the restart of pod {} goes on, but remediation is not enforced any more",
-    "Cancelled": "the restart of pod {} is called off",
+    "Recovered": "the restart of pod {} is complete: all pods are ready",
+    "ReplacementPending": "pod {} was restarted but was not ready within rollout.startupTimeout",
+    "NotCured": "the restart of pod {} did not help",
+    "NotRestarted": "pod {} did not restart as requested",
+    "Unattended": "the restart of pod {} continues, but remediation is no longer enforced",
+    "Cancelled": "the restart of pod {} was cancelled",
 }
 
 
 class ServiceActor:
-    """Acts for one service, in one round: each step with its Event on service and pod, its history and its counter."""
+    """Performs the steps of one round for one service.
+
+    Each step gets an Event on the service and on the pod, an entry in the history, and is counted.
+    """
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class ServiceActor:
         self._policy = policy
 
     async def carry_out(self, steps: Sequence[Step]) -> None:
-        """Does one thing after the other; what fails is decided anew in the next round."""
+        """Performs the steps in order. After a failure the next round decides again."""
         for step in steps:
             try:
                 await self._one(step)
@@ -117,21 +120,21 @@ class ServiceActor:
 
     async def _close(self, step: CloseGate) -> None:
         pod, alert = step.pod, step.alert
-        text = f"{alert} is active; out of rotation until three generations in a row succeed"
+        text = f"{alert} is active; out of rotation until three consecutive test generations succeed"
         if not await self._writer.set_gate(pod, self._key[0], is_open=False, reason=alert or "Unhealthy", message=text):
             return
-        message = f"pod {pod.name} is taken out of rotation: {alert} is active"
+        message = f"pod {pod.name} was taken out of rotation: {alert} is active"
         self._tell(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
         await self._remember(self._entry(pod, alert, "Unready", reason=alert, message=message))
 
     async def _begin(self, step: BeginRestart) -> None:
         pod, intent = step.pod, step.intent
         how = "in place" if intent.method == "InPlace" else "by eviction"
-        message = f"pod {pod.name} will be restarted {how}: {intent.alert} does not go away"
+        message = f"pod {pod.name} will be restarted {how}: {intent.alert} persists"
         entry = self._entry(pod, intent.alert, intent.method, reason=intent.alert, message=message)
 
         def change(ledger: RemediationStatus) -> RemediationStatus | None:
-            # what was decided may rest on an older state: the budget is looked at again, where it is kept
+            # The decision may be based on an older status, so the budget is checked again here.
             if ledger.intents or not ledgers.budget_left(ledger, self._policy, intent.time):
                 return None
             return ledgers.remember(ledgers.begin(ledger, intent, self._policy, intent.time), [entry])
@@ -162,7 +165,7 @@ class ServiceActor:
             )
             return
         except (NotFoundError, ConflictError):
-            pass  # it is gone, which is what a restart wants
+            pass  # the pod is gone already
         WRITES.labels("restart").inc()
         reason = "RestartedInPlace" if intent.method == "InPlace" else "Evicted"
         self._tell(
@@ -171,7 +174,7 @@ class ServiceActor:
             intent.alert,
             action=intent.method,
             reason=reason,
-            message=f"pod {pod.name} is restarted now",
+            message=f"pod {pod.name} is being restarted",
         )
         moved = intent.model_copy(update={"phase": "Restarting" if intent.method == "InPlace" else "Waiting"})
         await self._writer.update(self._key, lambda ledger: ledgers.progress(ledger, moved))
@@ -195,10 +198,10 @@ class ServiceActor:
 
     async def _died(self, step: Died) -> None:
         pod = step.pod
-        message = f"the engine of pod {pod.name} died; its container is restarted by the kubelet"
-        words = last_words(self._pods[pod.uid]) if pod.uid in self._pods else ""
-        said = f"{message}: {words[-300:]}" if words else message
-        self._tell(pod, "Warning", DEAD, action="Died", reason=DEAD, message=said)
+        message = f"the engine of pod {pod.name} died; the kubelet restarts its container"
+        cause = termination_message(self._pods[pod.uid]) if pod.uid in self._pods else ""
+        detailed = f"{message}: {cause[-300:]}" if cause else message
+        self._tell(pod, "Warning", DEAD, action="Died", reason=DEAD, message=detailed)
         await self._remember(self._entry(pod, DEAD, "Died", reason=DEAD, message=message))
 
     async def _would(self, step: WouldDo) -> None:
@@ -208,14 +211,14 @@ class ServiceActor:
             message = f"dry run: pod {pod.name} would be taken out of rotation: {alert} is active"
         else:
             alert, what = wanted.intent.alert, wanted.intent.method
-            message = f"dry run: pod {pod.name} would be restarted ({what}): {alert} does not go away"
+            message = f"dry run: pod {pod.name} would be restarted ({what}): {alert} persists"
         self._tell(pod, "Warning", alert, action=what, reason="DryRun", message=message)
         await self._remember(self._entry(pod, alert, what, reason="DryRun", message=message, dry_run=True))
 
     async def _reset(self, step: ResetBudget) -> None:
         if await self._writer.update(self._key, lambda ledger: ledgers.reset(ledger, step.value)) is not None:
             self._writer.recorder.emit(
-                self._subject, "Normal", "RestartBudgetReset", "past restarts no longer count, as the annotation asks"
+                self._subject, "Normal", "RestartBudgetReset", "the restart budget was reset by the annotation"
             )
 
     async def _remember(self, entry: HistoryEntry) -> None:
@@ -238,7 +241,7 @@ class ServiceActor:
             message=message[: MAX_EVIDENCE // 2],
             dry_run=dry_run,
             metrics=metrics[:MAX_EVIDENCE],
-            termination_message="" if obj is None else last_words(obj)[-MAX_EVIDENCE:],
+            termination_message="" if obj is None else termination_message(obj)[-MAX_EVIDENCE:],
         )
 
     def _tell(self, pod: Pod, kind: EventType, alert: str, *, action: str, reason: str, message: str) -> None:

@@ -1,7 +1,8 @@
-"""What to do about the pods of one service: `decide(...)`. Pure; the clock is passed in.
+"""Decides what to do about the pods of one service: `decide(...)`. Pure; the clock is passed in.
 
-The order within a round: learn from the evidence, take sick pods out, let healthy ones in, go on with the restart that
-is under way or begin one, tell people about the rest, ask for proofs of health.
+The order in a round: update the memory from the evidence, take unhealthy pods out of rotation, let
+recovered ones back in, continue the restart in progress or begin one, report other alerts, request
+test generations.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from qwen_operator.remediation.values import Gate, Instant, Pod, Round
 from qwen_operator.status.conditions import Suspension
 
 PROOFS: Final = 3
-"""Successful generations that prove the health of a pod."""
+"""Successful test generations after which a pod counts as healthy."""
 FAIL_OPEN_SECONDS: Final = 60.0
-"""A closed gate without fresh evidence for so long opens again: the kubelet's probes still guard the pod."""
+"""Seconds without fresh evidence after which a closed gate opens; the kubelet still probes."""
 _SEVERITY: Final = {AlertClass.ZERO_WORK: 0, AlertClass.BROKEN_HARDWARE: 1, AlertClass.RELATIVE: 2}
 
 
@@ -42,11 +43,11 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
     """The steps of one round.
 
     Args:
-        seen: the pods and what polling found.
+        seen: the pods and the result of polling them.
         policy: what the spec allows.
-        ledger: `status.remediation` as it is now.
-        memory: what the last decision said to remember; empty after a start.
-        now: the moment, on both clocks.
+        ledger: the current `status.remediation`.
+        memory: the memory that the last decision returned; empty after a start of the operator.
+        now: the current time, on both clocks.
     """
     state = State(seen, policy, ledger, observe(memory, seen, policy, now), now)
     steps: list[Step] = _died(state, memory)
@@ -78,7 +79,7 @@ def _died(state: State, before: Memory) -> list[Step]:
 
 
 def _take_out(state: State) -> Suspension | None:
-    """Latches the pods that must leave rotation, the sickest first, as far as the guards allow."""
+    """Latches the pods that must leave rotation, most urgent first, as far as the guards allow."""
     suspended = None
     wanted = {pod.uid: alert for pod in state.members if (alert := _reason_to_leave(state, pod))}
     for pod in state.members:
@@ -96,7 +97,7 @@ def _take_out(state: State) -> Suspension | None:
             continue
         if state.policy.kind(alert) is AlertClass.RELATIVE and state.systemic(alert):
             suspended = Suspension(
-                "SystemicErrors", f"more than half of the pods have {alert}: a restart cures nothing"
+                "SystemicErrors", f"More than half of the pods have {alert}: a restart would not help."
             )
             continue
         held_back = pod.gate is Gate.MISSING or not state.may_leave(pod)
@@ -105,7 +106,8 @@ def _take_out(state: State) -> Suspension | None:
 
 
 def _worsen(state: State, pod: Pod, alert: str) -> None:
-    """A pod that fell ill of something relative, and then of more, is treated for that: it may be restarted alone."""
+    """Replaces the relative alert of a latch by a more severe one: a restart then needs no peer."""
+
     memory = state.memory[pod.uid]
     if memory.latch is None or _severity(state, memory.latch.alert) <= max(1, _severity(state, alert)):
         return
@@ -118,7 +120,7 @@ def _severity(state: State, alert: str) -> int:
 
 
 def _reason_to_leave(state: State, pod: Pod) -> str | None:
-    """The worst alert that has been seen long enough to take the pod out, by fresh evidence of this round."""
+    """The most severe alert that was active long enough to take the pod out, by fresh evidence."""
     memory = state.memory[pod.uid]
     if not memory.fresh or not pod.node_ready:
         return None
@@ -138,7 +140,7 @@ def _urgency(state: State, pod: Pod, alert: str) -> tuple[int, float, str]:
 
 
 def _gates(state: State) -> list[Step]:
-    """Makes the gates what the latches say."""
+    """Opens and closes gates to match the latches."""
     steps: list[Step] = []
     for pod in state.members:
         if pod.gate is Gate.MISSING:
@@ -161,7 +163,7 @@ def _gates(state: State) -> list[Step]:
 
 
 def _reason_to_return(state: State, pod: Pod, memory: PodMemory) -> str:
-    """Why a pod that is out may come back; empty when it may not."""
+    """Why a pod may return to rotation; empty if it may not."""
     intent = state.intent_of(pod)
     proven = len(memory.proofs) >= PROOFS and memory.proofs[-1] - memory.proofs[0] >= state.policy.recover_after
     if proven and memory.quiet_since is not None and (intent is None or restarts.acted(intent, pod)):
@@ -173,7 +175,7 @@ def _reason_to_return(state: State, pod: Pod, memory: PodMemory) -> str:
 
 
 def _proofs(state: State) -> list[Step]:
-    """Asks the pods that are out, and say that they are well, for the next of three generations."""
+    """Requests the next test generation of pods that are out of rotation and report no alert."""
     steps: list[Step] = []
     for pod in state.members:
         memory = state.memory[pod.uid]
@@ -191,16 +193,16 @@ def _proofs(state: State) -> list[Step]:
 
 
 def _reports(state: State) -> list[Step]:
-    """Alerts that people should hear of, once for each time that they come up."""
+    """Reports alerts to people, once for each time that they become active."""
     steps: list[Step] = []
     for pod in state.members:
         memory = state.memory[pod.uid]
-        told = set()
+        notified = set()
         for alert, streak in sorted(memory.streaks.items()):
             after = state.policy.alerts[alert].report_after
             if after is None or alert in memory.notified or streak.polls < 2 or streak.seconds < after:
                 continue
-            told.add(alert)
+            notified.add(alert)
             steps.append(Report(pod, alert, alert, f"{alert} is active on pod {pod.name}"))
         latch = memory.latch
         if (
@@ -209,24 +211,24 @@ def _reports(state: State) -> list[Step]:
             and latch.alert not in memory.notified
             and latch.alert in memory.streaks
         ):
-            told.add(latch.alert)
+            notified.add(latch.alert)
             steps.append(Report(pod, latch.alert, "KeptInRotation", _held_back_message(state, pod, latch.alert)))
-        if told:
-            state.memory[pod.uid] = replace(memory, notified=memory.notified | told)
+        if notified:
+            state.memory[pod.uid] = replace(memory, notified=memory.notified | notified)
     return steps
 
 
 def _held_back_message(state: State, pod: Pod, alert: str) -> str:
     if pod.gate is Gate.MISSING:
-        return f"{alert} is active on pod {pod.name}, which has no readiness gate and so keeps its traffic"
+        return f"{alert} is active on pod {pod.name}; it stays in rotation, because it has no readiness gate"
     return (
-        f"{alert} is active on pod {pod.name}; it stays in rotation, because fewer than "
-        f"minReadyReplicas ({state.policy.min_ready}) would be left"
+        f"{alert} is active on pod {pod.name}; it stays in rotation, because otherwise fewer than "
+        f"minReadyReplicas ({state.policy.min_ready}) pods would be ready"
     )
 
 
 def _open_all(state: State) -> list[Step]:
-    """Off and DryRun keep no pod out."""
+    """Opens all gates: Off and DryRun keep no pod out of rotation."""
     asked = state.seen.evidence
     return [
         OpenGate(pod, "NewPod" if pod.gate is Gate.UNSET else "NotEnforced")
@@ -236,7 +238,11 @@ def _open_all(state: State) -> list[Step]:
 
 
 def _dry_run(state: State, steps: list[Step], suspended: Suspension | None) -> Decisions:
-    """What Enforce would do is reported once and not done; a pod that stays quiet for recoverAfter counts as back."""
+    """Reports once what Enforce would do.
+
+    A pod without alerts for recoverAfter counts as recovered.
+    """
+
     steps += restarts.call_off(state)
     state.ledger = state.ledger.model_copy(update={"intents": []})
     for pod in state.members:

@@ -1,7 +1,7 @@
-"""Opens the readiness gates of new pods: the operator's first duty, in a task of its own.
+"""Opens the readiness gates of new pods. It runs in a task of its own.
 
-A new pod gets one attempt to show its metrics, which takes a second at most; then its gate opens, whatever came of it.
-Nothing else is needed for that: no spec that makes sense, no reconciliation that works.
+A new pod is polled once, for at most a second. Then its gate opens, whatever the result. This needs
+neither a valid spec nor a working reconciliation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _AT_ONCE: Final = 32
 
 
 class GateKeeper:
-    """Watches for pods whose gate nobody has written yet."""
+    """Opens the gates of pods whose gate was never written."""
 
     def __init__(self, pods: Informer, poller: Poller, writer: Writer) -> None:
         self._pods = pods
@@ -35,7 +35,10 @@ class GateKeeper:
         self._known: set[str] = set()
 
     def offer(self, pod: dict[str, Any]) -> None:
-        """A pod that came or changed; its gate is opened when it is new and has an address."""
+        """Handles a new or changed pod.
+
+        Its gate is opened if it is unset and the pod has an address.
+        """
         metadata = pod["metadata"]
         if gate_of(pod) is Gate.UNSET and pod_ip(pod) and is_active(pod) and metadata["uid"] not in self._known:
             self._known.add(metadata["uid"])
@@ -52,8 +55,8 @@ class GateKeeper:
             namespace, name, uid = await self._waiting.get()
             try:
                 await self._open(namespace, name, uid)
-            except Exception:  # whatever it is: the other pods' gates must open
-                logger.exception("a gate could not be opened", extra={"namespace": namespace, "pod": name})
+            except Exception:  # the gates of the other pods must open
+                logger.exception("opening a gate failed", extra={"namespace": namespace, "pod": name})
             finally:
                 self._known.discard(uid)
 
@@ -66,11 +69,11 @@ class GateKeeper:
                 await self._poller.metrics(pod_ip(pod))
             try:
                 await self._writer.set_gate(
-                    pod_view(pod), namespace, is_open=True, reason="NewPod", message="a new pod"
+                    pod_view(pod), namespace, is_open=True, reason="NewPod", message="it is a new pod"
                 )
             except KubeError as error:
-                logger.warning("a gate cannot be opened: %s", error, extra={"namespace": namespace, "pod": name})
+                logger.warning("opening a gate failed: %s", error, extra={"namespace": namespace, "pod": name})
                 await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)])
             else:
-                logger.info("gate opened", extra={"namespace": namespace, "pod": name})
+                logger.info("opened a gate", extra={"namespace": namespace, "pod": name})
                 return

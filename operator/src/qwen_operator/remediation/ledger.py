@@ -1,6 +1,6 @@
-"""What `status.remediation` remembers: the restart budget, the back-off, intents and history. Pure.
+"""The ledger, `status.remediation`: restart budget, back-off, intents and history. Pure.
 
-Times are kept in whole seconds, rounded up, so that a window never ends early.
+Times are whole seconds, rounded up, so that a window never ends early.
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from qwen_operator.remediation.policy import Policy
 
 
 def whole_second(moment: datetime) -> datetime:
-    """The moment, rounded up to a whole second."""
+    """The time, rounded up to a whole second."""
     floor = moment.replace(microsecond=0)
     return floor if floor == moment else floor + timedelta(seconds=1)
 
 
 def restarts_in_window(ledger: RemediationStatus, policy: Policy, now: datetime) -> list[datetime]:
-    """The restarts that the budget counts now; one that claims to lie in the future counts as of now."""
+    """The restarts that count against the budget. A time in the future counts as now."""
     start = now - timedelta(seconds=policy.window)
     return sorted(clamped for time in ledger.restart_times if (clamped := min(time, whole_second(now))) > start)
 
 
 def budget_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> int:
-    """How many restarts may still begin now."""
+    """How many more restarts may begin now."""
     return max(0, policy.max_restarts - len(restarts_in_window(ledger, policy, now)))
 
 
 def backoff_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> float:
-    """Seconds until a restart may begin; never longer than the longest back-off, whatever the clock did."""
+    """Seconds until a restart may begin, at most the maximum back-off (the clock may change)."""
+
     if ledger.backoff_until is None:
         return 0.0
     return min(policy.backoff_max, max(0.0, (ledger.backoff_until - now).total_seconds()))
 
 
 def begin(ledger: RemediationStatus, intent: RestartIntent, policy: Policy, now: datetime) -> RemediationStatus:
-    """The ledger with an intent, which the budget counts from now on."""
+    """The ledger with a new intent, which counts against the budget."""
     times = [*restarts_in_window(ledger, policy, now), intent.time]
     pause = min(policy.backoff_max, policy.backoff_base * 2.0 ** min(len(times) - 1, 30))
     return ledger.model_copy(
@@ -59,7 +60,7 @@ def begin(ledger: RemediationStatus, intent: RestartIntent, policy: Policy, now:
 
 
 def progress(ledger: RemediationStatus, intent: RestartIntent) -> RemediationStatus:
-    """The ledger with a newer state of an intent that it has."""
+    """The ledger with the new state of an intent."""
     intents = [intent if _same(old, intent) else old for old in ledger.intents]
     return ledger.model_copy(update={"intents": intents})
 
@@ -67,7 +68,7 @@ def progress(ledger: RemediationStatus, intent: RestartIntent) -> RemediationSta
 def finish(
     ledger: RemediationStatus, intent: RestartIntent, policy: Policy, now: datetime, *, refund: bool = False
 ) -> RemediationStatus:
-    """The ledger without an intent; a refund gives its restart back to the budget."""
+    """The ledger without an intent. With a refund its restart no longer counts."""
     times = restarts_in_window(ledger, policy, now)
     if refund and intent.time in times:
         times.remove(intent.time)
@@ -81,14 +82,15 @@ def finish(
 
 
 def reset(ledger: RemediationStatus, value: str) -> RemediationStatus:
-    """The ledger with a fresh budget, as the annotation's value asks."""
+    """The ledger with a reset budget. `value` is that of the annotation."""
     return ledger.model_copy(
         update={"handled_reset": value, "restart_times": [], "restarts_in_window": 0, "backoff_until": None}
     )
 
 
 def remember(ledger: RemediationStatus, entries: Sequence[HistoryEntry]) -> RemediationStatus:
-    """The ledger with more history; evidence is cut to what the status may hold, the oldest entries go."""
+    """The ledger with new history entries. Long texts are cut, and the oldest entries dropped."""
+
     short = [
         entry.model_copy(
             update={

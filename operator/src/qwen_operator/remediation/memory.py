@@ -1,4 +1,4 @@
-"""What is remembered of each pod between rounds, and how a round of polling changes it. Pure."""
+"""What is remembered about each pod between rounds, and how a round updates it. Pure."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
 from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED
 
 REPEAT_SECONDS: Final = 600.0
-"""A pod that is taken out twice within so many seconds is restarted directly."""
+"""A pod that is taken out twice within so many seconds is restarted at once."""
 
 
 _PROBE_LOST = 30.0
-"""A generation that has not ended after so many seconds will not be heard of any more."""
+"""A test generation without a result after so many seconds counts as lost."""
 _ENDPOINT_OUT = 5.0
-"""So many seconds after its gate closed, a pod gets no new connections."""
+"""Seconds after which a pod with a closed gate gets no new connections."""
 
 
 @dataclass(frozen=True)
 class Streak:
-    """An alert that was seen in a row: in how many polls, over how many seconds, last at which time."""
+    """An uninterrupted alert: the number of polls, its duration, the time of the last poll."""
 
     polls: int
     seconds: float
@@ -31,13 +31,13 @@ class Streak:
 
 @dataclass(frozen=True)
 class Latch:
-    """A pod that is (or, without a gate or below minReadyReplicas, should be) out of rotation.
+    """A pod that is, or should be, out of rotation.
 
     Attributes:
-        since: when that was first wanted; the `for` of Restart counts from here.
-        held_back: the guards keep it in rotation for now.
-        repeated: it was out before, not long ago.
-        released: why it may go back; the gate is being opened.
+        since: when the pod was first to be taken out; the `for` of Restart counts from here.
+        held_back: the pod stays in rotation, for lack of a gate or because of minReadyReplicas.
+        repeated: the pod was out of rotation shortly before.
+        released: why the pod may return; its gate is being opened.
     """
 
     alert: str
@@ -49,18 +49,19 @@ class Latch:
 
 @dataclass(frozen=True)
 class PodMemory:
-    """What is remembered of a pod between rounds; an operator that starts anew can do without.
+    """What is remembered about a pod between rounds, but not across restarts of the operator.
+
 
     Attributes:
-        fresh: whether the last round brought fresh evidence; `fresh_at` is the last one that did.
+        fresh: whether the last round had fresh evidence; `fresh_at` is when there last was some.
         quiet_since: since when fresh evidence shows no alert that takes a pod out.
-        proofs: when the successful generations in a row were asked for.
-        failures: the generations in a row that failed.
-        probing_since: a generation is under way since then.
-        idle_polls: polls in a row without a request, a while after the gate was seen closed.
-        restarts_seen: the restart count of the last round.
+        proofs: when the consecutive successful test generations were requested.
+        failures: the number of consecutive failed test generations.
+        probing_since: since when a test generation is in progress.
+        idle_polls: consecutive polls without a request, some time after the gate closed.
+        restarts_seen: the restart count in the last round.
         deaths: how often the engine died since the pod was last ready.
-        notified: alerts that an Event was written for.
+        notified: alerts that were reported by an Event.
         reported: steps that a dry run has reported.
     """
 
@@ -88,7 +89,7 @@ Memory = Mapping[str, PodMemory]
 
 
 def observe(memory: Memory, seen: Round, policy: Policy, now: Instant) -> dict[str, PodMemory]:
-    """The memory after a round; pods that are gone are forgotten."""
+    """The memory after a round. Pods that no longer exist are dropped."""
     return {
         pod.uid: _pod(memory.get(pod.uid) or PodMemory(first_seen=now.mono), pod, seen, policy, now)
         for pod in seen.pods
@@ -110,7 +111,7 @@ def _gate(memory: PodMemory, pod: Pod, policy: Policy, now: Instant) -> PodMemor
     closed = pod.gate is Gate.CLOSED
     latch = memory.latch
     if latch is None and closed and policy.mode == "Enforce":
-        # somebody closed it before this process started: it stays out until it proves its health
+        # An earlier process closed the gate. The pod stays out until it has recovered.
         age = max(0.0, (now.wall - pod.closed_since).total_seconds()) if pod.closed_since else 0.0
         latch = Latch(alert=pod.closed_for, since=now.mono - age)
     elif latch is not None and latch.held_back and closed:
@@ -122,32 +123,32 @@ def _gate(memory: PodMemory, pod: Pod, policy: Policy, now: Instant) -> PodMemor
 
 
 def _deaths(memory: PodMemory, pod: Pod) -> PodMemory:
-    """Counts the engine's deaths; an operator that starts anew starts at none."""
+    """Counts deaths of the engine, starting at 0 when the operator starts."""
     more = 0 if memory.restarts_seen is None else max(0, pod.restarts - memory.restarts_seen)
     died = more if pod.exit_code == EXIT_ENGINE_DIED else 0
     return replace(memory, restarts_seen=pod.restarts, deaths=0 if pod.ready and not died else memory.deaths + died)
 
 
 def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) -> PodMemory:
-    reborn = memory.uptime is not None and evidence.uptime < memory.uptime
-    if reborn:
-        # a new container has a new chance: what follows from its alerts counts from now
+    restarted = memory.uptime is not None and evidence.uptime < memory.uptime
+    if restarted:
+        # A new container starts from zero: all durations count from now.
         latch = None if memory.latch is None else replace(memory.latch, since=now.mono, repeated=False)
         memory = replace(memory, latch=latch, streaks={}, proofs=(), failures=0, probing_since=None)
         memory = replace(memory, quiet_since=None)
     streaks = _streaks(memory, evidence.alerts & policy.alerts.keys(), policy, now)
-    sick = any(policy.takes_out(alert) for alert in streaks)
+    unhealthy = any(policy.takes_out(alert) for alert in streaks)
     out_long_enough = memory.closed_since is not None and now.mono - memory.closed_since >= _ENDPOINT_OUT
     latch = memory.latch
-    if latch is not None and latch.released and sick:
+    if latch is not None and latch.released and unhealthy:
         latch = replace(latch, released="")
     return replace(
         memory,
         uptime=evidence.uptime,
         fresh_at=now.mono,
         streaks=streaks,
-        quiet_since=None if sick else memory.quiet_since if memory.quiet_since is not None else now.mono,
-        proofs=() if sick else memory.proofs,
+        quiet_since=None if unhealthy else memory.quiet_since if memory.quiet_since is not None else now.mono,
+        proofs=() if unhealthy else memory.proofs,
         idle_polls=memory.idle_polls + 1 if out_long_enough and evidence.busy == 0 else 0,
         notified=memory.notified & streaks.keys(),
         latch=latch,
@@ -155,7 +156,7 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
 
 
 def _streaks(memory: PodMemory, alerts: Iterable[str], policy: Policy, now: Instant) -> dict[str, Streak]:
-    """Streaks of the alerts that are active; time counts only between polls that follow each other closely."""
+    """The streaks of the active alerts. A long gap between two polls starts a new streak."""
     streaks = {}
     for alert in alerts:
         old = memory.streaks.get(alert)
@@ -182,7 +183,8 @@ def _proof(memory: PodMemory, result: bool | None, now: Instant) -> PodMemory:
 
 
 def take_out(memory: PodMemory, alert: str, now: Instant, *, held_back: bool) -> PodMemory:
-    """The memory of a pod that is taken out, or would be if the guards let it."""
+    """The memory of a pod that is taken out, or would be if the guards allowed it."""
+
     latch = memory.latch
     if latch is None:
         repeated = memory.last_latch is not None and now.mono - memory.last_latch <= REPEAT_SECONDS

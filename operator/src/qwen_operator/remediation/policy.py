@@ -1,4 +1,4 @@
-"""What a QwenService allows remediation to do. Pure."""
+"""The remediation policy of a QwenService, from its spec. Pure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ Method = Literal["Auto", "InPlace", "Evict"]
 
 @dataclass(frozen=True)
 class AlertPolicy:
-    """What may follow from one alert.
+    """What remediation may do about one alert.
 
     Attributes:
-        threshold: seconds of the server's own threshold, where the alert is about time.
-        unready_after: seconds that it must be seen (in two polls at least) until the pod is taken out; None: never.
-        restart_after: seconds from then until the restart; None: never.
-        report_after: seconds until an Event tells about it; None: never.
+        threshold: the server's threshold, if its unit is seconds.
+        unready_after: seconds that the alert must be active (in at least two polls) before the pod
+            is taken out; None means never.
+        restart_after: seconds from then until the restart; None means never.
+        report_after: seconds until an Event reports the alert; None means never.
     """
 
     kind: AlertClass
@@ -34,7 +35,7 @@ class AlertPolicy:
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules of one service; durations in seconds."""
+    """The policy of one service. Durations are in seconds."""
 
     mode: Mode = "Enforce"
     alerts: Mapping[str, AlertPolicy] = field(default_factory=dict)
@@ -50,18 +51,21 @@ class Policy:
     drain: float = 60.0
 
     def kind(self, alert: str) -> AlertClass | None:
-        """The class of an alert; None for one that is unknown or off."""
+        """The class of an alert, None if it is unknown or off."""
         policy = self.alerts.get(alert)
         return None if policy is None else policy.kind
 
     def takes_out(self, alert: str) -> bool:
-        """Whether an alert can take a pod out."""
+        """Whether an alert can take a pod out of rotation."""
         policy = self.alerts.get(alert)
         return policy is not None and policy.unready_after is not None
 
 
 def alert_policy(alert: Alert) -> AlertPolicy:
-    """The policy of an alert of the effective catalogue. Saturation never takes out or restarts, whatever rules say."""
+    """The policy of an alert.
+
+    Saturation never takes a pod out or restarts it, whatever the rules say.
+    """
     delays = {rule.action: rule.for_seconds or 0.0 for rule in alert.actions}
     acts = alert.alert_class in (AlertClass.ZERO_WORK, AlertClass.BROKEN_HARDWARE, AlertClass.RELATIVE)
     takes_out = acts and (Action.UNREADY in delays or Action.RESTART in delays)
@@ -75,7 +79,8 @@ def alert_policy(alert: Alert) -> AlertPolicy:
 
 
 def policy_of(spec: QwenServiceSpec) -> Policy:
-    """The policy that a spec asks for."""
+    """The policy of a spec."""
+
     remediation = spec.remediation
     alerts = effective_alerts(spec.engine.device, spec.alerts, remediation.rules)
     return Policy(

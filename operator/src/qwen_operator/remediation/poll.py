@@ -1,4 +1,4 @@
-"""Asks pods how they are, over HTTP. Whatever a pod answers, this module neither fails nor waits for long."""
+"""Polls pods over HTTP. Whatever a pod answers, this neither fails nor takes long."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pod_url(ip: str) -> str:
 
 
 def parse_metrics(body: bytes) -> Evidence | None:
-    """The evidence in an answer of `/api/v1/metrics`; None when it is not what the API says it is."""
+    """The evidence in a response of `/api/v1/metrics`; None if it is not valid."""
     try:
         answer = json.loads(body)
         uptime = _number(answer["uptime"]["seconds"])
@@ -50,12 +50,12 @@ def _number(value: Any) -> float:
         raise TypeError(f"{value!r} is not a number")
     number = float(value)
     if not math.isfinite(number) or number < 0:
-        raise ValueError(f"{value!r} is not a quantity")
+        raise ValueError(f"{value!r} is negative or not finite")
     return number
 
 
 class Poller:
-    """The HTTP client for pods. `url_of` makes the base URL from a pod's address."""
+    """The HTTP client for pods. `url_of` returns the base URL for a pod's address."""
 
     def __init__(self, url_of: Callable[[str], str] = pod_url) -> None:
         self._url_of = url_of
@@ -67,14 +67,15 @@ class Poller:
             await self._session.close()
 
     async def metrics(self, ip: str) -> Evidence | None:
-        """A pod's evidence, None when it gives none within a second."""
+        """A pod's evidence, None if it gives none within a second."""
         body = await self._get(ip, "/api/v1/metrics", METRICS_TIMEOUT)
         evidence = None if body is None else parse_metrics(body)
         POLLS.labels("no answer" if body is None else "invalid" if evidence is None else "ok").inc()
         return evidence
 
     async def generate(self, ip: str) -> bool:
-        """Whether a pod generates a token now."""
+        """Whether a test generation of one token succeeds."""
+
         return await self._get(ip, "/health/generate", GENERATE_TIMEOUT) is not None
 
     async def _get(self, ip: str, path: str, timeout: float) -> bytes | None:

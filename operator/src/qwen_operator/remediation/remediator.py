@@ -1,4 +1,4 @@
-"""Runs remediation: for each service a loop that polls its pods, decides, and has the decisions carried out."""
+"""The loops of remediation: for each service, poll its pods, decide, and perform the steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _BEAT_SECONDS: Final = 90.0
 
 
 class ServiceCache(Protocol):
-    """What remediation reads from the watches."""
+    """What remediation reads from the cache of the cluster."""
 
     def service(self, key: Key) -> Object | None: ...
     def pods(self, key: Key) -> Sequence[Object]: ...
@@ -46,7 +46,7 @@ class ServiceCache(Protocol):
 
 
 class Remediator:
-    """The loops of all services. `on_change` is called when the reason why a service's remediation rests changes."""
+    """The loops of all services. `on_change` is called when the suspension of a service changes."""
 
     def __init__(
         self,
@@ -72,11 +72,11 @@ class Remediator:
         self._nodes: dict[str, tuple[float, bool]] = {}
 
     def suspended(self, key: Key) -> Suspension | None:
-        """Why remediation of a service rests; None when it is at work."""
+        """Why remediation of a service is suspended; None while it is active."""
         return self._suspended.get(key)
 
     def sync(self, key: Key) -> None:
-        """Starts the loop of a service that came, ends that of one that went."""
+        """Starts the loop of a new service, or stops that of a deleted one."""
         exists = self._cluster.service(key) is not None
         running = self._loops.get(key)
         if exists and (running is None or running.done()):
@@ -91,7 +91,7 @@ class Remediator:
                 gauge.remove(*key)
 
     async def stop(self) -> None:
-        """Ends all loops."""
+        """Stops all loops."""
         tasks = [*self._loops.values(), *self._asked]
         for task in tasks:
             task.cancel()
@@ -105,9 +105,9 @@ class Remediator:
             pause = 2.0
             try:
                 pause = await self.tick(key)
-            except Exception:  # the next round starts anew
+            except Exception:  # the next round tries again
                 logger.exception("remediation failed", extra={"namespace": key[0], "service": key[1]})
-            # pollInterval may be longer than the patience with a round
+            # pollInterval may be longer than a round may take
             self._health.beat(part, pause + _BEAT_SECONDS)
             await asyncio.sleep(max(0.05, pause - (time.monotonic() - started)))
 
@@ -132,7 +132,7 @@ class Remediator:
         return policy.poll
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
-        """Decides about one round and remembers what is to be remembered."""
+        """Decides about one round and keeps the memory for the next."""
         now = Instant(time.monotonic(), datetime.now(UTC))
         decisions = decide(seen, policy, ledger, self._memories.get(key, {}), now)
         self._memories[key] = decisions.memory
@@ -150,19 +150,19 @@ class Remediator:
     async def _round(
         self, key: Key, pods: Sequence[Object], evidence: Mapping[str, Evidence | None], policy: Policy, desired: int
     ) -> Round:
-        sick = {
+        unhealthy = {
             uid
             for uid, answer in evidence.items()
             if answer is not None and any(policy.takes_out(alert) for alert in answer.alerts)
         }
         rollout = rollout_view(self._cluster.deployment(key))
         newest = None
-        if sick and (rollout.under_way or rollout.stalled):
+        if unhealthy and (rollout.under_way or rollout.stalled):
             newest = await self._newest(key)
         views = []
         for pod in pods:
             node = (pod.get("spec") or {}).get("nodeName", "")
-            ready = await self._node_ready(node) if pod["metadata"]["uid"] in sick else True
+            ready = await self._node_ready(node) if pod["metadata"]["uid"] in unhealthy else True
             views.append(pod_view(pod, node_ready=ready, newest_hash=newest))
         known = {pod["metadata"]["uid"] for pod in pods}
         proofs = {uid: self._proofs.pop(uid) for uid in known & self._proofs.keys()}
@@ -190,13 +190,13 @@ class Remediator:
         try:
             sets, _ = await self._kube.list(REPLICA_SETS, key[0], selector_string(key[1]))
         except KubeError as error:
-            logger.warning("ReplicaSets cannot be listed: %s", error)
+            logger.warning("listing the ReplicaSets failed: %s", error)
             return None
         owner = child_name(key[1])
         return newest_revision([item for item in sets if _owned_by(item, owner)])
 
     async def _node_ready(self, name: str) -> bool:
-        """Whether a node is ready; an operator that may not look at nodes takes it for granted."""
+        """Whether a node is ready. Without permission to read nodes it counts as ready."""
         return await _cached(self._nodes, name, lambda: self._look_at_node(name)) if name else True
 
     async def _look_at_node(self, name: str) -> bool:
@@ -216,7 +216,8 @@ async def _cached(cache: dict[str, tuple[float, bool]], key: str, read: Callable
 
 
 def _policy(service: Object) -> tuple[Policy, int]:
-    """The policy and the number of replicas; a spec that makes no sense keeps no pod out."""
+    """The policy and the number of replicas. With an invalid spec remediation is off."""
+
     try:
         spec = QwenService.parse(service).spec
     except InvalidSpecError:

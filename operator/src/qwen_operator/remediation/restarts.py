@@ -1,4 +1,4 @@
-"""Which pod to restart, when and how, and how far a restart is. Pure."""
+"""Decides which pod to restart, when and how, and tracks the progress of a restart. Pure."""
 
 from __future__ import annotations
 
@@ -15,29 +15,35 @@ from qwen_operator.remediation.values import Gate, Instant, Pod
 from qwen_operator.status.conditions import Suspension
 
 DEAD: Final = "EngineDead"
-"""The alert of an engine that died; hardly anybody sees it, because the process ends: the exit code tells."""
+"""The alert of a dead engine.
+
+Polls rarely see it, because the process exits: the exit code reveals it.
+"""
 MAX_DEATHS: Final = 3
-"""A pod whose engine died so often without getting ready is evicted; until then the kubelet restarts it."""
+"""Deaths of the engine, without becoming ready in between, after which a pod is evicted."""
 MAX_FAILED_PROOFS: Final = 2
-"""Failed generations in a row after which a pod without an alert counts as sick all the same."""
+"""Consecutive failed test generations after which a pod without an alert counts as unhealthy."""
 _RESTART_SECONDS: Final = 60.0
-"""A container that was asked to restart, and has not after so long, does not listen."""
+"""Seconds after which a container that was asked to restart has ignored the request."""
 
 
 def restart_id(intent: RestartIntent) -> str:
-    """The value of the annotation that asks for this restart."""
+    """The value of the annotation that requests this restart."""
     return format_time(intent.time)
 
 
 def acted(intent: RestartIntent, pod: Pod) -> bool:
-    """Whether the restart that an intent is about was set off already."""
-    # a container that keeps dying is restarted by the kubelet all the time: that is not the eviction
+    """Whether the restart of an intent was already triggered."""
+    # The kubelet restarts a dying container repeatedly. That is not the eviction of this intent.
     restarted = pod.restarts > intent.restart_count and intent.alert != DEAD
     return pod.restart_id == restart_id(intent) or restarted or pod.deleting
 
 
 def call_off(state: State) -> list[FinishRestart]:
-    """Ends the restarts under way, because nothing is enforced; one that was set off already stays in the budget."""
+    """Ends the restarts in progress, because remediation is not enforced.
+
+    A restart that was already triggered still counts against the budget.
+    """
     pods = {pod.uid: pod for pod in state.seen.pods}
     return [
         FinishRestart(
@@ -49,7 +55,10 @@ def call_off(state: State) -> list[FinishRestart]:
 
 
 def next_steps(state: State) -> tuple[Sequence[Step], Suspension | None]:
-    """Goes on with the restart that is under way, or begins one; also why none begins where one is due."""
+    """Continues the restart in progress or begins one.
+
+    Also returns why none begins although one is due.
+    """
     if state.ledger.intents:
         return [step for intent in state.ledger.intents for step in _go_on(state, intent)], None
     return _begin(state)
@@ -65,7 +74,7 @@ def _go_on(state: State, intent: RestartIntent) -> list[Step]:
 
 
 def _outcome(state: State, intent: RestartIntent, pod: Pod | None, age: float) -> str:
-    """How a restart that was set off has ended; empty while it goes on."""
+    """The outcome of a restart that was triggered; empty while it is in progress."""
     if age > state.policy.drain + state.policy.startup:
         return "ReplacementPending"
     if pod is None or pod.deleting:
@@ -77,7 +86,7 @@ def _outcome(state: State, intent: RestartIntent, pod: Pod | None, age: float) -
 
 
 def _replaced(state: State) -> str:
-    """How the eviction of a pod that is gone ended; empty while its replacement is on its way."""
+    """The outcome of the eviction of a pod that is gone; empty while its replacement starts."""
     members = state.members
     if sum(pod.ready for pod in members) >= state.seen.desired:
         return "Recovered"
@@ -88,7 +97,7 @@ def _replaced(state: State) -> str:
 def _execute(state: State, intent: RestartIntent, pod: Pod, age: float) -> list[Step]:
     hung = state.policy.kind(intent.alert) is AlertClass.ZERO_WORK
     if not state.may_leave(pod):
-        # the others fell ill since; without a gate this one still serves
+        # Other pods became unhealthy since. Without a gate this one still serves.
         return [FinishRestart(intent, "Cancelled")] if age > state.policy.drain else []
     shut = pod.gate in (Gate.CLOSED, Gate.MISSING) or not pod.running
     drained = hung or pod.gate is Gate.MISSING or not pod.running or state.memory[pod.uid].idle_polls >= 2
@@ -105,12 +114,12 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
     if not candidates:
         if not systemic:
             return [], None
-        return [], Suspension("SystemicErrors", "more than half of the pods have the alert: a restart cures nothing")
+        return [], Suspension("SystemicErrors", "More than half of the pods have the alert: a restart would not help.")
     if not ledgers.budget_left(state.ledger, state.policy, state.now.wall):
         return [], Suspension(
             "BudgetExhausted",
-            f"{state.policy.max_restarts} restarts within {state.policy.window:g} s are used up; change the annotation "
-            "qwen-vllm.io/reset-restart-budget to allow more",
+            f"The budget of {state.policy.max_restarts} restarts within {state.policy.window:g} s is exhausted. "
+            "To reset it, change the value of the annotation qwen-vllm.io/reset-restart-budget.",
         )
     if ledgers.backoff_left(state.ledger, state.policy, state.now.wall) > 0:
         return [], None
@@ -127,7 +136,7 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
 
 
 def _due(state: State, pod: Pod) -> bool:
-    """Whether a pod has been out long enough without getting well, by fresh evidence."""
+    """Whether a pod has been out of rotation long enough without recovering, by fresh evidence."""
     memory = state.memory[pod.uid]
     latch = memory.latch
     if latch is None or latch.released or not memory.fresh or not pod.node_ready:
@@ -135,18 +144,18 @@ def _due(state: State, pod: Pod) -> bool:
     policy = state.policy.alerts.get(latch.alert)
     if policy is None or policy.restart_after is None:
         return False
-    sick = memory.quiet_since is None or memory.failures >= MAX_FAILED_PROOFS
-    return sick and state.now.mono - latch.since >= (0.0 if latch.repeated else policy.restart_after)
+    unhealthy = memory.quiet_since is None or memory.failures >= MAX_FAILED_PROOFS
+    return unhealthy and state.now.mono - latch.since >= (0.0 if latch.repeated else policy.restart_after)
 
 
 def _keeps_dying(state: State, pod: Pod) -> bool:
-    """Whether the kubelet's restarts have not brought a pod back; perhaps another node or GPU does."""
+    """Whether restarts by the kubelet have not helped. Another node or GPU may."""
     rule = state.policy.alerts.get(DEAD)
     return rule is not None and pod.node_ready and not pod.ready and state.memory[pod.uid].deaths >= MAX_DEATHS
 
 
 def _cause(state: State, pod: Pod) -> str:
-    """The alert that a restart would be for."""
+    """The alert that a restart would be a response to."""
     latch = state.memory[pod.uid].latch
     return latch.alert if latch is not None and _due(state, pod) else DEAD
 
@@ -165,7 +174,8 @@ def _systemic(state: State, pod: Pod) -> bool:
 
 
 def _has_peer(state: State, pod: Pod) -> bool:
-    """A relative alert means something only beside a pod that serves."""
+    """Whether another pod serves. A relative alert is meaningful only compared with a peer."""
+
     if _kind(state, pod) is not AlertClass.RELATIVE:
         return True
     return any(other.uid != pod.uid and state.in_rotation(other) for other in state.members)

@@ -1,4 +1,4 @@
-"""One round as the rules look at it: who is in rotation, and who may leave it. Pure."""
+"""The state during a decision: which pods are in rotation, and which may leave it. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwen_operator.remediation.values import Gate, Instant, Pod, Round
 
 @dataclass
 class State:
-    """What a decision is made from; `memory` and `ledger` are brought forward while it is made."""
+    """The inputs of a decision. `memory` and `ledger` are updated while it is made."""
 
     seen: Round
     policy: Policy
@@ -23,16 +23,17 @@ class State:
 
     @property
     def members(self) -> list[Pod]:
-        """The pods that are not on their way out."""
+        """The pods that are not being deleted."""
         return [pod for pod in self.seen.pods if not pod.deleting]
 
     def out(self, pod: Pod) -> bool:
-        """Whether the operator holds the pod out of rotation."""
+        """Whether the operator keeps the pod out of rotation."""
         latch = self.memory[pod.uid].latch
         return latch is not None and not latch.held_back and pod.gate is not Gate.MISSING
 
     def surely_dead(self, pod: Pod) -> bool:
-        """Whether the pod has had a zero-work alert for twice its threshold: it serves nobody, rotation or not."""
+        """Whether a zero-work alert was active for twice its threshold, so the pod cannot serve."""
+
         memory = self.memory[pod.uid]
         return memory.fresh and any(
             streak.polls >= 2
@@ -42,19 +43,22 @@ class State:
         )
 
     def in_rotation(self, pod: Pod) -> bool:
-        """Whether the pod counts as one that serves."""
+        """Whether the pod counts as serving."""
         return pod.ready and pod.node_ready and not self.out(pod) and not self.surely_dead(pod)
 
     def rotation(self) -> int:
-        """How many pods serve."""
+        """The number of serving pods."""
         return sum(self.in_rotation(pod) for pod in self.members)
 
     def may_leave(self, pod: Pod) -> bool:
-        """Whether minReadyReplicas pods serve without this one, or it does not serve anyway."""
+        """Whether the pod does not serve, or minReadyReplicas pods serve without it."""
         return not self.in_rotation(pod) or self.rotation() - 1 >= self.policy.min_ready
 
     def systemic(self, alert: str) -> bool:
-        """Whether more than half of the pods that serve, or would but for this alert, have it."""
+        """Whether more than half of the pods have the alert.
+
+        Pods that are out for other reasons do not count.
+        """
         have, total = 0, 0
         for pod in self.members:
             latch = self.memory[pod.uid].latch
@@ -65,5 +69,6 @@ class State:
         return 2 * have > total
 
     def intent_of(self, pod: Pod) -> RestartIntent | None:
-        """The restart of the pod that is under way."""
+        """The restart of the pod that is in progress."""
+
         return next((intent for intent in self.ledger.intents if intent.pod_uid == pod.uid), None)

@@ -1,4 +1,4 @@
-"""The steps that a decision may consist of. Pure."""
+"""The steps of a decision. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qwen_operator.status.conditions import Suspension
 
 @dataclass(frozen=True)
 class OpenGate:
-    """Lets a pod into rotation, as far as the operator is concerned."""
+    """Lets a pod into rotation. The kubelet's probes may still keep it out."""
 
     pod: Pod
     reason: str
@@ -29,7 +29,7 @@ class CloseGate:
 
 @dataclass(frozen=True)
 class BeginRestart:
-    """Writes down that a pod will be restarted; nothing happens to it before that."""
+    """Records the intent to restart a pod. Nothing is done to the pod before that."""
 
     pod: Pod
     intent: RestartIntent
@@ -37,7 +37,7 @@ class BeginRestart:
 
 @dataclass(frozen=True)
 class ExecuteRestart:
-    """Restarts the pod of an intent; a hung one gets no time to finish what it cannot finish."""
+    """Restarts the pod of an intent. A hung one gets only a short grace period."""
 
     pod: Pod
     intent: RestartIntent
@@ -46,10 +46,10 @@ class ExecuteRestart:
 
 @dataclass(frozen=True)
 class FinishRestart:
-    """Closes an intent.
+    """Removes an intent.
 
-    `outcome` is Recovered, NotCured, ReplacementPending, NotRestarted, Unattended (it goes on, and nobody waits for it)
-    or Cancelled (which is refunded).
+    `outcome` is Recovered, NotCured, ReplacementPending, NotRestarted, Unattended (the restart
+    continues, but its end is not awaited) or Cancelled (the budget is refunded).
     """
 
     intent: RestartIntent
@@ -58,14 +58,14 @@ class FinishRestart:
 
 @dataclass(frozen=True)
 class Prove:
-    """Asks a pod to generate a token."""
+    """Requests a test generation of one token from a pod."""
 
     pod: Pod
 
 
 @dataclass(frozen=True)
 class Report:
-    """Tells people about an alert that changes nothing, or about a step that is held back."""
+    """Reports an alert that has no other consequence, or a step that the guards prevent."""
 
     pod: Pod
     alert: str
@@ -75,7 +75,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Died:
-    """Tells people that a pod's engine died and that the kubelet restarts the container."""
+    """Reports that a pod's engine died. The kubelet restarts the container."""
 
     pod: Pod
 
@@ -89,7 +89,7 @@ class WouldDo:
 
 @dataclass(frozen=True)
 class ResetBudget:
-    """Forgets past restarts, because somebody asked for it with a new value of the annotation."""
+    """Resets the restart budget, as requested by a new value of the annotation."""
 
     value: str
 
@@ -101,7 +101,7 @@ Step = (
 
 @dataclass(frozen=True)
 class Decisions:
-    """What to do now, what to remember, and why nothing is done where something should be."""
+    """The steps to perform, the memory for the next round, and why remediation is suspended."""
 
     steps: tuple[Step, ...]
     memory: Memory

@@ -1,4 +1,7 @@
-"""What remediation looks at: pods, their evidence, a rollout and a round of polling. Pure."""
+"""The inputs of remediation: pods, their evidence, a rollout, a round of polling. Pure.
+
+Times called `mono` are seconds on the operator's monotonic clock.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Instant:
-    """One moment on both clocks; `wall` is in UTC."""
+    """A point in time on both clocks; `wall` is in UTC."""
 
     mono: float
     wall: datetime
@@ -21,25 +24,25 @@ class Gate(StrEnum):
     """The readiness gate of a pod."""
 
     MISSING = "Missing"
-    """The pod's template has no such gate."""
+    """The pod template has no such gate."""
     UNSET = "Unset"
-    """Nobody has written the condition yet: a new pod."""
+    """The condition was never written: the pod is new."""
     OPEN = "Open"
     CLOSED = "Closed"
 
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod as the API shows it.
+    """A pod, from its object in the API.
 
     Attributes:
-        ready: the kubelet's whole verdict, containers and gates.
-        running: level 1 says that the containers serve (ContainersReady).
-        closed_for, closed_since: the alert and the time that the closed gate's condition carries.
-        newest: whether it is of the Deployment's newest revision.
-        restarts: how often the server's container was restarted.
-        exit_code: that of the container's last end, None when it never ended.
-        restart_id: the value of the annotation that asks for an in-place restart.
+        ready: the condition Ready: containers and gates.
+        running: the condition ContainersReady: level 1 of readiness.
+        closed_for, closed_since: the alert and the time in the condition of a closed gate.
+        newest: whether it belongs to the newest revision of the Deployment.
+        restarts: the restart count of the server's container.
+        exit_code: the exit code of its last termination, None if it never terminated.
+        restart_id: the value of the annotation that requests a restart in place.
     """
 
     uid: str
@@ -60,7 +63,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a pod said about itself: `uptime` in seconds, its active alerts by name, requests running or waiting."""
+    """What a pod reports: uptime in seconds, active alerts, requests running or waiting."""
 
     uptime: float
     alerts: frozenset[str] = frozenset()
@@ -70,7 +73,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Whether the Deployment replaces its pods now, and whether it gave up doing so."""
+    """Whether the Deployment is replacing its pods, and whether its progress deadline passed."""
 
     under_way: bool = False
     stalled: bool = False
@@ -78,10 +81,10 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of polling found.
+    """The result of one round of polling.
 
-    `evidence` has an entry for each pod that was asked, None when it gave no valid answer; `proofs` has the generations
-    that ended since the last round.
+    `evidence` has an entry for each pod that was polled, None if it gave no valid answer. `proofs`
+    has the results of the test generations that ended since the last round.
     """
 
     pods: tuple[Pod, ...]

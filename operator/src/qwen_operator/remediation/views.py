@@ -1,4 +1,4 @@
-"""Objects of the API as remediation's values. Pure."""
+"""Converts objects of the API into the values of remediation. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qwen_operator.status.diagnosis import is_active
 
 
 def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = None) -> Pod:
-    """A pod; without a `newest_hash` it counts as of the newest revision."""
+    """A pod. Without a `newest_hash` it counts as one of the newest revision."""
     metadata, status = obj["metadata"], obj.get("status") or {}
     conditions = {item["type"]: item for item in status.get("conditions") or ()}
     gate = conditions.get(READINESS_GATE) or {}
@@ -28,7 +28,7 @@ def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = 
         node_ready=node_ready,
         newest=newest_hash is None or (metadata.get("labels") or {}).get("pod-template-hash") == newest_hash,
         restarts=server_status(obj).get("restartCount", 0),
-        exit_code=last_end(obj).get("exitCode"),
+        exit_code=last_termination(obj).get("exitCode"),
         restart_id=(metadata.get("annotations") or {}).get(RESTART_ANNOTATION, ""),
         closed_for=gate.get("reason", ""),
         closed_since=parse_time(gate.get("lastTransitionTime")),
@@ -47,7 +47,7 @@ def gate_of(obj: Object) -> Gate:
 
 
 def pod_ip(obj: Object) -> str:
-    """The pod's address; empty as long as it has none."""
+    """The pod's address; empty if it has none yet."""
     return str((obj.get("status") or {}).get("podIP") or "")
 
 
@@ -59,18 +59,18 @@ def server_status(obj: Object) -> Mapping[str, Any]:
     return {}
 
 
-def last_end(obj: Object) -> Mapping[str, Any]:
-    """How the server's container ended last; empty when it never did."""
+def last_termination(obj: Object) -> Mapping[str, Any]:
+    """The last termination of the server's container; empty if it never terminated."""
     return dict((server_status(obj).get("lastState") or {}).get("terminated") or {})
 
 
-def last_words(obj: Object) -> str:
-    """The termination message of the server's last container."""
-    return str(last_end(obj).get("message") or "")
+def termination_message(obj: Object) -> str:
+    """The message of the last termination of the server's container."""
+    return str(last_termination(obj).get("message") or "")
 
 
 def rollout_view(deployment: Object | None) -> Rollout:
-    """Whether a Deployment is replacing its pods; scaling is no rollout."""
+    """Whether a Deployment is replacing its pods. Scaling is not a rollout."""
     if deployment is None:
         return Rollout()
     spec, status = deployment["spec"], deployment.get("status") or {}
@@ -84,7 +84,7 @@ def rollout_view(deployment: Object | None) -> Rollout:
 
 
 def newest_revision(replica_sets: Sequence[Object]) -> str | None:
-    """The pod-template-hash of the newest ReplicaSet; None when there is none."""
+    """The pod-template-hash of the newest ReplicaSet; None if there is none."""
 
     def revision(obj: Object) -> int:
         text = (obj["metadata"].get("annotations") or {}).get("deployment.kubernetes.io/revision", "0")
@@ -95,7 +95,8 @@ def newest_revision(replica_sets: Sequence[Object]) -> str | None:
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """A time of the API; None for none or nonsense."""
+    """A time from the API; None if it is missing or not valid."""
+
     if not text:
         return None
     try:

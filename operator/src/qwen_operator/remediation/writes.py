@@ -1,4 +1,4 @@
-"""The writes of remediation: a pod's readiness gate, and what a service's status remembers."""
+"""The writes of remediation: the readiness gate of a pod, and the ledger in a service's status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ATTEMPTS: Final = 3
 
 
 def gate_patch(uid: str, *, is_open: bool, reason: str, message: str, now: datetime) -> Object:
-    """The strategic merge patch of a pod's status that sets the readiness gate; the UID is a precondition."""
+    """The patch of a pod's status that sets the readiness gate. The UID is a precondition."""
     condition = {
         "type": READINESS_GATE,
         "status": "True" if is_open else "False",
@@ -35,14 +35,17 @@ def gate_patch(uid: str, *, is_open: bool, reason: str, message: str, now: datet
 
 
 def remediation_patch(ledger: RemediationStatus, version: str) -> Object:
-    """The merge patch of a QwenService's status; the resourceVersion is a precondition."""
+    """The patch of a QwenService's status. The resourceVersion is a precondition."""
     values = ledger.to_dict()
     absent = {name: None for name in ("backoffUntil", "lastRestartTime") if name not in values}
     return {"metadata": {"resourceVersion": version}, "status": {"remediation": {**values, **absent}}}
 
 
 class Writer:
-    """Writes for all services. `store_pod` and `store_service` take in the newer states that writes return."""
+    """Writes for all services.
+
+    `store_pod` and `store_service` receive the objects that writes return.
+    """
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class Writer:
         self.now = now
 
     async def set_gate(self, pod: Pod, namespace: str, *, is_open: bool, reason: str, message: str) -> bool:
-        """Sets a pod's readiness gate; False when the pod is gone."""
+        """Sets a pod's readiness gate. Returns False if the pod is gone."""
         body = gate_patch(pod.uid, is_open=is_open, reason=reason, message=message, now=self.now())
         try:
             patched = await self.kube.patch(PODS, pod.name, namespace, body, kind="strategic", subresource="status")
@@ -70,7 +73,8 @@ class Writer:
         return True
 
     async def update(self, key: Key, change: Change) -> RemediationStatus | None:
-        """Changes `status.remediation` of a service, read anew; None when the change no longer applies."""
+        """Reads a service and changes its ledger. Returns None if the change no longer applies."""
+
         namespace, name = key
         for attempt in range(_ATTEMPTS):
             try:

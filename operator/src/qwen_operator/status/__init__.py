@@ -1,1 +1,1 @@
-"""What the status of a QwenService says. Pure."""
+"""Computes the status of a QwenService. Pure."""

@@ -1,11 +1,12 @@
-"""What was observed -> the status, with conditions whose reasons say what to do. Pure; the clock is passed in.
+"""Computes the status from what was observed. Pure; the clock is passed in.
 
-Ready                 True: at least one pod answers requests now, whatever else is wrong.
-Available             True: the Deployment has its minimum of pods, each ready for minReadySeconds.
-Progressing           True: a change or a start is under way. False: Complete or stopped (RolloutStalled, ...).
-Degraded              True: something failed and will not mend itself by waiting; older pods may still serve.
-RemediationSuspended  True: remediation does nothing on purpose; a person should look.
-HasWarnings           True: the spec asks for something that will not work as one might think.
+Ready                 True: at least one pod answers requests, even if something else is wrong.
+Available             True: the Deployment has its minimum of pods, ready for minReadySeconds.
+Progressing           True: a change or a start is in progress. False: Complete, or stopped
+                      (RolloutStalled, ...).
+Degraded              True: something failed that does not recover by itself. Older pods may serve.
+RemediationSuspended  True: remediation has stopped acting. A person should look into it.
+HasWarnings           True: something in the spec will not work as its author may expect.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_MESSAGE: Final = 1024
 
 @dataclass(frozen=True)
 class ApplyError:
-    """A child that the API server refused: InvalidPodTemplate (the Deployment's dry run was refused) or ApplyFailed."""
+    """A child that could not be applied: InvalidPodTemplate (the dry run failed) or ApplyFailed."""
 
     reason: str
     message: str
@@ -35,7 +36,7 @@ class ApplyError:
 
 @dataclass(frozen=True)
 class Suspension:
-    """Remediation that has stopped acting, as (reason, message): BudgetExhausted, SystemicErrors, SameGPU, ..."""
+    """Why remediation has stopped acting: BudgetExhausted or SystemicErrors."""
 
     reason: str
     message: str
@@ -43,15 +44,15 @@ class Suspension:
 
 @dataclass(frozen=True)
 class Observed:
-    """What was seen of a service.
+    """What was observed of a service.
 
     Attributes:
-        deployment: its Deployment, None when there is none.
-        pods: its pods, all of them (those that are being deleted are told apart by deletionTimestamp).
+        deployment: its Deployment, None if there is none.
+        pods: all of its pods, including those that are being deleted.
         apply_error: the first child that could not be applied.
-        warnings: those of the plan.
-        remediation: what remediation remembers; None keeps what the status says now.
-        suspended: why remediation does nothing; None when it is at work.
+        warnings: the warnings of the plan.
+        remediation: the state of remediation; None keeps what the status says.
+        suspended: why remediation has stopped acting; None while it is active.
     """
 
     deployment: Mapping[str, Any] | None = None
@@ -64,7 +65,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """A condition before it is compared with the one that stands in the status."""
+    """A condition before it is compared with the one in the status."""
 
     type: str
     holds: bool
@@ -74,7 +75,7 @@ class _Verdict:
 
 @dataclass(frozen=True)
 class _View:
-    """What the conditions are judged by."""
+    """What the conditions are computed from."""
 
     desired: int
     ready: int
@@ -97,7 +98,7 @@ class _View:
 
     @property
     def rolling(self) -> bool:
-        """Whether the Deployment has not done yet what it was told."""
+        """Whether the Deployment has not reached its desired state yet."""
         status = self.deployment.get("status", {})
         observed = status.get("observedGeneration", 0) >= self.deployment.get("metadata", {}).get("generation", 0)
         updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
@@ -106,7 +107,7 @@ class _View:
 
 
 def evaluate(service: QwenService, observed: Observed, now: datetime) -> ServiceStatus:
-    """The status to write; conditions keep their lastTransitionTime while their status stays."""
+    """The status to write. A condition keeps its lastTransitionTime until its status changes."""
     active = [pod for pod in observed.pods if is_active(pod)]
     problem = worst(found for pod in active if (found := diagnose(pod)) is not None)
     view = _View(
@@ -133,12 +134,13 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
 
 
 def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, now: datetime) -> ServiceStatus:
-    """The status of an object that does not parse: Progressing False with reason InvalidSpec; counts are kept.
+    """The status of an object that cannot be parsed: Progressing is False with reason InvalidSpec.
 
-    What runs already goes on, so Ready stays as it is; a service that never ran is not Ready.
+    Running pods are not touched, so Ready and the counts stay as they are. A service that never ran
+    is not Ready.
     """
     status = parse_status(obj)
-    message = f"{error}. What runs already is left as it is. Correct the field."
+    message = f"{error}. Running pods are not changed. Correct the field."
     verdicts = [_Verdict(kind, kind == "Degraded", "InvalidSpec", message) for kind in ("Progressing", "Degraded")]
     if status.condition("Ready") is None:
         verdicts.insert(0, _Verdict("Ready", holds=False, reason="InvalidSpec", message=message))
@@ -155,16 +157,16 @@ def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, now: datetim
 
 def _ready(view: _View) -> _Verdict:
     if view.ready:
-        return _Verdict("Ready", True, "Serving", f"{view.ready} of {view.desired} replicas answer at {view.url}")
+        return _Verdict("Ready", True, "Serving", f"{view.ready} of {view.desired} replicas serve at {view.url}.")
     return _Verdict("Ready", False, *_why_not(view))
 
 
 def _why_not(view: _View) -> tuple[str, str]:
-    """Reason and message of a service that nobody answers for."""
+    """Reason and message of a service without a ready pod."""
     error = view.observed.apply_error
     refused = view.deployment_condition("ReplicaFailure")
     if view.desired == 0:
-        return "ScaledToZero", "spec.replicas is 0; raise it to serve requests"
+        return "ScaledToZero", "spec.replicas is 0. Increase it to serve requests."
     if error is not None and (view.problem is None or not view.problem.is_failure):
         return error.reason, error.message
     if view.problem is not None:
@@ -184,10 +186,10 @@ def _progressing(view: _View) -> _Verdict:
         return _Verdict("Progressing", False, error.reason, error.message)
     if view.stalled:
         cause = _explain(view.problem) if view.problem else view.deployment_condition("Progressing").get("message", "")
-        message = f"No progress within the time for a start (rollout.startupTimeout). {cause}"
+        message = f"The rollout made no progress within rollout.startupTimeout. {cause}"
         return _Verdict("Progressing", False, "RolloutStalled", message)
     if view.rolling:
-        reason, message = "RollingOut", "The pods are being brought to what the spec says."
+        reason, message = "RollingOut", "The pods are being updated to the spec."
         if view.problem is not None:
             reason, message = view.problem.reason, _explain(view.problem)
         return _Verdict("Progressing", True, reason, message)
@@ -195,7 +197,7 @@ def _progressing(view: _View) -> _Verdict:
 
 
 def _settled(view: _View) -> _Verdict:
-    """Progressing of a service whose Deployment has done what it was told."""
+    """Progressing of a service whose Deployment has reached its desired state."""
     intents = view.observed.remediation.intents if view.observed.remediation else []
     waiting = [intent.pod for intent in intents if intent.phase == "Waiting"]
     if waiting:
@@ -204,7 +206,7 @@ def _settled(view: _View) -> _Verdict:
     pending = next((warning for warning in view.observed.warnings if warning.reason == "UpdatePending"), None)
     if pending is not None:
         return _Verdict("Progressing", False, pending.reason, pending.message)
-    return _Verdict("Progressing", False, "Complete", "Everything is as the spec says.")
+    return _Verdict("Progressing", False, "Complete", "Everything matches the spec.")
 
 
 def _available(view: _View) -> _Verdict:
@@ -214,7 +216,7 @@ def _available(view: _View) -> _Verdict:
         )
     if view.ready:
         return _Verdict(
-            "Available", False, "MinimumReplicasUnavailable", "Too few pods have been ready for long enough."
+            "Available", False, "MinimumReplicasUnavailable", "Too few pods have been ready for minReadySeconds."
         )
     return _Verdict("Available", False, *_why_not(view))
 
@@ -229,7 +231,9 @@ def _degraded(view: _View) -> _Verdict:
     if refused.get("status") == "True":
         return _Verdict("Degraded", True, "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}")
     if view.stalled:
-        return _Verdict("Degraded", True, "RolloutStalled", "The rollout has made no progress; see Progressing.")
+        return _Verdict(
+            "Degraded", True, "RolloutStalled", "The rollout makes no progress. See the condition Progressing."
+        )
     if suspended is not None:
         return _Verdict("Degraded", True, suspended.reason, suspended.message)
     return _Verdict("Degraded", False, "AsExpected")
@@ -251,7 +255,7 @@ def _warned(view: _View) -> _Verdict:
 
 
 def _headline(verdicts: Sequence[_Verdict]) -> str:
-    """The one reason that `kubectl get -o wide` shows."""
+    """The reason that `kubectl get -o wide` shows."""
     by_type = {verdict.type: verdict for verdict in verdicts}
     if not by_type["Ready"].holds:
         return by_type["Ready"].reason
@@ -282,7 +286,8 @@ def _stamp(verdicts: Sequence[_Verdict], status: ServiceStatus, generation: int,
 
 
 def _clip(message: str) -> str:
-    """At most MAX_MESSAGE characters; the middle goes, because the beginning says what and the end says why."""
+    """At most MAX_MESSAGE characters. The middle is cut: the start says what, the end says why."""
+
     if len(message) <= MAX_MESSAGE:
         return message
     half = (MAX_MESSAGE - 5) // 2

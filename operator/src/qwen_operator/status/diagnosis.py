@@ -1,4 +1,4 @@
-"""What is wrong with a pod, told from its status alone. Pure."""
+"""Finds out from a pod's status why it is not ready. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from qwen_operator.api.names import CONTAINER, READINESS_GATE
 
-# The server's exit codes
+# The server's exit codes.
 EXIT_ENGINE_DIED: Final = 70
 EXIT_CONFIGURATION: Final = 78
 
@@ -32,32 +32,32 @@ _OUT_OF_MEMORY: Final = re.compile(r"out of memory|OutOfMemoryError|cannot alloc
 _TAIL_LINES: Final = 8
 _TAIL_LENGTH: Final = 600
 
-# Every reason, the most telling first: when pods differ, the first one is reported. The text is the remedy.
+# All reasons with what to do, the most specific first: if pods differ, the first one is reported.
 FAILURES: Final[dict[str, str]] = {
     "ImagePullError": "Check engine.image, the operator's default images and engine.imagePullSecrets.",
     "ContainerConfigError": "Check that the Secrets and ConfigMaps that the spec names exist.",
-    "Unschedulable": "Free or add nodes, or ask for less in gpu, resources or scheduling.",
-    "OutOfMemory": "Raise resources.limits.memory or, on a GPU, lower engine.gpuMemoryUtilization, engine.maxModelLen "
-    "or use more GPUs.",
-    "ModelDownloadFailed": "Check model.source, its token Secret, the network and the space of the cache.",
-    "ModelLoadFailed": "Check model.source and the engine's settings against the last lines of the log.",
-    "EngineFailed": "The container is restarted with growing pauses; the last lines of the log tell the cause.",
-    "CrashLoopBackOff": "The container is restarted with growing pauses; the last lines of the log tell the cause.",
-    "EngineUnresponsive": "The pod gets no requests until it has proved its health or was restarted.",
-    "OutOfRotation": "The pod gets no requests until it has proved its health or was restarted.",
+    "Unschedulable": "Free or add nodes, or reduce what gpu, resources and scheduling request.",
+    "OutOfMemory": "Increase resources.limits.memory. On a GPU, reduce engine.gpuMemoryUtilization or "
+    "engine.maxModelLen, or use more GPUs.",
+    "ModelDownloadFailed": "Check model.source, its token Secret, the network and the free space of the cache.",
+    "ModelLoadFailed": "Check model.source and the settings of the engine. The last lines of the log show the cause.",
+    "EngineFailed": "The kubelet restarts the container with back-off. The last lines of the log show the cause.",
+    "CrashLoopBackOff": "The kubelet restarts the container with back-off. The last lines of the log show the cause.",
+    "EngineUnresponsive": "The pod gets no requests until it has recovered or was restarted.",
+    "OutOfRotation": "The pod gets no requests until it has recovered or was restarted.",
 }
 TRANSIENT: Final[dict[str, str]] = {
     "Restarting": "",
-    "ModelLoading": "Nothing to do unless it exceeds rollout.startupTimeout.",
-    "GatePending": "The operator opens the readiness gate once it has looked at the pod.",
-    "Starting": "Images are pulled and volumes are mounted; `kubectl describe pod` tells more.",
+    "ModelLoading": "No action is needed unless this takes longer than rollout.startupTimeout.",
+    "GatePending": "The operator opens the readiness gate after it has polled the pod once.",
+    "Starting": "Images are pulled and volumes are mounted. `kubectl describe pod` shows details.",
 }
 _RANK: Final = {reason: rank for rank, reason in enumerate([*FAILURES, *TRANSIENT])}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a pod is not ready: a reason of this module (or the alert that closed its gate) and what was seen."""
+    """Why a pod is not ready. `reason` is from this module, or the alert that closed the gate."""
 
     reason: str
     detail: str
@@ -65,17 +65,17 @@ class Problem:
 
     @property
     def is_failure(self) -> bool:
-        """Whether waiting alone will not help."""
+        """Whether the problem will not go away by itself."""
         return self.reason not in TRANSIENT
 
     @property
     def remedy(self) -> str:
-        """What to do about it."""
-        return FAILURES.get(self.reason) or TRANSIENT.get(self.reason) or FAILURES["OutOfRotation"]
+        """What to do."""
+        return {**FAILURES, **TRANSIENT}.get(self.reason, FAILURES["OutOfRotation"])
 
     @property
     def rank(self) -> int:
-        """The smaller, the more it says about the cause."""
+        """The smaller, the more specific is the reason."""
         return _RANK.get(self.reason, _RANK["EngineUnresponsive"]) if self.is_failure else _RANK[self.reason]
 
 
@@ -85,18 +85,18 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 def is_active(pod: Mapping[str, Any]) -> bool:
-    """Whether the pod counts: neither finished nor on its way out."""
+    """Whether the pod is neither finished nor being deleted."""
     finished = pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
     return not finished and not pod["metadata"].get("deletionTimestamp")
 
 
 def worst(problems: Iterable[Problem]) -> Problem | None:
-    """The problem that says most about the cause."""
+    """The problem with the most specific reason."""
     return min(problems, key=lambda problem: problem.rank, default=None)
 
 
 def diagnose(pod: Mapping[str, Any]) -> Problem | None:
-    """Why the pod is not ready, or None when it is."""
+    """Why the pod is not ready, or None if it is."""
     if is_ready(pod):
         return None
     name = pod["metadata"]["name"]
@@ -122,7 +122,7 @@ def _waiting(container: Mapping[str, Any], pod: str) -> Problem | None:
 
 
 def _terminated(container: Mapping[str, Any], pod: str) -> Problem | None:
-    """What ended the container last, as long as it has not come up again."""
+    """Why the container last terminated, until it is up again."""
     state = container.get("state") or {}
     if container.get("ready") or ("running" in state and container.get("started")):
         return None
@@ -131,12 +131,12 @@ def _terminated(container: Mapping[str, Any], pod: str) -> Problem | None:
         return None
     code = last.get("exitCode", 0)
     if code == 0:
-        return Problem("Restarting", "the container ended as asked and starts again", pod)
+        return Problem("Restarting", "the container exited with code 0 and is restarted", pod)
     text = tail(last.get("message") or "")
     looping = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
     restarts = container.get("restartCount", 0)
     detail = (
-        f"container {container['name']} ended with code {code} ({last.get('reason', 'Error')}), restarts: {restarts}"
+        f"container {container['name']} exited with code {code} ({last.get('reason', 'Error')}), restarts: {restarts}"
     )
     return Problem(_exit_reason(last, code, text, looping), f"{detail}\n{text}" if text else detail, pod)
 
@@ -152,19 +152,19 @@ def _exit_reason(last: Mapping[str, Any], code: int, text: str, looping: bool) -
 
 
 def _not_ready(pod: Mapping[str, Any], name: str) -> Problem:
-    """A pod in which nothing has failed."""
+    """A pod that is not ready although nothing has failed."""
     statuses = pod.get("status", {}).get("containerStatuses") or ()
     server = next((status for status in statuses if status["name"] == CONTAINER), None)
     running = ((server or {}).get("state") or {}).get("running")
     if server is None or running is None:
         return Problem("Starting", "waiting for images and volumes", name)
     if not server.get("started"):
-        return Problem("ModelLoading", f"the model is being loaded since {running.get('startedAt')}", name)
+        return Problem("ModelLoading", f"the model has been loading since {running.get('startedAt')}", name)
     gate = _condition(pod, READINESS_GATE)
     if gate.get("status") == "False":
         return Problem(gate.get("reason") or "OutOfRotation", gate.get("message") or "taken out of rotation", name)
     if not server.get("ready"):
-        return Problem("EngineUnresponsive", "the server answers its readiness probe with a failure", name)
+        return Problem("EngineUnresponsive", "the readiness probe of the server fails", name)
     return Problem("GatePending", "the server is ready; its readiness gate is not open yet", name)
 
 

@@ -1,4 +1,4 @@
-"""What changes from one status to the next, and which changes deserve an Event. Pure."""
+"""The difference between two statuses, and which changes are worth an Event. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _TAKES_TIME: Final = {*TRANSIENT, "MinimumReplicasUnavailable"}
 
 
 def status_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
-    """The merge patch from one status to another, remediation left out (remediation writes that); empty: no change."""
+    """The merge patch from one status to another; empty if nothing changes.
+
+    Remediation writes its own.
+    """
     keys = (old.keys() | new.keys()) - {"remediation"}
     return {key: new.get(key) for key in sorted(keys) if old.get(key) != new.get(key)}
 
@@ -21,21 +24,23 @@ def status_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
 def transitions(
     old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
 ) -> list[tuple[EventType, Mapping[str, Any]]]:
-    """The conditions whose change deserves an Event, with its type; Ready comes first in a status.
+    """The conditions whose change is worth an Event, with the type of the Event.
 
-    A condition that changes for the reason of one before it says nothing new. What only takes time is no warning.
+    A condition that changes for the same reason as an earlier one is skipped (Ready comes first in
+    a status). What only takes time is not a warning.
     """
     before = {item["type"]: (item["status"], item["reason"]) for item in old}
-    told: list[tuple[EventType, Mapping[str, Any]]] = []
+    worth_an_event: list[tuple[EventType, Mapping[str, Any]]] = []
     reasons: set[str] = set()
     for item in new:
         kind, status, reason = item["type"], item["status"], item["reason"]
         good = (status == "False") == (kind in _GOOD_WHEN_FALSE)
         at_rest = good and kind not in before and kind in _GOOD_WHEN_FALSE
-        # each warning of HasWarnings has its own Event
+        # Each warning in HasWarnings gets an Event of its own.
+
         if kind == "HasWarnings" or before.get(kind) == (status, reason) or at_rest or reason in reasons:
             continue
         reasons.add(reason)
         calm = good or kind == "Progressing" or kind not in before or reason in _TAKES_TIME
-        told.append(("Normal" if calm else "Warning", item))
-    return told
+        worth_an_event.append(("Normal" if calm else "Warning", item))
+    return worth_an_event

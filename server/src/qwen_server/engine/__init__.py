@@ -1,1 +1,1 @@
-"""Engines: the protocol in `base`, and vLLM's in-process engine in `vllm`, the only importer of vLLM."""
+"""Engines: the protocol in `base` and vLLM in `vllm`, the only package that imports vLLM."""

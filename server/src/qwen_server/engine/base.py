@@ -1,7 +1,7 @@
-"""What the HTTP layer needs from an engine, as plain values; nothing here knows vLLM.
+"""The interface between the HTTP layer and an engine, in plain values. Nothing here knows vLLM.
 
-An engine turns validated request bodies into token streams and tells how alive it is. Judging that (hung, stalled,
-dead) is pure: `hung_seconds` and `stalled_seconds` take the engine's vital signs and the clock's reading.
+An engine turns validated request bodies into token streams and reports its vital signs. Two pure
+functions, `hung_seconds` and `stalled_seconds`, evaluate the vital signs at a given time.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-# What a client may ask for. The last three generate nothing.
+# The kinds of request. The last three generate no tokens.
 Kind = Literal["chat", "completion", "responses", "messages", "count_tokens", "tokenize", "detokenize"]
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
 EngineState = Literal["starting", "ready", "dead"]
 
 
 class EngineError(Exception):
-    """The engine failed; the client is answered 500 with the text."""
+    """The engine failed. The client gets a 500 with this text."""
 
 
 class EngineGoneError(EngineError):
-    """The engine's processes are gone and will not come back; the process must exit."""
+    """The engine's processes have ended. The server must exit, because nothing restarts them."""
 
 
 class InvalidRequestError(Exception):
-    """The engine refuses the request: the client is answered `status` with the parameter's name."""
+    """The engine refuses the request. The client gets `status` and the name of the parameter."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
         super().__init__(message)
@@ -37,10 +37,12 @@ class InvalidRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What is served. `kv_cache_tokens` is the number of tokens that the KV cache holds; 0 when unknown.
+    """The model that the engine serves.
 
-    `chats_need_parsing`: the model always thinks before it answers, so that every chat takes the reference path.
-    `patches` tells of each patch of the engine whether it is in use.
+    kv_cache_tokens: the number of tokens that fit into the KV cache, 0 if unknown.
+    chats_need_parsing: the model always thinks before it answers, so every chat takes the
+        reference path.
+    patches: whether each of the engine's patches is in use, by name.
     """
 
     served_name: str
@@ -55,10 +57,12 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request that is rendered, tokenized and checked: nothing about it can be refused any more.
+    """A request that is rendered, tokenized and validated.
 
-    `payload` belongs to the engine. `prompt_tokens` is summed over the prompts; choices are numbered
-    `prompt index * n + k`.
+    prompt_tokens: the sum over all prompts.
+    n: the number of choices for each prompt. Choice k of a prompt has the index
+        `prompt index * n + k`.
+    payload: private to the engine.
     """
 
     request_id: str
@@ -70,7 +74,11 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one choice gained since the last output: text, its number of tokens and, at the end, the reason."""
+    """The new text and tokens of one choice since the last output.
+
+    tokens: the number of new tokens.
+    finish_reason: set only in the last delta of the choice.
+    """
 
     index: int
     text: str
@@ -81,11 +89,13 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One step's gains of a request.
+    """The result of one engine step for a request.
 
-    `first_token_at` is the `time.monotonic()` of the request's first token, also where a single output carries the
-    whole answer. `prompt_tokens` counts the tokens of prompts that report for the first time: for observers, who see
-    no `Prepared`.
+    deltas: one for each choice that has changed.
+    first_token_at: `time.monotonic()` of the request's first token, even if this output contains
+        the whole answer.
+    prompt_tokens: the number of tokens of the prompts that appear for the first time. Observers
+        need it because they do not see `Prepared`.
     """
 
     deltas: tuple[Delta, ...]
@@ -96,12 +106,16 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """Signs of life, all times in seconds of `time.monotonic()`.
+    """The vital signs of an engine. All times are in seconds of `time.monotonic()`.
 
-    unfinished: requests inside the engine. last_step_at: the scheduler's latest step. last_token_at: the latest step
-    that produced prompt or output tokens, or the moment when the engine was last idle. ping_sent_at: when the oldest
-    unanswered ping was sent, None when all are answered. busy_since: when `unfinished` last rose from 0. cpu_active_at:
-    when the engine's processes were last seen using CPU time; None where it is not measured (CUDA spins while hung).
+    unfinished: the number of requests inside the engine.
+    last_step_at: the latest step of the scheduler.
+    last_token_at: the latest step that produced prompt or output tokens, or the last time when the
+        engine was idle.
+    ping_sent_at: when the oldest unanswered ping was sent, None if all are answered.
+    busy_since: when `unfinished` last rose from 0.
+    cpu_active_at: when the engine's processes last used CPU time. None on CUDA, where a hung
+        process may spin.
     """
 
     state: EngineState
@@ -116,9 +130,10 @@ class Vitals:
 
 
 def hung_seconds(vitals: Vitals, now: float) -> float:
-    """For how long the engine has made no scheduler step with work present, or left a ping unanswered; 0.0 if alive.
+    """How long the engine has had work but made no step, or has not answered a ping.
 
-    On a CPU a long step is not a hang: there the engine's processes must also have used no CPU time.
+    0.0 if it is responsive. A long step on a CPU is not a hang: there, the engine's processes must
+    also have used no CPU time.
     """
     if vitals.state != "ready":
         return 0.0
@@ -136,9 +151,10 @@ def hung_seconds(vitals: Vitals, now: float) -> float:
 
 
 def stalled_seconds(vitals: Vitals, now: float) -> float:
-    """For how long requests were present and the scheduler stepped without a prompt or output token; 0.0 if none.
+    """How long the engine has made steps without producing a prompt or output token; 0.0 if not.
 
-    Judged at the latest step: nobody knows what one that goes on will bring, and whether it ends is the hang's matter.
+    The time ends at the latest step. A step that has not ended yet may still produce tokens, and
+    `hung_seconds` covers a step that never ends.
     """
     if vitals.state != "ready" or vitals.unfinished == 0 or vitals.last_step_at is None:
         return 0.0
@@ -148,7 +164,7 @@ def stalled_seconds(vitals: Vitals, now: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAnswer:
-    """An answer of the engine's own serving code: a JSON body with its status, or the events of a stream."""
+    """An answer from the engine's own serving code: a status with a JSON body, or events."""
 
     status: int = 200
     body: dict[str, Any] = field(default_factory=dict)
@@ -159,56 +175,65 @@ Observer = Callable[[Output], None]
 
 
 class Tap(Protocol):
-    """Takes gains of a request with one choice at the moment they come, past the iterator, which costs far more.
+    """Receives new text directly, without the iterator, which costs far more CPU time.
 
-    The engine asks only while the iterator has handed out all that came before, and never offers it an end.
+    A tap is only for requests with one choice. The engine uses it only while the iterator has no
+    output left, so the order is kept. The last output of a request always comes from the iterator.
     """
 
     def ready(self) -> bool:
-        """Whether it takes the next gain; one that it does not take comes out of the iterator."""
+        """Whether the tap accepts the next text. If not, the iterator yields it."""
 
     def take(self, text: str, tokens: int) -> None:
-        """Takes what was gained: text, empty when nothing can be shown yet, and its number of tokens."""
+        """Accepts new text, empty if there is nothing to show yet, and its number of tokens."""
 
 
 class Engine(Protocol):
-    """An engine behind the HTTP API. `info` may be read once `start()` has returned."""
+    """An engine behind the HTTP API. `info` is available once `start()` has returned."""
 
     @property
     def info(self) -> EngineInfo: ...
 
     async def start(self) -> None:
-        """Loads the model and warms it up with real requests. Raises EngineError with the cause."""
+        """Loads the model and warms it up with requests. Raises EngineError with the cause."""
 
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
-        """Renders the chat template and tokenizes, off the event loop. Raises InvalidRequestError."""
+        """Renders the chat template and tokenizes the prompt. Raises InvalidRequestError."""
 
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
-        """The same for a prompt, a list of prompts, or token ids. Raises InvalidRequestError."""
+        """Tokenizes a prompt, a list of prompts, or token IDs. Raises InvalidRequestError."""
 
     def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncIterator[Output]:
-        """Streams the gains of all choices, but for those that `tap` takes. Closing the iterator aborts the work.
+        """Streams the outputs of all choices, except those that `tap` accepts.
 
-        Raises EngineError; InvalidRequestError only instead of the first output.
+        Closing the iterator aborts the request.
+
+        Raises:
+            EngineError: the engine failed.
+            InvalidRequestError: the request cannot be served. Only before the first output.
         """
 
     async def reference(
         self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
     ) -> ReferenceAnswer:
-        """Answers by the engine's own serving code: every kind, and all that a kind may ask for. Raises as above.
+        """Answers a request of any kind with the engine's own serving code.
 
-        `observe` is called with every output of the engine, so that both paths are measured alike. A stream raises
-        what goes wrong in it, InvalidRequestError only instead of the first event; each of its items is one event.
+        `observe` is called with every output of the engine, so both paths have the same metrics.
+        Each item of the answer's stream is one event.
+
+        Raises, also from the stream:
+            EngineError: the engine failed.
+            InvalidRequestError: the request cannot be served. Only before the first event.
         """
 
     def vitals(self) -> Vitals:
-        """The signs of life, without touching the engine."""
+        """The vital signs, read without calling the engine."""
 
     async def probe(self) -> None:
-        """Generates one token outside of all counting. Raises EngineError; the caller sets the deadline."""
+        """Generates one token that no metric counts. Raises EngineError. It has no timeout."""
 
     def gpu_reserved_bytes(self) -> int:
-        """Memory reserved by the engine's allocator, read once after the warm-up; 0 on a CPU."""
+        """The bytes that the engine's allocator holds, read once after the warm-up; 0 on a CPU."""
 
     async def shutdown(self, drain_seconds: float) -> None:
-        """Ends the engine's processes, letting unfinished work end within `drain_seconds`."""
+        """Stops the engine's processes. Unfinished requests get at most `drain_seconds` to finish."""

@@ -1,4 +1,4 @@
-"""The engine's processes as the kernel sees them: who they are, whether they use the CPU, how to end them."""
+"""The engine's processes: lists them from /proc, measures their CPU time and kills them."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def adopt_orphans() -> None:
-    """Makes orphaned descendants children of this process, so that none gets out of sight when its parent ends."""
+    """Makes this process the parent of orphaned descendants, so that it still finds them."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def give_memory_back() -> None:
-    """Returns what this process has freed to the kernel, where the C library can (glibc does)."""
+    """Returns freed memory to the kernel if the C library has malloc_trim (glibc does)."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def die_with_parent(parent: int | None) -> None:
-    """Has the kernel kill this process when the thread that started it ends; at once if `parent` is gone already."""
+    """Has the kernel kill this process when the thread that started it ends.
+
+    Kills it immediately if its parent is not `parent`, because then `parent` has already ended.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the command's name (state first); empty when the process is gone."""
+    """The fields of /proc/PID/stat from the state on; empty if the process has ended."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -45,7 +48,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def descendants(root: int | None = None) -> list[int]:
-    """The living processes below `root` (by default this one), parents before children. Zombies are left out."""
+    """The IDs of the processes below `root` (default: this one), parents first, without zombies."""
     children: dict[int, list[int]] = {}
     for entry in _PROC.iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))) and fields[0] != "Z":
@@ -60,7 +63,7 @@ def descendants(root: int | None = None) -> list[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
-    """The CPU time that each process has used so far, in user and system mode; those that are gone are left out."""
+    """The user and system CPU time of each process so far. Leaves out those that have ended."""
     used = {}
     for pid in pids:
         if fields := _stat(pid):
@@ -69,15 +72,16 @@ def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
 
 
 def any_stopped(pids: Iterable[int]) -> bool:
-    """Whether one of the processes was stopped by a signal (SIGSTOP) and not continued."""
+    """Whether any of the processes is stopped by a signal such as SIGSTOP."""
     return any(_stat(pid)[:1] == ["T"] for pid in pids)
 
 
 def kill_descendants(deadline_seconds: float = 5.0) -> bool:
-    """Kills everything below this process, also what is started meanwhile, and tells whether nothing is left.
+    """Kills all descendants, including new ones. Returns whether none is left.
 
-    multiprocessing's resource tracker is spared: it ends by itself when the last process that uses it has, and frees
-    the shared memory that the killed ones left behind, which would outlive a container's restart.
+    Does not kill multiprocessing's resource tracker. It frees the shared memory of the killed
+    processes, which would otherwise outlive a restart of the container, and ends after its last
+    user.
     """
     deadline = time.monotonic() + deadline_seconds
     while True:
@@ -86,7 +90,7 @@ def kill_descendants(deadline_seconds: float = 5.0) -> bool:
         if not pids:
             return True
         if not victims:
-            _let_resource_tracker_go()
+            _close_resource_tracker()
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -102,8 +106,8 @@ def _is_resource_tracker(pid: int) -> bool:
         return False
 
 
-def _let_resource_tracker_go() -> None:
-    """Closes our end of its pipe; only at the very end, for the next use would start another."""
+def _close_resource_tracker() -> None:
+    """Closes our end of its pipe. Only for the exit: the next use would start another tracker."""
     tracker = vars(resource_tracker._resource_tracker)  # noqa: SLF001 - the module has no public way to close it
     if tracker["_fd"] is not None:
         os.close(tracker["_fd"])

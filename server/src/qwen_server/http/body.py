@@ -83,7 +83,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     if len(raw) > 2 * _MAX_COMMAS and raw.count(b",") > _MAX_COMMAS:
         raise invalid(f"the body has more than {_MAX_COMMAS} commas; no request needs that many values")
     try:
-        value = json.loads(raw.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        value = _DECODER.decode(raw.decode())
     except UnicodeDecodeError as error:
         raise invalid(f"the body is not valid UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -127,6 +127,10 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"the number {text[:20]} is too large")
     return value
+
+
+# One for all bodies: json.loads would make one for each.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:

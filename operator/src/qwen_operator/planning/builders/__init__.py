@@ -1,1 +1,1 @@
-"""Builders of the children: one file a child, pure, plain dicts out."""
+"""Builders of the children, one file each. Pure: they return plain dicts."""

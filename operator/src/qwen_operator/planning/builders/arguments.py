@@ -45,13 +45,14 @@ def _engine_flags(spec: QwenServiceSpec) -> list[Flag]:
         ("quantization", engine.quantization),
     ]
     if engine.device == "cpu":
-        # vLLM would take 92 % of the memory for its KV cache, and the image has no compiler
+        # By default vLLM would use 92 % of the memory for its KV cache. The image has no compiler.
         return [*flags, ("kv-cache-gib", f"{kv_cache_gib(spec):g}"), ("enforce-eager", True)]
     return [*flags, ("gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}")]
 
 
 def kv_cache_gib(spec: QwenServiceSpec) -> float:
-    """The KV cache on a CPU: a sixth of the memory limit in quarters of a GiB, 1 GiB without a limit."""
+    """The KV cache on a CPU: a sixth of the memory limit in steps of 0.25 GiB, else 1 GiB."""
+
     limit = spec.resources.limits.get("memory")
     if limit is None:
         return 1.0
@@ -59,7 +60,8 @@ def kv_cache_gib(spec: QwenServiceSpec) -> float:
 
 
 def cpu_threads(spec: QwenServiceSpec) -> int:
-    """The CPU limit rounded up; 1 without a limit, so that pods on one node do not fight."""
+    """The CPU limit, rounded up; 1 without a limit, so that pods on one node do not compete."""
+
     limit = spec.resources.limits.get("cpu")
     return 1 if limit is None else max(1, math.ceil(parse_quantity(limit)))
 

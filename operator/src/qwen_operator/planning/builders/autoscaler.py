@@ -13,7 +13,11 @@ WAITING_METRIC: Final = "qwen_requests_waiting"
 
 
 def build_autoscaler(service: QwenService, scaling: AutoscalingSpec) -> Object:
-    """The autoscaler. It scales the QwenService, so that only the operator writes the Deployment's replicas."""
+    """The autoscaler.
+
+    It scales the QwenService: only the operator writes the Deployment's replicas.
+    """
+
     target = {"type": "AverageValue", "averageValue": str(scaling.target.waiting_requests_per_replica)}
     window = round(scaling.scale_down_stabilization.total_seconds())
     return child(

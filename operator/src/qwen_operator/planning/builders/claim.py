@@ -1,4 +1,4 @@
-"""The claim that keeps downloaded weights."""
+"""The PersistentVolumeClaim that keeps downloaded weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from qwen_operator.planning.builders.common import child
 
 
 def build_cache_claim(service: QwenService, cache: CacheSpec) -> Object:
-    """The claim; with `retain` it has no owner and so outlives the QwenService, because weights are expensive."""
+    """The claim.
+
+    With `retain` it has no owner and outlives the QwenService: downloads are expensive.
+    """
+
     spec: Object = {"accessModes": list(cache.access_modes), "resources": {"requests": {"storage": cache.size}}}
     if cache.storage_class_name:
         spec["storageClassName"] = cache.storage_class_name

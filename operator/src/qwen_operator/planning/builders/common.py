@@ -12,7 +12,7 @@ from qwen_operator.api.objects import Object
 
 
 def owner_reference(service: QwenService) -> Object:
-    """The reference that lets Kubernetes delete a child with its QwenService."""
+    """The reference by which Kubernetes deletes a child together with its QwenService."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -34,7 +34,11 @@ def child(
     owned: bool = True,
     **body: Any,
 ) -> Object:
-    """An object of the service's namespace with its name, labels and owner; `body` is what follows the metadata."""
+    """An object in the service's namespace, with name, labels and owner.
+
+    `body` follows the metadata.
+    """
+
     metadata: Object = {
         "name": child_name(service.name, suffix),
         "namespace": service.namespace,

@@ -1,4 +1,4 @@
-"""The ConfigMap through which alert settings reach the running servers."""
+"""The ConfigMap by which alert settings reach running servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ ALERTS_KEY = "alerts.json"
 
 
 def build_alerts_configmap(service: QwenService) -> Object:
-    """The ConfigMap with the service's alerts; an alert without a threshold is written as disabled."""
+    """The ConfigMap with the service's alerts.
+
+    An alert without a threshold is written as disabled.
+    """
+
     spec = service.spec
     alerts = [
         {

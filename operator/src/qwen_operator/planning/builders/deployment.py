@@ -17,7 +17,7 @@ from qwen_operator.api.objects import Object
 from qwen_operator.planning.builders.common import child, stable_hash
 from qwen_operator.planning.builders.pod import pod_template
 
-# The parts of the spec that shape a pod. The others (replicas, alerts, monitoring, ...) never restart one.
+# The sections of the spec that affect pods. The others (replicas, alerts, ...) never restart a pod.
 _POD_SECTIONS: Final = {
     "model", "engine", "gpu", "resources", "limits", "auth", "scheduling", "cache", "probes", "drain", "pod_template",
 }  # fmt: skip
@@ -25,7 +25,7 @@ _IntOrPercent = int | str
 
 
 def build_deployment(service: QwenService, image: str, operator_version: str) -> Object:
-    """The Deployment; its annotations record what its pod template was made from."""
+    """The Deployment. Its annotations record what its pod template was built from."""
     spec = service.spec
     template = pod_template(service.name, spec, image)
     surge, unavailable = rollout_numbers(spec)
@@ -53,7 +53,8 @@ def build_deployment(service: QwenService, image: str, operator_version: str) ->
 
 
 def keep_template(desired: Object, live: Mapping[str, Any]) -> Object:
-    """The desired Deployment with the live pod template and the record of what that was made from."""
+    """The desired Deployment with the live pod template and the annotations that describe it."""
+
     recorded = live["metadata"].get("annotations") or {}
     names = (TEMPLATE_HASH_ANNOTATION, SPEC_HASH_ANNOTATION, OPERATOR_VERSION_ANNOTATION)
     annotations = {**desired["metadata"]["annotations"], **{name: recorded[name] for name in names if name in recorded}}
@@ -67,7 +68,8 @@ def keep_template(desired: Object, live: Mapping[str, Any]) -> Object:
 
 
 def only_operator_changed(desired: Object, live: Mapping[str, Any]) -> bool:
-    """Whether the pod template would change although the spec did not: by the operator's version or default images."""
+    """Whether only the operator's version or its default images would change the pod template."""
+
     recorded = live["metadata"].get("annotations") or {}
     wanted = desired["metadata"]["annotations"]
     made_from = recorded.get(TEMPLATE_HASH_ANNOTATION)
@@ -79,7 +81,10 @@ def only_operator_changed(desired: Object, live: Mapping[str, Any]) -> bool:
 
 
 def spec_hash(spec: QwenServiceSpec) -> str:
-    """A hash of what the author wrote about the pods; a new field at its default does not change it."""
+    """A hash of what the spec says about pods.
+
+    A new field with its default value does not change it.
+    """
     written = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=_POD_SECTIONS)
     return stable_hash(
         {
@@ -91,7 +96,9 @@ def spec_hash(spec: QwenServiceSpec) -> str:
 
 
 def rollout_numbers(spec: QwenServiceSpec) -> tuple[_IntOrPercent, _IntOrPercent]:
-    """(maxSurge, maxUnavailable): on GPUs a pod goes before the next comes, because there is no spare GPU."""
+    """(maxSurge, maxUnavailable). On GPUs a pod is deleted before its successor is created, because
+    usually there is no spare GPU.
+    """
     surge = spec.rollout.max_surge
     unavailable = spec.rollout.max_unavailable
     if surge is None:
@@ -102,13 +109,14 @@ def rollout_numbers(spec: QwenServiceSpec) -> tuple[_IntOrPercent, _IntOrPercent
 
 
 def rollout_means_downtime(spec: QwenServiceSpec) -> bool:
-    """Whether a rollout may take every replica at once."""
+    """Whether all replicas may be unavailable at once during a rollout."""
     if spec.replicas == 0:
         return False
     surge, unavailable = rollout_numbers(spec)
     gone = _scaled(unavailable, spec.replicas, math.floor)
     if gone == 0 and _scaled(surge, spec.replicas, math.ceil) == 0:
-        gone = 1  # what Kubernetes does when both come out as 0
+        gone = 1  # as Kubernetes does if both are 0
+
     return gone >= spec.replicas
 
 

@@ -13,7 +13,7 @@ from qwen_operator.planning.builders.selectors import selects
 
 
 def build_disruption_budget(service: QwenService) -> Object:
-    """The budget: one pod at a time. Pods that answer nobody never hold back a node's drain."""
+    """The budget: one pod at a time. Pods that are not ready never block a node drain."""
     return child(
         service,
         "policy/v1",
@@ -27,7 +27,11 @@ def build_disruption_budget(service: QwenService) -> Object:
 
 
 def budgets_of_others(service: QwenService, budgets: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of the budgets that match the service's pods and are not ours; two budgets would forbid every eviction."""
+    """Names of budgets of others that select the service's pods.
+
+    Two budgets would block all evictions.
+    """
+
     labels = {**service.spec.pod_template.metadata.labels, **child_labels(service.name)}
     return [
         budget["metadata"]["name"]

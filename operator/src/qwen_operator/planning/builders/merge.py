@@ -1,9 +1,10 @@
-"""Merges a partial PodSpec into the one that was built, the way kubectl's strategic merge patch would.
+"""Merges a partial PodSpec into the one that was built, as kubectl's strategic merge patch does.
 
-Objects merge field by field; a field set to null is removed. Lists whose items have a key merge item by item: an item
-of a new key is appended, `$patch: delete` in an item removes it, `$patch: replace` in an object discards what was
-there. Other lists are replaced. Where only one of several fields may be set (a volume's source, a probe's handler, the
-value of an environment variable), the one that is given displaces the others.
+Objects merge field by field; a field that is null is removed. Lists whose items have a key merge
+item by item: an item with a new key is appended, `$patch: delete` in an item removes it, `$patch:
+replace` in an object replaces it as a whole. Other lists are replaced. If only one of several
+fields may be set (the source of a volume, the handler of a probe, the value of an environment
+variable), the field in the patch replaces the others.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _DIRECTIVE: Final = "$patch"
 
 
 def merge(base: Mapping[str, Any], patch: Mapping[str, Any], field: str = "") -> dict[str, Any]:
-    """`base` with `patch` merged over it; neither is changed. `field` is the name under which they stand."""
+    """`base` with `patch` merged into it; neither is modified. `field` is the name of the field."""
     if patch.get(_DIRECTIVE) == "replace":
         return _without_directives(patch)
     result = {key: value for key, value in base.items() if not _displaced(key, patch, field)}
@@ -75,12 +76,14 @@ def _merge_list(base: list[Any], patch: list[Any], field: str) -> list[Any]:
 
 
 def _identity(item: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    # as text, because a free-form patch may hold a list where a name belongs: the API server says so better
+    # As text, because a free-form patch may have a list as a name, which the API server rejects.
+
     return tuple(json.dumps(item.get(key, _KEY_DEFAULTS.get(key)), sort_keys=True) for key in _LIST_KEYS[field])
 
 
 def _displaced(key: str, patch: Mapping[str, Any], field: str) -> bool:
-    """Whether a field of the base must go because the patch sets another one of the same union."""
+    """Whether a field of the base is dropped because the patch sets another field of its union."""
+
     if field == "volumes":
         return key != "name" and key not in patch and any(other != "name" for other in patch)
     union = _UNIONS.get(field, frozenset())

@@ -11,7 +11,8 @@ from qwen_operator.planning.builders.common import child
 
 
 def build_service_monitor(service: QwenService) -> Object:
-    """The ServiceMonitor: every pod is scraped, also one that is out of rotation."""
+    """The ServiceMonitor. Every pod is scraped, including those that are out of rotation."""
+
     monitoring = service.spec.monitoring
     endpoint = {
         "port": PORT_NAME,

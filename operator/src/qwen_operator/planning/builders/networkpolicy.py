@@ -9,11 +9,14 @@ from qwen_operator.planning.builders.common import child
 
 
 def build_network_policy(service: QwenService, operator_namespace: str) -> Object:
-    """The NetworkPolicy: the given peers and the operator reach the server's port, nobody reaches another one."""
+    """The NetworkPolicy.
+
+    The given peers and the operator reach the server's port, and no other port.
+    """
     peers = [peer.to_dict() for peer in service.spec.network_policy.from_] or [{"podSelector": {}}]
     operator = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
-        # labels that no value of the chart changes, as nameOverride does the name's
+        # No value of the chart changes these labels, unlike the name, which nameOverride changes.
         "podSelector": {
             "matchLabels": {"app.kubernetes.io/part-of": "qwen-vllm", "app.kubernetes.io/component": "operator"}
         },

@@ -28,7 +28,7 @@ from qwen_operator.planning.builders.merge import merge
 from qwen_operator.planning.builders.source import CACHE_PATH, resolve_source
 
 USER: Final = 65532
-# New connections stop a moment after a pod is told to go: until then it keeps answering.
+# A terminating pod gets new connections until its endpoint is removed everywhere. It still answers.
 ENDPOINT_SECONDS: Final = 5
 EXIT_SECONDS: Final = 25
 _PROBES: Final[dict[str, Object]] = {
@@ -39,7 +39,10 @@ _PROBES: Final[dict[str, Object]] = {
 
 
 def pod_template(name: str, spec: QwenServiceSpec, image: str) -> Object:
-    """The template of a service's pods, `podTemplate` merged in; labels that select the pods cannot be overridden."""
+    """The template of a service's pods, with `podTemplate` merged in.
+
+    Selector labels always win.
+    """
     extra = spec.pod_template
     metadata: Object = {"labels": {**extra.metadata.labels, **child_labels(name)}}
     if extra.metadata.annotations:
@@ -50,7 +53,7 @@ def pod_template(name: str, spec: QwenServiceSpec, image: str) -> Object:
 def _pod_spec(name: str, spec: QwenServiceSpec, image: str) -> Object:
     pod: Object = {
         "automountServiceAccountToken": False,
-        # a Service called `qwen` would otherwise put QWEN_PORT into the server's environment
+        # A Service called `qwen` would otherwise set QWEN_PORT in the server's environment.
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
@@ -73,7 +76,7 @@ def _pod_spec(name: str, spec: QwenServiceSpec, image: str) -> Object:
 
 
 def termination_seconds(spec: QwenServiceSpec) -> int:
-    """The grace period: endpoints go, requests finish, processes exit."""
+    """The grace period: endpoints are removed, requests finish, processes exit."""
     return ENDPOINT_SECONDS + math.ceil(spec.drain.timeout.total_seconds()) + EXIT_SECONDS
 
 
@@ -101,7 +104,7 @@ def _container(spec: QwenServiceSpec, image: str) -> Object:
 
 
 def _probe(kind: str, overrides: ProbeSpec, budget_seconds: float = 0) -> Object:
-    """A probe with the service's overrides; the startup probe fails for good once the start-up budget is spent."""
+    """A probe with the service's overrides. The startup probe fails after `budget_seconds`."""
     numbers = {**_PROBES[kind], **overrides.to_dict()}
     path = numbers.pop("path")
     if "failureThreshold" not in numbers:
@@ -122,13 +125,15 @@ def _environment(spec: QwenServiceSpec) -> list[Object]:
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
     ]
     if spec.engine.device == "cpu":
-        # vLLM would bind its threads to core 0 and let two pods of a node fight for it
+        # vLLM would bind its threads to core 0, for which two pods on one node would compete.
         environment += [
             {"name": "OMP_NUM_THREADS", "value": str(cpu_threads(spec))},
             {"name": "VLLM_CPU_OMP_THREADS_BIND", "value": "nobind"},
         ]
     elif spec.cache is not None:
-        environment.append({"name": "VLLM_CACHE_ROOT", "value": f"{CACHE_PATH}/vllm"})  # compiled kernels
+        # vLLM keeps compiled kernels there.
+        environment.append({"name": "VLLM_CACHE_ROOT", "value": f"{CACHE_PATH}/vllm"})
+
     environment += resolve_source(spec).env
     return list(merge({"env": environment}, {"env": [item.to_dict() for item in spec.engine.env]})["env"])
 
@@ -167,7 +172,7 @@ def _scheduling(name: str, spec: QwenServiceSpec) -> Object:
     given = spec.scheduling.to_dict()
     tolerations = given["tolerations"]
     if spec.gpu_count:
-        # nodes with GPUs are commonly tainted with the name of their resource
+        # Nodes with GPUs usually have a taint with the name of the resource.
         tolerations = [
             {"key": spec.gpu.resource_name, "operator": "Exists", "effect": "NoSchedule"},
             *tolerations,
@@ -187,7 +192,7 @@ def _spread(name: str, spec: QwenServiceSpec) -> list[Object]:
             "topologyKey": key,
             "whenUnsatisfiable": "ScheduleAnyway",
             "labelSelector": pods,
-            "matchLabelKeys": ["pod-template-hash"],  # or the old pods of a rollout would count too
+            "matchLabelKeys": ["pod-template-hash"],  # do not count the old pods of a rollout
         }
         for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
     ]

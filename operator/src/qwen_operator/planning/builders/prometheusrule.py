@@ -1,7 +1,7 @@
-"""The PrometheusRule: the same alerts that the servers report, for whoever is paged by Prometheus.
+"""The PrometheusRule: the alerts that the servers report, as alerts of Prometheus.
 
-The servers judge thresholds and durations themselves and export the result, so Prometheus never disagrees with
-`alerts[]` or with remediation, and a changed threshold holds at once.
+The servers evaluate thresholds and durations and export the result. Prometheus therefore always
+agrees with `alerts[]` and with remediation, and a changed threshold takes effect at once.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from qwen_operator.api.objects import Object
 from qwen_operator.planning.alerts import effective_alerts
 from qwen_operator.planning.builders.common import child
 
-# A dead process exports nothing: it is told by scrapes that fail.
+# A dead process exports no metrics, so failed scrapes reveal it.
 _SCRAPE_FAILS_FOR: Final = "2m"
 
 
 def build_prometheus_rule(service: QwenService) -> Object:
-    """One rule for each alert of the service that is on."""
+    """One rule for each enabled alert of the service."""
+
     spec = service.spec
     alerts = effective_alerts(spec.engine.device, spec.alerts)
     group = {"name": f"qwen-{service.name}", "rules": [_rule(service, alert) for alert in alerts if alert.active]}

@@ -1,4 +1,4 @@
-"""Label selectors, evaluated as the API server does."""
+"""Label selectors, evaluated as the API server evaluates them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 
 def selects(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
-    """Whether a LabelSelector chooses an object with these labels; None chooses nothing, an empty one everything."""
+    """Whether a LabelSelector matches these labels.
+
+    None matches nothing, an empty one everything.
+    """
+
     if selector is None:
         return False
     equal = all(labels.get(key) == value for key, value in (selector.get("matchLabels") or {}).items())

@@ -1,4 +1,4 @@
-"""The Service in front of the replicas, and the HTTPRoute in front of the Service."""
+"""The Service in front of the replicas, and the HTTPRoute to the Service."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qwen_operator.planning.builders.common import child
 
 
 def build_service(service: QwenService) -> Object:
-    """The Service; only ready pods get traffic."""
+    """The Service. Only ready pods get traffic."""
     exposure = service.spec.service
     port = {
         "name": PORT_NAME,
@@ -29,7 +29,8 @@ def build_service(service: QwenService) -> Object:
 
 
 def build_http_route(service: QwenService, route: RouteSpec) -> Object:
-    """The HTTPRoute. It has no timeout of its own: the server's deadlines decide, streams may be long."""
+    """The HTTPRoute. It has no timeout: the server has deadlines, and streams may be long."""
+
     backend = {"name": child_name(service.name), "port": service.spec.service.port}
     spec: Object = {
         "parentRefs": [parent.to_dict() for parent in route.parent_refs],

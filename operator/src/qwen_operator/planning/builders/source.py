@@ -1,4 +1,4 @@
-"""Where a pod gets its model from: what to tell the server, and the volumes and environment that this takes."""
+"""The source of a pod's model: flags of the server, and the volumes and environment it needs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class Source:
 
     Attributes:
         model: the value of `--model`.
-        revision: the value of `--revision`, None where there is none.
-        default_name: the model's name in the API when the spec gives none.
+        revision: the value of `--revision`, None if there is none.
+        default_name: the model's name in the API if the spec sets none.
+
     """
 
     model: str

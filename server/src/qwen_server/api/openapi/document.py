@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from qwen_server import __version__
+from qwen_server.api.bodies.limits import Limits
 from qwen_server.api.openapi.answers import ERROR_ANSWERS
 from qwen_server.api.openapi.examples import EXAMPLES
 from qwen_server.api.openapi.schemas import schemas
@@ -53,39 +54,10 @@ def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
                 operation["operationId"] = route.name
                 if route.path.startswith("/v1/") or "generation" in route.tags:
                     operation["security"] = [{}, *({name: []} for name in _KEYS)]
-    models = schemas()
-    for model in models.values():
-        _limit(model, settings)
     described["components"] = {
-        "schemas": models,
+        "schemas": schemas(Limits(settings)),
         "responses": ERROR_ANSWERS,
         "examples": {name: {"value": value} for name, value in EXAMPLES.items()},
         "securitySchemes": _KEYS,
     }
     return described
-
-
-def _limit(model: dict[str, Any], settings: Settings) -> None:
-    """Fills in what can be configured: the bounds that the server checks and the defaults that it applies."""
-    properties = model.get("properties", {})
-    required = model.get("required", ())
-    tokens = {"minimum": 1, "maximum": settings.max_tokens_limit}
-    temperature = {"minimum": settings.min_temperature, "maximum": settings.max_temperature}
-    bounds: dict[str, dict[str, Any]] = {
-        "max_tokens": tokens,
-        "max_completion_tokens": tokens,
-        "max_output_tokens": tokens,
-        "min_tokens": {"minimum": 0, "maximum": settings.max_tokens_limit},
-        "temperature": temperature,
-        "n": {"minimum": 1, "maximum": settings.max_choices},
-    }
-    defaults = {
-        "max_tokens": settings.default_max_tokens,
-        "max_output_tokens": settings.default_max_tokens,
-        "temperature": settings.default_temperature,
-    }
-    for name in bounds.keys() & properties.keys():
-        field = properties[name]
-        (field if name in required else field["anyOf"][0]).update(bounds[name])
-    for name in (defaults.keys() & properties.keys()).difference(required):
-        properties[name]["default"] = defaults[name]

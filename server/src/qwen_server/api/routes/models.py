@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from qwen_server.api.openapi.answers import errors, json_answer, succeeds
-from qwen_server.api.protocol import check_model
 from qwen_server.api.routes.common import service_of
 from qwen_server.http.error_bodies import refused
 
@@ -61,5 +60,5 @@ async def list_models(request: Request) -> Response:
 async def get_model(request: Request) -> Response:
     """The model by its name; 404 for any other."""
     card = _card(request)
-    check_model(request.path_params["model_id"], service_of(request).settings.served_name)
+    request.app.state.handler.bodies.check_model(request.path_params["model_id"])
     return JSONResponse(card)

@@ -1,4 +1,4 @@
-"""The body of /api/v1/metrics, /stats and /metrics; `snapshots.metrics` makes it. What is unknown is null."""
+"""The body of /api/v1/metrics, /stats and /metrics; `snapshots.metrics` makes it. An unknown value is null."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Tokens(Exact):
 
 
 class Ttft(Exact):
-    """首token延迟 (time to first token), from arrival, the wait in the queue included."""
+    """首token延迟 (time to first token), from arrival, including the wait in the queue."""
 
     mean: Seconds | None
     p50: Seconds | None
@@ -54,7 +54,7 @@ class Ttft(Exact):
 
 
 class Throughput(Exact):
-    """Decoding吞吐量: output tokens a second of a request."""
+    """Decoding吞吐量: output tokens per second of a request."""
 
     decoding_mean: Rate | None = Field(description="after the first token")
     decoding_p50: Rate | None = Field(description="after the first token")
@@ -114,7 +114,7 @@ class Errors(Exact):
 
 
 class Alert(Exact):
-    """An alert that fires now."""
+    """An active alert."""
 
     name: str = Field(description="such as HighTTFT; there is a runbook for each")
     severity: Literal["critical", "warning", "info"]

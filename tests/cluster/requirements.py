@@ -1,0 +1,56 @@
+"""The pinned requirements: `make requirements` writes requirements/*.txt from the .in files."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.cluster.python_env import PYTHON, index_env, uv
+from tests.cluster.settings import ROOT, Settings
+from tests.cluster.shell import logged
+
+FOLDER = ROOT / "requirements"
+# The Python of vLLM's own image, which the CUDA image is built on.
+CUDA_PYTHON = "3.12"
+# vLLM needs these too, but the CUDA image gets the version that the tests run with.
+OWN_VERSION = frozenset({"uvicorn"})
+
+
+def compile_all(settings: Settings) -> None:
+    """Pin all packages again: with hashes, in versions that agree with dev.txt, without index URLs."""
+    overrides = ["--override", "requirements/overrides.txt"]
+    for name in ("dev", "server-cpu", "operator"):
+        together = [] if name == "dev" else ["-c", "requirements/dev.txt"]
+        options = [*overrides, *together, "--python-version", ".".join(map(str, PYTHON)), "--generate-hashes"]
+        _compile(settings, f"requirements/{name}.in", f"requirements/{name}.txt", *options)
+    compile_cuda(settings)
+
+
+def compile_cuda(settings: Settings) -> None:
+    """Pin what vLLM's own image lacks: all that the server needs together with vLLM, without what vLLM needs alone."""
+    source = FOLDER / "server-cuda.in"
+    with TemporaryDirectory(prefix="requirements-") as folder:
+        vllm, image, tested = (Path(folder, name) for name in ("vllm.in", "vllm.txt", "tested.txt"))
+        vllm.write_text("".join(re.findall(r"^vllm==.*\n", source.read_text(), re.MULTILINE)))
+        _compile(settings, str(vllm), str(image), "--python-version", CUDA_PYTHON)
+        there = pins(image).keys() - OWN_VERSION
+        known = pins(FOLDER / "dev.txt")
+        tested.write_text("".join(f"{name}=={known[name]}\n" for name in known if name not in there))
+        options = ["-c", str(tested), "--python-version", CUDA_PYTHON, "--generate-hashes", "--no-annotate"]
+        options += [f"--no-emit-package={name}" for name in sorted(there)]
+        options += ["--custom-compile-command", "make requirements"]
+        _compile(settings, "requirements/server-cuda.in", "requirements/server-cuda.txt", *options)
+
+
+def pins(path: Path) -> dict[str, str]:
+    """The packages that a file pins, and their versions."""
+    return dict(re.findall(r"^([a-z0-9][a-z0-9._-]*)(?:\[[^]]*\])?==([^\s;]+)", path.read_text(), re.MULTILINE))
+
+
+def _compile(settings: Settings, source: str, target: str, *options: str) -> None:
+    log = settings.cache / "logs" / "requirements.log"
+    env = {**os.environ, **index_env(settings)}
+    command = [str(uv(settings)), "pip", "compile", "--quiet", "--upgrade", "--no-emit-index-url", *options]
+    logged([*command, source, "-o", target], log, cwd=ROOT, env=env, hint=f"see {log}")
