@@ -94,7 +94,7 @@ class Service:
         return "degraded" if self.alert_state.has("warning") else "healthy"
 
     def ready(self) -> bool:
-        """Level 1 readiness: not starting, draining, dead, or hung far above the alert threshold."""
+        """Level 1 readiness: not starting, draining, dead, or hung far above the threshold."""
         if self.lifecycle.state != "ready":
             return False
         vitals = self.engine.vitals()
