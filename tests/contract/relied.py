@@ -43,9 +43,6 @@ ENGINE: tuple[Relied, ...] = (
         ("errored", "output_processor", "engine_core", "renderer", "model_config", "vllm_config"),
     ),
     Has(_LLM, "EngineProxy", ("observability_config",)),
-    Has("vllm.v1.engine.core_client:MPClient", "exit_codes", ("resources",)),
-    Has("vllm.v1.engine.core_client:BackgroundResources", "exit_codes", ("engine_manager",)),
-    Has("vllm.v1.engine.utils:CoreEngineProcManager", "exit_codes", ("processes",)),
     Does("vllm.v1.engine.utils", "EarlyContext", ("context = get_mp_context()", "context.Process(target=")),
     Does(
         "vllm.v1.engine.input_processor",

@@ -27,8 +27,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effec
 
 def test_only_one_of_many_wrong_items_is_told() -> None:
     from qwen_server.engine.vllm.messages_api import _Request
-    from qwen_server.engine.vllm.patches.first_bad_item import conversation_request
-    from qwen_server.engine.vllm.responses_api import _items, _of_item
+    from qwen_server.engine.vllm.responses_api import _items, _of_item, conversation_request
 
     with pytest.raises(ValidationError) as caught:
         conversation_request().model_validate({"input": [{"type": "unheard_of"}] * 1000})

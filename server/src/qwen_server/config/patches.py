@@ -20,9 +20,7 @@ _log = logging.getLogger(__name__)
 
 ENGINE_PATCHES = (
     "early-core",
-    "exit-codes",
     "fast-metrics",
-    "first-bad-item",
     "output-tap",
     "spot-renderer",
     "step-heartbeat",
