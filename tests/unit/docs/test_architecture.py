@@ -38,8 +38,9 @@ def test_every_file_of_the_tour_exists() -> None:
         named = [name for name in quoted(part) if re.fullmatch(r"[\w./-]+(\.py|/)", name)]
         assert len(named) > 30
         for name in named:
-            beside = [path for folder in package.rglob("*") if folder.is_dir() for path in [folder / name]]
-            assert any(path.exists() for path in (ROOT / name, package / name, *beside)), name
+            beside = [folder / name for folder in package.rglob("*") if folder.is_dir()]
+            tests = [] if "/" in name else list((ROOT / "tests").rglob(name))
+            assert any(path.exists() for path in (ROOT / name, package / name, *beside, *tests)), name
 
 
 def test_every_class_and_function_of_the_tour_exists() -> None:
