@@ -1,4 +1,7 @@
-"""The HTTP application: `create_app` wires a service, its routes and its error answers; nothing is global."""
+"""The HTTP application. `create_app` wires the service, routes and error handlers.
+
+There is no global state, so a process can hold several applications.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +48,11 @@ def create_app(
     gpu: GpuMonitor | None = None,
     tracing: Tracing | None = None,
 ) -> FastAPI:
-    """The application in front of `engine`. It may serve at once: requests are refused until `lifecycle` is ready.
+    """Returns the application in front of `engine`.
 
-    The ASGI lifespan runs the background work (alerts, reloads, GPU readings). `gpu` replaces the monitor, for tests;
-    without `tracing` no spans are made.
+    It can serve before the engine has started: requests are refused until `lifecycle` is ready. The
+    ASGI lifespan runs the background work (alerts, reloads, GPU readings). `gpu` replaces the
+    monitor in tests. Without `tracing`, no spans are created.
     """
     keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
     patches = Patches(settings.patches)
@@ -69,7 +73,7 @@ def create_app(
         exception_handlers={
             HttpError: _answer_http_error,
             HTTPException: _answer_framework_error,
-            ClientDisconnectedError: _answer_nobody,
+            ClientDisconnectedError: _answer_disconnected,
         },
     )
     app.state.service = service
@@ -82,7 +86,7 @@ def create_app(
         early_writes=patches.use(EARLY_WRITES),
     )
     app.state.prometheus = PrometheusPage(service.observe)
-    # The last one added is the outermost.
+    # The middleware that is added last is the outermost.
     if keys.required:
         app.add_middleware(Authentication, keys=keys, service=service)
     if settings.cors_origins:
@@ -101,7 +105,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_framework_error(request: Request, error: Exception) -> Response:
-    """404 and 405 of the router, in the shape of the path's API."""
+    """Answers the router's 404 and 405 in the format of the path's API."""
     if not isinstance(error, HTTPException):
         raise error
     messages = {404: f"there is no {request.url.path[:200]}", 405: f"{request.method} is not allowed here"}
@@ -109,5 +113,5 @@ async def _answer_framework_error(request: Request, error: Exception) -> Respons
     return await _answer_http_error(request, client_error(error.status_code, message, headers=error.headers))
 
 
-async def _answer_nobody(_: Request, __: Exception) -> Response:
+async def _answer_disconnected(_: Request, __: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
