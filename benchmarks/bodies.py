@@ -1,7 +1,9 @@
-"""`python -m benchmarks.bodies`: what a request body costs before the engine sees it, in microseconds of CPU.
+"""`python -m benchmarks.bodies`: what a request body costs before the engine sees it, in
+microseconds of CPU.
 
-`json` reads it within bounds, `check` holds it against its declaration, `vllm` is vLLM's own model of it, which the
-reference path makes besides, and `msgspec` a C decoder without any check: what is left to win.
+`json` reads it within bounds, `check` holds it against its declaration, `vllm` is vLLM's own model
+of it, which the reference path makes besides, and `msgspec` a C decoder without any check: what is
+left to win.
 """
 
 from __future__ import annotations
@@ -80,7 +82,9 @@ def cases() -> dict[str, tuple[Kind, dict[str, Any]]]:
 
 
 def microseconds(work: Callable[[], object]) -> float:
-    """CPU time of one `work`: the least of many runs, because other programs only ever make it dearer."""
+    """CPU time of one `work`: the least of many runs, because other programs only ever make it
+    dearer.
+    """
     rounds, begun = 0, time.process_time()
     while time.process_time() - begun < _RUN_SECONDS or not rounds:
         work()

@@ -1,7 +1,7 @@
 """What the server relies on in vLLM beyond what its own source text says by itself (see `ourcode`).
 
-One list for the installed release and for one that is only unpacked. `where` names what is there in our code: a
-function, a class, `Class.method` or a constant.
+One list for the installed release and for one that is only unpacked. `where` names what is there in
+our code: a function, a class, `Class.method` or a constant.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class ServerProcess:
             return 0
 
     def begin_stream(self, pool: ThreadPoolExecutor, body: dict[str, Any]) -> Future[list[str]]:
-        """Streams a completion in a thread, returns after its first event; the result is all data."""
+        """Streams a completion in a thread; returns after the first event. The result: all data."""
         begun = threading.Event()
         stream = pool.submit(self._events, body, begun)
         assert begun.wait(20), "the stream does not start"

@@ -1,4 +1,6 @@
-"""What one declaration is for: a body is accepted where the API's description says so, and refused where not."""
+"""What one declaration is for: a body is accepted where the API's description says so, and refused
+where not.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ KINDS: Final[Mapping[Kind, str]] = {
     "tokenize": "TokenizeRequest",
     "detokenize": "DetokenizeRequest",
 }
-# What a schema cannot say: rules about two fields, the name of the model, values counted over all levels.
+# What a schema cannot say: rules about two fields, the name of the model, values counted over all
+# levels.
 RULES: Final = (
     "stream_options is allowed only when stream is true",
     "top_logprobs needs logprobs to be true",

@@ -245,7 +245,10 @@ class Generation:
         return self._stream
 
     def _observe(self, output: Output) -> None:
-        """Counts an output. A stream's first token counts when it is sent, as its client sees it."""
+        """Counts an output.
+
+        A stream's first token counts when it is sent, as its client sees it.
+        """
         if self._transcript is not None:
             self._transcript.add(output)
         self._service.figures.gain(

@@ -9,10 +9,12 @@ from qwen_server.engine.base import Kind
 
 
 class Body(NamedTuple):
-    """`fields` is what the engine gets: those that are known and not null, with the server's defaults.
+    """`fields` is what the engine gets: those that are known and not null, with the server's
+    defaults.
 
-    `weight` is the number of sequences that it generates; `fast` tells which path serves it; `stop_reasons` whether the
-    client asked for stops of its own and so is told which of them it was (vLLM's `stop_reason`).
+    `weight` is the number of sequences that it generates; `fast` tells which path serves it;
+    `stop_reasons` whether the client asked for stops of its own and so is told which of them it was
+    (vLLM's `stop_reason`).
     """
 
     kind: Kind
@@ -43,7 +45,9 @@ class Body(NamedTuple):
         return self.kind not in ("count_tokens", "tokenize", "detokenize")
 
     def blamed(self, param: str | None) -> str | None:
-        """The client's own name of what the engine refused, which calls every constraint `response_format`."""
+        """The client's own name of what the engine refused, which calls every constraint
+        `response_format`.
+        """
         if param == "response_format" and param not in self.fields:
             return next((name for name in ("structured_outputs", "tools") if name in self.fields), param)
         if param is None and self.fields.get("chat_template_kwargs"):

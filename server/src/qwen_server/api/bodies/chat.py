@@ -100,7 +100,9 @@ class CallingMessage(TypedDict, total=False):
 
 
 def _kind_of_message(message: Any) -> str:
-    """Asked of every message, most of which have a text: trying each kind in turn costs more where there is none."""
+    """Asked of every message, most of which have a text: trying each kind in turn costs more where
+    there is none.
+    """
     try:
         if message["content"] is not None:
             return "=message"
@@ -129,7 +131,9 @@ Messages = Annotated[
 
 @declared
 class Function(TypedDict, total=False):
-    """A function that the model may call; its parameters are a JSON Schema, which is the engine's to judge."""
+    """A function that the model may call; its parameters are a JSON Schema, which is the engine's
+    to judge.
+    """
 
     name: Required[Name]
     parameters: dict[str, Any] | None

@@ -43,7 +43,9 @@ _TEXTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Declared:
-    """One kind of body: its declaration, what is made of it, and which of its fields have an effect."""
+    """One kind of body: its declaration, what is made of it, and which of its fields have an
+    effect.
+    """
 
     adapter: TypeAdapter[Any]
     names: frozenset[str]

@@ -1,7 +1,8 @@
 """What declarations are made of: checks of objects, bounds, and error texts of our own.
 
-An error names the parameter by its place in the body, and `Must` ends that place: whatever is wrong inside is an error
-of the whole. In a union the first member's error counts, so that the usual member comes first.
+An error names the parameter by its place in the body, and `Must` ends that place: whatever is wrong
+inside is an error of the whole. In a union the first member's error counts, so that the usual
+member comes first.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 MAX_ENTRIES: Final = 4096  # of a conversation, or a choice
 MAX_VALUES: Final = 1024
-TAG: Final = "="  # begins the names of a union's members, which an error's place holds beside the body's own names
+# Begins the names of a union's members, which an error's place holds beside the body's own names.
+TAG: Final = "="
 
 # Whatever else an object holds is let through: what of it is passed on, is decided elsewhere.
 declared = with_config(ConfigDict(strict=True, json_schema_extra={"additionalProperties": True}))
@@ -43,7 +45,10 @@ class Must:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """How many entries an array or object may have: looked at first. An array is read up to its first wrong entry."""
+    """How many entries an array or object may have: looked at first.
+
+    An array is read up to its first wrong entry.
+    """
 
     most: int | None = None
     least: int = 0
@@ -64,7 +69,9 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class TokenArray:
-    """Marks an array of token ids, checked by hand: there may be a million, and pydantic takes a third longer."""
+    """Marks an array of token ids, checked by hand: there may be a million, and pydantic takes a
+    third longer.
+    """
 
     most: int | None = None
     least: int = 1
@@ -99,7 +106,8 @@ def too_many(value: Sized, most: int) -> PydanticCustomError:
 
 
 def few_values(value: Any) -> None:
-    """Raises PydanticCustomError for what takes vLLM's models long to refuse: they list everything that is wrong.
+    """Raises PydanticCustomError for what takes vLLM's models long to refuse: they list everything
+    that is wrong.
 
     By hand, because no schema bounds the values of all levels together.
     """

@@ -1,4 +1,5 @@
-"""What the settings bound and default in a body: an explicit step, because declarations are the same in every server.
+"""What the settings bound and default in a body: an explicit step, because declarations are the
+same in every server.
 
 The table checks requests and is written into the API's description.
 """
@@ -39,7 +40,7 @@ class Limits:
         return {name: bounds for name, bounds in self._bounds.items() if name in names}
 
     def check_prompts(self, given: Mapping[str, Any]) -> None:
-        """Raises HttpError 400 where there are too many prompts, before each of them is looked at."""
+        """Raises HttpError 400 for too many prompts, before each of them is looked at."""
         prompt = given.get("prompt")
         if isinstance(prompt, list) and len(prompt) > self._prompts and type(prompt[0]) is not int:
             raise invalid(f"prompt has {len(prompt)} entries; the limit is {self._prompts}", "prompt")
@@ -59,7 +60,9 @@ class Limits:
 
 
 def check_bounds(given: Mapping[str, Any], bounds: Mapping[str, tuple[float, float]]) -> None:
-    """Raises HttpError 400 for a number out of its bounds; what is no number is for the declaration to refuse."""
+    """Raises HttpError 400 for a number out of its bounds; what is no number is for the declaration
+    to refuse.
+    """
     for name, (low, high) in bounds.items():
         value = given.get(name)
         if value is not None and type(value) in _NUMBERS and not low <= value <= high:

@@ -83,7 +83,7 @@ class MessagesRequest(CountTokensRequest, total=False):
 
 
 def message(fields: dict[str, Any], _: int) -> Body:
-    """A request for a message of checked `fields`; Anthropic's API has no default for `max_tokens`."""
+    """A message request of checked `fields`. Anthropic's API has no default for `max_tokens`."""
     return Body("messages", fields)
 
 

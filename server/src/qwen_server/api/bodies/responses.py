@@ -1,7 +1,7 @@
 """POST /v1/responses, OpenAI's newer API.
 
-Nothing is stored between requests, so that what refers to an earlier one is refused; `store`, which clients
-set without a thought because it is OpenAI's default, is ignored as vLLM does.
+Nothing is stored between requests, so that what refers to an earlier one is refused; `store`, which
+clients set without a thought because it is OpenAI's default, is ignored as vLLM does.
 """
 
 from __future__ import annotations

@@ -173,7 +173,9 @@ class Sampling(Decoding, total=False):
 
 
 def check_stream_options(fields: Mapping[str, Any]) -> None:
-    """Raises HttpError 400 where they are given without a stream: no schema of a field knows of another."""
+    """Raises HttpError 400 where they are given without a stream: no schema of a field knows of
+    another.
+    """
     if "stream_options" in fields and not fields.get("stream"):
         raise invalid("stream_options is allowed only when stream is true", "stream_options")
 

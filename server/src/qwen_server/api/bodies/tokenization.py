@@ -55,7 +55,10 @@ class DetokenizeRequest(TypedDict, total=False):
 
 
 def which(given: Mapping[str, Any]) -> type[TokenizeText | TokenizeChat]:
-    """The declaration that a body for /tokenize is held against. Raises HttpError 400 unless it is one of the two."""
+    """The declaration that a body for /tokenize is held against.
+
+    Raises HttpError 400 unless it is one of the two.
+    """
     chat = given.get("messages") is not None
     if chat == (given.get("prompt") is not None):
         raise invalid("either prompt or messages is required, not both", "prompt")

@@ -1,4 +1,7 @@
-"""The schemas of every body: requests as they are declared and checked, and answers. A new answer is entered here."""
+"""The schemas of every body: requests as they are declared and checked, and answers.
+
+A new answer is entered here.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ _ANSWERS: Final[tuple[type[BaseModel], ...]] = (
 
 
 class _Generator(GenerateJsonSchema):
-    """Leaves out the titles, which only repeat the names, and knows no member of a union better than another."""
+    """Leaves out the titles, which only repeat the names, and knows no member of a union better
+    than another.
+    """
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -57,7 +62,9 @@ class _Generator(GenerateJsonSchema):
 
 
 def schemas(limits: Limits) -> dict[str, dict[str, Any]]:
-    """The schemas of all bodies and of what they are made of, by the classes' names, with `limits` filled in."""
+    """The schemas of all bodies and of what they are made of, by the classes' names, with `limits`
+    filled in.
+    """
     inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = []
     inputs += [(name, "validation", TypeAdapter(declaration)) for name, declaration in DECLARATIONS.items()]
     inputs += [(answer.__name__, "serialization", TypeAdapter(answer)) for answer in _ANSWERS]

@@ -1,4 +1,7 @@
-"""The body of /api/v1/metrics, /stats and /metrics; `snapshots.metrics` makes it. An unknown value is null."""
+"""The body of /api/v1/metrics, /stats and /metrics; `snapshots.metrics` makes it.
+
+An unknown value is null.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ class Uptime(Exact):
 
 
 class Requests(Exact):
-    """`total` = successful + failed + in progress; refused and aborted requests are in none of them."""
+    """`total` = successful + failed + in progress; refused and aborted requests are in none of
+    them.
+    """
 
     waiting: Count = Field(description="等待队列中的请求数 (in the queue)")
     running: Count = Field(description="正在处理的请求数 (being answered)")
@@ -63,7 +68,9 @@ class Throughput(Exact):
 
 
 class Slo(Exact):
-    """Over the last five minutes, at most 1,000 requests, of answered requests only; percentiles are nearest-rank."""
+    """Over the last five minutes, at most 1,000 requests, of answered requests only; percentiles
+    are nearest-rank.
+    """
 
     ttft: Ttft
     throughput: Throughput
