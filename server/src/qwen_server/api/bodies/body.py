@@ -1,4 +1,4 @@
-"""A request body that was found right."""
+"""A checked request body."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from qwen_server.engine.base import Kind
 
 
 class Body(NamedTuple):
-    """`fields` is what the engine gets: those that are known and not null, with the server's
-    defaults.
+    """`fields` is what the engine gets: the known fields that are not null, with defaults applied.
 
     `weight` is the number of sequences that it generates; `fast` tells which path serves it;
-    `stop_reasons` whether the client asked for stops of its own and so is told which of them it was
-    (vLLM's `stop_reason`).
+    `stop_reasons` whether the client set stops of its own, so that the answer names the one that
+    ended it (vLLM's `stop_reason`).
     """
 
     kind: Kind
@@ -45,8 +44,9 @@ class Body(NamedTuple):
         return self.kind not in ("count_tokens", "tokenize", "detokenize")
 
     def blamed(self, param: str | None) -> str | None:
-        """The client's own name of what the engine refused, which calls every constraint
-        `response_format`.
+        """The client's name for a parameter that the engine refused.
+
+        The engine calls every constraint of an answer `response_format`.
         """
         if param == "response_format" and param not in self.fields:
             return next((name for name in ("structured_outputs", "tools") if name in self.fields), param)

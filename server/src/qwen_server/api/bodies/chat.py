@@ -37,7 +37,7 @@ class TextPart(TypedDict):
 
 @declared
 class OtherPart(TypedDict):
-    """A part of a message that is no text: which ones the model takes is the engine's to judge."""
+    """A part of a message that is not text. The engine decides which ones the model takes."""
 
     type: Annotated[str, other_than("text"), Field(json_schema_extra={"not": {"const": "text"}})]
 
@@ -100,9 +100,7 @@ class CallingMessage(TypedDict, total=False):
 
 
 def _kind_of_message(message: Any) -> str:
-    """Asked of every message, most of which have a text: trying each kind in turn costs more where
-    there is none.
-    """
+    """Chooses the kind of a message, which costs less than trying each kind in turn."""
     try:
         if message["content"] is not None:
             return "=message"
@@ -131,8 +129,9 @@ Messages = Annotated[
 
 @declared
 class Function(TypedDict, total=False):
-    """A function that the model may call; its parameters are a JSON Schema, which is the engine's
-    to judge.
+    """A function that the model may call.
+
+    Its parameters are a JSON Schema, which the engine checks.
     """
 
     name: Required[Name]

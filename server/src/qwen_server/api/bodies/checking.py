@@ -1,4 +1,4 @@
-"""Holds a body against its declaration; what is wrong is one error that names the parameter."""
+"""Checks a body against its declaration. The first mistake becomes an error naming its place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qwen_server.http.error_bodies import HttpError, client_error, invalid
 _log = logging.getLogger(__name__)
 _REMOVED: Final = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend")
 
-# What of pydantic's own errors a declaration can meet, in the words of the API.
+# The errors of pydantic that a declaration can cause, in the API's words.
 _TEXTS: Final = {
     "missing": "is required",
     "int_type": "must be an integer",
@@ -43,9 +43,7 @@ _TEXTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Declared:
-    """One kind of body: its declaration, what is made of it, and which of its fields have an
-    effect.
-    """
+    """One kind of body: its declaration, its constructor, and the fields that have an effect."""
 
     adapter: TypeAdapter[Any]
     names: frozenset[str]
@@ -110,7 +108,7 @@ class Bodies:
         except ValidationError as error:
             raise _refusal(error) from None
         if not given.keys() <= declared.names:
-            _tell_unknown([name for name in given if name not in declared.names])
+            _log_unknown([name for name in given if name not in declared.names])
         effective = declared.effective
         fields = {name: value for name, value in given.items() if value is not None and name in effective}
         self.check_model(fields.setdefault("model", self._served_name))
@@ -125,7 +123,7 @@ class Bodies:
             raise client_error(404, text, param="model", code="model_not_found")
 
 
-def _tell_unknown(unknown: list[str]) -> None:
+def _log_unknown(unknown: list[str]) -> None:
     if removed := next((name for name in unknown if name in _REMOVED), None):
         raise invalid(f"{removed} was removed; use structured_outputs or response_format", removed)
     names = ", ".join(sorted(name[:64] for name in unknown[:8]))
@@ -133,7 +131,7 @@ def _tell_unknown(unknown: list[str]) -> None:
 
 
 def _refusal(error: ValidationError) -> HttpError:
-    """The first of the errors as the client is told it."""
+    """The first error, as the client gets it."""
     first = error.errors(include_url=False)[0]
     param = _place(first["loc"])
     return invalid(f"{param} {_text(first)}", param)

@@ -1,4 +1,4 @@
-"""What declarations are made of: checks of objects, bounds, and error texts of our own.
+"""The parts of declarations: checks of objects, bounds and error texts.
 
 An error names the parameter by its place in the body, and `Must` ends that place: whatever is wrong
 inside is an error of the whole. In a union the first member's error counts, so that the usual
@@ -27,7 +27,7 @@ MAX_VALUES: Final = 1024
 # Begins the names of a union's members, which an error's place holds beside the body's own names.
 TAG: Final = "="
 
-# Whatever else an object holds is let through: what of it is passed on, is decided elsewhere.
+# Other fields of an object are accepted here. Which of them are passed on is decided elsewhere.
 declared = with_config(ConfigDict(strict=True, json_schema_extra={"additionalProperties": True}))
 
 
@@ -45,7 +45,7 @@ class Must:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """How many entries an array or object may have: looked at first.
+    """How many entries an array or object may have; checked before the entries.
 
     An array is read up to its first wrong entry.
     """
@@ -69,8 +69,9 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class TokenArray:
-    """Marks an array of token ids, checked by hand: there may be a million, and pydantic takes a
-    third longer.
+    """Marks an array of token ids, which is checked by hand.
+
+    There may be a million of them, and pydantic takes a third longer.
     """
 
     most: int | None = None
@@ -106,8 +107,9 @@ def too_many(value: Sized, most: int) -> PydanticCustomError:
 
 
 def few_values(value: Any) -> None:
-    """Raises PydanticCustomError for what takes vLLM's models long to refuse: they list everything
-    that is wrong.
+    """Raises PydanticCustomError for an object with more than MAX_VALUES values.
+
+    vLLM's models list everything that is wrong with one, which takes long.
 
     By hand, because no schema bounds the values of all levels together.
     """

@@ -1,5 +1,6 @@
-"""What the settings bound and default in a body: an explicit step, because declarations are the
-same in every server.
+"""The bounds and defaults that the settings give to a body.
+
+They are an explicit step, so that the declarations are the same in every server.
 
 The table checks requests and is written into the API's description.
 """
@@ -60,9 +61,7 @@ class Limits:
 
 
 def check_bounds(given: Mapping[str, Any], bounds: Mapping[str, tuple[float, float]]) -> None:
-    """Raises HttpError 400 for a number out of its bounds; what is no number is for the declaration
-    to refuse.
-    """
+    """Raises HttpError 400 for a number out of its bounds. The declaration refuses other types."""
     for name, (low, high) in bounds.items():
         value = given.get(name)
         if value is not None and type(value) in _NUMBERS and not low <= value <= high:

@@ -1,7 +1,7 @@
 """POST /v1/responses, OpenAI's newer API.
 
 Nothing is stored between requests, so that what refers to an earlier one is refused; `store`, which
-clients set without a thought because it is OpenAI's default, is ignored as vLLM does.
+clients set because it is OpenAI's default, is ignored, as in vLLM.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ItemText(TypedDict):
 
 @declared
 class OtherItemPart(TypedDict):
-    """A part of an item that is no text: which ones the model takes is the engine's to judge."""
+    """A part of an item that is not text. The engine decides which ones the model takes."""
 
     type: Annotated[str, other_than(*_TEXTS), Field(json_schema_extra={"not": {"enum": list(_TEXTS)}})]
 
@@ -55,7 +55,7 @@ class ItemMessage(TypedDict, total=False):
 
 @declared
 class OtherItem(TypedDict):
-    """An item that is no message: a call of a function, its output, a thought."""
+    """An item that is not a message: a function call, its output, a thought."""
 
     type: Annotated[str, other_than("message"), Field(json_schema_extra={"not": {"const": "message"}})]
 

@@ -22,9 +22,9 @@ from qwen_server.api.bodies.common import (
 )
 from qwen_server.http.error_bodies import invalid
 
-# Accepted from OpenAI's SDKs for what they mean elsewhere; they change nothing here.
+# Accepted because OpenAI's SDKs send them. They have no effect here.
 WITHOUT_EFFECT: Final = frozenset({"user", "metadata", "store", "service_tier", "best_of"})
-# What the engine itself gives to the template, which it does not take twice.
+# Arguments that the engine itself passes to the template.
 _TEMPLATE_OWN: Final = frozenset(
     {"conversation", "messages", "tools", "documents", "tokenizer", "model_config", "chat_template"}
 )
@@ -59,7 +59,7 @@ CacheSalt = Annotated[str | None, Field(description="share cached prefixes only 
 
 @declared
 class StreamOptions(TypedDict, total=False):
-    """What a stream tells beside the text."""
+    """What a stream contains besides the text."""
 
     include_usage: Annotated[bool | None, Field(description="one more event with the token counts")]
     continuous_usage_stats: Annotated[bool | None, Field(description="token counts in every event")]
@@ -173,8 +173,9 @@ class Sampling(Decoding, total=False):
 
 
 def check_stream_options(fields: Mapping[str, Any]) -> None:
-    """Raises HttpError 400 where they are given without a stream: no schema of a field knows of
-    another.
+    """Raises HttpError 400 for stream options without a stream.
+
+    By hand, because the schema of one field cannot refer to another.
     """
     if "stream_options" in fields and not fields.get("stream"):
         raise invalid("stream_options is allowed only when stream is true", "stream_options")

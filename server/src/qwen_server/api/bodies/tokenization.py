@@ -55,7 +55,7 @@ class DetokenizeRequest(TypedDict, total=False):
 
 
 def which(given: Mapping[str, Any]) -> type[TokenizeText | TokenizeChat]:
-    """The declaration that a body for /tokenize is held against.
+    """The declaration of a body for /tokenize.
 
     Raises HttpError 400 unless it is one of the two.
     """
