@@ -37,4 +37,4 @@ async def responses(request: Request) -> Response:
 async def stored_response(request: Request) -> Response:
     """Returns 404 and says why."""
     name = request.path_params["response_id"][:100]
-    raise client_error(404, f"there is no response {name}: this server stores no responses", param="response_id")
+    raise client_error(404, f"there is no response {name}: this server stores none", param="response_id")
