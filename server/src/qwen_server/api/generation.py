@@ -93,7 +93,7 @@ class Generation:
         finally:
             service.figures.finish(self._record, outcome, reason)
             if self._transcript is not None:
-                self._transcript.tell()
+                self._transcript.log()
 
     async def _accepted(self, ticket: Ticket, receive: Receive, send: Send) -> tuple[Outcome, str | None]:
         try:

@@ -30,7 +30,7 @@ class Transcript:
             known = self._choices.get(delta.index, "")
             self._choices[delta.index] = known + delta.text[: MAX_CHARACTERS - len(known)]
 
-    def tell(self) -> None:
+    def log(self) -> None:
         """Writes the log line. The texts are quoted, so that they cannot forge another line."""
         answers = [self._choices[index] for index in sorted(self._choices)]
         _log.info("prompt %r answer %r", self._asked, answers)
