@@ -154,7 +154,7 @@ def test_tokens_there_and_back(http: httpx.Client) -> None:
             {"messages": [{"role": "user", "content": TOO_LONG}], "max_tokens": 1, "stream": True},
             "messages",
         ),
-        ("/v1/messages", {"messages": [{"role": "nobody", "content": "x"}], "max_tokens": 1}, "messages.0.role"),
+        ("/v1/messages", {"messages": [{"role": "nobody", "content": "x"}], "max_tokens": 1}, "messages[0].role"),
         (
             "/v1/messages",
             {"messages": [{"role": "user", "content": [{"type": "x"}]}], "max_tokens": 1},
@@ -162,7 +162,7 @@ def test_tokens_there_and_back(http: httpx.Client) -> None:
         ),
         ("/v1/messages", {"messages": TALK, "max_tokens": 1, "thinking": {"type": "x"}}, "thinking"),
         ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": TOO_LONG}]}, "messages"),
-        ("/tokenize", {"messages": TALK, "tools": [5]}, "tools"),
+        ("/tokenize", {"messages": TALK, "tools": [5]}, "tools[0]"),
         ("/tokenize", {"messages": TALK, "chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs"),
         ("/detokenize", {"tokens": [1, 999999]}, "tokens"),
     ],
