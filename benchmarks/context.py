@@ -43,7 +43,7 @@ class Context:
     def unpatched(
         self, engine: Engine | None = None, variables: Mapping[str, str] | None = None
     ) -> Iterator[dict[Which, Server]]:
-        """This server without patches, with `auto` limits; none if three engines do not fit a GPU."""
+        """This server without patches, with `auto` limits; None if a GPU lacks the memory."""
         if self.engine.device == "cuda" and 3 * self.engine.gpu_memory_utilization > _GPU_SHARE:
             yield {}
             return

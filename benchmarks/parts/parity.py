@@ -12,7 +12,7 @@ from benchmarks.console import say
 from benchmarks.context import AUTO, CHAT, Context
 from benchmarks.results import Row, Target
 from benchmarks.servers import NAME, both
-from qwen_server.api.protocol import Protocol
+from qwen_server.api.bodies.checking import Bodies
 from qwen_server.config.settings import Settings
 
 _CASES = 240
@@ -31,7 +31,7 @@ _THEIR_PARSERS = (
 def measure(context: Context) -> tuple[list[Row], list[str]]:
     """Compares text, finish reason, logprobs, tool calls and usage."""
     context.release()
-    protocol = Protocol(Settings(served_model_name=NAME, max_tokens_limit=4096))
+    bodies = Bodies(Settings(served_model_name=NAME, max_tokens_limit=4096))
     compared: Counter[str] = Counter()
     different: Counter[str] = Counter()
     engine = replace(context.engine, dtype="float32")
@@ -42,7 +42,7 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
             answers = {
                 which: read(*server.post(case.path, case.body), stops=stops) for which, server in servers.items()
             }
-            path = _path(protocol, case)
+            path = _path(bodies, case)
             compared[path] += 1
             if answers["vllm"]["status"] != 200:
                 compared["refused by both"] += 1
@@ -63,6 +63,6 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
     ]
 
 
-def _path(protocol: Protocol, case: Case) -> str:
-    check = protocol.chat if case.path == CHAT else protocol.completion
-    return "fast" if check(dict(case.body)).fast else "reference"
+def _path(bodies: Bodies, case: Case) -> str:
+    body = bodies.check("chat" if case.path == CHAT else "completion", case.body)
+    return "fast" if body.fast else "reference"

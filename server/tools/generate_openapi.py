@@ -1,4 +1,6 @@
-"""Writes the description to `docs/openapi.json`; with `--check` it writes nothing and exits 1 when the file differs."""
+"""Writes the description to `docs/openapi.json`; with `--check` it writes nothing and exits 1 when
+the file differs.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ OWN_VERSION = frozenset({"uvicorn"})
 
 
 def compile_all(settings: Settings) -> None:
-    """Pin all packages again: with hashes, in versions that agree with dev.txt, without index URLs."""
+    """Pin all packages again: with hashes, in the versions of dev.txt, without index URLs."""
     overrides = ["--override", "requirements/overrides.txt"]
     for name in ("dev", "server-cpu", "operator"):
         together = [] if name == "dev" else ["-c", "requirements/dev.txt"]
@@ -29,7 +29,9 @@ def compile_all(settings: Settings) -> None:
 
 
 def compile_cuda(settings: Settings) -> None:
-    """Pin what vLLM's own image lacks: all that the server needs together with vLLM, without what vLLM needs alone."""
+    """Pin what vLLM's own image lacks: all that the server needs together with vLLM, without what
+    vLLM needs alone.
+    """
     source = FOLDER / "server-cuda.in"
     with TemporaryDirectory(prefix="requirements-") as folder:
         vllm, image, tested = (Path(folder, name) for name in ("vllm.in", "vllm.txt", "tested.txt"))

@@ -17,7 +17,10 @@ _SHORT = 120
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one thing that we rely on. `known` is what it was in the release that we know, if any."""
+    """What became of one thing that we rely on.
+
+    `known` is what it was in the release that we know, if any.
+    """
 
     relied: Relied
     found: Finding
@@ -58,7 +61,10 @@ def compare(new: Sources, old: Sources | None) -> list[Row]:
 
 
 def table(rows: Sequence[Row], new: str, old: str | None, everything: bool = False) -> list[str]:
-    """What differs, each with where our code is concerned, and a summary. `everything`: also what does not."""
+    """What differs, each with where our code is concerned, and a summary.
+
+    `everything`: also what does not.
+    """
     lines: list[str] = []
     for symbol, group in groupby(rows, key=lambda row: row.relied.symbol):
         shown = [row for row in group if row.status != "ok" or row.code_differs or everything]
@@ -71,7 +77,9 @@ def table(rows: Sequence[Row], new: str, old: str | None, everything: bool = Fal
 
 
 def _entry(symbol: str, rows: Sequence[Row], new: str, old: str) -> list[str]:
-    """One name of vLLM's: its worst status, the places that use it, what is wrong, and both signatures."""
+    """One name of vLLM's: its worst status, the places that use it, what is wrong, and both
+    signatures.
+    """
     worst = max(rows, key=lambda row: (row.is_broken, row.status != "ok", row.code_differs))
     if worst.status == "ok":
         verdict = "ok, its code changed" if worst.code_differs else "ok"
@@ -87,7 +95,7 @@ def _entry(symbol: str, rows: Sequence[Row], new: str, old: str) -> list[str]:
 
 
 def _shown(parts: Sequence[str], others: Sequence[str]) -> str:
-    """The parts in which a signature differs from the other one, or all of them when they are few."""
+    """The parts in which a signature differs from the other, or all of them if they are few."""
     if len(", ".join(parts)) <= _SHORT:
         return ", ".join(parts) or "nothing"
     differing = [part for part in parts if part not in others]

@@ -1,4 +1,6 @@
-"""What the server's own source text says about how it relies on vLLM: imports, calls, overridden methods, names."""
+"""What the server's own source text says about how it relies on vLLM: imports, calls, overridden
+methods, names.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class File:
         return f"{self.path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
 
     def symbol(self, node: ast.AST) -> str | None:
-        """What an expression like `AsyncLLM.from_engine_args` stands for in vLLM; None if it is not vLLM's."""
+        """What an expression like `AsyncLLM.from_engine_args` stands for in vLLM; None if it is not
+        vLLM's.
+        """
         names: list[str] = []
         while isinstance(node, ast.Attribute):
             names.insert(0, node.attr)
@@ -62,7 +66,9 @@ def _all() -> list[File]:
 
 @functools.cache
 def _places() -> dict[str, str]:
-    """Where each class, function, `Class.method` and constant is defined; of equal names the first counts."""
+    """Where each class, function, `Class.method` and constant is defined; of equal names the first
+    counts.
+    """
     found: dict[str, str] = {}
     for file in _all():
         for name, node in _definitions(file.tree):
@@ -73,8 +79,8 @@ def _places() -> dict[str, str]:
 def derived(sources: Sources, optional: frozenset[str]) -> Iterator[Relied]:
     """All that follows from the source text; `sources` tell which of our methods override one.
 
-    A public method of a class of ours that is a vLLM class, too, is there to override one, but for those that the
-    `optional` ones name, which only some releases have.
+    A public method of a class of ours that is a vLLM class, too, is there to override one, but for
+    those that the `optional` ones name, which only some releases have.
     """
     for file in _all():
         yield from _imported(file)
@@ -133,7 +139,8 @@ def _overridden(
                 yield Overrides(symbol, file.at(statement), of_function(statement, is_method=True))
             yield from _super_calls(file, statement, base)
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and foreign:
-            yield Exists(f"{base}.{statement.target.id}", file.at(statement))  # a field of a model, in a type of ours
+            # A field of a model, in a type of ours.
+            yield Exists(f"{base}.{statement.target.id}", file.at(statement))
 
 
 def _super_calls(file: File, method: ast.AST, base: str) -> Iterator[Relied]:
@@ -145,7 +152,8 @@ def _super_calls(file: File, method: ast.AST, base: str) -> Iterator[Relied]:
 
 
 def place(name: str) -> str:
-    """`path:line` of what is called `name` in the server's code: a class, a function, `Class.method` or a constant.
+    """`path:line` of what is called `name` in the server's code: a class, a function,
+    `Class.method` or a constant.
 
     A path, for what is no Python, is found by its name. Raises LookupError.
     """

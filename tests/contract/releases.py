@@ -1,4 +1,6 @@
-"""Sources of a release of vLLM: the installed ones, or a wheel's from the package index, unpacked and not installed."""
+"""Sources of a release of vLLM: the installed ones, or a wheel's from the package index, unpacked
+and not installed.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ def installed() -> tuple[str, Sources]:
 
 
 def unpacked(wanted: str, package: str | None = None) -> tuple[str, Sources]:
-    """The name and the sources of a release, from the cache or else from the index. Raises UnknownReleaseError."""
+    """The name and the sources of a release, from the cache or else from the index.
+
+    Raises UnknownReleaseError.
+    """
     if not _VERSION.fullmatch(wanted):
         raise UnknownReleaseError(f"{wanted!r} is no version")
     names = (package,) if package else PACKAGES
@@ -98,7 +103,9 @@ def _unpack(wheel: Path, folder: Path) -> None:
 
 
 def _pip() -> list[str]:
-    """The pip that installs uv for us, which is set up for this machine's index; the environment itself has none."""
+    """The pip that installs uv for us, which is set up for this machine's index; the environment
+    itself has none.
+    """
     own = cache_dir() / "uv" / "bin" / "pip"
     command = [str(own)] if own.exists() else [sys.executable, "-m", "pip"]
     return [*command, "--disable-pip-version-check"]

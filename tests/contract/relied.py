@@ -1,7 +1,7 @@
 """What the server relies on in vLLM beyond what its own source text says by itself (see `ourcode`).
 
-One list for the installed release and for one that is only unpacked. `where` names what is there in our code: a
-function, a class, `Class.method` or a constant.
+One list for the installed release and for one that is only unpacked. `where` names what is there in
+our code: a function, a class, `Class.method` or a constant.
 """
 
 from __future__ import annotations
@@ -43,9 +43,6 @@ ENGINE: tuple[Relied, ...] = (
         ("errored", "output_processor", "engine_core", "renderer", "model_config", "vllm_config"),
     ),
     Has(_LLM, "EngineProxy", ("observability_config",)),
-    Has("vllm.v1.engine.core_client:MPClient", "exit_codes", ("resources",)),
-    Has("vllm.v1.engine.core_client:BackgroundResources", "exit_codes", ("engine_manager",)),
-    Has("vllm.v1.engine.utils:CoreEngineProcManager", "exit_codes", ("processes",)),
     Does("vllm.v1.engine.utils", "EarlyContext", ("context = get_mp_context()", "context.Process(target=")),
     Does(
         "vllm.v1.engine.input_processor",

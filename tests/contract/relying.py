@@ -1,4 +1,4 @@
-"""The ways in which our code relies on vLLM, each with its check against the sources of a release."""
+"""The ways in which our code relies on vLLM, each with its check against a release's sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tests.contract.sources import Definition, Sources, members
 
 @dataclass(frozen=True)
 class Finding:
-    """What a release has of what is relied on; to compare releases, `seen` is its signature and `code` its text."""
+    """What a release has of what is relied on; to compare releases, `seen` is its signature and
+    `code` its text.
+    """
 
     is_there: bool
     problems: tuple[str, ...] = ()
@@ -23,7 +25,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Relied:
-    """`symbol` is `package.module:Name.member`; `where` is the place in our code, or the name of what is there."""
+    """`symbol` is `package.module:Name.member`; `where` is the place in our code, or the name of
+    what is there.
+    """
 
     symbol: str
     where: str = ""
@@ -64,7 +68,10 @@ class Exists(Relied):
 
 @dataclass(frozen=True)
 class Calls(Relied):
-    """A function, method or class that we call. None in `positional`: a value whose meaning is not declared."""
+    """A function, method or class that we call.
+
+    None in `positional`: a value whose meaning is not declared.
+    """
 
     positional: tuple[str | None, ...] = ()
     keywords: tuple[str, ...] = ()
@@ -103,8 +110,8 @@ class Overrides(Relied):
 class Has(Relied):
     """Attributes, fields or methods of a class that we read.
 
-    `exactly`: it may have no others, but for those that are `ignored`, because what we do is only right when we know
-    them all.
+    `exactly`: it may have no others, but for those that are `ignored`, because what we do is only
+    right when we know them all.
     """
 
     names: tuple[str, ...] = ()
@@ -128,7 +135,10 @@ class Has(Relied):
 
 @dataclass(frozen=True)
 class Takes(Relied):
-    """A function to which we give what only its annotations describe. `known` are the types that we can give it."""
+    """A function to which we give what only its annotations describe.
+
+    `known` are the types that we can give it.
+    """
 
     parameter: str = ""
     known: tuple[str, ...] = ()
@@ -142,7 +152,9 @@ class Takes(Relied):
 
 @dataclass(frozen=True)
 class Says(Relied):
-    """Texts that a module has, each whole or in part, with `{}` for the values filled in; `symbol` is the module."""
+    """Texts that a module has, each whole or in part, with `{}` for the values filled in; `symbol`
+    is the module.
+    """
 
     texts: tuple[str, ...] = ()
 
@@ -154,7 +166,7 @@ class Says(Relied):
 
 @dataclass(frozen=True)
 class Does(Relied):
-    """Statements that a module has, spelt as `ast.unparse` does: what a patch of ours steps into."""
+    """Statements of a module, spelled as `ast.unparse` does: what one of our patches steps into."""
 
     statements: tuple[str, ...] = ()
 

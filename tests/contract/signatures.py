@@ -11,7 +11,10 @@ from tests.contract.sources import Definition, Function, Sources
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter. `kind` is "" for an ordinary one, "keyword" for one that is only given by name, or "*", "**"."""
+    """One parameter.
+
+    `kind` is "" for an ordinary one, "keyword" for one that is only given by name, or "*", "**".
+    """
 
     name: str
     default: str | None
@@ -43,7 +46,9 @@ class Signature:
         return (*shown, *([f"-> {self.returns}"] if self.returns else []), *(["async"] if self.is_async else []))
 
     def problems(self, positional: Sequence[str | None], keywords: Sequence[str], complete: bool) -> list[str]:
-        """Why a call does not fit. None among `positional` stands for a value whose meaning is not declared.
+        """Why a call does not fit.
+
+        None among `positional` stands for a value whose meaning is not declared.
 
         `complete`: the call is given no more than this, so all that is required must be among it.
         """
@@ -65,7 +70,9 @@ class Signature:
         return found
 
     def override_problems(self, ours: Signature) -> list[str]:
-        """Why a method with our signature cannot stand in for this one, whose callers know only this one."""
+        """Why a method with our signature cannot stand in for this one, whose callers know only
+        this one.
+        """
         kinds = {parameter.kind for parameter in ours.parameters}
         theirs = {parameter.name: parameter for parameter in self.parameters if not parameter.kind.startswith("*")}
         own = [parameter for parameter in ours.parameters if not parameter.kind.startswith("*")]
@@ -113,7 +120,9 @@ def of_function(node: Function, is_method: bool = False) -> Signature:
 
 
 def _yields(node: ast.AST) -> bool:
-    """Whether it is a generator: one that is async is called like a function that is not, and is not awaited."""
+    """Whether it is a generator: one that is async is called like a function that is not, and is
+    not awaited.
+    """
     inner = [child for child in ast.iter_child_nodes(node) if not isinstance(child, Function | ast.Lambda)]
     return any(isinstance(child, ast.Yield | ast.YieldFrom) or _yields(child) for child in inner)
 

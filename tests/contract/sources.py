@@ -1,4 +1,6 @@
-"""A release of vLLM as source text: what its modules define, without importing or installing anything."""
+"""A release of vLLM as source text: what its modules define, without importing or installing
+anything.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _NO_ATTRIBUTES = re.compile(r"^(ABC|Exception|Generic\b.*|Protocol|object)$")
 
 @dataclass(frozen=True)
 class Definition:
-    """What a name stands for: `node` is its definition in `module`, None for a whole module or a name made up late."""
+    """What a name stands for: `node` is its definition in `module`, None for a whole module or a
+    name made up late.
+    """
 
     module: Module
     node: ast.AST | None = None
@@ -80,7 +84,7 @@ class Sources:
         return None
 
     def find(self, symbol: str) -> Definition | None:
-        """What `package.module:Name.member` stands for, followed through imports and base classes."""
+        """What `package.module:Name.member` means, followed through imports and base classes."""
         module_name, _, names = symbol.partition(":")
         module = self.module(module_name)
         found = Definition(module) if module else None
@@ -124,7 +128,9 @@ class Sources:
         return self._in_module(origin, original)
 
     def member(self, cls: Definition, name: str) -> Definition | None:
-        """A method, a class attribute, or an attribute that a method sets on `self`, in the class or its bases."""
+        """A method, a class attribute, or an attribute that a method sets on `self`, in the class
+        or its bases.
+        """
         for ancestor in self.ancestors(cls):
             if ancestor.cls is not None and (node := members(ancestor.cls).get(name)) is not None:
                 return Definition(ancestor.module, node)
@@ -168,7 +174,7 @@ class Sources:
 
 @functools.cache
 def members(cls: ast.ClassDef) -> dict[str, ast.AST]:
-    """What the class itself defines, by name: the body first, then what its methods set on `self`."""
+    """What the class itself defines, by name: its body, then what its methods set on `self`."""
     found = dict(_defined(cls.body))
     for node in ast.walk(cls):
         for target in targets_of(node):
@@ -186,7 +192,9 @@ def targets_of(node: ast.AST) -> list[ast.expr]:
 
 
 def _defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
-    """Names and what defines them; of several definitions the last one counts, as it does for Python."""
+    """Names and what defines them; of several definitions the last one counts, as it does for
+    Python.
+    """
     for node in body:
         if isinstance(node, Function | ast.ClassDef):
             yield node.name, node

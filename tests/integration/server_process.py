@@ -90,7 +90,7 @@ class ServerProcess:
             return 0
 
     def begin_stream(self, pool: ThreadPoolExecutor, body: dict[str, Any]) -> Future[list[str]]:
-        """Streams a completion in a thread, returns after its first event; the result is all data."""
+        """Streams a completion in a thread; returns after the first event. The result: all data."""
         begun = threading.Event()
         stream = pool.submit(self._events, body, begun)
         assert begun.wait(20), "the stream does not start"
@@ -140,7 +140,7 @@ class ServerProcess:
         """Changes thresholds of alerts and waits until the server has read them."""
         seen = len(self.lines)
         self._write_alerts(thresholds)
-        self.until(lambda: any("alert rules read" in line for line in self.lines[seen:]), 60, "the file is read")
+        self.until(lambda: any("read alert rules" in line for line in self.lines[seen:]), 60, "the file is read")
 
     def _write_alerts(self, thresholds: Mapping[str, float]) -> None:
         alerts = [{"name": name, "threshold": threshold} for name, threshold in thresholds.items()]

@@ -18,7 +18,8 @@ SAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "samples").glob("*.y
 
 
 def kubectl_apply(plane: ControlPlane, namespace: str, obj: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """What a user's `kubectl apply` says."""
+    """The result of `kubectl apply`."""
+
     command = [find_program("kubectl"), "--kubeconfig", plane.kubeconfig, "-n", namespace, "apply", "-f", "-"]
     return subprocess.run(
         list(map(str, command)), input=json.dumps(obj), capture_output=True, text=True, check=False, timeout=60
@@ -71,7 +72,7 @@ def test_samples_are_accepted(plane: ControlPlane, api: AdminApi, sample: Path) 
 
 
 @pytest.mark.parametrize(
-    ("section", "value", "said"),
+    ("section", "value", "expected"),
     [
         ("engine.tensorParalellSize", 2, 'unknown field "spec.engine.tensorParalellSize"'),
         ("model.source.pvc", {"claimName": "models"}, "spec.model.source"),
@@ -86,11 +87,11 @@ def test_samples_are_accepted(plane: ControlPlane, api: AdminApi, sample: Path) 
     ],
 )
 def test_bad_input_is_refused_with_the_field(
-    plane: ControlPlane, api: AdminApi, section: str, value: Any, said: str
+    plane: ControlPlane, api: AdminApi, section: str, value: Any, expected: str
 ) -> None:
     result = kubectl_apply(plane, api.namespace, spec_with(section, value))
     assert result.returncode != 0
-    assert said in result.stderr
+    assert expected in result.stderr
     assert not api.objects(QS, "qwenservices")
 
 

@@ -36,7 +36,7 @@ class Process:
     log: Path
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body of one of its endpoints; status 0 when it does not answer."""
+        """Status and body of one of its endpoints; status 0 if it does not answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
                 return response.status, response.read().decode()
@@ -46,11 +46,11 @@ class Process:
             return 0, ""
 
     def leads(self) -> bool:
-        """Whether it says that it is the one that acts."""
+        """Whether it is the leader, by its metrics."""
         return "qwen_operator_leader 1.0" in self.get("/metrics")[1]
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it logged."""
+        """Its log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
@@ -58,7 +58,7 @@ class Process:
 def operator_process(
     name: str, kubeconfig: Path, folder: Path, lease: str, namespaces: str, *, wait: bool = True
 ) -> Iterator[Process]:
-    """Starts an operator; with `wait` until its endpoint answers."""
+    """Starts an operator. With `wait`, returns when its endpoint answers."""
     [port] = free_ports(1)
     env = {
         **os.environ,
@@ -85,13 +85,13 @@ def operator_process(
 
 @pytest.fixture
 def lease(plane: ControlPlane) -> Iterator[str]:
-    """The name that the chart gives the Lease; it is gone after the test."""
+    """The name of the Lease in the chart. The Lease is deleted after the test."""
     name = "qwen-operator"
     yield name
     plane.request("DELETE", f"/apis/coordination.k8s.io/v1/namespaces/qwen-system/leases/{name}")
 
 
-def test_the_leader_works_cluster_wide_and_hands_over_when_it_ends(
+def test_the_leader_works_cluster_wide_and_hands_over_when_it_stops(
     plane: ControlPlane, api: AdminApi, operator_kubeconfig: Path, tmp_path: Path, lease: str
 ) -> None:
     with operator_process("one", operator_kubeconfig, tmp_path, lease, "") as one:
@@ -106,7 +106,7 @@ def test_the_leader_works_cluster_wide_and_hands_over_when_it_ends(
             one.popen.send_signal(signal.SIGTERM)
             started = time.monotonic()
             assert one.popen.wait(15) == 0
-            # released, not expired: far sooner than the Lease lasts
+            # Much sooner than the Lease expires: it was released.
             wait_until("two leads", two.leads, seconds=8)
             assert time.monotonic() - started < 14
             api.patch("apps/v1", "deployments", "news", {"spec": {"replicas": 4}})
@@ -121,7 +121,7 @@ def test_a_process_that_loses_the_lease_ends(
 ) -> None:
     with operator_process("one", operator_kubeconfig, tmp_path, lease, "default") as one:
         wait_until("one leads", one.leads)
-        wait_until("one is at work", lambda: one.get("/readyz")[0] == 200)
+        wait_until("one is ready", lambda: one.get("/readyz")[0] == 200)
         path = f"/apis/coordination.k8s.io/v1/namespaces/qwen-system/leases/{lease}"
         taken = {"spec": {"holderIdentity": "someone-else", "renewTime": "2099-01-01T00:00:00.000000Z"}}
         plane.request("PATCH", path, taken, "application/merge-patch+json")
@@ -153,7 +153,8 @@ def test_the_service_account_can_do_no_more_than_the_operator_needs(
 
     assert may("patch", "qwen-vllm.io", "qwenservices", "status")
     assert may("create", "", "pods", "eviction")
-    # what OwnerReferencesPermissionEnforcement asks for, where a cluster has it
+    # OwnerReferencesPermissionEnforcement needs this in clusters that enable it.
+
     assert may("update", "qwen-vllm.io", "qwenservices", "finalizers")
     assert not may("patch", "qwen-vllm.io", "qwenservices")
     assert not may("delete", "", "pods")

@@ -180,7 +180,11 @@ def test_a_refused_pod_template_changes_nothing_and_says_why(api: AdminApi) -> N
     assert service["spec"]["ports"][0]["port"] == 8000
     assert api.events("InvalidPodTemplate")
     api.patch(QS, "qwenservices", "news", {"spec": {"podTemplate": None}})
-    wait_until("it is mended", lambda: api.condition("Progressing").get("reason") != "InvalidPodTemplate", seconds=10)
+    wait_until(
+        "the reason is gone",
+        lambda: api.condition("Progressing").get("reason") != "InvalidPodTemplate",
+        seconds=10,
+    )
 
 
 def test_an_object_of_someone_else_is_not_taken(api: AdminApi) -> None:
@@ -193,7 +197,7 @@ def test_an_object_of_someone_else_is_not_taken(api: AdminApi) -> None:
     assert service is not None
     assert service["spec"]["ports"][0]["port"] == 1
     api.delete("v1", "services", "news")
-    wait_until("it is mended", lambda: exist(api, CHILDREN), seconds=70)
+    wait_until("all children exist", lambda: exist(api, CHILDREN), seconds=70)
 
 
 def test_thresholds_change_without_a_restart(api: AdminApi) -> None:
@@ -209,7 +213,8 @@ def test_thresholds_change_without_a_restart(api: AdminApi) -> None:
         found = annotations.get("qwen-vllm.io/config-hash")
         return None if found is None else str(found)
 
-    wait_until("the pod is nudged", hash_of_pod, seconds=10)
+    wait_until("the pod is annotated", hash_of_pod, seconds=10)
+
     after = api.deployment()
     assert after is not None
     assert after["metadata"]["generation"] == before["metadata"]["generation"]

@@ -36,7 +36,7 @@ def ip_of(number: int) -> str:
 
 
 def start(api: AdminApi, servers: FakePodServers, count: int, **changes: Any) -> list[str]:
-    """A service with so many replicas, all of them in rotation."""
+    """A service whose replicas are all in rotation."""
     api.create(qwen_service(replicas=count, remediation=remediation(**changes), rollout={"minReadySeconds": 0}))
     pods = api.started(count)
     for number, pod in enumerate(pods):
@@ -46,7 +46,7 @@ def start(api: AdminApi, servers: FakePodServers, count: int, **changes: Any) ->
         wait_until(f"the gate of {pod} is open", gate_is(api, pod, "True"))
         api.run_pod(pod, ip_of(number))
     wait_until("all replicas are ready", lambda: api.status().get("readyReplicas") == count)
-    # the rollout is over only when the Deployment says so
+    # The rollout is complete only when the Deployment reports it.
     wait_until("the rollout is over", lambda: rolled_out(api))
     return pods
 
@@ -78,7 +78,7 @@ def test_the_gate_of_a_healthy_new_pod_opens(api: AdminApi, servers: FakePodServ
 
 
 @pytest.mark.usefixtures("operator")
-def test_the_gate_of_a_pod_that_says_nothing_opens_too(api: AdminApi) -> None:
+def test_the_gate_of_a_pod_that_does_not_answer_opens_too(api: AdminApi) -> None:
     api.create(qwen_service())
     [pod] = api.started(1)
     api.run_pod(pod, "192.0.2.9")
@@ -86,7 +86,7 @@ def test_the_gate_of_a_pod_that_says_nothing_opens_too(api: AdminApi) -> None:
 
 
 @pytest.mark.usefixtures("operator")
-def test_the_gate_opens_although_the_spec_makes_no_sense(api: AdminApi, servers: FakePodServers) -> None:
+def test_the_gate_opens_although_the_spec_is_invalid(api: AdminApi, servers: FakePodServers) -> None:
     bad = {"spec": {"terminationGracePeriodSeconds": -5}}
     api.create(qwen_service(replicas=1))
     [pod] = api.started(1)
@@ -115,7 +115,7 @@ def test_a_hung_pod_leaves_rotation_is_restarted_and_comes_back(api: AdminApi, s
     assert memory["restartsInWindow"] == 1
     assert [entry["action"] for entry in memory["history"]][:2] == ["Unready", "InPlace"]
 
-    # the kubelet starts the container again
+    # The kubelet restarts the container.
     server.alerts, server.generates, server.uptime = [], True, 1.0
     api.run_pod(hung, ip_of(0), restarts=1)
     wait_until("the gate is open again", gate_is(api, hung, "True"), seconds=15)
@@ -146,16 +146,16 @@ def test_the_last_pods_stay_in_rotation(api: AdminApi, servers: FakePodServers) 
     pods = start(api, servers, 2, rules=rules)
     for number in range(2):
         servers.by_ip[ip_of(number)].alerts = ["GPUUnhealthy"]
-    wait_until("one is out", lambda: "False" in [api.gate(pod) for pod in pods], seconds=10)
-    wait_until("the other one is kept", lambda: api.events("KeptInRotation"), seconds=10)
+    wait_until("one is out of rotation", lambda: "False" in [api.gate(pod) for pod in pods], seconds=10)
+    wait_until("the other one stays in rotation", lambda: api.events("KeptInRotation"), seconds=10)
     assert sorted(api.gate(pod) for pod in pods) == ["False", "True"]
 
 
 @pytest.mark.usefixtures("operator")
-def test_a_dry_run_only_tells(api: AdminApi, servers: FakePodServers) -> None:
+def test_a_dry_run_only_reports(api: AdminApi, servers: FakePodServers) -> None:
     pod, _ = start(api, servers, 2, mode="DryRun")
     servers.by_ip[ip_of(0)].alerts = ["EngineUnresponsive"]
-    wait_until("both steps are told", lambda: len(api.events("DryRun")) >= 2, seconds=10)
+    wait_until("both steps are reported", lambda: len(api.events("DryRun")) >= 2, seconds=10)
     assert api.gate(pod) == "True"
     assert not asked_to_restart(api, pod)
     memory = api.status()["remediation"]
@@ -168,8 +168,8 @@ def test_a_dry_run_only_tells(api: AdminApi, servers: FakePodServers) -> None:
 def test_a_spent_budget_suspends_and_the_annotation_resets_it(api: AdminApi, servers: FakePodServers) -> None:
     pod, _ = start(api, servers, 2, restartBudget={"maxRestarts": 0, "window": "1h"})
     servers.by_ip[ip_of(0)].alerts, servers.by_ip[ip_of(0)].generates = ["EngineUnresponsive"], False
-    wait_until("it is out", gate_is(api, pod, "False"), seconds=10)
-    wait_until("it says so", lambda: api.condition("RemediationSuspended").get("status") == "True", seconds=10)
+    wait_until("the pod is out of rotation", gate_is(api, pod, "False"), seconds=10)
+    wait_until("it is suspended", lambda: api.condition("RemediationSuspended").get("status") == "True", seconds=10)
     assert api.condition("RemediationSuspended")["reason"] == "BudgetExhausted"
     assert api.condition("Degraded")["status"] == "True"
     assert not asked_to_restart(api, pod)
@@ -177,11 +177,11 @@ def test_a_spent_budget_suspends_and_the_annotation_resets_it(api: AdminApi, ser
     api.patch(QS, "qwenservices", "news", annotation)
     wait_until("the reset is handled", lambda: api.status()["remediation"].get("handledReset") == "1", seconds=10)
     api.patch(QS, "qwenservices", "news", {"spec": {"remediation": {"restartBudget": {"maxRestarts": 1}}}})
-    wait_until("it is restarted", lambda: asked_to_restart(api, pod), seconds=10)
-    wait_until("it is at work", lambda: api.condition("RemediationSuspended").get("status") == "False", seconds=10)
+    wait_until("the pod is restarted", lambda: asked_to_restart(api, pod), seconds=10)
+    wait_until("it is active", lambda: api.condition("RemediationSuspended").get("status") == "False", seconds=10)
 
 
-def test_a_restart_survives_the_operators_own(
+def test_a_restart_survives_a_restart_of_the_operator(
     api: AdminApi, servers: FakePodServers, operator: OperatorThread, operator_kubeconfig: Path
 ) -> None:
     pod, _ = start(api, servers, 2)
@@ -221,9 +221,9 @@ def test_the_cause_of_an_engines_death_is_kept(api: AdminApi, servers: FakePodSe
     pod, _ = start(api, servers, 2)
     ended = {"exitCode": 70, "reason": "Error", "message": "CUDA out of memory"}
     api.run_pod(pod, ip_of(0), ready=False, restarts=1, ended=ended)
-    wait_until("it is told", lambda: api.events("EngineDead") and api.events("EngineDead", "Pod"), seconds=10)
+    wait_until("an Event", lambda: api.events("EngineDead") and api.events("EngineDead", "Pod"), seconds=10)
     assert "CUDA out of memory" in api.events("EngineDead")[0]["message"]
-    wait_until("it is kept", lambda: api.status()["remediation"].get("history"), seconds=10)
+    wait_until("a history", lambda: api.status()["remediation"].get("history"), seconds=10)
     [entry] = api.status()["remediation"]["history"]
     assert (entry["action"], entry["pod"]) == ("Died", pod)
     assert entry["terminationMessage"] == "CUDA out of memory"

@@ -202,7 +202,8 @@ def test_a_stopped_process_is_reported_in_time_and_recovers(server: ServerProces
     assert (refused.status_code, refused.headers["connection"]) == (503, "close")
     assert threshold < noticed < threshold + 4
     assert refusal < 2
-    server.until(lambda: server.active_alerts() == [], 15, "no alert")
+    # Others may rightly be active on a slow machine, such as HighTTFT after the pause.
+    server.until(lambda: "EngineUnresponsive" not in server.active_alerts(), 15, "the end of the alert")
     assert server.status("/health") == 200
 
 

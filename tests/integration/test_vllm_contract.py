@@ -1,7 +1,8 @@
-"""How engine/vllm and vLLM work together, tried without starting an engine: an upgrade fails here first.
+"""How engine/vllm and vLLM work together, tried without starting an engine: an upgrade fails here
+first.
 
-What engine/vllm needs of vLLM's names, signatures and texts is declared in tests/contract and checked by
-tests/unit/contract, without importing vLLM.
+What engine/vllm needs of vLLM's names, signatures and texts is declared in tests/contract and
+checked by tests/unit/contract, without importing vLLM.
 """
 
 # ruff: noqa: PLC0415 - vLLM takes seconds to import: only when these tests run
@@ -27,8 +28,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effec
 
 def test_only_one_of_many_wrong_items_is_told() -> None:
     from qwen_server.engine.vllm.messages_api import _Request
-    from qwen_server.engine.vllm.patches.first_bad_item import conversation_request
-    from qwen_server.engine.vllm.responses_api import _items, _of_item
+    from qwen_server.engine.vllm.responses_api import _items, _of_item, conversation_request
 
     with pytest.raises(ValidationError) as caught:
         conversation_request().model_validate({"input": [{"type": "unheard_of"}] * 1000})
@@ -155,7 +155,9 @@ def test_every_flag_that_we_give_is_vllms() -> None:
 
 
 def test_the_environment_of_a_cpu_is_known_before_vllm_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the engine core, started early, begins anew and the start takes as long as its imports."""
+    """Otherwise the engine core, started early, begins anew and the start takes as long as its
+    imports.
+    """
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     from qwen_server.engine.vllm.environment import core_modules, expected_device, prepare_for_cpu

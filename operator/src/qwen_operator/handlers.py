@@ -1,8 +1,8 @@
 """kopf watches the QwenServices and passes each change on to the controller. It does nothing else.
 
-There are only event handlers, so kopf writes no annotations and no finalizers and keeps no state.
-It runs in a thread with its own event loop, because it cancels all tasks of its loop when it stops.
-See docs/decisions/0009-what-kopf-does-here.md.
+There is only a handler for raw events, so kopf writes no annotations and no finalizers and keeps no
+state. It runs in a thread with its own event loop, because when it stops it cancels all tasks that
+were started in its loop after it. See docs/decisions/0009-what-kopf-does-here.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The HTTP application: `create_app` wires a service, its routes and its error answers; nothing is global."""
+"""The HTTP application. `create_app` wires the service, routes and error handlers.
+
+There is no global state, so a process can hold several applications.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,8 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.handler import Handler
-from qwen_server.api.parsers import parsers_of
-from qwen_server.api.protocol import Protocol
 from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
@@ -46,16 +48,16 @@ def create_app(
     gpu: GpuMonitor | None = None,
     tracing: Tracing | None = None,
 ) -> FastAPI:
-    """The application in front of `engine`. It may serve at once: requests are refused until `lifecycle` is ready.
+    """Returns the application in front of `engine`.
 
-    The ASGI lifespan runs the background work (alerts, reloads, GPU readings). `gpu` replaces the monitor, for tests;
-    without `tracing` no spans are made.
+    It can serve before the engine has started: requests are refused until `lifecycle` is ready. The
+    ASGI lifespan runs the background work (alerts, reloads, GPU readings). `gpu` replaces the
+    monitor in tests. Without `tracing`, no spans are created.
     """
     keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
     patches = Patches(settings.patches)
     service = Service(settings, engine, lifecycle, gpu=gpu, reloads=[keys.poll], patches=patches)
-    bodies = BodyReader(settings.max_body_bytes, settings.body_timeout)
-    validators = parsers_of(settings, Protocol(settings))
+    reader = BodyReader(settings.max_body_bytes, settings.body_timeout)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -71,16 +73,20 @@ def create_app(
         exception_handlers={
             HttpError: _answer_http_error,
             HTTPException: _answer_framework_error,
-            ClientDisconnectedError: _answer_nobody,
+            ClientDisconnectedError: _answer_disconnected,
         },
     )
     app.state.service = service
     app.state.patches = patches
     app.state.handler = Handler(
-        service, RateLimiter(settings.rate_limit), bodies, validators, early_writes=patches.use(EARLY_WRITES)
+        service,
+        RateLimiter(settings.rate_limit),
+        reader,
+        Bodies(settings),
+        early_writes=patches.use(EARLY_WRITES),
     )
     app.state.prometheus = PrometheusPage(service.observe)
-    # The last one added is the outermost.
+    # The middleware that is added last is the outermost.
     if keys.required:
         app.add_middleware(Authentication, keys=keys, service=service)
     if settings.cors_origins:
@@ -99,7 +105,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_framework_error(request: Request, error: Exception) -> Response:
-    """404 and 405 of the router, in the shape of the path's API."""
+    """Answers the router's 404 and 405 in the format of the path's API."""
     if not isinstance(error, HTTPException):
         raise error
     messages = {404: f"there is no {request.url.path[:200]}", 405: f"{request.method} is not allowed here"}
@@ -107,5 +113,5 @@ async def _answer_framework_error(request: Request, error: Exception) -> Respons
     return await _answer_http_error(request, client_error(error.status_code, message, headers=error.headers))
 
 
-async def _answer_nobody(_: Request, __: Exception) -> Response:
+async def _answer_disconnected(_: Request, __: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -1,6 +1,6 @@
-"""Drives the process through its life: listen, load the model, serve, drain, and exit with a cause that can be read.
+"""Runs the process: listens, loads the model, serves, drains, and exits with a readable cause.
 
-Nobody but this module changes the lifecycle's state, listens to signals, or ends the process.
+Only this module changes the lifecycle's state, handles signals and ends the process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EngineFactory = Callable[[Settings], Engine]
 
 _log = logging.getLogger("qwen_server")
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 _FLUSH_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
 _ENGINE_EXIT_SECONDS = 2.0
@@ -43,7 +43,7 @@ _ENGINE_EXIT_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the process ends. A cause goes to the last log line and to the kubelet."""
+    """How the process ends. The cause is in the last log line and the termination message."""
 
     code: int
     cause: str
@@ -52,12 +52,19 @@ class Ending:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals to the runner: uvicorn would close the listener, and new clients would see no answer."""
+        """Leaves signals to the runner.
+
+        uvicorn would close the listener, and new clients would get no response during a drain.
+        """
         yield
 
 
 class Runner:
-    """One run of one server. `is_stuck` tells that waiting for the engine is vain; `look_seconds` is the period."""
+    """One run of one server.
+
+    `is_stuck` returns whether the engine does no work, so that a drain cannot finish.
+    `poll_seconds` is how often the runner checks for events.
+    """
 
     def __init__(
         self,
@@ -67,27 +74,27 @@ class Runner:
         server: uvicorn.Server,
         *,
         is_stuck: Callable[[], bool],
-        look_seconds: float = _LOOK_SECONDS,
+        poll_seconds: float = _POLL_SECONDS,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._lifecycle = lifecycle
         self._server = server
         self._is_stuck = is_stuck
-        self._look_seconds = look_seconds
+        self._poll_seconds = poll_seconds
         self._restarts = RestartWatch(settings.podinfo_dir)
         self._stop_cause: str | None = None
-        self._impatient = False
+        self._skip_drain = False
 
     def request_stop(self, cause: str) -> None:
-        """Asks for a drain and an exit; asked a second time, nothing more is waited for."""
+        """Requests a drain and an exit. A second request ends the drain at once."""
         if self._stop_cause is not None:
-            self._impatient = True
+            self._skip_drain = True
         else:
             self._stop_cause = cause
 
     async def run(self, listener: socket.socket) -> Ending:
-        """Serves on `listener` until the end, and tells how it came."""
+        """Serves on `listener` until the end, and returns how the process ends."""
         serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="uvicorn")
         starting = asyncio.create_task(self._engine.start(), name="engine")
         try:
@@ -101,9 +108,9 @@ class Runner:
             await self._close(serving)
 
     async def _load(self, starting: asyncio.Task[None], serving: asyncio.Task[None]) -> Ending | None:
-        """Waits for the engine; None when it is ready."""
+        """Waits for the engine. Returns None when it is ready."""
         while not starting.done():
-            await asyncio.wait([starting], timeout=self._look_seconds)
+            await asyncio.wait([starting], timeout=self._poll_seconds)
             if self._stop_cause is not None:
                 self._lifecycle.begin_drain(self._stop_cause)
                 return Ending(EXIT_OK, f"{self._stop_cause} while the model was loading")
@@ -119,16 +126,16 @@ class Runner:
         return Ending(EXIT_CONFIGURATION, cause)
 
     async def _watch(self, serving: asyncio.Task[None]) -> Ending:
-        """Looks at everything that may end the service; returns when it has ended."""
+        """Waits until the engine dies, the HTTP server stops or a stop is requested."""
         while True:
-            await asyncio.sleep(self._look_seconds)
+            await asyncio.sleep(self._poll_seconds)
             if (ending := self._death()) is not None:
                 await self._flush()
                 return ending
             if serving.done():
                 return _listener_ended(serving)
             restart = self._restarts.requested()
-            cause = self._stop_cause or (restart and f"restart {restart} was asked for")
+            cause = self._stop_cause or (restart and f"restart {restart} was requested")
             if cause:
                 return await self._drain(cause)
 
@@ -141,59 +148,60 @@ class Runner:
         return Ending(EXIT_ENGINE_DIED, cause)
 
     async def _drain(self, cause: str) -> Ending:
-        """Lets accepted requests finish, as long as there is hope that they do."""
+        """Waits for accepted requests, until the drain timeout, a second stop request or a hang."""
         lifecycle = self._lifecycle
         lifecycle.begin_drain(cause)
-        _log.info("%s: draining, %d request(s) to finish", cause, lifecycle.in_flight)
+        _log.info("%s: draining, %d request(s) in flight", cause, lifecycle.in_flight)
         deadline = asyncio.get_running_loop().time() + self._settings.drain_timeout
         while lifecycle.in_flight:
             if (ending := self._death()) is not None:
                 await self._flush()
                 return ending
-            if self._impatient or self._is_stuck() or asyncio.get_running_loop().time() >= deadline:
-                _log.warning("%d request(s) are given up", lifecycle.in_flight)
+            if self._skip_drain or self._is_stuck() or asyncio.get_running_loop().time() >= deadline:
+                _log.warning("giving up on %d request(s)", lifecycle.in_flight)
                 lifecycle.give_up()
                 await self._flush()
                 break
-            await asyncio.sleep(self._look_seconds / 4)
+            await asyncio.sleep(self._poll_seconds / 4)
         return Ending(EXIT_OK, cause)
 
     async def _flush(self) -> None:
-        """Gives clients a moment to be told why their requests failed."""
+        """Gives the server a moment to send the error responses."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self._lifecycle.wait_idle()
 
     async def _close(self, serving: asyncio.Task[None]) -> None:
-        """Ends the engine's processes, and then the connections."""
-        hopeful = self._lifecycle.state == "draining" and not self._is_stuck() and not self._impatient
+        """Closes the connections, then ends the engine's processes."""
+        graceful = self._lifecycle.state == "draining" and not self._is_stuck() and not self._skip_drain
         self._server.should_exit = True
         await asyncio.wait([serving], timeout=_CLOSE_SECONDS)
-        await self._engine.shutdown(_ENGINE_EXIT_SECONDS if hopeful else 0)
+        await self._engine.shutdown(_ENGINE_EXIT_SECONDS if graceful else 0)
 
 
 def _listener_ended(serving: asyncio.Task[None]) -> Ending:
     error = serving.exception() if not serving.cancelled() else None
-    return Ending(EXIT_CONFIGURATION, f"the HTTP server ended: {error or 'no reason given'}")
+    return Ending(EXIT_CONFIGURATION, f"the HTTP server stopped: {error or 'no reason given'}")
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The listening socket. Raises ConfigurationError naming the flag."""
+    """Returns the listening socket. Raises ConfigurationError with the flags."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except OSError as error:
-        number = error.errno or 0  # of the resolver's own errors, such as an unknown host, it is negative
+        number = error.errno or 0  # negative for errors of the resolver, such as an unknown host
         reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise ConfigurationError(f"--host {settings.host} --port {settings.port}: {reason}") from error
-    # Inherited by its connections: one whose client takes nothing in for so long ends, whatever waits to be sent.
+    # Connections inherit this option: a connection ends when its client has acknowledged no data
+    # for this time, even if there is more to send.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * settings.keep_alive_timeout))
     return listener
 
 
 def vllm_engine(settings: Settings) -> Engine:
-    """The engine that the program serves."""
-    # Imported late: `--help` and a refused flag need none of it.
+    """Returns the engine that the program serves."""
+    # Imported here, because `--help` and configuration errors do not need it.
     from qwen_server.engine.vllm import VllmEngine  # noqa: PLC0415
 
     return VllmEngine(settings)
@@ -202,13 +210,16 @@ def vllm_engine(settings: Settings) -> Engine:
 def _tracing(settings: Settings) -> Tracing | None:
     if settings.otlp_traces_endpoint is None:
         return None
-    from qwen_server.observe.tracing import Tracing  # noqa: PLC0415 - a tenth of a second that most servers need not spend
+    from qwen_server.observe.tracing import Tracing  # noqa: PLC0415 - the import takes 0.1 s, and few servers need it
 
     return Tracing()
 
 
 async def _serve(settings: Settings, listener: socket.socket, make_engine: EngineFactory) -> NoReturn:
-    """Runs a server to its end and leaves from within the loop: closing it would wait for threads that may hang."""
+    """Runs a server to its end, and exits inside the event loop.
+
+    Closing the loop would wait for threads that may hang.
+    """
     from qwen_server.app import create_app  # noqa: PLC0415
 
     lifecycle = Lifecycle()
@@ -217,7 +228,7 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
     except EngineError as error:
         _exit(settings, Ending(EXIT_CONFIGURATION, f"the model cannot be served: {error}"))
     if settings.log_prompts:
-        _log.warning("--log-prompts: the text of prompts and answers is logged")
+        _log.warning("--log-prompts is set: the text of prompts and answers is logged")
     app = create_app(settings, engine, lifecycle, tracing=_tracing(settings))
     service = app.state.service
     server = _Server(uvicorn_config(app, settings, app.state.patches))
@@ -228,14 +239,14 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
     _log.info("listening on %s port %d", *listener.getsockname()[:2])
     try:
         ending = await runner.run(listener)
-    except Exception as error:  # noqa: BLE001 - a fault of ours must not leave the engine behind
+    except Exception as error:  # noqa: BLE001 - a bug must not leave the engine's processes behind
         _log.exception("the server failed")
         ending = Ending(EXIT_ENGINE_DIED, f"internal error: {error!r}")
     _exit(settings, ending)
 
 
 def main(arguments: Sequence[str], make_engine: EngineFactory = vllm_engine) -> NoReturn:
-    """Runs the server with a command line; the process ends here."""
+    """Runs the server with the arguments of a command line. Ends the process."""
     settings: Settings | None = None
     try:
         settings = load_settings(arguments)
@@ -249,14 +260,14 @@ def main(arguments: Sequence[str], make_engine: EngineFactory = vllm_engine) -> 
     adopt_orphans()
     gc.freeze()
     uvloop.run(_serve(settings, listener, make_engine))
-    raise AssertionError("the program ends inside of its loop")
+    raise AssertionError("unreachable: the process exits inside the event loop")
 
 
 def _exit(settings: Settings | None, ending: Ending) -> NoReturn:
-    """Ends the children, says the last word and leaves."""
+    """Kills the child processes, reports the cause and ends the process."""
     kill_descendants()
     if settings is not None and settings.otlp_traces_endpoint is not None:
-        from qwen_server.observe import tracing  # noqa: PLC0415 - imported only where it is used
+        from qwen_server.observe import tracing  # noqa: PLC0415 - imported only if tracing is on
 
         tracing.flush()
     if ending.code != EXIT_OK:

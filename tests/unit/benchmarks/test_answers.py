@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.answers import difference, streamed, whole
 from benchmarks.cases import cases
-from qwen_server.api.protocol import Protocol
+from qwen_server.api.bodies.checking import Bodies
 from qwen_server.config.settings import Settings
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
@@ -79,13 +79,10 @@ def test_tool_calls_are_put_together_without_their_random_ids() -> None:
 def test_cases_are_valid_varied_and_the_same_from_the_same_seed() -> None:
     made = cases(240, 1)
     assert made == cases(240, 1)
-    protocol = Protocol(Settings(served_model_name="bench", max_tokens_limit=4096))
-    calls = [
-        protocol.chat(dict(case.body)) if "messages" in case.body else protocol.completion(dict(case.body))
-        for case in made
-    ]
-    assert 80 < sum(call.fast for call in calls) < 200
-    assert 80 < sum(call.stream for call in calls) < 160
+    bodies = Bodies(Settings(served_model_name="bench", max_tokens_limit=4096))
+    checked = [bodies.check("chat" if "messages" in case.body else "completion", case.body) for case in made]
+    assert 80 < sum(body.fast for body in checked) < 200
+    assert 80 < sum(body.stream for body in checked) < 160
     assert all("temperature" in case.body for case in made)
     fields = {name for case in made for name in case.body}
     assert fields >= {"n", "stop", "logprobs", "echo", "seed", "logit_bias", "structured_outputs", "tools", "min_p"}

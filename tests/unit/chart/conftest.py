@@ -62,7 +62,7 @@ def template(
 
 
 def render(values: Manifest | None = None, *options: str, release: str = "qwen-operator") -> Rendered:
-    """The chart's objects for some values, which no test may change; fails with helm's own words."""
+    """The chart's objects for some values, which no test may change; fails with helm's message."""
     return _render_once(json.dumps(values or {}), options, release)
 
 
@@ -87,7 +87,9 @@ def namespaced() -> Rendered:
 
 @pytest.fixture
 def notes_chart(tmp_path: Path) -> Path:
-    """A copy of the chart that renders NOTES.txt into a ConfigMap, because `helm template` leaves the notes out."""
+    """A copy of the chart that renders NOTES.txt into a ConfigMap, because `helm template` leaves
+    the notes out.
+    """
     chart = tmp_path / "qwen-operator"
     shutil.copytree(CHART, chart)
     (chart / "templates" / "notes.yaml").write_text(

@@ -23,7 +23,10 @@ def crd() -> dict[str, Any]:
 
 
 def objections(service: dict[str, Any]) -> list[str]:
-    """What the definition's schema has against an object: wrong values and unknown fields. CEL is the API server's."""
+    """What the definition's schema has against an object: wrong values and unknown fields.
+
+    CEL is the API server's.
+    """
     schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     # OpenAPI 3.0 has JSON Schema's draft 4 meaning of exclusiveMinimum.
     found = [error.message for error in jsonschema.Draft4Validator(schema).iter_errors(service)]

@@ -1,4 +1,6 @@
-"""ServiceMonitor, alerts and dashboard: when they are made, and that they speak of metrics that exist."""
+"""ServiceMonitor, alerts and dashboard: when they are made, and that they speak of metrics that
+exist.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ def test_the_installed_vllm_has_all_that_we_rely_on() -> None:
     version, sources = releases.installed()
     rows = comparing.compare(sources, None)
     assert [line for row in rows if row.is_broken for line in (row.relied.symbol, *row.found.problems)] == [], version
-    # Imports, calls and overridden methods are found by themselves: it would be odd if they were few.
+    # Imports, calls and overridden methods are found by themselves: it would be odd if they were
+    # few.
     kinds = [type(row.relied) for row in rows]
     assert kinds.count(Exists) > 50
     assert kinds.count(Overrides) >= 8
@@ -166,7 +167,8 @@ def test_each_place_is_named_as_it_is_in_our_code() -> None:
 def patterns() -> Iterator[re.Pattern[str]]:
     """The patterns that we look for in vLLM's messages and log lines."""
     yield from (pattern for pattern, _ in vllm_texts.PARAMETERS)
-    # Not vLLM's texts, but the names of exceptions: one is imported elsewhere, the other is asyncio's.
+    # Not vLLM's texts, but the names of exceptions: one is imported elsewhere, the other is
+    # asyncio's.
     texts = set(vllm_texts.HEARSAY.pattern.split("|")) - {"EngineDeadError", "cancelled"}
     yield from (re.compile(text, re.IGNORECASE) for text in texts)
     yield vllm_texts.WORKER_ENDED

@@ -74,7 +74,7 @@ def without_code(text: str) -> str:
 
 
 def prose(page: Path) -> Iterator[Line]:
-    """The lines of a page that are neither code, tables, generated figures nor nothing but a link."""
+    """The lines of a page that are prose: no code, tables, generated figures or lone links."""
     text = re.sub(
         r"<!-- figures -->.*<!-- end of figures -->",
         lambda block: "\n" * block[0].count("\n"),

@@ -1,4 +1,4 @@
-"""Objects of the Kubernetes API for the tests, as small as they may be."""
+"""Minimal objects of the Kubernetes API for the tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Object = dict[str, Any]
 
 
 def service_object(name: str = "news", status: Object | None = None, **spec: Any) -> Object:
-    """A QwenService as the API server gives it; `spec` is merged over a built-in model on a CPU."""
+    """A QwenService from the API server. `spec` is merged into a built-in model on a CPU."""
     base = {"model": {"source": {"builtin": "news-classifier"}}, "engine": {"device": "cpu"}}
     return {
         "apiVersion": "qwen-vllm.io/v1alpha1",
@@ -105,7 +105,7 @@ READY_POD = pod(ready=True, server={"ready": True, "started": True, "state": {"r
 
 
 def crashed(code: int, message: str = "", **terminated: Any) -> Object:
-    """A container that waits for its restart after it ended with a code."""
+    """A container that waits for its restart after it exited with a code."""
     last = {"exitCode": code, "reason": "Error", "message": message, **terminated}
     return {
         "ready": False,
@@ -117,7 +117,7 @@ def crashed(code: int, message: str = "", **terminated: Any) -> Object:
 
 
 def deployment(replicas: int = 1, **changes: Any) -> Object:
-    """A Deployment that has done what it was told; `changes` go into its status."""
+    """A Deployment in its desired state. `changes` go into its status."""
     status = {
         "observedGeneration": 1,
         "replicas": replicas,
@@ -134,7 +134,7 @@ def deployment(replicas: int = 1, **changes: Any) -> Object:
 
 
 def live(desired: Object) -> Object:
-    """What the API server makes of an applied Deployment."""
+    """An applied Deployment as the API server returns it."""
     result = copy.deepcopy(desired)
     result["metadata"]["resourceVersion"] = "7"
     result["spec"]["template"]["metadata"]["creationTimestamp"] = None
@@ -143,7 +143,8 @@ def live(desired: Object) -> Object:
 
 
 def serving(desired: Object) -> Object:
-    """The same with a pod that answers."""
+    """The same with a ready pod."""
+
     return {**live(desired), "status": {"readyReplicas": 1}}
 
 

@@ -1,4 +1,4 @@
-"""A world for `decide`: pods that get ill and well, a clock, and a kubelet that obeys at once."""
+"""A simulation for `decide`: pods that fail and recover, a clock, and a kubelet without delays."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def policy(**changes: object) -> Policy:
 
 @dataclass
 class Patient:
-    """A pod, and how it is."""
+    """A pod and its health."""
 
     pod: Pod
     alerts: frozenset[str] = frozenset()
@@ -57,7 +57,7 @@ class Patient:
 
 @dataclass
 class World:
-    """Rounds of polling, and what came of them."""
+    """Rounds of polling and their effects."""
 
     policy: Policy
     patients: dict[str, Patient]
@@ -75,7 +75,7 @@ class World:
 
     @classmethod
     def of(cls, count: int, rules: Policy | None = None, **pod: object) -> World:
-        """So many healthy pods in rotation."""
+        """A world with this number of healthy pods in rotation."""
         pods = [Pod(uid=f"u{number}", name=f"p{number}", **pod) for number in range(count)]  # type: ignore[arg-type]
         return cls(rules or policy(), {item.uid: Patient(item) for item in pods})
 
@@ -84,11 +84,11 @@ class World:
 
     @property
     def now(self) -> Instant:
-        """The moment."""
+        """The current time."""
         return Instant(self.mono, self.wall)
 
     def round(self) -> Decisions:
-        """One round: poll, decide, act; then the clock goes on by one poll interval."""
+        """One round: poll, decide, act. Then the clock advances by one poll interval."""
         self._kubelet()
         decisions = self.look()
         self.memory, self.suspended = decisions.memory, decisions.suspended
@@ -100,13 +100,13 @@ class World:
         return decisions
 
     def rounds(self, seconds: float) -> None:
-        """Rounds for so many seconds."""
+        """Runs rounds for this number of seconds."""
         end = self.mono + seconds
         while self.mono < end:
             self.round()
 
     def look(self) -> Decisions:
-        """What `decide` says now, without doing it."""
+        """What `decide` returns now, without performing it."""
         evidence: dict[str, Evidence | None] = {}
         for uid, patient in self.patients.items():
             if patient.silent or self.mono < patient.down_until:
@@ -126,12 +126,12 @@ class World:
                 patient.uptime += seconds
 
     def forget(self) -> None:
-        """The operator starts anew."""
+        """Restarts the operator."""
         self.memory = {}
         self.proofs = {}
 
     def act(self, step: Step) -> None:
-        """Does what was decided, as the API and the kubelet would."""
+        """Performs a step, as the API and the kubelet would."""
         match step:
             case OpenGate():
                 self.change(step.pod.uid, gate=Gate.OPEN, closed_for="", closed_since=None)
@@ -151,7 +151,7 @@ class World:
                 self.proofs[step.pod.uid] = patient.generates and self.mono >= patient.down_until
 
     def change(self, uid: str, **changes: object) -> None:
-        """Changes a pod as the API shows it."""
+        """Changes a pod in the API."""
         patient = self.patients[uid]
         patient.pod = replace(patient.pod, **changes)  # type: ignore[arg-type]
 
@@ -181,5 +181,6 @@ class World:
         return self.patients[uid].pod.gate
 
     def steps(self, *kinds: type) -> list[Step]:
-        """The actions of some kinds so far."""
+        """The steps of some kinds so far."""
+
         return [step for _, step in self.log if isinstance(step, kinds)]

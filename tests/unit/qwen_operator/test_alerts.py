@@ -23,7 +23,7 @@ def test_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize(("device", "seconds"), [("cuda", 15), ("cpu", 60)])
-def test_a_hang_takes_longer_to_believe_on_a_cpu(device: str, seconds: float) -> None:
+def test_the_threshold_for_a_hang_is_higher_on_a_cpu(device: str, seconds: float) -> None:
     assert alert("EngineUnresponsive", device).threshold == seconds
 
 
@@ -64,6 +64,6 @@ def test_rules_replace_the_default_actions() -> None:
     assert (rule.action, rule.for_seconds) == (Action.UNREADY, 10)
 
 
-def test_restart_waits_a_minute_unless_told_otherwise() -> None:
+def test_restart_waits_a_minute_by_default() -> None:
     rules = {"rules": [{"alert": "HighErrorRate", "action": "Restart"}]}
     assert alert("HighErrorRate", remediation=rules).actions[0].for_seconds == 60

@@ -1,4 +1,4 @@
-"""The typed models: defaults, refusals that name the field, scalars."""
+"""The typed models: defaults, errors that name the field, scalars."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_two_sources_are_refused() -> None:
         ({"podTemplate": {"sepc": {}}}, "spec.podTemplate.sepc"),
     ],
 )
-def test_nonsense_is_refused_with_its_field(spec: dict[str, Any], field: str) -> None:
+def test_invalid_values_are_rejected_with_the_field(spec: dict[str, Any], field: str) -> None:
     assert refused(**spec).field == field
 
 

@@ -175,5 +175,5 @@ def test_every_active_alert_has_a_rule_with_its_severity() -> None:
     assert "HighLatency" not in found
 
 
-def test_dead_server_is_told_by_failing_scrapes() -> None:
+def test_dead_server_is_detected_by_failed_scrapes() -> None:
     assert rules_of()["EngineDead"]["expr"].endswith('(up{namespace="default",service="news"}) == 0')

@@ -1,4 +1,4 @@
-"""podTemplate has the last word: lists merge by their keys, null removes."""
+"""podTemplate is merged last: lists merge by key, null removes a field."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ def test_lists_without_a_key_are_replaced() -> None:
     assert merge({"args": ["a", "b"]}, {"args": ["c"]}) == {"args": ["c"]}
 
 
-def test_mounts_are_told_apart_by_path() -> None:
+def test_mounts_are_identified_by_path() -> None:
     base = {"volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
     patch = {"volumeMounts": [{"name": "big", "mountPath": "/tmp"}, {"name": "tmp", "mountPath": "/more"}]}
     assert [mount["name"] for mount in merge(base, patch)["volumeMounts"]] == ["big", "tmp"]
 
 
-def test_ports_are_told_apart_by_number_and_protocol() -> None:
+def test_ports_are_identified_by_number_and_protocol() -> None:
     base = {"ports": [{"containerPort": 8000, "protocol": "TCP", "name": "http"}]}
     patch = {"ports": [{"containerPort": 8000, "hostPort": 80}, {"containerPort": 8000, "protocol": "UDP"}]}
     merged = merge(base, patch)["ports"]
@@ -127,6 +127,6 @@ def test_another_probe_handler_displaces_the_first() -> None:
     assert merged["livenessProbe"] == {"exec": {"command": ["true"]}, "periodSeconds": 5}
 
 
-def test_nonsense_where_a_name_belongs_is_left_to_the_api_server() -> None:
+def test_an_invalid_name_is_left_to_the_api_server() -> None:
     nonsense = {"name": {"a": ["b"]}, "image": "x"}
     assert merge({"containers": [{"name": "server"}]}, {"containers": [nonsense]})["containers"][1] == nonsense

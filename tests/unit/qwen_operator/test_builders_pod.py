@@ -59,7 +59,7 @@ def test_extra_arguments_come_last_and_apart() -> None:
     assert "--" not in container(service())["args"]
 
 
-def test_cpu_engine_is_told_its_threads_and_memory() -> None:
+def test_cpu_engine_gets_flags_for_threads_and_memory() -> None:
     subject = service(resources={"limits": {"cpu": "1500m", "memory": "12Gi"}})
     assert environment(subject)["OMP_NUM_THREADS"] == "2"
     assert environment(subject)["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
@@ -199,7 +199,7 @@ def test_remediation_mode_never_touches_the_pods(mode: str) -> None:
     assert pod_spec(service(remediation={"mode": mode})) == pod_spec(service())
 
 
-def test_replicas_spread_over_nodes_unless_told_otherwise() -> None:
+def test_replicas_spread_over_nodes_by_default() -> None:
     keys = [constraint["topologyKey"] for constraint in pod_spec(service())["topologySpreadConstraints"]]
     assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
     own = {"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}
@@ -214,7 +214,7 @@ def test_scheduling_is_passed_on() -> None:
     assert "priorityClassName" not in pod_spec(service())
 
 
-def test_pod_template_has_the_last_word() -> None:
+def test_pod_template_is_merged_last() -> None:
     patch = {
         "containers": [{"name": "server", "image": "fake:1", "args": ["--x"]}, {"name": "proxy", "image": "proxy:1"}],
         "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}],

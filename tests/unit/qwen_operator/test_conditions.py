@@ -68,7 +68,7 @@ def test_status_tells_clients_and_autoscalers_where_to_look() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sick", "reason", "text"),
+    ("unhealthy", "reason", "text"),
     [
         (
             pod(
@@ -132,8 +132,8 @@ def test_status_tells_clients_and_autoscalers_where_to_look() -> None:
         ),
     ],
 )
-def test_why_a_pod_is_not_ready_is_said(sick: Object, reason: str, text: str) -> None:
-    found = ready(sick)
+def test_the_message_says_why_a_pod_is_not_ready(unhealthy: Object, reason: str, text: str) -> None:
+    found = ready(unhealthy)
     assert (found.status, found.reason) == ("False", reason)
     assert text in found.message
     assert "news-" in found.message
@@ -144,14 +144,14 @@ def test_a_crash_of_long_ago_explains_nothing() -> None:
     assert ready(pod(server=recovered)).reason == "EngineUnresponsive"
 
 
-def test_first_failing_start_counts_before_the_back_off() -> None:
+def test_first_failing_start_is_reported_before_the_back_off() -> None:
     running_again = {**crashed(78, "bad config"), "state": {"running": {"startedAt": "t"}}}
     assert ready(pod(server=running_again)).reason == "ModelLoadFailed"
 
 
-def test_most_telling_problem_is_reported_whatever_the_order() -> None:
-    sick = pod("news-3", server=crashed(78, "bad config"))
-    assert ready(LOADING, sick).reason == ready(sick, LOADING).reason == "ModelLoadFailed"
+def test_the_most_specific_problem_is_reported_in_any_order() -> None:
+    unhealthy = pod("news-3", server=crashed(78, "bad config"))
+    assert ready(LOADING, unhealthy).reason == ready(unhealthy, LOADING).reason == "ModelLoadFailed"
 
 
 def test_loading_is_progress_and_no_degradation() -> None:
@@ -206,7 +206,7 @@ def test_scaled_to_zero_is_not_ready_and_not_degraded() -> None:
     assert condition(status, "Degraded").status == "False"
 
 
-def test_pods_on_their_way_out_do_not_count() -> None:
+def test_pods_that_are_being_deleted_do_not_count() -> None:
     leaving = pod("news-9", ready=True)
     leaving["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
     evicted = pod("news-8", ready=False, phase="Failed")
@@ -286,7 +286,7 @@ def test_only_the_last_lines_of_the_log_are_kept() -> None:
 
 
 class TestInvalidSpec:
-    """An object that does not parse."""
+    """An object that cannot be parsed."""
 
     error = InvalidSpecError("spec.replicas", "must be a number")
 
@@ -299,7 +299,7 @@ class TestInvalidSpec:
         }
         assert "spec.replicas" in condition(status, "Ready").message
 
-    def test_runs_already_stays_ready(self) -> None:
+    def test_stays_ready_if_it_is_running(self) -> None:
         before = status_of(READY_POD)
         status = invalid_status(service_object(status=before.to_dict()), self.error, NOW)
         assert condition(status, "Ready").status == "True"

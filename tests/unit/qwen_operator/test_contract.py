@@ -1,4 +1,4 @@
-"""What the operator writes is what the server reads: flags, alerts, figures."""
+"""What the operator writes is what the server reads: flags, alerts, metrics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SERVICES = {
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_server_takes_the_arguments(name: str) -> None:
+def test_server_accepts_the_arguments(name: str) -> None:
     subject = QwenService.parse(SERVICES[name])
     arguments = container(subject)["args"]
     settings = load_settings(arguments)
@@ -52,7 +52,7 @@ def test_server_takes_the_arguments(name: str) -> None:
     assert settings.pass_through == tuple(spec.engine.extra_args)
 
 
-def test_server_takes_every_flag_that_can_be_written() -> None:
+def test_server_accepts_every_flag_that_the_operator_writes() -> None:
     written = {
         flag.partition("=")[0] for obj in SERVICES.values() for flag in container(QwenService.parse(obj))["args"]
     }
@@ -72,7 +72,7 @@ def test_both_catalogues_say_the_same(device: Any) -> None:
     assert ours == theirs
 
 
-def test_server_takes_the_overrides_of_the_config_map() -> None:
+def test_server_accepts_the_overrides_of_the_config_map() -> None:
     changes: Object = {"alerts": [{"name": "HighTTFT", "threshold": 2}, {"name": "GPUMemoryHigh", "enabled": False}]}
     document = json.loads(child(service(**changes), "ConfigMap")["data"]["alerts.json"])
     rules = {rule.name: rule for rule in server_alerts.override(server_alerts.catalogue("cpu"), document)}

@@ -1,4 +1,4 @@
-"""The Kubernetes client against a small HTTP server: what goes out, and which errors come back."""
+"""The Kubernetes client with a small HTTP server: requests, and the errors for responses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from qwen_operator.reconcile import Reconciler
 
 @dataclass
 class Server:
-    """What the API server answers, and what it was asked."""
+    """The responses of the API server, and the requests to it."""
 
     answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
     asked: list[tuple[str, str, dict[str, str], Any, str]] = field(default_factory=list)
@@ -156,7 +156,7 @@ async def test_answers_become_typed_errors(
     assert (caught.value.status, caught.value.message) == (status, "because")
 
 
-async def test_a_namespace_that_is_being_deleted_is_told_apart(server: Server, kube: KubeClient) -> None:
+async def test_a_namespace_that_is_being_deleted_has_its_own_error(server: Server, kube: KubeClient) -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         details = {"causes": [{"reason": "NamespaceTerminating"}]}
         return web.json_response({"message": "no", "details": details}, status=403)
@@ -178,7 +178,7 @@ async def test_no_answer_is_an_error_without_a_status(server: Server, kube: Kube
     assert caught.value.status == 0
 
 
-async def test_deleting_what_is_gone_is_fine(server: Server, kube: KubeClient) -> None:
+async def test_deleting_a_missing_object_is_not_an_error(server: Server, kube: KubeClient) -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.json_response({"message": "gone"}, status=404)
 
@@ -211,7 +211,7 @@ def stream(*events: dict[str, Any]) -> bytes:
     return b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
 
-async def test_a_watch_goes_on_after_its_end_and_lists_anew_when_too_old(server: Server, kube: KubeClient) -> None:
+async def test_a_watch_continues_after_its_end_and_lists_again_if_too_old(server: Server, kube: KubeClient) -> None:
     seen: list[tuple[str, str]] = []
     watches: list[str] = []
     lists = 0
@@ -254,7 +254,7 @@ async def test_a_watch_goes_on_after_its_end_and_lists_anew_when_too_old(server:
     assert ("a", "1") in seen
 
 
-async def test_what_may_not_be_watched_is_not_waited_for(server: Server, kube: KubeClient) -> None:
+async def test_an_informer_without_permission_does_not_delay_the_start(server: Server, kube: KubeClient) -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.json_response({"message": "forbidden"}, status=403)
 
@@ -266,9 +266,7 @@ async def test_what_may_not_be_watched_is_not_waited_for(server: Server, kube: K
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_deletion_that_nobody_told_about_is_found_out_before_anything_is_made_anew(
-    kube: KubeClient, server: Server
-) -> None:
+async def test_a_missed_deletion_is_noticed_before_a_child_is_created(kube: KubeClient, server: Server) -> None:
     async def absent(_: web.Request) -> web.StreamResponse:
         return web.json_response({"message": "not found"}, status=404)
 
@@ -288,7 +286,7 @@ async def test_a_deletion_that_nobody_told_about_is_found_out_before_anything_is
     assert {method for method, *_ in server.asked} == {"GET"}
 
 
-async def test_an_optional_api_that_fails_holds_up_nobody(kube: KubeClient, server: Server) -> None:
+async def test_an_optional_api_that_fails_delays_nothing(kube: KubeClient, server: Server) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         if request.path == "/apis/monitoring.coreos.com/v1":
             return web.json_response({"resources": [{"name": "servicemonitors"}]})

@@ -1,4 +1,4 @@
-"""Leader election: who may take the Lease, and what is written into it."""
+"""Leader election: which process may take the Lease, and what it writes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_anothers_lease_can_be_taken_once_it_was_seen_unchanged_for_its_duration
     assert watch.may_take(lease_held_by("other"), "me", 115.1)
 
 
-def test_a_renewal_starts_the_wait_anew_whatever_its_clock_says() -> None:
+def test_a_renewal_restarts_the_wait_whatever_its_timestamp_is() -> None:
     watch = LeaseWatch()
     assert not watch.may_take(lease_held_by("other", "2020-01-01T00:00:00Z"), "me", 0.0)
     assert not watch.may_take(lease_held_by("other", "1999-01-01T00:00:00Z"), "me", 14.0)

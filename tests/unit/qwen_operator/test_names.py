@@ -1,4 +1,4 @@
-"""Names and labels are always such that Kubernetes takes them."""
+"""Names and labels are always valid in Kubernetes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from qwen_operator.api.names import child_labels, child_name, selector_labels, selector_string, service_url
 
-# A Service's name is the strictest: it begins with a letter.
+# The name of a Service has the strictest rules: it begins with a letter.
+
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 service_names = st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?", fullmatch=True)
 

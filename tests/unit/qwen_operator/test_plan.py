@@ -1,4 +1,4 @@
-"""What must exist, what must not, and what the author of a spec is told."""
+"""Planning: which objects must exist, which must not, and the warnings."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_own_budget_does_not_count_as_the_users() -> None:
     assert child(service(), "PodDisruptionBudget", budgets=[own])
 
 
-def test_single_gpu_replica_is_told_about_downtime() -> None:
+def test_single_gpu_replica_gets_a_warning_about_downtime() -> None:
     assert reasons(gpu_service()) == ["RolloutMeansDowntime"]
     assert reasons(gpu_service(replicas=2)) == []
     assert reasons(gpu_service(rollout={"maxSurge": 1})) == []
@@ -90,7 +90,7 @@ def test_scaled_to_zero_means_no_downtime() -> None:
     assert reasons(gpu_service(replicas=0)) == []
 
 
-def test_unshared_cache_of_several_replicas_is_told() -> None:
+def test_unshared_cache_of_several_replicas_is_reported() -> None:
     assert reasons(service(cache={"size": "1Gi"}, replicas=2)) == ["CacheNotShared"]
     assert reasons(service(cache={"size": "1Gi"}, autoscaling={"maxReplicas": 2})) == ["CacheNotShared"]
     assert reasons(gpu_service(cache={"size": "1Gi"})) == ["RolloutMeansDowntime"]
@@ -103,7 +103,7 @@ def test_rollout_with_a_surge_needs_a_shared_cache() -> None:
     assert "rollout.maxSurge to 0" in warning.message
 
 
-def test_missing_default_image_is_told() -> None:
+def test_missing_default_image_is_reported() -> None:
     assert reasons(service(), server_images={}) == ["ImageMissing"]
     assert reasons(service(engine={"image": "mine:1"}), server_images={}) == []
 
@@ -115,12 +115,12 @@ def test_existing_claim_is_judged_by_its_own_access_modes() -> None:
     assert reasons(subject) == []
 
 
-def test_what_is_accepted_but_not_done_is_said() -> None:
+def test_what_is_accepted_but_not_implemented_is_reported() -> None:
     assert reasons(service(slo={"availability": "99"})) == ["NotImplementedYet"]
     assert reasons(service(autoscaling={"maxReplicas": 2, "scaler": "KEDA"})) == ["NotImplementedYet"]
 
 
-def test_missing_apis_are_said_when_they_were_asked_for() -> None:
+def test_missing_apis_are_reported_if_the_spec_needs_them() -> None:
     assert reasons(service(monitoring={"serviceMonitor": "Enabled"})) == ["MonitoringUnavailable"]
     assert reasons(service(route={"parentRefs": [{"name": "gateway"}]})) == ["RouteUnavailable"]
 
@@ -129,7 +129,7 @@ def test_missing_apis_are_said_when_they_were_asked_for() -> None:
     ("selector", "expected"),
     [({}, []), ({"matchLabels": {"release": "x"}}, []), ({"matchLabels": {"release": "y"}}, ["MonitoringNotSelected"])],
 )
-def test_monitor_that_no_prometheus_selects_is_told(selector: Object, expected: list[str]) -> None:
+def test_monitor_that_no_prometheus_selects_is_reported(selector: Object, expected: list[str]) -> None:
     prometheus = {"spec": {"serviceMonitorSelector": selector}}
     subject = service(monitoring={"labels": {"release": "x"}})
     assert reasons(subject, has_service_monitor=True, prometheuses=[prometheus]) == expected
@@ -144,14 +144,14 @@ class TestOperatorUpgrade:
 
     before = serving(child(gpu_service(), "Deployment", operator_version="0.9.0", server_images=OLD_IMAGES))
 
-    def test_is_deferred_and_said(self) -> None:
+    def test_is_deferred_with_a_warning(self) -> None:
         found = planned(gpu_service(), live_deployment=self.before)
         (deployment,) = [obj for obj in found.children if obj["kind"] == "Deployment"]
         assert image(deployment) == "registry/server:old"
         assert deployment["metadata"]["annotations"] == self.before["metadata"]["annotations"]
         assert "UpdatePending" in [warning.reason for warning in found.warnings]
 
-    def test_stays_deferred_on_the_next_look(self) -> None:
+    def test_stays_deferred_in_the_next_reconciliation(self) -> None:
         once = serving(child(gpu_service(), "Deployment", live_deployment=self.before))
         assert "UpdatePending" in reasons(gpu_service(), live_deployment=once)
 
@@ -160,7 +160,7 @@ class TestOperatorUpgrade:
         assert found["spec"]["replicas"] == 3
         assert image(found) == "registry/server:old"
 
-    def test_goes_out_with_the_next_change_of_the_spec(self) -> None:
+    def test_is_rolled_out_with_the_next_change_of_the_spec(self) -> None:
         found = child(gpu_service(engine={"maxModelLen": 100}), "Deployment", live_deployment=self.before)
         assert image(found) == "registry/server:cuda"
 
@@ -168,7 +168,7 @@ class TestOperatorUpgrade:
         found = child(gpu_service(rollout={"onOperatorUpgrade": "Apply"}), "Deployment", live_deployment=self.before)
         assert image(found) == "registry/server:cuda"
 
-    def test_without_effect_on_the_pods_is_no_news(self) -> None:
+    def test_is_silent_without_effect_on_the_pods(self) -> None:
         same = live(child(gpu_service(), "Deployment", operator_version="0.9.0"))
         assert "UpdatePending" not in reasons(gpu_service(), live_deployment=same)
 

@@ -24,7 +24,7 @@ def live(**changes: Any) -> dict[str, Any]:
     return {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": 1}, **changes}
 
 
-def test_what_the_api_server_counts_is_no_drift() -> None:
+def test_what_the_api_server_maintains_is_no_drift() -> None:
     later = live(metadata={"resourceVersion": "9", "generation": 4}, status={"replicas": 3})
     assert fingerprint(later) == fingerprint(live())
 
@@ -85,7 +85,7 @@ async def test_a_burst_becomes_one_and_a_change_meanwhile_another() -> None:
     assert len(queue) == 0
 
 
-async def test_a_failure_comes_back_and_holds_up_nobody() -> None:
+async def test_a_failure_is_retried_and_does_not_block_other_keys() -> None:
     failures: list[int] = []
     done = asyncio.Event()
 

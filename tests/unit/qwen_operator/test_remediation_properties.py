@@ -1,4 +1,4 @@
-"""The invariants of `decide`, as the design names them: (a) to (j)."""
+"""The invariants of `decide`, called (a) to (j)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def policies(draw: st.DrawFn) -> Policy:
 
 @st.composite
 def stories(draw: st.DrawFn) -> list[tuple[int, dict[str, object], int]]:
-    """Changes of pods' health: (which pod, what changes, for how many rounds it stays so)."""
+    """Changes of the health of pods: (pod, change, number of rounds)."""
     change = st.fixed_dictionaries(
         {
             "alerts": alert_sets,
@@ -170,7 +170,7 @@ def test_d_missing_or_stale_evidence_never_takes_a_pod_out(alerts: frozenset[str
     if how == "silent":
         world.patients["u0"] = replace(patient, alerts=alerts, silent=True)
     else:
-        # the first answer with the alert is fresh, those after it are not
+        # Only the first answer with the alert is fresh.
         world.patients["u0"] = replace(patient, alerts=alerts, frozen=True)
     for _ in range(rounds):
         world.round()
@@ -216,14 +216,14 @@ def test_f_an_alert_that_flaps_changes_nothing(alert: str, pattern: list[bool]) 
 
 
 @settings(max_examples=40, deadline=None)
-@given(count=st.integers(1, 6), sick=st.integers(1, 6), min_ready=st.integers(0, 3))
-def test_g_errors_of_more_than_half_are_systemic(count: int, sick: int, min_ready: int) -> None:
-    sick = min(sick, count)
+@given(count=st.integers(1, 6), unhealthy=st.integers(1, 6), min_ready=st.integers(0, 3))
+def test_g_errors_of_more_than_half_are_systemic(count: int, unhealthy: int, min_ready: int) -> None:
+    unhealthy = min(unhealthy, count)
     world = World.of(count, policy(min_ready=min_ready))
-    for patient in list(world.patients.values())[:sick]:
+    for patient in list(world.patients.values())[:unhealthy]:
         patient.alerts, patient.generates = frozenset({"HighErrorRate"}), False
     world.rounds(200.0)
-    if 2 * sick > count:
+    if 2 * unhealthy > count:
         assert world.steps(CloseGate, BeginRestart) == []
         assert world.suspended is not None
         assert world.suspended.reason == "SystemicErrors"
@@ -231,7 +231,7 @@ def test_g_errors_of_more_than_half_are_systemic(count: int, sick: int, min_read
 
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 4), rules=policies(), story=stories())
-def test_h_a_dry_run_takes_no_action_and_tells_of_each(
+def test_h_a_dry_run_takes_no_action_and_reports_each(
     count: int, rules: Policy, story: list[tuple[int, dict[str, object], int]]
 ) -> None:
     world = World.of(count, replace(rules, mode="DryRun"))
@@ -246,7 +246,7 @@ def test_h_a_dry_run_takes_no_action_and_tells_of_each(
 
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 4), alerts=st.lists(alert_sets, min_size=4, max_size=4))
-def test_h_a_dry_run_tells_what_enforcement_does_first(count: int, alerts: list[frozenset[str]]) -> None:
+def test_h_a_dry_run_reports_what_enforcement_does_first(count: int, alerts: list[frozenset[str]]) -> None:
     def steps(mode: str) -> list[tuple[str, str]]:
         world = World.of(count, policy(mode=mode))
         for number, patient in enumerate(world.patients.values()):
@@ -279,7 +279,7 @@ def test_i_once_all_are_well_all_gates_open(
         world.change(uid, gate=gate)
     if forget:
         world.forget()
-    # what was begun is brought to its end first
+    # First, what is in progress is completed.
     heal(world)
     while any(intent.phase != "Waiting" and not done(world, intent.pod_uid) for intent in world.ledger.intents):
         world.round()
@@ -292,7 +292,8 @@ def test_i_once_all_are_well_all_gates_open(
 
 
 def heal(world: World) -> None:
-    """All pods are well from now on, and so are the answers that they owe."""
+    """From now on all pods are healthy, and so are their pending answers."""
+
     world.proofs = dict.fromkeys(world.proofs, True)
     for uid, patient in list(world.patients.items()):
         world.patients[uid] = Patient(patient.pod, uptime=patient.uptime + 1.0, down_until=patient.down_until)
@@ -319,7 +320,7 @@ def test_j_a_lone_hung_pod_is_restarted(alert: str, min_ready: int) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 4), spent=st.integers(0, 3))
-def test_j_healing_waits_for_the_budget_and_then_happens(count: int, spent: int) -> None:
+def test_j_a_restart_waits_for_the_budget_and_then_happens(count: int, spent: int) -> None:
     rules = policy(max_restarts=3, window=600.0)
     world = World.of(count, rules)
     world.ledger = RemediationStatus(restart_times=[EPOCH - timedelta(seconds=1)] * spent)

@@ -109,7 +109,7 @@ def test_garbled_metrics_are_no_evidence(body: bytes) -> None:
     assert parse_metrics(body) is None
 
 
-def test_garbled_alerts_are_passed_over() -> None:
+def test_garbled_alerts_are_ignored() -> None:
     evidence = parse_metrics(metrics(alerts=[None, 3, {}, {"name": 4}, {"name": "x" * 65}, {"name": "HighTTFT"}]))
     assert evidence is not None
     assert evidence.alerts == {"HighTTFT"}
@@ -164,7 +164,7 @@ def test_restarts_leave_the_window() -> None:
     assert ledgers.budget_left(ledger, rules, EPOCH + timedelta(seconds=600)) == 1
 
 
-def test_a_refund_gives_the_restart_back() -> None:
+def test_a_refunded_restart_does_not_count() -> None:
     rules = policy(max_restarts=1)
     ledger = ledgers.begin(RemediationStatus(), intent(), rules, EPOCH)
     refunded = ledgers.finish(ledger, intent(), rules, EPOCH, refund=True)
@@ -172,7 +172,7 @@ def test_a_refund_gives_the_restart_back() -> None:
     assert ledgers.budget_left(refunded, rules, EPOCH) == 1
 
 
-def test_a_clock_that_jumps_back_does_not_stop_healing_for_ever() -> None:
+def test_a_clock_that_jumps_back_does_not_block_restarts_forever() -> None:
     rules = policy(backoff_max=60.0, window=600.0)
     ahead = RemediationStatus(backoff_until=EPOCH + timedelta(days=1), restart_times=[EPOCH + timedelta(days=1)])
     assert ledgers.backoff_left(ahead, rules, EPOCH) <= 60.0
@@ -237,7 +237,7 @@ def test_an_idle_pod_is_not_waited_for() -> None:
     assert len(world.steps(ExecuteRestart)) == 1
 
 
-def test_a_pod_restarted_in_place_in_vain_is_evicted() -> None:
+def test_a_pod_that_a_restart_in_place_does_not_help_is_evicted() -> None:
     world = World.of(2, policy(backoff_base=0.0))
     world["u0"].alerts, world["u0"].generates, world["u0"].cured_by_restart = HUNG, False, False
     history: list[HistoryEntry] = []
@@ -260,7 +260,7 @@ def test_broken_hardware_is_evicted_at_once() -> None:
     assert [step.intent.method for step in begun] == ["Evict"]  # type: ignore[union-attr]
 
 
-def test_a_pod_taken_out_twice_in_ten_minutes_is_restarted_directly() -> None:
+def test_a_pod_taken_out_twice_in_ten_minutes_is_restarted_at_once() -> None:
     world = World.of(2)
     world["u0"].alerts = HUNG
     world.rounds(6.0)
@@ -279,7 +279,7 @@ def test_without_peers_errors_never_restart() -> None:
     assert world.steps(BeginRestart, CloseGate) == []
 
 
-def test_a_pod_on_a_node_that_is_gone_is_nobodys_patient() -> None:
+def test_a_pod_on_a_lost_node_is_left_alone() -> None:
     world = World.of(2, node_ready=False)
     world["u0"].alerts = HUNG
     world.rounds(200.0)
@@ -321,7 +321,7 @@ def test_a_failed_proof_starts_over() -> None:
     assert world.gate("u0") == Gate.OPEN
 
 
-def test_without_a_gate_a_hung_pod_is_restarted_all_the_same() -> None:
+def test_a_hung_pod_without_a_gate_is_restarted() -> None:
     world = World.of(2, gate=Gate.MISSING)
     world["u0"].alerts, world["u0"].generates = HUNG, False
     world.rounds(120.0)
@@ -330,7 +330,7 @@ def test_without_a_gate_a_hung_pod_is_restarted_all_the_same() -> None:
     assert world.ledger.intents == []
 
 
-def test_a_restart_that_does_not_come_back_frees_its_slot() -> None:
+def test_a_restart_that_times_out_frees_its_slot() -> None:
     world = World.of(2, policy(startup=100.0, drain=10.0))
     world.start_seconds = 10_000.0
     world["u0"].alerts, world["u0"].generates = HUNG, False
@@ -339,7 +339,7 @@ def test_a_restart_that_does_not_come_back_frees_its_slot() -> None:
     assert world.ledger.intents == []
 
 
-def test_off_opens_gates_and_calls_restarts_off() -> None:
+def test_off_opens_gates_and_cancels_restarts() -> None:
     world = World.of(2)
     world["u0"].alerts, world["u0"].generates = HUNG, False
     world.rounds(70.0)
@@ -357,7 +357,7 @@ def die(world: World, uid: str) -> None:
     patient.down_until, patient.uptime = world.mono + 30.0, 0.0
 
 
-def test_an_engine_that_died_belongs_to_the_kubelet() -> None:
+def test_a_dead_engine_is_left_to_the_kubelet() -> None:
     world = World.of(2)
     world.round()
     for _ in range(2):
@@ -379,7 +379,7 @@ def test_a_pod_whose_engine_keeps_dying_is_evicted() -> None:
     assert "u0" not in world.patients
 
 
-def test_a_container_that_ends_for_another_reason_is_left_to_the_kubelet() -> None:
+def test_a_container_that_exits_for_another_reason_is_left_to_the_kubelet() -> None:
     world = World.of(2)
     world.round()
     for _ in range(5):
@@ -389,7 +389,7 @@ def test_a_container_that_ends_for_another_reason_is_left_to_the_kubelet() -> No
     assert world.steps(BeginRestart, Died) == []
 
 
-def test_saturation_is_told_once_for_each_time() -> None:
+def test_saturation_is_reported_once_per_occurrence() -> None:
     world = World.of(1)
     world["u0"].alerts = frozenset({"QueueSaturated"})
     world.rounds(60.0)
@@ -433,7 +433,7 @@ def gate(status: str, **changes: Any) -> dict[str, Any]:
     return {"type": "qwen-vllm.io/slo-ready", "status": status, **changes}
 
 
-def test_gates_are_told_apart() -> None:
+def test_each_state_of_a_gate_is_recognized() -> None:
     assert gate_of(pod()) is Gate.UNSET
     assert gate_of(pod(conditions=[gate("True")])) is Gate.OPEN
     assert gate_of(pod(conditions=[gate("False")])) is Gate.CLOSED
@@ -480,7 +480,7 @@ def deployment(reason: str, **status: int) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_rollout_is_told_from_scaling(obj: dict[str, Any] | None, expected: Rollout) -> None:
+def test_scaling_is_not_a_rollout(obj: dict[str, Any] | None, expected: Rollout) -> None:
     assert rollout_view(obj) == expected
 
 
@@ -533,7 +533,7 @@ def test_a_pod_that_is_out_for_errors_and_then_hangs_is_restarted_without_peers(
 
 
 @pytest.mark.parametrize("mode", ["Off", "DryRun"])
-def test_a_restart_that_was_set_off_is_not_given_back_by_a_change_of_mode(mode: str) -> None:
+def test_a_triggered_restart_is_not_refunded_by_a_change_of_mode(mode: str) -> None:
     world = World.of(2)
     world.start_seconds = 1000.0
     world["u0"].alerts = HUNG

@@ -1,4 +1,4 @@
-"""The loop of remediation: how it shows that it lives."""
+"""The loop of remediation: its heartbeat."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def test_defaults() -> None:
     assert settings.server_images == {"cpu": "server:cpu", "cuda": "server:cuda"}
 
 
-def test_environment_is_read() -> None:
+def test_the_environment_is_read() -> None:
     env = {
         **IMAGES,
         "QWEN_OPERATOR_WATCH_NAMESPACES": " team-a, team-b,,team-a",
@@ -44,7 +44,7 @@ def test_flags_win_over_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "expected"),
     [
         ("LEADER_ELECTION", "maybe", "leader-election"),
         ("METRICS_PORT", "99999", "metrics-port"),
@@ -53,8 +53,8 @@ def test_flags_win_over_the_environment() -> None:
         ("LOG_LEVEL", "loud", "log-level"),
     ],
 )
-def test_bad_settings_are_named(name: str, value: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_bad_settings_are_named(name: str, value: str, expected: str) -> None:
+    with pytest.raises(SettingsError, match=expected):
         read_settings(env={**IMAGES, f"QWEN_OPERATOR_{name}": value})
 
 
@@ -93,7 +93,7 @@ def test_a_part_that_misses_its_beat_is_overdue() -> None:
     assert health.overdue() == []
 
 
-async def test_the_endpoint_tells_health_and_metrics() -> None:
+async def test_the_endpoints_serve_health_and_metrics() -> None:
     now = 0.0
     health = Health(clock=lambda: now)
     runner, port = await serve(health, 0)

@@ -1,4 +1,6 @@
-"""A collection of requests that deserve a 4xx, as the bytes that go over the wire, and a client that sends them."""
+"""A collection of requests that deserve a 4xx, as the bytes that go over the wire, and a client
+that sends them.
+"""
 
 from __future__ import annotations
 

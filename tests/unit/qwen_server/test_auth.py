@@ -162,7 +162,7 @@ def test_a_key_may_hold_any_character(tmp_path: Path) -> None:
 
 def test_a_folder_without_keys_lets_nobody_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "empty").write_text("\n# nothing\n")
-    for folder, said in ((tmp_path, "nobody is let in"), (tmp_path / "missing", "none of them is accepted")):
+    for folder, said in ((tmp_path, "all requests are rejected"), (tmp_path / "missing", "none of them is accepted")):
         caplog.clear()
         keys = ApiKeys(folder)
         assert said in caplog.text

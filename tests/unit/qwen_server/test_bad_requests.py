@@ -1,4 +1,6 @@
-"""Every bad request is refused quickly and in OpenAI's shape, and leaves nothing behind: no slot, no memory."""
+"""Every bad request is refused quickly and in OpenAI's shape, and leaves nothing behind: no slot,
+no memory.
+"""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ async def test_a_body_that_trickles_is_a_408_and_takes_no_slot() -> None:
         assert "0.3 s" in await client.refused(408)
         task.cancel()
         assert (served.service.admission.peak, served.engine.bodies) == (0, [])
-        assert served.app.state.handler.bodies.room == 32 * served.service.settings.max_body_bytes
+        assert served.app.state.handler.reader.room == 32 * served.service.settings.max_body_bytes
 
 
 async def test_a_body_that_nobody_waits_for_has_its_time_too() -> None:
@@ -259,7 +259,7 @@ async def test_endless_trailers_are_refused() -> None:
         task = asyncio.create_task(trickle(client, b"X-Trailer: " + b"a" * 30_000 + b"\r\n"))
         await client.ends()
         task.cancel()
-        await until(lambda: served.app.state.handler.bodies.room == 32 * served.service.settings.max_body_bytes)
+        await until(lambda: served.app.state.handler.reader.room == 32 * served.service.settings.max_body_bytes)
         assert served.engine.bodies == []
 
 
@@ -290,17 +290,17 @@ async def test_what_is_not_http_is_a_400_in_shape(data: bytes) -> None:
 async def test_a_body_in_chunks_that_are_none_is_a_400_and_leaves_nothing_behind(begun: bool) -> None:
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with serve() as served, connect(served) as client:
-        room = served.app.state.handler.bodies.room
+        room = served.app.state.handler.reader.room
         await client.send(HEALTH)
         assert (await client.answer())[0] == 200
         if begun:
             await client.send(head + b'5\r\n{"pro\r\n')
-            await until(lambda: served.app.state.handler.bodies.room < room)
+            await until(lambda: served.app.state.handler.reader.room < room)
             await client.send(b"five\r\n{")
         else:
             await client.send(head + b"five\r\n{")
         assert "HTTP" in await client.refused(400)
-        await until(lambda: served.app.state.handler.bodies.room == room)
+        await until(lambda: served.app.state.handler.reader.room == room)
         assert served.engine.bodies == []
 
 
@@ -317,13 +317,13 @@ async def test_pipelined_requests_are_answered_in_turn_and_bounded() -> None:
 
 async def test_uploads_share_a_bounded_memory() -> None:
     async with serve(max_body_bytes=1024) as served, contextlib.AsyncExitStack() as stack:
-        room = served.app.state.handler.bodies.room
+        room = served.app.state.handler.reader.room
         assert room == 32 * 1024
         clients = [await stack.enter_async_context(connect(served)) for _ in range(33)]
         body = b'{"prompt": "x"' + b" " * 1000 + b"}"
         for client in clients[:-1]:
             await client.send(post(body[:-1], length=len(body)))
-        await until(lambda: served.app.state.handler.bodies.room == room - 32 * (len(body) - 1))
+        await until(lambda: served.app.state.handler.reader.room == room - 32 * (len(body) - 1))
         await clients[-1].send(post(body[:-1], length=len(body)))
         status, headers, refusal = await clients[-1].answer()
         assert status == 503
@@ -334,7 +334,7 @@ async def test_uploads_share_a_bounded_memory() -> None:
         assert (await clients[0].answer())[0] == 200
         for client in clients[1:-1]:
             client.writer.close()
-        await until(lambda: served.app.state.handler.bodies.room == room)
+        await until(lambda: served.app.state.handler.reader.room == room)
 
 
 def test_the_kernel_drops_a_client_that_does_not_read() -> None:

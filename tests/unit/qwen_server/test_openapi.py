@@ -1,4 +1,6 @@
-"""The description of the API: whole, true to the server, and shown by pages that load nothing from elsewhere."""
+"""The description of the API: whole, true to the server, and shown by pages that load nothing from
+elsewhere.
+"""
 
 from __future__ import annotations
 

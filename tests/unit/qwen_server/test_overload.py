@@ -10,7 +10,6 @@ import pytest
 
 from qwen_server.api import streaming
 from qwen_server.api.generation import Generation
-from qwen_server.api.protocol import Protocol
 from qwen_server.engine.base import Output, Prepared, Tap
 from qwen_server.observe.request_figures import RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
@@ -120,9 +119,10 @@ async def test_a_stream_whose_engine_takes_a_moment_to_end_counts_as_answered(
 async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwen_server.api.generation._TELL_SECONDS", 0.05)
+    monkeypatch.setattr("qwen_server.api.generation._ERROR_SECONDS", 0.05)
     service = served.service
-    call = Protocol(service.settings).chat({"messages": [{"role": "user", "content": "你好"}], "stream": True})
+    chat = {"messages": [{"role": "user", "content": "你好"}], "stream": True}
+    body = served.app.state.handler.bodies.check("chat", chat)
     sent: list[str] = []
 
     async def receive() -> dict[str, Any]:
@@ -136,8 +136,8 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 
     overdue = service.clock() - service.settings.request_timeout + 0.1
     async with asyncio.timeout(5):
-        ticket = service.admission.enter(call.weight)
-        await Generation(service, call, RequestRecord("r", overdue)).serve(ticket, receive, send)
+        ticket = service.admission.enter(body.weight)
+        await Generation(service, body, RequestRecord("r", overdue)).serve(ticket, receive, send)
     assert sent[0] == "http.response.start"
     assert (served.lifecycle.in_flight, service.admission.running) == (0, 0)
 

@@ -197,12 +197,12 @@ def _reports(state: State) -> list[Step]:
     steps: list[Step] = []
     for pod in state.members:
         memory = state.memory[pod.uid]
-        told = set()
+        notified = set()
         for alert, streak in sorted(memory.streaks.items()):
             after = state.policy.alerts[alert].report_after
             if after is None or alert in memory.notified or streak.polls < 2 or streak.seconds < after:
                 continue
-            told.add(alert)
+            notified.add(alert)
             steps.append(Report(pod, alert, alert, f"{alert} is active on pod {pod.name}"))
         latch = memory.latch
         if (
@@ -211,10 +211,10 @@ def _reports(state: State) -> list[Step]:
             and latch.alert not in memory.notified
             and latch.alert in memory.streaks
         ):
-            told.add(latch.alert)
+            notified.add(latch.alert)
             steps.append(Report(pod, latch.alert, "KeptInRotation", _held_back_message(state, pod, latch.alert)))
-        if told:
-            state.memory[pod.uid] = replace(memory, notified=memory.notified | told)
+        if notified:
+            state.memory[pod.uid] = replace(memory, notified=memory.notified | notified)
     return steps
 
 

@@ -137,18 +137,18 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
         memory = replace(memory, latch=latch, streaks={}, proofs=(), failures=0, probing_since=None)
         memory = replace(memory, quiet_since=None)
     streaks = _streaks(memory, evidence.alerts & policy.alerts.keys(), policy, now)
-    sick = any(policy.takes_out(alert) for alert in streaks)
+    unhealthy = any(policy.takes_out(alert) for alert in streaks)
     out_long_enough = memory.closed_since is not None and now.mono - memory.closed_since >= _ENDPOINT_OUT
     latch = memory.latch
-    if latch is not None and latch.released and sick:
+    if latch is not None and latch.released and unhealthy:
         latch = replace(latch, released="")
     return replace(
         memory,
         uptime=evidence.uptime,
         fresh_at=now.mono,
         streaks=streaks,
-        quiet_since=None if sick else memory.quiet_since if memory.quiet_since is not None else now.mono,
-        proofs=() if sick else memory.proofs,
+        quiet_since=None if unhealthy else memory.quiet_since if memory.quiet_since is not None else now.mono,
+        proofs=() if unhealthy else memory.proofs,
         idle_polls=memory.idle_polls + 1 if out_long_enough and evidence.busy == 0 else 0,
         notified=memory.notified & streaks.keys(),
         latch=latch,

@@ -150,19 +150,19 @@ class Remediator:
     async def _round(
         self, key: Key, pods: Sequence[Object], evidence: Mapping[str, Evidence | None], policy: Policy, desired: int
     ) -> Round:
-        sick = {
+        unhealthy = {
             uid
             for uid, answer in evidence.items()
             if answer is not None and any(policy.takes_out(alert) for alert in answer.alerts)
         }
         rollout = rollout_view(self._cluster.deployment(key))
         newest = None
-        if sick and (rollout.under_way or rollout.stalled):
+        if unhealthy and (rollout.under_way or rollout.stalled):
             newest = await self._newest(key)
         views = []
         for pod in pods:
             node = (pod.get("spec") or {}).get("nodeName", "")
-            ready = await self._node_ready(node) if pod["metadata"]["uid"] in sick else True
+            ready = await self._node_ready(node) if pod["metadata"]["uid"] in unhealthy else True
             views.append(pod_view(pod, node_ready=ready, newest_hash=newest))
         known = {pod["metadata"]["uid"] for pod in pods}
         proofs = {uid: self._proofs.pop(uid) for uid in known & self._proofs.keys()}

@@ -144,8 +144,8 @@ def _due(state: State, pod: Pod) -> bool:
     policy = state.policy.alerts.get(latch.alert)
     if policy is None or policy.restart_after is None:
         return False
-    sick = memory.quiet_since is None or memory.failures >= MAX_FAILED_PROOFS
-    return sick and state.now.mono - latch.since >= (0.0 if latch.repeated else policy.restart_after)
+    unhealthy = memory.quiet_since is None or memory.failures >= MAX_FAILED_PROOFS
+    return unhealthy and state.now.mono - latch.since >= (0.0 if latch.repeated else policy.restart_after)
 
 
 def _keeps_dying(state: State, pod: Pod) -> bool:

@@ -30,7 +30,7 @@ def transitions(
     a status). What only takes time is not a warning.
     """
     before = {item["type"]: (item["status"], item["reason"]) for item in old}
-    told: list[tuple[EventType, Mapping[str, Any]]] = []
+    worth_an_event: list[tuple[EventType, Mapping[str, Any]]] = []
     reasons: set[str] = set()
     for item in new:
         kind, status, reason = item["type"], item["status"], item["reason"]
@@ -42,5 +42,5 @@ def transitions(
             continue
         reasons.add(reason)
         calm = good or kind == "Progressing" or kind not in before or reason in _TAKES_TIME
-        told.append(("Normal" if calm else "Warning", item))
-    return told
+        worth_an_event.append(("Normal" if calm else "Warning", item))
+    return worth_an_event

@@ -1,7 +1,7 @@
 """One admitted request, from its place in the queue to the last byte of its answer.
 
-One coroutine owns the ticket and the engine's stream, so that whatever happens (an error, a deadline, a client that
-goes away) both are given back on the way out.
+One coroutine owns the ticket and the engine's stream. It releases both on the way out, whatever
+happens: an error, a deadline, or a client that disconnects.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from collections.abc import AsyncIterator, MutableMapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
-from qwen_server.api.checks import blamed
-from qwen_server.api.protocol import Call
+from qwen_server.api.bodies.body import Body
 from qwen_server.api.streaming import (
     DONE,
     Chunks,
@@ -48,11 +47,11 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 _log = logging.getLogger(__name__)
-_TELL_SECONDS = 5.0
+_ERROR_SECONDS = 5.0
 
 
 def _of_this_client(send: Send) -> Send:
-    """`send` with the one OSError that is the client's doing told apart from those of the machine."""
+    """Wraps `send`: an OSError from it is a disconnected client, any other is the machine's."""
 
     async def send_on(message: MutableMapping[str, Any]) -> None:
         try:
@@ -66,21 +65,21 @@ def _of_this_client(send: Send) -> Send:
 class Generation:
     """The answer to one request that was admitted."""
 
-    def __init__(self, service: Service, call: Call, record: RequestRecord, *, early_writes: bool = False) -> None:
+    def __init__(self, service: Service, body: Body, record: RequestRecord, *, early_writes: bool = False) -> None:
         self._service = service
-        self._call = call
+        self._body = body
         self._record = record
-        record.generates = call.generates
+        record.generates = body.generates
         self._early_writes = early_writes
-        self._dialect = DIALECTS[call.kind]
+        self._dialect = DIALECTS[body.kind]
         self._id = self._dialect.id_prefix + secrets.token_hex(16)
         self._created = int(time.time())
         self._stream: EventStream | None = None
         self._events = 0
-        self._transcript = Transcript(call.body) if service.settings.log_prompts else None
+        self._transcript = Transcript(body.fields) if service.settings.log_prompts else None
 
     async def serve(self, ticket: Ticket, receive: Receive, send: Send) -> None:
-        """Answers; every outcome is counted exactly once and the client learns of every error."""
+        """Answers. Every outcome is counted exactly once, and the client gets every error."""
         service = self._service
         service.figures.accept()
         outcome: Outcome = "failed"
@@ -94,7 +93,7 @@ class Generation:
         finally:
             service.figures.finish(self._record, outcome, reason)
             if self._transcript is not None:
-                self._transcript.tell()
+                self._transcript.log()
 
     async def _accepted(self, ticket: Ticket, receive: Receive, send: Send) -> tuple[Outcome, str | None]:
         try:
@@ -105,9 +104,9 @@ class Generation:
         except ClientDisconnectedError:
             return "aborted", None
         except HttpError as error:
-            # The time was over while the client did not take in what it was sent: that is no failure of ours.
+            # A deadline that passes while the client does not read is not the server's failure.
             held_up = error.kind == "timeout" and self._stream is not None and self._stream.blocked
-            await self._tell(send, error)
+            await self._send_error(send, error)
             if held_up:
                 return "aborted", None
             if error.status < 500:
@@ -149,31 +148,31 @@ class Generation:
         except QueueTimeoutError:
             raise refused(service.refuse("queue_timeout", BUSY_TEXT)) from None
         except InvalidRequestError as error:
-            param = blamed(error.param, self._call.body)
+            param = self._body.blamed(error.param)
             raise client_error(error.status, error.message, param=param, code=error.code) from None
         except EngineError as error:
             raise self._engine_failure(error) from error
 
     def _engine_failure(self, error: EngineError) -> HttpError:
-        """A dead engine's own words are in its log; the signs of life carry them."""
+        """The HTTP error of a failed engine; a dead one has its cause in the vital signs."""
         cause = self._service.engine.vitals().death_cause
         _log.error("request %s failed: %s", self._record.request_id, cause or error)
         return engine_failure(cause or str(error))
 
     def _is_fast(self) -> bool:
-        return self._call.fast and not (self._call.kind == "chat" and self._service.engine.info.chats_need_parsing)
+        return self._body.fast and not (self._body.kind == "chat" and self._service.engine.info.chats_need_parsing)
 
     async def _serve_fast(self, connection: RequestResponseCycle | None, send: Send) -> None:
-        call, record, engine = self._call, self._record, self._service.engine
-        prepare = engine.prepare_chat if call.kind == "chat" else engine.prepare_completion
-        prepared = await prepare(call.body, self._id, record.arrival)
+        body, record, engine = self._body, self._record, self._service.engine
+        prepare = engine.prepare_chat if body.kind == "chat" else engine.prepare_completion
+        prepared = await prepare(body.fields, self._id, record.arrival)
         record.prompt_tokens = prepared.prompt_tokens
         choices = prepared.prompts * prepared.n
-        if not call.stream:
+        if not body.stream:
             async with aclosing(cast("Any", engine.generate(prepared))) as outputs:
                 await self._collect_outputs(outputs, choices, send)
             return
-        chunks = Chunks(call.kind, self._id, self._created, call.model, stop_reasons=call.stop_reasons)
+        chunks = Chunks(body.kind, self._id, self._created, body.model, stop_reasons=body.stop_reasons)
         direct = None
         if connection is not None and choices == 1 and self._transcript is None:
             direct = DirectEvents(connection, chunks, record, self._service.figures, self._service.clock)
@@ -182,13 +181,13 @@ class Generation:
 
     async def _collect_outputs(self, outputs: AsyncIterator[Output], choices: int, send: Send) -> None:
         record = self._record
-        collector = Collector(self._call.kind, choices, stop_reasons=self._call.stop_reasons)
+        collector = Collector(self._body.kind, choices, stop_reasons=self._body.stop_reasons)
         async for output in outputs:
             self._observe(output)
             require_answer(output)
             collector.add(output)
         usage = usage_of(record.prompt_tokens, record.output_tokens)
-        body = collector.body(self._id, self._created, self._call.model, usage)
+        body = collector.body(self._id, self._created, self._body.model, usage)
         await send_json(send, 200, body, [self._timing()])
 
     async def _stream_outputs(
@@ -196,7 +195,8 @@ class Generation:
     ) -> None:
         record = self._record
         stream = self._begin_stream(send)
-        # Sent only once the engine's stream is over: the server calls a client gone as soon as its answer is complete.
+        # Sent only after the engine's stream has ended: as soon as an answer is complete, uvicorn
+        # reports its client as disconnected.
         ending: bytes | None = None
         async for output in outputs:
             if direct is not None:
@@ -205,7 +205,7 @@ class Generation:
             require_answer(output)
             data = chunks.of(output)
             if output.finished:
-                tail = chunks.usage(record.prompt_tokens, record.output_tokens) if self._call.include_usage else b""
+                tail = chunks.usage(record.prompt_tokens, record.output_tokens) if self._body.include_usage else b""
                 ending = data + tail + DONE
             elif data:
                 await stream.write(data)
@@ -216,9 +216,9 @@ class Generation:
         await stream.end(ending)
 
     async def _serve_reference(self, send: Send) -> None:
-        call, engine = self._call, self._service.engine
-        stream = self._begin_stream(send) if call.stream else None
-        answer = await engine.reference(call.kind, call.body, self._id, self._record.arrival, self._observe_reference)
+        body, engine = self._body, self._service.engine
+        stream = self._begin_stream(send) if body.stream else None
+        answer = await engine.reference(body.kind, body.fields, self._id, self._record.arrival, self._observe_reference)
         if answer.stream is not None and stream is not None:
             async with aclosing(cast("Any", answer.stream)) as lines:
                 await self._relay(lines, stream)
@@ -226,8 +226,8 @@ class Generation:
             await send_json(send, answer.status, answer.body, [self._timing()])
 
     async def _relay(self, lines: AsyncIterator[str], stream: EventStream) -> None:
-        """Passes the reference path's events on."""
-        # Sent only once the engine's stream is over, as above.
+        """Forwards the events of the reference path."""
+        # Sent only after the engine's stream has ended, as above.
         ending: bytes | None = None
         async for line in lines:
             if line.startswith(self._dialect.ending):
@@ -245,7 +245,10 @@ class Generation:
         return self._stream
 
     def _observe(self, output: Output) -> None:
-        """Counts what the engine gave. A stream's first token is made when it is passed on: then the client has it."""
+        """Counts an output.
+
+        A stream's first token counts when it is sent, as its client sees it.
+        """
         if self._transcript is not None:
             self._transcript.add(output)
         self._service.figures.gain(
@@ -253,7 +256,7 @@ class Generation:
             sum(delta.tokens for delta in output.deltas),
             self._service.clock(),
             choices=len(output.deltas),
-            first_at=None if self._call.stream else output.first_token_at,
+            first_at=None if self._body.stream else output.first_token_at,
         )
 
     def _observe_reference(self, output: Output) -> None:
@@ -269,20 +272,20 @@ class Generation:
         ]
 
     def _timing(self) -> tuple[bytes, bytes]:
-        """Server-Timing: milliseconds in the line, until the first token, and from there to now."""
+        """Server-Timing: milliseconds in the queue, to the first token, and from there to now."""
         record, now = self._record, self._service.clock()
         granted = now if record.granted is None else record.granted
         first = now if record.first_token is None else record.first_token
         parts = (("queue", granted - record.arrival), ("prefill", first - granted), ("decode", now - first))
         return b"server-timing", ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in parts).encode()
 
-    async def _tell(self, send: Send, error: HttpError) -> None:
-        """Tells the client of an error: as an HTTP status if nothing was sent yet, else as the stream's last event.
+    async def _send_error(self, send: Send, error: HttpError) -> None:
+        """Sends an error: as an HTTP status if nothing was sent yet, else as the last event.
 
-        A client that is gone, or takes nothing in, is not told.
+        Gives up on a client that has disconnected or does not read.
         """
         with contextlib.suppress(ClientDisconnectedError, TimeoutError):
-            async with asyncio.timeout(_TELL_SECONDS):
+            async with asyncio.timeout(_ERROR_SECONDS):
                 if self._stream is None or not self._stream.started:
                     if self._stream is not None:
                         self._stream.close()

@@ -1,64 +1,55 @@
-"""What happens to every request for an answer, from its first byte to its last, in the order in which it happens.
+"""The order in which every request for an answer is served, from its first byte to its last.
 
-Steps come in the order of their cost, and each may refuse the request before the next one costs more.
+The steps come in the order of their cost. Each may refuse the request before the next one costs
+more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from starlette.datastructures import Headers
 
+from qwen_server.api.bodies.body import Body
+from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.generation import Generation
-from qwen_server.api.protocol import Call
 from qwen_server.control.admission import QueueFullError, Ticket
 from qwen_server.control.refusals import BUSY_TEXT
 from qwen_server.control.service import Service
 from qwen_server.engine.base import Kind
 from qwen_server.http.asgi import Receive, Scope, Send, send_error
-from qwen_server.http.body import BodyReader, UploadsFullError, parse_object
+from qwen_server.http.body import BodyReader, UploadsFullError
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.error_bodies import HttpError, refused
 from qwen_server.http.rate_limits import RateLimiter
 
-Validator = Callable[[dict[str, Any]], Call]
-
 
 class Handler:
-    """Serves the requests of one application. `validators` raise HttpError 400 or 404."""
+    """Serves the requests of one application."""
 
     def __init__(
-        self,
-        service: Service,
-        limiter: RateLimiter,
-        bodies: BodyReader,
-        validators: Mapping[Kind, Validator],
-        *,
-        early_writes: bool,
+        self, service: Service, limiter: RateLimiter, reader: BodyReader, bodies: Bodies, *, early_writes: bool
     ) -> None:
         self._service = service
         self._limiter = limiter
+        self.reader = reader
         self.bodies = bodies
-        self._validators = validators
         self._early_writes = early_writes
 
     async def serve(self, kind: Kind, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request; it is counted exactly once, whatever becomes of it."""
+        """Answers one request; it is counted exactly once, whatever its outcome."""
         service, record = self._service, scope["state"]["record"]
         try:
             await self._limiter.check(scope["state"].get("caller", ""))  # 429
             self._require_service()  # 503 starting, draining or unresponsive; 500 dead
             raw = await self._read(scope, receive)  # 408, 413, 415; 503 too many uploads
-            call = self._validators[kind](parse_object(raw))  # 400, 404
+            body = self.bodies.parse(kind, raw)  # 400, 404
             self._require_service()  # reading the body may have taken a while
-            ticket = self._admit(call)  # 503 queue full
+            ticket = self._admit(body)  # 503 queue full
         except HttpError as error:
             service.figures.turn_away(record, "rejected" if error.status < 500 else "refused", error.kind)
             await send_error(send, DIALECTS[kind].whole(error))
             return
         # Waits for its turn, asks the engine, and writes the answer's bytes.
-        generation = Generation(service, call, record, early_writes=self._early_writes)
+        generation = Generation(service, body, record, early_writes=self._early_writes)
         await generation.serve(ticket, receive, send)
 
     def _require_service(self) -> None:
@@ -67,12 +58,12 @@ class Handler:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         try:
-            return await self.bodies.read(Headers(scope=scope), receive)
+            return await self.reader.read(Headers(scope=scope), receive)
         except UploadsFullError:
             raise refused(self._service.refuse("uploads_full", BUSY_TEXT)) from None
 
-    def _admit(self, call: Call) -> Ticket:
+    def _admit(self, body: Body) -> Ticket:
         try:
-            return self._service.admission.enter(call.weight)
+            return self._service.admission.enter(body.weight)
         except QueueFullError:
             raise refused(self._service.refuse("queue_full", BUSY_TEXT)) from None

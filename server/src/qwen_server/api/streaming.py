@@ -1,6 +1,6 @@
-"""Answers of the fast path: server-sent events and JSON bodies built by hand from the engine's gains.
+"""Responses of the fast path: server-sent events and JSON bodies, built by hand.
 
-A chunk is a few joined strings and one raw ASGI write: no models, no serializer, except for the text itself.
+A chunk is a few joined strings and one raw ASGI write. Only its text goes through a serializer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OBJECTS: Mapping[Kind, tuple[str, str]] = {
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """The usage object of both APIs."""
+    """Returns OpenAI's usage object."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -35,14 +35,14 @@ def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def require_answer(output: Output) -> None:
-    """Raises EngineError when the engine gave up on a choice that nobody asked it to give up."""
+    """Raises EngineError if the engine aborted a choice by itself."""
     for delta in output.deltas:
         if delta.finish_reason in ("abort", "error"):
             raise EngineError(f"the engine ended the request with {delta.finish_reason!r}")
 
 
 class Chunks:
-    """Turns the gains of one request into events. The parts that never change are joined once."""
+    """Turns the engine's output for one request into events. The constant parts are joined once."""
 
     def __init__(self, kind: Kind, response_id: str, created: int, model: str, *, stop_reasons: bool = False) -> None:
         chunk_object = _OBJECTS[kind][1]
@@ -60,21 +60,21 @@ class Chunks:
 
     @property
     def begun(self) -> bool:
-        """Whether the first choice's role has been told, so that its next event may be a `plain` one."""
+        """Whether the first choice has its first event, so that the next one may be `plain`."""
         return 0 in self._begun
 
     def plain(self, text: str) -> bytes:
-        """The event of a gain in the midst of the first choice."""
+        """Returns the event for text in the middle of the first choice."""
         return f"{self._plain_head}{encode_basestring(text)}{self._plain_tail}".encode()
 
     def of(self, output: Output) -> bytes:
-        """The events of one output; empty when it holds nothing to show yet."""
+        """Returns the events of one output; empty if there is nothing to show yet."""
         if len(output.deltas) == 1:
             return self._event(output.deltas[0]).encode()
         return "".join(map(self._event, output.deltas)).encode()
 
     def usage(self, prompt_tokens: int, completion_tokens: int) -> bytes:
-        """The event with the token counts, which has no choices."""
+        """Returns the event with the token counts. It has no choices."""
         usage = json.dumps(usage_of(prompt_tokens, completion_tokens), separators=(",", ":"))
         return f'{self._head}"choices":[],"usage":{usage}}}\n\n'.encode()
 
@@ -85,7 +85,8 @@ class Chunks:
             if not delta.text and reason is None:
                 return ""
         elif delta.tokens or delta.text or reason is not None:
-            # Also without text: the first token may be half a character, and the client waits for a sign of it.
+            # Also without text: the first token may be an incomplete character, and the first event
+            # marks the TTFT for the client.
             self._begun.add(delta.index)
             opening = self._first
         else:
@@ -100,7 +101,7 @@ class Chunks:
 
 
 class Collector:
-    """Gathers the gains of one request into the body of a response that is not streamed."""
+    """Collects the engine's output for one request into a response that is not streamed."""
 
     def __init__(self, kind: Kind, choices: int, *, stop_reasons: bool = False) -> None:
         self._kind = kind
@@ -115,7 +116,7 @@ class Collector:
                 self._ends[delta.index] = delta
 
     def body(self, response_id: str, created: int, model: str, usage: Mapping[str, int]) -> dict[str, Any]:
-        """The response. Raises EngineError when a choice never ended."""
+        """Returns the response. Raises EngineError if a choice has not ended."""
         return {
             "id": response_id,
             "object": _OBJECTS[self._kind][0],
@@ -143,9 +144,10 @@ class Collector:
 
 
 class EventStream:
-    """An SSE response whose headers wait for the first event, so that an early failure is still a real HTTP error.
+    """An SSE response that sends its headers with the first event.
 
-    When no event comes for 10 s after `arm`, headers and a comment go out, and a comment every 10 s thereafter.
+    An early failure can therefore still be an HTTP error. If no event comes within 10 s after
+    `arm`, the stream sends the headers and a comment, and another comment every 10 s.
     """
 
     def __init__(self, send: Send, headers: Callable[[], RawHeaders]) -> None:
@@ -157,14 +159,14 @@ class EventStream:
         self._first_event = asyncio.Event()
         self.started = False
         self.ended = False
-        self.blocked = False  # whether the client does not take in what was last written
+        self.blocked = False  # whether the client has not yet read what was last written
 
     def arm(self) -> None:
-        """Starts the time after which the client is told that work goes on."""
+        """Starts the timer of the keep-alive comments."""
         self._timer = asyncio.get_running_loop().call_later(self._seconds, self._begin_comments)
 
     async def write(self, data: bytes) -> None:
-        """Sends events, after the headers if they have not gone out yet."""
+        """Sends events, and the headers first if they have not been sent."""
         if not self._first_event.is_set():
             await self._stop_comments()
         await self._write(data, more=True)
@@ -176,7 +178,7 @@ class EventStream:
         await self._write(data, more=False)
 
     def close(self) -> None:
-        """Stops the timer, also when the response was never ended."""
+        """Stops the timer and the comments, even if the response has not ended."""
         if self._timer is not None:
             self._timer.cancel()
         if self._comments is not None:
@@ -199,12 +201,14 @@ class EventStream:
         if self._timer is not None:
             self._timer.cancel()
         if self._comments is not None:
-            await asyncio.wait({self._comments})  # never cut in the middle of a write, also when this wait is
+            # Unlike cancellation, this never interrupts a write, not even if this wait is
+            # cancelled.
+            await asyncio.wait({self._comments})
             self._comments.result()
             self._comments = None
 
     async def _write(self, data: bytes, *, more: bool) -> None:
-        self.blocked = True  # and so it stays when the wait for the client is cut short
+        self.blocked = True  # stays True if the wait for the client is cancelled
         if not self.started:
             self.started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self._headers()})

@@ -1,4 +1,4 @@
-"""What a request and its answer say, for the log: only with --log-prompts."""
+"""Logs the text of a request and its answer. Used only with --log-prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class Transcript:
-    """The beginnings of what was asked and of each choice of the answer."""
+    """The first 4,000 characters of the prompt and of each choice of the answer."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         asked = next((body[name] for name in _ASKED if body.get(name) is not None), "")
@@ -25,12 +25,12 @@ class Transcript:
         self._choices: dict[int, str] = {}
 
     def add(self, output: Output) -> None:
-        """The engine's next gains."""
+        """Adds the engine's next output."""
         for delta in output.deltas:
             known = self._choices.get(delta.index, "")
             self._choices[delta.index] = known + delta.text[: MAX_CHARACTERS - len(known)]
 
-    def tell(self) -> None:
-        """Writes the line. Quoted, so that no text can forge another one."""
+    def log(self) -> None:
+        """Writes the log line. The texts are quoted, so that they cannot forge another line."""
         answers = [self._choices[index] for index in sorted(self._choices)]
         _log.info("prompt %r answer %r", self._asked, answers)

@@ -1,6 +1,7 @@
-"""Reads the configuration: flags, environment variables (QWEN_<FLAG>) and defaults, in that order of precedence.
+"""Reads the configuration from flags, environment variables (QWEN_<FLAG>) and defaults.
 
-Everything after `--` goes to vLLM's own argument parser, except the flags that the server owns.
+Flags take precedence over variables, and variables over defaults. Everything after `--` goes to
+vLLM's own argument parser, except the flags that `pass_through` refuses.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic_settings import SettingsError
 from qwen_server import __version__
 from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError, Settings
 
-# On a command line everyone on the machine could read them.
+# Everyone on the machine can read a command line.
 _ENVIRONMENT_ONLY = ("api_keys",)
 
 
@@ -30,7 +31,7 @@ def _flag(name: str) -> str:
 
 
 def check_model(settings: Settings) -> None:
-    """Refuses a local model that is not there, before anything is loaded. Raises ConfigurationError."""
+    """Checks that a local model exists, before anything is loaded. Raises ConfigurationError."""
     path = Path(settings.model_path)
     local = settings.model.startswith((BUILTIN, "/", "./", "../")) or path.is_dir()
     if not local or (path / "config.json").is_file():
@@ -39,9 +40,9 @@ def check_model(settings: Settings) -> None:
         known = sorted(found.parent.name for found in settings.models_dir.glob("*/config.json"))
         raise ConfigurationError(
             f"--model {settings.model}: there is no such model in {settings.models_dir} "
-            f"(there is: {', '.join(known) or 'none'})"
+            f"(available: {', '.join(known) or 'none'})"
         )
-    what = "there is no config.json in this folder" if path.is_dir() else "there is no such folder"
+    what = "the folder has no config.json" if path.is_dir() else "the folder does not exist"
     raise ConfigurationError(f"--model {settings.model}: {what}")
 
 
@@ -49,8 +50,8 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="qwen-server",
         description="OpenAI-compatible HTTP server for Qwen models over vLLM.",
-        epilog="Every flag can also be given as an environment variable, such as QWEN_MAX_QUEUE_SIZE=20. "
-        "Everything after `--` goes to vLLM, such as: qwen-server --model Qwen/Qwen3-8B -- --max-num-seqs=64",
+        epilog="Every flag can also be set by an environment variable, for example QWEN_MAX_QUEUE_SIZE=20. "
+        "Everything after `--` goes to vLLM, for example: qwen-server --model Qwen/Qwen3-8B -- --max-num-seqs=64",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"qwen-server {__version__}")
@@ -89,9 +90,10 @@ def _explain(error: ValidationError) -> str:
 
 
 def load_settings(arguments: Sequence[str]) -> Settings:
-    """The settings of a command line (without the program's name) and the environment.
+    """Returns the settings from the command line (without the program's name) and the environment.
 
-    Raises ConfigurationError, naming the flag; `--help` and `--version` print and raise SystemExit(0).
+    Raises ConfigurationError with the name of the flag. `--help` and `--version` print their text
+    and raise SystemExit(0).
     """
     own, passed = list(arguments), []
     if "--" in own:

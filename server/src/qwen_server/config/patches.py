@@ -1,8 +1,9 @@
-"""Patches: every place where the server reaches past a public interface of vLLM, uvicorn or multiprocessing.
+"""Patches: every place that reaches past a public interface of vLLM, uvicorn or multiprocessing.
 
-Each patch is a module in `engine/vllm/patches/` or `http/` that says what it gains and what it relies on. It is used
-when the setting `patches` allows it and when everything it relies on is still there. Otherwise the server works without
-it, more slowly; the log and the metric `qwen_patch_in_use` tell.
+Each patch is a module in `engine/vllm/patches/` or `http/` that states what it gains and what it
+relies on. It is in use if the setting `patches` allows it and everything it relies on exists.
+Otherwise the server works without it, but more slowly. The log and the metric `qwen_patch_in_use`
+say which patches are in use.
 """
 
 from __future__ import annotations
@@ -19,9 +20,7 @@ _log = logging.getLogger(__name__)
 
 ENGINE_PATCHES = (
     "early-core",
-    "exit-codes",
     "fast-metrics",
-    "first-bad-item",
     "output-tap",
     "spot-renderer",
     "step-heartbeat",
@@ -31,7 +30,10 @@ ALL_PATCHES = (*ENGINE_PATCHES, *HTTP_PATCHES)
 
 
 def parse_patches(value: object) -> object:
-    """The names in a setting: `on`, `off`, or names separated by commas. Raises ValueError."""
+    """Returns the patch names in a setting: `on`, `off`, or names separated by commas.
+
+    Raises ValueError.
+    """
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -45,7 +47,11 @@ def parse_patches(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A reach-in. `missing` yields what it relies on and cannot find; it may import what it looks at."""
+    """One patch: its name, its gain, and what it relies on, in words.
+
+    `missing` yields whatever it relies on that does not exist. It may import the modules that it
+    checks.
+    """
 
     name: str
     gains: str
@@ -54,7 +60,7 @@ class Patch:
 
 
 class Patches:
-    """Decides which patches are used, and remembers it."""
+    """Decides which patches are in use, once for each."""
 
     def __init__(self, wanted: frozenset[str]) -> None:
         self._wanted = wanted
@@ -62,11 +68,11 @@ class Patches:
 
     @property
     def in_use(self) -> Mapping[str, bool]:
-        """Whether each patch that was asked for is used."""
+        """Whether each patch that `use` was called for is in use."""
         return self._in_use
 
     def use(self, patch: Patch) -> bool:
-        """Whether to use `patch`. What it relies on is looked up once; what is missing is logged."""
+        """Returns whether to use `patch`. Checks it on the first call, and logs what is missing."""
         known = self._in_use.get(patch.name)
         if known is None:
             known = self._in_use[patch.name] = patch.name in self._wanted and self._holds(patch)
@@ -79,7 +85,7 @@ class Patches:
             missing = [str(error)]
         if missing:
             _log.warning(
-                "patch %s is not used, because %s was not found: it relies on %s. What it would gain: %s",
+                "patch %s is not in use: %s not found; it relies on: %s; without it you lose: %s",
                 patch.name,
                 ", ".join(missing),
                 patch.relies_on,
@@ -89,7 +95,10 @@ class Patches:
 
 
 def absent(owner: Any, *names: str) -> Iterator[str]:
-    """The names that `owner`, a class or a module, does not have: neither in itself nor set by one of its methods."""
+    """Yields the names that `owner`, a class or a module, does not have.
+
+    A class also has the attributes that its methods set.
+    """
     known = set(dir(owner))
     if isinstance(owner, type):
         for base in owner.__mro__:
@@ -104,7 +113,10 @@ def absent(owner: Any, *names: str) -> Iterator[str]:
 
 
 def changed_parameters(function: Any, *expected: str) -> Iterator[str]:
-    """A line when `function` no longer begins with the `expected` parameters, `self` included."""
+    """Yields the expected signature if `function` does not begin with the `expected` parameters.
+
+    `self` is one of the parameters.
+    """
     names = tuple(inspect.signature(function).parameters)[: len(expected)]
     if names != expected:
         yield f"{function.__qualname__}({', '.join(expected)})"

@@ -1,4 +1,4 @@
-"""The server's configuration: what can be set, its defaults and its limits; `commandline` reads it."""
+"""The server's settings, with their defaults and bounds. `command_line` reads them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ ENV_PREFIX = "QWEN_"
 
 
 class ConfigurationError(Exception):
-    """The configuration cannot be used; the text names the flag and says what is wrong."""
+    """The configuration is not valid. The text names the flag and says what is wrong."""
 
 
 class Settings(BaseSettings):
-    """Field names are the flags' names with underscores; durations are seconds."""
+    """All settings.
+
+    A field's name is the flag's name with underscores; durations are in seconds.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, frozen=True, extra="ignore", enable_decoding=False, protected_namespaces=()
@@ -40,7 +43,7 @@ class Settings(BaseSettings):
     model: str = Field("builtin:news-classifier", min_length=1, description="PATH, REPO or builtin:NAME")
     served_model_name: OptionalText = Field(None, description="the model's name in the API")
     models_dir: Path = Field(
-        Path(__file__).resolve().parents[3] / "models", description="folder of the models that come with the server"
+        Path(__file__).resolve().parents[3] / "models", description="folder of the built-in models"
     )
     host: str = Field("0.0.0.0", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
@@ -48,51 +51,52 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="where the engine runs")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer")
     pipeline_parallel_size: int = Field(1, ge=1, description="groups of GPUs that share the layers")
-    max_model_len: int | None = Field(None, ge=1, description="tokens of prompt and answer; absent: the model's own")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the GPU's memory to use")
+    max_model_len: int | None = Field(None, ge=1, description="most tokens of prompt and answer; unset: the model's")
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the GPU memory to use")
     kv_cache_gib: float = Field(1.0, gt=0, description="size of the KV cache on a CPU, in GiB")
     dtype: str = Field("auto", min_length=1, description="auto, bfloat16, float16 or float32")
-    quantization: OptionalText = Field(None, description="vLLM's name of a quantization method")
+    quantization: OptionalText = Field(None, description="quantization method, as vLLM names it")
     revision: OptionalText = Field(None, description="branch, tag or commit of a repository")
-    enforce_eager: bool = Field(False, description="no compilation and no CUDA graphs: starts faster, runs slower")
-    tool_call_parser: str = Field("auto", description="auto (by the model's family), none, or vLLM's name of a parser")
-    reasoning_parser: str = Field("auto", description="auto (by the model's family), none, or vLLM's name of a parser")
+    enforce_eager: bool = Field(False, description="skip compilation and CUDA graphs: starts faster, runs slower")
+    tool_call_parser: str = Field("auto", description="auto (by model family), none, or a parser, as vLLM names it")
+    reasoning_parser: str = Field("auto", description="auto (by model family), none, or a parser, as vLLM names it")
 
-    max_concurrent_requests: AutoCount = Field(3, description="requests that run at a time")
-    max_queue_size: AutoCount = Field(10, description="requests that may wait")
-    queue_timeout: Duration = Field(30.0, description="how long a request may wait")
-    request_timeout: Duration = Field(600.0, gt=0, description="how long a request may take in all")
-    default_max_tokens: int = Field(100, ge=1, description="max_tokens of a request that gives none")
-    max_tokens_limit: int = Field(512, ge=1, description="the largest max_tokens that a request may ask for")
-    default_temperature: float = Field(0.7, ge=0, description="temperature of a request that gives none")
-    min_temperature: float = Field(0.0, ge=0, description="the lowest temperature")
-    max_temperature: float = Field(1.0, ge=0, description="the highest temperature")
-    max_choices: int = Field(16, ge=1, description="the largest n of a request")
-    max_prompts: int = Field(128, ge=1, description="the most prompts of a completion request")
-    max_body_bytes: int = Field(4 << 20, ge=1024, description="the largest request body")
+    max_concurrent_requests: AutoCount = Field(3, description="requests that run at a time, or auto")
+    max_queue_size: AutoCount = Field(10, description="requests that may wait in the queue, or auto")
+    queue_timeout: Duration = Field(30.0, description="how long a request may wait in the queue")
+    request_timeout: Duration = Field(600.0, gt=0, description="how long a request may take in total")
+    default_max_tokens: int = Field(100, ge=1, description="max_tokens of requests that do not set it")
+    max_tokens_limit: int = Field(512, ge=1, description="highest max_tokens of a request")
+    default_temperature: float = Field(0.7, ge=0, description="temperature of requests that do not set it")
+    min_temperature: float = Field(0.0, ge=0, description="lowest temperature of a request")
+    max_temperature: float = Field(1.0, ge=0, description="highest temperature of a request")
+    max_choices: int = Field(16, ge=1, description="highest n of a request")
+    max_prompts: int = Field(128, ge=1, description="most prompts in a completion request")
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body, in bytes")
     rate_limit: Annotated[RateLimit | None, BeforeValidator(parse_rate_limit), BeforeValidator(empty_is_none)] = Field(
-        None, description="requests of one API key, such as 600/minute; absent: unlimited"
+        None, description="request rate per API key, such as 600/minute; unset: unlimited"
     )
     api_keys_dir: Annotated[Path | None, BeforeValidator(empty_is_none)] = Field(
-        None, description="folder of files with API keys, one a line, reloaded; absent: no authentication"
+        None, description="folder of files with API keys, one per line, reloaded on change; unset: no authentication"
     )
 
     api_keys: Annotated[SecretStr | None, BeforeValidator(parse_api_keys)] = Field(
-        None, description="API keys, separated by commas or white space; only as the environment variable"
+        None, description="API keys, separated by commas or white space; environment variable only"
     )
     protect_metrics: bool = Field(
         False,
-        description="ask for an API key on the paths of the metrics too; the operator and its ServiceMonitor "
-        "have none, so that remediation and scraping end",
+        description="require an API key on the metrics paths, too; the operator and its ServiceMonitor have no key, "
+        "so remediation and scraping stop",
     )
-    protect_docs: bool = Field(False, description="ask for an API key on /docs, /redoc and /openapi.json too")
+    protect_docs: bool = Field(False, description="require an API key on /docs, /redoc and /openapi.json, too")
     cors_origins: Origins = Field(
-        (), description="origins, separated by commas, whose web pages may call the API, or *; absent: none"
+        (), description="origins whose web pages may call the API, separated by commas, or *; unset: none"
     )
     header_timeout: Duration = Field(10.0, gt=0, description="how long a client may take to send its headers")
     body_timeout: Duration = Field(30.0, gt=0, description="how long a client may take to send its body")
-    # Longer than the pools of common clients and proxies keep an idle connection (openai and httpx: 5 s, many load
-    # balancers: 60 s), so that they close it and not we: a request that meets our close cannot be retried safely.
+    # Longer than common clients and proxies keep an idle connection (openai and httpx: 5 s, many
+    # load balancers: 60 s), so that they close it and not the server. A request that arrives while
+    # the server closes the connection cannot be retried safely.
     keep_alive_timeout: Duration = Field(75.0, gt=0, description="how long a connection may be idle")
     otlp_traces_endpoint: Annotated[str | None, BeforeValidator(parse_collector), BeforeValidator(empty_is_none)] = (
         Field(None, description="URL of an OpenTelemetry collector (http://HOST:4318/v1/traces or grpc://HOST:4317)")
@@ -100,16 +104,16 @@ class Settings(BaseSettings):
 
     patches: Annotated[frozenset[str], BeforeValidator(parse_patches)] = Field(
         frozenset(ALL_PATCHES),
-        description="on, off, or the names of those to use: what makes the server faster by reaching into vLLM and "
-        "uvicorn (" + ", ".join(ALL_PATCHES) + ")",
+        description="patches of vLLM and uvicorn that make the server faster: on, off, or names separated by commas "
+        "(" + ", ".join(ALL_PATCHES) + ")",
     )
     drain_timeout: Duration = Field(60.0, description="how long accepted requests may take to finish after SIGTERM")
-    alerts_file: Path = Field(Path("/etc/qwen/alerts/alerts.json"), description="overrides of the alerts, reloaded")
-    podinfo_dir: Path = Field(Path("/etc/podinfo"), description="downward API folder with the file `annotations`")
-    termination_log: Path = Field(Path("/dev/termination-log"), description="where the cause of an exit is written")
-    log_format: Literal["json", "text"] = Field("json", description="one JSON object a line, or text")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least severe level logged")
-    log_prompts: bool = Field(False, description="log the text of prompts and answers: for debugging only")
+    alerts_file: Path = Field(Path("/etc/qwen/alerts/alerts.json"), description="alert overrides, reloaded on change")
+    podinfo_dir: Path = Field(Path("/etc/podinfo"), description="folder of the downward API's `annotations` file")
+    termination_log: Path = Field(Path("/dev/termination-log"), description="file for the cause of an exit")
+    log_format: Literal["json", "text"] = Field("json", description="one JSON object per line, or text")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+    log_prompts: bool = Field(False, description="log the text of prompts and answers, for debugging only")
 
     pass_through: tuple[str, ...] = Field((), exclude=True)
 
@@ -125,7 +129,7 @@ class Settings(BaseSettings):
     @classmethod
     def _at_least_one_runs(cls, count: int | Literal["auto"]) -> int | Literal["auto"]:
         if count == 0:
-            raise ValueError("at least 1 request must be able to run")
+            raise ValueError("at least 1 is required, or no request could run")
         return count
 
     @model_validator(mode="after")
@@ -138,7 +142,7 @@ class Settings(BaseSettings):
 
     @property
     def model_path(self) -> str:
-        """The folder of a built-in model, else the path or repository as given."""
+        """The folder of a built-in model; otherwise `model` as it is, a path or a repository."""
         if self.model.startswith(BUILTIN):
             return str(self.models_dir / self.model.removeprefix(BUILTIN))
         return self.model

@@ -1,4 +1,4 @@
-"""The kinds of values that settings take besides numbers and text: durations, rates, counts that may be `auto`."""
+"""Types of settings besides numbers and text, such as durations, rates, and counts or `auto`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 
 
 class RateLimit(NamedTuple):
-    """At most `requests` in `seconds`; `text` is how the user wrote it."""
+    """At most `requests` per `seconds`. `text` is the user's notation, such as 600/minute."""
 
     requests: int
     seconds: float
@@ -21,7 +21,10 @@ class RateLimit(NamedTuple):
 
 
 def parse_duration(value: object) -> float:
-    """Seconds of a duration such as 500ms, 30s, 5m or 1h (or 1m30s); plain numbers are seconds. Raises ValueError."""
+    """Returns the seconds of a duration such as 500ms, 30s, 5m, 1h or 1m30s.
+
+    A plain number is in seconds. Raises ValueError.
+    """
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     text = str(value).strip()
@@ -34,7 +37,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_rate_limit(value: object) -> object:
-    """A RateLimit of text such as 600/minute. Raises ValueError."""
+    """Returns the RateLimit of a text such as 600/minute. Raises ValueError."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"([1-9]\d*)\s*/\s*(second|minute|hour|day)", value.strip())
@@ -44,7 +47,10 @@ def parse_rate_limit(value: object) -> object:
 
 
 def parse_origins(value: object) -> object:
-    """The origins in a text (SCHEME://HOST[:PORT] or `*`), separated by commas or white space. Raises ValueError."""
+    """Returns the origins (SCHEME://HOST[:PORT] or `*`) in a text.
+
+    They are separated by commas or white space. Raises ValueError.
+    """
     if not isinstance(value, str):
         return value
     origins = tuple(re.split(r"[,\s]+", value.strip())) if value.strip() else ()
@@ -55,9 +61,12 @@ def parse_origins(value: object) -> object:
 
 
 def parse_api_keys(value: object) -> object:
-    """Text with at least one API key. Raises ValueError, because a variable that is set but empty is a mistake."""
+    """Checks that a text contains an API key. Raises ValueError.
+
+    A variable that is set but empty is a mistake: the server would otherwise run without keys.
+    """
     if isinstance(value, str) and not value.strip(", \t\r\n"):
-        raise ValueError("there is no key in it; unset it to serve without keys")
+        raise ValueError("it contains no key; unset it to serve without keys")
     return value
 
 
@@ -70,7 +79,10 @@ def _parse_count(value: object) -> object:
 
 
 def parse_collector(value: object) -> object:
-    """The URL of an OpenTelemetry collector: http, https or grpc, with a host. Raises ValueError."""
+    """Checks the URL of an OpenTelemetry collector: http, https or grpc, with a host.
+
+    Raises ValueError.
+    """
     text = str(value).strip()
     try:
         parts = urlsplit(text)

@@ -1,7 +1,9 @@
-"""The bounded queue in front of the engine: a few requests run, a few wait, the rest is refused at once.
+"""Admission: the bounded queue in front of the engine.
 
-Deciding is synchronous, so that nothing can happen between looking and taking. Requests wait in one line, first come
-first served: a heavy request at its head holds the lighter ones behind it back, and so is never starved.
+A limited number of requests run, a limited number wait, and the next one is refused at once. The
+decision is synchronous, so the state cannot change between the check and the grant. The queue is
+strictly first in, first out: a heavy request at its head blocks the lighter ones behind it, so it
+never starves.
 """
 
 from __future__ import annotations
@@ -17,23 +19,26 @@ from typing import Literal
 
 MIN_RETRY_SECONDS = 1
 MAX_RETRY_SECONDS = 30
-_FIRST_GUESS_SECONDS = 2.0  # what one request takes, before any has been seen
+_FIRST_GUESS_SECONDS = 2.0  # the duration of a request, before any has finished
 _SMOOTHING = 0.1  # weight of the latest request in the moving average of durations
 
 TicketState = Literal["waiting", "running", "left"]
 
 
 class QueueFullError(Exception):
-    """Nothing may wait any more."""
+    """The queue is full."""
 
 
 class QueueTimeoutError(Exception):
-    """The request waited for as long as it may."""
+    """The request has waited for the maximum time."""
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A request's place: in the line, or among those that run. `granted` is a reading of the clock."""
+    """The place of a request in the queue or among the running ones.
+
+    `granted` is a reading of the admission's clock, in seconds.
+    """
 
     weight: int
     state: TicketState = "waiting"
@@ -42,7 +47,10 @@ class Ticket:
 
 
 class Admission:
-    """At most `limit` weights run and `queue_limit` requests wait. Not thread-safe: one event loop owns it."""
+    """Runs requests with a total weight of at most `limit` and queues at most `queue_limit` more.
+
+    Not thread-safe: one event loop owns it.
+    """
 
     def __init__(
         self,
@@ -72,12 +80,15 @@ class Admission:
 
     @property
     def running(self) -> int:
-        """Requests that run; a heavy one counts once."""
+        """The number of running requests. A heavy request counts once."""
         return self._running
 
     @property
     def load(self) -> int:
-        """The sum of the weights that run: never above `limit`, unless `limit` was lowered since."""
+        """The total weight of the running requests.
+
+        Above `limit` only after `limit` was lowered.
+        """
         return self._load
 
     @property
@@ -85,7 +96,10 @@ class Admission:
         return len(self._line)
 
     def enter(self, weight: int) -> Ticket:
-        """Takes a slot if one is free and nobody waits, else a place in the line. Raises QueueFullError."""
+        """Takes a slot if one is free and the queue is empty, or else a place in the queue.
+
+        Raises QueueFullError.
+        """
         ticket = Ticket(weight=max(1, min(weight, self._limit)))
         if not self._line and self._load + ticket.weight <= self._limit:
             self._grant(ticket)
@@ -96,7 +110,10 @@ class Admission:
         return ticket
 
     async def wait(self, ticket: Ticket, timeout: float) -> None:
-        """Returns when the ticket's turn has come. Raises QueueTimeoutError; the caller leaves in any case."""
+        """Waits until the ticket has a slot. Raises QueueTimeoutError after `timeout` seconds.
+
+        The caller must call `leave` in either case.
+        """
         if ticket.state == "running":
             return
         ticket.wake = asyncio.get_running_loop().create_future()
@@ -104,11 +121,11 @@ class Admission:
             async with asyncio.timeout(timeout):
                 await ticket.wake
         except TimeoutError:
-            if ticket.granted is None:  # else its turn came in the same turn of the loop
+            if ticket.granted is None:  # otherwise grant and timeout coincided; the grant counts
                 raise QueueTimeoutError from None
 
     def leave(self, ticket: Ticket) -> None:
-        """Gives the slot or the place in the line back; harmless when repeated."""
+        """Gives back the slot or the place in the queue. Further calls do nothing."""
         state, ticket.state = ticket.state, "left"
         if state == "waiting":
             self._line.remove(ticket)
@@ -119,7 +136,7 @@ class Admission:
         self._advance()
 
     def resize(self, limit: int, queue_limit: int) -> None:
-        """Changes both limits (`auto`); requests already accepted stay accepted."""
+        """Changes both limits (`auto`). Requests that were already accepted stay accepted."""
         self._limit = max(1, limit)
         self._queue_limit = max(0, queue_limit)
         for ticket in self._line:
@@ -127,11 +144,14 @@ class Admission:
         self._advance()
 
     def completions_per_second(self) -> float:
-        """The rate at which requests of weight 1 end while every slot is taken."""
+        """The rate at which requests of weight 1 finish while all slots are in use."""
         return self._limit / max(self._seconds_per_weight or _FIRST_GUESS_SECONDS, 1e-3)
 
     def retry_after(self) -> int:
-        """Whole seconds after which a refused client should come back: the line's length over the rate, spread."""
+        """Returns the seconds after which a refused client should retry.
+
+        This is the queue's length divided by the completion rate, with jitter.
+        """
         seconds = (len(self._line) + 1) / self.completions_per_second() * (0.75 + 0.5 * self._jitter())
         return min(max(math.ceil(seconds), MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
 
@@ -158,7 +178,10 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class AutoLimits:
-    """What `auto` needs to know. Tokens are those of one request; seconds are the queue's deadline."""
+    """The inputs of the limits in `auto` mode.
+
+    `prompt_tokens_p95` and `max_tokens` are tokens per request, `queue_timeout` is in seconds.
+    """
 
     max_num_seqs: int
     kv_cache_tokens: int
@@ -168,13 +191,13 @@ class AutoLimits:
     queue_timeout: float
 
     def running(self) -> int:
-        """As many as the scheduler and the KV cache hold, each with a long prompt and a full answer."""
+        """How many requests with a long prompt and a full answer fit scheduler and KV cache."""
         if self.kv_cache_tokens <= 0:
             return max(1, self.max_num_seqs)
         fitting = self.kv_cache_tokens // max(1, self.prompt_tokens_p95 + self.max_tokens)
         return max(1, min(self.max_num_seqs, fitting))
 
     def waiting(self, running: int) -> int:
-        """As many as can be served before their deadline, but 10 at least and 4 times the running at most."""
+        """How many requests can be served within `queue_timeout`, between 10 and 4 * `running`."""
         served = int(self.completions_per_second * self.queue_timeout)
         return max(10, min(served, 4 * running))

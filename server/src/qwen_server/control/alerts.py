@@ -1,8 +1,8 @@
-"""The alert catalogue and its evaluation: pure, with the clock passed in.
+"""The alert catalogue and its evaluation, as pure functions with the clock passed in.
 
-A rule compares one signal with its threshold. It becomes active when the comparison held without a break for
-`for_seconds`, and ends with the first evaluation at which it does not. The defaults can be overridden from a JSON file
-that is read again whenever it changes.
+A rule compares one signal with its threshold. Its alert becomes active when the comparison has held
+for `for_seconds` without a break, and ends at the first evaluation at which it does not hold. A
+JSON file overrides the defaults and is reloaded when it changes.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ _COMPARISONS = {
     "<": lambda value, threshold: value < threshold,
 }
 _MAX_FILE_BYTES = 1 << 20
-_MAX_NUMBER = 1e15  # an integer of hundreds of digits is valid JSON, but no float
+_MAX_NUMBER = 1e15  # an integer with hundreds of digits is valid JSON, but does not fit a float
 
-# While one of these is active the engine answers nobody, so new requests are refused at the door.
+# While one of these is active, the engine answers no requests, so new ones are refused.
 ZERO_WORK = frozenset({"EngineUnresponsive", "GenerationStalled"})
 
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
-    """One alert. A rule without a threshold is off. `message` may name {value} and {threshold}."""
+    """The rule of one alert. Without a threshold it is off.
+
+    `message` may contain {value} and {threshold}.
+    """
 
     name: str
     threshold: float | None
@@ -50,22 +53,24 @@ class AlertRule:
         return self.enabled and self.threshold is not None
 
     def holds(self, value: float | None) -> bool:
-        """Whether the signal is beyond the threshold; an unknown one (None, NaN) is not."""
+        """Whether the signal is beyond the threshold. Unknown values (None, NaN) never are."""
         if value is None or self.threshold is None or not self.on:
             return False
         return bool(_COMPARISONS[self.comparison](value, self.threshold))
 
 
-# Hung for 15 s on CUDA: the longest honest step (a full chunk of prefill on a slow GPU) takes about a second. On a CPU
-# steps of many seconds are normal, and standing CPU time must confirm the hang, so 60 s.
+# On CUDA the longest regular step, a full prefill chunk on a slow GPU, takes about a second, so 15
+# s without a step is a hang. On a CPU steps of many seconds are normal, and the engine must also
+# have used no CPU time.
 HUNG_SECONDS: Mapping[Device, float] = {"cuda": 15.0, "cpu": 60.0}
 
 
 def catalogue(device: Device) -> tuple[AlertRule, ...]:
-    """The built-in rules. Only EngineUnresponsive depends on the device.
+    """Returns the built-in rules. Only EngineUnresponsive depends on the device.
 
-    The critical ones act at once (`for` 0): each is measured over a time of its own, so that no flicker can raise it.
-    The warnings last a minute first: they lead to no action but scaling, which needs minutes, and bursts are normal.
+    Critical alerts become active at once (`for` 0), because their signals already cover a period of
+    time and do not flap. Warnings must hold for some time first: they lead to scaling at most,
+    which takes minutes, and bursts are normal.
     """
     return (
         AlertRule(
@@ -76,42 +81,50 @@ def catalogue(device: Device) -> tuple[AlertRule, ...]:
             "critical",
             "the engine has not answered for {value} s",
         ),
-        # Each step of a working scheduler brings a token or fills the cache; 30 s leave room for many that do not,
-        # while requests are preempted or wait for a grammar. Judged at steps, so that a long one is no stall.
+        # Each step of a healthy scheduler produces a token or processes a prompt. Some do neither,
+        # while requests are preempted or wait for a grammar; 30 s allows for many of those. The
+        # signal is measured at steps, so a long step is not a stall.
         AlertRule(
-            "GenerationStalled", 30, "seconds", 0, "critical", "the engine steps, but no token came for {value} s"
+            "GenerationStalled", 30, "seconds", 0, "critical", "the engine steps, but made no token for {value} s"
         ),
-        # A fact, not a measure: there is nothing to wait for.
+        # A fact, not a measurement, so there is nothing to wait for.
         AlertRule("EngineDead", 0, "count", 0, "critical", "the engine's processes have ended"),
-        # Only faults that the driver itself says need a reset or a repair count (see gpu.py): one is enough.
+        # Only faults for which the driver asks for a reset or a repair count (see gpu.py), so one
+        # is enough.
         AlertRule(
             "GPUUnhealthy", 0, "count", 0, "critical", "{value} GPU(s) report faults that need a reset or a repair"
         ),
-        # At least 20 requests in the minute, or a single failure in a quiet one would be 100 %. A healthy engine fails
-        # none; 5 % are two of 20, and more than a poisonous prompt that one client tries again brings.
+        # The signal needs at least 20 requests in the minute, or a single failure in a quiet minute
+        # would be 100 %. A healthy engine fails no request. 5 % is more than one of 20, so one bad
+        # prompt is not enough.
         AlertRule("HighErrorRate", 5, "percent", 0, "critical", "{value} % of the last minute's requests failed"),
-        # A line that is nearly full is about to refuse. A burst that is served within 30 s, the default deadline in the
-        # line, hurts nobody.
-        AlertRule("QueueSaturated", 90, "percent", 30, "warning", "the waiting line is {value} % full", ">="),
-        # What people wait for before they leave or try again; a healthy replica is well below a second.
+        # An almost full queue is about to refuse requests. A burst that drains within 30 s, the
+        # default queue timeout, does no harm.
+        AlertRule("QueueSaturated", 90, "percent", 30, "warning", "the queue is {value} % full", ">="),
+        # Users leave or retry when the first token takes longer. A healthy replica is well below a
+        # second.
         AlertRule(
             "HighTTFT", 5, "seconds", 60, "warning", "the 95th percentile of the time to first token is {value} s"
         ),
-        # What is long or slow depends on the model and on what is asked for: off until a threshold is given.
+        # What is slow depends on the model and the requests, so both are off until a threshold is
+        # set.
         AlertRule("HighLatency", None, "seconds", 60, "warning", "the 95th percentile of the latency is {value} s"),
-        AlertRule("LowThroughput", None, "tokens/sec", 60, "warning", "decoding makes {value} tokens a second", "<"),
-        # Above it vLLM preempts requests and computes them again. A prefix cache alone does not count as usage.
+        AlertRule("LowThroughput", None, "tokens/sec", 60, "warning", "decoding yields {value} tokens/s", "<"),
+        # When the cache is full, vLLM preempts requests and computes them again. Cached prefixes
+        # that no request uses do not count as usage.
         AlertRule("KVCacheSaturated", 95, "percent", 60, "warning", "the KV cache is {value} % full"),
-        # vLLM takes 90 % by default, for ever; 98 % leave next to nothing to CUDA's own needs or to neighbours.
-        AlertRule("GPUMemoryHigh", 98, "percent", 60, "info", "{value} % of the GPU memory is taken"),
-        # Data center GPUs slow themselves down from about here on, and switch off a few degrees above.
+        # By default vLLM allocates 90 % permanently. 98 % leaves almost nothing for CUDA itself or
+        # for other processes.
+        AlertRule("GPUMemoryHigh", 98, "percent", 60, "info", "{value} % of the GPU memory is in use"),
+        # Data center GPUs throttle from about this temperature and shut down a few degrees above
+        # it.
         AlertRule("GPUTemperatureHigh", 90, "celsius", 60, "warning", "the hottest GPU is at {value} C", ">="),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveAlert:
-    """An alert that fires. `since` is the clock's reading at its activation, `since_utc` the wall clock's."""
+    """An active alert. It was activated at `since` (seconds of the clock) and `since_utc` (UTC)."""
 
     rule: AlertRule
     value: float
@@ -134,7 +147,7 @@ class ActiveAlert:
 
 @dataclass(frozen=True, slots=True)
 class AlertState:
-    """Since when each rule's comparison holds, and what fires."""
+    """The active alerts, and since when the comparison of each rule has held (`pending`)."""
 
     pending: Mapping[str, float]
     active: tuple[ActiveAlert, ...] = ()
@@ -144,7 +157,7 @@ class AlertState:
 
     @property
     def zero_work(self) -> bool:
-        """Whether the engine does no work at all."""
+        """Whether a zero-work alert is active."""
         return any(alert.rule.name in ZERO_WORK for alert in self.active)
 
     def has(self, *severities: Severity) -> bool:
@@ -161,7 +174,7 @@ def evaluate(
     now: float,
     wall: datetime,
 ) -> AlertState:
-    """The state that follows from `before` and the signals (by rule name) read at `now`."""
+    """Returns the state that follows from `before` and the signals (by rule name) read at `now`."""
     known = {alert.rule.name: alert for alert in before.active}
     pending: dict[str, float] = {}
     active: list[ActiveAlert] = []
@@ -182,7 +195,10 @@ def evaluate(
 
 
 def override(rules: Sequence[AlertRule], document: object) -> tuple[AlertRule, ...]:
-    """The rules with the changes of an alerts file. Unknown names are ignored. Raises ValueError with the place."""
+    """Returns the rules with the overrides in a parsed alerts file. Unknown names are ignored.
+
+    Raises ValueError with the position of the error.
+    """
     entries = document.get("alerts") if isinstance(document, dict) else None
     _require(isinstance(entries, list), 'expected an object with a list "alerts"')
     changed = {rule.name: rule for rule in rules}
@@ -191,7 +207,7 @@ def override(rules: Sequence[AlertRule], document: object) -> tuple[AlertRule, .
         _require(named, f"alerts[{index}]: expected an object with a name")
         rule = changed.get(entry["name"])
         if rule is None:
-            _log.warning("alerts file: there is no alert called %.64r", entry["name"])
+            _log.warning("alerts file: ignoring unknown alert %.64r", entry["name"])
             continue
         changed[rule.name] = _override_one(rule, entry, f"alerts[{index}]")
     return tuple(changed.values())
@@ -230,7 +246,7 @@ def _number(entry: Mapping[str, Any], key: str, place: str) -> float | None:
 
 
 class AlertsFile:
-    """The rules in force: the built-in ones, with the changes of a file, which is polled."""
+    """The current rules: the defaults with the overrides of a file, which `poll` reloads."""
 
     def __init__(self, path: Path | None, defaults: Sequence[AlertRule]) -> None:
         self._path = path
@@ -239,7 +255,10 @@ class AlertsFile:
         self.rules = self._defaults
 
     def poll(self) -> None:
-        """Reads the file again if it has changed. A broken one is logged once and changes nothing."""
+        """Reloads the file if it has changed.
+
+        An invalid file is logged once and changes nothing.
+        """
         if self._path is None:
             return
         seen = self._signature(self._path)
@@ -252,9 +271,9 @@ class AlertsFile:
         try:
             _require(seen[2] <= _MAX_FILE_BYTES, f"larger than {_MAX_FILE_BYTES} bytes")
             self.rules = override(self._defaults, json.loads(self._path.read_bytes()))
-            _log.info("alert rules read from %s", self._path)
+            _log.info("read alert rules from %s", self._path)
         except (OSError, ValueError, RecursionError) as error:
-            _log.error("alert rules in %s are broken, keeping the earlier ones: %s", self._path, error)
+            _log.error("invalid alert rules in %s, keeping the previous ones: %s", self._path, error)
 
     @staticmethod
     def _signature(path: Path) -> tuple[int, int, int] | None:

@@ -1,7 +1,7 @@
-"""Where the process stands: starting -> ready -> draining -> dead, and what may move it on.
+"""The state of the process: starting -> ready -> draining -> dead.
 
-`create_app(settings, engine, lifecycle)` reads `lifecycle.state` and counts the requests that it has accepted with
-`lifecycle.track()`; the program (`qwen_server.runner`) alone changes the state. Nothing here knows uvicorn or vLLM.
+The application reads the state and tracks the requests that it has accepted. Only the runner
+(`qwen_server.runner`) changes the state. Nothing here knows uvicorn or vLLM.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ RESTART_ANNOTATION = "qwen-vllm.io/restart"
 
 
 class Lifecycle:
-    """The process's state and the number of accepted requests that are not finished.
+    """The state of the process, and the number of accepted requests that are not finished.
 
-    `started_at` is in seconds of `time.monotonic()`. `cause` tells why it drains or died. A state never goes back.
+    `started_at` is in seconds of `time.monotonic()`. `cause` says why the process is draining or
+    dead. The state only moves forward.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,7 +42,7 @@ class Lifecycle:
 
     @contextmanager
     def track(self) -> Iterator[None]:
-        """Counts an accepted request, waiting or running, until its answer is sent: a drain waits for it."""
+        """Counts an accepted request until its answer is sent. A drain waits for it."""
         self.in_flight += 1
         self._idle.clear()
         try:
@@ -53,7 +54,7 @@ class Lifecycle:
 
     @contextmanager
     def at_most_until(self, deadline: asyncio.Timeout) -> Iterator[None]:
-        """Lets `give_up` bring the deadline of an accepted request forward to now."""
+        """Lets `give_up` move the deadline of an accepted request forward to now."""
         self._deadlines.add(deadline)
         try:
             yield
@@ -61,7 +62,7 @@ class Lifecycle:
             self._deadlines.discard(deadline)
 
     def give_up(self) -> None:
-        """Ends the accepted requests by their own deadlines, so that each still tells its client."""
+        """Ends all accepted requests by their deadlines, so that each still answers its client."""
         self.given_up = True
         now = asyncio.get_running_loop().time()
         for deadline in self._deadlines:
@@ -69,38 +70,44 @@ class Lifecycle:
                 deadline.reschedule(now)
 
     async def wait_idle(self) -> None:
-        """Returns when no accepted request is left."""
+        """Waits until no accepted request is left."""
         await self._idle.wait()
 
     def mark_ready(self) -> None:
-        """The engine is warmed up. Ignored once the process drains or is dead."""
+        """The engine is warmed up. Ignored if the process is already draining or dead."""
         if self.state == "starting":
             self.state = "ready"
 
     def begin_drain(self, cause: str) -> None:
-        """No new request is accepted from now on; accepted ones finish."""
+        """From now on no new requests are accepted. Accepted requests may finish."""
         if self.state in ("starting", "ready"):
             self.state = "draining"
             self.cause = cause
 
     def mark_dead(self, cause: str) -> None:
-        """The engine will not come back; the process exits as soon as its clients know."""
+        """The engine is lost.
+
+        The process exits as soon as its clients have their error responses.
+        """
         if self.state != "dead":
             self.state = "dead"
             self.cause = cause
 
 
 def restart_request(annotations: str) -> str | None:
-    """The value of the restart annotation in the text of a downward API file (`key="value"` lines); None if absent."""
+    """Returns the value of the restart annotation, or None.
+
+    `annotations` is the text of a downward API file, with a line `key="value"` per annotation.
+    """
     match = re.search(rf'^{re.escape(RESTART_ANNOTATION)}="((?:[^"\\]|\\.)*)"$', annotations, re.MULTILINE)
     return match[1] if match else None
 
 
 class RestartWatch:
-    """Tells when the restart annotation has changed since the process started.
+    """Detects that the restart annotation has changed since the process started.
 
-    The annotation stays on the pod when the container comes back, so its presence means nothing: only a value that
-    differs from the one at the start does. A file that cannot be read is no change.
+    The annotation stays on the pod after the restart of the container, so only a value that differs
+    from the initial one is a request. A file that cannot be read counts as unchanged.
     """
 
     def __init__(self, podinfo_dir: Path) -> None:
@@ -114,6 +121,6 @@ class RestartWatch:
             return None
 
     def requested(self) -> str | None:
-        """The id of a restart that was asked for since the start, else None."""
+        """Returns the ID of a restart that was requested since the start, or None."""
         value = self._read()
         return value if value is not None and value != self._initial else None

@@ -1,4 +1,7 @@
-"""Why the server refuses a request now, as plain values; `http.error_bodies` turns them into answers."""
+"""Why the server refuses requests, as plain values.
+
+`http.error_bodies` turns them into responses.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ TIMEOUT_TEXT = "请求超时，请稍后重试"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A request that the server does not serve. `kind` names the reason in the counters.
+    """The refusal of a request. `kind` names the reason in the counters.
 
-    `waiting` and `queue_limit` describe the queue at that moment. `retry_after` is in seconds; None means that the
-    engine is dead, so that a retry on this replica is pointless.
+    `waiting` and `queue_limit` describe the queue at that moment. `retry_after` is in seconds. None
+    means that the engine is dead and a retry on this replica cannot succeed.
     """
 
     kind: str

@@ -1,6 +1,6 @@
-"""What one server knows about itself: its queue, its counts, its alerts, and whether it takes new requests.
+"""The state of one server: its queue, statistics and alerts, and whether it accepts new requests.
 
-A ticker looks at the engine's signs of life twice a second; requests only read what it found.
+A ticker evaluates the engine's vital signs twice a second. Requests only read the result.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ from qwen_server.observe.request_figures import RequestFigures
 TICK_SECONDS = 0.5
 _LATE_SECONDS = 1.0
 _MIN_ERROR_SAMPLE = 20
-_READY_FACTOR = 4  # the kubelet acts only far beyond the alert, when the operator has not
+_READY_FACTOR = 4  # level 1 readiness reacts far above the alert threshold, if the operator has not
 _LIVE_FACTOR = 5
-_LIVE_MIN_SECONDS = 300.0  # vLLM's multiprocess executor ends a hung step by itself after 300 s
-_FIRST_RUNNING, _FIRST_WAITING = 3, 10  # of `auto`, until the engine is known
-_FIRST_PROMPT_TOKENS = 256  # of `auto`, until requests have been seen
+_LIVE_MIN_SECONDS = 300.0  # vLLM's multiprocess executor kills a hung step after 300 s
+_FIRST_RUNNING, _FIRST_WAITING = 3, 10  # the limits of `auto` until the engine is ready
+_FIRST_PROMPT_TOKENS = 256  # the assumption of `auto` until requests have finished
 
 _log = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
-    """The wall clock in UTC, without an offset, as the specification writes it."""
+    """Returns the current time in UTC as a naive datetime, as the specification writes it."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 class Service:
-    """The state behind the HTTP API. One event loop owns it; `clock` is monotonic, `wall` is UTC.
+    """The state behind the HTTP API. One event loop owns it.
 
-    `reloads` are called twice a second: each looks whether its files have changed.
+    `clock` is monotonic, `wall` is UTC. The `reloads` are called twice a second and check whether
+    their files have changed.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Service:
 
     @property
     def rules(self) -> tuple[alerts.AlertRule, ...]:
-        """The alert rules in force."""
+        """The current alert rules."""
         return self._alerts_file.rules
 
     @property
@@ -93,21 +94,21 @@ class Service:
         return "degraded" if self.alert_state.has("warning") else "healthy"
 
     def ready(self) -> bool:
-        """Whether the kubelet should send traffic: not starting, draining, dead, nor hung far beyond the alert."""
+        """Level 1 readiness: not starting, draining, dead, or hung far above the threshold."""
         if self.lifecycle.state != "ready":
             return False
         vitals = self.engine.vitals()
         return vitals.state == "ready" and hung_seconds(vitals, self.clock()) <= _READY_FACTOR * self._hung_threshold()
 
     def live(self) -> bool:
-        """Whether the process can still be saved without a restart."""
+        """Whether the process may still recover without a restart."""
         if self.lifecycle.state in ("starting", "draining"):
             return True
         limit = max(_LIVE_MIN_SECONDS, _LIVE_FACTOR * self._hung_threshold())
         return self.lifecycle.state != "dead" and hung_seconds(self.engine.vitals(), self.clock()) <= limit
 
     def refusal(self) -> Refusal | None:
-        """Why no new request is accepted now; None when one may be."""
+        """Returns why new requests are refused now; None if they may enter admission."""
         state = self.lifecycle.state
         if state == "dead":
             cause = self.lifecycle.cause or "the engine died"
@@ -121,12 +122,15 @@ class Service:
         return None
 
     def refuse(self, kind: str, text: str, retry_after: int | None = None) -> Refusal:
-        """A refusal with the queue as it is now; by default the queue tells when a retry makes sense."""
+        """Returns a refusal with the current queue.
+
+        By default `retry_after` follows from the queue.
+        """
         seconds = self.admission.retry_after() if retry_after is None else retry_after
         return Refusal(kind, text, self.admission.waiting, self.admission.queue_limit, seconds)
 
     def observe(self) -> Observation:
-        """Everything that is shown about the server, as it is now."""
+        """Returns everything that the health and metrics paths show, as of now."""
         starting = self.lifecycle.state == "starting"
         settings, admission, now = self.settings, self.admission, self.clock()
         vitals = None if starting else self.engine.vitals()
@@ -159,11 +163,11 @@ class Service:
 
     @property
     def closes_connections(self) -> bool:
-        """Whether clients should connect anew, and so to another replica."""
+        """Whether clients should reconnect, and so reach another replica."""
         return self.lifecycle.state in ("draining", "dead") or self.alert_state.has("critical")
 
     def signals(self, now: float) -> dict[str, float | None]:
-        """The alerts' values at `now`; None where there is nothing to judge."""
+        """Returns the signals of the alerts at `now`; None where there is nothing to evaluate."""
         if self.lifecycle.state == "starting":
             return {}
         vitals = self.engine.vitals()
@@ -187,7 +191,7 @@ class Service:
         }
 
     def evaluate(self) -> None:
-        """Judges the alerts by the signals of now, and tells the log what changed."""
+        """Evaluates the alerts and logs what changed."""
         now = self.clock()
         before = self.alert_state
         self.alert_state = after = alerts.evaluate(self.rules, self.signals(now), before, now, self.wall())
@@ -196,10 +200,10 @@ class Service:
                 _log.warning("alert %s: %s", alert.rule.name, alert.as_json()["message"])
         for alert in before.active:
             if not after.fires(alert.rule.name):
-                _log.info("alert %s is over", alert.rule.name)
+                _log.info("alert %s ended", alert.rule.name)
 
     def tick(self) -> None:
-        """What happens twice a second, whether or not there are requests."""
+        """Does the periodic work: reloads files, adapts the limits and evaluates the alerts."""
         if not self._engine_known and self.lifecycle.state == "ready":
             self._engine_known = True
             if self.engine.info.device != self._device:
@@ -229,15 +233,16 @@ class Service:
         while True:
             before = self.clock()
             await asyncio.sleep(TICK_SECONDS)
-            # When the loop itself was held up, the engine's news are still unread: look again after they are.
+            # If the loop itself was blocked, it has not read the engine's latest messages yet. Skip
+            # one tick, so that a blocked loop does not look like a hung engine.
             late = self.clock() - before > TICK_SECONDS + _LATE_SECONDS
             skipped = late and not skipped
             if skipped:
                 continue
             try:
                 self.tick()
-            except Exception:  # noqa: BLE001 (whatever it is, alerts must go on)
-                _log.exception("the ticker failed; it goes on")
+            except Exception:  # noqa: BLE001 - no error may stop the alerts
+                _log.exception("the ticker failed, trying again at the next tick")
 
     def _adopt_device(self, device: alerts.Device) -> None:
         self._device = device

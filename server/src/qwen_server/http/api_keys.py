@@ -1,4 +1,4 @@
-"""Who may call the API: API keys from a mounted folder and from the environment."""
+"""API keys, read from a mounted folder and from the environment."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ _log = logging.getLogger(__name__)
 
 _MAX_FILES = 1024
 _MAX_FILE_BYTES = 1 << 20
-# While the kubelet swaps a mounted Secret's files, one look may fail; two in a row are no accident.
-_FAILED_LOOKS = 2
+# One read may fail while the kubelet swaps the files of a mounted Secret. Two in a row are an
+# error.
+_FAILED_READS = 2
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class ApiKeys:
-    """The keys of the environment and of a folder, whose files hold one key a line. Polled for changes.
+    """The keys from the environment and from a folder whose files hold one key per line.
 
-    With neither, everybody may call. A folder without a key, or one that cannot be read, lets nobody in.
+    Without a folder and a variable, no key is required. If a source is set but yields no key, every
+    request for a protected path is rejected.
     """
 
     def __init__(self, folder: Path | None, given: SecretStr | None = None) -> None:
@@ -42,7 +44,7 @@ class ApiKeys:
             self.poll()
 
     def poll(self) -> None:
-        """Reads the folder again if one of its files has changed; a failure keeps the earlier keys for one look."""
+        """Reloads the folder if a file in it has changed. One failed read keeps the old keys."""
         if self._folder is None:
             return
         try:
@@ -58,25 +60,28 @@ class ApiKeys:
         self._failures = 0
         self._seen = seen
         self._keys = tuple(self._given | found)
-        _log.info("%d API key(s) read from %s", len(found), self._folder)
+        _log.info("read %d API key(s) from %s", len(found), self._folder)
         if not self._keys:
-            _log.error("there is no API key in %s: nobody is let in", self._folder)
+            _log.error("no API key in %s, all requests are rejected: add a key, one per line", self._folder)
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1
-        if self._failures == _FAILED_LOOKS:
+        if self._failures == _FAILED_READS:
             self._seen = None
             self._keys = tuple(self._given)
-            _log.error("cannot read the API keys in %s, so none of them is accepted: %s", self._folder, error)
+            _log.error("cannot read the API keys in %s, none of them is accepted: %s", self._folder, error)
 
     def caller(self, headers: RawHeaders) -> str:
-        """An opaque name of the caller, from `Authorization: Bearer` or `x-api-key`. Raises HttpError 401."""
+        """Returns an opaque name for the caller, from `Authorization: Bearer` or `x-api-key`.
+
+        Raises HttpError 401.
+        """
         if not self.required:
             return ""
         caller = ""
         for token in _tokens(headers):
             digest = hashlib.sha256(token).digest()
-            # Every key is compared, so that the time tells nothing about which of them is close.
+            # Every key is compared, so that the time does not reveal how close a guess is.
             if sum([hmac.compare_digest(digest, key) for key in self._keys]):
                 caller = digest.hex()
         if not caller:
@@ -87,10 +92,10 @@ class ApiKeys:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The files of a folder, without those whose names begin with a dot: they are the kubelet's own."""
+    """Returns the files in a folder. Names that begin with a dot are the kubelet's bookkeeping."""
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
     if len(files) > _MAX_FILES:
-        raise ValueError(f"there are more than {_MAX_FILES} files")
+        raise ValueError(f"more than {_MAX_FILES} files")
     return files
 
 
@@ -99,7 +104,10 @@ def _version(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _keys_of(path: Path) -> frozenset[bytes]:
-    """The keys of a file, one a line; blank lines and those that begin with # are none. Raises OSError, ValueError."""
+    """Returns the digests of the keys in a file, one key per line.
+
+    Blank lines and lines that begin with # are skipped. Raises OSError and ValueError.
+    """
     with path.open("rb") as file:
         content = file.read(_MAX_FILE_BYTES + 1)
     if len(content) > _MAX_FILE_BYTES:

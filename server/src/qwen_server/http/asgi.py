@@ -1,4 +1,4 @@
-"""ASGI's types, and whole responses sent without a framework."""
+"""ASGI types, and helpers that send a complete response without a framework."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 async def send_json(
     send: Send, status: int, body: Mapping[str, Any], headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> None:
-    """A whole JSON response."""
+    """Sends a complete JSON response."""
     content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
@@ -26,6 +26,6 @@ async def send_json(
 
 
 async def send_error(send: Send, error: HttpError) -> None:
-    """An error as a whole response."""
+    """Sends an error as a complete response."""
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     await send_json(send, error.status, error.body, headers)

@@ -1,4 +1,4 @@
-"""Asks for an API key where one is needed, before anything else of a request is looked at."""
+"""Requires an API key on protected paths, before anything else in the request is examined."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _PREFLIGHT_SECONDS = 600
 
 
 def protected_paths(settings: Settings) -> tuple[str, ...]:
-    """The paths that need an API key where there are keys, each with everything below it."""
+    """Returns the paths that require an API key if keys are set. Each covers the paths below it."""
     metrics = _METRICS if settings.protect_metrics else ()
     return (*_ALWAYS, *metrics, *(_DOCS if settings.protect_docs else ()))
 
 
 class Authentication:
-    """Lets a request for a protected path through with its caller in `scope["state"]["caller"]`, or answers 401."""
+    """Stores the caller of a protected path in `scope["state"]["caller"]`, or answers 401."""
 
     def __init__(self, app: App, keys: ApiKeys, service: Service) -> None:
         self._app = app
@@ -34,7 +34,7 @@ class Authentication:
         self._below = tuple(f"{path}/" for path in self._paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers, or hands on."""
+        """Answers 401, or passes the request on."""
         if scope["type"] == "http" and self._protects(scope["path"]):
             try:
                 scope["state"]["caller"] = self._keys.caller(scope["headers"])
@@ -50,7 +50,7 @@ class Authentication:
 
 
 def cross_origin(app: App, origins: tuple[str, ...]) -> CORSMiddleware:
-    """`app` for the web pages of `origins`, too. Preflights are answered here, and so without an API key."""
+    """Opens `app` to web pages of `origins` (CORS). Preflight requests need no API key."""
     return CORSMiddleware(
         app,
         allow_origins=origins,

@@ -1,4 +1,4 @@
-"""Reads a request's body and its JSON, strictly and cheaply: what is wrong is a 4xx before it has cost anything."""
+"""Reads and parses the JSON body of a request. A bad body is a 4xx before it costs much."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from qwen_server.http.asgi import Receive
 from qwen_server.http.error_bodies import ClientDisconnectedError, client_error, invalid
 
 MAX_DEPTH = 64
-_UPLOADS = 32  # bodies of the largest size that may be on their way at a time
-_MAX_COMMAS = 1 << 20  # each value holds the loop for 70 ns, and no model takes a prompt of so many tokens
+_UPLOADS = 32  # bodies of the maximum size that may be in transit at a time
+_MAX_COMMAS = 1 << 20  # each value blocks the loop for 70 ns, and no model takes that many tokens
 _CONTAINERS = frozenset({dict, list})
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class UploadsFullError(Exception):
-    """Too much is being uploaded at a time."""
+    """The bodies in transit have used up their shared memory."""
 
 
 class BodyReader:
-    """Reads bodies of at most `limit` bytes within `seconds` each. All those on their way share a bounded memory."""
+    """Reads bodies of at most `limit` bytes, each within `seconds`.
+
+    All bodies in transit share a bounded amount of memory.
+    """
 
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = limit
@@ -37,7 +40,11 @@ class BodyReader:
         return self._room
 
     async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """The whole body. Raises HttpError: 413 too large, 408 too late, 415 no JSON; UploadsFullError."""
+        """Returns the complete body.
+
+        Raises HttpError (408 too late, 413 too large, 415 not JSON), UploadsFullError and
+        ClientDisconnectedError.
+        """
         _check_content_type(headers.get("content-type"))
         declared = headers.get("content-length")
         if declared is not None and declared.isdecimal() and int(declared[:20]) > self._limit:
@@ -69,22 +76,25 @@ class BodyReader:
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object in `raw`. Raises HttpError 400 for anything else, NaN, infinities and deep nesting included."""
+    """Returns the JSON object in `raw`.
+
+    Raises HttpError 400 for anything else, including NaN, infinities and deep nesting.
+    """
     if len(raw) > 2 * _MAX_COMMAS and raw.count(b",") > _MAX_COMMAS:
-        raise invalid(f"the body has more than {_MAX_COMMAS} commas: more values than any request needs")
+        raise invalid(f"the body has more than {_MAX_COMMAS} commas; no request needs that many values")
     try:
-        value = json.loads(raw.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        value = _DECODER.decode(raw.decode())
     except UnicodeDecodeError as error:
         raise invalid(f"the body is not valid UTF-8 at byte {error.start}") from None
     except RecursionError:
         raise _too_deep() from None
     except json.JSONDecodeError as error:
         raise invalid(f"the body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
-    except ValueError as error:  # numbers: too many digits, not finite
+    except ValueError as error:  # a number that has too many digits or is not finite
         raise invalid(f"the body is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object")
-    # No more brackets than levels allowed: it cannot be too deep, and most bodies need no walk.
+    # A body with few brackets cannot be too deep, so most bodies need no traversal.
     if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
         raise _too_deep()
     if _ESCAPED_SURROGATE.search(raw):
@@ -115,14 +125,19 @@ def _refuse_constant(name: str) -> NoReturn:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{text[:20]} is too large a number")
+        raise ValueError(f"the number {text[:20]} is too large")
     return value
+
+
+# One for all bodies: json.loads would make one for each.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
     level = [value]
     for _ in range(limit):
-        # By exact type, which is what the parser makes, and faster: a body may hold a million values.
+        # The parser creates exact types only, and comparing them is faster than isinstance. A body
+        # may hold a million values.
         level = [
             child
             for item in level
@@ -138,4 +153,4 @@ def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise invalid("the body has a half of a surrogate pair, which is not a character") from None
+        raise invalid("the body contains an unpaired surrogate, which is not a character") from None

@@ -1,6 +1,6 @@
-"""Clients' connections: uvicorn's own protocol, with bounds on the time and the memory that each of them may take.
+"""Client connections: uvicorn's protocol class with limits on time and memory per connection.
 
-uvicorn waits for the headers of a request as long as they take, and reads as many of them as come.
+uvicorn itself waits for the headers of a request indefinitely and puts no limit on their size.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from qwen_server.http.error_bodies import openai_body
 from qwen_server.http.joined_heads import JOINED_HEADS, JoinedHeadCycle
 
 BACKLOG = 2048
-# Closing the gate of a pod moves new connections only, so no connection lives for ever.
+# Closing a pod's readiness gate redirects new connections only, so every connection must end
+# eventually.
 LIFETIME_SECONDS = 300.0
-MAX_HEADER_BYTES = 65_536  # of the request line and all headers; common proxies allow 8 to 64 KiB
+MAX_HEADER_BYTES = 65_536  # request line and all headers; common proxies allow 8 to 64 KiB
 _MAX_PIPELINED = 16
-# A body may come in small chunks, each with a frame of its own around it.
+# A body may arrive in small chunks, each of which has a frame around it.
 _FRAME_BYTES_PER_BODY_BYTE = 16
-# A refused client may still be sending; closing at once would make its kernel throw the answer away.
+# A refused client may still be sending. If the connection closed at once, the client's kernel would
+# discard the response.
 _LINGER_SECONDS = 1.0
 
 _log = logging.getLogger("qwen_server.access")
 
 
 class Connection(HttpToolsProtocol):
-    """A connection of one client. Answers 400, 408 and 431 in OpenAI's shape where no request came to be."""
+    """One client connection. It answers 400, 408 and 431 itself, in OpenAI's error format."""
 
     header_timeout: ClassVar[float]
     body_timeout: ClassVar[float]
@@ -48,10 +50,10 @@ class Connection(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._in_headers = False
         self._in_body = False
-        self._spare_bytes = 0  # of this message, and not of its body
+        self._spare_bytes = 0  # bytes of this message that are not part of its body
         self._refusal: tuple[int, str] | None = None
-        # Not all at once: what was opened together would come back together.
-        self._old_at = self.loop.time() + random.uniform(0.8, 1) * self.lifetime  # noqa: S311 - no secret
+        # The jitter keeps clients that connected together from reconnecting together.
+        self._expires_at = self.loop.time() + random.uniform(0.8, 1) * self.lifetime  # noqa: S311 - no secret
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -62,7 +64,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the client's; those of one that was refused are dropped."""
+        """Parses data from the client. After a refusal, data is dropped."""
         if self._refusal is not None:
             return
         if not (self._in_headers or self._in_body) and self._deadline is None:
@@ -79,13 +81,13 @@ class Connection(HttpToolsProtocol):
         self._in_headers = True
 
     def on_headers_complete(self) -> None:
-        """A request begins, unless its headers are too large or too many others wait for their turn.
+        """Starts the request, unless its headers are too large or too many requests are pipelined.
 
-        The answer to the first one after the connection's lifetime is its last.
+        Once the lifetime of the connection is over, the next response closes it.
         """
         self._in_headers = False
         self._disarm()
-        if self._spare_bytes > MAX_HEADER_BYTES:  # what has come so far may be mostly the body
+        if self._spare_bytes > MAX_HEADER_BYTES:  # most of these bytes may belong to the body
             size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
             if size > MAX_HEADER_BYTES:
                 self._refuse_headers()
@@ -96,7 +98,7 @@ class Connection(HttpToolsProtocol):
             self._in_body = True
             if self.joins_heads:
                 self.cycle.__class__ = JoinedHeadCycle
-            if self.loop.time() >= self._old_at:
+            if self.loop.time() >= self._expires_at:
                 self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -105,7 +107,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request is there as a whole."""
+        """The request has arrived completely."""
         self._in_body = False
         self._spare_bytes = 0
         if self._refusal is not None:
@@ -113,19 +115,19 @@ class Connection(HttpToolsProtocol):
         self._disarm()
         super().on_message_complete()
         if self.cycle.response_complete and self.timeout_keep_alive_task is None:
-            # The rest of a body that nobody waited for has stopped the timer of the idle connection.
+            # The rest of a body that arrived after the response has stopped the keep-alive timer.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def on_response_complete(self) -> None:
-        """An answer is sent; if it came before the whole request, the rest has its time, too."""
+        """The response is sent. If the body is still arriving, the rest has the body timeout."""
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
             self._arm(self.body_timeout, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what the parser does not take for HTTP."""
+        """Answers data that is not valid HTTP."""
         self._refuse(400, "the request is not valid HTTP")
 
     def _arm(self, seconds: float, act: Callable[[], None]) -> None:
@@ -141,19 +143,22 @@ class Connection(HttpToolsProtocol):
         self._deadline = None
         if self._in_headers:
             self._refuse(408, f"the headers did not arrive within {self.header_timeout:g} s")
-        elif self._answers():  # of a pipelined request there was nothing but an empty line
+        elif self._is_answering():  # only an empty line followed the current request
             return
         else:
             self.transport.close()
 
-    def _answers(self) -> bool:
+    def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse_headers(self) -> None:
         self._refuse(431, f"the headers are larger than the limit of {MAX_HEADER_BYTES} bytes")
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answers and closes; while an answer of the application is on its way, the connection ends with that one."""
+        """Sends an error and closes the connection.
+
+        If the application is still sending a response, the connection closes after it instead.
+        """
         if self._refusal is not None or self.transport.is_closing():
             return
         self._refusal = (status, message)
@@ -166,9 +171,9 @@ class Connection(HttpToolsProtocol):
             if self.pipeline or self.cycle.response_started:
                 self.transport.close()
                 return
-            self.cycle.disconnected = True  # the application waits for the rest of the body in vain
+            self.cycle.disconnected = True  # the rest of the body will not reach the application
             self.cycle.message_event.set()
-        elif self._answers():
+        elif self._is_answering():
             self.cycle.keep_alive = False
             return
         content = json.dumps(openai_body(status, message)).encode()
@@ -180,8 +185,8 @@ class Connection(HttpToolsProtocol):
         self._arm(_LINGER_SECONDS, self.transport.close)
 
 
-# What `Connection` and the runner rely on. There is nothing to fall back to: without the bounds, one client could hold
-# the server's memory and time.
+# What `Connection` and the runner rely on. There is no fallback: without these limits, one client
+# could exhaust the server's memory and time.
 _RELIED_ON = (
     "_unset_keepalive_if_required",
     "connection_lost",
@@ -206,14 +211,14 @@ _RELIED_ON = (
 
 
 def check_uvicorn() -> None:
-    """Raises ConfigurationError where the installed uvicorn lacks what the bounds on connections are made of."""
+    """Raises ConfigurationError if the installed uvicorn lacks what the limits are built on."""
     missing = [*absent(HttpToolsProtocol, *_RELIED_ON), *absent(uvicorn.Server, "capture_signals")]
     if missing:
-        raise ConfigurationError(f"uvicorn {uvicorn.__version__} is not supported: it has no {', '.join(missing)}")
+        raise ConfigurationError(f"uvicorn {uvicorn.__version__} is not supported: it lacks {', '.join(missing)}")
 
 
 def uvicorn_config(app: Any, settings: Settings, patches: Patches) -> uvicorn.Config:
-    """How the HTTP server runs `app`. Raises ConfigurationError."""
+    """Returns uvicorn's configuration for `app`. Raises ConfigurationError."""
     check_uvicorn()
 
     class OfSettings(Connection):
@@ -228,9 +233,9 @@ def uvicorn_config(app: Any, settings: Settings, patches: Patches) -> uvicorn.Co
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=False,  # the application writes its own lines
+        access_log=False,  # http.middleware writes the access log
         server_header=False,
-        proxy_headers=False,  # a connection is known by its own address, whatever a header says
+        proxy_headers=False,  # any client could forge them
         backlog=BACKLOG,
         timeout_keep_alive=math.ceil(settings.keep_alive_timeout),
         timeout_graceful_shutdown=1,

@@ -1,6 +1,7 @@
-"""How the APIs word what they have in common: ids, the end of a stream, errors.
+"""How the APIs differ: ID prefixes, the end of a stream, and the format of errors.
 
-Overload (503) and failures of the engine (500) have the specification's body in every API: SDKs go by the status.
+Overload (503) and engine failures (500) have the specification's body in every API, because SDKs
+look at the status.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ _ANTHROPIC_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
 }
-# In a stream that has begun there is no status to go by.
+# An error event in a stream has no status, so its type says what happened.
 _ANTHROPIC_FAILURES = {500: "api_error", 503: "overloaded_error"}
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One API. `ending` begins the last event of a complete stream.
+    """One API. `ending` is how the last event of a complete stream begins.
 
-    `whole` words an error that is a response of its own, `event` one that ends a stream after that many events.
+    `whole` formats an error that is a response of its own. `event` formats an error that ends a
+    stream; its second argument is the number of events sent before.
     """
 
     id_prefix: str
@@ -39,7 +41,7 @@ class Dialect:
 
 
 def _details(error: HttpError) -> tuple[str, str | None, str | None]:
-    """Message, parameter and code."""
+    """Returns the message, the parameter and the code of an error."""
     inner = error.body.get("error")
     if not isinstance(inner, Mapping):
         return error.text, None, None
@@ -49,7 +51,7 @@ def _details(error: HttpError) -> tuple[str, str | None, str | None]:
 def _anthropic_body(error: HttpError, types: Mapping[int, str]) -> dict[str, Any]:
     message, param, _ = _details(error)
     if param is not None and param.partition("[")[0].partition(".")[0] not in message:
-        message = f"{param}: {message}"  # the shape has no other place for it
+        message = f"{param}: {message}"  # the format has no field for the parameter
     kind = types.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": message}}
 
@@ -89,7 +91,10 @@ DIALECTS: Mapping[Kind, Dialect] = {
 
 
 def worded_for(path: str, error: HttpError) -> HttpError:
-    """The error in the words of the API to which `path` belongs, before it is known what is asked."""
+    """Returns the error in the format of the API that `path` belongs to.
+
+    For errors that occur before the kind of the request is known.
+    """
     if path == _ANTHROPIC_PATH or path.startswith(_ANTHROPIC_PATH + "/"):
         return _anthropic(error)
     return error

@@ -1,4 +1,4 @@
-"""Notices that a client has gone away while its request is being served."""
+"""Detects that a client has disconnected while its request is served."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from qwen_server.http.error_bodies import ClientDisconnectedError
 
 
 class UntilDisconnect:
-    """`async with`: cancels the block when the client disconnects, and raises ClientDisconnectedError instead.
+    """A context manager that cancels its block and raises ClientDisconnectedError on disconnect.
 
-    The request's body must have been read. It works as `asyncio.timeout` does, with `receive` in place of the clock.
+    The body of the request must have been read before. It works like `asyncio.timeout`, with
+    `receive` instead of the clock.
     """
 
     def __init__(self, receive: Receive) -> None:

@@ -1,7 +1,8 @@
-"""Events written to the connection the moment the engine brings them, without waking the request's own task.
+"""A patch of uvicorn: stream events go to the socket as soon as the engine produces them.
 
-A woken task, and a way through every layer between it and the socket, cost several times what an event does. The task
-still owns the request: it writes the first event and the last, waits for a slow reader, and ends what goes wrong.
+Waking the request's task and passing every layer between it and the socket costs several times as
+much as the event itself. The task still owns the request: it writes the first and the last event,
+waits for slow readers and handles errors.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ EARLY_WRITES: Final = Patch(
 
 
 def connection_of(receive: Receive) -> RequestResponseCycle | None:
-    """uvicorn's side of the exchange that `receive` belongs to; None behind another server or a wrapper."""
+    """Returns uvicorn's object behind `receive`; None if `receive` is not uvicorn's own."""
     cycle = getattr(receive, "__self__", None)
     return cycle if isinstance(cycle, RequestResponseCycle) else None
 
@@ -43,14 +44,14 @@ class PlainEvents(Protocol):
 
     @property
     def begun(self) -> bool:
-        """Whether the next event may be a `plain` one."""
+        """Whether the first event is out, so that the next one may be `plain`."""
 
     def plain(self, text: str) -> bytes:
-        """The event of a text in the middle of the answer."""
+        """Returns the event for text in the middle of the answer."""
 
 
 class DirectEvents:
-    """The `engine.base.Tap` of one stream with a single choice. Shut until `open` is called."""
+    """The `engine.base.Tap` of a stream with a single choice. It is shut until `open` is called."""
 
     __slots__ = ("_chunks", "_clock", "_cycle", "_figures", "_open", "_record")
 
@@ -70,15 +71,15 @@ class DirectEvents:
         self._open = False
 
     def open(self) -> None:
-        """Everything up to now is written: what comes next may be written here."""
+        """Allows direct writes. Everything before must have been written."""
         self._open = self._chunks.begun and self._cycle.chunked_encoding is True
 
     def shut(self) -> None:
-        """The task writes; nobody else may."""
+        """Ends direct writes: from now on only the task writes."""
         self._open = False
 
     def ready(self) -> bool:
-        """See Tap. A reader that is behind is the task's to wait for, and so is the end of a client that is gone."""
+        """See Tap. False while the client reads slowly or is gone: the task handles both."""
         cycle = self._cycle
         return not (not self._open or cycle.flow.write_paused or cycle.disconnected or cycle.transport.is_closing())
 

@@ -1,7 +1,8 @@
-"""What clients are told when something goes wrong: three shapes of JSON, and never a traceback.
+"""Error responses: three JSON formats, and never a traceback.
 
-The specification's own bodies serve overload (503) and engine failure (500): `{"error": "<text>", ...}`. Everything
-that the client can mend is OpenAI's `{"error": {"message", "type", "param", "code"}}`, which SDKs turn into exceptions.
+Overload (503) and engine failures (500) have the specification's bodies, which are
+`{"error": "<text>", ...}`. Errors that the client can fix have OpenAI's body, which SDKs turn into
+exceptions: `{"error": {"message", "type", "param", "code"}}`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _TYPES = {
     500: "internal_error",
     503: "service_unavailable_error",
 }
-# What the log calls a client's mistake; most are `invalid_request`.
+# The names of client errors in the log. All others are `invalid_request`.
 _KINDS = {
     401: "unauthorized",
     404: "not_found",
@@ -36,7 +37,7 @@ _KINDS = {
 
 
 class HttpError(Exception):
-    """An answer other than success. `kind` names it in the counters; `body` is sent as JSON with `status`."""
+    """An error response. `body` is sent as JSON with `status`; `kind` names it in the counters."""
 
     def __init__(
         self, status: int, body: Mapping[str, Any], *, kind: str, headers: Mapping[str, str] | None = None
@@ -49,17 +50,17 @@ class HttpError(Exception):
 
     @property
     def text(self) -> str:
-        """The message alone, for logs and for the event inside a stream."""
+        """The message alone, for logs and for error events in streams."""
         error = self.body.get("error")
         return str(error.get("message")) if isinstance(error, Mapping) else str(error)
 
 
 class ClientDisconnectedError(Exception):
-    """The client went away before its answer was complete; nobody is left to be told."""
+    """The client disconnected before its answer was complete."""
 
 
 def openai_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object; the type follows from the status."""
+    """Returns OpenAI's error object. The type follows from the status."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "internal_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -72,18 +73,18 @@ def client_error(
     code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> HttpError:
-    """A mistake that the client can mend; `param` names the parameter."""
+    """Returns an error that the client can fix. `param` names the parameter."""
     kind = _KINDS.get(status, "invalid_request")
     return HttpError(status, openai_body(status, message, param, code), kind=kind, headers=headers)
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> HttpError:
-    """A 400 that names the parameter."""
+    """Returns a 400 that names the parameter."""
     return client_error(400, message, param=param, code=code)
 
 
 def refused(refusal: Refusal) -> HttpError:
-    """The specification's 503 with Retry-After, or its 500 where no retry can help."""
+    """Returns the specification's 503 with Retry-After, or its 500 if no retry can help."""
     if refusal.retry_after is None:
         return engine_failure(refusal.text)
     body = {"error": refusal.text, "queue_size": refusal.waiting, "max_queue_size": refusal.queue_limit}
@@ -91,12 +92,12 @@ def refused(refusal: Refusal) -> HttpError:
 
 
 def engine_failure(text: str) -> HttpError:
-    """A 500 in the specification's shape."""
+    """Returns a 500 in the specification's format."""
     return HttpError(500, {"error": text or INTERNAL_TEXT}, kind=failure_kind(text))
 
 
 def failure_kind(text: str) -> str:
-    """The name under which `errors.by_type` counts a failure of the engine."""
+    """Returns the name under which `errors.by_type` counts an engine failure."""
     lowered = text.lower()
     if "out of memory" in lowered:
         return "out_of_memory"
@@ -106,6 +107,6 @@ def failure_kind(text: str) -> str:
 
 
 def stream_event(error: HttpError) -> bytes:
-    """The event that ends a stream which has already begun; no `[DONE]` follows."""
+    """Returns the error event that ends a stream. No `[DONE]` follows."""
     body = error.body if isinstance(error.body.get("error"), Mapping) else openai_body(error.status, error.text)
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"

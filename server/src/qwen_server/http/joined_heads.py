@@ -1,4 +1,4 @@
-"""A patch of uvicorn's: the headers of an answer go out with the first part of its body."""
+"""A patch of uvicorn: the headers of a response go out with the first part of its body."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _missing() -> Iterator[str]:
 
 JOINED_HEADS: Final = Patch(
     name="joined-heads",
-    gains="a system call and a packet less for each answer",
+    gains="one system call and one packet less per response",
     relies_on="uvicorn's RequestResponseCycle writes to its attribute `transport` in `send`",
     missing=_missing,
 )
 
 
 class _Held:
-    """Takes what is done to a transport, for later."""
+    """Stands in for a transport and records the calls."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -40,9 +40,9 @@ class _Held:
 
 
 class JoinedHeadCycle(RequestResponseCycle):
-    """One request and its answer, whose headers go out with the first part of the body.
+    """A request and its response, with the headers and the first part of the body in one write.
 
-    That is a system call and a packet less for each, and clients need not wake twice.
+    This saves one system call and one packet per response, and the client wakes up once.
     """
 
     _head: list[bytes] | None = None
@@ -55,7 +55,7 @@ class JoinedHeadCycle(RequestResponseCycle):
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
-        # From here to the end nothing is waited for, so that nobody else writes in between.
+        # No real wait happens from here on, so no other write can come in between.
         held, transport = _Held(), self.transport
         self.transport = cast("asyncio.Transport", held)
         try:
@@ -65,7 +65,7 @@ class JoinedHeadCycle(RequestResponseCycle):
         parts, self._head = [*(self._head or ()), *held.parts], None
         if self.disconnected:
             return
-        if begins and self.keep_alive:  # else uvicorn must close before it looks for the next request
+        if begins and self.keep_alive:  # otherwise uvicorn must close before the next request
             self._head = parts
             return
         transport.writelines(parts)

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its line in the log, the last resort against exceptions."""
+"""The outermost middleware: request ID, access log, trace span, and the handler of last resort."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qwen_server.observe import logs
 from qwen_server.observe.request_figures import RequestRecord
 
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
-CLIENT_CLOSED_REQUEST = 499  # nginx's; no client ever sees it
+CLIENT_CLOSED_REQUEST = 499  # nginx's code, for the log only: the client is gone
 _QUIET = ("/health", "/metrics", "/api/v1/metrics", "/stats")
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ _log = logging.getLogger("qwen_server.access")
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The client's X-Request-Id if it is 1 to 128 printable characters without spaces, else a new one."""
+    """Returns the client's X-Request-Id, or a new ID.
+
+    The client's is used if it has 1 to 128 printable ASCII characters and no spaces.
+    """
     for name, value in headers:
         if name.lower() == b"x-request-id":
             text = value.decode("latin-1")
@@ -36,7 +39,7 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 class Surroundings:
-    """The outermost ASGI layer; plain ASGI, so that `receive` stays the server's own."""
+    """The outermost ASGI layer. It is plain ASGI, so that `receive` stays uvicorn's own."""
 
     def __init__(self, app: App, service: Service, tracing: Tracing | None) -> None:
         self._app = app
@@ -44,14 +47,14 @@ class Surroundings:
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves a request with a RequestRecord in `scope["state"]["record"]`, and logs it once it is over."""
+        """Serves a request with a RequestRecord in `scope["state"]["record"]`, then logs it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         service = self._service
         record = RequestRecord(request_id_of(scope["headers"]), service.clock())
         scope.setdefault("state", {})["record"] = record
-        logs.request_id.set(record.request_id)  # each request is a task of its own
+        logs.request_id.set(record.request_id)  # each request runs in its own task
         status = 0
 
         async def send_on(message: MutableMapping[str, Any]) -> None:
@@ -76,15 +79,15 @@ class Surroundings:
         finally:
             if span is not None:
                 span.end(status)
-            self._tell(scope, record, status, span)
+            self._log_request(scope, record, status, span)
 
     def _span(self, scope: Scope, record: RequestRecord) -> RequestSpan | None:
-        """The request's span, if there is tracing; probes and scrapes would only hide what matters."""
+        """Returns the span of the request, or None without tracing and for probes and scrapes."""
         if self._tracing is None or scope["path"].startswith(_QUIET):
             return None
         return self._tracing.begin(scope, record)
 
-    def _tell(self, scope: Scope, record: RequestRecord, status: int, span: RequestSpan | None) -> None:
+    def _log_request(self, scope: Scope, record: RequestRecord, status: int, span: RequestSpan | None) -> None:
         path = scope["path"]
         level = logging.DEBUG if path.startswith(_QUIET) else logging.INFO
         if not _log.isEnabledFor(level):
@@ -105,7 +108,7 @@ class Surroundings:
         if span is not None:
             fields["trace_id"] = span.trace_id
         fields = {name: value for name, value in fields.items() if value is not None}
-        # The path is the client's own text: quoted, so that it cannot forge a line.
+        # The client chooses the path. It is quoted, so that it cannot forge a log line.
         details = " ".join(f"{name}={value}" for name, value in fields.items())
         fields |= {"method": scope["method"], "path": path[:200]}
         _log.log(level, "%s %r %s", scope["method"], path[:200], details, extra=fields)

@@ -1,4 +1,4 @@
-"""How often each caller may call the API."""
+"""Limits how often each caller may call the API."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from qwen_server.http.error_bodies import client_error
 
 
 class RateLimiter:
-    """Each caller's own limit: a counter of this window and one of the window before, weighted by what is left of it.
+    """A sliding-window limit per caller.
 
-    The memory is two counters a caller. `limits` reads the wall clock: when that is set, a window begins early.
+    The window is approximated by two counters per caller: that of the current period, and that of
+    the previous one, weighted by its overlap. `limits` reads the wall clock, so a window may begin
+    early when the clock is set.
     """
 
     def __init__(self, limit: RateLimit | None) -> None:
         self._limit = limit
         self._item = None if limit is None else RateLimitItemPerSecond(limit.requests, int(limit.seconds))
-        # The asyncio storage cleans up in a task; the other one starts a thread for it, at nearly every request.
+        # The asyncio storage expires counters in a task. The synchronous one starts a thread for it
+        # at almost every request.
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def check(self, caller: str) -> None:

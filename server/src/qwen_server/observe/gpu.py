@@ -1,7 +1,8 @@
-"""What NVML tells about the GPUs: memory, temperature, faults. CUDA is never initialised here.
+"""Reads GPU memory, temperature and faults through NVML. CUDA is never initialized here.
 
-NVML calls take milliseconds and may block on a sick driver, so they run in a thread of their own and requests read the
-latest reading. Without a driver, or on a CPU, the figures are 0.0 and the name is `cpu`.
+NVML calls take milliseconds and may block on a broken driver. They therefore run in a thread, and
+requests use the latest reading. Without a driver, or on a CPU, the values are 0.0 and the name is
+`cpu`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 _log = logging.getLogger(__name__)
 _GIB = 1024**3
 _REFRESH_SECONDS = 2.0
-# Xids after which only a reset of the GPU or a reboot helps; the driver's other reports concern one process.
+# Xid errors that only a reset of the GPU or a reboot clears. All others affect a single process.
 _FATAL_XIDS = frozenset({46, 48, 62, 64, 74, 79, 95, 109, 110, 119, 120, 140, 143, 158, 160})
 
 T = TypeVar("T")
@@ -26,7 +27,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class GpuReading:
-    """Sums over the engine's devices, in bytes; the temperature is the hottest one's. `faults` tell what is broken."""
+    """One reading of the engine's GPUs.
+
+    `allocated` and `total` are sums in bytes. `temperature` is that of the hottest GPU, in degrees
+    Celsius. `faults` has a description of each fault.
+    """
 
     name: str = "cpu"
     allocated: int = 0
@@ -48,12 +53,15 @@ class GpuReading:
 
     @property
     def utilization_percent(self) -> float:
-        """The share of the memory that is taken."""
+        """The share of the memory that is in use."""
         return round(100 * self.allocated / self.total, 1) if self.total else 0.0
 
 
 def visible_devices(handles: int, devices: str | None) -> list[int | str]:
-    """The devices of CUDA_VISIBLE_DEVICES as indices or UUIDs; all of them when it is not set."""
+    """Returns the devices in CUDA_VISIBLE_DEVICES as indices or UUIDs.
+
+    `devices` is the variable's value. If it is None, these are the indices of all `handles`.
+    """
     if devices is None:
         return list(range(handles))
     chosen: list[int | str] = []
@@ -63,12 +71,12 @@ def visible_devices(handles: int, devices: str | None) -> list[int | str]:
         elif item.startswith(("GPU-", "MIG-")):
             chosen.append(item)
         else:
-            break  # CUDA ignores everything from the first invalid entry on
+            break  # CUDA ignores the first invalid entry and everything after it
     return chosen
 
 
 class NvmlReader:
-    """Reads the first `count` visible devices. Not thread-safe: one thread owns it."""
+    """Reads the first `count` visible GPUs. Not thread-safe: one thread owns it."""
 
     def __init__(self, nvml: ModuleType | Any, count: int) -> None:
         self._nvml = nvml
@@ -83,7 +91,7 @@ class NvmlReader:
         self._events = self._try(self._register)
 
     def read(self) -> GpuReading:
-        """One reading; what a device does not support is left out."""
+        """Returns a reading. It omits what a device does not support."""
         nvml = self._nvml
         memory = [info for handle in self._handles if (info := self._try(nvml.nvmlDeviceGetMemoryInfo, handle))]
         temperatures = [
@@ -143,7 +151,7 @@ class NvmlReader:
         try:
             return call(*arguments)
         except (self._nvml.NVMLError, AttributeError):
-            return None  # GeForce cards know no ECC, old drivers no recovery action
+            return None  # GeForce cards have no ECC, and old drivers no recovery action
 
     @staticmethod
     def _text(value: str | bytes | None) -> str:
@@ -151,7 +159,7 @@ class NvmlReader:
 
 
 class GpuMonitor:
-    """Keeps the latest reading of the engine's devices, refreshed every 2 s by a thread."""
+    """Holds the latest reading of the engine's GPUs. A thread refreshes it every 2 s."""
 
     def __init__(self, read: Callable[[], GpuReading] | None = None) -> None:
         self._read = read
@@ -161,15 +169,16 @@ class GpuMonitor:
 
     @classmethod
     def for_engine(cls, *, device: str, count: int) -> GpuMonitor:
-        """A monitor of the first `count` visible GPUs, or of nothing on a CPU or without a driver."""
+        """Returns a monitor of the first `count` visible GPUs, if there is a GPU and a driver."""
         if device != "cpu":
             with contextlib.suppress(ImportError):
-                import pynvml  # noqa: PLC0415 (absent where there is no GPU support)
+                import pynvml  # noqa: PLC0415 - not installed without GPU support
 
                 try:
                     return cls(NvmlReader(pynvml, count).read)
                 except pynvml.NVMLError as error:
-                    _log.log(logging.WARNING if device == "cuda" else logging.DEBUG, "no NVML: %s", error)
+                    level = logging.WARNING if device == "cuda" else logging.DEBUG
+                    _log.log(level, "NVML is not available, GPU metrics are 0: %s", error)
         return cls()
 
     def start(self) -> None:
@@ -186,15 +195,15 @@ class GpuMonitor:
             self._stop.wait(_REFRESH_SECONDS)
 
     def refresh(self) -> None:
-        """Takes a reading now; a failure keeps the earlier one."""
+        """Takes a reading now. If that fails, the previous one stays."""
         if self._read is None:
             return
         try:
             self.latest = self._read()
-        except Exception:  # noqa: BLE001 (a broken driver must not end the thread that would tell of its recovery)
-            _log.warning("cannot read the GPUs", exc_info=True)
+        except Exception:  # noqa: BLE001 - a broken driver must not end the thread: it may recover
+            _log.warning("cannot read the GPUs, keeping the previous reading", exc_info=True)
 
 
 def device_count(tensor_parallel_size: int, pipeline_parallel_size: int) -> int:
-    """How many GPUs the engine uses."""
+    """Returns how many GPUs the engine uses."""
     return max(1, tensor_parallel_size) * max(1, pipeline_parallel_size)

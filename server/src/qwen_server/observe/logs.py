@@ -1,4 +1,4 @@
-"""Logging of the server and of the engine's processes: one JSON object a line, or text, on standard error."""
+"""Logging to stderr, for the server and the engine's processes: JSON lines or text."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
     "fileinfo",
     "color_message",
 }
-# The request that is being served, for every line that is logged meanwhile; empty outside of requests.
+# The ID of the current request, which every log line carries; empty outside of requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-# A message of the kubelet's is cut at 4 KiB; the operator keeps 2 KB of it.
+# The kubelet truncates the message at 4 KiB, and the operator keeps 2 KB of it.
 _TERMINATION_BYTES = 2048
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a record: time, level, logger, process, message, request id, what `extra` gave, exception."""
+    """Formats a record as one JSON object.
+
+    Its fields are time, level, logger, process, message, request_id, the `extra` fields, and
+    exception.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a single line of JSON."""
+        """Returns the record as a single line of JSON."""
         line: dict[str, Any] = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -50,17 +54,20 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line of text, with the request's id at its end."""
+    """Formats a record as a line of text with the request ID at its end."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """The record without its exception."""
+        """Returns the line without the exception."""
         text = super().formatMessage(record)
         current = request_id.get()
         return f"{text} request_id={current}" if current and current not in text else text
 
 
 def config(log_format: LogFormat, level: str) -> dict[str, Any]:
-    """A `dictConfig` in which everything goes to standard error; uvicorn's own lines below warnings are left out."""
+    """Returns a `dictConfig` that sends everything to stderr.
+
+    uvicorn and httpx log warnings and errors only.
+    """
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -80,15 +87,18 @@ def config(log_format: LogFormat, level: str) -> dict[str, Any]:
 
 
 def configure(log_format: LogFormat, level: str) -> None:
-    """Sets up logging of this process."""
+    """Sets up logging in this process."""
     logging.config.dictConfig(config(log_format, level))
 
 
 def write_termination_message(path: Path, text: str) -> None:
-    """Leaves the cause of the exit where the kubelet reads it. Only into a file that is there: the kubelet makes it."""
+    """Writes the cause of the exit where the kubelet reads it.
+
+    The kubelet creates the file. Outside of Kubernetes there is none, and nothing is written.
+    """
     try:
         with path.open("r+b") as file:
             file.truncate()
             file.write(text.encode()[-_TERMINATION_BYTES:])
     except OSError as error:
-        logging.getLogger(__name__).debug("no termination message written to %s: %s", path, error)
+        logging.getLogger(__name__).debug("cannot write the termination message to %s: %s", path, error)

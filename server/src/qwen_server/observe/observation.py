@@ -1,4 +1,4 @@
-"""What a server shows about itself at one moment, as plain values.
+"""The observable state of a server at one moment, as plain values.
 
 The JSON snapshots and the Prometheus page are pure functions of it.
 """
@@ -16,11 +16,12 @@ from qwen_server.observe.request_figures import RequestFigures
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """Times are seconds of the monotonic clock, but for `wall`, which is UTC without an offset.
+    """The state at `now`. Times are in seconds of the monotonic clock; `wall` is UTC, naive.
 
-    `answers`: requests are answered now. `accepts`: a new request would be accepted. `rules` are the names and
-    severities of the alerts that are on; `alerts` those that fire, as the specification's objects. What an engine tells
-    is None while it is starting. `patches` tells of each patch whether it is in use.
+    answers: whether requests are answered now. accepts: whether a new request would be accepted.
+    rules: name and severity of each enabled alert. alerts: the active alerts, as the
+    specification's objects. patches: whether each patch is in use. The engine's values are None
+    while it is starting.
     """
 
     now: float

@@ -1,7 +1,8 @@
-"""The server's metrics in Prometheus' text format.
+"""The metrics of the server in the Prometheus text format.
 
-Four gauges carry the specification's names; everything of ours that aggregates over replicas is a counter or a
-histogram under `qwen_`. The engine's own `vllm:` metrics come from the process's registry.
+Four gauges have the specification's names. The server's other metrics begin with `qwen_`; those
+that must add up over replicas are counters and histograms. The engine's own `vllm:` metrics come
+from the registry of the process.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from qwen_server.observe.observation import Observation
 from qwen_server.observe.request_figures import OUTCOMES, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_CACHE_SECONDS = 1.0  # rendering the engine's metrics holds the loop for about 10 ms
+_CACHE_SECONDS = 1.0  # rendering the engine's metrics blocks the loop for about 10 ms
 
 Labels = Mapping[str, str]
 Series = Iterable[tuple[Labels, float]]
 
 
 def number(value: float | None) -> str:
-    """A sample's value; NaN for what is unknown, and whole numbers without a point, as in the specification."""
+    """Formats the value of a sample.
+
+    Unknown values are NaN. Whole numbers have no decimal point, as in the specification.
+    """
     if value is None or math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -43,19 +47,19 @@ def _escape(value: str) -> str:
 
 
 def family(name: str, kind: str, text: str, series: Series) -> str:
-    """A gauge or counter with its samples."""
+    """Renders a gauge or counter with its samples."""
     lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
     lines.extend(f"{name}{_labels(labels)} {number(value)}" for labels, value in series)
     return "\n".join(lines) + "\n"
 
 
 def gauge(name: str, text: str, value: float | None) -> str:
-    """A gauge without labels."""
+    """Renders a gauge without labels."""
     return family(name, "gauge", text, [({}, math.nan if value is None else value)])
 
 
 def histogram(name: str, text: str, values: Histogram) -> str:
-    """A histogram without labels."""
+    """Renders a histogram without labels."""
     lines = [f"# HELP {name} {text}", f"# TYPE {name} histogram"]
     count = 0
     for edge, more in zip((*values.edges, math.inf), values.counts, strict=True):
@@ -73,7 +77,7 @@ class PrometheusPage:
         self._rendered: tuple[float, bytes] | None = None
 
     def render(self) -> bytes:
-        """The whole page in UTF-8."""
+        """Returns the complete page in UTF-8."""
         seen = self._observe()
         if self._rendered is None or not 0 <= seen.now - self._rendered[0] < _CACHE_SECONDS:
             own = "\n".join(families(seen))
@@ -82,7 +86,7 @@ class PrometheusPage:
 
 
 def families(seen: Observation) -> Iterator[str]:
-    """The server's own metrics, a family each."""
+    """Yields the server's own metrics, one family at a time."""
     yield from _specified(seen)
     yield from _requests(seen)
     yield from _engine(seen)
@@ -90,7 +94,7 @@ def families(seen: Observation) -> Iterator[str]:
 
 
 def _specified(seen: Observation) -> Iterator[str]:
-    """The specification's own four."""
+    """Yields the four gauges of the specification."""
     summary = seen.figures.summary()
     yield gauge("vllm_num_waiting_requests", "Number of requests waiting in queue", seen.waiting)
     yield gauge("vllm_num_running_requests", "Number of requests currently running", seen.running)
@@ -102,21 +106,21 @@ def _requests(seen: Observation) -> Iterator[str]:
     figures = seen.figures
     counters = figures.counters
     outcomes = [({"outcome": outcome}, counters.outcomes[outcome]) for outcome in OUTCOMES]
-    yield family("qwen_requests_total", "counter", "Requests by how they ended.", outcomes)
+    yield family("qwen_requests_total", "counter", "Requests by outcome.", outcomes)
     errors = [({"type": kind}, count) for kind, count in counters.errors.items()]
-    yield family("qwen_errors_total", "counter", "Failed requests by the kind of failure.", errors)
+    yield family("qwen_errors_total", "counter", "Failed requests by type of error.", errors)
     refusals = [({"reason": kind}, count) for kind, count in counters.refusals.items()]
-    yield family("qwen_refusals_total", "counter", "Requests refused for load, by reason.", refusals)
+    yield family("qwen_refusals_total", "counter", "Requests refused because of load or state, by reason.", refusals)
     tokens = [({"kind": "input"}, counters.input_tokens), ({"kind": "output"}, counters.output_tokens)]
     yield family("qwen_tokens_total", "counter", "Tokens of answered requests.", tokens)
-    yield gauge("qwen_requests_waiting", "Requests waiting in the server's queue.", seen.waiting)
-    yield gauge("qwen_requests_running", "Requests given to the engine.", seen.running)
-    yield gauge("qwen_requests_waiting_limit", "Requests that may wait.", seen.waiting_limit)
-    yield gauge("qwen_requests_running_limit", "Requests that may run at a time.", seen.running_limit)
-    yield histogram("qwen_ttft_seconds", "From arrival to the first token, queue included.", figures.ttft)
-    yield histogram("qwen_inter_token_seconds", "Between two tokens of a request.", figures.inter_token)
-    yield histogram("qwen_request_duration_seconds", "From arrival to the end of the answer.", figures.duration)
-    yield histogram("qwen_queue_wait_seconds", "From arrival to the engine.", figures.queue_wait)
+    yield gauge("qwen_requests_waiting", "Requests that wait in the queue.", seen.waiting)
+    yield gauge("qwen_requests_running", "Requests that run in the engine.", seen.running)
+    yield gauge("qwen_requests_waiting_limit", "Maximum number of requests that may wait.", seen.waiting_limit)
+    yield gauge("qwen_requests_running_limit", "Maximum number of requests that may run.", seen.running_limit)
+    yield histogram("qwen_ttft_seconds", "Time from arrival to the first token, queue included.", figures.ttft)
+    yield histogram("qwen_inter_token_seconds", "Time between two tokens of a request.", figures.inter_token)
+    yield histogram("qwen_request_duration_seconds", "Time from arrival to the end of the answer.", figures.duration)
+    yield histogram("qwen_queue_wait_seconds", "Time from arrival to the engine.", figures.queue_wait)
 
 
 def _engine(seen: Observation) -> Iterator[str]:
@@ -125,21 +129,21 @@ def _engine(seen: Observation) -> Iterator[str]:
     patches = [({"patch": name}, float(used)) for name, used in sorted(seen.patches.items())]
     yield family("qwen_patch_in_use", "gauge", "Whether a patch of vLLM or uvicorn is in use.", patches)
     yield gauge("qwen_ready", "Whether the server accepts requests.", seen.accepts)
-    yield gauge("qwen_uptime_seconds", "Since the process started.", seen.uptime)
+    yield gauge("qwen_uptime_seconds", "Time since the process started.", seen.uptime)
     firing = {alert["name"] for alert in seen.alerts}
     states = [({"name": name, "severity": severity}, float(name in firing)) for name, severity in seen.rules]
-    yield family("qwen_alert_active", "gauge", "Whether an alert of the server fires.", states)
+    yield family("qwen_alert_active", "gauge", "Whether an alert of the server is active.", states)
     if seen.state == "starting":
         return
-    yield gauge("qwen_engine_hung_seconds", "For how long the engine has not answered.", seen.hung_seconds)
-    yield gauge("qwen_engine_stalled_seconds", "For how long the engine made no token.", seen.stalled_seconds)
+    yield gauge("qwen_engine_hung_seconds", "How long the engine has not answered.", seen.hung_seconds)
+    yield gauge("qwen_engine_stalled_seconds", "How long the engine has made no token.", seen.stalled_seconds)
     yield gauge("qwen_kv_cache_usage_ratio", "Share of the KV cache in use.", seen.kv_cache_usage)
 
 
 def _gpu(gpu: GpuReading) -> Iterator[str]:
     if not gpu.total:
         return
-    yield gauge("qwen_gpu_memory_allocated_bytes", "GPU memory taken, all GPUs of the engine.", gpu.allocated)
-    yield gauge("qwen_gpu_memory_total_bytes", "GPU memory, all GPUs of the engine.", gpu.total)
-    yield gauge("qwen_gpu_temperature_celsius", "The hottest GPU of the engine.", gpu.temperature)
+    yield gauge("qwen_gpu_memory_allocated_bytes", "GPU memory in use, over all GPUs of the engine.", gpu.allocated)
+    yield gauge("qwen_gpu_memory_total_bytes", "GPU memory, over all GPUs of the engine.", gpu.total)
+    yield gauge("qwen_gpu_temperature_celsius", "Temperature of the engine's hottest GPU.", gpu.temperature)
     yield gauge("qwen_gpu_faults", "Faults that need a reset or a repair.", len(gpu.faults))

@@ -1,8 +1,9 @@
-"""What the server counts about its requests, and the figures of the specification that follow from it.
+"""Request statistics: counters, histograms, and the percentiles that the specification asks for.
 
-Our own counting, because the engine's has no time to first token of a request and knows nothing of the queue in front
-of it. All times are readings of one monotonic clock that is passed in. Only answered requests enter the percentiles;
-failed, aborted and refused ones are counted apart. Counters cover the process's life, percentiles a sliding window.
+vLLM's own statistics do not suffice: they have no time to first token per request and do not know
+the queue in front of the engine. All times are readings of one monotonic clock, which is passed in.
+Only answered requests enter the percentiles; failed, aborted and refused ones have counters of
+their own. Counters cover the life of the process, percentiles a sliding window.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Literal
 WINDOW_SECONDS = 300.0
 WINDOW_REQUESTS = 1000
 ERROR_WINDOW_SECONDS = 60.0
-_RECENT_SECONDS = 1.0  # what ends within it is counted together: a busy minute has tens of thousands of requests
+_RECENT_SECONDS = 1.0  # the resolution of the error window: a minute may have many requests
 
 LATENCY_LABELS = ("0-100ms", "100-500ms", "500-1000ms", "1-2s", "2-5s", "5-10s", ">10s")
 _LATENCY_EDGES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 
-# Edges at the alerts' default thresholds (5 s), and fine enough for a small model on a fast device.
+# There are edges at the alerts' default thresholds (5 s), and the low ones resolve small, fast
+# models.
 _SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2, 2.5, 5, 7.5, 10, 20, 30, 60, 120, 300, 600)
 _TOKEN_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -32,7 +34,11 @@ OUTCOMES: tuple[Outcome, ...] = ("successful", "failed", "aborted", "refused", "
 
 
 class Histogram:
-    """Counts of observations up to each edge, as Prometheus wants them; `counts` has one more for +Inf."""
+    """A histogram for Prometheus.
+
+    `counts` has the observations per bucket, not cumulated, with one more bucket for +Inf. `total`
+    is the sum of the observed values.
+    """
 
     __slots__ = ("counts", "edges", "total")
 
@@ -48,9 +54,10 @@ class Histogram:
 
 @dataclass(slots=True, eq=False)
 class RequestRecord:
-    """One request's times (seconds of the monotonic clock) and token counts, filled in while it is served.
+    """The times (seconds of the monotonic clock) and token counts of a request while it is served.
 
-    What generates nothing, such as a tokenization, is counted as a request but enters no figure about generation.
+    A request with `generates` False, such as a tokenization, is counted but enters no statistics
+    about generation.
     """
 
     request_id: str
@@ -80,7 +87,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answered request; `ttft` is None when it produced no token."""
+    """One answered request, finished at `at`. `ttft` is None if it produced no token."""
 
     at: float
     latency: float
@@ -90,29 +97,32 @@ class Sample:
 
     @property
     def decoding(self) -> float | None:
-        """Tokens a second after the first one."""
+        """Tokens per second after the first token; None for fewer than two tokens."""
         if self.ttft is None or self.output_tokens < 2 or self.latency <= self.ttft:
             return None
         return (self.output_tokens - 1) / (self.latency - self.ttft)
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The arithmetic mean; None of nothing."""
+    """Returns the arithmetic mean, or None without values."""
     return math.fsum(values) / len(values) if values else None
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float | None:
-    """The nearest-rank percentile of ascending values (numpy's `inverted_cdf`); None of nothing."""
+    """Returns the nearest-rank percentile (numpy's `inverted_cdf`), or None without values.
+
+    `ordered` must be in ascending order.
+    """
     if not ordered:
         return None
-    # Rounded first, because 95 % of 20 is 19.000000000000004 in floating point.
+    # Round first: 95 % of 20 is 19.000000000000004 in floating point.
     rank = math.ceil(round(percent / 100 * len(ordered), 9))
     return ordered[min(max(rank, 1), len(ordered)) - 1]
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Mean, percentiles and extremes of a set of values; all None when it is empty."""
+    """Mean, percentiles and extremes of a set of values. All are None if the set is empty."""
 
     mean: float | None
     p50: float | None
@@ -132,7 +142,11 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The window's figures: seconds, and tokens a second. `throughput` is all output over all latencies."""
+    """The statistics of the window.
+
+    `ttft` and `latency` are in seconds, the rates in tokens per second. `throughput` is the sum of
+    the output tokens divided by the sum of the latencies.
+    """
 
     ttft: Distribution
     latency: Distribution
@@ -156,7 +170,7 @@ class Summary:
 
 @dataclass(slots=True)
 class Counters:
-    """Sums over the life of the process; none of them ever falls."""
+    """Counters over the life of the process. They only grow."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
@@ -168,7 +182,7 @@ class Counters:
 
 @dataclass(slots=True)
 class _Recent:
-    """How many requests ended in the second from `begins` on, and how many of them failed."""
+    """How many requests ended and failed in the second that starts at `begins`."""
 
     begins: float
     ended: int = 0
@@ -176,12 +190,12 @@ class _Recent:
 
 
 class RequestFigures:
-    """Takes finished requests in and gives figures out. One event loop owns it."""
+    """Collects the statistics of requests. One event loop owns it."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._samples: deque[Sample] = deque(maxlen=WINDOW_REQUESTS)
-        self._recent: deque[_Recent] = deque()  # of the last minute
+        self._recent: deque[_Recent] = deque()  # the last minute
         self._summary: tuple[float, Summary] | None = None
         self.started = clock()
         self.in_progress = 0
@@ -197,20 +211,21 @@ class RequestFigures:
 
     @property
     def total(self) -> int:
-        """Requests that were answered, that failed, or that are being served."""
+        """The number of requests that succeeded, failed, or are in progress."""
         done = self.counters.outcomes
         return done["successful"] + done["failed"] + self.in_progress
 
     def accept(self) -> None:
-        """A request was given a slot or a place in the line; exactly one `finish` follows."""
+        """Counts a request that got a slot or a place in the queue. One `finish` must follow."""
         self.in_progress += 1
 
     def gain(
         self, record: RequestRecord, tokens: int, now: float, *, choices: int = 1, first_at: float | None = None
     ) -> None:
-        """The engine gave `tokens` more tokens, spread over `choices`; `first_at` is when the very first one was made.
+        """Records `tokens` new tokens in `choices` choices.
 
-        One gain may carry many tokens, the whole answer even: the time since the previous one is spread over them.
+        One call may carry many tokens, even the complete answer. The time since the previous call
+        is then divided among them. `first_at` is when the very first token was made, if known.
         """
         if tokens <= 0:
             return
@@ -224,7 +239,7 @@ class RequestFigures:
         record.last_token = now
 
     def finish(self, record: RequestRecord, outcome: Outcome, error: str | None = None) -> None:
-        """An accepted request ended. `error` names the reason of a failure or a late refusal."""
+        """Records the end of an accepted request. `error` is the reason of a failure or refusal."""
         self.in_progress -= 1
         now = self._clock()
         record.finished = now
@@ -240,11 +255,14 @@ class RequestFigures:
             self._succeed(record, now)
 
     def turn_away(self, record: RequestRecord, outcome: Literal["refused", "rejected"], reason: str) -> None:
-        """A request was answered before it was accepted: refused for load, or rejected as a mistake of the client."""
+        """Records a request that was not accepted.
+
+        It was `refused` because of load or state, or `rejected` because of a client error.
+        """
         self._count(record, outcome, reason)
 
     def summary(self) -> Summary:
-        """The window's figures; computed at most twice a second."""
+        """Returns the statistics of the window. They are cached for half a second."""
         now = self._clock()
         if self._summary is None or not 0 <= now - self._summary[0] < 0.5:
             while self._samples and self._samples[0].at < now - WINDOW_SECONDS:
@@ -253,7 +271,7 @@ class RequestFigures:
         return self._summary[1]
 
     def recent_errors(self) -> tuple[int, int]:
-        """How many requests ended in the last minute, and how many of them failed."""
+        """Returns how many requests ended in the last minute, and how many of them failed."""
         horizon = self._clock() - ERROR_WINDOW_SECONDS
         while self._recent and self._recent[0].begins < horizon:
             self._recent.popleft()

@@ -1,4 +1,4 @@
-"""The JSON of `/health` and `/api/v1/metrics`: the specification's fields, from what was observed."""
+"""The JSON bodies of `/health` and `/api/v1/metrics`, with the specification's fields."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SERVICE_NAME = "qwen-vllm"
 
 
 def human_duration(seconds: float) -> str:
-    """Whole hours and minutes, such as `0h 1m`."""
+    """Formats a duration in whole hours and minutes, such as `0h 1m`."""
     minutes = int(seconds) // 60
     return f"{minutes // 60}h {minutes % 60}m"
 
 
 def health(seen: Observation) -> tuple[int, dict[str, Any]]:
-    """Status and body of `/health`: 200 only while requests are answered."""
+    """Returns status and body of `/health`. The status is 200 only while requests are answered."""
     if seen.state == "ready":
         word = "ok" if seen.answers else "unhealthy"
     else:
@@ -41,7 +41,10 @@ def health(seen: Observation) -> tuple[int, dict[str, Any]]:
 
 
 def metrics(seen: Observation) -> dict[str, Any]:
-    """The body of `/api/v1/metrics`, `/stats` and `/metrics`. Times are seconds; what is unknown is null."""
+    """Returns the body of `/api/v1/metrics`, `/stats` and `/metrics`.
+
+    Times are in seconds. Unknown values are null.
+    """
     summary = seen.figures.summary()
     counters = seen.figures.counters
     gpu = seen.gpu
@@ -70,7 +73,10 @@ def metrics(seen: Observation) -> dict[str, Any]:
 
 
 def _requests(seen: Observation) -> dict[str, Any]:
-    """`total` = successful + failed + in progress; requests that were refused or aborted are in none of them."""
+    """`total` = successful + failed + in progress.
+
+    None of them includes refused or aborted requests.
+    """
     figures = seen.figures
     successful = figures.counters.outcomes["successful"]
     failed = figures.counters.outcomes["failed"]

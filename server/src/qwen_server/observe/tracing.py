@@ -1,8 +1,9 @@
-"""OpenTelemetry traces: a span a request, from its arrival to its last byte, with its wait in the line below it.
+"""OpenTelemetry traces: one span per request, from arrival to the last byte, with a child `queue`.
 
-Off unless `--otlp-traces-endpoint` is given. A request's span is the current one while it is served, so that the
-engine's own spans become its children. The engine sets up the process's exporter: see `prepare_environment`.
-Attributes follow OpenTelemetry's conventions for HTTP and generative AI.
+Tracing is off unless `--otlp-traces-endpoint` is set. The span is the current one while its request
+is served, so that the engine's spans become its children. The engine sets up the exporter of the
+process, see `prepare_environment`. Attributes follow OpenTelemetry's semantic conventions for HTTP
+and generative AI.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from qwen_server.observe.request_figures import RequestRecord
 
 _PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
-_FLUSH_MILLISECONDS = 500  # an exit with a cause must not wait for a collector that does not answer
+_FLUSH_MILLISECONDS = 500  # a collector that does not answer must not delay the exit
 
 _log = logging.getLogger(__name__)
 _propagator = TraceContextTextMapPropagator()
 
 
 def prepare_environment(endpoint: str) -> str:
-    """Tells OpenTelemetry, here and in the engine's processes, who we are and what the collector speaks.
+    """Sets OpenTelemetry's service name and protocol for this process and the engine's processes.
 
-    Returns the endpoint as its exporter takes it. What the user has set in the environment wins.
+    Variables that the user has set take precedence. Returns the endpoint as the exporter expects
+    it.
     """
     os.environ.setdefault("OTEL_SERVICE_NAME", "qwen-server")
     os.environ.setdefault(_PROTOCOL, "grpc" if endpoint.startswith("grpc:") else "http/protobuf")
@@ -51,7 +53,7 @@ _getter = _ScopeHeaders()
 
 
 class RequestSpan:
-    """The span of one request: the current one inside of its `with`, ended by `end`."""
+    """The span of one request. It is the current span inside its `with` block; `end` ends it."""
 
     def __init__(self, tracer: otel.Tracer, scope: MutableMapping[str, Any], record: RequestRecord) -> None:
         self._tracer = tracer
@@ -72,7 +74,7 @@ class RequestSpan:
 
     @property
     def trace_id(self) -> str:
-        """The trace's id in hexadecimal, for the log."""
+        """The trace ID in hexadecimal, for the log."""
         return otel.format_trace_id(self._span.get_span_context().trace_id)
 
     def __enter__(self) -> Self:
@@ -85,7 +87,10 @@ class RequestSpan:
         otel_context.detach(self._token)
 
     def end(self, status: int) -> None:
-        """Ends the span with what became of the request; `status` 0 means that no answer began."""
+        """Ends the span with the result of the request.
+
+        `status` is 0 if no response was started.
+        """
         span, record = self._span, self._record
         route = getattr(self._scope.get("route"), "path", None)
         if route is not None:
@@ -108,35 +113,41 @@ class RequestSpan:
         if status >= 500 or record.outcome == "failed":
             span.set_status(otel.StatusCode.ERROR, record.error)
         if record.granted is not None:
-            self._tell_queue(record.granted - record.arrival)
+            self._add_queue_span(record.granted - record.arrival)
         span.end()
 
-    def _tell_queue(self, seconds: float) -> None:
+    def _add_queue_span(self, seconds: float) -> None:
         waiting = self._tracer.start_span("queue", context=self._context, start_time=self._arrival)
         waiting.end(end_time=self._arrival + int(seconds * 1e9))
 
 
 class Tracing:
-    """Makes the spans of requests. `provider` is for tests; absent, the process's own."""
+    """Creates the spans of requests.
+
+    `provider` is for tests; by default it is the process's own.
+    """
 
     def __init__(self, provider: otel.TracerProvider | None = None) -> None:
         self._tracer = otel.get_tracer("qwen_server", tracer_provider=provider)
 
     def begin(self, scope: MutableMapping[str, Any], record: RequestRecord) -> RequestSpan:
-        """The span of a request that arrives now; its parent is the client's, by the W3C header `traceparent`."""
+        """Starts the span of a request that arrives now.
+
+        Its parent is the client's span, from the W3C header `traceparent`.
+        """
         return RequestSpan(self._tracer, scope, record)
 
 
 def current_headers() -> dict[str, str] | None:
-    """The W3C headers of the current span, for the engine; None when there is none."""
+    """Returns the W3C headers of the current span, for the engine; None without a span."""
     headers: dict[str, str] = {}
     _propagator.inject(headers)
     return headers or None
 
 
 def flush() -> None:
-    """Sends what has not been sent yet, within half a second."""
+    """Sends the remaining spans, within half a second."""
     provider = otel.get_tracer_provider()
     force = getattr(provider, "force_flush", None)
     if force is not None and not force(_FLUSH_MILLISECONDS):
-        _log.warning("the last traces could not be sent in time")
+        _log.warning("the last traces are lost: the collector did not accept them in time")

@@ -1,5 +1,7 @@
-"""The API's description of itself (OpenAPI 3.1). Only documentation: no request is checked or answered through it.
+"""The OpenAPI document (OpenAPI 3.1).
 
-`answers` is what the routes use and costs nothing to import; the models in `schemas` and the assembly in `document` are
-imported when the description is asked for. `server/tools/generate_openapi.py` writes `docs/openapi.json`.
+The schemas of requests come from `api.bodies`, which also checks the requests. `answers` is what
+the routes use and is cheap to import. The schemas of responses (`schemas`) and the assembly
+(`document`) are imported only when the document is requested. `server/tools/generate_openapi.py`
+writes `docs/openapi.json`.
 """

@@ -1,4 +1,4 @@
-"""Puts the description together: the routes' own words, the schemas they name, and the limits that are set."""
+"""Builds the OpenAPI document from the routes, the schemas and the configured limits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
 from qwen_server import __version__
+from qwen_server.api.bodies.limits import Limits
 from qwen_server.api.openapi.answers import ERROR_ANSWERS
 from qwen_server.api.openapi.examples import EXAMPLES
 from qwen_server.api.openapi.schemas import schemas
@@ -17,28 +18,28 @@ from qwen_server.config.settings import Settings
 
 TITLE: Final = "Qwen-vLLM API"
 _DESCRIPTION: Final = """\
-Qwen 模型的推理服务，兼容 OpenAI API (a Qwen model served by vLLM, with OpenAI's API: its SDKs work unchanged).
+Qwen 模型的推理服务，兼容 OpenAI API (a Qwen model served by vLLM, compatible with OpenAI's API and SDKs).
 
-- Every answer has the header `X-Request-Id`: the client's own, if it is safe, or a new one.
-- A path that does not exist is 404 and a method that is not allowed is 405, in the shape of `ClientError`.
-- Overload is 503 and a failure of the engine is 500, in the specification's own shapes.
+- Every response has the header `X-Request-Id`: the client's, if it is valid, or a new one.
+- An unknown path gives 404 and a method that is not allowed gives 405, with a `ClientError`.
+- Overload gives 503 and an engine failure gives 500, in the specification's formats.
 - Unknown fields of a request are ignored; `null` means the default.
 """
 _TAGS: Final = [
-    {"name": "generation", "description": "文本生成 (answers of the model)"},
-    {"name": "models", "description": "模型 (what is served)"},
-    {"name": "health", "description": "健康检查 (for people, the kubelet and the operator)"},
-    {"name": "metrics", "description": "可观测性 (everything that is counted)"},
+    {"name": "generation", "description": "文本生成 (text generation)"},
+    {"name": "models", "description": "模型 (models)"},
+    {"name": "health", "description": "健康检查 (health checks)"},
+    {"name": "metrics", "description": "可观测性 (observability)"},
 ]
-_WHERE: Final = "needed only where API keys are set"
+_WHERE: Final = "required only if API keys are set"
 _KEYS: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": f"as OpenAI's SDKs send it; {_WHERE}"},
-    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": f"as Anthropic's do; {_WHERE}"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": f"as Anthropic's SDKs; {_WHERE}"},
 }
 
 
 def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
-    """The OpenAPI description of `routes`, with the limits and defaults of `settings`."""
+    """Returns the OpenAPI document of `routes`, with the limits and defaults in `settings`."""
     described = get_openapi(
         title=TITLE,
         version=__version__,
@@ -53,39 +54,10 @@ def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
                 operation["operationId"] = route.name
                 if route.path.startswith("/v1/") or "generation" in route.tags:
                     operation["security"] = [{}, *({name: []} for name in _KEYS)]
-    models = schemas()
-    for model in models.values():
-        _limit(model, settings)
     described["components"] = {
-        "schemas": models,
+        "schemas": schemas(Limits(settings)),
         "responses": ERROR_ANSWERS,
         "examples": {name: {"value": value} for name, value in EXAMPLES.items()},
         "securitySchemes": _KEYS,
     }
     return described
-
-
-def _limit(model: dict[str, Any], settings: Settings) -> None:
-    """Fills in what can be configured: the bounds that the server checks and the defaults that it applies."""
-    properties = model.get("properties", {})
-    required = model.get("required", ())
-    tokens = {"minimum": 1, "maximum": settings.max_tokens_limit}
-    temperature = {"minimum": settings.min_temperature, "maximum": settings.max_temperature}
-    bounds: dict[str, dict[str, Any]] = {
-        "max_tokens": tokens,
-        "max_completion_tokens": tokens,
-        "max_output_tokens": tokens,
-        "min_tokens": {"minimum": 0, "maximum": settings.max_tokens_limit},
-        "temperature": temperature,
-        "n": {"minimum": 1, "maximum": settings.max_choices},
-    }
-    defaults = {
-        "max_tokens": settings.default_max_tokens,
-        "max_output_tokens": settings.default_max_tokens,
-        "temperature": settings.default_temperature,
-    }
-    for name in bounds.keys() & properties.keys():
-        field = properties[name]
-        (field if name in required else field["anyOf"][0]).update(bounds[name])
-    for name in (defaults.keys() & properties.keys()).difference(required):
-        properties[name]["default"] = defaults[name]

@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document: the specification's own, and those of what it does not show."""
+"""The examples in the OpenAPI document: those of the specification, and our own for the rest."""
 
 from __future__ import annotations
 

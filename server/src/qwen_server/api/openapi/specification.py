@@ -1,6 +1,6 @@
-"""The code blocks of the API specification, specification.md, word for word.
+"""The code blocks of the API specification, verbatim from specification.md.
 
-The examples of the OpenAPI document come from here, and the tests run the commands as they stand.
+They are the examples in the OpenAPI document, and the tests run the commands unchanged.
 """
 
 from __future__ import annotations
@@ -31,6 +31,6 @@ _TEXT = Path(__file__).with_name("specification.md").read_text(encoding="utf-8")
 
 
 def body_of(command: str) -> dict[str, Any]:
-    """The JSON body that a command sends with `-d`."""
+    """Returns the JSON body that a curl command sends with `-d`."""
     body: dict[str, Any] = json.loads(command.split("-d '")[1].rsplit("'", 1)[0])
     return body

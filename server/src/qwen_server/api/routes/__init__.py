@@ -1,1 +1,1 @@
-"""The HTTP API, one module for each group of paths."""
+"""The paths of the API, one module per group. A route declares its path and calls the handler."""

@@ -19,5 +19,8 @@ router = APIRouter(tags=["generation"], route_class=GenerationRoute)
     responses=generated("回答 (the answer)", body="ChatAnswer", event="ChatChunk", stream="ChatStream"),
 )
 async def chat_completions(request: Request) -> Response:
-    """Answers a conversation; with `stream`, as server-sent events, of which the last is `data: [DONE]`."""
+    """Answers a conversation.
+
+    With `stream`, sends server-sent events; the last is `data: [DONE]`.
+    """
     return generation(request, "chat")

@@ -1,4 +1,4 @@
-"""How the routes reach what is behind them."""
+"""What the routes share: access to the service, and the route class of the generating paths."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from qwen_server.engine.base import Kind
 
 
 def service_of(request: Request) -> Service:
-    """The service of the application that serves `request`."""
+    """Returns the service of the application that serves `request`."""
     return cast("Service", request.app.state.service)
 
 
 class _Handled(Response):
-    """The answer of the handler, which needs the request's ASGI channels and not its representation."""
+    """Runs the handler, which needs the ASGI channels of the request and not a `Request`."""
 
     def __init__(self, handler: Handler, kind: Kind) -> None:
         super().__init__()
@@ -33,14 +33,15 @@ class _Handled(Response):
 
 
 def generation(request: Request, kind: Kind) -> Response:
-    """The answer to a request of `kind`: see `Handler.serve` for all that happens to it."""
+    """Returns the response to a request of `kind`. See `Handler.serve` for the steps."""
     return _Handled(request.app.state.handler, kind)
 
 
 class GenerationRoute(APIRoute):
-    """A route that takes nothing from its request but the request itself, and answers with a response.
+    """A route without parameters: its endpoint takes a Request and returns a Response.
 
-    So FastAPI has nothing to inject, which costs a twentieth of a short answer's CPU time; errors go the usual way.
+    It bypasses FastAPI's dependency injection, which takes 5 % of the CPU time of a short answer.
+    Errors are handled as usual.
     """
 
     def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **options: Any) -> None:

@@ -21,5 +21,8 @@ _ANSWERS = generated("回答 (the answer)", body="CompletionAnswer", event="Comp
     responses=_ANSWERS,
 )
 async def completions(request: Request) -> Response:
-    """Continues one or more prompts; with `stream`, as server-sent events, of which the last is `data: [DONE]`."""
+    """Continues one or more prompts.
+
+    With `stream`, sends server-sent events; the last is `data: [DONE]`.
+    """
     return generation(request, "completion")

@@ -1,6 +1,7 @@
-"""GET /openapi.json, and the pages that show it: /docs (Swagger UI) and /redoc, with everything they load.
+"""GET /openapi.json, and the pages that show it: /docs (Swagger UI) and /redoc, with their files.
 
-The pages load nothing from elsewhere, and by their Content-Security-Policy may not; `fastapi_offline` brings the files.
+The pages load nothing from other hosts, and their Content-Security-Policy forbids it. The files are
+part of the package `fastapi_offline`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from qwen_server.api.routes.common import service_of
 
 router = APIRouter(include_in_schema=False)
 
-# Both programs style their pages at run time; ReDoc searches in a worker that it makes from a blob.
+# Both pages set styles at run time, and ReDoc searches in a worker that it creates from a blob.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -30,7 +31,7 @@ _PAGE_HEADERS: Final = {
 }
 _ASSET_HEADERS: Final = {"cache-control": "public, max-age=3600", "x-content-type-options": "nosniff"}
 
-# Addresses are relative, so that the pages work under a proxy's prefix too.
+# The URLs are relative, so that the pages also work behind a proxy that adds a prefix.
 _SWAGGER: Final = """\
 <!DOCTYPE html>
 <html lang="zh">
@@ -48,7 +49,7 @@ _SWAGGER: Final = """\
 </body>
 </html>
 """
-# Without a validator's address, Swagger UI would show a badge from its makers' server.
+# validatorUrl must be null, or Swagger UI loads a badge from another host.
 _SWAGGER_START: Final = """\
 SwaggerUIBundle({
   url: "openapi.json",
@@ -78,7 +79,7 @@ _FILES: Final = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "redoc.stan
 
 
 def _folder() -> Path:
-    """The folder of the package's files, found without running the package."""
+    """Returns the folder with the files of `fastapi_offline`, without importing the package."""
     spec = importlib.util.find_spec("fastapi_offline")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("fastapi-offline is not installed")
@@ -87,10 +88,11 @@ def _folder() -> Path:
 
 @router.get("/openapi.json")
 async def openapi(request: Request) -> Response:
-    """The description of the API, made when it is first asked for."""
+    """Returns the OpenAPI document. It is built on the first request."""
     app = request.app
     if app.openapi_schema is None:
-        # In a thread, because it takes tens of milliseconds; imported late, because most servers are never asked.
+        # In a thread, because it takes tens of milliseconds. Imported here, because most servers
+        # never need it.
         from qwen_server.api.openapi.document import document  # noqa: PLC0415
 
         app.openapi_schema = await asyncio.to_thread(document, app.routes, service_of(request).settings)
@@ -111,13 +113,13 @@ async def redoc() -> Response:
 
 @router.get("/docs/start.js")
 async def start() -> Response:
-    """What starts Swagger UI; a file of its own, because the policy forbids scripts inside the page."""
+    """Returns the script that starts Swagger UI. The page's policy forbids inline scripts."""
     return Response(_SWAGGER_START, media_type="text/javascript", headers=_ASSET_HEADERS)
 
 
 @router.get("/docs/{name}")
 async def asset(request: Request) -> Response:
-    """A file that the pages load."""
+    """Returns a file that the pages load."""
     name = request.path_params["name"]
     if name not in _FILES:
         raise HTTPException(404)

@@ -1,4 +1,4 @@
-"""GET /health and the probes below it."""
+"""GET /health and the probes: /health/live, /health/ready and /health/generate."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _HEALTH_ANSWERS: Answers = {
     503: json_answer("不可用 (starting, draining or unhealthy)", "Health", "Starting"),
 }
 _PROBE_ANSWERS: Answers = {
-    200: json_answer("正常 (well)", "Probe", "Well"),
-    503: json_answer("异常 (not well)", "Probe", "NotWell"),
+    200: json_answer("正常 (healthy)", "Probe", "Well"),
+    503: json_answer("异常 (unhealthy)", "Probe", "NotWell"),
 }
 
 
 @router.get("/health", summary="健康检查 (Health)", response_model=None, responses=_HEALTH_ANSWERS)
 async def health(request: Request) -> Response:
-    """200 while requests are answered, else 503 with the same fields."""
+    """Returns 200 while requests are answered, otherwise 503 with the same fields."""
     status, body = snapshots.health(service_of(request).observe())
     return JSONResponse(body, status)
 
 
 @router.get("/health/live", summary="存活探针 (Liveness probe)", response_model=None, responses=_PROBE_ANSWERS)
 async def live(request: Request) -> Response:
-    """503 only when nothing but a restart can help."""
+    """Returns 503 only if nothing but a restart can help."""
     return _probe(service_of(request).live())
 
 
 @router.get("/health/ready", summary="就绪探针 (Readiness probe)", response_model=None, responses=_PROBE_ANSWERS)
 async def ready(request: Request) -> Response:
-    """503 while starting or draining, and when the engine is dead or hung far beyond doubt."""
+    """Returns 503 while starting or draining, and if the engine is dead or has hung for long."""
     return _probe(service_of(request).ready())
 
 
-@router.get("/health/generate", summary="生成探针 (Proof by generation)", response_model=None, responses=_PROBE_ANSWERS)
+@router.get("/health/generate", summary="生成探针 (Generation probe)", response_model=None, responses=_PROBE_ANSWERS)
 async def generate(request: Request) -> Response:
-    """Generates one token, counted nowhere and outside the queue: the proof that the engine works.
+    """Generates one token as a proof of health, outside of the queue and of all statistics.
 
-    Whoever asks while one is being generated is answered by that one, because strangers may ask, and often.
+    Concurrent requests share one generation, so that frequent calls do no harm.
     """
     service = service_of(request)
     if service.lifecycle.state in ("starting", "dead"):
@@ -69,7 +69,8 @@ def _proof(request: Request) -> asyncio.Task[None]:
     proof: asyncio.Task[None] | None = getattr(state, "proof", None)
     if proof is None or proof.done():
         proof = state.proof = asyncio.create_task(_generate_one(service_of(request).engine), name="proof")
-        proof.add_done_callback(lambda task: task.cancelled() or task.exception())  # also when nobody waits any more
+        # Retrieves the exception even if no request waits for it any more.
+        proof.add_done_callback(lambda task: task.cancelled() or task.exception())
     return proof
 
 

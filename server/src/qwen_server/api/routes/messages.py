@@ -1,4 +1,4 @@
-"""POST /v1/messages and /v1/messages/count_tokens, Anthropic's API, with its shape of the client's errors."""
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API, with its client errors."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _ANSWERS = generated(
     responses=_ANSWERS,
 )
 async def messages(request: Request) -> Response:
-    """Answers a conversation; with `stream`, as typed events, of which the last is `message_stop`."""
+    """Answers a conversation. With `stream`, sends typed events; the last one is `message_stop`."""
     return generation(request, "messages")
 
 
 @router.post(
     "/v1/messages/count_tokens",
-    summary="统计提示词token数 (Tokens of a message)",
+    summary="统计提示词token数 (Count tokens)",
     response_model=None,
     openapi_extra=request_body("CountTokensRequest", example="CountTokensRequest"),
-    responses=computed("token数 (the count)", "CountTokensAnswer", anthropic=True),
+    responses=computed("token数 (the number of tokens)", "CountTokensAnswer", anthropic=True),
 )
 async def count_tokens(request: Request) -> Response:
-    """How many tokens the prompt of such a message has."""
+    """Returns the number of prompt tokens of such a request."""
     return generation(request, "count_tokens")

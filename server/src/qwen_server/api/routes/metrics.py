@@ -12,7 +12,7 @@ from qwen_server.observe.prometheus_page import CONTENT_TYPE, PrometheusPage
 
 router = APIRouter(tags=["metrics"])
 
-_JSON = json_answer("全部指标 (everything that is counted)", "Metrics", "Metrics")
+_JSON = json_answer("全部指标 (all metrics)", "Metrics", "Metrics")
 _PAGE = text_answer("Prometheus 文本 (Prometheus text)", "text/plain", "Prometheus")
 _KEY_MISSING = errors(401)  # only with --protect-metrics
 _JSON_ANSWERS = succeeds(_JSON) | _KEY_MISSING
@@ -21,7 +21,10 @@ _EITHER_ANSWERS = succeeds(_JSON | {"content": _JSON["content"] | _PAGE["content
 
 
 def wants_text(accept: str) -> bool:
-    """Whether an Accept header is a Prometheus scraper's; clients that take anything, or JSON too, get JSON."""
+    """Returns whether an Accept header is that of a Prometheus scraper.
+
+    Clients that accept anything, or also JSON, get JSON.
+    """
     kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
     return "application/openmetrics-text" in kinds or ("text/plain" in kinds and "application/json" not in kinds)
 
@@ -38,13 +41,13 @@ def _text(request: Request) -> Response:
     responses=_JSON_ANSWERS,
 )
 async def metrics_json(request: Request) -> Response:
-    """Everything that the server counts, as JSON."""
+    """Returns all metrics of the server as JSON."""
     return JSONResponse(snapshots.metrics(service_of(request).observe()))
 
 
 @router.get("/stats", summary="统计信息 (Statistics)", response_model=None, responses=_JSON_ANSWERS)
 async def stats(request: Request) -> Response:
-    """The same as /api/v1/metrics."""
+    """Returns the same as /api/v1/metrics."""
     return await metrics_json(request)
 
 
@@ -55,7 +58,7 @@ async def stats(request: Request) -> Response:
     responses=_EITHER_ANSWERS,
 )
 async def metrics(request: Request) -> Response:
-    """JSON, or the Prometheus page for a client that accepts only text."""
+    """Returns JSON, or the Prometheus page for a client that accepts only text."""
     if wants_text(request.headers.get("accept", "")):
         return _text(request)
     return await metrics_json(request)
@@ -69,5 +72,5 @@ async def metrics(request: Request) -> Response:
     responses=_PAGE_ANSWERS,
 )
 async def metrics_prometheus(request: Request) -> Response:
-    """The Prometheus page."""
+    """Returns the Prometheus page."""
     return _text(request)

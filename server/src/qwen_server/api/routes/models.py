@@ -8,7 +8,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from qwen_server.api.openapi.answers import errors, json_answer, succeeds
-from qwen_server.api.protocol import check_model
 from qwen_server.api.routes.common import service_of
 from qwen_server.http.error_bodies import refused
 
@@ -17,7 +16,7 @@ router = APIRouter(tags=["models"])
 _LIST = json_answer("模型列表 (the models)", "ModelList", "ModelList")
 _LIST_ANSWERS = succeeds(_LIST) | errors(401, 500, 503)
 _MODEL_ANSWERS = succeeds(json_answer("模型 (the model)", "Model", "Model")) | errors(401, 404, 500, 503)
-# Described here and read by hand: FastAPI would check it, and describe a 422 that never comes.
+# Declared by hand, because FastAPI would document a 422 that never occurs.
 _MODEL_ID = {
     "name": "model_id",
     "in": "path",
@@ -31,7 +30,7 @@ def _card(request: Request) -> dict[str, Any]:
     service = service_of(request)
     loading = "starting" in (service.lifecycle.state, service.engine.vitals().state)
     refusal = service.refusal() if loading else None
-    if refusal is not None:  # what is served is known only once it is loaded
+    if refusal is not None:  # the engine's info exists only after the model is loaded
         raise refused(refusal)
     info = service.engine.info
     return {
@@ -45,9 +44,9 @@ def _card(request: Request) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/models", summary="模型列表 (List of models)", response_model=None, responses=_LIST_ANSWERS)
+@router.get("/v1/models", summary="模型列表 (List models)", response_model=None, responses=_LIST_ANSWERS)
 async def list_models(request: Request) -> Response:
-    """The one model that is served."""
+    """Returns the one model that is served."""
     return JSONResponse({"object": "list", "data": [_card(request)]})
 
 
@@ -59,7 +58,7 @@ async def list_models(request: Request) -> Response:
     openapi_extra={"parameters": [_MODEL_ID]},
 )
 async def get_model(request: Request) -> Response:
-    """The model by its name; 404 for any other."""
+    """Returns the model with this name; 404 for any other name."""
     card = _card(request)
-    check_model(request.path_params["model_id"], service_of(request).settings.served_name)
+    request.app.state.handler.bodies.check_model(request.path_params["model_id"])
     return JSONResponse(card)

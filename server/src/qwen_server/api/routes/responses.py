@@ -1,4 +1,4 @@
-"""POST /v1/responses, OpenAI's newer API. No response is stored, so that there is nothing to fetch or cancel."""
+"""POST /v1/responses, OpenAI's newer API. Responses are not stored, so none can be retrieved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _ANSWERS = generated(
     responses=_ANSWERS,
 )
 async def responses(request: Request) -> Response:
-    """Answers a text or a conversation; with `stream`, as typed events, of which the last is `response.completed`."""
+    """Answers a text or a conversation.
+
+    With `stream`, sends typed events; the last one is `response.completed`.
+    """
     return generation(request, "responses")
 
 
@@ -32,6 +35,6 @@ async def responses(request: Request) -> Response:
 @router.get("/v1/responses/{response_id}/input_items", include_in_schema=False)
 @router.post("/v1/responses/{response_id}/cancel", include_in_schema=False)
 async def stored_response(request: Request) -> Response:
-    """404 in words that tell why."""
+    """Returns 404 and says why."""
     name = request.path_params["response_id"][:100]
     raise client_error(404, f"there is no response {name}: this server stores none", param="response_id")

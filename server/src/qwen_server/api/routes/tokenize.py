@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, as vLLM's server has them."""
+"""POST /tokenize and /detokenize, as in vLLM's server."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ router = APIRouter(tags=["generation"], route_class=GenerationRoute)
 
 @router.post(
     "/tokenize",
-    summary="分词 (Tokens of a text or a conversation)",
+    summary="分词 (Tokenize a text or a conversation)",
     response_model=None,
     openapi_extra=request_body("TokenizeRequest", example="TokenizeRequest"),
     responses=computed("token (the tokens)", "TokenizeAnswer"),
 )
 async def tokenize(request: Request) -> Response:
-    """The tokens that the model would be given."""
+    """Returns the tokens that the model would receive."""
     return generation(request, "tokenize")
 
 
 @router.post(
     "/detokenize",
-    summary="还原文本 (Text of tokens)",
+    summary="还原文本 (Detokenize)",
     response_model=None,
     openapi_extra=request_body("DetokenizeRequest", example="DetokenizeRequest"),
     responses=computed("文本 (the text)", "DetokenizeAnswer"),
 )
 async def detokenize(request: Request) -> Response:
-    """The text of token ids."""
+    """Returns the text of token IDs."""
     return generation(request, "detokenize")

@@ -54,7 +54,6 @@ class Parts:
     completion: OpenAIServingCompletion
     info: EngineInfo
     default_sampling: dict[str, Any]
-    patches: Patches
 
 
 class _Parser(FlexibleArgumentParser):
@@ -194,7 +193,7 @@ def _serving(
     completion = OpenAIServingCompletion(client, models, **common)
     info = _info(settings, device, llm, family, patches)
     default_sampling = config.get_diff_sampling_param()
-    return Parts(llm, client, plain, models, options, chat, completion, info, default_sampling, patches)
+    return Parts(llm, client, plain, models, options, chat, completion, info, default_sampling)
 
 
 def _family(engine_args: AsyncEngineArgs) -> Family:

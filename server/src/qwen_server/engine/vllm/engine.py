@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +86,7 @@ class VllmEngine:
         self._reserved = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._probes = 0
+        self._processes: list[BaseProcess] = []
         self._sees_steps = False
 
     @property
@@ -134,6 +137,7 @@ class VllmEngine:
         parts = build(self._settings, self._heartbeat, child, self._patches)
         cause = self._cause_of_death
         self._sees_steps = self._patches.use(STEP_HEARTBEAT)
+        self._processes = multiprocessing.active_children()
         return _Running(parts, FastPath(parts, cause), ReferencePath(parts, cause))
 
     def _start_failure(self, error: BaseException) -> str:
@@ -210,12 +214,8 @@ class VllmEngine:
         return self._death_cause
 
     def _exit_codes(self) -> dict[str, int | None]:
-        # Imported with vLLM, which is here once anything runs.
-        from qwen_server.engine.vllm.patches.exit_codes import EXIT_CODES, exit_codes  # noqa: PLC0415
-
-        if self._running is None or not self._patches.use(EXIT_CODES):
-            return {}
-        return exit_codes(self._running.parts.llm)
+        """By the names of vLLM's processes: None for one that lives, negative for a signal."""
+        return {process.name: process.exitcode for process in self._processes}
 
     async def _watch(self) -> None:
         """Pings the engine core, one ping at a time, watches its CPU time when it is quiet, keeps idle workers in use.

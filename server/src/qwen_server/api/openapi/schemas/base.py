@@ -1,4 +1,6 @@
-"""The two kinds of models: bodies that are described to the last field, and bodies that may hold more."""
+"""The two kinds of models: bodies that are described to the last field, and bodies that may hold
+more.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,8 @@ class Exact(BaseModel):
 
 
 class Open(BaseModel):
-    """A body that may have other fields too: those of OpenAI's and vLLM's APIs that are not listed here."""
+    """A body that may have other fields too: those of OpenAI's and vLLM's APIs that are not listed
+    here.
+    """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())

@@ -17,13 +17,13 @@ class ClientErrorDetail(Exact):
 
 
 class ClientError(Exact):
-    """A mistake that the client can mend, in OpenAI's shape."""
+    """A mistake of the client, in OpenAI's shape."""
 
     error: ClientErrorDetail
 
 
 class Unavailable(Exact):
-    """服务繁忙: the request is refused or given up; it may be sent again after `Retry-After`."""
+    """服务繁忙: the request was refused or abandoned; retry it after `Retry-After`."""
 
     error: str = Field(description="why")
     queue_size: int = Field(ge=0, description="requests that wait now")

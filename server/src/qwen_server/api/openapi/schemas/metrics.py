@@ -1,4 +1,7 @@
-"""The body of /api/v1/metrics, /stats and /metrics; `snapshots.metrics` makes it. What is unknown is null."""
+"""The body of /api/v1/metrics, /stats and /metrics; `snapshots.metrics` makes it.
+
+An unknown value is null.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ class Uptime(Exact):
 
 
 class Requests(Exact):
-    """`total` = successful + failed + in progress; refused and aborted requests are in none of them."""
+    """`total` = successful + failed + in progress; refused and aborted requests are in none of
+    them.
+    """
 
     waiting: Count = Field(description="等待队列中的请求数 (in the queue)")
     running: Count = Field(description="正在处理的请求数 (being answered)")
@@ -44,7 +49,7 @@ class Tokens(Exact):
 
 
 class Ttft(Exact):
-    """首token延迟 (time to first token), from arrival, the wait in the queue included."""
+    """首token延迟 (time to first token), from arrival, including the wait in the queue."""
 
     mean: Seconds | None
     p50: Seconds | None
@@ -54,7 +59,7 @@ class Ttft(Exact):
 
 
 class Throughput(Exact):
-    """Decoding吞吐量: output tokens a second of a request."""
+    """Decoding吞吐量: output tokens per second of a request."""
 
     decoding_mean: Rate | None = Field(description="after the first token")
     decoding_p50: Rate | None = Field(description="after the first token")
@@ -63,7 +68,9 @@ class Throughput(Exact):
 
 
 class Slo(Exact):
-    """Over the last five minutes, at most 1,000 requests, of answered requests only; percentiles are nearest-rank."""
+    """Over the last five minutes, at most 1,000 requests, of answered requests only; percentiles
+    are nearest-rank.
+    """
 
     ttft: Ttft
     throughput: Throughput
@@ -114,7 +121,7 @@ class Errors(Exact):
 
 
 class Alert(Exact):
-    """An alert that fires now."""
+    """An active alert."""
 
     name: str = Field(description="such as HighTTFT; there is a runbook for each")
     severity: Literal["critical", "warning", "info"]

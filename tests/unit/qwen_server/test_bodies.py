@@ -7,21 +7,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qwen_server.api.checks import blamed
-from qwen_server.api.protocol import Protocol
+from qwen_server.api.bodies.body import Body
+from qwen_server.api.bodies.checking import Bodies
 from qwen_server.http.body import MAX_DEPTH, parse_object
 from qwen_server.http.error_bodies import HttpError
 from tests.unit.qwen_server.serving import make_settings
 
-PROTOCOL = Protocol(make_settings())
+BODIES = Bodies(make_settings())
 
 
 def chat(**fields: Any) -> Any:
-    return PROTOCOL.chat({"messages": [{"role": "user", "content": "x"}]} | fields)
+    return BODIES.check("chat", {"messages": [{"role": "user", "content": "x"}]} | fields)
 
 
 def completion(**fields: Any) -> Any:
-    return PROTOCOL.completion({"prompt": "x"} | fields)
+    return BODIES.check("completion", {"prompt": "x"} | fields)
 
 
 @pytest.mark.parametrize(
@@ -74,20 +74,20 @@ def test_the_weight_is_prompts_times_choices(prompt: Any, n: int, weight: int) -
 
 
 def test_configured_limits_and_defaults_hold() -> None:
-    protocol = Protocol(make_settings(default_max_tokens=7, max_tokens_limit=4096, max_temperature=2.0))
-    call = protocol.chat({"messages": [{"role": "user", "content": "x"}], "temperature": 2})
-    assert call.body["max_tokens"] == 7
-    assert protocol.completion({"prompt": "x", "max_tokens": 4096}).body["max_tokens"] == 4096
+    bodies = Bodies(make_settings(default_max_tokens=7, max_tokens_limit=4096, max_temperature=2.0))
+    body = bodies.check("chat", {"messages": [{"role": "user", "content": "x"}], "temperature": 2})
+    assert body.fields["max_tokens"] == 7
+    assert bodies.check("completion", {"prompt": "x", "max_tokens": 4096}).fields["max_tokens"] == 4096
 
 
 def test_what_has_no_meaning_here_is_accepted_and_dropped() -> None:
-    body = chat(user="u", metadata={"a": "b"}, store=True, service_tier="auto").body
+    body = chat(user="u", metadata={"a": "b"}, store=True, service_tier="auto").fields
     assert set(body) == {"messages", "max_tokens", "temperature", "model"}
 
 
 def test_the_callers_body_is_not_changed() -> None:
     body = {"messages": [{"role": "user", "content": "x"}]}
-    PROTOCOL.chat(body)
+    BODIES.check("chat", body)
     assert body == {"messages": [{"role": "user", "content": "x"}]}
 
 
@@ -105,7 +105,7 @@ def test_the_callers_body_is_not_changed() -> None:
     ],
 )
 def test_every_kind_of_message_passes(message: dict[str, Any]) -> None:
-    assert chat(messages=[{"role": "user", "content": "x"}, message]).body["messages"][1] == message
+    assert chat(messages=[{"role": "user", "content": "x"}, message]).fields["messages"][1] == message
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_every_kind_of_message_passes(message: dict[str, Any]) -> None:
     ],
 )
 def test_a_refusal_names_what_the_client_wrote(param: str | None, body: dict[str, Any], told: str | None) -> None:
-    assert blamed(param, body) == told
+    assert Body("chat", body).blamed(param) == told
 
 
 def outcome_of(call: Callable[[], object]) -> int | None:
@@ -156,8 +156,8 @@ NAMES = st.sampled_from(sorted(CHAT_NAMES | {"prompt", "echo", "?"}))
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(NAMES, JSON, max_size=6))
 def test_any_json_is_checked_without_an_accident(body: dict[str, Any]) -> None:
-    for check in (PROTOCOL.chat, PROTOCOL.completion):
-        assert outcome_of(partial(check, dict(body))) in (None, 400, 404)
+    for kind in ("chat", "completion"):
+        assert outcome_of(partial(BODIES.check, kind, dict(body))) in (None, 400, 404)
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qwen_server.api.parsers import parsers_of
-from qwen_server.api.protocol import Call, Protocol
+from qwen_server.api.bodies.body import Body
+from qwen_server.api.bodies.checking import Bodies
 from qwen_server.engine.base import Kind
 from qwen_server.http.error_bodies import HttpError
 from tests.unit.qwen_server.serving import make_settings
 
-SETTINGS = make_settings()
-PARSERS = parsers_of(SETTINGS, Protocol(SETTINGS))
+BODIES = Bodies(make_settings())
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (
@@ -48,8 +47,8 @@ NAMES = st.sampled_from(
 TALK = [{"role": "user", "content": "x"}]
 
 
-def parse(kind: Kind, **body: Any) -> Call:
-    return PARSERS[kind](body)
+def parse(kind: Kind, **body: Any) -> Body:
+    return BODIES.check(kind, body)
 
 
 def refusal(kind: Kind, **body: Any) -> HttpError:
@@ -63,18 +62,18 @@ def param_of(error: HttpError) -> Any:
 
 
 def test_the_servers_defaults_are_applied() -> None:
-    call = parse("responses", input="x", store=True, metadata={"a": "b"}, max_output_tokens=None)
-    assert call.body == {
+    request = parse("responses", input="x", store=True, metadata={"a": "b"}, max_output_tokens=None)
+    assert request.fields == {
         "input": "x",
         "metadata": {"a": "b"},
         "model": "qwen-news-classifier",
         "temperature": 0.7,
         "max_output_tokens": 100,
     }
-    assert (call.weight, call.fast, call.stream, call.generates) == (1, False, False, True)
+    assert (request.weight, request.fast, request.stream, request.generates) == (1, False, False, True)
     message = parse("messages", messages=TALK, max_tokens=7, stream=True, metadata={"user_id": "u"})
-    assert message.body["temperature"] == 0.7
-    assert "metadata" not in message.body
+    assert message.fields["temperature"] == 0.7
+    assert "metadata" not in message.fields
     assert message.stream
 
 
@@ -125,7 +124,7 @@ def test_a_wrong_response_request_names_its_parameter(body: dict[str, Any], para
 @pytest.mark.parametrize("name", ["background", "previous_response_id", "conversation", "prompt", "store"])
 def test_what_needs_no_store_is_let_through(name: str) -> None:
     value = {"background": False, "store": True}.get(name)
-    assert name not in parse("responses", input="x", **{name: value}).body
+    assert name not in parse("responses", input="x", **{name: value}).fields
 
 
 @pytest.mark.parametrize(
@@ -187,13 +186,13 @@ def test_the_model_may_be_left_out_but_not_be_another(kind: Kind, body: dict[str
     assert parse(kind, **body).model == "qwen-news-classifier"
     error = refusal(kind, **body, model="gpt-4o")
     assert (error.status, param_of(error)) == (404, "model")
-    assert "unheard_of" not in parse(kind, **body, unheard_of=1).body
+    assert "unheard_of" not in parse(kind, **body, unheard_of=1).fields
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.sampled_from(get_args(Kind)), st.dictionaries(NAMES, JSON, max_size=6))
 def test_any_json_is_checked_without_an_accident(kind: Kind, body: dict[str, Any]) -> None:
     try:
-        assert PARSERS[kind](body).kind == kind
+        assert BODIES.check(kind, body).kind == kind
     except HttpError as error:
         assert error.status in (400, 404)  # noqa: PT017 (there need not be one)

@@ -1,0 +1,55 @@
+"""A checked request body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from qwen_server.engine.base import Kind
+
+
+class Body(NamedTuple):
+    """`fields` is what the engine gets: the known fields that are not null, with defaults applied.
+
+    `weight` is the number of sequences that it generates; `fast` tells which path serves it;
+    `stop_reasons` whether the client set stops of its own, so that the answer names the one that
+    ended it (vLLM's `stop_reason`).
+    """
+
+    kind: Kind
+    fields: Mapping[str, Any]
+    weight: int = 1
+    fast: bool = False
+    stop_reasons: bool = False
+
+    @property
+    def model(self) -> str:
+        """The served model's name."""
+        return str(self.fields["model"])
+
+    @property
+    def stream(self) -> bool:
+        """Whether the client asked for events instead of one answer."""
+        return bool(self.fields.get("stream"))
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the counts of tokens."""
+        options = self.fields.get("stream_options")
+        return bool(options and options.get("include_usage"))
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model is asked for anything."""
+        return self.kind not in ("count_tokens", "tokenize", "detokenize")
+
+    def blamed(self, param: str | None) -> str | None:
+        """The client's name for a parameter that the engine refused.
+
+        The engine calls every constraint of an answer `response_format`.
+        """
+        if param == "response_format" and param not in self.fields:
+            return next((name for name in ("structured_outputs", "tools") if name in self.fields), param)
+        if param is None and self.fields.get("chat_template_kwargs"):
+            return "chat_template_kwargs"
+        return param

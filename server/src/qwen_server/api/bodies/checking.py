@@ -1,0 +1,155 @@
+"""Checks a body against its declaration. The first mistake becomes an error naming its place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from qwen_server.api.bodies import chat, completion, messages, responses, sampling, tokenization
+from qwen_server.api.bodies.body import Body
+from qwen_server.api.bodies.common import TAG
+from qwen_server.api.bodies.limits import Limits, check_bounds
+from qwen_server.config.settings import Settings
+from qwen_server.engine.base import Kind
+from qwen_server.http.body import parse_object
+from qwen_server.http.error_bodies import HttpError, client_error, invalid
+
+_log = logging.getLogger(__name__)
+_REMOVED: Final = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend")
+
+# The errors of pydantic that a declaration can cause, in the API's words.
+_TEXTS: Final = {
+    "missing": "is required",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a string",
+    "dict_type": "must be an object",
+    "list_type": "must be an array",
+    "none_required": "must be null",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must not be empty",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    """One kind of body: its declaration, its constructor, and the fields that have an effect."""
+
+    adapter: TypeAdapter[Any]
+    names: frozenset[str]
+    make: Callable[[dict[str, Any], int], Body]
+    effective: frozenset[str]
+
+
+def _declared(
+    declaration: Any, make: Callable[[dict[str, Any], int], Body], without_effect: frozenset[str] = frozenset()
+) -> _Declared:
+    names = frozenset(declaration.__annotations__)
+    return _Declared(TypeAdapter(declaration), names, make, names - without_effect)
+
+
+_TEXT_OR_CHAT: Final = {
+    tokenization.TokenizeText: _declared(tokenization.TokenizeText, tokenization.tokenize),
+    tokenization.TokenizeChat: _declared(tokenization.TokenizeChat, tokenization.tokenize),
+}
+_KINDS: Final[Mapping[Kind, _Declared]] = {
+    "chat": _declared(chat.ChatRequest, chat.chat, sampling.WITHOUT_EFFECT),
+    "completion": _declared(completion.CompletionRequest, completion.completion, sampling.WITHOUT_EFFECT),
+    "responses": _declared(responses.ResponsesRequest, responses.response, responses.WITHOUT_EFFECT),
+    "messages": _declared(messages.MessagesRequest, messages.message, messages.WITHOUT_EFFECT),
+    "count_tokens": _declared(messages.CountTokensRequest, messages.count_tokens),
+    "detokenize": _declared(tokenization.DetokenizeRequest, tokenization.detokenize),
+}
+
+# What the API's description calls them.
+DECLARATIONS: Final[Mapping[str, Any]] = {
+    "ChatRequest": chat.ChatRequest,
+    "CompletionRequest": completion.CompletionRequest,
+    "ResponsesRequest": responses.ResponsesRequest,
+    "MessagesRequest": messages.MessagesRequest,
+    "CountTokensRequest": messages.CountTokensRequest,
+    "TokenizeRequest": tokenization.TokenizeRequest,
+    "DetokenizeRequest": tokenization.DetokenizeRequest,
+}
+
+
+class Bodies:
+    """Checks bodies of every kind against the declarations and the limits of `settings`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._served_name = settings.served_name
+        self._default_tokens = settings.default_max_tokens
+        self._default_temperature = settings.default_temperature
+        self._limits = Limits(settings)
+        self._bounds = {kind: self._limits.of(declared.names) for kind, declared in _KINDS.items()}
+
+    def parse(self, kind: Kind, raw: bytes) -> Body:
+        """The body in `raw`. Raises HttpError 400 or 404."""
+        return self.check(kind, parse_object(raw))
+
+    def check(self, kind: Kind, given: dict[str, Any]) -> Body:
+        """The body of a JSON object, which stays as it is. Raises HttpError 400 or 404."""
+        if kind == "completion":
+            self._limits.check_prompts(given)
+        declared = _TEXT_OR_CHAT[tokenization.which(given)] if kind == "tokenize" else _KINDS[kind]
+        check_bounds(given, self._bounds.get(kind, {}))
+        try:
+            declared.adapter.validate_python(given)  # its result would be the same but for copies
+        except ValidationError as error:
+            raise _refusal(error) from None
+        if not given.keys() <= declared.names:
+            _log_unknown([name for name in given if name not in declared.names])
+        effective = declared.effective
+        fields = {name: value for name, value in given.items() if value is not None and name in effective}
+        self.check_model(fields.setdefault("model", self._served_name))
+        if "temperature" in declared.names:
+            fields.setdefault("temperature", self._default_temperature)
+        return declared.make(fields, self._default_tokens)
+
+    def check_model(self, name: str) -> None:
+        """Raises HttpError 404 unless `name` is what is served."""
+        if name != self._served_name:
+            text = f"The model `{name[:200]}` does not exist."
+            raise client_error(404, text, param="model", code="model_not_found")
+
+
+def _log_unknown(unknown: list[str]) -> None:
+    if removed := next((name for name in unknown if name in _REMOVED), None):
+        raise invalid(f"{removed} was removed; use structured_outputs or response_format", removed)
+    names = ", ".join(sorted(name[:64] for name in unknown[:8]))
+    _log.info("ignored %d unknown field(s) of a request: %r", len(unknown), names)
+
+
+def _refusal(error: ValidationError) -> HttpError:
+    """The first error, as the client gets it."""
+    first = error.errors(include_url=False)[0]
+    param = _place(first["loc"])
+    return invalid(f"{param} {_text(first)}", param)
+
+
+def _place(steps: tuple[int | str, ...]) -> str:
+    """The parameter's name, such as `messages[1].content`."""
+    place = ""
+    for step in steps:
+        if isinstance(step, int):
+            place += f"[{step}]"
+        elif not step.startswith(TAG):
+            place += f".{step}" if place else step
+    return place
+
+
+def _text(error: ErrorDetails) -> str:
+    if error["type"].endswith("_type") and error["input"] is None:
+        return _TEXTS["missing"]
+    text = _TEXTS.get(error["type"])
+    return error["msg"] if text is None else text.format(**error.get("ctx", {}))

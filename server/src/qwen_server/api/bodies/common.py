@@ -1,0 +1,152 @@
+"""The parts of declarations: checks of objects, bounds and error texts.
+
+An error names the parameter by its place in the body, and `Must` ends that place: whatever is wrong
+inside is an error of the whole. In a union the first member's error counts, so that the usual
+member comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    with_config,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+MAX_ENTRIES: Final = 4096  # of a conversation, or a choice
+MAX_VALUES: Final = 1024
+# Begins the names of a union's members, which an error's place holds beside the body's own names.
+TAG: Final = "="
+
+# Other fields of an object are accepted here. Which of them are passed on is decided elsewhere.
+declared = with_config(ConfigDict(strict=True, json_schema_extra={"additionalProperties": True}))
+
+
+@dataclass(frozen=True, slots=True)
+class Must:
+    """One text for whatever is wrong with a value: `<parameter> must <text>`."""
+
+    text: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source), custom_error_type="refused", custom_error_message=f"must {self.text}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """How many entries an array or object may have; checked before the entries.
+
+    An array is read up to its first wrong entry.
+    """
+
+    most: int | None = None
+    least: int = 0
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner: Any = handler(source)
+        inner |= _lengths(self.least, self.most) | ({"fail_fast": True} if inner["type"] == "list" else {})
+        return core_schema.no_info_before_validator_function(self._count, inner)
+
+    def _count(self, value: Any) -> Any:
+        if isinstance(value, list | dict):
+            if not value and self.least:
+                raise PydanticCustomError("refused", "must not be empty")
+            if self.most is not None and len(value) > self.most:
+                raise too_many(value, self.most)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class TokenArray:
+    """Marks an array of token ids, which is checked by hand.
+
+    There may be a million of them, and pydantic takes a third longer.
+    """
+
+    most: int | None = None
+    least: int = 1
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        described: Any = handler(source)
+        described |= _lengths(self.least, self.most)
+        return core_schema.no_info_plain_validator_function(self._check, json_schema_input_schema=described)
+
+    def _check(self, value: Any) -> Any:
+        if not isinstance(value, list) or len(value) < self.least or not (are_tokens(value) or not value):
+            raise PydanticCustomError("refused", "must be an array of token ids")
+        if self.most is not None and len(value) > self.most:
+            raise too_many(value, self.most)
+        return value
+
+
+def _lengths(least: int, most: int | None) -> dict[str, int]:
+    return ({"min_length": least} if least else {}) | ({"max_length": most} if most is not None else {})
+
+
+def are_tokens(values: list[Any]) -> bool:
+    """Whether these are token ids, and at least one."""
+    return set(map(type, values)) == {int} and min(values) >= 0 and max(values) < 1 << 31
+
+
+def too_many(value: Sized, most: int) -> PydanticCustomError:
+    """The error of an array or object with more than `most` entries."""
+    return PydanticCustomError(
+        "refused", "has {count} entries, the limit is {most}", {"count": len(value), "most": most}
+    )
+
+
+def few_values(value: Any) -> None:
+    """Raises PydanticCustomError for an object with more than MAX_VALUES values.
+
+    vLLM's models list everything that is wrong with one, which takes long.
+
+    By hand, because no schema bounds the values of all levels together.
+    """
+    level = [value]
+    for item in level:
+        kind = type(item)
+        if kind is dict:
+            level += item.values()
+        elif kind is list:
+            level += item
+        else:
+            continue
+        if len(level) > 1 + MAX_VALUES:
+            raise PydanticCustomError("refused", "holds more than {most} values", {"most": MAX_VALUES})
+
+
+def _few(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    handler(value)
+    few_values(value)
+    return value
+
+
+FEW_VALUES: Final = WrapValidator(_few)
+
+
+def other_than(*names: str) -> AfterValidator:
+    """Refuses the names that another member of the union is for."""
+
+    def check(value: str) -> str:
+        if value in names:
+            raise PydanticCustomError("refused", "must be another")
+        return value
+
+    return AfterValidator(check)
+
+
+Int64 = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)]
+Int31 = Annotated[int, Field(ge=-1, le=1 << 31)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+Name = Annotated[str, Field(min_length=1)]

@@ -1,0 +1,43 @@
+"""POST /v1/completions: a text to continue."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import Field
+
+from qwen_server.api.bodies.body import Body
+from qwen_server.api.bodies.common import Entries, Must, TokenArray, TokenId, declared
+from qwen_server.api.bodies.sampling import Sampling, check_stream_options, needs_reference, stops_are_told
+
+Tokens = Annotated[list[TokenId], TokenArray()]
+
+
+@declared
+class CompletionRequest(Sampling, total=False):
+    """A text, or several, to continue."""
+
+    prompt: Required[
+        Annotated[
+            str | Annotated[list[str], Entries(least=1)] | Tokens | Annotated[list[Tokens], Entries(least=1)],
+            Field(union_mode="left_to_right"),
+            Must("be a string or a non-empty array of strings, of token ids, or of arrays of token ids, not a mixture"),
+            Field(description="a text, texts, token ids, or several of those"),
+        ]
+    ]
+    logprobs: Annotated[
+        int | None, Field(ge=0, le=20, description="log probabilities of the token and of so many others")
+    ]
+    echo: Annotated[bool | None, Field(description="return the prompt too")]
+    suffix: str | None
+    best_of: Literal[1] | None
+
+
+def completion(fields: dict[str, Any], default_tokens: int) -> Body:
+    """A completion of checked `fields`. Raises HttpError 400."""
+    check_stream_options(fields)
+    fields.setdefault("max_tokens", default_tokens)
+    prompt = fields["prompt"]
+    prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+    fast = not needs_reference(fields)
+    return Body("completion", fields, prompts * fields.get("n", 1), fast, stops_are_told(fields))

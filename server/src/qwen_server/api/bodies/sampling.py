@@ -1,0 +1,200 @@
+"""What the APIs have in common: how to sample, when to stop, what to return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, ConfigDict, Field, with_config
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
+
+from qwen_server.api.bodies.common import (
+    MAX_ENTRIES,
+    MAX_VALUES,
+    Entries,
+    Int31,
+    Int64,
+    Must,
+    TokenArray,
+    TokenId,
+    declared,
+)
+from qwen_server.http.error_bodies import invalid
+
+# Accepted because OpenAI's SDKs send them. They have no effect here.
+WITHOUT_EFFECT: Final = frozenset({"user", "metadata", "store", "service_tier", "best_of"})
+# Arguments that the engine itself passes to the template.
+_TEMPLATE_OWN: Final = frozenset(
+    {"conversation", "messages", "tools", "documents", "tokenizer", "model_config", "chat_template"}
+)
+_REFERENCE_WHEN_SET: Final = (
+    "tools",
+    "echo",
+    "suffix",
+    "return_token_ids",
+    "return_tokens_as_token_ids",
+    "reasoning_effort",
+    "include_reasoning",
+    "thinking_token_budget",
+)
+_MAY_NEED_REFERENCE: Final = frozenset(_REFERENCE_WHEN_SET) | {
+    "prompt_logprobs",
+    "top_logprobs",
+    "logprobs",
+    "tool_choice",
+    "stream_options",
+    "chat_template_kwargs",
+}
+IGNORED: Final = Field(description="accepted and ignored")
+StopText = Annotated[str, Field(min_length=1, max_length=1024)]
+StopTexts = Annotated[list[StopText], Entries(4)]
+ModelName = Annotated[str | None, Field(description="the served model; may be left out, any other name is 404")]
+TopP = Annotated[float | None, Field(gt=0, le=1)]
+TopK = Int31 | None
+Stream = Annotated[bool | None, Field(description="server-sent events instead of one body")]
+Temperature = Annotated[float | None, Field(description="0: always the likeliest token")]
+CacheSalt = Annotated[str | None, Field(description="share cached prefixes only with requests of the same salt")]
+
+
+@declared
+class StreamOptions(TypedDict, total=False):
+    """What a stream contains besides the text."""
+
+    include_usage: Annotated[bool | None, Field(description="one more event with the token counts")]
+    continuous_usage_stats: Annotated[bool | None, Field(description="token counts in every event")]
+
+
+@declared
+class StructuredOutputs(TypedDict, total=False):
+    """A constraint of the answer."""
+
+    choice: Annotated[
+        Annotated[list[Any], Entries(MAX_ENTRIES)] | None, Field(description="the answers to choose from")
+    ]
+
+
+def _describe_arguments(schema: dict[str, Any]) -> None:
+    schema |= {"additionalProperties": True, "propertyNames": {"not": {"enum": sorted(_TEMPLATE_OWN)}}}
+
+
+@with_config(ConfigDict(strict=True, json_schema_extra=_describe_arguments))
+class TemplateArguments(TypedDict, total=False):
+    """Arguments of the chat template."""
+
+    enable_thinking: bool | None
+
+
+def _not_the_templates_own(arguments: Any) -> Any:
+    if isinstance(arguments, dict) and (own := _TEMPLATE_OWN & arguments.keys()):
+        text = "must not hold {name}, which the server gives to the template itself"
+        raise PydanticCustomError("refused", text, {"name": min(own)})
+    return arguments
+
+
+TemplateKwargs = Annotated[
+    Annotated[TemplateArguments, BeforeValidator(_not_the_templates_own)] | None,
+    Field(description="thinking is off by default", examples=[{"enable_thinking": True}]),
+]
+
+
+@declared
+class Decoding(TypedDict, total=False):
+    """What OpenAI's APIs have in common. Unknown fields are ignored; `null` means the default."""
+
+    model: ModelName
+    top_p: TopP
+    top_k: TopK
+    min_p: Annotated[float | None, Field(ge=0, le=1)]
+    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)]
+    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)]
+    # Below, logits overflow, and then grammars fail in the engine.
+    repetition_penalty: Annotated[float | None, Field(ge=0.01, le=10)]
+    seed: Annotated[Int64 | None, Field(description="the same seed and request give the same answer")]
+    stop: Annotated[
+        StopText | StopTexts | None,
+        Must("be a string or an array of at most 4 strings, each of 1 to 1024 characters"),
+        Field(description="strings that end the answer"),
+    ]
+    stop_token_ids: Annotated[
+        Annotated[list[TokenId], TokenArray(MAX_VALUES, least=0)] | None,
+        Must(f"be an array of at most {MAX_VALUES} token ids"),
+    ]
+    include_stop_str_in_output: Annotated[bool | None, Field(description="keep the stop string in the answer")]
+    logit_bias: Annotated[
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+            Entries(MAX_VALUES),
+            Field(json_schema_extra={"additionalProperties": False}),
+        ]
+        | None,
+        Must(f"be an object of at most {MAX_VALUES} numbers between -100 and 100 by token id"),
+        Field(description="added to the logits of token ids"),
+    ]
+    ignore_eos: Annotated[bool | None, Field(description="generate up to max_tokens")]
+    stream: Stream
+    structured_outputs: Annotated[
+        StructuredOutputs | None,
+        Field(description="vLLM's: one of json, regex, choice, grammar", examples=[{"choice": ["财经", "科技"]}]),
+    ]
+    skip_special_tokens: Annotated[bool | None, Field(description="leave special tokens out; true by default")]
+    priority: Annotated[Int64 | None, Field(description="lower is earlier, where the engine schedules by priority")]
+    cache_salt: CacheSalt
+
+
+@declared
+class Sampling(Decoding, total=False):
+    """What chats and completions have in common."""
+
+    max_tokens: Annotated[int | None, Field(description="最大生成token数 (the longest answer, in tokens)")]
+    min_tokens: Annotated[int | None, Field(description="the shortest answer, in tokens")]
+    temperature: Annotated[float | None, Field(description="温度 (0: always the likeliest token)")]
+    n: Annotated[int | None, Field(description="answers to each prompt; each counts as a request in the queue")]
+    allowed_token_ids: Annotated[list[Any] | None, Field(description="the only tokens to choose from")]
+    bad_words: Annotated[list[Any] | None, Field(description="words that the answer does not hold")]
+    stream_options: Annotated[StreamOptions | None, Field(description="only with stream")]
+    response_format: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="json_object or json_schema, as in OpenAI's API",
+            examples=[{"type": "json_schema", "json_schema": {"name": "label", "schema": {"type": "object"}}}],
+        ),
+    ]
+    spaces_between_special_tokens: bool | None
+    add_special_tokens: Annotated[bool | None, Field(description="add the tokenizer's special tokens to the prompt")]
+    truncate_prompt_tokens: Annotated[Int31 | None, Field(description="keep only so many tokens of the prompt's end")]
+    prompt_logprobs: Annotated[int | None, Field(ge=-1, le=20, description="log probabilities of the prompt's tokens")]
+    return_token_ids: Annotated[bool | None, Field(description="return the ids of the tokens too")]
+    return_tokens_as_token_ids: Annotated[bool | None, Field(description="name tokens by id in log probabilities")]
+    user: Annotated[str | None, IGNORED]
+    metadata: Annotated[Any, IGNORED]
+    store: Annotated[Any, IGNORED]
+    service_tier: Annotated[Any, IGNORED]
+
+
+def check_stream_options(fields: Mapping[str, Any]) -> None:
+    """Raises HttpError 400 for stream options without a stream.
+
+    By hand, because the schema of one field cannot refer to another.
+    """
+    if "stream_options" in fields and not fields.get("stream"):
+        raise invalid("stream_options is allowed only when stream is true", "stream_options")
+
+
+def stops_are_told(fields: Mapping[str, Any]) -> bool:
+    """Whether the client has stops of its own."""
+    return "stop" in fields or "stop_token_ids" in fields
+
+
+def needs_reference(fields: Mapping[str, Any]) -> bool:
+    """Whether only vLLM's own serving code answers this: the fast path serves all else."""
+    if fields.keys().isdisjoint(_MAY_NEED_REFERENCE):
+        return False
+    if any(fields.get(name) for name in _REFERENCE_WHEN_SET):
+        return True
+    # 0 and False differ: completions take `logprobs: 0` for the chosen token's own.
+    if "prompt_logprobs" in fields or "top_logprobs" in fields or fields.get("logprobs", False) is not False:
+        return True
+    if fields.get("tool_choice", "none") != "none" or fields.get("stream_options", {}).get("continuous_usage_stats"):
+        return True
+    return bool(fields.get("chat_template_kwargs", {}).get("enable_thinking"))
