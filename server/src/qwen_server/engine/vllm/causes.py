@@ -85,7 +85,7 @@ def ending_of(exit_codes: Mapping[str, int | None]) -> str | None:
 def _ending(code: int) -> str:
     if code >= 0:
         return f"exited with code {code}"
-    # Not "out of memory": clients and metrics take these words for an error that was reported.
+    # Not "out of memory": clients and metrics treat these words as a reported error.
     hint = ", possibly by the OOM killer" if code == -signal.SIGKILL else ""
     try:
         name = signal.Signals(-code).name
