@@ -155,9 +155,7 @@ def test_every_flag_that_we_give_is_vllms() -> None:
 
 
 def test_the_environment_of_a_cpu_is_known_before_vllm_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the engine core, started early, begins anew and the start takes as long as its
-    imports.
-    """
+    """Otherwise the early engine core restarts and the start takes as long as its imports."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     from qwen_server.engine.vllm.environment import core_modules, expected_device, prepare_for_cpu
