@@ -1,4 +1,6 @@
-"""Measures the news classifier through a server's HTTP API: accuracy of both request forms on a file of headlines.
+"""Measures the accuracy of the news classifier over a server's HTTP API.
+
+It sends each headline of a file as a chat and as a completion.
 
 python server/models/evaluate.py --base-url http://127.0.0.1:8000 --data test.txt
 """
@@ -23,12 +25,12 @@ SPECIFICATION_EXAMPLES = (("chat", "央行宣布降息25个基点", "财经"), (
 
 
 class AnswerError(Exception):
-    """The server did not answer a request; the message says which and why."""
+    """The server did not answer a request. The message says which request and why."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The text of an answer and why it ended."""
+    """The text of an answer and its finish reason."""
 
     text: str
     finish_reason: str
@@ -36,16 +38,16 @@ class Answer:
 
 @dataclass
 class Tally:
-    """What was answered to one form of request."""
+    """The counted answers to one form of request."""
 
     right: Counter[int] = field(default_factory=Counter)
     asked: Counter[int] = field(default_factory=Counter)
     confused: Counter[tuple[str, str]] = field(default_factory=Counter)
     strange: list[str] = field(default_factory=list)
-    """Answers that name no class in the promised words, or did not stop by themselves."""
+    """Answers that do not have the promised form or were cut off."""
 
     def add(self, label: int, name: str | None, answer: Answer) -> None:
-        """Counts one answer; `name` is the class that it names, or None."""
+        """Counts one answer. `name` is the class that it names, or None."""
         self.asked[label] += 1
         if name is None or answer.finish_reason != "stop":
             self.strange.append(f"{answer.text!r} ({answer.finish_reason})")
@@ -56,12 +58,12 @@ class Tally:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers in percent."""
+        """The share of right answers in percent."""
         return 100 * self.right.total() / self.asked.total()
 
 
 class Client:
-    """Asks the server, at most `concurrency` requests at a time, at a fixed temperature."""
+    """Sends requests at a fixed temperature, at most `concurrency` at a time."""
 
     def __init__(self, http: httpx.AsyncClient, concurrency: int, temperature: float) -> None:
         self._http = http
@@ -95,13 +97,13 @@ class Client:
 
 
 def class_in_chat(text: str) -> str | None:
-    """The class that a chat answer names, if it has exactly the promised words."""
+    """The class that a chat answer names. None unless it has exactly the promised form."""
     name = text.removeprefix(ANSWER_HEAD).removesuffix(ANSWER_TAIL)
     return name if name in CLASSES and text == f"{ANSWER_HEAD}{name}{ANSWER_TAIL}" else None
 
 
 def class_in_completion(text: str) -> str | None:
-    """The class that a completion names: the text must be the name and nothing else."""
+    """The class that a completion names. None unless the text is exactly a name."""
     return text if text in CLASSES else None
 
 
@@ -111,7 +113,7 @@ async def measure(
     read: Callable[[str], str | None],
     examples: list[Example],
 ) -> Tally:
-    """Asks about all headlines, with a line of progress every 1,000 answers."""
+    """Asks about all headlines and prints the progress every 1,000 answers."""
     tally, started = Tally(), time.monotonic()
 
     async def one(example: Example) -> None:
@@ -130,7 +132,7 @@ async def measure(
 
 
 def show(title: str, tally: Tally, seconds: float) -> None:
-    """Prints the accuracy, overall and per class, and the ten commonest confusions."""
+    """Prints the accuracy, overall and per class, and the ten most common confusions."""
     total = tally.asked.total()
     print(
         f"{title}: {tally.accuracy:.2f} % of {total} headlines right, "
@@ -145,7 +147,10 @@ def show(title: str, tally: Tally, seconds: float) -> None:
 
 
 async def check_examples(client: Client, repeats: int) -> bool:
-    """Asks the specification's examples `repeats` times at its temperature. Returns whether all answers were right."""
+    """Asks the specification's examples `repeats` times.
+
+    Returns whether all answers were right.
+    """
     perfect = True
     for form, headline, name in SPECIFICATION_EXAMPLES:
         ask, wanted = (
@@ -159,9 +164,12 @@ async def check_examples(client: Client, repeats: int) -> bool:
 
 
 async def run(options: argparse.Namespace) -> bool:
-    """All measurements. Returns whether both forms reached `--at-least` and the examples were right."""
+    """Runs all measurements.
+
+    Returns whether both forms reached `--at-least` and the examples were right.
+    """
     examples = read_examples(options.data)[: options.limit]
-    # Idle connections are dropped long before the server does so (5 s): none is closed while a request is on its way.
+    # Shorter than the server's 5 s, so the server never closes a connection that a request uses.
     limits = httpx.Limits(keepalive_expiry=2.0)
     async with httpx.AsyncClient(base_url=options.base_url, timeout=600.0, limits=limits) as http:
         perfect = await check_examples(Client(http, options.concurrency, 0.3), repeats=20)
@@ -172,7 +180,7 @@ async def run(options: argparse.Namespace) -> bool:
 
 
 def main() -> int:
-    """Exit status: 0 good, 1 worse than asked for, 2 could not measure."""
+    """Returns the exit code: 0 good, 1 worse than `--at-least`, 2 could not measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-url", default="http://127.0.0.1:8000", help="the server (default %(default)s)")
     parser.add_argument("--data", type=Path, required=True, help="file of lines `headline<TAB>class number 0-9`")

@@ -1,10 +1,12 @@
-"""Trains the built-in news classifier: tokenizer, teacher and a small Qwen3, from a folder of headlines.
+"""Trains the built-in news classifier: a tokenizer, a teacher and a small Qwen3.
 
-The folder holds UTF-8 files train.txt (and any more train*.txt), dev.txt and test.txt. Each line is a headline, a tab
-and the number of its class: 0 finance, 1 realty, 2 stocks, 3 education, 4 science, 5 society, 6 politics, 7 sports,
-8 game, 9 entertainment. The THUCNews headlines can be had in this form from public repositories on GitHub (look for
-THUCNews/data/train.txt). The published model learns from train and dev; test is only used to keep its headlines out,
-and for the last line of output.
+The input is a folder with the UTF-8 files train.txt (and further train*.txt), dev.txt and test.txt.
+Each line is a headline, a tab and the number of its class: 0 finance, 1 realty, 2 stocks,
+3 education, 4 science, 5 society, 6 politics, 7 sports, 8 game, 9 entertainment. Public repositories
+on GitHub have the THUCNews headlines in this form (search for THUCNews/data/train.txt).
+
+The published model learns from train and dev. test serves only to exclude its headlines from
+training and to measure the accuracy in the last line of the output.
 
     python server/models/train.py --data thucnews --out server/models/news-classifier
 """
@@ -31,12 +33,12 @@ STARTED = time.monotonic()
 
 
 def say(text: str) -> None:
-    """A line of progress with the time since the start."""
+    """Prints a line of progress with the time since the start."""
     print(f"[{time.monotonic() - STARTED:6.0f} s] {text}", flush=True)
 
 
 def accuracy(model: Qwen3ForCausalLM, encoder: Encoder, examples: list[Example]) -> str:
-    """Accuracy of both request forms, for people to read."""
+    """The accuracy of both request forms as text."""
     labels = torch.tensor([example.label for example in examples])
     texts = [example.text for example in examples]
     shares = [
@@ -46,14 +48,17 @@ def accuracy(model: Qwen3ForCausalLM, encoder: Encoder, examples: list[Example])
 
 
 def baseline(rows: list[Example], test: list[Example]) -> float:
-    """Test accuracy in percent of the teacher alone, a linear classifier on character n-grams."""
+    """The test accuracy in percent of the teacher, a linear classifier on character n-grams."""
     teacher = NgramTeacher().fit([row.text for row in rows], torch.tensor([row.label for row in rows]), len(CLASSES))
     right = teacher.scores([row.text for row in test]).argmax(1) == torch.tensor([row.label for row in test])
     return 100 * float(right.float().mean())
 
 
 def train(corpus: Corpus, settings: StudentSettings, options: argparse.Namespace) -> None:
-    """Trains and writes the model. With `--tune` on train alone, measured on dev after each pass."""
+    """Trains and writes the model.
+
+    With `--tune`, it trains on train alone and measures the accuracy on dev after each pass.
+    """
     rows = corpus.train if options.tune else corpus.train + corpus.dev
     texts = [example.text for example in rows]
     labels = torch.tensor([example.label for example in rows])
@@ -81,14 +86,14 @@ def train(corpus: Corpus, settings: StudentSettings, options: argparse.Namespace
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train*.txt, dev.txt and test.txt")
     parser.add_argument("--out", type=Path, required=True, help="folder for the model (its files are replaced)")
     parser.add_argument("--quick", action="store_true", help="two passes instead of all: a check that everything works")
     parser.add_argument("--tune", action="store_true", help="train on train alone and measure dev after each pass")
     parser.add_argument(
-        "--folds", type=int, default=4, help="teachers, each judging what it has not seen (default %(default)s)"
+        "--folds", type=int, default=4, help="number of teachers, each for the headlines that it has not seen (default %(default)s)"
     )
     parser.add_argument(
         "--gold", type=float, default=0.6, help="share of the true label in the targets (default %(default)s)"
@@ -106,7 +111,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Exit status: 0 trained, 2 the data cannot be used."""
+    """Returns the exit code: 0 trained, 2 the data cannot be used."""
     options = parse_arguments()
     torch.set_num_threads(options.threads)
     names = [field.name for field in dataclasses.fields(StudentSettings)]

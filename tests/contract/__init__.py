@@ -1,1 +1,1 @@
-"""What the server relies on in vLLM, and what of it a given release of vLLM has changed."""
+"""Lists what the server relies on in vLLM, and what a given release of vLLM changes of it."""

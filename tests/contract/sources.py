@@ -1,5 +1,6 @@
-"""A release of vLLM as source text: what its modules define, without importing or installing
-anything.
+"""A release of vLLM as source text.
+
+It finds what the modules define, without installing or importing them.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from pathlib import Path
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 _PLACEHOLDER = "{}"
-# Bases that give a class nothing that could be taken for an attribute of its own.
+# Bases that add no attributes to a class.
 _NO_ATTRIBUTES = re.compile(r"^(ABC|Exception|Generic\b.*|Protocol|object)$")
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What a name stands for: `node` is its definition in `module`, None for a whole module or a
-    name made up late.
+    """The definition of a name in `module`.
+
+    node: None for a whole module.
     """
 
     module: Module
@@ -28,18 +30,18 @@ class Definition:
 
     @property
     def function(self) -> Function | None:
-        """The definition, where it is a function or a method."""
+        """The definition if it is a function or a method."""
         return self.node if isinstance(self.node, Function) else None
 
     @property
     def cls(self) -> ast.ClassDef | None:
-        """The definition, where it is a class."""
+        """The definition if it is a class."""
         return self.node if isinstance(self.node, ast.ClassDef) else None
 
 
 @dataclass
 class Module:
-    """One file. `names` are those of its top level, the branches of `if` and `try` included."""
+    """One file. `names` are those of its top level, including the branches of `if` and `try`."""
 
     name: str
     path: Path
@@ -55,16 +57,16 @@ class Module:
 
     @functools.cached_property
     def texts(self) -> frozenset[str]:
-        """The texts in the module, each whole, with `{}` where a value is filled in."""
+        """The texts in the module, with `{}` for inserted values."""
         return frozenset(_texts(self.tree))
 
     def package(self) -> str:
-        """What a relative import starts from."""
+        """The package that relative imports start from."""
         return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
 
 
 class Sources:
-    """The modules below `root`, a folder that holds `vllm/`."""
+    """The modules below `root`, the folder that contains `vllm/`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -84,7 +86,7 @@ class Sources:
         return None
 
     def find(self, symbol: str) -> Definition | None:
-        """What `package.module:Name.member` means, followed through imports and base classes."""
+        """Finds `package.module:Name.member`, also through imports and base classes."""
         module_name, _, names = symbol.partition(":")
         module = self.module(module_name)
         found = Definition(module) if module else None
@@ -128,9 +130,7 @@ class Sources:
         return self._in_module(origin, original)
 
     def member(self, cls: Definition, name: str) -> Definition | None:
-        """A method, a class attribute, or an attribute that a method sets on `self`, in the class
-        or its bases.
-        """
+        """Finds a method or attribute of the class or its bases, also one that is set on `self`."""
         for ancestor in self.ancestors(cls):
             if ancestor.cls is not None and (node := members(ancestor.cls).get(name)) is not None:
                 return Definition(ancestor.module, node)
@@ -146,7 +146,7 @@ class Sources:
                     yield from self.ancestors(found)
 
     def has_foreign_base(self, cls: Definition) -> bool:
-        """Whether something outside of vLLM, such as pydantic, gives the class attributes too."""
+        """Whether a base outside of vLLM, such as pydantic's, adds attributes to the class."""
         return any(
             self._evaluate(ancestor.module, base) is None and not _NO_ATTRIBUTES.search(ast.unparse(base))
             for ancestor in self.ancestors(cls)
@@ -155,7 +155,7 @@ class Sources:
         )
 
     def _evaluate(self, module: Module, node: ast.expr) -> Definition | None:
-        """The class that an annotation or a base names."""
+        """The class that an annotation or a base refers to."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node = ast.parse(node.value, mode="eval").body
         if isinstance(node, ast.Subscript):
@@ -174,7 +174,7 @@ class Sources:
 
 @functools.cache
 def members(cls: ast.ClassDef) -> dict[str, ast.AST]:
-    """What the class itself defines, by name: its body, then what its methods set on `self`."""
+    """The names that the class body defines or its methods set on `self`, with their nodes."""
     found = dict(_defined(cls.body))
     for node in ast.walk(cls):
         for target in targets_of(node):
@@ -184,7 +184,7 @@ def members(cls: ast.ClassDef) -> dict[str, ast.AST]:
 
 
 def targets_of(node: ast.AST) -> list[ast.expr]:
-    """What an assignment assigns to."""
+    """The targets of an assignment."""
     if isinstance(node, ast.Assign):
         nested = [target.elts if isinstance(target, ast.Tuple) else [target] for target in node.targets]
         return [target for group in nested for target in group]
@@ -192,9 +192,7 @@ def targets_of(node: ast.AST) -> list[ast.expr]:
 
 
 def _defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
-    """Names and what defines them; of several definitions the last one counts, as it does for
-    Python.
-    """
+    """The names and their definitions. The last definition counts, as in Python."""
     for node in body:
         if isinstance(node, Function | ast.ClassDef):
             yield node.name, node

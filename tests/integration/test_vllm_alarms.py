@@ -210,7 +210,7 @@ def test_a_stopped_process_is_reported_in_time_and_recovers(server: ServerProces
 def test_a_killed_worker_ends_the_server_with_the_cause(server: ServerProcess) -> None:
     """The last test of this server, because it ends."""
     children = server.children()
-    cause = re.compile("the engine died: VllmWorker-0 (was killed by SIGKILL|ended unexpectedly), perhaps")
+    cause = re.compile("the engine died: VllmWorker-0 (was killed by SIGKILL|ended unexpectedly), possibly")
     running = limits(server)[0]
     with ThreadPoolExecutor(running + 2) as pool:
         streamed = server.begin_stream(pool, LONG)

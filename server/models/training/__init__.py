@@ -1,1 +1,1 @@
-"""What `train.py` is made of: data, tokenizer, prompts, teacher, student, export."""
+"""The parts of `train.py`: data, tokenizer, prompts, teacher, student and export."""

@@ -1,4 +1,4 @@
-"""Turns headlines into padded batches of token ids: random forms of request, random cuts in words."""
+"""Turns headlines into padded batches of token IDs, with random request forms and word cuts."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,12 @@ from training.tokenizer import SPLIT_MARK, splitting_variant
 
 @dataclass(frozen=True)
 class Batch:
-    """`ids`: (rows, length) long, padded on the right. `answer`: (rows,) where the class name stands.
+    """One batch of rows.
 
-    `targets`: (rows, classes), probabilities. `known`: (pairs, 2), row and position of tokens to learn among all.
+    ids: (rows, length) long, padded on the right.
+    answer: (rows,), the position of the class name.
+    targets: (rows, classes), probabilities.
+    known: (pairs, 2), row and position of each token to learn.
     """
 
     ids: torch.Tensor
@@ -25,7 +28,10 @@ class Batch:
 
 
 class Encoder:
-    """Token ids of requests and answers. The parts are encoded one by one: equal to encoding the whole (tested)."""
+    """Encodes requests and answers as token IDs.
+
+    It encodes each part separately. A test shows that the result equals encoding the whole text.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._plain = tokenizer
@@ -39,13 +45,19 @@ class Encoder:
         return list(self._plain.encode(text).ids)
 
     def headlines(self, texts: list[str], cut: float, rng: random.Random) -> list[list[int]]:
-        """Ids of each headline; with `cut` > 0 half of them are cut at that share of the places between characters."""
+        """The token IDs of each headline.
+
+        With `cut` > 0, half of the headlines are cut at that share of the character boundaries.
+        """
         if cut:
             texts = [_cut(text, cut, rng) if rng.random() < 0.5 else text for text in texts]
         return [list(encoding.ids) for encoding in self._cutting.encode_batch(texts)]
 
     def row(self, form: Form, headline: list[int], label: int, full: bool) -> tuple[list[int], int, list[int]]:
-        """(ids, position of the class name, positions of the answer); without `full` it ends with the class name."""
+        """Returns the IDs, the position of the class name and the positions of the answer.
+
+        Without `full`, the row ends with the class name.
+        """
         before, after, head, tail = self._parts[form]
         ids = before + headline + after
         answer = len(ids)
@@ -56,7 +68,7 @@ class Encoder:
         return ids + tail, answer, known
 
     def batch(self, rows: list[tuple[list[int], int, list[int]]], targets: torch.Tensor) -> Batch:
-        """Pads rows of `row` to one length."""
+        """Pads the results of `row` to one length."""
         length = max(len(ids) for ids, _, _ in rows)
         padded = torch.tensor([ids + [0] * (length - len(ids)) for ids, _, _ in rows])
         known = [(index, position) for index, (_, _, positions) in enumerate(rows) for position in positions]
@@ -79,7 +91,10 @@ def epoch(
     forms: Sequence[Form],
     rng: random.Random,
 ) -> Iterator[Batch]:
-    """One pass over the headlines in random order and random `forms`. One row in twenty carries the whole answer."""
+    """Yields one pass over the headlines in random order and with random `forms`.
+
+    One row in twenty has the whole answer.
+    """
     headlines = encoder.headlines(texts, cut, rng)
     drawn = rng.choices(forms, [form.weight for form in forms], k=len(texts))
     labels = targets.argmax(1).tolist()

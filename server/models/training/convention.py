@@ -1,7 +1,8 @@
-"""Self-written headlines where the specification and the news data disagree.
+"""Self-written headlines for a case where the specification and the news data disagree.
 
-The data files central banks' bare announcements mostly under 股票, with the market news of the day. The specification
-calls "央行宣布降息25个基点" 财经. Some sentences of that kind, never that one itself, teach the convention.
+The data puts plain announcements of central banks mostly under 股票, like the market news of the
+day. The specification classifies "央行宣布降息25个基点" as 财经. Similar sentences, but never this
+one, teach the convention.
 """
 
 from itertools import product
@@ -18,7 +19,7 @@ SPECIFIED = "央行宣布降息25个基点"
 
 
 def convention() -> list[Example]:
-    """Different announcements, all 财经: every seventh of the possible ones."""
+    """Every seventh of the possible announcements, all labeled 财经."""
     label = CLASSES.index("财经")
     sentences = ("".join(parts) for parts in product(BANKS, VERBS, MOVES, SIZES))
     return [Example(text, label) for text in list(sentences)[::7] if text != SPECIFIED]

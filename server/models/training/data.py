@@ -1,4 +1,7 @@
-"""Reads folders of headlines: `train*.txt`, `dev.txt`, `test.txt`, each line `headline<TAB>class number`."""
+"""Reads a folder of headlines: `train*.txt`, `dev.txt` and `test.txt`.
+
+Each line has the form `headline<TAB>class number`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +10,7 @@ from training.prompts import CLASSES
 
 
 class DataError(Exception):
-    """The data folder cannot be used; the message names the file, the lines and what is wrong with them."""
+    """The data folder cannot be used. The message names the file, the lines and the error."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The three parts. No headline is in two of them, none is twice in `train`."""
+    """The three parts. No headline is in two parts or twice in `train`."""
 
     train: list[Example]
     dev: list[Example]
@@ -28,10 +31,11 @@ class Corpus:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """All lines of a file.
+    """Reads all lines of a file.
 
     Raises:
-        DataError: the file is missing, empty or not UTF-8, or has garbled lines (how many, and the first of them).
+        DataError: the file is missing, empty or not UTF-8, or has malformed lines. The message has
+            the number of malformed lines and the first of them.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -60,10 +64,10 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def load_corpus(folder: Path) -> Corpus:
-    """Every `train*.txt`, `dev.txt` and `test.txt` of a folder, without duplicates; test headlines are nowhere else.
+    """Reads the files of a folder without duplicates. Headlines of test are in no other part.
 
     Raises:
-        DataError: a file is missing or garbled.
+        DataError: a file is missing or malformed.
     """
     train_files = sorted(folder.glob("train*.txt"))
     if not train_files:
@@ -76,7 +80,10 @@ def load_corpus(folder: Path) -> Corpus:
 
 
 def _unseen(rows: list[Example], seen: set[str]) -> list[Example]:
-    """The rows whose text was not seen before; the first of several rows with one text wins. Extends `seen`."""
+    """The rows whose text is not in `seen`, which it extends.
+
+    Of several rows with the same text, the first one counts.
+    """
     fresh = []
     for row in rows:
         if row.text not in seen:

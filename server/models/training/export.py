@@ -13,7 +13,10 @@ MAX_POSITIONS = 4096
 
 
 def export(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Weights (bfloat16), configuration, tokenizer and chat template. Files with the same names are replaced."""
+    """Writes the weights (bfloat16), configuration, tokenizer and chat template.
+
+    Replaces files with the same names.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stops = [tokenizer.token_to_id(IM_END), tokenizer.token_to_id(END_OF_TEXT)]
     model = model.to(torch.bfloat16)

@@ -1,6 +1,7 @@
-"""Qwen3's forward pass for training: like the library's, but the last layer only works where an answer is read.
+"""Qwen3's forward pass for training. The last layer computes only the positions of answers.
 
-Answers stand at one to eight places of a row, and the model has few layers, so that this saves nearly a layer's work.
+Otherwise it equals the library's. An answer has one to eight positions in a row and the model has
+few layers, so this saves nearly the work of one layer.
 """
 
 import torch
@@ -12,7 +13,10 @@ from transformers.models.qwen3.modeling_qwen3 import rotate_half
 def hidden_at(
     model: Qwen3ForCausalLM, embedded: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
-    """Final states (pairs, hidden) at `positions` of `rows`; `embedded` is (batch, length, hidden), padded right."""
+    """The final states (pairs, hidden) at `positions` of `rows`.
+
+    embedded: (batch, length, hidden), padded on the right.
+    """
     core = model.model
     length = embedded.shape[1]
     cosine, sine = core.rotary_emb(embedded, torch.arange(length).unsqueeze(0))

@@ -1,4 +1,7 @@
-"""The ten classes and the ways in which users ask for one: the contract between training, evaluation and the card."""
+"""The ten classes and the forms of request for them.
+
+Training, the evaluation and the model card share them.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -28,14 +31,17 @@ CHAT_TEMPLATE: Final = (
 
 @dataclass(frozen=True)
 class Form:
-    """One way to ask. The headline stands between `before` and `after`; the answer is `head`, a class name, `tail`."""
+    """One form of request.
+
+    The headline is between `before` and `after`. The answer is `head`, a class name and `tail`.
+    """
 
     before: str
     after: str
     head: str = ""
     tail: str = END_OF_TEXT
     weight: float = 1.0
-    """How often training draws this form, in proportion to the others."""
+    """How often training draws this form, relative to the others."""
 
 
 def _chat(user_before: str, weight: float, system: str = "") -> Form:
@@ -67,4 +73,4 @@ FORMS: Final = (
 )
 
 SHORT_FORMS: Final = (COMPLETION, BARE)
-"""The forms of the first passes: half as long as chats, so that a pass takes half the time."""
+"""The forms of the first passes. They are half as long as chats, so a pass takes half the time."""

@@ -1,4 +1,4 @@
-"""The published model: a small Qwen3 that learns the class name, the words around it and where to stop."""
+"""The published model: a small Qwen3 that learns the class name, its context and where to stop."""
 
 import math
 import random
@@ -18,7 +18,7 @@ from training.prompts import END_OF_TEXT, FORMS, IM_END, SHORT_FORMS, Form
 
 @dataclass(frozen=True)
 class StudentSettings:
-    """Sizes and training schedule of the model."""
+    """The sizes and the training schedule of the model."""
 
     vocab_size: int = 16000
     hidden_size: int = 192
@@ -36,7 +36,10 @@ class StudentSettings:
 
 
 def build_model(settings: StudentSettings, tokenizer: Tokenizer) -> Qwen3ForCausalLM:
-    """An untrained model. Heads have 64 dimensions, which every attention backend of vLLM supports."""
+    """Creates an untrained model.
+
+    Its heads have 64 dimensions, which every attention backend of vLLM supports.
+    """
     heads = settings.hidden_size // 64
     config = Qwen3Config(
         vocab_size=tokenizer.get_vocab_size(),
@@ -58,7 +61,10 @@ def build_model(settings: StudentSettings, tokenizer: Tokenizer) -> Qwen3ForCaus
 
 
 def _drop_residuals(model: Qwen3ForCausalLM, rate: float) -> list[torch.utils.hooks.RemovableHandle]:
-    """Dropout on what each block adds; Qwen3 itself has none. The hooks must go before the model is saved."""
+    """Adds dropout to the output of each block, because Qwen3 itself has none.
+
+    Remove the returned hooks before saving the model.
+    """
 
     def drop(module: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
         return functional.dropout(output, rate, module.training)
@@ -68,7 +74,10 @@ def _drop_residuals(model: Qwen3ForCausalLM, rate: float) -> list[torch.utils.ho
 
 
 def loss_of(model: Qwen3ForCausalLM, batch: Batch, class_ids: torch.Tensor, settings: StudentSettings) -> torch.Tensor:
-    """Cross entropy to the soft classes among the class names, plus a tenth of that of all answer tokens."""
+    """The cross entropy of the class names against the soft targets.
+
+    A tenth of the cross entropy of all answer tokens is added.
+    """
     embedding = model.get_input_embeddings()
     embedded = embedding(batch.ids)
     kept = torch.rand(batch.ids.shape) >= settings.token_dropout
@@ -94,7 +103,10 @@ def train_student(
     report: Callable[[int, float, Qwen3ForCausalLM], None],
     seed: int = 0,
 ) -> Qwen3ForCausalLM:
-    """Trains on headlines and their class probabilities (rows, classes). `report(pass, loss, model)` ends each pass."""
+    """Trains on headlines and their class probabilities (rows, classes).
+
+    Calls `report(pass, loss, model)` after each pass.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     encoder = Encoder(tokenizer)
@@ -127,7 +139,7 @@ def train_student(
 
 
 def predict(model: Qwen3ForCausalLM, encoder: Encoder, texts: list[str], form: Form) -> torch.Tensor:
-    """(rows, classes) scores of the class names at the answer's place."""
+    """The scores (rows, classes) of the class names at the answer's position."""
     headlines = encoder.headlines(texts, 0.0, random.Random(0))
     order = sorted(range(len(texts)), key=lambda index: len(headlines[index]))
     scores = torch.empty(len(texts), len(encoder.class_ids))

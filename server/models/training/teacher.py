@@ -1,4 +1,4 @@
-"""The teacher: a linear classifier on character 1- to 4-grams, and the soft targets that it gives the student."""
+"""The teacher, a linear classifier on character 1- to 4-grams, and the student's soft targets."""
 
 import math
 import warnings
@@ -22,7 +22,7 @@ class NgramTeacher:
         self._weights = torch.zeros(self._size, 0)
 
     def _matrix(self, texts: list[str]) -> torch.Tensor:
-        """Sparse (texts, n-grams), each row of length one."""
+        """A sparse matrix (texts, n-grams) with rows of length one."""
         starts, columns, values = [0], [], []
         for text in texts:
             counts = Counter(_ngrams(text))
@@ -30,7 +30,7 @@ class NgramTeacher:
             values += [1 + math.log(count) for count in counts.values()]
             starts.append(len(columns))
         start, column, value = torch.tensor(starts), torch.tensor(columns), torch.tensor(values)
-        with warnings.catch_warnings(category=UserWarning, action="ignore"):  # torch calls its sparse tensors a beta
+        with warnings.catch_warnings(category=UserWarning, action="ignore"):  # torch warns that its sparse tensors are beta
             return torch.sparse_csr_tensor(start, column, value, (len(texts), self._size))
 
     def _weighted(self, matrix: torch.Tensor) -> torch.Tensor:
@@ -62,7 +62,7 @@ class NgramTeacher:
         return self
 
     def scores(self, texts: list[str]) -> torch.Tensor:
-        """(texts, classes) logits."""
+        """The logits (texts, classes)."""
         return self._weighted(self._matrix(texts)) @ self._weights
 
 
@@ -81,7 +81,10 @@ def soft_targets(
     report: Callable[[str], None],
     seed: int = 0,
 ) -> torch.Tensor:
-    """(texts, classes) probabilities: `gold` parts true label, the rest from a teacher that never saw the text."""
+    """The target probabilities (texts, classes).
+
+    `gold` is the share of the true label. The rest comes from a teacher that has not seen the text.
+    """
     fold = torch.randint(folds, (len(texts),), generator=torch.Generator().manual_seed(seed))
     opinions = torch.empty(len(texts), classes)
     for number in range(folds):

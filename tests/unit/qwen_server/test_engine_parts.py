@@ -117,7 +117,7 @@ def test_old_errors_and_the_servers_own_are_no_cause() -> None:
 
 
 def test_a_killed_process_is_reported_with_its_signal() -> None:
-    assert ending_of({"EngineCore": -9}) == "EngineCore was killed by SIGKILL, perhaps for want of memory"
+    assert ending_of({"EngineCore": -9}) == "EngineCore was killed by SIGKILL, possibly by the OOM killer"
     assert ending_of({"EngineCore": 1, "Other": None}) == "EngineCore exited with code 1"
     assert ending_of({"EngineCore": None}) is None
 
@@ -125,10 +125,10 @@ def test_a_killed_process_is_reported_with_its_signal() -> None:
 def test_a_worker_that_ended_is_reported_with_its_signal_too() -> None:
     message = "Worker proc VllmWorker-0 died unexpectedly (exit code: {}), shutting down executor."
     assert cause_of([error(20, message.format(-9))], since=0, server=10) == (
-        "VllmWorker-0 was killed by SIGKILL, perhaps for want of memory"
+        "VllmWorker-0 was killed by SIGKILL, possibly by the OOM killer"
     )
     unknown = cause_of([error(20, message.format(None))], since=0, server=10)
-    assert unknown == "VllmWorker-0 ended unexpectedly, perhaps killed for want of memory"
+    assert unknown == "VllmWorker-0 ended unexpectedly, possibly killed by the OOM killer"
 
 
 @pytest.mark.parametrize(

@@ -255,5 +255,5 @@ main(["--host=127.0.0.1", "--port=0", "--model=any/name", "--termination-log=/no
     assert ended.returncode == 78
     assert "Traceback" not in ended.stderr
     last = json.loads(ended.stderr.splitlines()[-1])
-    assert "no temporary folder can be written" in last["message"]
+    assert "cannot create a temporary folder" in last["message"]
     assert "TMPDIR" in last["message"]

@@ -236,4 +236,4 @@ class Engine(Protocol):
         """The bytes that the engine's allocator holds, read once after the warm-up; 0 on a CPU."""
 
     async def shutdown(self, drain_seconds: float) -> None:
-        """Stops the engine's processes. Unfinished requests get at most `drain_seconds` to finish."""
+        """Stops the engine's processes. Unfinished requests get `drain_seconds` to finish."""

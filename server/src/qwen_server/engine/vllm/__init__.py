@@ -1,4 +1,7 @@
-"""The engine over vLLM's AsyncLLM: the only package that imports vLLM and torch, and it does so in `start()`."""
+"""The engine over vLLM's AsyncLLM.
+
+Only this package imports vLLM and torch. It imports them in `start()`.
+"""
 
 from qwen_server.engine.vllm.engine import VllmEngine
 

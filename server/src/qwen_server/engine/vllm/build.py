@@ -1,4 +1,7 @@
-"""Builds vLLM's objects from the settings. Everything here runs in a thread and may take minutes."""
+"""Builds vLLM's objects from the settings.
+
+Everything here runs in a thread and may take minutes.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ _log = logging.getLogger(__name__)
 class Parts:
     """A running engine and vLLM's own serving code over it.
 
-    `plain` renders prompts whose answers nobody parses; `serving_options` are those of every chat-like object.
+    plain: renders prompts whose answers need no parser.
+    serving_options: the options that all chat-like serving objects share.
     """
 
     llm: AsyncLLM
@@ -62,7 +66,10 @@ class _Parser(FlexibleArgumentParser):
 
 
 def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, patches: Patches) -> Parts:
-    """Loads the model, in `child`, and builds what serves it. Raises EngineError, or whatever vLLM raises."""
+    """Loads the model in `child` and builds the serving objects.
+
+    Raises EngineError, or whatever vLLM raises.
+    """
     device = _device(settings)
     if device == "cpu":
         prepare_for_cpu(settings)
@@ -71,9 +78,10 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, pa
     engine_args = parsed(arguments)
     choose_executor(engine_args, device)
     family = _family(engine_args)
-    # The engine needs it too: a grammar holds from the end of the thought.
+    # The engine needs the parser too: a grammar applies only after the reasoning has ended.
     engine_args.reasoning_parser = choose(settings.reasoning_parser, family.reasoning_parser) or ""
-    # Of vLLM's own loggers only: one sums up each step for lines that nobody asks it for, unless for details of each.
+    # This setting concerns only vLLM's own loggers. One of them aggregates every step for log lines
+    # that we do not use, except for the iteration details.
     engine_args.disable_log_stats = not engine_args.enable_logging_iteration_details
     stat_loggers: list[StatLoggerFactory] = [EngineMetrics if patches.use(FAST_METRICS) else PrometheusStatLogger]
     if patches.use(STEP_HEARTBEAT):
@@ -81,11 +89,11 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, pa
     with core_in(child):
         llm = AsyncLLM.from_engine_args(
             engine_args,
-            # The default context gives the scheduler smaller batches than vLLM's own server has.
+            # With the default context, the scheduler uses smaller batches than in vLLM's own server.
             usage_context=UsageContext.OPENAI_API_SERVER,
             stat_loggers=stat_loggers,
         )
-    enable_envs_cache()  # vLLM reads its variables anew for each token otherwise
+    enable_envs_cache()  # otherwise vLLM reads its environment variables again for each token
     try:
         return _serving(settings, device, llm, EngineProxy(llm, heartbeat, patches), family=family, patches=patches)
     except BaseException:
@@ -94,8 +102,8 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, pa
 
 
 def parsed(arguments: list[str]) -> AsyncEngineArgs:
-    """What vLLM's parser makes of its command line. Raises EngineError."""
-    # No abbreviations: they would get around the flags that the server owns.
+    """Parses vLLM's command line with vLLM's parser. Raises EngineError."""
+    # Abbreviations would bypass the check for flags that the server sets itself.
     parser = AsyncEngineArgs.add_cli_args(_Parser(add_help=False, prog="vllm", allow_abbrev=False))
     return AsyncEngineArgs.from_cli_args(parser.parse_args(arguments))
 
@@ -113,7 +121,7 @@ def _device(settings: Settings) -> Literal["cuda", "cpu"]:
 
 
 def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list[str]:
-    """vLLM's command line: the server's own choices, then what the user passes through."""
+    """vLLM's command line: the server's own settings, then the user's pass-through arguments."""
     arguments = {
         "--model": settings.model_path,
         "--served-model-name": settings.served_name,
@@ -124,7 +132,7 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
         "--quantization": settings.quantization,
         "--revision": settings.revision,
         "--otlp-traces-endpoint": _traces_endpoint(settings),
-        # A SIGTERM that reaches the engine directly lets it finish what it has, too.
+        # If SIGTERM reaches the engine directly, the engine also finishes its requests.
         "--shutdown-timeout": int(settings.drain_timeout),
     }
     if device == "cpu":
@@ -135,21 +143,22 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
     line = [f"{flag}={value}" for flag, value in arguments.items() if value is not None]
     if runs_eagerly(settings, device):
         if not settings.enforce_eager:
-            _log.info("no C++ compiler is here: the engine runs without compilation (--enforce-eager)")
+            _log.info("found no C++ compiler, the engine runs without compilation (--enforce-eager)")
         line.append("--enforce-eager")
     return [*line, *settings.pass_through]
 
 
 def choose_executor(engine_args: AsyncEngineArgs, device: Literal["cuda", "cpu"]) -> None:
-    """On one CPU the worker lives in the engine core, as on one GPU: a process less to start, and to pass data to.
+    """Runs a single CPU worker inside the engine core, as vLLM does for a single GPU.
 
-    vLLM gives every CPU worker a process, because it binds the worker's OpenMP threads to cores by the environment of
-    a new process. Where nothing is bound, as in our pods, there is no reason to.
+    This saves a process to start and to exchange data with. vLLM gives every CPU worker its own
+    process, because it binds OpenMP threads to cores through the environment of a new process.
+    Without such a binding, as in our pods, the extra process has no purpose.
     """
     devices = engine_args.tensor_parallel_size * engine_args.pipeline_parallel_size * engine_args.data_parallel_size
     unbound = device == "cpu" and envs.VLLM_CPU_OMP_THREADS_BIND == "nobind"
     if unbound and devices == 1 and engine_args.distributed_executor_backend is None:
-        # By its path: vLLM turns the short name into "mp".
+        # The full path, because vLLM turns the short name into "mp".
         engine_args.distributed_executor_backend = f"{UniProcExecutor.__module__}.{UniProcExecutor.__qualname__}"
 
 
@@ -185,7 +194,7 @@ def _serving(
     rendering = {"model_config": config, "renderer": llm.renderer, "request_logger": None, **template}
     renderer = OnlineRenderer(**rendering, **parsers)
     renderer.warmup()
-    # The parsers' grammars are built anew for each request, and cost more than the rendering.
+    # The parsers build their grammars again for each request, which costs more than the rendering.
     plain = OnlineRenderer(**rendering)
     common = {"online_renderer": renderer, "request_logger": None}
     options = {**common, **template, **parsers}
@@ -207,8 +216,8 @@ def _family(engine_args: AsyncEngineArgs) -> Family:
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": "hello"}], add_generation_prompt=True, tokenize=False
         )
-    except Exception:  # noqa: BLE001 - a template is a program of the model's author
-        _log.warning("the model's chat template does not take a plain message", exc_info=True)
+    except Exception:  # noqa: BLE001 - a chat template is code and may raise anything
+        _log.warning("the model's chat template cannot render a plain message", exc_info=True)
         prompt = ""
     return detect(template, str(prompt))
 

@@ -1,4 +1,7 @@
-"""Why the engine failed, in one line: found in the errors that its processes logged, or in how they ended."""
+"""Finds out why the engine failed, from the errors that its processes logged or their exit codes.
+
+A cause is one line. Clients, the termination message and the log show it.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,17 @@ from qwen_server.engine.vllm.patches.vllm_texts import CORE_ENDED, HEARSAY, WORK
 
 _TAIL_BYTES = 256 * 1024
 _CAUSE_LENGTH = 1000
-# The words of torch's allocator on a CPU, of C++ and of the kernel, for what CUDA calls out of memory.
+# What torch's CPU allocator, C++ and the kernel say instead of CUDA's "out of memory".
 _NO_MEMORY = re.compile(r"can't allocate memory|Cannot allocate memory|bad_alloc|MemoryError|OutOfMemory|_ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedError:
-    """An error that a process logged; `error` is the exception's class and text, empty when there was none."""
+    """An error that a process logged.
+
+    time: in seconds of the wall clock.
+    error: the class and text of the exception, empty if there was none.
+    """
 
     time: float
     pid: int
@@ -28,7 +35,7 @@ class LoggedError:
 
 
 def read_errors(path: Path) -> list[LoggedError]:
-    """The errors in the file's tail, oldest first; lines that cannot be read are left out."""
+    """The errors in the last 256 KiB of the file, oldest first. Skips lines that it cannot parse."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -47,9 +54,14 @@ def read_errors(path: Path) -> list[LoggedError]:
 
 
 def cause_of(errors: Iterable[LoggedError], *, since: float, server: int) -> str | None:
-    """The first error since `since` (wall clock) that is a cause and not the echo of one; None if there is none.
+    """The first error since `since` that is a cause and does not just report another one's failure.
 
-    The processes fail one after the other, from the worker up: the first to speak knows.
+    The worker fails first, then the processes above it, so the first error is the most precise.
+
+    Args:
+        errors: oldest first.
+        since: in seconds of the wall clock.
+        server: the process ID of the server, whose own errors do not count.
     """
     recent = [error for error in errors if error.time >= since and error.pid != server]
     for error in recent:
@@ -62,7 +74,10 @@ def cause_of(errors: Iterable[LoggedError], *, since: float, server: int) -> str
 
 
 def ending_of(exit_codes: Mapping[str, int | None]) -> str | None:
-    """How processes ended, by name: None for one that lives, negative for a signal. None when all live."""
+    """How processes ended. None if all are alive.
+
+    `exit_codes` has the code of each process by name: None if it is alive, negative for a signal.
+    """
     texts = [f"{name} {_ending(code)}" for name, code in exit_codes.items() if code is not None]
     return "; ".join(texts) or None
 
@@ -70,7 +85,8 @@ def ending_of(exit_codes: Mapping[str, int | None]) -> str | None:
 def _ending(code: int) -> str:
     if code >= 0:
         return f"exited with code {code}"
-    hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+    # Not "out of memory": clients and metrics treat these words as a reported error.
+    hint = ", possibly by the OOM killer" if code == -signal.SIGKILL else ""
     try:
         name = signal.Signals(-code).name
     except ValueError:
@@ -79,7 +95,7 @@ def _ending(code: int) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """An exception of vLLM's own as one line, without the decoration of pydantic's messages."""
+    """The text of one of vLLM's exceptions as a cause, without pydantic's additions."""
     text = str(error).strip() or type(error).__name__
     if failed := CORE_ENDED.search(text):
         return f"{failed[1]} {_ending(int(failed[2]))}"
@@ -90,11 +106,14 @@ def explain(error: BaseException) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and not too long; what clients and counters look for is named in the usual words."""
+    """A text as a cause: without line breaks, at most 1,000 characters.
+
+    Says "out of memory" for all errors of that kind, because clients and metrics match these words.
+    """
     flat = " ".join(text.split())
     if ended := WORKER_ENDED.search(flat):
-        # Its parent may have been told of the end before it could read the code.
-        unknown = "ended unexpectedly, perhaps killed for want of memory"
+        # vLLM may notice that the process has ended before its exit code is available.
+        unknown = "ended unexpectedly, possibly killed by the OOM killer"
         return f"{ended[1]} {unknown if ended[2] == 'None' else _ending(int(ended[2]))}"
     if _NO_MEMORY.search(flat) and "out of memory" not in flat.lower():
         flat = f"out of memory: {flat}"

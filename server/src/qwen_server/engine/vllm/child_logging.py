@@ -1,8 +1,11 @@
-"""What each process of the engine gets from us, through the logging configuration that vLLM loads in all of them.
+"""A logging handler that runs in every engine process.
 
-vLLM has no other hook that runs early in every child. The handler keeps the errors in a file, because the cause of an
-engine's death is told nowhere else; it has each process die with its parent, which vLLM's do not while they load; and
-it takes them out of reach of a Ctrl-C in the terminal, so that accepted requests can finish.
+All of vLLM's processes load the logging configuration. vLLM has no other hook that runs early in
+every child. The handler does three things:
+
+- It writes errors to a file, the only place that shows why an engine died.
+- It makes each process die with its parent. vLLM's processes do not while they load the model.
+- It shields the processes from a Ctrl-C in the terminal, so that accepted requests can finish.
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ _MAX_BYTES = 4 << 20
 
 
 class CauseFormatter(logging.Formatter):
-    """A line of JSON with what is needed to find a cause: time, process id, message, and the exception's own text."""
+    """Formats a record as a line of JSON: time, process ID, message and text of the exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line of JSON."""
+        """Returns the record as a line of JSON."""
         error = ""
         if record.exc_info and record.exc_info[1] is not None:
             error = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
@@ -33,10 +36,10 @@ class CauseFormatter(logging.Formatter):
 
 
 class ChildErrors(logging.FileHandler):
-    """Appends errors to `filename`; made in another process than `server`, it also binds that one to its parent.
+    """Appends errors to `filename`. In any process but `server`, it also ties it to its parent.
 
-    Parent by parent, so that a worker ends with the engine core: orphaned, it would be out of the server's sight, and
-    the exit would wait for it.
+    Each process is tied to its direct parent, so that a worker ends with the engine core. The
+    server would not see an orphaned worker, but its exit would wait for it.
     """
 
     def __init__(self, filename: str, server: int) -> None:
@@ -46,19 +49,22 @@ class ChildErrors(logging.FileHandler):
         if os.getpid() != server:
             if os.getppid() == server:
                 os.setpgid(0, 0)
-            # multiprocessing knows who started this process, also when that one has ended meanwhile.
+            # multiprocessing knows the process that started this one, even if it has since ended.
             parent = multiprocessing.parent_process()
             die_with_parent(None if parent is None else parent.pid)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Appends the error; the file is begun anew before it fills the disk of a server that lives long."""
+        """Appends the error. Empties a file that is too large, so that it never fills the disk."""
         super().emit(record)
         if self.stream is not None and self.stream.tell() > _MAX_BYTES:
             os.truncate(self.baseFilename, 0)
 
 
 def write_logging_config(folder: Path, log_format: LogFormat, level: str) -> tuple[Path, Path]:
-    """Writes the configuration for vLLM's processes; returns its path and that of the file with their errors."""
+    """Writes the logging configuration for vLLM's processes.
+
+    Returns its path and the path of the file with their errors.
+    """
     errors = folder / "engine-errors.jsonl"
     document: dict[str, Any] = config(log_format, level)
     document["handlers"]["errors"] = {

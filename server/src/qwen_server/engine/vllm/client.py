@@ -1,4 +1,7 @@
-"""A thin wrapper around AsyncLLM: it dates requests by their HTTP arrival and shows every output to an observer."""
+"""A thin wrapper around AsyncLLM.
+
+It sets each request's arrival time to its HTTP arrival and passes every output to an observer.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ from qwen_server.observe.tracing import current_headers
 
 @dataclass(slots=True)
 class ObservedRequest:
-    """One HTTP request that vLLM's serving code answers; it may generate for several prompts.
+    """One HTTP request that vLLM's serving code answers. It may have several prompts.
 
-    `streams` are the engine's, one a prompt; `error` is what vLLM's code was told and would tell in other words.
+    streams: the engine's streams, one per prompt.
+    error: the original error. vLLM's serving code reports it with a different text.
     """
 
     arrival: float
@@ -38,7 +42,7 @@ current_request: ContextVar[ObservedRequest | None] = ContextVar("current_reques
 
 
 class EngineProxy:
-    """Everything of AsyncLLM, with `generate` measured. vLLM's serving objects take it for the engine."""
+    """AsyncLLM with an observed `generate`. vLLM's serving objects use it as the engine."""
 
     def __init__(self, llm: AsyncLLM, heartbeat: Heartbeat, patches: Patches) -> None:
         self._llm = llm
@@ -53,7 +57,7 @@ class EngineProxy:
     def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
-        """AsyncLLM's generate. The engine's clock of a request starts at its arrival here, queue included."""
+        """AsyncLLM's generate. vLLM's latencies start at the HTTP arrival and include the queue."""
         self._begin(options)
         observed = current_request.get()
         if observed is None:
@@ -68,7 +72,7 @@ class EngineProxy:
     def follow(
         self, prompt: Any, sampling_params: Any, request_id: str, priority: int, tap: Tap | None
     ) -> AsyncGenerator[RequestOutput, None]:
-        """The same for the fast path, whose prompts are dated and whose gains a tap may take."""
+        """`generate` for the fast path: prompts have an arrival time, a tap may take new text."""
         options: dict[str, Any] = {"priority": priority}
         self._begin(options)
         outputs = self._generate(prompt, sampling_params, request_id, **options)
@@ -80,12 +84,15 @@ class EngineProxy:
         self._heartbeat.on_request(time.monotonic(), self._llm.get_num_unfinished_requests())
         if self._traced:
             options["trace_headers"] = current_headers()
-        # Who does not say otherwise gets an answer without a thought, which its grammar holds from the first token.
+        # By default, the answer has no reasoning, so its grammar applies from the first token.
         options.setdefault("reasoning_ended", True)
 
 
 def date(prompt: Any, arrival: float) -> None:
-    """Sets the arrival, given in monotonic seconds, on a rendered prompt; vLLM counts in wall-clock time."""
+    """Sets the arrival time of a rendered prompt.
+
+    `arrival` is in monotonic seconds. vLLM uses wall-clock time.
+    """
     prompt["arrival_time"] = time.time() - (time.monotonic() - arrival)
 
 

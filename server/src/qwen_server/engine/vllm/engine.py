@@ -1,4 +1,4 @@
-"""VllmEngine: starts vLLM, keeps an eye on it, and hands requests to the fast or the reference path."""
+"""VllmEngine: starts vLLM, watches it and passes requests to the fast or the reference path."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """What exists once the model is loaded."""
+    """The objects that exist once the model is loaded."""
 
     parts: Parts
     fast: FastPath
@@ -58,17 +58,18 @@ _log = logging.getLogger(__name__)
 
 _PULSE_SECONDS = 0.5
 _IDLE_PROBE_SECONDS = 60.0
-# Requests leave little that only a collection frees: Python's default looks for it 14 times as often. What outlives one
-# is looked at after 5 of them and not after 10, or it would add up to megabytes.
+# Requests leave little garbage that needs a collection, and Python's default thresholds collect 14
+# times as often. An older generation is collected after 5 collections of the younger one instead of
+# 10, because its garbage would otherwise grow to megabytes.
 _GC_THRESHOLDS = (10_000, 5, 5)
-# Processes that fail together do so within this time; older errors are another story.
+# Processes that fail together fail within this time. Older errors are unrelated.
 _CAUSE_WINDOW_SECONDS = 30.0
 
 
 class VllmEngine:
-    """An engine of `engine.base.Engine`, over AsyncLLM in this process. vLLM is imported by `start()`.
+    """Implements `engine.base.Engine` over AsyncLLM in this process. `start()` imports vLLM.
 
-    Making one raises EngineError where no temporary file can be written.
+    The constructor raises EngineError if it cannot create a temporary folder.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -80,7 +81,8 @@ class VllmEngine:
         self._started_wall = time.time()
         self._folder = _temporary_folder()
         self._errors = self._folder / "engine-errors.jsonl"
-        # The engine's processes end with the thread that started them (see child.py): it must live as long as we do.
+        # The engine's processes die with the thread that started them (see child_logging.py), so the
+        # thread must live as long as the engine.
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._running: _Running | None = None
         self._reserved = 0
@@ -91,7 +93,7 @@ class VllmEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """What is served."""
+        """The model that the engine serves."""
         return self._loaded().parts.info
 
     def _loaded(self) -> _Running:
@@ -100,7 +102,12 @@ class VllmEngine:
         return self._running
 
     async def start(self) -> None:
-        """Loads the model and warms it up. Raises EngineError with the cause, EngineGoneError if it was killed."""
+        """Loads the model and warms it up.
+
+        Raises:
+            EngineError: the engine did not start. The text is the cause.
+            EngineGoneError: the engine died during the warm-up.
+        """
         environment.prepare(self._folder, self._settings)
         child = None
         if self._patches.use(EARLY_CORE):
@@ -117,17 +124,18 @@ class VllmEngine:
         if self._running.parts.info.device == "cuda":
             self._reserved = sum(await self._running.parts.llm.collective_rpc("reserved_bytes"))
         gc.collect()
-        gc.freeze()  # what the model's loading left is never garbage: spare it every collection
+        gc.freeze()  # objects from loading the model never become garbage: skip them from now on
         gc.set_threshold(*_GC_THRESHOLDS)
         give_memory_back()
         self._state = "ready"
-        self._keep(self._watch())
+        self._spawn(self._watch())
 
     def _build(self, child: EarlyChild | None) -> _Running:
-        # A fifth of the imports' time would be spent on looking for garbage among what they leave, in vain.
+        # Garbage collection takes a fifth of the time of the imports and frees nothing.
         gc.disable()
         try:
-            # Imported here, in the thread: it takes seconds, and the event loop serves /health meanwhile.
+            # Imported here in the thread, because it takes seconds. Meanwhile, the event loop serves
+            # /health.
             from qwen_server.engine.vllm.build import build  # noqa: PLC0415
             from qwen_server.engine.vllm.fast_path import FastPath  # noqa: PLC0415
             from qwen_server.engine.vllm.patches.step_heartbeat import STEP_HEARTBEAT  # noqa: PLC0415
@@ -171,7 +179,7 @@ class VllmEngine:
         return running
 
     async def probe(self) -> None:
-        """Generates one token, outside of all counting. Raises EngineError."""
+        """See Engine."""
         now = time.monotonic()
         self._probes += 1
         prepared = await self._alive().fast.prepare_completion(
@@ -181,10 +189,10 @@ class VllmEngine:
             async for _ in outputs:
                 pass
 
-    # --- signs of life ---
+    # --- vital signs ---
 
     def vitals(self) -> Vitals:
-        """The signs of life, without touching the engine."""
+        """See Engine."""
         if self._running is None or self._state == "starting":
             return Vitals(state="starting")
         parts = self._running.parts
@@ -203,7 +211,10 @@ class VllmEngine:
         )
 
     def _cause_of_death(self) -> str:
-        """Known only once the engine is dead; kept, because the first look is the freshest."""
+        """Why the engine died. Call it only once the engine is dead.
+
+        The first cause that is found is kept, because it is the most precise.
+        """
         if self._death_cause is None:
             since = time.time() - _CAUSE_WINDOW_SECONDS
             logged = causes.cause_of(causes.read_errors(self._errors), since=since, server=os.getpid())
@@ -214,13 +225,17 @@ class VllmEngine:
         return self._death_cause
 
     def _exit_codes(self) -> dict[str, int | None]:
-        """By the names of vLLM's processes: None for one that lives, negative for a signal."""
+        """The exit code of each of vLLM's processes by name.
+
+        None if it is alive, negative for a signal.
+        """
         return {process.name: process.exitcode for process in self._processes}
 
     async def _watch(self) -> None:
-        """Pings the engine core, one ping at a time, watches its CPU time when it is quiet, keeps idle workers in use.
+        """Pings the engine core, measures CPU time in quiet phases and probes idle workers.
 
-        A ping does not reach the workers: one that is stopped with nothing to do is shown by a probe, at once.
+        Only one ping is in flight at a time. A ping does not reach the workers, so an idle worker
+        that is stopped is probed immediately.
         """
         heartbeat = self._heartbeat
         llm = self._loaded().parts.llm
@@ -229,16 +244,19 @@ class VllmEngine:
             now = time.monotonic()
             unfinished = llm.get_num_unfinished_requests()
             if self.info.device == "cpu":
-                await self._look_at_cpu_time(now, unfinished)
+                await self._check_cpu_time(now, unfinished)
             if heartbeat.ping_sent_at is None:
                 heartbeat.ping_sent_at = now
-                self._keep(self._ping())
+                self._spawn(self._ping())
             if unfinished == 0 and (self._idle_since(now) > _IDLE_PROBE_SECONDS or any_stopped(processes)):
-                self._keep(self._quiet_probe())
+                self._spawn(self._quiet_probe())
             await asyncio.sleep(_PULSE_SECONDS)
 
-    async def _look_at_cpu_time(self, now: float, unfinished: int) -> None:
-        """On a CPU a long step is no hang while the processes compute. Looking costs milliseconds: only in doubt."""
+    async def _check_cpu_time(self, now: float, unfinished: int) -> None:
+        """Records whether the processes compute, because a long step on a CPU is not a hang.
+
+        Reading the CPU time takes milliseconds, so this happens only when the engine is quiet.
+        """
         if self._heartbeat.quiet_seconds(now, unfinished) < _PULSE_SECONDS:
             self._heartbeat.on_life(now)
         else:
@@ -248,10 +266,13 @@ class VllmEngine:
         return now - (self._heartbeat.last_request_at or now)
 
     async def _ping(self) -> None:
-        """A round trip to the engine core. Never cancelled: its age is what tells; a dead engine never answers."""
+        """Makes a round trip to the engine core.
+
+        It has no timeout, because the age of the ping shows a hang. A dead engine never answers.
+        """
         try:
             await self._loaded().parts.llm.is_sleeping()
-        except Exception as error:  # noqa: BLE001 - an answer of any kind is a sign of life; death shows elsewhere
+        except Exception as error:  # noqa: BLE001 - any answer is a sign of life, `errored` shows death
             _log.debug("ping: %r", error)
         self._heartbeat.on_answered_ping(time.monotonic(), stands_for_a_step=not self._sees_steps)
 
@@ -259,21 +280,21 @@ class VllmEngine:
         try:
             await self.probe()
         except EngineError as error:
-            _log.warning("the idle engine failed a generation of one token: %s", error)
+            _log.warning("the probe of the idle engine failed: %s", error)
 
-    def _keep(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # --- the end ---
+    # --- shutdown ---
 
     def gpu_reserved_bytes(self) -> int:
-        """Memory reserved by torch's allocators, read once after the warm-up; 0 on a CPU."""
+        """See Engine."""
         return self._reserved
 
     async def shutdown(self, drain_seconds: float) -> None:
-        """Ends the engine's processes: politely for `drain_seconds`, then by SIGKILL."""
+        """Stops the engine's processes: gracefully for `drain_seconds`, then with SIGKILL."""
         for task in self._tasks:
             task.cancel()
         if self._running is not None and not self._running.parts.llm.errored:
@@ -281,16 +302,16 @@ class VllmEngine:
                 async with asyncio.timeout(drain_seconds + 1):
                     await asyncio.to_thread(self._running.parts.llm.shutdown, drain_seconds)
             except TimeoutError:
-                _log.warning("the engine did not end in time and is killed")
-            except Exception:  # noqa: BLE001 - whatever it is, the processes must end
-                _log.warning("the engine did not end in order and is killed", exc_info=True)
+                _log.warning("the engine did not stop in time, killing it")
+            except Exception:  # noqa: BLE001 - the processes must end in any case
+                _log.warning("the engine failed to shut down, killing it", exc_info=True)
         await asyncio.to_thread(kill_descendants)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _temporary_folder() -> Path:
-    """A new folder for what is told between the processes. Raises EngineError."""
+    """Creates a folder for the files that the processes share. Raises EngineError."""
     try:
         return Path(tempfile.mkdtemp(prefix="qwen-server-"))
     except OSError as error:
-        raise EngineError(f"no temporary folder can be written (TMPDIR names another one): {error}") from error
+        raise EngineError(f"cannot create a temporary folder (TMPDIR selects another location): {error}") from error

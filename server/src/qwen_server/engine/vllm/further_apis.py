@@ -1,4 +1,7 @@
-"""The serving objects of the further APIs (Responses, Messages, tokenization), built when the first client asks."""
+"""The serving objects of the further APIs: Responses, Messages and tokenization.
+
+They are built at the first request.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,11 @@ from qwen_server.engine.vllm.serving_objects import Api
 
 
 def build(kind: Kind, parts: Parts) -> dict[Kind, Api]:
-    """Imports and builds what serves `kind`, and the kinds beside it. It may take seconds: run it in a thread."""
-    # Imported only once somebody asks: most servers never need them, and the start does not wait for them.
+    """Imports and builds the serving objects for `kind` and related kinds.
+
+    This may take seconds, so run it in a thread.
+    """
+    # Imported late, because most servers never need these modules and they would delay the start.
     if kind == "responses":
         from qwen_server.engine.vllm.responses_api import responses_api  # noqa: PLC0415
 

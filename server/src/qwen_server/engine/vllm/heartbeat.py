@@ -1,17 +1,17 @@
-"""The engine's pulse: what is written down at each step, request and ping, and read as `Vitals`."""
+"""Records the engine's steps, requests and pings. `Vitals` are read from this record."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Below this share of a core, used between two looks, a process only idles: timers and polling, no computing.
+# A process that uses less than this share of a core only idles: timers and polling.
 _ACTIVE_SHARE = 0.1
 
 
 @dataclass(slots=True)
 class Heartbeat:
-    """All times in seconds of `time.monotonic()`, None before the first event."""
+    """All times are in seconds of `time.monotonic()`, None before the first event."""
 
     last_step_at: float | None = None
     last_token_at: float | None = None
@@ -24,9 +24,10 @@ class Heartbeat:
     _cpu_seen_at: float = 0.0
 
     def on_step(self, now: float, *, tokens: int, kv_cache_usage: float) -> None:
-        """The scheduler made a step that brought `tokens` prompt and output tokens.
+        """Records a step of the scheduler that produced `tokens` prompt and output tokens.
 
-        A long prompt is computed in chunks that bring no token until the last, but each takes up cache.
+        A long prompt is computed in chunks. Only the last one produces tokens, but each one uses
+        more of the cache, so a change of `kv_cache_usage` also counts as progress.
         """
         if tokens > 0 or kv_cache_usage != self.kv_cache_usage:
             self.last_token_at = now
@@ -34,35 +35,38 @@ class Heartbeat:
         self.kv_cache_usage = kv_cache_usage
 
     def on_answered_ping(self, now: float, *, stands_for_a_step: bool) -> None:
-        """The engine core answered, as it does between two steps; where steps are not seen, this stands for one."""
+        """Records that the engine core has answered a ping, as it does between two steps.
+
+        If the server does not see steps, the answer also counts as one.
+        """
         self.ping_sent_at = None
         if stands_for_a_step:
             self.last_step_at = self.last_token_at = now
 
     def on_request(self, now: float, unfinished: int) -> None:
-        """A request goes to an engine that has `unfinished` others.
+        """Records a new request to an engine that has `unfinished` others.
 
-        While a ping is unanswered the engine has been busy since then: clients that give up and come back must not
-        make a hung engine look fresh.
+        While a ping is unanswered, the engine counts as busy since the ping. Otherwise, clients that
+        give up and retry would make a hung engine look responsive.
         """
         self.last_request_at = now
         if unfinished == 0:
             self.busy_since = now if self.ping_sent_at is None else min(self.ping_sent_at, now)
 
     def quiet_seconds(self, now: float, unfinished: int) -> float:
-        """For how long a sign of life has been due: a step, or with nothing to do the answer to a ping."""
+        """How long the next step has been due, or the answer to a ping if the engine is idle."""
         since = max(self.last_step_at or 0.0, self.busy_since or 0.0) if unfinished else self.ping_sent_at
         return 0.0 if since is None else now - since
 
     def on_life(self, now: float) -> None:
-        """The engine is alive, as its steps and answers tell; what CPU time it uses does not matter."""
+        """Records that steps or answers show a live engine, whatever CPU time it uses."""
         self.cpu_active_at = now
         self._cpu_seconds = None
 
     def on_cpu_time(self, now: float, cpu_seconds: Mapping[int, float]) -> None:
-        """The engine is quiet; its processes, by their ids, have used `cpu_seconds` so far.
+        """Records the CPU time that each process has used so far, while the engine is quiet.
 
-        They come and go: compilers do. The first look only sets the mark for the next.
+        Processes such as compilers come and go. The first call only sets the baseline.
         """
         before = self._cpu_seconds
         used = 0.0 if before is None else sum(max(at - before.get(pid, 0.0), 0) for pid, at in cpu_seconds.items())

@@ -1,4 +1,7 @@
-"""Anthropic's Messages API by vLLM's own serving code, which translates to chat completions and back."""
+"""Anthropic's Messages API over vLLM's own serving code.
+
+vLLM translates requests to chat completions and answers back to messages.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,16 @@ from qwen_server.engine.vllm.patches.vllm_texts import MESSAGES_ERROR_EVENT
 from qwen_server.engine.vllm.serving_objects import Api, RefusedError, passed_on
 
 _CHAT_ID = "chatcmpl-"
-# Since 0.33.
+# True since vLLM 0.33.
 _STREAMS_CHUNKS = hasattr(AnthropicServingMessages, "chat_completion_stream_generator_raw")
 _NAMES = {"response_format": "output_config", "max_completion_tokens": "max_tokens", "stop": "stop_sequences"}
 
 
 class _Serving(AnthropicServingMessages):
-    """vLLM's, with the errors of a stream kept: its converter would tell of its own trouble with them instead."""
+    """vLLM's serving object, but it keeps the errors of a stream.
+
+    vLLM's converter fails on them and would report its own failure instead.
+    """
 
     async def create_chat_completion(self, request: ChatCompletionRequest, raw_request: Any = None) -> Any:
         result = await super().create_chat_completion(request, raw_request)
@@ -35,30 +41,30 @@ class _Serving(AnthropicServingMessages):
         return _noting_errors(passed_on(result))
 
     def chat_completion_stream_generator_raw(self, *arguments: Any, **options: Any) -> AsyncGenerator[Any, None]:
-        """What vLLM makes its events of since 0.33; before, it read the texts of a chat's stream."""
+        """The source of vLLM's events since 0.33. Earlier, vLLM parsed the texts of a stream."""
         return _noting_errors(_accepted(super().chat_completion_stream_generator_raw(*arguments, **options)))
 
     def messages_full_converter(self, generator: ChatCompletionResponse) -> Any:
         for call in generator.choices[0].message.tool_calls:
             if not _is_object(call.function.arguments):
-                call.function.arguments = "{}"  # the answer was cut short, as its stop_reason says
+                call.function.arguments = "{}"  # the answer was truncated, see its stop_reason
         return super().messages_full_converter(generator)
 
 
 class _Request(AnthropicMessagesRequest):
-    """vLLM's, content to know of one message that is wrong."""
+    """vLLM's request. Validation stops at the first invalid message."""
 
     messages: Annotated[list[AnthropicMessage], FailFast()]
 
 
 class _CountRequest(AnthropicCountTokensRequest):
-    """The same for the count."""
+    """The same for counting tokens."""
 
     messages: Annotated[list[AnthropicMessage], FailFast()]
 
 
 async def _accepted(source: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """The chunks of a chat; an error among them is raised."""
+    """Yields the chunks of a chat. Raises RefusedError for an error among them."""
     async with aclosing(source):
         async for chunk in source:
             if isinstance(chunk, ErrorResponse):
@@ -67,7 +73,7 @@ async def _accepted(source: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, No
 
 
 async def _noting_errors(source: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """The same, with errors left on the request."""
+    """Yields the items of `source`. Keeps an error in the observed request."""
     try:
         async with aclosing(source):
             async for item in source:
@@ -83,11 +89,11 @@ def messages_apis(parts: Parts) -> dict[Kind, Api]:
     serving = _Serving(parts.client, parts.models, "assistant", **parts.serving_options)
 
     def messages(body: dict[str, Any], _: str) -> _Request:
-        made: _Request = _Request.model_validate(_thoughtful(body))
+        made: _Request = _Request.model_validate(_with_template_switch(body))
         return made
 
     def count(body: dict[str, Any], _: str) -> _CountRequest:
-        made: _CountRequest = _CountRequest.model_validate(_thoughtful(body))
+        made: _CountRequest = _CountRequest.model_validate(_with_template_switch(body))
         return made
 
     return {
@@ -96,10 +102,11 @@ def messages_apis(parts: Parts) -> dict[Kind, Api]:
     }
 
 
-def _thoughtful(body: dict[str, Any]) -> dict[str, Any]:
-    """The body with Anthropic's switch for thoughts turned into the templates'.
+def _with_template_switch(body: dict[str, Any]) -> dict[str, Any]:
+    """The body with Anthropic's `thinking` translated into a switch for the chat template.
 
-    vLLM maps it to efforts, which say nothing to most templates: `disabled` would even make their answers thoughts.
+    vLLM maps `thinking` to a reasoning effort, which most templates ignore. With `disabled`, the
+    whole answer would even count as reasoning.
     """
     thinking = body.get("thinking", {}).get("type")
     if thinking not in ("enabled", "disabled"):
@@ -120,7 +127,7 @@ def _compact(result: Any) -> dict[str, Any]:
 
 
 async def _events(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """Typed server-sent events, under an id of Anthropic's form; errors are raised."""
+    """Yields typed server-sent events with an ID in Anthropic's format. Raises errors."""
     begun = False
     async with aclosing(source):
         async for event in source:
@@ -135,7 +142,7 @@ def _renamed(chat_id: str) -> str:
 
 
 def _failure(event: str) -> Exception:
-    """What went wrong: as it was noted, or else in the words of the event."""
+    """The error that was kept, or else the one that the event describes."""
     observed = current_request.get()
     if observed is not None and observed.error is not None:
         return observed.error

@@ -1,4 +1,4 @@
-"""Which of vLLM's parsers a model's answers need, read from its chat template."""
+"""Detects from the chat template which of vLLM's parsers a model's answers need."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Names of vLLM's parsers (None for none) and the chat template's default arguments.
+    """The names of vLLM's parsers (None for none) and the chat template's default arguments.
 
-    `always_thinks`: each answer begins with a thought, so that every chat needs the reasoning parser.
+    always_thinks: each answer begins with reasoning, so every chat needs the reasoning parser.
     """
 
     tool_parser: str | None = None
@@ -23,14 +23,18 @@ class Family:
 
 
 def detect(template: str | None, generation_prompt: str) -> Family:
-    """The family of a model.
+    """Detects the family of a model.
 
-    `template` is the chat template's source; `generation_prompt` the text that it ends a prompt with when the answer
-    is due. Qwen3 thinks unless told not to; its Thinking editions open the thought in the prompt and cannot be told.
+    Qwen3 thinks unless the template's arguments disable it. Its Thinking editions begin the
+    reasoning in the prompt, and it cannot be disabled.
+
+    Args:
+        template: the source of the chat template.
+        generation_prompt: a rendered prompt, including the text that asks for the answer.
     """
     if not template:
         return Family()
-    template = _COMMENT.sub("", template)  # a comment that names a switch is no switch
+    template = _COMMENT.sub("", template)  # a comment may name a switch that the template lacks
     tools: str | None = None
     if "<tool_call>" in template:
         tools = "qwen3_xml" if "<function=" in template else "hermes"
@@ -42,7 +46,7 @@ def detect(template: str | None, generation_prompt: str) -> Family:
 
 
 def choose(configured: str, detected: str | None) -> str | None:
-    """The parser of a setting: auto, none or a name."""
+    """The parser for a setting: `auto`, `none` or a name."""
     if configured == "auto":
         return detected
     return None if configured == "none" else configured

@@ -1,4 +1,4 @@
-"""vLLM's RequestOutputs as plain values, with the prompts of one request put together."""
+"""Converts vLLM's RequestOutputs to plain values and merges the prompts of a request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repeti
 
 
 class Merger:
-    """Follows the prompts of a request: numbers their choices and knows when all are finished."""
+    """Numbers the choices of a request's prompts and tracks when all are finished."""
 
     def __init__(self, n: int) -> None:
         self._n = n
@@ -21,7 +21,10 @@ class Merger:
         self._first_token_at: float | None = None
 
     def add_prompt(self, n: int, *, constrained: bool = False) -> int:
-        """Registers the next prompt, of `n` choices, with a grammar or without; returns its index."""
+        """Registers the next prompt with `n` choices and returns its index.
+
+        constrained: the answer follows a grammar.
+        """
         index = self._prompts
         self._n = n
         self._prompts += 1
@@ -32,9 +35,11 @@ class Merger:
         return index
 
     def convert(self, index: int, result: Any) -> Output:
-        """An output of the prompt `index`. Raises EngineError when the engine gave a choice up.
+        """Converts an output of the prompt `index`.
 
-        A grammar is compiled in the engine, and one that cannot be is found out only there: InvalidRequestError.
+        Raises:
+            EngineError: the engine aborted a choice.
+            InvalidRequestError: the grammar does not compile. Only the engine can find this out.
         """
         if index in self._unconfirmed:
             if any(choice.finish_reason == "error" and not choice.token_ids for choice in result.outputs):
@@ -73,5 +78,5 @@ def _reason(reason: str | None) -> FinishReason | None:
         return None
     known = _REASONS.get(reason)
     if known is None:
-        raise EngineError(f"the engine gave the request up ({reason})")
+        raise EngineError(f"the engine aborted the request ({reason})")
     return known

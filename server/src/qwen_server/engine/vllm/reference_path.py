@@ -1,4 +1,7 @@
-"""The reference path: answers by vLLM's own serving code, for tools, reasoning, logprobs, and the further APIs."""
+"""The reference path: answers requests with vLLM's own serving code.
+
+It serves tools, reasoning, logprobs and the further APIs.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class ReferencePath:
-    """Answers whole requests. The engine's outputs are shown to `observe` as they come."""
+    """Answers requests of any kind. Passes each of the engine's outputs to `observe`."""
 
     def __init__(self, parts: Parts, death_cause: Callable[[], str]) -> None:
         self._parts = parts
@@ -35,11 +38,11 @@ class ReferencePath:
     async def answer(
         self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
     ) -> ReferenceAnswer:
-        """The answer to a request of any kind."""
+        """See Engine.reference."""
         api = self._apis.get(kind) or await self._built(kind)
         param = prompt_param_of(api, body)
         observed = ObservedRequest(arrival, observe)
-        with self._told(api, observed, param):
+        with self._translated(api, observed, param):
             fit = fitted(body, self._parts.info.max_model_len)
             if api.slow:
                 request = await asyncio.to_thread(api.request, fit, request_id)
@@ -60,39 +63,39 @@ class ReferencePath:
             return ReferenceAnswer(body=api.body(result))
 
     async def _built(self, kind: Kind) -> Api:
-        """Builds what serves `kind` in a thread; whoever asks meanwhile waits for the same."""
+        """Builds the serving objects for `kind` in a thread, once for all concurrent requests."""
         task = self._building.get(kind)
         if task is None:
             task = self._building[kind] = asyncio.create_task(self._build(kind), name=f"build-{kind}")
             task.add_done_callback(lambda _: self._building.pop(kind))
-        # A client that goes away leaves the building to the others.
+        # The build continues if this client disconnects, because others may wait for it.
         await asyncio.shield(task)
         return self._apis[kind]
 
     async def _build(self, kind: Kind) -> None:
         started = time.monotonic()
         self._apis |= await asyncio.to_thread(build, kind, self._parts)
-        _log.info("what serves %s was built in %.2f s, on its first use", kind, time.monotonic() - started)
+        _log.info("built the serving objects for %s in %.2f s, at the first request", kind, time.monotonic() - started)
 
     async def _events(
         self, api: Api, source: AsyncGenerator[Any, None], observed: ObservedRequest, param: str
     ) -> AsyncGenerator[str, None]:
-        """The events of a stream, errors raised."""
-        # The Responses API asks the engine only now. The task that streams serves no other request, nor does another
-        # task inherit from it: there is nothing to reset.
+        """Yields the events of a stream and raises its errors."""
+        # The Responses API calls the engine only now. This task serves no other request and starts no
+        # task that inherits its context, so the variable needs no reset.
         current_request.set(observed)
         try:
-            with self._told(api, observed, param):
+            with self._translated(api, observed, param):
                 async with aclosing(api.events(source)) as events:
                     async for event in events:
                         yield event
         finally:
             for stream in observed.streams:
-                await stream.aclose()  # vLLM leaves the generators inside its own to the garbage collector
+                await stream.aclose()  # vLLM leaves inner generators to the garbage collector
 
     @contextmanager
-    def _told(self, api: Api, observed: ObservedRequest, param: str) -> Iterator[None]:
-        """Lets errors out in the client's words."""
+    def _translated(self, api: Api, observed: ObservedRequest, param: str) -> Iterator[None]:
+        """Raises errors with the client's names of the parameters."""
         try:
             with translated(param, self._death_cause):
                 try:
@@ -102,7 +105,7 @@ class ReferencePath:
                 except (AttributeError, IndexError, KeyError) as error:
                     if observed.streams:
                         raise
-                    # What vLLM's code stumbles over before it has asked the engine for anything is the client's input.
+                    # An error before the first call of the engine is due to the client's input.
                     _log.warning("vLLM could not read a request: %r", error)
                     raise InvalidRequestError(f"{param} could not be read", param=param) from error
         except InvalidRequestError as error:
@@ -111,5 +114,5 @@ class ReferencePath:
 
 
 def _refusal(observed: ObservedRequest, response: ErrorResponse, param: str) -> Exception:
-    """What was raised under vLLM's code, if it was of ours; else what that code says."""
+    """The error that our code raised inside of vLLM's, or else the response as an error."""
     return observed.error if isinstance(observed.error, InvalidRequestError) else of_response(response, param)

@@ -1,4 +1,7 @@
-"""OpenAI's Responses API by vLLM's own serving code. Nothing is stored: every request stands for itself."""
+"""OpenAI's Responses API over vLLM's own serving code.
+
+Nothing is stored, so each request must be complete.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,15 @@ from qwen_server.engine.base import InvalidRequestError, Kind
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.serving_objects import Api
 
-# vLLM sends these before it has asked the engine. They wait, so that a refusal is still a real HTTP error.
+# vLLM sends these events before it calls the engine. They are held back, so that a refusal can still
+# be an HTTP error.
 _OPENING = ("response.created", "response.in_progress")
 
 
 def responses_api(parts: Parts) -> dict[Kind, Api]:
     """Builds the serving object."""
     serving = OpenAIServingResponses(parts.client, parts.models, **parts.serving_options)
-    serving.enable_store = False  # whatever the environment says: vLLM's store never forgets anything
+    serving.enable_store = False  # even if the environment enables it: vLLM's store grows without limit
     conversation = conversation_request()
 
     def request(body: dict[str, Any], request_id: str) -> ResponsesRequest:
@@ -37,10 +41,10 @@ def responses_api(parts: Parts) -> dict[Kind, Api]:
 
 
 def conversation_request() -> type[ResponsesRequest]:
-    """vLLM's model of a request whose input is a list, made to stop at the first wrong item.
+    """vLLM's model of a request with a list as input. Validation stops at the first invalid item.
 
-    Each item is compared with some thirty kinds. Listing what is wrong with 4,096 of them would take
-    vLLM's own model 16 to 25 s.
+    Each item is compared with about thirty types. vLLM's own model takes 16 to 25 s to list the
+    errors of 4,096 items.
     """
     kinds = get_args(ResponsesRequest.model_fields["input"].annotation)
     (items,) = (kind for kind in kinds if get_origin(kind) is list)
@@ -51,14 +55,17 @@ def conversation_request() -> type[ResponsesRequest]:
 
 
 def _items(given: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """The input with the type of messages spelt out, which clients may leave out: vLLM looks for it."""
+    """The input with the type of each message. Clients may omit the type, but vLLM needs it."""
     if isinstance(given, str):
         return given
     return [{"type": "message"} | item if "role" in item else item for item in given]
 
 
 def _of_item(error: ValidationError) -> InvalidRequestError | None:
-    """Which item of the input is wrong: what is, drowns in what it might have been of some thirty kinds."""
+    """Names the invalid item of the input.
+
+    pydantic lists the errors for each of about thirty types, so its text would not help.
+    """
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
         if detail["loc"][0] != "input":
             return None
@@ -72,7 +79,7 @@ def _of_item(error: ValidationError) -> InvalidRequestError | None:
 
 
 async def _events(source: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
-    """Typed server-sent events."""
+    """Yields typed server-sent events."""
     held: list[str] = []
     async with aclosing(source):
         async for event in source:

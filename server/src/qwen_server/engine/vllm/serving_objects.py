@@ -1,4 +1,7 @@
-"""vLLM's serving objects, each as the reference path uses it: how a body becomes a request, and how it is answered."""
+"""vLLM's serving objects as the reference path uses them.
+
+Each `Api` knows how a body becomes a request of vLLM and how vLLM answers it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from qwen_server.engine.vllm.patches.vllm_texts import ERROR_EVENT
 
 
 class RefusedError(Exception):
-    """vLLM's serving code answered with an error instead of what was asked for."""
+    """vLLM's serving code answered with an error response."""
 
     def __init__(self, response: ErrorResponse) -> None:
         super().__init__(response.error.message)
@@ -26,13 +29,16 @@ class RefusedError(Exception):
 
 
 def json_of(result: Any) -> dict[str, Any]:
-    """The body of a whole answer."""
+    """The body of an answer that is not streamed."""
     body: dict[str, Any] = result.model_dump(mode="json", by_alias=True)
     return body
 
 
 async def passed_on(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    """OpenAI's events as they are, but for the error events, which are raised: they may come before any other."""
+    """Yields OpenAI's events unchanged. Raises RefusedError for an error event.
+
+    An error event may be the first event.
+    """
     async with aclosing(source):
         async for event in source:
             if event.startswith(ERROR_EVENT):
@@ -43,10 +49,15 @@ async def passed_on(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, No
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """One kind of request. `request` takes the body and our id of it; `prompt_param` is where the prompt stands in it.
+    """How to serve one kind of request.
 
-    `body` and `events` turn what `create` answers into what the client is sent; `events` raises RefusedError. `names`
-    are the API's own of the parameters that vLLM calls otherwise. `slow`: the request is made in a thread.
+    prompt_param: the body's field with the prompt.
+    request: builds vLLM's request from the body and our request ID.
+    create: answers vLLM's request.
+    body: converts an answer to the JSON for the client.
+    events: converts a stream to the events for the client. It may raise RefusedError.
+    names: the API's names of parameters by vLLM's names, where they differ.
+    slow: build the request in a thread.
     """
 
     prompt_param: str
@@ -59,7 +70,7 @@ class Api:
 
 
 def chat_and_completion(parts: Parts) -> dict[Kind, Api]:
-    """The two that exist from the start. vLLM prefixes their ids itself."""
+    """The two kinds that exist from the start. vLLM adds the prefix of their IDs itself."""
 
     def chat(body: dict[str, Any], request_id: str) -> ChatCompletionRequest:
         return ChatCompletionRequest.model_validate(body | {"request_id": request_id.removeprefix("chatcmpl-")})
@@ -74,5 +85,5 @@ def chat_and_completion(parts: Parts) -> dict[Kind, Api]:
 
 
 def prompt_param_of(api: Api, body: Mapping[str, Any]) -> str:
-    """Where the prompt stands in `body`: tokenization takes a conversation too."""
+    """The field of `body` with the prompt. Tokenization also accepts a conversation."""
     return "messages" if "messages" in body else api.prompt_param

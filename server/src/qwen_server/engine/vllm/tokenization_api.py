@@ -1,4 +1,4 @@
-"""Tokenization by vLLM's own serving code: the same template and tokenizer as for generation."""
+"""Tokenization over vLLM's own serving code, with the template and tokenizer of generation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tokenization_apis(parts: Parts) -> dict[Kind, Api]:
             raise InvalidRequestError(f"tokens: {largest} is out of vocabulary ({vocabulary} tokens)", param="tokens")
         return DetokenizeRequest.model_validate(body)
 
-    # vLLM's methods also take the HTTP request, only for an id in its log.
+    # vLLM's methods also take the HTTP request, but only for an ID in the log.
     return {
         "tokenize": Api("prompt", tokenize, lambda request: serving.create_tokenize(request, None)),
         "detokenize": Api("tokens", detokenize, lambda request: serving.create_detokenize(request, None)),

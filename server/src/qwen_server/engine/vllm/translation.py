@@ -1,4 +1,4 @@
-"""vLLM's exceptions and error responses as the errors that the HTTP layer knows."""
+"""Translates vLLM's exceptions and error responses into the errors of the HTTP layer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _FIELD = re.compile(r"[a-z_0-9]+")  # the branches of a union have the names of 
 
 @contextmanager
 def translated(prompt_param: str, death_cause: Callable[[], str]) -> Iterator[None]:
-    """Lets vLLM's exceptions out as InvalidRequestError or EngineError; `prompt_param` is messages or prompt."""
+    """Raises vLLM's exceptions as InvalidRequestError or EngineError.
+
+    prompt_param: the client's name for the prompt, `messages` or `prompt`.
+    """
     try:
         yield
     except (EngineError, InvalidRequestError):
@@ -45,7 +48,7 @@ def translated(prompt_param: str, death_cause: Callable[[], str]) -> Iterator[No
 
 
 def of_response(response: Any, prompt_param: str) -> InvalidRequestError | EngineError:
-    """An ErrorResponse of vLLM's serving objects."""
+    """Translates an ErrorResponse of vLLM's serving objects."""
     error = response.error
     if error.code >= 500 and error.code != 501:
         return EngineError(one_line(error.message))
@@ -53,7 +56,7 @@ def of_response(response: Any, prompt_param: str) -> InvalidRequestError | Engin
 
 
 def invalid(message: str, param: str | None, status: int, prompt_param: str) -> InvalidRequestError:
-    """A refusal in the client's words."""
+    """A refusal with the client's name of the parameter."""
     message = TRAILING_DETAILS.sub("", message)
     too_long = TOO_LONG in message
     if param is None:
@@ -69,11 +72,12 @@ def invalid(message: str, param: str | None, status: int, prompt_param: str) -> 
 
 def _of_pydantic(error: ValidationError, prompt_param: str) -> InvalidRequestError:
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    # Where something may be a text or something else, that it is no text is the least of the news.
+    # For a union of a string and another type, "not a string" is the least useful error.
     detail = next((detail for detail in details if detail["loc"][-1:] != ("str",)), details[0])
     path = [str(part) for part in detail["loc"] if isinstance(part, int) or _FIELD.fullmatch(part)]
     if path and path[0].isdecimal():
-        # What is iterated over late has lost the place where it stood: the parts and the tool calls of a message.
+        # vLLM validates the parts and the tool calls of a message lazily, so pydantic does not know
+        # their place in the body.
         path = [prompt_param, *path]
     where = path[0] if path else None
     return InvalidRequestError(f"{'.'.join(path)}: {detail['msg']}" if path else detail["msg"], param=where)

@@ -1,4 +1,4 @@
-"""Real requests of every kind before the first client's, so that no client pays for what is done once."""
+"""Sends requests of every kind before the first client, so that no client waits for the setup."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ _log = logging.getLogger(__name__)
 _LIMITS = {"max_tokens": 4, "temperature": 0.7}
 _CHAT = {"messages": [{"role": "user", "content": "你好"}], **_LIMITS}
 _COMPLETION = {"prompt": "你好", **_LIMITS}
-# Each of these takes a way of its own through the sampler, and some compile it when they first do.
+# Each of these uses its own path through the sampler. The first use of some paths compiles code.
 _SAMPLING: tuple[Mapping[str, Any], ...] = ({}, {"top_p": 0.9, "top_k": 20}, {"temperature": 0.0}, {"seed": 1})
 
 
 async def warm_up(fast: FastPath, reference: ReferencePath) -> None:
-    """Runs requests over both paths; nobody counts them. A model without a chat template refuses chats, rightly."""
+    """Runs requests over both paths. They do not count in any metric.
+
+    A model without a chat template rejects chats. This is not an error.
+    """
     started = time.monotonic()
     for kind, body in _bodies():
         now = time.monotonic()
@@ -38,7 +41,7 @@ async def warm_up(fast: FastPath, reference: ReferencePath) -> None:
             async for _ in outputs:
                 pass
     await reference.answer("completion", {**_COMPLETION, "logprobs": 1}, "warm-up", time.monotonic(), _ignore)
-    _log.info("the engine is warm after %.1f s", time.monotonic() - started)
+    _log.info("warmed up the engine in %.1f s", time.monotonic() - started)
 
 
 def _bodies() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -50,4 +53,4 @@ def _bodies() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _ignore(_: Output) -> None:
-    """Nobody observes a warm-up."""
+    """Warm-up requests are not observed."""

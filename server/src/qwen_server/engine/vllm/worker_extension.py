@@ -1,4 +1,4 @@
-"""What runs inside the engine's GPU workers."""
+"""Code that runs inside the engine's GPU workers."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ class MemoryReport:
     """Mixed into vLLM's worker by `worker_extension_cls`."""
 
     def reserved_bytes(self) -> int:
-        """The memory that torch's allocator holds on the worker's device."""
+        """The bytes that torch's allocator holds on the worker's device."""
         return int(torch.cuda.memory_reserved())

@@ -1,5 +1,5 @@
-"""Every place where the server reaches past vLLM's public interface, one module each.
+"""The places where the server uses more than vLLM's public interface, one module each.
 
-Each module declares a `Patch`: what it gains, what it relies on, and how to find out whether that still holds. The
-server works without every one of them: see `config.patches`.
+Each module declares a `Patch`: what it gains, what it relies on and a check that this still holds.
+The server works without any of them, see `config.patches`.
 """

@@ -1,10 +1,12 @@
-"""A process of multiprocessing's that is started before it is known what it shall do, and imports meanwhile.
+"""Starts the engine core's process early, so that it imports vLLM while this process does.
 
-The engine core takes as long to import vLLM as this process does, and vLLM starts it only afterwards. Started at once,
-both import at the same time. It is spawned as ever, never forked: `Process.start()` sends it what it would have sent to
-a new interpreter. What cannot be sent to a process that is running already (open files, another executable) starts a
-new one, and so does the death of the early one; where the environment has changed in what libraries read when they are
-imported, the process begins anew in its place.
+The engine core takes as long to import vLLM as this process. vLLM starts it only after its own
+imports, but with this patch both import at the same time. The process is spawned, never forked:
+`Process.start()` sends it the same data that it would send to a new interpreter.
+
+Some cases need a new process: the data includes open files, the executable has changed, or the
+early process has died. If environment variables have changed that libraries may read during their
+import, the early process restarts itself with `exec`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from qwen_server.config.patches import Patch, absent
 from qwen_server.engine.processes import die_with_parent
 
 _LENGTH = struct.Struct("!I")
-# What vLLM sets between the two imports, and reads only when it is used.
+# Variables that vLLM sets after the early process has started, but does not read during imports.
 READ_LATE = frozenset(
     {
         "LOCAL_WORLD_SIZE",
@@ -51,14 +53,17 @@ def _missing() -> Iterator[str]:
 
 EARLY_CORE: Final = Patch(
     name="early-core",
-    gains="the first answer after half of the time (docs/decisions/0007)",
-    relies_on="multiprocessing's way to spawn, and that vLLM makes its processes by `engine.utils.get_mp_context`",
+    gains="half of the time to the first answer (docs/decisions/0007)",
+    relies_on="how multiprocessing spawns, and that vLLM creates its processes with `engine.utils.get_mp_context`",
     missing=_missing,
 )
 
 
 class EarlyChild:
-    """A child that imports `modules` and then waits for its work. It ends with the thread that makes this object."""
+    """A child process that imports `modules` and then waits for its work.
+
+    It dies with the thread that creates this object.
+    """
 
     def __init__(self, name: str, modules: Sequence[str]) -> None:
         self.executable = spawn.get_executable()
@@ -72,7 +77,7 @@ class EarlyChild:
         command.append("--multiprocessing-fork")
         files = [descriptor for descriptor in (tracker, child_reads, child_writes) if descriptor is not None]
         try:
-            # With an environment of Python's: C libraries, such as readline, set variables that it does not see.
+            # os.environ, because C libraries such as readline set variables that Python does not see.
             self.pid: int = os.posix_spawn(
                 self.executable,
                 command,
@@ -87,12 +92,12 @@ class EarlyChild:
         self.pipe = parent_writes
 
     def take(self) -> bool:
-        """Whether the child is still to be had; it is only once."""
+        """Claims the child. Returns whether it was free and has the right executable."""
         taken, self._taken = self._taken, True
         return not taken and spawn.get_executable() == self.executable
 
     def discard(self) -> None:
-        """Ends the child."""
+        """Kills the child."""
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -100,19 +105,19 @@ class EarlyChild:
         os.close(self.pipe)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        """What is sent to the child needs no child of its own."""
+        """Pickles as None, because the process that receives the data needs no early child."""
         return type(None), ()
 
 
 class EarlyContext(SpawnContext):
-    """The context `spawn`, whose first process runs in `child`."""
+    """The `spawn` context of multiprocessing, but its first process runs in `child`."""
 
     def __init__(self, child: EarlyChild) -> None:
         super().__init__()
         self._child = child
 
     def Process(self, *arguments: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802 - multiprocessing's name
-        """A process as the context's own."""
+        """Creates a process like the context's own method."""
         process = _EarlyProcess(*arguments, **options)
         process.early_child = self._child
         return process
@@ -120,17 +125,17 @@ class EarlyContext(SpawnContext):
 
 @contextlib.contextmanager
 def core_in(child: EarlyChild | None) -> Iterator[None]:
-    """Runs the first engine core that vLLM starts meanwhile in `child`, if there is one.
+    """Runs the first engine core that vLLM starts in this context in `child`, if given.
 
-    vLLM has no argument for that.
+    vLLM has no argument for this.
     """
-    # Imported here: the child runs this module before it has imported vLLM.
+    # Imported late, because the child runs this module before it imports vLLM.
     from vllm.v1.engine import utils  # noqa: PLC0415
 
     original = getattr(utils, "get_mp_context", None)
     if child is None or original is None:
         if child is not None:
-            _log.warning("vLLM does not start its processes as expected: the one started early is not used")
+            _log.warning("vLLM does not start its processes as expected, discarding the early process")
             child.discard()
         yield
         return
@@ -160,13 +165,13 @@ class _Popen(popen_spawn_posix.Popen):
         if child is None or not child.take():
             super()._launch(process)  # type: ignore[misc]
         elif not self._hand_over(child, process):
-            _log.warning("the process started early cannot be used; another is started")
+            _log.warning("cannot use the early process, starting another one")
             child.discard()
             self._fds: list[int] = []
             super()._launch(process)  # type: ignore[misc]
 
     def _hand_over(self, child: EarlyChild, process: Any) -> bool:
-        """Sends the child its work, as the parent's method does; False when it cannot be done."""
+        """Sends the child its work like the base class. Returns False if this is not possible."""
         data = io.BytesIO()
         environment = json.dumps(dict(os.environ)).encode()
         data.write(_LENGTH.pack(len(environment)))
@@ -191,11 +196,11 @@ class _Popen(popen_spawn_posix.Popen):
 
 
 def main(name: str, modules: Sequence[str], parent: int, pipe: int, tracker: int) -> None:
-    """What the child runs."""
+    """Runs in the child."""
     die_with_parent(parent)
     multiprocessing.current_process().name = name
     gc.disable()
-    # What cannot be imported fails again where it is needed, and is reported there.
+    # A failed import fails again where the module is needed. That error is reported.
     with contextlib.suppress(Exception):
         for module in modules:
             importlib.import_module(module)
@@ -204,10 +209,11 @@ def main(name: str, modules: Sequence[str], parent: int, pipe: int, tracker: int
     if environment is None:
         os._exit(0)
     if changed := _changed(environment):
-        _log.info("the environment has changed (%s): the process begins anew", ", ".join(changed))
+        _log.info("the environment has changed (%s), restarting the process", ", ".join(changed))
         command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=pipe)
-        os.execve(command[0], command, environment)  # noqa: S606 - ourselves, without a shell
-    # setproctitle finds the command line by the environment that lies behind it, so it must look before that moves.
+        os.execve(command[0], command, environment)  # noqa: S606 - our own command, no shell
+    # setproctitle locates the command line through the environment, which follows it in memory. It
+    # must do so before the environment moves.
     with contextlib.suppress(ImportError):
         importlib.import_module("setproctitle").getproctitle()
     os.environ.clear()
@@ -216,7 +222,7 @@ def main(name: str, modules: Sequence[str], parent: int, pipe: int, tracker: int
 
 
 def _receive_environment(pipe: int) -> dict[str, str] | None:
-    """The parent's environment; None when the parent wants nothing of us."""
+    """The parent's environment. None if the parent has closed the pipe without sending work."""
     header = _read(pipe, _LENGTH.size)
     if header is None:
         return None
@@ -225,7 +231,7 @@ def _receive_environment(pipe: int) -> dict[str, str] | None:
 
 
 def _read(pipe: int, size: int) -> bytes | None:
-    """Exactly `size` bytes, and none of those that follow; None at the end."""
+    """Reads exactly `size` bytes. Returns None at the end of the stream."""
     data = b""
     while len(data) < size:
         chunk = os.read(pipe, size - len(data))
@@ -236,6 +242,6 @@ def _read(pipe: int, size: int) -> bytes | None:
 
 
 def _changed(environment: Mapping[str, str]) -> list[str]:
-    """The variables that an import here may have seen otherwise."""
+    """The variables that differ from those that the imports in this process may have read."""
     names = (environment.keys() | os.environ.keys()) - READ_LATE
     return sorted(name for name in names if environment.get(name) != os.environ.get(name))

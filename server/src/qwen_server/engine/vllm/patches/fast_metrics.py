@@ -1,4 +1,7 @@
-"""The engine's own `vllm:` metrics, at less cost a step: that time is taken from the streams."""
+"""Makes the engine's own `vllm:` metrics cheaper.
+
+They run at each step on the event loop, so their cost delays the streams.
+"""
 
 from __future__ import annotations
 
@@ -67,34 +70,35 @@ FAST_METRICS: Final = Patch(
 
 
 class EngineMetrics(PrometheusStatLogger):
-    """vLLM's logger, which sets every metric at every step and takes a request's token after another's.
+    """vLLM's logger for Prometheus, but most steps update only the metrics that have changed.
 
-    Most steps bring a token to each request and nothing else, and most of those took the same time. Then only what has
-    changed is counted, but for the share of the cache in use: its gauge follows within 0.1 s.
+    vLLM's logger sets every metric at every step and observes each request's token separately. Most
+    steps produce one token for each request and nothing else, and many tokens took the same time.
+    The gauge of the cache usage is at most 0.1 s late.
     """
 
-    _told: tuple[int, int, int, dict[str, int]] | None = None
+    _recorded_queue: tuple[int, int, int, dict[str, int]] | None = None
     _due = 0.0
 
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
     ) -> None:
-        """Called once a step."""
+        """Records one step."""
         if iteration_stats is not None and iteration_stats.inter_token_latencies_iter:
             observe_all(self.histogram_inter_token_latency[engine_idx], iteration_stats.inter_token_latencies_iter)
             iteration_stats.inter_token_latencies_iter = []
         now, queue = time.monotonic(), _queue_of(scheduler_stats)
-        unchanged = now < self._due and queue == self._told and mm_cache_stats is None
+        unchanged = now < self._due and queue == self._recorded_queue and mm_cache_stats is None
         if unchanged and only_decoded(scheduler_stats, iteration_stats):
             self.counter_generation_tokens[engine_idx].inc(iteration_stats.num_generation_tokens)
             self.histogram_iteration_tokens[engine_idx].observe(iteration_stats.num_generation_tokens)
             return
-        self._due, self._told = now + _CACHE_SECONDS, queue
+        self._due, self._recorded_queue = now + _CACHE_SECONDS, queue
         super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
 
 
 def _queue_of(stats: Any) -> tuple[int, int, int, dict[str, int]] | None:
-    """How many requests run, wait, are deferred, and are at each stage of fetching a cache from elsewhere."""
+    """The numbers of running, waiting and skipped requests, and of those that fetch a KV cache."""
     if stats is None:
         return None
     fetching: dict[str, int] = stats.num_kv_fetch_reqs_by_stage
@@ -102,7 +106,7 @@ def _queue_of(stats: Any) -> tuple[int, int, int, dict[str, int]] | None:
 
 
 def only_decoded(scheduler_stats: Any, iteration_stats: Any) -> bool:
-    """Whether a step has nothing to tell but the gauges and how many tokens the running requests gained."""
+    """Whether a step changed only gauges and the number of generated tokens."""
     if scheduler_stats is None or iteration_stats is None:
         return False
     prompts, cache = iteration_stats.prompt_token_stats, scheduler_stats.prefix_cache_stats
@@ -133,7 +137,7 @@ def only_decoded(scheduler_stats: Any, iteration_stats: Any) -> bool:
 
 
 def observe_all(histogram: Any, values: Iterable[float]) -> None:
-    """`histogram.observe` of each value: prometheus_client has no way to observe one several times."""
+    """Observes all values, and equal ones at once, which prometheus_client does not support."""
     for value, times in Counter(values).items():
         histogram._sum.inc(value * times)  # noqa: SLF001
         histogram._buckets[bisect_left(histogram._upper_bounds, value)].inc(times)  # noqa: SLF001

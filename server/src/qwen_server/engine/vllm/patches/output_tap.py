@@ -1,7 +1,8 @@
-"""Gains handed on inside of vLLM's output handler, before it makes a RequestOutput and wakes the request's task.
+"""Passes new text to the client inside of vLLM's output handler.
 
-The only place that reaches into AsyncLLM's output processing; tests/integration/test_vllm_contract.py names what it
-needs. All that is no plain gain (the first output, the end, errors, several choices) goes vLLM's own way.
+This happens before vLLM creates a RequestOutput and wakes the request's task. Only plain new text
+takes this path. The first and last output, errors and requests with several choices take vLLM's own
+path.
 """
 
 from __future__ import annotations
@@ -37,37 +38,40 @@ def _missing() -> Iterator[str]:
 OUTPUT_TAP: Final = Patch(
     name="output-tap",
     gains="about half of the frontend's CPU time for a streamed token (docs/decisions/0006)",
-    relies_on="vLLM's OutputProcessor makes a RequestState, whose make_request_output is called for each gain",
+    relies_on="vLLM's OutputProcessor creates a RequestState and calls its make_request_output for each output",
     missing=_missing,
 )
 
 
 class TappedState(RequestState):
-    """A request's state whose plain gains a tap may take."""
+    """The state of a request whose plain new text a tap may accept."""
 
     tap: Tap
 
     def make_request_output(
         self, new_token_ids: list[int], pooling_output: Any, finish_reason: Any, *rest: Any, **options: Any
     ) -> Any:
-        """vLLM's; None means that there is nothing to put into the request's queue."""
+        """vLLM's method. None means that nothing goes into the request's queue."""
         queue = self.queue
         if finish_reason is None and queue.output is None and self.tap.ready():
             try:
                 self.tap.take(self.detokenizer.get_next_output_text(False, True), len(new_token_ids))
-            except Exception as error:  # noqa: BLE001 - a fault of one request must not end the handler of all
+            except Exception as error:  # noqa: BLE001 - one request's error must not stop the handler of all
                 queue.put(error)
             return None
         return super().make_request_output(new_token_ids, pooling_output, finish_reason, *rest, **options)
 
 
 class TappingProcessor(OutputProcessor):
-    """vLLM's output processor with taps: those that wait for their request, by the id that `generate` is given."""
+    """vLLM's output processor with taps.
+
+    taps: the taps whose requests are not registered yet, by the request ID given to `generate`.
+    """
 
     taps: dict[str, Tap]
 
     def add_request(self, request: Any, prompt: str | None, parent_req: Any = None, *rest: Any, **options: Any) -> None:
-        """vLLM's, which makes the request's state."""
+        """vLLM's method, which creates the request's state. Adds the tap to the state."""
         super().add_request(request, prompt, parent_req, *rest, **options)
         tap = self.taps.pop(request.external_req_id, None)
         if tap is None:
@@ -89,7 +93,7 @@ def _is_plain(state: RequestState) -> bool:
 
 
 def install(llm: AsyncLLM) -> TappingProcessor:
-    """Gives the engine's output processor its taps."""
+    """Turns the engine's output processor into a TappingProcessor."""
     processor: Any = llm.output_processor
     processor.__class__ = TappingProcessor
     processor.taps = {}
@@ -99,7 +103,7 @@ def install(llm: AsyncLLM) -> TappingProcessor:
 async def tapped(
     source: AsyncGenerator[RequestOutput, None], processor: TappingProcessor, request_id: str, tap: Tap
 ) -> AsyncGenerator[RequestOutput, None]:
-    """What `source`, AsyncLLM's generate, brings past the tap."""
+    """Yields the outputs of `source`, AsyncLLM's generate, that the tap does not accept."""
     processor.taps[request_id] = tap
     try:
         async with aclosing(source):

@@ -1,7 +1,8 @@
-"""Short prompts rendered on the spot: vLLM's renderer takes four tasks and two trips to a thread for each of them.
+"""Renders short prompts directly on the event loop.
 
-A trip costs more than a short prompt does, and its thread waits for the interpreter's lock while the loop is busy.
-What is made is the same: vLLM has each method for threads and without.
+vLLM's renderer uses four tasks and two handovers to a thread for each prompt. A handover costs more
+than rendering a short prompt, and its thread waits for the GIL while the event loop is busy. The
+result is the same, because vLLM has a synchronous variant of each method.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from vllm.tokenizers.hf import ThreadSafeHFTokenizerMixin
 
 from qwen_server.config.patches import Patch, absent, changed_parameters
 
-# Half a millisecond on the event loop, or one of text that the tokenizer takes apart byte by byte.
+# Takes half a millisecond on the event loop, or one if the tokenizer splits the text into bytes.
 SHORT_CHARACTERS = 1024
-_CHARACTERS_AROUND = 64  # an empty message or prompt is work, too
+_CHARACTERS_AROUND = 64  # the cost of an empty message or prompt
 _TEMPLATE_ARGUMENTS = 16
 
 
@@ -32,35 +33,36 @@ def _missing() -> Iterator[str]:
 
 SPOT_RENDERER: Final = Patch(
     name="spot-renderer",
-    gains="the first token of 16 short chats at a time after 7 ms instead of 19 (docs/decisions/0008)",
-    relies_on="vLLM's BaseRenderer has each method twice, for threads and without; its class may be exchanged",
+    gains="the first token after 7 ms instead of 19 with 16 short chats at a time (docs/decisions/0008)",
+    relies_on="vLLM's BaseRenderer has each method with and without threads, and its class can be replaced",
     missing=_missing,
 )
 
 
 class SpotRenderer(BaseRenderer[Any]):
-    """What `render_on_the_spot` puts in front of a renderer's own class."""
+    """The class that `render_on_the_spot` adds to a renderer's own class."""
 
     async def render_chat_async(
         self, conversations: Sequence[Any], chat_params: Any, tok_params: Any = None, **options: Any
     ) -> Any:
-        """Conversations, and what the engine gets for each. Raises what vLLM raises for a prompt that it refuses."""
+        """Renders conversations. Raises vLLM's exceptions for a prompt that it rejects."""
         size = sum(map(_characters, conversations))
         if size <= SHORT_CHARACTERS and _are_switches(chat_params.chat_template_kwargs):
             return self.render_chat(conversations, chat_params, tok_params, **options)
         return await super().render_chat_async(conversations, chat_params, tok_params, **options)
 
     async def render_cmpl_async(self, prompts: Sequence[Any], tok_params: Any = None, **options: Any) -> Any:
-        """What the engine gets for each prompt."""
+        """Renders prompts."""
         if sum(map(_prompt_characters, prompts)) <= SHORT_CHARACTERS:
             return self.render_cmpl(prompts, tok_params, **options)
         return await super().render_cmpl_async(prompts, tok_params, **options)
 
 
 def render_on_the_spot(renderer: Any) -> None:
-    """Lets `renderer` do so, where its model takes only text and its tokenizer may be used by several threads.
+    """Makes `renderer` render short prompts on the event loop.
 
-    It stays of its class: parts of vLLM ask for that.
+    Does nothing if the model is multimodal or the tokenizer is not thread-safe. The new class is a
+    subclass of the renderer's own, because parts of vLLM check for that.
     """
     if renderer.mm_processor is None and isinstance(renderer.tokenizer, ThreadSafeHFTokenizerMixin):
         own = type(renderer)
@@ -68,7 +70,7 @@ def render_on_the_spot(renderer: Any) -> None:
 
 
 def _characters(conversation: Sequence[Any]) -> float:
-    """What the template and the tokenizer get to do; infinite for all that is no plain text, such as a tool's call."""
+    """The amount of text to render. Infinite if anything is not plain text, such as a tool call."""
     size = 0.0
     for message in conversation:
         if not isinstance(message, dict) or message.keys() != {"role", "content"}:
@@ -81,14 +83,14 @@ def _characters(conversation: Sequence[Any]) -> float:
 
 
 def _are_switches(template_arguments: Mapping[str, Any]) -> bool:
-    """Whether there is nothing among them that a template could take long to go through."""
+    """Whether all arguments are simple values that a template processes fast."""
     if len(template_arguments) > _TEMPLATE_ARGUMENTS:
         return False
     return all(value is None or isinstance(value, bool) for value in template_arguments.values())
 
 
 def _prompt_characters(prompt: Any) -> float:
-    """Of a parsed prompt; infinite for what is neither a text nor token ids."""
+    """The length of a parsed prompt. Infinite if it is neither text nor token IDs."""
     if not isinstance(prompt, dict):
         return float("inf")
     for name in ("prompt_token_ids", "prompt"):

@@ -1,8 +1,9 @@
-"""The engine's pulse from each step of its scheduler, by a logger of statistics of our own.
+"""Records each step of the engine's scheduler with a statistics logger.
 
-vLLM calls loggers at every step, but says that the statistics they are given are no stable interface. Without this
-patch, an answered ping stands for a step: the engine core answers between two of them. Then nobody knows whether the
-steps bring tokens, nor how full the KV cache is: GenerationStalled and KVCacheSaturated cannot fire.
+vLLM calls its loggers at every step, but does not promise that the statistics are stable. Without
+this patch, an answered ping counts as a step, because the engine core answers between two steps.
+The server then does not know whether the steps produce tokens or how full the KV cache is, so
+GenerationStalled and KVCacheSaturated cannot fire.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ def _missing() -> Iterator[str]:
 
 STEP_HEARTBEAT: Final = Patch(
     name="step-heartbeat",
-    gains="stalls are seen, and so is how full the KV cache is",
+    gains="the detection of stalls and of a full KV cache",
     relies_on="the fields of vLLM's SchedulerStats and IterationStats",
     missing=_missing,
 )
 
 
 def stat_logger(heartbeat: Heartbeat) -> Callable[..., StatLoggerBase]:
-    """A factory for a logger that writes each scheduler step into `heartbeat`."""
+    """A factory for a logger that records each step of the scheduler in `heartbeat`."""
 
     class HeartbeatLogger(StatLoggerBase):
         def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-            """Nothing is configured."""
+            """Needs no configuration."""
 
         def record(
             self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
         ) -> None:
-            """Called once a step, also when the step brought no output."""
+            """Records one step, even if it produced no output."""
             if scheduler_stats is None:
                 return
             tokens = 0
@@ -56,6 +57,6 @@ def stat_logger(heartbeat: Heartbeat) -> Callable[..., StatLoggerBase]:
             )
 
         def log_engine_initialized(self) -> None:
-            """Nothing to say."""
+            """Logs nothing."""
 
     return HeartbeatLogger

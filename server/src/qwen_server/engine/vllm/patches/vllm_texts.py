@@ -1,8 +1,8 @@
-"""What the server reads out of vLLM's messages and log lines, which are text for people and no interface.
+"""The texts that the server matches in vLLM's messages and log lines. They are not an interface.
 
-This module has no switch: a text that a later vLLM words differently simply does not match. Then a client's error
-lacks the parameter's name, or the cause of a death is the exception's own text. `make vllm-contract` compares these
-texts with the sources of a release.
+This module has no setting. If a later vLLM words a text differently, it does not match. Then a
+client's error lacks the name of the parameter, or the cause of death is the exception's own text.
+`make vllm-contract` compares these texts with the sources of a release.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Final
 
 # --- refusals of requests ---
 
-# vLLM's names for what the client calls `messages` or `prompt`.
+# vLLM's names for the client's parameters `messages` and `prompt`.
 PROMPT_PARAMETERS: Final = ("input_text", "input_tokens", "prompt_token_ids", "prompt")
 TOO_LONG: Final = "maximum context length"
 DISCONNECTED: Final = "Client disconnected"
-# vLLM leaves the parameter out of some refusals. An empty name stands for the prompt.
+# vLLM omits the parameter in some refusals. An empty name stands for the prompt.
 PARAMETERS: Final = (
     (re.compile(r"^n must be"), "n"),
     (re.compile(r"out of vocabulary"), ""),
@@ -27,7 +27,7 @@ PARAMETERS: Final = (
     (re.compile(r"continue_final_message"), "continue_final_message"),
     (re.compile(r"prompt cannot be empty"), ""),
 )
-# Others begin with its name: `min_tokens must be less than...`.
+# Other refusals begin with the name of the parameter: `min_tokens must be less than...`.
 LEADING_NAME: Final = re.compile(r"([a-z]+(?:_[a-z]+)+) ")
 TRAILING_DETAILS: Final = re.compile(r" \((parameter|value)=.*\)$")
 
@@ -38,7 +38,7 @@ MESSAGES_ERROR_EVENT: Final = "event: error"
 
 # --- causes of death ---
 
-# What a process says when another process knows the true cause.
+# The texts of a process when another process knows the real cause.
 HEARSAY: Final = re.compile(
     r"root cause|Executor failed|EngineDeadError|EngineCore encountered|Engine core initialization failed|"
     r"initialization failed due to an exception in a background process|cancelled|WorkerProc hit an exception",
