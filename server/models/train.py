@@ -2,8 +2,9 @@
 
 The input is a folder with the UTF-8 files train.txt (and further train*.txt), dev.txt and test.txt.
 Each line is a headline, a tab and the number of its class: 0 finance, 1 realty, 2 stocks,
-3 education, 4 science, 5 society, 6 politics, 7 sports, 8 game, 9 entertainment. Public repositories
-on GitHub have the THUCNews headlines in this form (search for THUCNews/data/train.txt).
+3 education, 4 science, 5 society, 6 politics, 7 sports, 8 game, 9 entertainment. Public
+repositories on GitHub have the THUCNews headlines in this form. Search for
+THUCNews/data/train.txt.
 
 The published model learns from train and dev. test serves only to exclude its headlines from
 training and to measure the accuracy in the last line of the output.
@@ -93,7 +94,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="two passes instead of all: a check that everything works")
     parser.add_argument("--tune", action="store_true", help="train on train alone and measure dev after each pass")
     parser.add_argument(
-        "--folds", type=int, default=4, help="number of teachers, each for the headlines that it has not seen (default %(default)s)"
+        "--folds", type=int, default=4, help="number of teachers, each judges unseen headlines (default %(default)s)"
     )
     parser.add_argument(
         "--gold", type=float, default=0.6, help="share of the true label in the targets (default %(default)s)"

@@ -261,7 +261,7 @@ SERVING: tuple[Relied, ...] = (
     ),
     Has(
         "vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest",
-        "_with_template_switch",
+        "_with_switch",
         ("thinking", "chat_template_kwargs"),
     ),
     Has("vllm.entrypoints.anthropic.protocol:AnthropicMessagesResponse", "messages_apis", ("id", "stop_sequence")),

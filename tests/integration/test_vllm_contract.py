@@ -49,7 +49,7 @@ def test_only_one_of_many_wrong_items_is_told() -> None:
 def test_anthropics_thoughts_become_the_templates_switch() -> None:
     from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
 
-    from qwen_server.engine.vllm.messages_api import _Request, _with_template_switch
+    from qwen_server.engine.vllm.messages_api import _Request, _with_switch
 
     body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4096}
     for thinking, switch, budget in (
@@ -59,7 +59,7 @@ def test_anthropics_thoughts_become_the_templates_switch() -> None:
         ({"type": "enabled", "budget_tokens": 1024}, True, 1024),
     ):
         given = body if thinking is None else body | {"thinking": thinking}
-        chat = AnthropicServingMessages.to_chat_completion_request(_Request.model_validate(_with_template_switch(given)))
+        chat = AnthropicServingMessages.to_chat_completion_request(_Request.model_validate(_with_switch(given)))
         assert (chat.chat_template_kwargs or {}).get("enable_thinking") == switch
         assert (chat.thinking_token_budget, chat.reasoning_effort) == (budget, None)
         assert (chat.max_tokens, chat.n) == (4096, 1)

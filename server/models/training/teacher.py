@@ -30,7 +30,7 @@ class NgramTeacher:
             values += [1 + math.log(count) for count in counts.values()]
             starts.append(len(columns))
         start, column, value = torch.tensor(starts), torch.tensor(columns), torch.tensor(values)
-        with warnings.catch_warnings(category=UserWarning, action="ignore"):  # torch warns that its sparse tensors are beta
+        with warnings.catch_warnings(category=UserWarning, action="ignore"):  # sparse tensors are beta
             return torch.sparse_csr_tensor(start, column, value, (len(texts), self._size))
 
     def _weighted(self, matrix: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from training.prompts import ANSWER_HEAD, ANSWER_TAIL, CLASSES, END_OF_TEXT, FORMS, IM_END, IM_START
 
-# Runs of Han characters, runs of Latin letters and numbers are separate words. Each punctuation mark
-# and white space is a word of its own, so a headline has the same tokens in any context.
+# Runs of Han characters, runs of Latin letters and numbers are separate words. Each punctuation
+# mark and white space is a word of its own, so a headline has the same tokens in any context.
 _WORDS = r"\p{Han}+|[A-Za-z]+|\p{N}{1,4}|\s|[^\s\p{Han}A-Za-z\p{N}]"
 
 SPLIT_MARK = "\ue000"

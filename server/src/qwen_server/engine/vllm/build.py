@@ -80,8 +80,8 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, pa
     family = _family(engine_args)
     # The engine needs the parser too: a grammar applies only after the reasoning has ended.
     engine_args.reasoning_parser = choose(settings.reasoning_parser, family.reasoning_parser) or ""
-    # This setting concerns only vLLM's own loggers. One of them aggregates every step for log lines
-    # that we do not use, except for the iteration details.
+    # This setting concerns only vLLM's own loggers. One of them aggregates every step for log
+    # lines that we do not use, except for the iteration details.
     engine_args.disable_log_stats = not engine_args.enable_logging_iteration_details
     stat_loggers: list[StatLoggerFactory] = [EngineMetrics if patches.use(FAST_METRICS) else PrometheusStatLogger]
     if patches.use(STEP_HEARTBEAT):
@@ -89,7 +89,7 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, pa
     with core_in(child):
         llm = AsyncLLM.from_engine_args(
             engine_args,
-            # With the default context, the scheduler uses smaller batches than in vLLM's own server.
+            # The default context gives the scheduler smaller batches than vLLM's own server.
             usage_context=UsageContext.OPENAI_API_SERVER,
             stat_loggers=stat_loggers,
         )

@@ -35,7 +35,7 @@ class LoggedError:
 
 
 def read_errors(path: Path) -> list[LoggedError]:
-    """The errors in the last 256 KiB of the file, oldest first. Skips lines that it cannot parse."""
+    """The errors in the last 256 KiB of the file, oldest first. Skips lines that do not parse."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

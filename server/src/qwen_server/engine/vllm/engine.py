@@ -81,8 +81,8 @@ class VllmEngine:
         self._started_wall = time.time()
         self._folder = _temporary_folder()
         self._errors = self._folder / "engine-errors.jsonl"
-        # The engine's processes die with the thread that started them (see child_logging.py), so the
-        # thread must live as long as the engine.
+        # The engine's processes die with the thread that started them (see child_logging.py), so
+        # the thread must live as long as the engine.
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._running: _Running | None = None
         self._reserved = 0
@@ -134,8 +134,7 @@ class VllmEngine:
         # Garbage collection takes a fifth of the time of the imports and frees nothing.
         gc.disable()
         try:
-            # Imported here in the thread, because it takes seconds. Meanwhile, the event loop serves
-            # /health.
+            # Imported in the thread, because it takes seconds. The event loop serves /health.
             from qwen_server.engine.vllm.build import build  # noqa: PLC0415
             from qwen_server.engine.vllm.fast_path import FastPath  # noqa: PLC0415
             from qwen_server.engine.vllm.patches.step_heartbeat import STEP_HEARTBEAT  # noqa: PLC0415

@@ -38,7 +38,7 @@ def prepare(folder: Path, settings: Settings) -> None:
     os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", "7200")
     if settings.log_format == "json":
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are not JSON
-    # Do not warn about the shared memory of killed processes, which the tracker frees at the end.
+    # Hides warnings about the shared memory of killed processes. The tracker frees it.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
     # The processes must find our logging handler even if the package runs from a source tree.
     source = str(Path(qwen_server.__file__).parents[1])
@@ -65,8 +65,8 @@ def prepare_for_cpu(settings: Settings) -> None:
     """Sets what vLLM's CPU platform sets once it has the model's configuration."""
     os.environ["TORCHINDUCTOR_CPP_DYNAMIC_THREADS"] = "1"
     if runs_eagerly(settings, "cpu"):
-        # vLLM still compiles parts of the sampler. Without a compiler, their first use would kill the
-        # engine.
+        # vLLM still compiles parts of the sampler. Without a compiler, their first use would kill
+        # the engine.
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     preload = os.environ.get("LD_PRELOAD", "")
     if not any(name in preload for name in ("libomp", "libgomp", "libiomp")):

@@ -46,8 +46,8 @@ class Heartbeat:
     def on_request(self, now: float, unfinished: int) -> None:
         """Records a new request to an engine that has `unfinished` others.
 
-        While a ping is unanswered, the engine counts as busy since the ping. Otherwise, clients that
-        give up and retry would make a hung engine look responsive.
+        While a ping is unanswered, the engine counts as busy since the ping. Otherwise, clients
+        that give up and retry would make a hung engine look responsive.
         """
         self.last_request_at = now
         if unfinished == 0:

@@ -89,11 +89,11 @@ def messages_apis(parts: Parts) -> dict[Kind, Api]:
     serving = _Serving(parts.client, parts.models, "assistant", **parts.serving_options)
 
     def messages(body: dict[str, Any], _: str) -> _Request:
-        made: _Request = _Request.model_validate(_with_template_switch(body))
+        made: _Request = _Request.model_validate(_with_switch(body))
         return made
 
     def count(body: dict[str, Any], _: str) -> _CountRequest:
-        made: _CountRequest = _CountRequest.model_validate(_with_template_switch(body))
+        made: _CountRequest = _CountRequest.model_validate(_with_switch(body))
         return made
 
     return {
@@ -102,7 +102,7 @@ def messages_apis(parts: Parts) -> dict[Kind, Api]:
     }
 
 
-def _with_template_switch(body: dict[str, Any]) -> dict[str, Any]:
+def _with_switch(body: dict[str, Any]) -> dict[str, Any]:
     """The body with Anthropic's `thinking` translated into a switch for the chat template.
 
     vLLM maps `thinking` to a reasoning effort, which most templates ignore. With `disabled`, the

@@ -81,8 +81,8 @@ class ReferencePath:
         self, api: Api, source: AsyncGenerator[Any, None], observed: ObservedRequest, param: str
     ) -> AsyncGenerator[str, None]:
         """Yields the events of a stream and raises its errors."""
-        # The Responses API calls the engine only now. This task serves no other request and starts no
-        # task that inherits its context, so the variable needs no reset.
+        # The Responses API calls the engine only now. This task serves no other request and starts
+        # no task that inherits its context, so the variable needs no reset.
         current_request.set(observed)
         try:
             with self._translated(api, observed, param):

@@ -17,15 +17,16 @@ from qwen_server.engine.base import InvalidRequestError, Kind
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.serving_objects import Api
 
-# vLLM sends these events before it calls the engine. They are held back, so that a refusal can still
-# be an HTTP error.
+# vLLM sends these events before it calls the engine. They are held back, so that a refusal can
+# still be an HTTP error.
 _OPENING = ("response.created", "response.in_progress")
 
 
 def responses_api(parts: Parts) -> dict[Kind, Api]:
     """Builds the serving object."""
     serving = OpenAIServingResponses(parts.client, parts.models, **parts.serving_options)
-    serving.enable_store = False  # even if the environment enables it: vLLM's store grows without limit
+    # Even if the environment enables it: vLLM's store grows without limit.
+    serving.enable_store = False
     conversation = conversation_request()
 
     def request(body: dict[str, Any], request_id: str) -> ResponsesRequest:

@@ -77,7 +77,7 @@ class EarlyChild:
         command.append("--multiprocessing-fork")
         files = [descriptor for descriptor in (tracker, child_reads, child_writes) if descriptor is not None]
         try:
-            # os.environ, because C libraries such as readline set variables that Python does not see.
+            # Passes os.environ, because Python does not see variables that C libraries set.
             self.pid: int = os.posix_spawn(
                 self.executable,
                 command,
@@ -116,7 +116,8 @@ class EarlyContext(SpawnContext):
         super().__init__()
         self._child = child
 
-    def Process(self, *arguments: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802 - multiprocessing's name
+    # The method has this name in multiprocessing.
+    def Process(self, *arguments: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # noqa: N802
         """Creates a process like the context's own method."""
         process = _EarlyProcess(*arguments, **options)
         process.early_child = self._child
