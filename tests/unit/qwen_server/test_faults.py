@@ -83,6 +83,22 @@ async def test_models_are_unknown_while_a_server_stops_that_never_loaded() -> No
         assert "retry-after" in response.headers
 
 
+@pytest.mark.parametrize(("ends_as", "word"), [("draining", "draining"), ("dead", "unhealthy")])
+async def test_health_and_metrics_answer_while_a_server_stops_that_never_loaded(ends_as: str, word: str) -> None:
+    async with serve(ready=False) as served:
+        del served.engine.info  # as above
+        if ends_as == "dead":
+            served.lifecycle.mark_dead("the model cannot be served")
+        else:
+            served.lifecycle.begin_drain("SIGTERM")
+        health = await served.client.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, word)
+        assert (await served.metrics())["status"] == word
+        page = await served.client.get("/metrics/prometheus")
+        assert page.status_code == 200
+        assert "qwen_ready 0\n" in page.text
+
+
 async def test_a_hung_engine_is_reported_and_refused_until_it_recovers(served: Served) -> None:
     running = asyncio.create_task(served.chat('@{"tokens": 10, "delay": 0.05}'))
     await until(lambda: served.engine.unfinished == 1)

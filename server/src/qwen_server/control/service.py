@@ -134,6 +134,9 @@ class Service:
         starting = self.lifecycle.state == "starting"
         settings, admission, now = self.settings, self.admission, self.clock()
         vitals = None if starting else self.engine.vitals()
+        # A process that drains or dies before its model is loaded is no longer starting, but its
+        # engine has no info.
+        loaded = vitals is not None and vitals.state != "starting"
         ready = self.ready()
         return Observation(
             now=now,
@@ -158,7 +161,7 @@ class Service:
             hung_seconds=None if vitals is None else hung_seconds(vitals, now),
             stalled_seconds=None if vitals is None else stalled_seconds(vitals, now),
             kv_cache_usage=None if vitals is None else vitals.kv_cache_usage,
-            patches={**self._patches.in_use, **({} if starting else self.engine.info.patches)},
+            patches={**self._patches.in_use, **(self.engine.info.patches if loaded else {})},
         )
 
     @property
