@@ -102,6 +102,7 @@ def test_what_generates_nothing_says_so(kind: Kind) -> None:
         ({"input": "x", "temperature": 1.1}, "temperature"),
         ({"input": "x", "top_logprobs": 21}, "top_logprobs"),
         ({"input": "x", "background": True}, "background"),
+        ({"input": "x", "background": 0}, "background"),
         ({"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
         ({"input": "x", "conversation": "conv_1"}, "conversation"),
         ({"input": "x", "prompt": {"id": "p"}}, "prompt"),

@@ -119,6 +119,8 @@ async def test_a_bad_parameter_of_a_chat_is_named(served: Served, fields: dict[s
         ({"logprobs": True}, "logprobs"),
         ({"logprobs": 21}, "logprobs"),
         ({"best_of": 2}, "best_of"),
+        ({"best_of": True}, "best_of"),
+        ({"best_of": 1.0}, "best_of"),
         ({"suffix": 1}, "suffix"),
     ],
 )

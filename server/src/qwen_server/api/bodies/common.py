@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -144,6 +145,17 @@ def other_than(*names: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def exactly(kind: type) -> BeforeValidator:
+    """Refuses what equals a literal but has another type: to Python, 1 is True and 1.0."""
+
+    def check(value: Any) -> Any:
+        if type(value) is not kind:
+            raise PydanticCustomError("refused", "must be of another type")
+        return value
+
+    return BeforeValidator(check)
 
 
 Int64 = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import Field
 
 from qwen_server.api.bodies.body import Body
-from qwen_server.api.bodies.common import Entries, Must, TokenArray, TokenId, declared
+from qwen_server.api.bodies.common import Entries, Must, TokenArray, TokenId, declared, exactly
 from qwen_server.api.bodies.sampling import Sampling, check_stream_options, needs_reference, stops_are_told
 
 Tokens = Annotated[list[TokenId], TokenArray()]
@@ -30,7 +30,7 @@ class CompletionRequest(Sampling, total=False):
     ]
     echo: Annotated[bool | None, Field(description="return the prompt too")]
     suffix: str | None
-    best_of: Literal[1] | None
+    best_of: Annotated[Annotated[Literal[1], exactly(int)] | None, Must("be 1")]
 
 
 def completion(fields: dict[str, Any], default_tokens: int) -> Body:

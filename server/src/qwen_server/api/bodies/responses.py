@@ -12,7 +12,16 @@ from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from qwen_server.api.bodies.body import Body
-from qwen_server.api.bodies.common import FEW_VALUES, MAX_ENTRIES, MAX_VALUES, Entries, Must, declared, other_than
+from qwen_server.api.bodies.common import (
+    FEW_VALUES,
+    MAX_ENTRIES,
+    MAX_VALUES,
+    Entries,
+    Must,
+    declared,
+    exactly,
+    other_than,
+)
 from qwen_server.api.bodies.sampling import IGNORED, Decoding, Temperature, TemplateKwargs
 
 WITHOUT_EFFECT: Final = frozenset({"store", "background", "prompt_cache_key", "safety_identifier", "stream_options"})
@@ -157,7 +166,7 @@ class ResponsesRequest(Decoding, total=False):
     safety_identifier: Annotated[str | None, IGNORED]
     stream_options: Annotated[dict[str, Any] | None, IGNORED]
     background: Annotated[
-        Literal[False] | None,
+        Annotated[Literal[False], exactly(bool)] | None,
         Must("be false: it needs stored responses, and this server stores none"),
         Field(description="not supported, because nothing is stored"),
     ]
