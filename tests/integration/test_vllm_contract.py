@@ -26,7 +26,7 @@ from qwen_server.engine.base import EngineError, EngineGoneError, InvalidRequest
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
 
 
-def test_only_one_of_many_wrong_items_is_told() -> None:
+def test_only_the_first_of_many_wrong_items_is_named() -> None:
     from qwen_server.engine.vllm.messages_api import _Request
     from qwen_server.engine.vllm.responses_api import _items, _of_item, conversation_request
 

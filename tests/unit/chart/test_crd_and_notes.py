@@ -58,7 +58,7 @@ def test_definition_is_the_generated_one_to_the_last_field(default: Rendered) ->
     assert default.one("CustomResourceDefinition")["metadata"]["name"] == crd()["metadata"]["name"]
 
 
-def test_definition_outlives_the_release_unless_told_otherwise(default: Rendered) -> None:
+def test_the_definition_outlives_the_release_by_default(default: Rendered) -> None:
     keep = "helm.sh/resource-policy"
     assert default.one("CustomResourceDefinition")["metadata"]["annotations"][keep] == "keep"
     dropped = render({"crds": {"keep": False}}).one("CustomResourceDefinition")["metadata"]

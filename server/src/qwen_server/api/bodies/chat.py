@@ -22,7 +22,7 @@ from qwen_server.api.bodies.sampling import (
     TemplateKwargs,
     check_stream_options,
     needs_reference,
-    stops_are_told,
+    names_stop,
 )
 from qwen_server.http.error_bodies import invalid
 
@@ -179,4 +179,4 @@ def chat(fields: dict[str, Any], default_tokens: int) -> Body:
     if "max_completion_tokens" not in fields:
         fields.setdefault("max_tokens", default_tokens)
     fast = not needs_reference(fields)
-    return Body("chat", fields, fields.get("n", 1), fast, stops_are_told(fields))
+    return Body("chat", fields, fields.get("n", 1), fast, names_stop(fields))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import Entries, Must, TokenArray, TokenId, declared, exactly
-from qwen_server.api.bodies.sampling import Sampling, check_stream_options, needs_reference, stops_are_told
+from qwen_server.api.bodies.sampling import Sampling, check_stream_options, needs_reference, names_stop
 
 Tokens = Annotated[list[TokenId], TokenArray()]
 
@@ -40,4 +40,4 @@ def completion(fields: dict[str, Any], default_tokens: int) -> Body:
     prompt = fields["prompt"]
     prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
     fast = not needs_reference(fields)
-    return Body("completion", fields, prompts * fields.get("n", 1), fast, stops_are_told(fields))
+    return Body("completion", fields, prompts * fields.get("n", 1), fast, names_stop(fields))

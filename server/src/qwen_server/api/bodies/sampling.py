@@ -181,7 +181,7 @@ def check_stream_options(fields: Mapping[str, Any]) -> None:
         raise invalid("stream_options is allowed only when stream is true", "stream_options")
 
 
-def stops_are_told(fields: Mapping[str, Any]) -> bool:
+def names_stop(fields: Mapping[str, Any]) -> bool:
     """Whether the client has stops of its own."""
     return "stop" in fields or "stop_token_ids" in fields
 
