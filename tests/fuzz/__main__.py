@@ -49,10 +49,10 @@ def main(arguments: Sequence[str]) -> int:
 def _rounds(url: str, cases: int, seed: int, folder: Path) -> list[Round]:
     begun = time.monotonic()
 
-    def tell(text: str) -> None:
+    def progress(text: str) -> None:
         print(f"fuzz: [{time.monotonic() - begun:6.1f} s] {text}", flush=True)
 
-    return fuzz(url, cases=cases, seed=seed, folder=folder, tell=tell)
+    return fuzz(url, cases=cases, seed=seed, folder=folder, progress=progress)
 
 
 def _report(rounds: list[Round], tracebacks: list[str]) -> int:

@@ -42,7 +42,7 @@ def fuzz(
     cases: int,
     seed: int,
     folder: Path,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> list[Round]:
     """Sends at least `cases` requests to `url`; stops after the first round with a finding.
 
@@ -58,7 +58,7 @@ def fuzz(
         flags = [f"--max-examples={examples}", f"--seed={seed + len(rounds)}", f"--phases={phases}"]
         rounds.append(_run(url, flags, folder / "report.json"))
         done += rounds[-1].cases
-        tell(f"round {len(rounds)}: {done:,} of {cases:,} cases, {rounds[-1].failures} failure(s)")
+        progress(f"round {len(rounds)}: {done:,} of {cases:,} cases, {rounds[-1].failures} failure(s)")
     return rounds
 
 
