@@ -129,6 +129,7 @@ def test_a_worker_that_ended_is_reported_with_its_signal_too() -> None:
     )
     unknown = cause_of([error(20, message.format(None))], since=0, server=10)
     assert unknown == "VllmWorker-0 ended unexpectedly, possibly killed by the OOM killer"
+    assert failure_kind(f"the engine died: {unknown}") == "engine_dead"
 
 
 @pytest.mark.parametrize(
