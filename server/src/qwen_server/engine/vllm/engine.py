@@ -313,4 +313,4 @@ def _temporary_folder() -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="qwen-server-"))
     except OSError as error:
-        raise EngineError(f"cannot create a temporary folder (TMPDIR selects another location): {error}") from error
+        raise EngineError(f"cannot create a temporary folder (set TMPDIR to a writable one): {error}") from error
