@@ -21,8 +21,8 @@ from qwen_server.api.bodies.sampling import (
     Sampling,
     TemplateKwargs,
     check_stream_options,
-    needs_reference,
     names_stop,
+    needs_reference,
 )
 from qwen_server.http.error_bodies import invalid
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import Entries, Must, TokenArray, TokenId, declared, exactly
-from qwen_server.api.bodies.sampling import Sampling, check_stream_options, needs_reference, names_stop
+from qwen_server.api.bodies.sampling import Sampling, check_stream_options, names_stop, needs_reference
 
 Tokens = Annotated[list[TokenId], TokenArray()]
 
