@@ -14,6 +14,7 @@ import importlib.util
 import os
 import re
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -315,3 +316,20 @@ def test_an_abbreviated_flag_is_refused(argument: str) -> None:
     with pytest.raises(EngineError, match=re.escape(argument)):
         parsed([argument])
     assert parsed(["--max-num-seqs=7", "-O0"]).max_num_seqs == 7
+
+
+def test_a_vllm_that_starts_its_core_in_another_way_does_without_the_early_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vllm.v1.engine import utils
+
+    from qwen_server.config.patches import Patches
+    from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild, core_in
+
+    patches = Patches(frozenset({EARLY_CORE.name}))
+    assert patches.use(EARLY_CORE)
+    child = EarlyChild("EngineCore", [])
+    monkeypatch.delattr(utils, "get_mp_context")
+    with core_in(child, patches):
+        assert patches.in_use == {EARLY_CORE.name: False}
+    assert not Path(f"/proc/{child.pid}").exists()

@@ -73,25 +73,29 @@ class Patches:
 
     def use(self, patch: Patch) -> bool:
         """Returns whether to use `patch`. Checks it on the first call, and logs what is missing."""
-        known = self._in_use.get(patch.name)
-        if known is None:
-            known = self._in_use[patch.name] = patch.name in self._wanted and self._holds(patch)
-        return known
+        if patch.name not in self._in_use:
+            self._in_use[patch.name] = patch.name in self._wanted
+            if self._in_use[patch.name] and (missing := _missing(patch)):
+                self.withdraw(patch, missing)
+        return self._in_use[patch.name]
 
-    def _holds(self, patch: Patch) -> bool:
-        try:
-            missing = list(patch.missing())
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            missing = [str(error)]
-        if missing:
-            _log.warning(
-                "patch %s is not in use: %s not found; it relies on: %s; without it you lose: %s",
-                patch.name,
-                ", ".join(missing),
-                patch.relies_on,
-                patch.gains,
-            )
-        return not missing
+    def withdraw(self, patch: Patch, missing: Iterable[str]) -> None:
+        """Records and logs that `patch` is not in use, because what it relies on is missing."""
+        self._in_use[patch.name] = False
+        _log.warning(
+            "patch %s is not in use: %s not found; it relies on: %s; without it you lose: %s",
+            patch.name,
+            ", ".join(missing),
+            patch.relies_on,
+            patch.gains,
+        )
+
+
+def _missing(patch: Patch) -> list[str]:
+    try:
+        return list(patch.missing())
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        return [str(error)]
 
 
 def absent(owner: Any, *names: str) -> Iterator[str]:

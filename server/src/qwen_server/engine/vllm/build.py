@@ -86,7 +86,7 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, pa
     stat_loggers: list[StatLoggerFactory] = [EngineMetrics if patches.use(FAST_METRICS) else PrometheusStatLogger]
     if patches.use(STEP_HEARTBEAT):
         stat_loggers.append(stat_logger(heartbeat))
-    with core_in(child):
+    with core_in(child, patches):
         llm = AsyncLLM.from_engine_args(
             engine_args,
             # The default context gives the scheduler smaller batches than vLLM's own server.

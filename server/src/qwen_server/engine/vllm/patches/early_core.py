@@ -26,7 +26,7 @@ from multiprocessing import popen_spawn_posix, reduction, resource_tracker, spaw
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess, set_spawning_popen
 from typing import Any, Final
 
-from qwen_server.config.patches import Patch, absent
+from qwen_server.config.patches import Patch, Patches, absent
 from qwen_server.engine.processes import die_with_parent
 
 _LENGTH = struct.Struct("!I")
@@ -125,21 +125,23 @@ class EarlyContext(SpawnContext):
 
 
 @contextlib.contextmanager
-def core_in(child: EarlyChild | None) -> Iterator[None]:
+def core_in(child: EarlyChild | None, patches: Patches) -> Iterator[None]:
     """Runs the first engine core that vLLM starts in this context in `child`, if given.
 
-    vLLM has no argument for this.
+    vLLM has no argument for this. If it starts its processes in another way, `child` is discarded.
     """
+    if child is None:
+        yield
+        return
     # Imported late, because the child runs this module before it imports vLLM.
     from vllm.v1.engine import utils  # noqa: PLC0415
 
-    original = getattr(utils, "get_mp_context", None)
-    if child is None or original is None:
-        if child is not None:
-            _log.warning("vLLM does not start its processes as expected, discarding the early process")
-            child.discard()
+    if missing := list(absent(utils, "get_mp_context")):
+        patches.withdraw(EARLY_CORE, missing)
+        child.discard()
         yield
         return
+    original = utils.get_mp_context
 
     def get_mp_context() -> BaseContext:
         context: BaseContext = original()
