@@ -85,7 +85,7 @@ def create_app(
         Bodies(settings),
         early_writes=patches.use(EARLY_WRITES),
     )
-    app.state.prometheus = PrometheusPage(service.observe)
+    app.state.prometheus = PrometheusPage(service.observe, service.clock)
     # The middleware that is added last is the outermost.
     if keys.required:
         app.add_middleware(Authentication, keys=keys, service=service)

@@ -72,16 +72,17 @@ def histogram(name: str, text: str, values: Histogram) -> str:
 class PrometheusPage:
     """Renders the page, at most once a second."""
 
-    def __init__(self, observe: Callable[[], Observation]) -> None:
+    def __init__(self, observe: Callable[[], Observation], clock: Callable[[], float]) -> None:
         self._observe = observe
+        self._clock = clock
         self._rendered: tuple[float, bytes] | None = None
 
     def render(self) -> bytes:
         """Returns the complete page in UTF-8."""
-        seen = self._observe()
-        if self._rendered is None or not 0 <= seen.now - self._rendered[0] < _CACHE_SECONDS:
-            own = "\n".join(families(seen))
-            self._rendered = (seen.now, own.encode() + b"\n" + generate_latest(REGISTRY))
+        now = self._clock()
+        if self._rendered is None or not 0 <= now - self._rendered[0] < _CACHE_SECONDS:
+            own = "\n".join(families(self._observe()))
+            self._rendered = (now, own.encode() + b"\n" + generate_latest(REGISTRY))
         return self._rendered[1]
 
 
