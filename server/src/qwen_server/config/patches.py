@@ -24,6 +24,7 @@ ENGINE_PATCHES = (
     "output-tap",
     "spot-renderer",
     "step-heartbeat",
+    "token-loop",
 )
 HTTP_PATCHES = ("early-writes", "joined-heads")
 ALL_PATCHES = (*ENGINE_PATCHES, *HTTP_PATCHES)

@@ -20,6 +20,7 @@ from qwen_server.engine.base import InvalidRequestError, Observer, Tap
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapped
+from qwen_server.engine.vllm.patches.token_loop import TOKEN_LOOP, loop_tokens
 from qwen_server.observe.tracing import current_headers
 
 
@@ -48,6 +49,8 @@ class EngineProxy:
         self._llm = llm
         self._generate: Callable[..., AsyncGenerator[RequestOutput, None]] = llm.generate
         self._processor = install(llm) if patches.use(OUTPUT_TAP) else None
+        if patches.use(TOKEN_LOOP) and self._processor is not None:
+            loop_tokens(self._processor)
         self._heartbeat = heartbeat
         self._traced = llm.observability_config.otlp_traces_endpoint is not None
 
