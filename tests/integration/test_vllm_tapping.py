@@ -215,7 +215,7 @@ def test_the_short_loop_leaves_the_same_state_and_figures_as_vllms(tokenizer: An
             engine.step(*zip("ab", gains, strict=True))
             figures = {name: value for name, value in vars(engine.figures).items() if not _is_wall_time(name)}
             states = engine.processor.request_states.values()
-            found.append((figures | {"prompt_token_stats": vars(engine.figures.prompt_token_stats)}))
+            found.append(figures | {"prompt_token_stats": vars(engine.figures.prompt_token_stats)})
             found.append([_left_behind(state) for state in states])
         found.append([(tap.text, tap.tokens) for tap in taps.values()])
     assert [found.pop(0) for found in seen] == [False, True]

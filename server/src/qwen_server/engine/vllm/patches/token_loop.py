@@ -62,7 +62,10 @@ TOKEN_LOOP: Final = Patch(
 
 
 class PlainState(TappedState):
-    """The state of a tapped request whose text needs no stop strings and no log probabilities."""
+    """The state of a tapped request with statistics, whose text needs no check for stop strings."""
+
+    stats: RequestStateStats
+    detokenizer: FastIncrementalDetokenizer
 
     def accepts(self) -> bool:
         """Whether the tap accepts the next text, which is never the first."""
@@ -71,8 +74,6 @@ class PlainState(TappedState):
     def gain(self, token_ids: list[int], at: float, weight_version: str | None) -> None:
         """Does what vLLM does for `token_ids`, made at the engine's time `at`."""
         stats, detokenizer = self.stats, self.detokenizer
-        assert stats is not None
-        assert isinstance(detokenizer, FastIncrementalDetokenizer)
         stats.num_generation_tokens += len(token_ids)
         stats.last_token_ts = at
         if token_ids and weight_version is not None:
@@ -115,7 +116,6 @@ class LoopingProcessor(TappingProcessor):
                 if type(state) is not PlainState or not state.accepts() or not _carries_only_tokens(output):
                     left.append(output)
                     continue
-                assert state.stats is not None
                 tokens += len(output.new_token_ids)
                 latencies.append(engine_core_timestamp - state.stats.last_token_ts)
                 state.gain(output.new_token_ids, engine_core_timestamp, weight_version)
