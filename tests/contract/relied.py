@@ -174,6 +174,9 @@ RENDERING: tuple[Relied, ...] = (
     ),
     Calls("vllm.renderers.base:BaseRenderer.render_cmpl", "SpotRenderer", ("prompts", "tok_params"), complete=False),
     Has("vllm.renderers:ChatParams", "SpotRenderer", ("chat_template_kwargs",)),
+    Calls("vllm.renderers.base:BaseRenderer._tokenize_prompt", "SpotRenderer", ("prompt", "params")),
+    Calls("vllm.renderers.base:BaseRenderer._wants_offsets", "SpotRenderer", ("prompt", "params")),
+    Calls("vllm.renderers:TokenizeParams.get_encode_kwargs", "SpotRenderer"),
     Calls(
         "vllm.renderers.online_renderer:OnlineRenderer",
         "_serving",
