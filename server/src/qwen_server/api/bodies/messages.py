@@ -20,6 +20,7 @@ from qwen_server.api.bodies.sampling import (
     TemplateKwargs,
     TopK,
     TopP,
+    drop_empty_tools,
 )
 
 WITHOUT_EFFECT: Final = frozenset({"metadata", "service_tier"})
@@ -73,7 +74,7 @@ class MessagesRequest(CountTokensRequest, total=False):
     top_k: TopK
     stop_sequences: Annotated[
         StopTexts | None,
-        Must("be an array of at most 4 strings, each of 1 to 1024 characters"),
+        Must("be an array of strings, each of 1 to 1024 characters"),
         Field(description="strings that end the answer"),
     ]
     stream: Stream
@@ -84,9 +85,11 @@ class MessagesRequest(CountTokensRequest, total=False):
 
 def message(fields: dict[str, Any], _: int) -> Body:
     """A message request of checked `fields`. Anthropic's API has no default for `max_tokens`."""
+    drop_empty_tools(fields)
     return Body("messages", fields)
 
 
 def count_tokens(fields: dict[str, Any], _: int) -> Body:
     """A request for the number of tokens of a prompt, of checked `fields`."""
+    drop_empty_tools(fields)
     return Body("count_tokens", fields)
