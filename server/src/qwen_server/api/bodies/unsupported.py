@@ -58,6 +58,7 @@ REFUSED: Final[Mapping[str, Refused]] = {
     "repetition_detection": _no("use repetition_penalty or frequency_penalty"),
     "thinking_token_budget": _no("only chats have it", -1),
     "routed_experts_prompt_start": _no("the server does not return routed experts", 0),
+    "return_weight_versions": _no("the weights do not change while the server runs", False),
     "kv_transfer_params": _no(_INTERNAL, {}),
     "ec_transfer_params": _no(_INTERNAL, {}),
     "vllm_xargs": _no(_INTERNAL, {}),
