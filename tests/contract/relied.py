@@ -281,9 +281,8 @@ SERVING: tuple[Relied, ...] = (
 )
 
 
-
 def _fields(symbol: str, declaration: Any, *without_effect: str) -> Has:
-    """The fields of a request: vLLM has those that we pass on, and we have decided about all others."""
+    """The fields of a request: vLLM has what we pass on, and we have decided about all others."""
     declared = set(declaration.__annotations__)
     passed_on = declared - IGNORED - REFUSED.keys() - {*without_effect}
     decided = tuple(sorted(declared | IGNORED | REFUSED.keys()))

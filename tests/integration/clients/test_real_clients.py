@@ -47,9 +47,7 @@ def test_an_empty_list_of_tools_means_none(http: httpx.Client, choice: str | Non
     assert chat["choices"][0]["message"]["content"] == ANSWER
     response = post(http, "/v1/responses", input=QUESTION, parallel_tool_calls=True, **fields)
     assert response["output"][0]["content"][0]["text"] == ANSWER
-    message = post(
-        http, MESSAGE, messages=TALK, max_tokens=30, **fields | {"tool_choice": choice and {"type": choice}}
-    )
+    message = post(http, MESSAGE, messages=TALK, max_tokens=30, **fields | {"tool_choice": choice and {"type": choice}})
     assert message["content"][0]["text"] == ANSWER
     counted = post(http, "/v1/messages/count_tokens", messages=TALK, tools=[])
     assert counted["input_tokens"] == message["usage"]["input_tokens"] == chat["usage"]["prompt_tokens"]
@@ -143,7 +141,14 @@ def test_a_prompt_is_cut_on_the_side_that_is_asked_for(http: httpx.Client) -> No
     for more in ({}, {"logprobs": 0}):
         texts = {
             side: post(
-                http, COMPLETION, prompt="甲乙丙丁", echo=True, max_tokens=0, truncate_prompt_tokens=2, **side_of(side), **more
+                http,
+                COMPLETION,
+                prompt="甲乙丙丁",
+                echo=True,
+                max_tokens=0,
+                truncate_prompt_tokens=2,
+                **side_of(side),
+                **more,
             )["choices"][0]["text"]
             for side in (None, "left", "right")
         }

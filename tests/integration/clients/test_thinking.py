@@ -84,7 +84,11 @@ def test_a_thought_is_read_back_under_either_name(http: httpx.Client, thought: d
         nothing,
     ]
     for way in ways:
-        history = [*TALK, answer | way, *([{"role": "tool", "content": "ok", "tool_call_id": "1"}] * len(way.get("tool_calls", ())))]
+        history = [
+            *TALK,
+            answer | way,
+            *([{"role": "tool", "content": "ok", "tool_call_id": "1"}] * len(way.get("tool_calls", ()))),
+        ]
         chat = http.post("/v1/chat/completions", json={"messages": history, "return_prompt_text": True}).json()
         assert f"<think>{answer['reasoning']}</think>" in chat["prompt_text"], way
         count = http.post("/tokenize", json={"messages": history}).json()["count"]

@@ -150,8 +150,8 @@ def test_a_field_of_another_api_that_asks_for_nothing_passes(kind: Kind, fields:
 def test_only_what_nobody_knows_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         for kind in LEAST:
-            parse(kind, **dict.fromkeys(IGNORED - {"stream_interval"}), request_id="1", use_beam_search=None)
-            parse(kind, session_id="1", verbosity="low", cache_control={}, prediction={})
+            parse(kind, **dict.fromkeys(IGNORED), use_beam_search=None)
+            parse(kind, request_id="1", verbosity="low", cache_control={}, prediction={})
     assert caplog.records == []
     with caplog.at_level(logging.INFO):
         parse("chat", unheard_of=1)

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import Entries, Must, TokenArray, TokenId, declared, exactly
-from qwen_server.api.bodies.sampling import Sampling, drop_idle_options, names_stop, needs_referencefrom qwen_server.http.error_bodies import invalid
+from qwen_server.api.bodies.sampling import Sampling, drop_idle_options, names_stop, needs_reference
+from qwen_server.http.error_bodies import invalid
 
 Tokens = Annotated[list[TokenId], TokenArray()]
 
@@ -35,7 +36,9 @@ class CompletionRequest(Sampling, total=False):
 
 def completion(fields: dict[str, Any], default_tokens: int) -> Body:
     """A completion of checked `fields`. Raises HttpError 400."""
-    check_stream_options(fields)
+    drop_idle_options(fields)
+    if fields.get("max_tokens") == 0 and not fields.get("echo"):
+        raise invalid("max_tokens must be at least 1, unless echo is true", "max_tokens")
     fields.setdefault("max_tokens", default_tokens)
     prompt = fields["prompt"]
     prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1

@@ -163,7 +163,9 @@ class Sampling(Decoding, total=False):
     spaces_between_special_tokens: bool | None
     add_special_tokens: Annotated[bool | None, Field(description="add the tokenizer's special tokens to the prompt")]
     truncate_prompt_tokens: Annotated[Int31 | None, Field(description="keep only so many tokens of the prompt")]
-    truncation_side: Annotated[Literal["left", "right"] | None, Field(description="where tokens are removed; left by default")]
+    truncation_side: Annotated[
+        Literal["left", "right"] | None, Field(description="where tokens are removed; left by default")
+    ]
     prompt_logprobs: Annotated[int | None, Field(ge=-1, le=20, description="log probabilities of the prompt's tokens")]
     return_token_ids: Annotated[bool | None, Field(description="return the ids of the tokens too")]
     return_tokens_as_token_ids: Annotated[bool | None, Field(description="name tokens by id in log probabilities")]
