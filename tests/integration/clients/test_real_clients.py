@@ -177,6 +177,7 @@ def test_a_cut_tool_call_does_not_spoil_the_conversation(http: httpx.Client, arg
 
 
 def test_a_conversation_may_hold_an_answer_without_anything(http: httpx.Client) -> None:
-    for empty in ({"content": None}, {"content": ""}, {"tool_calls": []}, {"content": None, "tool_calls": None}):
+    empties: list[dict[str, Any]] = [{"content": None}, {"content": ""}, {"tool_calls": []}, {"tool_calls": None}]
+    for empty in empties:
         history = [*TALK, {"role": "assistant", **empty}, *TALK]
         assert post(http, CHAT, messages=history, max_tokens=3)["choices"]
