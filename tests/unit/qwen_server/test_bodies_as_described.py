@@ -39,6 +39,7 @@ RULES: Final = (
     " was removed; use",
     " is not supported: ",
     "max_tokens must be at least 1, unless echo is true",
+    "tool_choice needs tools",
     " holds more than ",
     "of at most 1024 values",
     "with at most 1024 values",

@@ -62,6 +62,17 @@ def test_a_choice_among_no_tools_is_left_to_the_engine_to_refuse() -> None:
         assert parse("chat", tools=[], tool_choice=choice).fields["tool_choice"] == choice
 
 
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "f"}])
+def test_a_message_cannot_force_a_tool_that_it_lacks(choice: dict[str, str]) -> None:
+    """vLLM would not notice."""
+    nothing: list[dict[str, Any]] = [{}, {"tools": []}, {"tools": None}]
+    for fields in nothing:
+        assert refused_param("messages", tool_choice=choice, **fields) == "tool_choice"
+    assert parse("messages", tool_choice=choice, tools=[{"name": "f"}]).fields["tool_choice"] == choice
+    added = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": {"name": "f"}}}
+    assert parse("messages", tool_choice=choice, messages=[*TALK, {"role": "system", "content": [added]}])
+
+
 def test_tools_keep_their_choice() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     fields = parse("chat", tools=tools, tool_choice="auto", parallel_tool_calls=False).fields

@@ -36,9 +36,8 @@ async def streamed_twice(source: AsyncGenerator[str, None]) -> AsyncGenerator[st
 def readable(messages: list[Any]) -> list[Any]:
     """The messages of a conversation so that vLLM reads all that they hold.
 
-    vLLM compares a message with several types and keeps the fields of the one that fits best. A
-    null counts as a field: as an SDK sends back an answer, a type that knows no thoughts would fit
-    best. It also would prefer an empty `reasoning` to the thought under the other name.
+    vLLM refuses some fields that are null, such as a name. It would prefer an empty `reasoning` to
+    the thought under the other name, which tokenization does not know at all.
     """
     return [_without_nulls(message) if _is_odd(message) else message for message in messages]
 
