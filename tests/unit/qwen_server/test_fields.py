@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +68,13 @@ def test_every_field_of_the_sdks_is_decided(documented: Any, declared: Any) -> N
 
 def test_a_field_is_either_refused_or_ignored() -> None:
     assert not REFUSED.keys() & IGNORED
+
+
+@pytest.mark.parametrize("page", ["api.md", "api.zh-CN.md"])
+def test_every_decision_is_documented(page: str) -> None:
+    text = (Path(__file__).parents[3] / "docs" / page).read_text(encoding="utf-8")
+    names = {name for name in REFUSED.keys() | IGNORED if not name.startswith("guided_")}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

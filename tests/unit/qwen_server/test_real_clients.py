@@ -9,6 +9,8 @@ import pytest
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.checking import Bodies
+from qwen_server.api.bodies.limits import Limits
+from qwen_server.api.openapi.schemas import schemas
 from qwen_server.engine.base import Kind
 from qwen_server.http.error_bodies import HttpError
 from tests.unit.qwen_server.serving import events_of, make_settings, serve
@@ -146,6 +148,15 @@ def test_the_shortest_answer_is_cut_as_well() -> None:
     assert (fields["max_tokens"], fields["min_tokens"], fields["max_completion_tokens"]) == (512, 512, 512)
     assert refused_param("chat", CLAMPING, temperature=2) == "temperature"
     assert refused_param("chat", CLAMPING, n=99) == "n"
+
+
+def test_the_description_has_no_limit_that_is_not_enforced() -> None:
+    for settings, most in ((make_settings(), 512), (make_settings(on_exceed="clamp"), None)):
+        described = schemas(Limits(settings))
+        for name, field in (("ChatRequest", "max_tokens"), ("ResponsesRequest", "max_output_tokens")):
+            assert described[name]["properties"][field]["anyOf"][0].get("maximum") == most
+        assert described["MessagesRequest"]["properties"]["max_tokens"].get("maximum") == most
+        assert described["ChatRequest"]["properties"]["temperature"]["anyOf"][0]["maximum"] == 1
 
 
 def test_the_clients_body_stays_as_it_is() -> None:

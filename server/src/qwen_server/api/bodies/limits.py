@@ -87,7 +87,10 @@ class Limits:
         properties, required = schema.get("properties", {}), schema.get("required", ())
         for name, (low, high) in self.of(properties).items():
             field = properties[name]
-            (field if name in required else field["anyOf"][0]).update({"minimum": low, "maximum": high})
+            number = field if name in required else field["anyOf"][0]
+            number["minimum"] = low
+            if not (self._cuts and name in _ANSWER_TOKENS):
+                number["maximum"] = high
         for name in (self._defaults.keys() & properties.keys()).difference(required):
             properties[name]["default"] = self._defaults[name]
         for name, most in (("prompt", self._prompts), *((stops, self._stops) for stops in _STOPS)):
