@@ -6,6 +6,14 @@ code: a function, a class, `Class.method` or a constant.
 
 from __future__ import annotations
 
+from typing import Any
+
+from qwen_server.api.bodies.chat import ChatRequest
+from qwen_server.api.bodies.completion import CompletionRequest
+from qwen_server.api.bodies.messages import CountTokensRequest, MessagesRequest
+from qwen_server.api.bodies.responses import ResponsesRequest
+from qwen_server.api.bodies.tokenization import DetokenizeRequest, TokenizeChat, TokenizeText
+from qwen_server.api.bodies.unsupported import IGNORED, REFUSED
 from tests.contract.relying import Calls, Does, Has, Relied, Says, Takes
 
 # Methods of ours that override one of vLLM's only in some releases.
@@ -272,6 +280,27 @@ SERVING: tuple[Relied, ...] = (
     Has("vllm.exceptions:VLLMValidationError", "translated", ("parameter",)),
 )
 
+
+def _fields(symbol: str, declaration: Any, *without_effect: str) -> Has:
+    """The fields of a request: vLLM has what we pass on, and we have decided about all others."""
+    declared = set(declaration.__annotations__)
+    passed_on = declared - IGNORED - REFUSED.keys() - {*without_effect}
+    decided = tuple(sorted(declared | IGNORED | REFUSED.keys()))
+    return Has(symbol, declaration.__name__, tuple(sorted(passed_on)), exactly=True, ignored=decided)
+
+
+_TOKENIZE = "vllm.entrypoints.serve.tokenize.protocol"
+FIELDS: tuple[Relied, ...] = (
+    _fields(f"{_OPENAI}.chat_completion.protocol:ChatCompletionRequest", ChatRequest),
+    _fields(f"{_OPENAI}.completion.protocol:CompletionRequest", CompletionRequest),
+    _fields(f"{_OPENAI}.responses.protocol:ResponsesRequest", ResponsesRequest, "conversation", "stream_options"),
+    _fields("vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest", MessagesRequest),
+    _fields("vllm.entrypoints.anthropic.protocol:AnthropicCountTokensRequest", CountTokensRequest),
+    _fields(f"{_TOKENIZE}:TokenizeCompletionRequest", TokenizeText, "messages"),
+    _fields(f"{_TOKENIZE}:TokenizeChatRequest", TokenizeChat, "prompt"),
+    _fields(f"{_TOKENIZE}:DetokenizeRequest", DetokenizeRequest),
+)
+
 TEXTS: tuple[Relied, ...] = (
     Says(f"{_OPENAI}.chat_completion.serving", "DISCONNECTED", ("Client disconnected", "chatcmpl-{}")),
     Says(f"{_OPENAI}.completion.serving", "DISCONNECTED", ("Client disconnected", "cmpl-{}")),
@@ -315,4 +344,4 @@ TEXTS: tuple[Relied, ...] = (
     ),
 )
 
-DECLARED = (*ENGINE, *OUTPUTS, *METRICS, *RENDERING, *SERVING, *TEXTS)
+DECLARED = (*ENGINE, *OUTPUTS, *METRICS, *RENDERING, *SERVING, *FIELDS, *TEXTS)

@@ -90,13 +90,29 @@ def rendered(work: Any) -> Any:
 
 
 @hypothesis_settings(max_examples=150, deadline=None)
-@given(CONVERSATIONS, st.sampled_from([{}, {"truncate_prompt_tokens": 5}, {"chat_template_kwargs": {"a": True}}]))
+@given(
+    CONVERSATIONS,
+    st.sampled_from(
+        [{}, {"truncate_prompt_tokens": 5, "truncation_side": "right"}, {"chat_template_kwargs": {"a": True}}]
+    ),
+)
 def test_chats_are_rendered_alike(renderers: SimpleNamespace, messages: Any, more: dict[str, Any]) -> None:
     assert chat(renderers.spot, messages, **more) == chat(renderers.plain, messages, **more)
 
 
 @hypothesis_settings(max_examples=150, deadline=None)
-@given(PROMPTS, st.sampled_from([{}, {"truncate_prompt_tokens": 5}, {"add_special_tokens": False}, {"echo": True}]))
+@given(
+    PROMPTS,
+    st.sampled_from(
+        [
+            {},
+            {"truncate_prompt_tokens": 5},
+            {"truncate_prompt_tokens": 5, "truncation_side": "right"},
+            {"add_special_tokens": False},
+            {"echo": True},
+        ]
+    ),
+)
 def test_prompts_are_rendered_alike(renderers: SimpleNamespace, prompt: Any, more: dict[str, Any]) -> None:
     assert completion(renderers.spot, prompt, **more) == completion(renderers.plain, prompt, **more)
 

@@ -157,7 +157,6 @@ def test_a_conversation_goes_on_after_a_call(sdk: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": []}, "tools"),
         ({"tools": {}}, "tools"),
         ({"tools": [1]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
@@ -172,7 +171,9 @@ def test_a_conversation_goes_on_after_a_call(sdk: openai.OpenAI) -> None:
         ({"tools": TOOLS, "tool_choice": "perhaps"}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice.function"),
-        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [], "tool_choice": NAMED}, "tool_choice"),
         ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages[0].tool_calls"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls[0].function"),
     ],

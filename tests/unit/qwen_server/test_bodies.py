@@ -36,6 +36,9 @@ def completion(**fields: Any) -> Any:
         {"logprobs": False},
         {"repetition_penalty": 0.01},
         {"tool_choice": "none"},
+        {"tool_choice": "auto"},
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+        {"stream_options": {"continuous_usage_stats": True}},
         {"chat_template_kwargs": {"enable_thinking": False}},
     ],
 )
@@ -47,7 +50,8 @@ def test_ordinary_requests_go_the_fast_way(fields: dict[str, Any]) -> None:
     "fields",
     [
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        {"tool_choice": "auto"},
+        {"tool_choice": "required"},
+        {"return_prompt_text": True},
         {"logprobs": True},
         {"prompt_logprobs": 0},
         {"return_token_ids": True},

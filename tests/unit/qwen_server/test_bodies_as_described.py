@@ -19,7 +19,7 @@ from qwen_server.engine.base import Kind
 from qwen_server.http.error_bodies import HttpError
 from tests.unit.qwen_server.serving import make_settings
 
-SETTINGS = make_settings(max_prompts=3)
+SETTINGS = make_settings(max_prompts=3, max_stops=3)
 BODIES = Bodies(SETTINGS)
 SCHEMAS = schemas(Limits(SETTINGS))
 KINDS: Final[Mapping[Kind, str]] = {
@@ -34,10 +34,12 @@ KINDS: Final[Mapping[Kind, str]] = {
 # What a schema cannot say: rules about two fields, the name of the model, values counted over all
 # levels.
 RULES: Final = (
-    "stream_options is allowed only when stream is true",
     "top_logprobs needs logprobs to be true",
     "The model `",
     " was removed; use",
+    " is not supported: ",
+    "max_tokens must be at least 1, unless echo is true",
+    "tool_choice needs tools",
     " holds more than ",
     "of at most 1024 values",
     "with at most 1024 values",

@@ -139,7 +139,7 @@ def test_what_needs_no_store_is_let_through(name: str) -> None:
         ({"messages": [{"role": "user", "content": "x", "y": [0] * 1025}], "max_tokens": 5}, "messages[0]"),
         ({"messages": TALK, "max_tokens": 5, "temperature": -1}, "temperature"),
         ({"messages": TALK, "max_tokens": 5, "stop_sequences": "x"}, "stop_sequences"),
-        ({"messages": TALK, "max_tokens": 5, "stop_sequences": ["a", "b", "c", "d", "e"]}, "stop_sequences"),
+        ({"messages": TALK, "max_tokens": 5, "stop_sequences": ["a"] * 33}, "stop_sequences"),
         ({"messages": TALK, "max_tokens": 5, "system": [5]}, "system"),
         ({"messages": TALK, "max_tokens": 5, "thinking": True}, "thinking"),
         ({"messages": TALK, "max_tokens": 5, "tools": [0] * 1025}, "tools"),

@@ -57,14 +57,14 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"repetition_penalty": 5e-324}, "repetition_penalty"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"seed": 2**63}, "seed"),
-        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ["a"] * 33}, "stop"),
         ({"stop": [1]}, "stop"),
         ({"stop": ""}, "stop"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"1": 101}}, "logit_bias"),
         ({"logit_bias": []}, "logit_bias"),
         ({"stream": "yes"}, "stream"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_options": []}, "stream_options"),
         ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
@@ -82,12 +82,13 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x", "name": 5}]}, "messages[0].name"),
         ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "content": "x", "reasoning": 5}]}, "messages[0].reasoning"),
+        ({"messages": [{"role": "assistant", "reasoning_content": []}]}, "messages[0].reasoning_content"),
         ({"messages": [{"role": "assistant", "tool_calls": [5]}]}, "messages[0].tool_calls[0]"),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]},
             "messages[0].tool_calls[0].function.arguments",
         ),
-        ({"tools": []}, "tools"),
         ({"tools": [{}] * 1025}, "tools"),
         ({"tools": ["f"]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
@@ -122,6 +123,9 @@ async def test_a_bad_parameter_of_a_chat_is_named(served: Served, fields: dict[s
         ({"best_of": True}, "best_of"),
         ({"best_of": 1.0}, "best_of"),
         ({"suffix": 1}, "suffix"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 0, "echo": False}, "max_tokens"),
+        ({"max_tokens": -1, "echo": True}, "max_tokens"),
     ],
 )
 async def test_a_bad_parameter_of_a_completion_is_named(served: Served, fields: dict[str, Any], param: str) -> None:
@@ -136,6 +140,19 @@ async def test_limits_are_named_with_their_values(served: Served) -> None:
     assert "between 0 and 1" in error_of(response, 400)["message"]
     response = await served.client.post("/v1/completions", json={"prompt": ["a"] * 129})
     assert "128" in error_of(response, 400)["message"]
+
+
+async def test_a_limit_is_named_with_its_setting(served: Served) -> None:
+    for fields, flag in (
+        ({"max_tokens": 513}, "--max-tokens-limit"),
+        ({"min_tokens": 513}, "--max-tokens-limit"),
+        ({"temperature": 1.5}, "--max-temperature"),
+        ({"temperature": -1}, "--min-temperature"),
+        ({"n": 17}, "--max-choices"),
+        ({"stop": ["a"] * 33}, "--max-stops"),
+    ):
+        assert f"(set by {flag})" in error_of(await served.chat(**fields), 400)["message"]
+    assert "set by" not in error_of(await served.chat(n=0), 400)["message"]
 
 
 @pytest.mark.parametrize(

@@ -67,11 +67,15 @@ class Settings(BaseSettings):
     request_timeout: Duration = Field(600.0, gt=0, description="how long a request may take in total")
     default_max_tokens: int = Field(100, ge=1, description="max_tokens of requests that do not set it")
     max_tokens_limit: int = Field(512, ge=1, description="highest max_tokens of a request")
+    on_exceed: Literal["refuse", "clamp"] = Field(
+        "refuse", description="refuse requests with a max_tokens or min_tokens above the limit, or clamp them to it"
+    )
     default_temperature: float = Field(0.7, ge=0, description="temperature of requests that do not set it")
     min_temperature: float = Field(0.0, ge=0, description="lowest temperature of a request")
     max_temperature: float = Field(1.0, ge=0, description="highest temperature of a request")
     max_choices: int = Field(16, ge=1, description="highest n of a request")
     max_prompts: int = Field(128, ge=1, description="most prompts in a completion request")
+    max_stops: int = Field(32, ge=1, le=1024, description="most stop strings of a request")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body, in bytes")
     rate_limit: Annotated[RateLimit | None, BeforeValidator(parse_rate_limit), BeforeValidator(empty_is_none)] = Field(
         None, description="request rate per API key, such as 600/minute; unset: unlimited"

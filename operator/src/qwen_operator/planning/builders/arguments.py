@@ -75,6 +75,8 @@ def _limit_flags(spec: QwenServiceSpec) -> list[Flag]:
         ("queue-timeout", format_duration(limits.queue_timeout)),
         ("default-max-tokens", limits.default_max_tokens),
         ("max-tokens-limit", limits.max_tokens),
+        ("on-exceed", limits.on_exceed.lower()),
+        ("max-stops", limits.max_stops),
         ("default-temperature", f"{temperature:g}"),
         ("min-temperature", f"{limits.min_temperature:g}"),
         ("max-temperature", f"{limits.max_temperature:g}"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,13 +13,13 @@ from qwen_server.api.bodies import chat, completion, messages, responses, sampli
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import TAG
 from qwen_server.api.bodies.limits import Limits, check_bounds
+from qwen_server.api.bodies.unsupported import check_unknown, fields_of_others
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import Kind
 from qwen_server.http.body import parse_object
 from qwen_server.http.error_bodies import HttpError, client_error, invalid
 
-_log = logging.getLogger(__name__)
-_REMOVED: Final = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend")
+_GENERATING: Final[tuple[Kind, ...]] = ("chat", "completion", "responses", "messages")
 
 # The errors of pydantic that a declaration can cause, in the API's words.
 _TEXTS: Final = {
@@ -71,6 +70,12 @@ _KINDS: Final[Mapping[Kind, _Declared]] = {
     "detokenize": _declared(tokenization.DetokenizeRequest, tokenization.detokenize),
 }
 
+# The fields that would be lost: an API that generates text lacks them, another one has them.
+_ELSEWHERE: Final[Mapping[Kind, frozenset[str]]] = {
+    kind: fields_of_others(_KINDS[kind].names, [_KINDS[other].effective for other in _GENERATING])
+    for kind in _GENERATING
+}
+
 # What the API's description calls them.
 DECLARATIONS: Final[Mapping[str, Any]] = {
     "ChatRequest": chat.ChatRequest,
@@ -99,8 +104,8 @@ class Bodies:
 
     def check(self, kind: Kind, given: dict[str, Any]) -> Body:
         """The body of a JSON object, which stays as it is. Raises HttpError 400 or 404."""
-        if kind == "completion":
-            self._limits.check_prompts(given)
+        given = self._limits.cut(given)
+        self._limits.check_lengths(given)
         declared = _TEXT_OR_CHAT[tokenization.which(given)] if kind == "tokenize" else _KINDS[kind]
         check_bounds(given, self._bounds.get(kind, {}))
         try:
@@ -108,7 +113,7 @@ class Bodies:
         except ValidationError as error:
             raise _refusal(error) from None
         if not given.keys() <= declared.names:
-            _log_unknown([name for name in given if name not in declared.names])
+            check_unknown(kind, given, declared.names, _ELSEWHERE.get(kind, frozenset()))
         effective = declared.effective
         fields = {name: value for name, value in given.items() if value is not None and name in effective}
         self.check_model(fields.setdefault("model", self._served_name))
@@ -121,13 +126,6 @@ class Bodies:
         if name != self._served_name:
             text = f"The model `{name[:200]}` does not exist."
             raise client_error(404, text, param="model", code="model_not_found")
-
-
-def _log_unknown(unknown: list[str]) -> None:
-    if removed := next((name for name in unknown if name in _REMOVED), None):
-        raise invalid(f"{removed} was removed; use structured_outputs or response_format", removed)
-    names = ", ".join(sorted(name[:64] for name in unknown[:8]))
-    _log.info("ignored %d unknown field(s) of a request: %r", len(unknown), names)
 
 
 def _refusal(error: ValidationError) -> HttpError:

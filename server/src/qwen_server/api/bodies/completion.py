@@ -8,7 +8,8 @@ from pydantic import Field
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import Entries, Must, TokenArray, TokenId, declared, exactly
-from qwen_server.api.bodies.sampling import Sampling, check_stream_options, names_stop, needs_reference
+from qwen_server.api.bodies.sampling import Sampling, drop_idle_options, names_stop, needs_reference
+from qwen_server.http.error_bodies import invalid
 
 Tokens = Annotated[list[TokenId], TokenArray()]
 
@@ -28,14 +29,16 @@ class CompletionRequest(Sampling, total=False):
     logprobs: Annotated[
         int | None, Field(ge=0, le=20, description="log probabilities of the token and of so many others")
     ]
-    echo: Annotated[bool | None, Field(description="return the prompt too")]
+    echo: Annotated[bool | None, Field(description="return the prompt too; with max_tokens 0, only the prompt")]
     suffix: str | None
     best_of: Annotated[Annotated[Literal[1], exactly(int)] | None, Must("be 1")]
 
 
 def completion(fields: dict[str, Any], default_tokens: int) -> Body:
     """A completion of checked `fields`. Raises HttpError 400."""
-    check_stream_options(fields)
+    drop_idle_options(fields)
+    if fields.get("max_tokens") == 0 and not fields.get("echo"):
+        raise invalid("max_tokens must be at least 1, unless echo is true", "max_tokens")
     fields.setdefault("max_tokens", default_tokens)
     prompt = fields["prompt"]
     prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1

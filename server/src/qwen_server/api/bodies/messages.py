@@ -20,7 +20,9 @@ from qwen_server.api.bodies.sampling import (
     TemplateKwargs,
     TopK,
     TopP,
+    drop_empty_tools,
 )
+from qwen_server.http.error_bodies import invalid
 
 WITHOUT_EFFECT: Final = frozenset({"metadata", "service_tier"})
 
@@ -73,7 +75,7 @@ class MessagesRequest(CountTokensRequest, total=False):
     top_k: TopK
     stop_sequences: Annotated[
         StopTexts | None,
-        Must("be an array of at most 4 strings, each of 1 to 1024 characters"),
+        Must("be an array of strings, each of 1 to 1024 characters"),
         Field(description="strings that end the answer"),
     ]
     stream: Stream
@@ -83,10 +85,24 @@ class MessagesRequest(CountTokensRequest, total=False):
 
 
 def message(fields: dict[str, Any], _: int) -> Body:
-    """A message request of checked `fields`. Anthropic's API has no default for `max_tokens`."""
+    """A message request of checked `fields`. Raises HttpError 400.
+
+    Anthropic's API has no default for `max_tokens`.
+    """
+    drop_empty_tools(fields)
+    forces = fields.get("tool_choice", {}).get("type") in ("any", "tool")
+    if forces and "tools" not in fields and not _adds_tools(fields["messages"]):
+        raise invalid("tool_choice needs tools", "tool_choice")
     return Body("messages", fields)
+
+
+def _adds_tools(messages: list[dict[str, Any]]) -> bool:
+    """Whether system messages among `messages` declare tools."""
+    contents = (message["content"] for message in messages if message["role"] == "system")
+    return any(block["type"] == "tool_addition" for blocks in contents if isinstance(blocks, list) for block in blocks)
 
 
 def count_tokens(fields: dict[str, Any], _: int) -> Body:
     """A request for the number of tokens of a prompt, of checked `fields`."""
+    drop_empty_tools(fields)
     return Body("count_tokens", fields)

@@ -22,7 +22,7 @@ from qwen_server.api.bodies.common import (
     exactly,
     other_than,
 )
-from qwen_server.api.bodies.sampling import IGNORED, Decoding, Temperature, TemplateKwargs
+from qwen_server.api.bodies.sampling import IGNORED, Decoding, Temperature, TemplateKwargs, drop_empty_tools
 
 WITHOUT_EFFECT: Final = frozenset({"store", "background", "prompt_cache_key", "safety_identifier", "stream_options"})
 _TEXTS: Final = ("input_text", "output_text")
@@ -177,5 +177,6 @@ class ResponsesRequest(Decoding, total=False):
 
 def response(fields: dict[str, Any], default_tokens: int) -> Body:
     """A request for a response of checked `fields`."""
+    drop_empty_tools(fields)
     fields.setdefault("max_output_tokens", default_tokens)
     return Body("responses", fields)

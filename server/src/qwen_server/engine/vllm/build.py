@@ -12,7 +12,6 @@ from typing import Any, Literal, NoReturn
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
-from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.protocol import BaseModelPath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.envs import enable_envs_cache
@@ -29,6 +28,7 @@ from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import EngineError, EngineInfo
 from qwen_server.engine.vllm.client import EngineProxy
+from qwen_server.engine.vllm.completion_api import Completion
 from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.model_family import Family, choose, detect
@@ -55,7 +55,7 @@ class Parts:
     models: OpenAIServingModels
     serving_options: dict[str, Any]
     chat: OpenAIServingChat
-    completion: OpenAIServingCompletion
+    completion: Completion
     info: EngineInfo
     default_sampling: dict[str, Any]
 
@@ -199,7 +199,7 @@ def _serving(
     common = {"online_renderer": renderer, "request_logger": None}
     options = {**common, **template, **parsers}
     chat = OpenAIServingChat(client, models, "assistant", **options)
-    completion = OpenAIServingCompletion(client, models, **common)
+    completion = Completion(client, models, **common)
     info = _info(settings, device, llm, family, patches)
     default_sampling = config.get_diff_sampling_param()
     return Parts(llm, client, plain, models, options, chat, completion, info, default_sampling)

@@ -36,6 +36,8 @@ def prepare(folder: Path, settings: Settings) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # The startup probe limits how long a model may take to load.
     os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", "7200")
+    # The setting alone decides: requests with more stops never reach vLLM.
+    os.environ["VLLM_MAX_STOP_STRINGS"] = str(settings.max_stops)
     if settings.log_format == "json":
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are not JSON
     # Hides warnings about the shared memory of killed processes. The tracker frees it.

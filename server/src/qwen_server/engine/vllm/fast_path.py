@@ -20,6 +20,7 @@ from qwen_server.engine.base import Output, Prepared, Tap
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import date
 from qwen_server.engine.vllm.outputs import Merger
+from qwen_server.engine.vllm.thoughts import readable
 from qwen_server.engine.vllm.translation import invalid, of_response, translated
 
 
@@ -131,7 +132,7 @@ def _prepared(work: Work, request_id: str, arrival: float) -> Prepared:
 
 
 def fitted(body: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
-    """The body with its token limits capped to the model's context length.
+    """The body as vLLM can take it: its messages readable, its token limits within the context.
 
     A client's large default must not make a request invalid.
     """
@@ -139,4 +140,6 @@ def fitted(body: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if isinstance(fit.get(name), int):
             fit[name] = min(fit[name], max_model_len)
+    if "messages" in fit:
+        fit["messages"] = readable(fit["messages"])
     return fit

@@ -18,6 +18,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 from qwen_server.engine.base import Kind
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.patches.vllm_texts import ERROR_EVENT
+from qwen_server.engine.vllm.thoughts import named_twice, streamed_twice
 
 
 class RefusedError(Exception):
@@ -79,9 +80,17 @@ def chat_and_completion(parts: Parts) -> dict[Kind, Api]:
         return CompletionRequest.model_validate(body | {"request_id": request_id.removeprefix("cmpl-")})
 
     return {
-        "chat": Api("messages", chat, parts.chat.create_chat_completion),
+        "chat": Api("messages", chat, parts.chat.create_chat_completion, _chat_body, _chat_events),
         "completion": Api("prompt", completion, parts.completion.create_completion),
     }
+
+
+def _chat_body(result: Any) -> dict[str, Any]:
+    return named_twice(json_of(result))
+
+
+def _chat_events(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    return streamed_twice(passed_on(source))
 
 
 def prompt_param_of(api: Api, body: Mapping[str, Any]) -> str:
