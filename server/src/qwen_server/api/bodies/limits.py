@@ -30,6 +30,7 @@ class Limits:
             "n": (1, settings.max_choices),
         }
         self._prompts = settings.max_prompts
+        self._sequences = settings.max_sequences
         self._defaults = {
             "max_tokens": settings.default_max_tokens,
             "max_output_tokens": settings.default_max_tokens,
@@ -45,6 +46,13 @@ class Limits:
         prompt = given.get("prompt")
         if isinstance(prompt, list) and len(prompt) > self._prompts and type(prompt[0]) is not int:
             raise invalid(f"prompt has {len(prompt)} entries; the limit is {self._prompts}", "prompt")
+
+    def check_sequences(self, prompts: int, n: int) -> None:
+        """Raises HttpError 400 if a request asks for too many answers in total."""
+        if prompts * n > self._sequences:
+            asked = f"{prompts} prompts with n={n}" if prompts > 1 else f"n={n}"
+            text = f"{asked} ask for {prompts * n} answers; the limit of a request is {self._sequences}"
+            raise invalid(text, "n" if n > 1 else "prompt")
 
     def describe(self, schema: dict[str, Any]) -> None:
         """Writes the bounds and defaults into the schema of a request body."""
