@@ -70,11 +70,12 @@ def test_logprobs_echo_and_suffix_of_completions_go_the_reference_way(fields: di
 
 
 @pytest.mark.parametrize(
-    ("prompt", "n", "weight"),
+    ("prompt", "n", "sequences"),
     [("x", 1, 1), (["a", "b"], 3, 6), ([1, 2, 3], 2, 2), ([[1], [2], [3]], 1, 3)],
 )
-def test_the_weight_is_prompts_times_choices(prompt: Any, n: int, weight: int) -> None:
-    assert completion(prompt=prompt, n=n).weight == weight
+def test_a_request_has_prompts_times_choices_sequences(prompt: Any, n: int, sequences: int) -> None:
+    body = completion(prompt=prompt, n=n)
+    assert body.prompts * body.n == sequences
 
 
 def test_configured_limits_and_defaults_hold() -> None:

@@ -70,7 +70,7 @@ def test_the_servers_defaults_are_applied() -> None:
         "temperature": 0.7,
         "max_output_tokens": 100,
     }
-    assert (request.weight, request.fast, request.stream, request.generates) == (1, False, False, True)
+    assert (request.prompts * request.n, request.fast, request.stream, request.generates) == (1, False, False, True)
     message = parse("messages", messages=TALK, max_tokens=7, stream=True, metadata={"user_id": "u"})
     assert message.fields["temperature"] == 0.7
     assert "metadata" not in message.fields

@@ -136,8 +136,8 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 
     overdue = service.clock() - service.settings.request_timeout + 0.1
     async with asyncio.timeout(5):
-        ticket = service.admission.enter(body.weight)
-        await Generation(service, body, RequestRecord("r", overdue)).serve(ticket, receive, send)
+        generation = Generation(service, body, RequestRecord("r", overdue))
+        await generation.serve(service.admission.enter(generation.weight), receive, send)
     assert sent[0] == "http.response.start"
     assert (served.lifecycle.in_flight, service.admission.running) == (0, 0)
 

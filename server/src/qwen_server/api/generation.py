@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import time
@@ -28,7 +29,7 @@ from qwen_server.api.transcript import Transcript
 from qwen_server.control.admission import QueueTimeoutError, Ticket
 from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
-from qwen_server.engine.base import EngineError, InvalidRequestError, Output
+from qwen_server.engine.base import EngineError, InvalidRequestError, Output, Turn
 from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import UntilDisconnect
@@ -76,7 +77,16 @@ class Generation:
         self._created = int(time.time())
         self._stream: EventStream | None = None
         self._events = 0
+        self._answered = False
         self._transcript = Transcript(body.fields) if service.settings.log_prompts else None
+
+    @property
+    def weight(self) -> int:
+        """The slots that each turn needs: the sequences that cannot wait for one another.
+
+        vLLM's own serving code generates all choices of a prompt together.
+        """
+        return 1 if self._is_fast() else self._body.n
 
     async def serve(self, ticket: Ticket, receive: Receive, send: Send) -> None:
         """Answers. Every outcome is counted exactly once, and the client gets every error."""
@@ -99,8 +109,9 @@ class Generation:
         try:
             try:
                 await self._within_deadline(ticket, receive, send)
+                self._answered = True
             finally:
-                self._service.admission.leave(ticket)
+                self._service.admission.leave(ticket, generated=self._answered and self._body.generates)
         except ClientDisconnectedError:
             return "aborted", None
         except HttpError as error:
@@ -141,10 +152,11 @@ class Generation:
         try:
             await service.admission.wait(ticket, service.settings.queue_timeout)
             self._record.granted = service.clock()
+            turn = functools.partial(service.admission.turn, ticket)
             if self._is_fast():
-                await self._serve_fast(connection, send)
+                await self._serve_fast(turn, connection, send)
             else:
-                await self._serve_reference(send)
+                await self._serve_reference(turn, send)
         except QueueTimeoutError:
             raise refused(service.refuse("queue_timeout", BUSY_TEXT)) from None
         except InvalidRequestError as error:
@@ -162,21 +174,21 @@ class Generation:
     def _is_fast(self) -> bool:
         return self._body.fast and not (self._body.kind == "chat" and self._service.engine.info.chats_need_parsing)
 
-    async def _serve_fast(self, connection: RequestResponseCycle | None, send: Send) -> None:
+    async def _serve_fast(self, turn: Turn, connection: RequestResponseCycle | None, send: Send) -> None:
         body, record, engine = self._body, self._record, self._service.engine
         prepare = engine.prepare_chat if body.kind == "chat" else engine.prepare_completion
         prepared = await prepare(body.fields, self._id, record.arrival)
         record.prompt_tokens = prepared.prompt_tokens
         choices = prepared.prompts * prepared.n
         if not body.stream:
-            async with aclosing(cast("Any", engine.generate(prepared))) as outputs:
+            async with aclosing(cast("Any", engine.generate(prepared, None, turn))) as outputs:
                 await self._collect_outputs(outputs, choices, send)
             return
         chunks = Chunks(body.kind, self._id, self._created, body.model, stop_reasons=body.stop_reasons)
         direct = None
         if connection is not None and choices == 1 and self._transcript is None:
             direct = DirectEvents(connection, chunks, record, self._service.figures, self._service.clock)
-        async with aclosing(cast("Any", engine.generate(prepared, direct))) as outputs:
+        async with aclosing(cast("Any", engine.generate(prepared, direct, turn))) as outputs:
             await self._stream_outputs(outputs, chunks, direct, send)
 
     async def _collect_outputs(self, outputs: AsyncIterator[Output], choices: int, send: Send) -> None:
@@ -215,10 +227,12 @@ class Generation:
             raise EngineError("the engine ended without finishing the request")
         await stream.end(ending)
 
-    async def _serve_reference(self, send: Send) -> None:
+    async def _serve_reference(self, turn: Turn, send: Send) -> None:
         body, engine = self._body, self._service.engine
         stream = self._begin_stream(send) if body.stream else None
-        answer = await engine.reference(body.kind, body.fields, self._id, self._record.arrival, self._observe_reference)
+        answer = await engine.reference(
+            body.kind, body.fields, self._id, self._record.arrival, self._observe_reference, turn=turn
+        )
         if answer.stream is not None and stream is not None:
             async with aclosing(cast("Any", answer.stream)) as lines:
                 await self._relay(lines, stream)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from starlette.datastructures import Headers
 
-from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.generation import Generation
 from qwen_server.control.admission import QueueFullError, Ticket
@@ -43,13 +42,13 @@ class Handler:
             raw = await self._read(scope, receive)  # 408, 413, 415; 503 too many uploads
             body = self.bodies.parse(kind, raw)  # 400, 404
             self._require_service()  # reading the body may have taken a while
-            ticket = self._admit(body)  # 503 queue full
+            generation = Generation(service, body, record, early_writes=self._early_writes)
+            ticket = self._admit(generation)  # 503 queue full
         except HttpError as error:
             service.figures.turn_away(record, "rejected" if error.status < 500 else "refused", error.kind)
             await send_error(send, DIALECTS[kind].whole(error))
             return
         # Waits for its turn, asks the engine, and writes the answer's bytes.
-        generation = Generation(service, body, record, early_writes=self._early_writes)
         await generation.serve(ticket, receive, send)
 
     def _require_service(self) -> None:
@@ -62,8 +61,8 @@ class Handler:
         except UploadsFullError:
             raise refused(self._service.refuse("uploads_full", BUSY_TEXT)) from None
 
-    def _admit(self, body: Body) -> Ticket:
+    def _admit(self, generation: Generation) -> Ticket:
         try:
-            return self._service.admission.enter(body.weight)
+            return self._service.admission.enter(generation.weight)
         except QueueFullError:
             raise refused(self._service.refuse("queue_full", BUSY_TEXT)) from None

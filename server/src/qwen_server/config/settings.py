@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     max_choices: int = Field(16, ge=1, description="highest n of a request")
     max_prompts: int = Field(128, ge=1, description="most prompts in a completion request")
     max_stops: int = Field(32, ge=1, le=1024, description="most stop strings of a request")
+    max_sequences: int = Field(256, ge=1, description="most sequences of a request: its prompts times n")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body, in bytes")
     rate_limit: Annotated[RateLimit | None, BeforeValidator(parse_rate_limit), BeforeValidator(empty_is_none)] = Field(
         None, description="request rate per API key, such as 600/minute; unset: unlimited"

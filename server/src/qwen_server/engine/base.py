@@ -7,6 +7,7 @@ functions, `hung_seconds` and `stalled_seconds`, evaluate the vital signs at a g
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -173,6 +174,9 @@ class ReferenceAnswer:
 
 Observer = Callable[[Output], None]
 
+# One sequence's turn: entered when it may start, left when it has ended.
+Turn = Callable[[], AbstractAsyncContextManager[None]]
+
 
 class Tap(Protocol):
     """Receives new text directly, without the iterator, which costs far more CPU time.
@@ -203,10 +207,11 @@ class Engine(Protocol):
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """Tokenizes a prompt, a list of prompts, or token IDs. Raises InvalidRequestError."""
 
-    def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncIterator[Output]:
+    def generate(self, prepared: Prepared, tap: Tap | None = None, turn: Turn | None = None) -> AsyncIterator[Output]:
         """Streams the outputs of all choices, except those that `tap` accepts.
 
-        Closing the iterator aborts the request.
+        Closing the iterator aborts the request. Where a request has several sequences (prompts x
+        n), each of them waits for a `turn` of its own.
 
         Raises:
             EngineError: the engine failed.
@@ -214,11 +219,19 @@ class Engine(Protocol):
         """
 
     async def reference(
-        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        request_id: str,
+        arrival: float,
+        observe: Observer,
+        *,
+        turn: Turn | None = None,
     ) -> ReferenceAnswer:
         """Answers a request of any kind with the engine's own serving code.
 
         `observe` is called with every output of the engine, so both paths have the same metrics.
+        Each prompt waits for a `turn`, which covers all of its choices.
         Each item of the answer's stream is one event.
 
         Raises, also from the stream:

@@ -11,14 +11,15 @@ from qwen_server.engine.base import Kind
 class Body(NamedTuple):
     """`fields` is what the engine gets: the known fields that are not null, with defaults applied.
 
-    `weight` is the number of sequences that it generates; `fast` tells which path serves it;
+    `prompts` times `n` sequences are generated; `fast` tells which path serves it;
     `stop_reasons` whether the client set stops of its own, so that the answer names the one that
     ended it (vLLM's `stop_reason`).
     """
 
     kind: Kind
     fields: Mapping[str, Any]
-    weight: int = 1
+    prompts: int = 1
+    n: int = 1
     fast: bool = False
     stop_reasons: bool = False
 

@@ -191,4 +191,4 @@ def chat(fields: dict[str, Any], default_tokens: int) -> Body:
     if "max_completion_tokens" not in fields:
         fields.setdefault("max_tokens", default_tokens)
     fast = not needs_reference(fields)
-    return Body("chat", fields, fields.get("n", 1), fast, names_stop(fields))
+    return Body("chat", fields, 1, fields.get("n", 1), fast, names_stop(fields))

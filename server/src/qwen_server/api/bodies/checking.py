@@ -119,7 +119,9 @@ class Bodies:
         self.check_model(fields.setdefault("model", self._served_name))
         if "temperature" in declared.names:
             fields.setdefault("temperature", self._default_temperature)
-        return declared.make(fields, self._default_tokens)
+        body = declared.make(fields, self._default_tokens)
+        self._limits.check_sequences(body.prompts, body.n)
+        return body
 
     def check_model(self, name: str) -> None:
         """Raises HttpError 404 unless `name` is what is served."""

@@ -43,4 +43,4 @@ def completion(fields: dict[str, Any], default_tokens: int) -> Body:
     prompt = fields["prompt"]
     prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
     fast = not needs_reference(fields)
-    return Body("completion", fields, prompts * fields.get("n", 1), fast, names_stop(fields))
+    return Body("completion", fields, prompts, fields.get("n", 1), fast, names_stop(fields))

@@ -44,6 +44,7 @@ class Limits:
         self._cuts = settings.on_exceed == "clamp"
         self._prompts = settings.max_prompts
         self._stops = settings.max_stops
+        self._sequences = settings.max_sequences
         self._defaults = {
             "max_tokens": settings.default_max_tokens,
             "max_output_tokens": settings.default_max_tokens,
@@ -81,6 +82,13 @@ class Limits:
             stops = given.get(name)
             if isinstance(stops, list) and len(stops) > self._stops:
                 raise _too_long(name, len(stops), self._stops, "--max-stops")
+
+    def check_sequences(self, prompts: int, n: int) -> None:
+        """Raises HttpError 400 if a request asks for too many answers in total."""
+        if prompts * n > self._sequences:
+            asked = f"{prompts} prompts with n={n}" if prompts > 1 else f"n={n}"
+            text = f"{asked} ask for {prompts * n} answers; the limit of a request is {self._sequences}"
+            raise invalid(text, "n" if n > 1 else "prompt")
 
     def describe(self, schema: dict[str, Any]) -> None:
         """Writes the bounds and defaults into the schema of a request body."""

@@ -16,7 +16,7 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from qwen_server.config.patches import Patches
-from qwen_server.engine.base import InvalidRequestError, Observer, Tap
+from qwen_server.engine.base import InvalidRequestError, Observer, Tap, Turn
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapped
@@ -27,12 +27,14 @@ from qwen_server.observe.tracing import current_headers
 class ObservedRequest:
     """One HTTP request that vLLM's serving code answers. It may have several prompts.
 
+    turn: what each prompt waits for before the engine gets it.
     streams: the engine's streams, one per prompt.
     error: the original error. vLLM's serving code reports it with a different text.
     """
 
     arrival: float
     observe: Observer
+    turn: Turn
     merger: Merger = field(default_factory=lambda: Merger(0))
     streams: list[AsyncGenerator[RequestOutput, None]] = field(default_factory=list)
     error: Exception | None = None
@@ -99,7 +101,7 @@ def date(prompt: Any, arrival: float) -> None:
 async def _observed(
     source: AsyncGenerator[RequestOutput, None], observed: ObservedRequest, index: int
 ) -> AsyncGenerator[RequestOutput, None]:
-    async with aclosing(source):
+    async with observed.turn(), aclosing(source):
         async for output in source:
             try:
                 converted = observed.merger.convert(index, output)

@@ -31,6 +31,7 @@ from qwen_server.engine.base import (
     Prepared,
     ReferenceAnswer,
     Tap,
+    Turn,
     Vitals,
 )
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
@@ -161,15 +162,24 @@ class VllmEngine:
         """See Engine."""
         return await self._alive().fast.prepare_completion(body, request_id, arrival)
 
-    def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
+    def generate(
+        self, prepared: Prepared, tap: Tap | None = None, turn: Turn | None = None
+    ) -> AsyncGenerator[Output, None]:
         """See Engine."""
-        return self._alive().fast.generate(prepared, tap)
+        return self._alive().fast.generate(prepared, tap, turn)
 
     async def reference(
-        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        request_id: str,
+        arrival: float,
+        observe: Observer,
+        *,
+        turn: Turn | None = None,
     ) -> ReferenceAnswer:
         """See Engine."""
-        return await self._alive().reference.answer(kind, body, request_id, arrival, observe)
+        return await self._alive().reference.answer(kind, body, request_id, arrival, observe, turn=turn)
 
     def _alive(self) -> _Running:
         running = self._loaded()

@@ -9,12 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from typing import Any
 
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from qwen_server.engine.base import InvalidRequestError, Kind, Observer, ReferenceAnswer
+from qwen_server.engine.base import InvalidRequestError, Kind, Observer, ReferenceAnswer, Turn
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import ObservedRequest, current_request
 from qwen_server.engine.vllm.fast_path import fitted
@@ -36,12 +36,19 @@ class ReferencePath:
         self._building: dict[Kind, asyncio.Task[None]] = {}
 
     async def answer(
-        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        request_id: str,
+        arrival: float,
+        observe: Observer,
+        *,
+        turn: Turn | None = None,
     ) -> ReferenceAnswer:
         """See Engine.reference."""
         api = self._apis.get(kind) or await self._built(kind)
         param = prompt_param_of(api, body)
-        observed = ObservedRequest(arrival, observe)
+        observed = ObservedRequest(arrival, observe, turn or nullcontext)
         with self._translated(api, observed, param):
             fit = fitted(body, self._parts.info.max_model_len)
             if api.slow:
