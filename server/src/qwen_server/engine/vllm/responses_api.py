@@ -16,6 +16,7 @@ from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 from qwen_server.engine.base import InvalidRequestError, Kind
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.serving_objects import Api
+from qwen_server.engine.vllm.tool_calls import whole_calls
 
 # vLLM sends these events before it calls the engine. They are held back, so that a refusal can
 # still be an HTTP error.
@@ -27,6 +28,7 @@ def responses_api(parts: Parts) -> dict[Kind, Api]:
     serving = OpenAIServingResponses(parts.client, parts.models, **parts.serving_options)
     # Even if the environment enables it: vLLM's store grows without limit.
     serving.enable_store = False
+    serving.parser = whole_calls(serving.parser)
     conversation = conversation_request()
 
     def request(body: dict[str, Any], request_id: str) -> ResponsesRequest:
