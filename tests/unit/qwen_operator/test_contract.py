@@ -49,6 +49,7 @@ def test_server_accepts_the_arguments(name: str) -> None:
     assert settings.drain_timeout == spec.drain.timeout.total_seconds()
     assert settings.max_queue_size == spec.limits.max_queue_size
     assert settings.max_temperature == spec.limits.max_temperature
+    assert settings.model_aliases == tuple(spec.model.aliases)
     assert settings.pass_through == tuple(spec.engine.extra_args)
 
 
