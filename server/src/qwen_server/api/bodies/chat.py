@@ -11,6 +11,7 @@ from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import (
     MAX_ENTRIES,
     MAX_VALUES,
+    STRING_OR_ARRAY,
     Entries,
     Must,
     Name,
@@ -42,13 +43,21 @@ class OtherPart(TypedDict):
     type: Annotated[str, other_than("text"), Field(json_schema_extra={"not": {"const": "text"}})]
 
 
+def _kind_of_part(part: Any) -> str:
+    return "=text" if isinstance(part, dict) and part.get("type") == "text" else "=other"
+
+
 _SILENT: Final = ("assistant", "tool", "function")
-Parts = Annotated[
-    list[Annotated[TextPart | OtherPart, Field(union_mode="left_to_right")]],
-    Entries(),
+Part = Annotated[
+    Annotated[TextPart, Tag("=text")] | Annotated[OtherPart, Tag("=other")],
+    Discriminator(_kind_of_part),
 ]
-_CONTENT = Must("be a string, or an array of objects with a type (and a text, where the type is text)")
-Content = Annotated[str | Parts, _CONTENT, Field(description="the text, or its parts")]
+Content = Annotated[
+    Annotated[str, Must("be a string or an array of objects with a type"), Tag("=string")]
+    | Annotated[list[Part], Entries(), Tag("=array")],
+    STRING_OR_ARRAY,
+    Field(description="the text, or its parts"),
+]
 
 
 @declared
