@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,20 +17,36 @@ from qwen_server.engine.vllm.causes import explain, one_line
 from qwen_server.engine.vllm.patches.vllm_texts import (
     LEADING_NAME,
     PARAMETERS,
+    PART_PARAMETERS,
     PROMPT_PARAMETERS,
     TOO_LONG,
     TRAILING_DETAILS,
 )
+from qwen_server.engine.vllm.places import culprit, place_of
 
 _FIELD = re.compile(r"[a-z_0-9]+")  # the branches of a union have the names of types
 
 
 @contextmanager
-def translated(prompt_param: str, death_cause: Callable[[], str]) -> Iterator[None]:
+def translated(
+    prompt_param: str, death_cause: Callable[[], str], body: Mapping[str, Any] | None = None
+) -> Iterator[None]:
     """Raises vLLM's exceptions as InvalidRequestError or EngineError.
 
     prompt_param: the client's name for the prompt, `messages` or `prompt`.
+    body: the request's body, in which an error names its place.
     """
+    try:
+        with _translated(prompt_param, death_cause, body or {}):
+            yield
+    except InvalidRequestError as error:
+        if error.param == prompt_param and error.code is None and body is not None:
+            error.param = culprit(error.message, body.get(prompt_param), prompt_param)
+        raise
+
+
+@contextmanager
+def _translated(prompt_param: str, death_cause: Callable[[], str], body: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except (EngineError, InvalidRequestError):
@@ -40,7 +56,7 @@ def translated(prompt_param: str, death_cause: Callable[[], str]) -> Iterator[No
     except EngineGenerateError as error:
         raise EngineError(explain(error.__cause__ or error)) from error
     except ValidationError as error:
-        raise _of_pydantic(error, prompt_param) from error
+        raise _of_pydantic(error, prompt_param, body) from error
     except VLLMValidationError as error:
         raise invalid(str(error.args[0]), error.parameter, 400, prompt_param) from error
     except Exception as error:
@@ -63,17 +79,19 @@ def invalid(message: str, param: str | None, status: int, prompt_param: str) -> 
         leading = LEADING_NAME.match(message)
         otherwise = leading[1] if leading else None
         param = next((name for pattern, name in PARAMETERS if pattern.search(message)), otherwise)
-    if param in PROMPT_PARAMETERS or param == "" or too_long:
+    if param in PROMPT_PARAMETERS or param in PART_PARAMETERS or param == "" or too_long:
         param = prompt_param
     return InvalidRequestError(
         message, param=param, code="context_length_exceeded" if too_long else None, status=status
     )
 
 
-def _of_pydantic(error: ValidationError, prompt_param: str) -> InvalidRequestError:
+def _of_pydantic(error: ValidationError, prompt_param: str, body: Mapping[str, Any]) -> InvalidRequestError:
     details = error.errors(include_url=False, include_context=False, include_input=False)
     # For a union of a string and another type, "not a string" is the least useful error.
     detail = next((detail for detail in details if detail["loc"][-1:] != ("str",)), details[0])
+    if place := place_of(detail["loc"], body):
+        return InvalidRequestError(f"{place}: {detail['msg']}", param=place)
     path = [str(part) for part in detail["loc"] if isinstance(part, int) or _FIELD.fullmatch(part)]
     if path and path[0].isdecimal():
         # vLLM validates the parts and the tool calls of a message lazily, so pydantic does not know
