@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, get_args, get_origin
 
+from openai.types.responses import ResponseIncompleteEvent
 from pydantic import FailFast, ValidationError, create_model
-from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 
 from qwen_server.engine.base import InvalidRequestError, Kind
@@ -81,11 +82,21 @@ def _of_item(error: ValidationError) -> InvalidRequestError | None:
     return None
 
 
+class _IncompleteEvent(ResponseIncompleteEvent):
+    """The end of an answer that was cut. vLLM names it like that of a complete one."""
+
+    response: ResponsesResponse  # type: ignore[assignment] # as in vLLM's other events
+
+
 async def _events(source: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
     """Yields typed server-sent events."""
     held: list[str] = []
     async with aclosing(source):
         async for event in source:
+            if event.type == "response.completed" and event.response.status == "incomplete":
+                event = _IncompleteEvent.model_construct(
+                    type="response.incomplete", response=event.response, sequence_number=event.sequence_number
+                )
             text = f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n"
             if event.type in _OPENING:
                 held.append(text)
