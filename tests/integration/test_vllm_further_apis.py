@@ -18,7 +18,10 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 TALK: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
 TEXT = {"type": "input_text", "text": "x"}
-PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4DwABBAEAwS2OUAAAAABJRU5ErkJggg=="
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4DwABBAEAwS2OUAAAAABJRU5ErkJggg"
+    "=="
+)
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL.partition(",")[2]}}
 RESULT = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "x"}, IMAGE]}
 WEATHER = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
@@ -159,7 +162,12 @@ def test_tokens_there_and_back(http: httpx.Client) -> None:
         ("/v1/responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         (
             "/v1/responses",
-            {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "x"}, {"role": "user", "content": "x"}]},
+            {
+                "input": [
+                    {"type": "reasoning", "summary": [], "encrypted_content": "x"},
+                    {"role": "user", "content": "x"},
+                ]
+            },
             "input[0].encrypted_content",
         ),
         (

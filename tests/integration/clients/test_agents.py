@@ -72,8 +72,10 @@ def test_codexs_tools_count_wherever_they_are(http: httpx.Client) -> None:
     assert top == input_tokens(http, input=[added, SAID], tools=[WEATHER])
     hosted = [{"type": "web_search"}, {"type": "local_shell"}, {"type": "image_generation", "output_format": "png"}]
     assert top == input_tokens(http, input=[added | {"tools": [*hosted, WEATHER]}, SAID], tools=hosted)
-    many = [WEATHER | {"name": f"f{index}"} for index in range(60)]  # over 1,024 values
+    many = [WEATHER | {"name": f"f{index}"} for index in range(20)]
     assert input_tokens(http, tools=many) == input_tokens(http, input=[added | {"tools": many}, SAID]) > top
+    large = {"type": "web_search", "filters": {"allowed_domains": ["example.org"] * 2000}}
+    assert top == input_tokens(http, input=[added | {"tools": [large, WEATHER]}, SAID])
 
 
 def test_codex_gets_its_calls(sdk: openai.OpenAI) -> None:
@@ -81,10 +83,10 @@ def test_codex_gets_its_calls(sdk: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"model": NAME, "input": [added, SAID], "max_output_tokens": 300}
     for text, content in ((CALL, ""), (f"好的。{CALL}", "好的。"), (f"{CALL}\n{written('上海')}", "")):
         body = CODEX | forced(text)
-        whole = sdk.responses.create(**asked, extra_body=body)
+        whole: Any = sdk.responses.create(**asked, extra_body=body)
         with sdk.responses.stream(**asked, extra_body=body) as stream:
-            events = list(stream)
-            final = stream.get_final_response()
+            events: list[Any] = list(stream)
+            final: Any = stream.get_final_response()
         assert [event.sequence_number for event in events] == list(range(len(events)))
         assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == content
         expected = [("get_weather", {"city": city}) for city in CITIES[: text.count("<tool_call>")]]
@@ -102,7 +104,7 @@ def test_codex_gets_its_calls(sdk: openai.OpenAI) -> None:
 def test_a_cut_call_of_codex_is_text(sdk: openai.OpenAI, cut: dict[str, Any]) -> None:
     body = CODEX | {"input": [SAID], "tools": [WEATHER], "max_output_tokens": 300} | forced(CALL) | cut
     whole = sdk.responses.create(model=NAME, input="x", extra_body=body)
-    *_, last = sdk.responses.create(model=NAME, input="x", stream=True, extra_body=body)
+    last: Any = list(sdk.responses.create(model=NAME, input="x", stream=True, extra_body=body))[-1]
     assert last.type == ("response.incomplete" if "max_output_tokens" in cut else "response.completed")
     assert last.response.status == whole.status
     for response in (whole, last.response):
@@ -113,7 +115,13 @@ def test_a_cut_call_of_codex_is_text(sdk: openai.OpenAI, cut: dict[str, Any]) ->
 
 
 def test_claude_codes_request_is_served(http: httpx.Client) -> None:
-    for fields in ({}, {"tools": []}, {"tools": [TOOL, SEARCH]}, {"tools": [SEARCH], "tool_choice": {"type": "auto"}}):
+    variants: list[dict[str, Any]] = [
+        {},
+        {"tools": []},
+        {"tools": [TOOL, SEARCH]},
+        {"tools": [SEARCH], "tool_choice": {"type": "auto"}},
+    ]
+    for fields in variants:
         body = CLAUDE | {"max_tokens": 100, "temperature": 1} | fields
         answer = post(http, "/v1/messages?beta=true", body)
         counted = post(http, "/v1/messages/count_tokens?beta=true", CLAUDE | fields)
@@ -146,9 +154,9 @@ def test_a_cut_call_of_claude_code_is_the_same_streamed_as_not(
         "tool_choice": {"type": "any"},
         "extra_body": {"temperature": 0},
     } | fields
-    whole = anthropic_sdk.messages.create(**body)
+    whole: Any = anthropic_sdk.messages.create(**body)
     with anthropic_sdk.messages.stream(**body) as stream:
-        final = stream.get_final_message()
+        final: Any = stream.get_final_message()
     assert (final.stop_reason, final.stop_sequence) == (whole.stop_reason, whole.stop_sequence)
     assert whole.stop_reason == ("max_tokens" if "max_tokens" in fields else "stop_sequence")
     texts = [[block.text for block in message.content if block.type == "text"] for message in (whole, final)]

@@ -45,7 +45,14 @@ def test_limits_become_flags() -> None:
 
 def test_absent_settings_give_no_flag() -> None:
     flags = arguments(service())
-    for flag in ("--rate-limit", "--max-model-len", "--quantization", "--revision", "--api-keys-dir", "--model-aliases"):
+    for flag in (
+        "--rate-limit",
+        "--max-model-len",
+        "--quantization",
+        "--revision",
+        "--api-keys-dir",
+        "--model-aliases",
+    ):
         assert flag not in flags
 
 

@@ -102,7 +102,10 @@ def test_what_generates_nothing_says_so(kind: Kind) -> None:
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": []}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
-        ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}, {}]}]}, "input[0].content[1].type"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}, {}]}]},
+            "input[0].content[1].type",
+        ),
         ({"input": [{"role": "user", "content": ["x"]}]}, "input[0].content[0]"),
         ({"input": [{"type": 5}]}, "input[0].type"),
         ({"input": [{"type": "reasoning", "summary": [0] * 2000}]}, "input[0]"),
@@ -165,7 +168,10 @@ def test_what_needs_no_store_is_let_through(name: str) -> None:
         ({"messages": TALK, "max_tokens": 513}, "max_tokens"),
         ({"messages": [], "max_tokens": 5}, "messages"),
         ({"messages": [{"role": "user", "content": [[0] * 1025]}], "max_tokens": 5}, "messages[0].content[0]"),
-        ({"messages": [*TALK, {"role": "user", "content": [{"type": "text"}]}], "max_tokens": 5}, "messages[1].content[0].text"),
+        (
+            {"messages": [*TALK, {"role": "user", "content": [{"type": "text"}]}], "max_tokens": 5},
+            "messages[1].content[0].text",
+        ),
         ({"messages": [{"role": "user", "content": "x", "y": [0] * 1025}], "max_tokens": 5}, "messages[0]"),
         ({"messages": TALK, "max_tokens": 5, "temperature": -1}, "temperature"),
         ({"messages": TALK, "max_tokens": 5, "stop_sequences": "x"}, "stop_sequences"),

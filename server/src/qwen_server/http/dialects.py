@@ -82,9 +82,7 @@ _ANTHROPIC = Dialect("msg_", "event: message_stop", _anthropic, _anthropic_event
 DIALECTS: Mapping[Kind, Dialect] = {
     "chat": Dialect("chatcmpl-", _DONE),
     "completion": Dialect("cmpl-", _DONE),
-    "responses": Dialect(
-        "resp_", ("event: response.completed", "event: response.incomplete"), event=_responses_event
-    ),
+    "responses": Dialect("resp_", ("event: response.completed", "event: response.incomplete"), event=_responses_event),
     "messages": _ANTHROPIC,
     "count_tokens": _ANTHROPIC,
     "tokenize": Dialect("tokenize-", _DONE),

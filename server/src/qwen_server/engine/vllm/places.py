@@ -19,7 +19,8 @@ def place_of(location: Sequence[int | str], body: Mapping[str, Any]) -> str | No
 
     location: pydantic's path. Between the names of the body it also has the names of types.
     """
-    place, value = "", body
+    place = ""
+    value: Any = body
     for step in location:
         if isinstance(step, int) and isinstance(value, list) and step < len(value):
             place += f"[{step}]"
@@ -29,7 +30,7 @@ def place_of(location: Sequence[int | str], body: Mapping[str, Any]) -> str | No
             return f"{place}.{step}"  # a field that is missing
         else:
             continue
-        value = value[step]  # type: ignore[index]
+        value = value[step]
     return place or None
 
 
@@ -39,6 +40,9 @@ def culprit(message: str, prompt: Any, param: str) -> str:
     vLLM names no place when it refuses a part that the model cannot read or an item that it does
     not know.
     """
+    if named := UNSUPPORTED_TYPE.search(message):
+        found = _places(prompt, param, lambda entry: _type_of(entry) == named[1])
+        return f"{found[0]}.type" if found else param
     if MEDIA.search(message):
         found = _places(prompt, param, lambda entry: any(kind in _type_of(entry) for kind in _MEDIA_TYPES))
         # Of several images, a model that reads images may refuse any.
@@ -46,9 +50,6 @@ def culprit(message: str, prompt: Any, param: str) -> str:
     if ENCRYPTED in message:
         found = _places(prompt, param, lambda entry: bool(entry.get("encrypted_content")))
         return f"{found[0]}.encrypted_content" if found else param
-    if named := UNSUPPORTED_TYPE.search(message):
-        found = _places(prompt, param, lambda entry: _type_of(entry) == named[1])
-        return f"{found[0]}.type" if found else param
     return param
 
 

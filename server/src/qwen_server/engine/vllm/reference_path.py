@@ -108,9 +108,7 @@ class ReferencePath:
                 await stream.aclose()  # vLLM leaves inner generators to the garbage collector
 
     @contextmanager
-    def _translated(
-        self, api: Api, observed: ObservedRequest, param: str, body: Mapping[str, Any]
-    ) -> Iterator[None]:
+    def _translated(self, api: Api, observed: ObservedRequest, param: str, body: Mapping[str, Any]) -> Iterator[None]:
         """Raises errors with the client's names of the parameters."""
         try:
             with translated(param, self._death_cause, body):

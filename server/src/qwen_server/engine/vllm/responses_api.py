@@ -85,7 +85,7 @@ def _of_item(error: ValidationError) -> InvalidRequestError | None:
 class _IncompleteEvent(ResponseIncompleteEvent):
     """The end of an answer that was cut. vLLM names it like that of a complete one."""
 
-    response: ResponsesResponse  # type: ignore[assignment] # as in vLLM's other events
+    response: ResponsesResponse  # as in vLLM's other events
 
 
 async def _events(source: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
@@ -93,11 +93,7 @@ async def _events(source: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None
     held: list[str] = []
     async with aclosing(source):
         async for event in source:
-            if event.type == "response.completed" and event.response.status == "incomplete":
-                event = _IncompleteEvent.model_construct(
-                    type="response.incomplete", response=event.response, sequence_number=event.sequence_number
-                )
-            text = f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n"
+            text = _written(event)
             if event.type in _OPENING:
                 held.append(text)
                 continue
@@ -105,3 +101,11 @@ async def _events(source: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None
                 yield opening
             held.clear()
             yield text
+
+
+def _written(event: Any) -> str:
+    if event.type == "response.completed" and event.response.status == "incomplete":
+        event = _IncompleteEvent.model_construct(
+            type="response.incomplete", response=event.response, sequence_number=event.sequence_number
+        )
+    return f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n"

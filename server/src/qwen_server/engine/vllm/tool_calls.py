@@ -42,11 +42,11 @@ def whole_calls(parser: type[Parser] | None) -> type[Parser] | None:
 
 def _is_xml(tool_parser: type[Any]) -> bool:
     """Whether the arguments of a call are XML, as those of Qwen3-Coder and its successors are."""
-    engine = getattr(tool_parser, "_parser_engine_cls", object)
+    engine: Any = getattr(tool_parser, "_parser_engine_cls", object)
     return issubclass(engine, Qwen3Parser) and engine.TOOL_START == _CALL
 
 
-class _WholeCalls(DelegatingParser):  # type: ignore[misc] # vLLM's classes are untyped from here
+class _WholeCalls(DelegatingParser):
     """One parser reads one answer."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -79,9 +79,7 @@ class _WholeCalls(DelegatingParser):  # type: ignore[misc] # vLLM's classes are 
             self._splitter = self._new_splitter(request)
         return self._delta(*self._splitter.feed(options["delta_text"])), False
 
-    def finalize_generation(
-        self, delta_message: DeltaMessage | None, request: Any, state: Any
-    ) -> DeltaMessage | None:
+    def finalize_generation(self, delta_message: DeltaMessage | None, request: Any, state: Any) -> DeltaMessage | None:
         """Adds what was held until the end of the answer."""
         if self._splitter is None:
             final: DeltaMessage | None = super().finalize_generation(delta_message, request, state)
@@ -150,12 +148,12 @@ def _ends_function(text: str) -> bool:
     return text.rfind(_FUNCTION_END) > text.rfind(_FUNCTION)
 
 
-class WholeCallsChat(OpenAIServingChat):  # type: ignore[misc]
+class WholeCallsChat(OpenAIServingChat):
     """vLLM's serving object for chats, with whole calls and the finish reasons of its streams."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.parser_cls = whole_calls(self.parser_cls)
+        self.parser_cls: type[Parser] | None = whole_calls(self.parser_cls)
 
     async def chat_completion_full_generator(
         self, request: Any, result_generator: AsyncIterator[RequestOutput], *arguments: Any, **options: Any
