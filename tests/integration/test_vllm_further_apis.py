@@ -177,7 +177,7 @@ def test_tokens_there_and_back(http: httpx.Client) -> None:
         ),
         ("/v1/responses", {"input": "x", "tools": [WEATHER]}, "tools"),
         ("/v1/responses", {"input": [ADDED, {"role": "user", "content": "x"}], "stream": True}, "tools"),
-        ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_schema"}}}, "text"),
+        ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_schema"}}}, "text.format.name"),
         (
             "/v1/responses",
             {"input": "x", "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "bogus"}}}},

@@ -75,7 +75,7 @@ def test_what_the_model_judges_is_refused_by_name(
         ({"continue_final_message": True}, "continue_final_message"),
         ({"documents": [5]}, "documents[0]"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
-        ({"messages": [{"role": "user", "content": [{"type": "other"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "other"}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": [IMAGE]}], "logprobs": True}, "messages[0].content[0]"),
         ({"truncate_prompt_tokens": 0}, "messages"),

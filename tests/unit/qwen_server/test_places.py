@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qwen_server.engine.vllm.places import culprit, place_of
+from qwen_server.engine.vllm.places import culprit, part_at, place_of
 
 TEXT = {"type": "text", "text": "x"}
 IMAGE = {"type": "image", "source": {"type": "base64", "data": ""}}
@@ -66,3 +66,11 @@ def test_the_place_holds_only_what_the_body_has(location: tuple[int | str, ...],
 )
 def test_the_part_that_the_model_cannot_read_is_found(message: str, prompt: Any, place: str) -> None:
     assert culprit(message, prompt, "p") == place
+
+
+def test_a_part_of_an_unknown_message_is_the_first_that_is_not_text() -> None:
+    prompt = [{"content": "x"}, {"content": [TEXT, TEXT]}, {"content": [TEXT, IMAGE]}, {"content": [IMAGE, IMAGE]}]
+    assert part_at(1, prompt, "p") == "p[2].content[1]"
+    assert part_at(0, prompt, "p") == "p[3].content[0]"
+    assert part_at(2, prompt, "p") is None
+    assert part_at(0, "a text", "p") is None

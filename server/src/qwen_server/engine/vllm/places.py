@@ -53,6 +53,16 @@ def culprit(message: str, prompt: Any, param: str) -> str:
     return param
 
 
+def part_at(index: int, prompt: Any, param: str) -> str | None:
+    """The place of the first part with this index, of any message, that is not text."""
+    for number, message in enumerate(prompt if isinstance(prompt, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        part = content[index] if isinstance(content, list) and index < len(content) else None
+        if isinstance(part, dict) and part.get("type") != "text":
+            return f"{param}[{number}].content[{index}]"
+    return None
+
+
 def _places(prompt: Any, param: str, is_it: Callable[[dict[str, Any]], bool]) -> list[str]:
     return [place for place, entry in _entries(prompt, param) if is_it(entry)]
 

@@ -67,7 +67,8 @@ class ReferencePath:
     def _require_tool_parser(self, body: Mapping[str, Any]) -> None:
         """Raises InvalidRequestError if no parser could read the model's calls, in any API."""
         choice = body.get("tool_choice")
-        if self._parts.serving_options["tool_parser"] is None and choice not in ("none", {"type": "none"}):
+        kind = choice.get("type") if isinstance(choice, dict) else choice
+        if self._parts.serving_options["tool_parser"] is None and kind != "none":
             text = "tools: this model cannot call tools, because no parser reads its calls (--tool-call-parser)"
             raise InvalidRequestError(text, param="tools")
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from vllm.entrypoints.serve import create_error_response
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -22,7 +23,7 @@ from qwen_server.engine.vllm.patches.vllm_texts import (
     TOO_LONG,
     TRAILING_DETAILS,
 )
-from qwen_server.engine.vllm.places import culprit, place_of
+from qwen_server.engine.vllm.places import culprit, part_at, place_of
 
 _FIELD = re.compile(r"[a-z_0-9]+")  # the branches of a union have the names of types
 
@@ -87,15 +88,29 @@ def invalid(message: str, param: str | None, status: int, prompt_param: str) -> 
 
 
 def _of_pydantic(error: ValidationError, prompt_param: str, body: Mapping[str, Any]) -> InvalidRequestError:
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    # For a union of a string and another type, "not a string" is the least useful error.
-    detail = next((detail for detail in details if detail["loc"][-1:] != ("str",)), details[0])
+    detail = _most_useful(error.errors(include_url=False, include_context=False, include_input=False))
     if place := place_of(detail["loc"], body):
         return InvalidRequestError(f"{place}: {detail['msg']}", param=place)
-    path = [str(part) for part in detail["loc"] if isinstance(part, int) or _FIELD.fullmatch(part)]
-    if path and path[0].isdecimal():
-        # vLLM validates the parts and the tool calls of a message lazily, so pydantic does not know
-        # their place in the body.
-        path = [prompt_param, *path]
+    first = detail["loc"][0] if detail["loc"] else None
+    if isinstance(first, int):
+        # vLLM validates the parts of a message lazily, so pydantic does not know the message.
+        place = part_at(first, body.get(prompt_param), prompt_param) or prompt_param
+        return InvalidRequestError(f"{place} is not valid: its type, or a field of that type, is wrong", param=place)
+    path = [part for part in detail["loc"] if isinstance(part, str) and _FIELD.fullmatch(part)]
     where = path[0] if path else None
     return InvalidRequestError(f"{'.'.join(path)}: {detail['msg']}" if path else detail["msg"], param=where)
+
+
+def _most_useful(details: list[ErrorDetails]) -> ErrorDetails:
+    """The error to show of all members of a union.
+
+    If the value is an array or an object, "not a string" says least. Of several kinds of objects,
+    the one with the given `type` counts.
+    """
+    others = {
+        detail["loc"][:-1]
+        for detail in details
+        if detail["type"] == "literal_error" and detail["loc"][-1:] == ("type",)
+    }
+    meant = [detail for detail in details if not any(detail["loc"][: len(other)] == other for other in others)]
+    return next((detail for detail in meant if detail["loc"][-1:] != ("str",)), details[0])
