@@ -32,7 +32,7 @@ from qwen_server.http.error_bodies import invalid
 class TextPart(TypedDict):
     """A part of a message's text."""
 
-    type: Literal["text"]
+    type: Annotated[Literal["text"], Must("be a string")]
     text: str
 
 
@@ -43,14 +43,10 @@ class OtherPart(TypedDict):
     type: Annotated[str, other_than("text"), Field(json_schema_extra={"not": {"const": "text"}})]
 
 
-def _kind_of_part(part: Any) -> str:
-    return "=text" if isinstance(part, dict) and part.get("type") == "text" else "=other"
-
-
 _SILENT: Final = ("assistant", "tool", "function")
 Part = Annotated[
     Annotated[TextPart, Tag("=text")] | Annotated[OtherPart, Tag("=other")],
-    Discriminator(_kind_of_part),
+    Field(union_mode="left_to_right"),
 ]
 Content = Annotated[
     Annotated[str, Must("be a string or an array of objects with a type"), Tag("=string")]

@@ -38,7 +38,7 @@ _CHOICE_TYPES: Final = ("function", "custom", "allowed_tools")
 class ItemText(TypedDict):
     """A part of an item's text."""
 
-    type: Literal["input_text", "output_text"]
+    type: Annotated[Literal["input_text", "output_text"], Must("be a string")]
     text: str
 
 
@@ -49,13 +49,9 @@ class OtherItemPart(TypedDict):
     type: Annotated[str, other_than(*_TEXTS), Field(json_schema_extra={"not": {"enum": list(_TEXTS)}})]
 
 
-def _kind_of_part(part: Any) -> str:
-    return "=text" if isinstance(part, dict) and part.get("type") in _TEXTS else "=other"
-
-
 ItemPart = Annotated[
     Annotated[ItemText, Tag("=text")] | Annotated[OtherItemPart, Tag("=other")],
-    Discriminator(_kind_of_part),
+    Field(union_mode="left_to_right"),
 ]
 
 
