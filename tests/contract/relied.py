@@ -28,6 +28,7 @@ _LLM = "vllm.v1.engine.async_llm:AsyncLLM"
 _OUTPUT = "vllm.v1.engine.output_processor"
 _STATS = "vllm.v1.metrics.stats"
 _OPENAI = "vllm.entrypoints.openai"
+_PARSER = "vllm.parser.abstract_parser"
 _TEMPLATE = ("chat_template", "chat_template_content_format", "default_chat_template_kwargs", "enable_auto_tools")
 _PARSERS = ("tool_parser", "reasoning_parser")
 _SERVING = (*_TEMPLATE, *_PARSERS, "online_renderer", "request_logger")
@@ -206,6 +207,24 @@ RENDERING: tuple[Relied, ...] = (
 )
 
 SERVING: tuple[Relied, ...] = (
+    Has(f"{_OPENAI}.chat_completion.serving:OpenAIServingChat", "WholeCallsChat", ("parser_cls",)),
+    Has(f"{_OPENAI}.responses.serving:OpenAIServingResponses", "responses_api", ("parser", "enable_store")),
+    Has(f"{_PARSER}:DelegatingParser", "_WholeCalls", ("_reasoning_parser", "_tool_parser", "tool_parser_cls")),
+    Calls(f"{_PARSER}:DelegatingParser.extract_tool_calls", "_WholeCalls", ("model_output", "request")),
+    Does(
+        _PARSER,
+        "_WholeCalls",
+        (
+            "self._extract_tool_calls(content=content, request=request, enable_auto_tools=enable_auto_tools)",
+            "delta_text=delta_text, previous_token_ids=",
+            "delta_message = self.finalize_generation(delta_message, request, state)\n        "
+            "    delta_message = self._flush_engine_parsers(delta_message)",
+        ),
+    ),
+    Has("vllm.tool_parsers.abstract_tool_parser:ToolParser", "_WholeCalls", ("supports_required_and_named",)),
+    Has("vllm.parser.engine.adapters:ParserEngineToolAdapter", "_is_xml", ("_parser_engine_cls",)),
+    Has("vllm.parser.qwen3:Qwen3Parser", "_is_xml", ("TOOL_START",)),
+    Has("vllm.outputs:CompletionOutput", "WholeCallsChat", ("finish_reason",)),
     Calls(f"{_OPENAI}.chat_completion.serving:OpenAIServingChat", "_serving", _ROLE, _SERVING),
     Calls(
         f"{_OPENAI}.completion.serving:OpenAIServingCompletion",
@@ -320,6 +339,10 @@ TEXTS: tuple[Relied, ...] = (
     ),
     Says(f"{_OPENAI}.chat_completion.protocol", "PARAMETERS", ("Cannot set both `continue_final_message` and",)),
     Says("vllm.v1.engine.input_processor", "PARAMETERS", ("prompt cannot be empty",)),
+    Says("vllm.multimodal.registry", "NO_MEDIA", ("{} is not a multimodal model",)),
+    Says("vllm.renderers.chat_utils", "UNSUPPORTED_TYPE", ("Unsupported chat content part type: {}. ",)),
+    Says(f"{_OPENAI}.responses.utils", "UNSUPPORTED_TYPE", ("Unsupported input item type: {}",)),
+    Says(f"{_OPENAI}.responses.utils", "ENCRYPTED", ("Encrypted content is not supported.",)),
     Says("vllm.sampling_params", "LEADING_NAME", ("bad_words cannot contain an empty string.",)),
     Says("vllm.v1.engine.exceptions", "HEARSAY", ("EngineCore encountered an issue.",)),
     Says("vllm.v1.engine.core", "HEARSAY", ("Executor failed.",)),

@@ -53,6 +53,7 @@ def test_server_accepts_the_arguments(name: str) -> None:
     assert settings.max_temperature == spec.limits.max_temperature
     assert settings.on_exceed.title() == spec.limits.on_exceed
     assert settings.max_stops == spec.limits.max_stops
+    assert settings.model_aliases == tuple(spec.model.aliases)
     assert settings.pass_through == tuple(spec.engine.extra_args)
 
 

@@ -43,6 +43,9 @@ RULES: Final = (
     " holds more than ",
     "of at most 1024 values",
     "with at most 1024 values",
+    "tool_choice forces a call",
+    " names a tool that this server does not run",
+    "input holds nothing but tools",
 )
 # Of a schema, 1.0 is an integer. Of this API and of OpenAI's, it is none.
 _Base = jsonschema.Draft202012Validator
@@ -177,5 +180,7 @@ def test_what_is_accepted_is_passed_on_as_it_is(kind: Kind, data: st.DataObject)
     assume(refusal(kind, body) is None)
     for name, value in BODIES.check(kind, body).fields.items():
         assert value is not None
+        if name in ("tools", "input") and kind in ("responses", "messages", "count_tokens"):
+            continue  # see the tests of tools that do not run here, and of those among the items
         assert body.get(name) in (None, value)
         assert any(name in resolved(member)["properties"] for member in members_of(kind))

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from tests.unit.qwen_server.serving import Served, serve
 
+TEXT = {"type": "text", "text": "x"}
 USER = [{"role": "user", "content": "x"}]
 
 
@@ -78,8 +79,11 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"messages": [*USER, {"content": "x"}]}, "messages[1].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
+        ({"messages": [*USER, {"role": "user", "content": [TEXT, {"type": "text"}]}]}, "messages[1].content[1].text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"type": 5}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": "x", "name": 5}]}, "messages[0].name"),
         ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages[0].tool_calls"),
         ({"messages": [{"role": "assistant", "content": "x", "reasoning": 5}]}, "messages[0].reasoning"),
@@ -113,8 +117,11 @@ async def test_a_bad_parameter_of_a_chat_is_named(served: Served, fields: dict[s
         ({"prompt": None}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": {}}, "prompt"),
-        ({"prompt": ["a", 1]}, "prompt"),
-        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt[1]"),
+        ({"prompt": [[]]}, "prompt[0]"),
+        ({"prompt": [[1], [2, "a"]]}, "prompt[1]"),
+        ({"prompt": [[1], "a"]}, "prompt[1]"),
+        ({"prompt": [1, "a"]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": ["a"] * 129}, "prompt"),
         ({"logprobs": True}, "logprobs"),

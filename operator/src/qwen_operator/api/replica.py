@@ -93,6 +93,12 @@ class ModelSpec(ApiObject):
         description="Name of the model in the API. Defaults to `qwen-NAME` for a built-in model, else to the last part "
         "of the repository, path or image.",
     )
+    aliases: list[Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^,*\s]*\*?$")]] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Further names that clients may use for the model, such as those that an agent's sub-agents ask "
+        "for. An ending `*` stands for any ending (`claude-haiku-*`).",
+    )
     source: ModelSource = Field(description="Where the model comes from. Exactly one source must be set.")
 
 

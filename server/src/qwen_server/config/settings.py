@@ -13,6 +13,7 @@ from qwen_server.config.patches import ALL_PATCHES, parse_patches
 from qwen_server.config.values import (
     AutoCount,
     Duration,
+    ModelNames,
     OptionalText,
     Origins,
     RateLimit,
@@ -42,6 +43,9 @@ class Settings(BaseSettings):
 
     model: str = Field("builtin:news-classifier", min_length=1, description="PATH, REPO or builtin:NAME")
     served_model_name: OptionalText = Field(None, description="the model's name in the API")
+    model_aliases: ModelNames = Field(
+        (), description="further names for the model, separated by commas; an ending * stands for any ending"
+    )
     models_dir: Path = Field(
         Path(__file__).resolve().parents[3] / "models", description="folder of the built-in models"
     )
@@ -160,6 +164,12 @@ class Settings(BaseSettings):
         if self.model == "builtin:news-classifier":
             return "qwen-news-classifier"
         return self.model.removeprefix(BUILTIN).rstrip("/").rsplit("/", 1)[-1]
+
+    def answers_to(self, name: str) -> bool:
+        """Whether requests may call the model `name`: its own name, or an alias."""
+        return name == self.served_name or any(
+            name.startswith(alias[:-1]) if alias.endswith("*") else name == alias for alias in self.model_aliases
+        )
 
 
 _BEFORE_SEPARATOR = {

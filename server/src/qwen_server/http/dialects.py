@@ -28,14 +28,14 @@ _ANTHROPIC_FAILURES = {500: "api_error", 503: "overloaded_error"}
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One API. `ending` is how the last event of a complete stream begins.
+    """One API. `ending` is how the last event of a complete stream begins, or may begin.
 
     `whole` formats an error that is a response of its own. `event` formats an error that ends a
     stream; its second argument is the number of events sent before.
     """
 
     id_prefix: str
-    ending: str
+    ending: str | tuple[str, ...]
     whole: Callable[[HttpError], HttpError] = lambda error: error
     event: Callable[[HttpError, int], bytes] = lambda error, _: stream_event(error)
 
@@ -82,7 +82,7 @@ _ANTHROPIC = Dialect("msg_", "event: message_stop", _anthropic, _anthropic_event
 DIALECTS: Mapping[Kind, Dialect] = {
     "chat": Dialect("chatcmpl-", _DONE),
     "completion": Dialect("cmpl-", _DONE),
-    "responses": Dialect("resp_", "event: response.completed", event=_responses_event),
+    "responses": Dialect("resp_", ("event: response.completed", "event: response.incomplete"), event=_responses_event),
     "messages": _ANTHROPIC,
     "count_tokens": _ANTHROPIC,
     "tokenize": Dialect("tokenize-", _DONE),

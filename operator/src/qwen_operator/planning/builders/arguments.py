@@ -30,6 +30,7 @@ def _model_flags(spec: QwenServiceSpec) -> list[Flag]:
     return [
         ("model", source.model),
         ("served-model-name", spec.model.served_name or source.default_name),
+        ("model-aliases", ",".join(spec.model.aliases) or None),
         ("revision", source.revision),
     ]
 

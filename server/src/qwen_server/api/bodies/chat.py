@@ -11,6 +11,7 @@ from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import (
     MAX_ENTRIES,
     MAX_VALUES,
+    STRING_OR_ARRAY,
     Entries,
     Must,
     Name,
@@ -32,7 +33,7 @@ from qwen_server.http.error_bodies import invalid
 class TextPart(TypedDict):
     """A part of a message's text."""
 
-    type: Literal["text"]
+    type: Annotated[Literal["text"], Must("be a string")]
     text: str
 
 
@@ -44,12 +45,16 @@ class OtherPart(TypedDict):
 
 
 _SILENT: Final = ("assistant", "tool", "function")
-Parts = Annotated[
-    list[Annotated[TextPart | OtherPart, Field(union_mode="left_to_right")]],
-    Entries(),
+Part = Annotated[
+    Annotated[TextPart, Tag("=text")] | Annotated[OtherPart, Tag("=other")],
+    Field(union_mode="left_to_right"),
 ]
-_CONTENT = Must("be a string, or an array of objects with a type (and a text, where the type is text)")
-Content = Annotated[str | Parts, _CONTENT, Field(description="the text, or its parts")]
+Content = Annotated[
+    Annotated[str, Must("be a string or an array of objects with a type"), Tag("=string")]
+    | Annotated[list[Part], Entries(), Tag("=array")],
+    STRING_OR_ARRAY,
+    Field(description="the text, or its parts"),
+]
 
 
 @declared

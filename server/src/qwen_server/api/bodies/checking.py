@@ -92,6 +92,7 @@ class Bodies:
     """Checks bodies of every kind against the declarations and the limits of `settings`."""
 
     def __init__(self, settings: Settings) -> None:
+        self._answers_to = settings.answers_to
         self._served_name = settings.served_name
         self._default_tokens = settings.default_max_tokens
         self._default_temperature = settings.default_temperature
@@ -116,7 +117,8 @@ class Bodies:
             check_unknown(kind, given, declared.names, _ELSEWHERE.get(kind, frozenset()))
         effective = declared.effective
         fields = {name: value for name, value in given.items() if value is not None and name in effective}
-        self.check_model(fields.setdefault("model", self._served_name))
+        self.check_model(fields.get("model", self._served_name))
+        fields["model"] = self._served_name  # the engine knows no alias
         if "temperature" in declared.names:
             fields.setdefault("temperature", self._default_temperature)
         body = declared.make(fields, self._default_tokens)
@@ -124,8 +126,8 @@ class Bodies:
         return body
 
     def check_model(self, name: str) -> None:
-        """Raises HttpError 404 unless `name` is what is served."""
-        if name != self._served_name:
+        """Raises HttpError 404 unless `name` is the model's or an alias."""
+        if name != self._served_name and not self._answers_to(name):
             text = f"The model `{name[:200]}` does not exist."
             raise client_error(404, text, param="model", code="model_not_found")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import Entries, Must, TokenArray, TokenId, declared, exactly
@@ -12,6 +12,15 @@ from qwen_server.api.bodies.sampling import Sampling, drop_idle_options, names_s
 from qwen_server.http.error_bodies import invalid
 
 Tokens = Annotated[list[TokenId], TokenArray()]
+_PROMPT = Must("be a string or a non-empty array of strings, of token ids, or of arrays of token ids, not a mixture")
+
+
+def _kind_of_prompt(prompt: Any) -> str:
+    """The kind of the first entry counts, so that an error names the entry that differs."""
+    if not isinstance(prompt, list):
+        return "=text"
+    first = prompt[0] if prompt else None
+    return "=texts" if isinstance(first, str) else "=arrays" if isinstance(first, list) else "=tokens"
 
 
 @declared
@@ -20,9 +29,11 @@ class CompletionRequest(Sampling, total=False):
 
     prompt: Required[
         Annotated[
-            str | Annotated[list[str], Entries(least=1)] | Tokens | Annotated[list[Tokens], Entries(least=1)],
-            Field(union_mode="left_to_right"),
-            Must("be a string or a non-empty array of strings, of token ids, or of arrays of token ids, not a mixture"),
+            Annotated[str, _PROMPT, Tag("=text")]
+            | Annotated[list[str], Entries(least=1), Tag("=texts")]
+            | Annotated[Tokens, _PROMPT, Tag("=tokens")]
+            | Annotated[list[Tokens], Entries(least=1), Tag("=arrays")],
+            Discriminator(_kind_of_prompt),
             Field(description="a text, texts, token ids, or several of those"),
         ]
     ]

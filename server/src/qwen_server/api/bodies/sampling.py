@@ -49,7 +49,9 @@ _MAY_NEED_REFERENCE: Final = frozenset(_REFERENCE_WHEN_SET) | {
 IGNORED: Final = Field(description="accepted and ignored")
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 StopTexts = Annotated[list[StopText], Entries()]  # how many depends on the settings
-ModelName = Annotated[str | None, Field(description="the served model; may be left out, any other name is 404")]
+ModelName = Annotated[
+    str | None, Field(description="the served model or an alias; may be left out, any other name is 404")
+]
 TopP = Annotated[float | None, Field(gt=0, le=1)]
 TopK = Int31 | None
 Stream = Annotated[bool | None, Field(description="server-sent events instead of one body")]

@@ -36,6 +36,7 @@ from qwen_server.engine.vllm.patches.early_core import EarlyChild, core_in
 from qwen_server.engine.vllm.patches.fast_metrics import FAST_METRICS, EngineMetrics
 from qwen_server.engine.vllm.patches.spot_renderer import SPOT_RENDERER, render_on_the_spot
 from qwen_server.engine.vllm.patches.step_heartbeat import STEP_HEARTBEAT, stat_logger
+from qwen_server.engine.vllm.tool_calls import WholeCallsChat
 from qwen_server.observe.tracing import prepare_environment
 
 _log = logging.getLogger(__name__)
@@ -198,7 +199,7 @@ def _serving(
     plain = OnlineRenderer(**rendering)
     common = {"online_renderer": renderer, "request_logger": None}
     options = {**common, **template, **parsers}
-    chat = OpenAIServingChat(client, models, "assistant", **options)
+    chat = WholeCallsChat(client, models, "assistant", **options)
     completion = Completion(client, models, **common)
     info = _info(settings, device, llm, family, patches)
     default_sampling = config.get_diff_sampling_param()

@@ -51,7 +51,7 @@ class FastPath:
 
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """Renders and tokenizes a conversation with vLLM's renderer, which uses threads."""
-        with translated("messages", self._death_cause):
+        with translated("messages", self._death_cause, body):
             request = ChatCompletionRequest.model_validate(self._identified(body, request_id))
             result = await self._parts.plain.render_chat(request)
             if isinstance(result, ErrorResponse):
@@ -62,7 +62,7 @@ class FastPath:
 
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """Tokenizes one prompt or several."""
-        with translated("prompt", self._death_cause):
+        with translated("prompt", self._death_cause, body):
             request = CompletionRequest.model_validate(self._identified(body, request_id))
             result = await self._parts.plain.render_completion(request)
             if isinstance(result, ErrorResponse):

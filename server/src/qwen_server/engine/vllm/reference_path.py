@@ -49,7 +49,9 @@ class ReferencePath:
         api = self._apis.get(kind) or await self._built(kind)
         param = prompt_param_of(api, body)
         observed = ObservedRequest(arrival, observe, turn or nullcontext)
-        with self._translated(api, observed, param):
+        if body.get("tools") and kind != "tokenize":
+            self._require_tool_parser(body)
+        with self._translated(api, observed, param, body):
             fit = fitted(body, self._parts.info.max_model_len)
             if api.slow:
                 request = await asyncio.to_thread(api.request, fit, request_id)
@@ -66,8 +68,16 @@ class ReferencePath:
                     raise asyncio.CancelledError
                 raise _refusal(observed, result, param)
             if isinstance(result, AsyncGenerator):
-                return ReferenceAnswer(stream=self._events(api, result, observed, param))
+                return ReferenceAnswer(stream=self._events(api, result, observed, param, body))
             return ReferenceAnswer(body=api.body(result))
+
+    def _require_tool_parser(self, body: Mapping[str, Any]) -> None:
+        """Raises InvalidRequestError if no parser could read the model's calls, in any API."""
+        choice = body.get("tool_choice")
+        kind = choice.get("type") if isinstance(choice, dict) else choice
+        if self._parts.serving_options["tool_parser"] is None and kind != "none":
+            text = "tools: this model cannot call tools, because no parser reads its calls (--tool-call-parser)"
+            raise InvalidRequestError(text, param="tools")
 
     async def _built(self, kind: Kind) -> Api:
         """Builds the serving objects for `kind` in a thread, once for all concurrent requests."""
@@ -85,14 +95,19 @@ class ReferencePath:
         _log.info("built the serving objects for %s in %.2f s, at the first request", kind, time.monotonic() - started)
 
     async def _events(
-        self, api: Api, source: AsyncGenerator[Any, None], observed: ObservedRequest, param: str
+        self,
+        api: Api,
+        source: AsyncGenerator[Any, None],
+        observed: ObservedRequest,
+        param: str,
+        body: Mapping[str, Any],
     ) -> AsyncGenerator[str, None]:
         """Yields the events of a stream and raises its errors."""
         # The Responses API calls the engine only now. This task serves no other request and starts
         # no task that inherits its context, so the variable needs no reset.
         current_request.set(observed)
         try:
-            with self._translated(api, observed, param):
+            with self._translated(api, observed, param, body):
                 async with aclosing(api.events(source)) as events:
                     async for event in events:
                         yield event
@@ -101,10 +116,10 @@ class ReferencePath:
                 await stream.aclose()  # vLLM leaves inner generators to the garbage collector
 
     @contextmanager
-    def _translated(self, api: Api, observed: ObservedRequest, param: str) -> Iterator[None]:
+    def _translated(self, api: Api, observed: ObservedRequest, param: str, body: Mapping[str, Any]) -> Iterator[None]:
         """Raises errors with the client's names of the parameters."""
         try:
-            with translated(param, self._death_cause):
+            with translated(param, self._death_cause, body):
                 try:
                     yield
                 except RefusedError as error:
