@@ -86,9 +86,10 @@ async def test_before_any_request_what_is_unknown_is_null(served: Served) -> Non
 
 
 async def test_the_four_specified_gauges_come_word_for_word(served: Served) -> None:
-    response = await served.client.get("/metrics/prometheus")
-    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert response.text.startswith(SPECIFIED)
+    for path in ("/metrics/prometheus", "/prometheus/metrics"):
+        response = await served.client.get(path)
+        assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert response.text.startswith(SPECIFIED)
 
 
 async def test_the_page_has_the_counters_and_histograms(served: Served) -> None:
