@@ -107,10 +107,8 @@ def _most_useful(details: list[ErrorDetails]) -> ErrorDetails:
     If the value is an array or an object, "not a string" says least. Of several kinds of objects,
     the one with the given `type` counts.
     """
-    others = {
-        detail["loc"][:-1]
-        for detail in details
-        if detail["type"] == "literal_error" and detail["loc"][-1:] == ("type",)
-    }
-    meant = [detail for detail in details if not any(detail["loc"][: len(other)] == other for other in others)]
-    return next((detail for detail in meant if detail["loc"][-1:] != ("str",)), details[0])
+    ends = ((detail, detail["loc"][:-1], detail["loc"][-1:]) for detail in details)
+    others = {start for detail, start, end in ends if detail["type"] == "literal_error" and end == ("type",)}
+    useful = [detail for detail in details if detail["loc"][-1:] != ("str",)] or details
+    meant = (each for each in useful if not any(each["loc"][: len(other)] == other for other in others))
+    return next(meant, useful[0])
