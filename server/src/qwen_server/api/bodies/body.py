@@ -13,7 +13,7 @@ class Body(NamedTuple):
 
     `weight` is the number of sequences that it generates; `fast` tells which path serves it;
     `stop_reasons` whether the client set stops of its own, so that the answer names the one that
-    ended it (vLLM's `stop_reason`).
+    ended it (vLLM's `stop_reason`); `constrained` whether a grammar constrains the answer.
     """
 
     kind: Kind
@@ -21,6 +21,7 @@ class Body(NamedTuple):
     weight: int = 1
     fast: bool = False
     stop_reasons: bool = False
+    constrained: bool = False
 
     @property
     def model(self) -> str:

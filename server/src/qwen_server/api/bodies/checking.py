@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from qwen_server.api.bodies import chat, completion, messages, responses, sampling, tokenization
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import TAG
+from qwen_server.api.bodies.grammars import GrammarBounds, grammars_of
 from qwen_server.api.bodies.limits import Limits, check_bounds
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import Kind
@@ -91,6 +92,7 @@ class Bodies:
         self._default_tokens = settings.default_max_tokens
         self._default_temperature = settings.default_temperature
         self._limits = Limits(settings)
+        self._grammar_bounds = GrammarBounds(settings)
         self._bounds = {kind: self._limits.of(declared.names) for kind, declared in _KINDS.items()}
 
     def parse(self, kind: Kind, raw: bytes) -> Body:
@@ -114,7 +116,12 @@ class Bodies:
         self.check_model(fields.setdefault("model", self._served_name))
         if "temperature" in declared.names:
             fields.setdefault("temperature", self._default_temperature)
-        return declared.make(fields, self._default_tokens)
+        body = declared.make(fields, self._default_tokens)
+        if body.generates and (grammars := grammars_of(fields)):
+            for param, grammar in grammars:
+                self._grammar_bounds.check(param, grammar)
+            return body._replace(constrained=True)
+        return body
 
     def check_model(self, name: str) -> None:
         """Raises HttpError 404 unless `name` is what is served."""

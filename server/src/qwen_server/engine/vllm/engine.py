@@ -7,6 +7,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import pickle
 import shutil
 import tempfile
 import time
@@ -35,6 +36,8 @@ from qwen_server.engine.base import (
 )
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
 from qwen_server.engine.vllm import causes, environment
+from qwen_server.engine.vllm.grammars.checks import GrammarChecks
+from qwen_server.engine.vllm.grammars.fork_server import ForkServer, ForkServerError
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
 from qwen_server.engine.vllm.warmup import warm_up
@@ -56,6 +59,10 @@ class _Running:
 
 _log = logging.getLogger(__name__)
 
+_COMPILER = "qwen_server.engine.vllm.grammars.compiler:start"
+_COMPILER_MEMORY = 1 << 30
+# A grammar that took a second on trial may take some in the engine core, which is busy.
+_COMPILING_FACTOR = 4
 _PULSE_SECONDS = 0.5
 _IDLE_PROBE_SECONDS = 60.0
 # Requests leave little garbage that needs a collection, and Python's default thresholds collect 14
@@ -75,7 +82,7 @@ class VllmEngine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._patches = Patches(settings.patches)
-        self._heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat(most_compiling_seconds=_COMPILING_FACTOR * settings.grammar_timeout)
         self._state: EngineState = "starting"
         self._death_cause: str | None = None
         self._started_wall = time.time()
@@ -85,6 +92,20 @@ class VllmEngine:
         # the thread must live as long as the engine.
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._running: _Running | None = None
+        self._forks = ForkServer(
+            _COMPILER,
+            self._compiler_setup,
+            executor=self._builder,
+            environment=environment.of_compiler,
+            memory=_COMPILER_MEMORY,
+        )
+        self._checks = GrammarChecks(
+            self._forks,
+            seconds=settings.grammar_timeout,
+            patience=settings.queue_timeout,
+            # As many as the engine core compiles at a time, so that none of them waits there.
+            at_a_time=(multiprocessing.cpu_count() + 1) // 2,
+        )
         self._reserved = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._probes = 0
@@ -137,11 +158,13 @@ class VllmEngine:
             # Imported in the thread, because it takes seconds. The event loop serves /health.
             from qwen_server.engine.vllm.build import build  # noqa: PLC0415
             from qwen_server.engine.vllm.fast_path import FastPath  # noqa: PLC0415
+            from qwen_server.engine.vllm.grammars.params import Grammars  # noqa: PLC0415
             from qwen_server.engine.vllm.patches.step_heartbeat import STEP_HEARTBEAT  # noqa: PLC0415
             from qwen_server.engine.vllm.reference_path import ReferencePath  # noqa: PLC0415
         finally:
             gc.enable()
-        parts = build(self._settings, self._heartbeat, child, self._patches)
+        grammars = Grammars(self._checks)
+        parts = build(self._settings, self._heartbeat, child, self._patches, grammars)
         cause = self._cause_of_death
         self._sees_steps = self._patches.use(STEP_HEARTBEAT)
         self._processes = multiprocessing.active_children()
@@ -151,7 +174,16 @@ class VllmEngine:
         logged = causes.cause_of(causes.read_errors(self._errors), since=self._started_wall, server=os.getpid())
         return logged or causes.explain(error)
 
+    def _compiler_setup(self) -> bytes:
+        from qwen_server.engine.vllm.grammars.compiler import Setup  # noqa: PLC0415
+
+        return pickle.dumps(Setup(self._loaded().parts.llm.vllm_config))
+
     # --- requests ---
+
+    async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """See Engine."""
+        await self._alive().reference.check_grammar(kind, body)
 
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """See Engine."""
@@ -205,6 +237,7 @@ class VllmEngine:
             ping_sent_at=heartbeat.ping_sent_at,
             busy_since=heartbeat.busy_since,
             cpu_active_at=heartbeat.cpu_active_at if parts.info.device == "cpu" else None,
+            compiling_seconds=heartbeat.compiling_seconds,
             kv_cache_usage=heartbeat.kv_cache_usage,
             death_cause=self._cause_of_death() if dead else None,
         )
@@ -259,7 +292,12 @@ class VllmEngine:
         if self._heartbeat.quiet_seconds(now, unfinished) < _PULSE_SECONDS:
             self._heartbeat.on_life(now)
         else:
-            self._heartbeat.on_cpu_time(now, await asyncio.to_thread(lambda: cpu_seconds(descendants())))
+            self._heartbeat.on_cpu_time(now, await asyncio.to_thread(self._cpu_seconds))
+
+    def _cpu_seconds(self) -> dict[int, float]:
+        """The CPU time of the engine's processes. The check of a grammar is no sign of life."""
+        others = set(self._forks.processes())
+        return cpu_seconds(pid for pid in descendants() if pid not in others)
 
     def _idle_since(self, now: float) -> float:
         return now - (self._heartbeat.last_request_at or now)
@@ -296,6 +334,7 @@ class VllmEngine:
         """Stops the engine's processes: gracefully for `drain_seconds`, then with SIGKILL."""
         for task in self._tasks:
             task.cancel()
+        self._forks.close()
         if self._running is not None and not self._running.parts.llm.errored:
             try:
                 async with asyncio.timeout(drain_seconds + 1):
