@@ -21,22 +21,27 @@ class Jobs:
 
     def __init__(self, result: Callable[[dict[str, Any]], dict[str, Any]] | Exception) -> None:
         self.result = result
+        self.gate: Callable[[float], bool] = lambda _: True
+        self.slow: Callable[[dict[str, Any]], bool] = lambda _: False
         self.begun: list[dict[str, Any]] = []
         self.ended = 0
         self.go = asyncio.Event()
         self.go.set()
 
     async def run(self, job: bytes, seconds: float) -> bytes:
-        assert seconds == 2.0
+        assert seconds in (0.5, 2.0)
         fields = json.loads(job)
         self.begun.append(fields)
         try:
-            await self.go.wait()
+            if self.gate(seconds):
+                await self.go.wait()
             await asyncio.sleep(0)
         finally:
             self.ended += 1
         if isinstance(self.result, Exception):
             raise self.result
+        if self.slow(fields) and seconds < 2.0:
+            raise JobTimeoutError(seconds)
         return json.dumps(self.result(fields)).encode()
 
 
@@ -82,7 +87,7 @@ async def test_a_bad_grammar_is_refused_every_time_but_checked_once(result: Any,
         with pytest.raises(InvalidRequestError, match=text) as caught:
             await made.check({"regex": "a"})
         assert caught.value.param == "response_format"
-    assert len(jobs.begun) == 1
+    assert len(jobs.begun) == (2 if isinstance(result, JobTimeoutError) else 1)
 
 
 @pytest.mark.parametrize("error", [JobTimeoutError(0.3), ForkServerError("ended")])
@@ -92,9 +97,10 @@ async def test_a_check_that_fails_for_another_reason_is_made_again(error: Except
     for _ in range(2):
         with pytest.raises(BusyError):
             await made.check({"regex": "a"})
+    before = len(jobs.begun)
     jobs.result = accept
     await made.check({"regex": "a"})
-    assert len(jobs.begun) == 3
+    assert len(jobs.begun) == before + 1
 
 
 async def test_requests_with_the_same_grammar_share_a_check_that_ends_with_the_last() -> None:
@@ -139,6 +145,22 @@ async def test_checks_wait_for_their_turn_and_their_number_is_bounded(monkeypatc
     await asyncio.gather(*waiting)
     await made.check({"regex": "one more"})
     assert len(jobs.begun) == 4
+
+
+async def test_slow_grammars_start_over_and_delay_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_MOST_SLOW", 2)
+    jobs = Jobs(accept)
+    jobs.slow = lambda fields: fields["regex"].startswith("slow")
+    jobs.gate = lambda seconds: seconds == 2.0
+    jobs.go.clear()
+    made = make(jobs)
+    slow = [asyncio.create_task(made.check({"regex": f"slow {number}"})) for number in range(2)]
+    await until(lambda: len(jobs.begun) == 3)
+    with pytest.raises(BusyError, match="slow"):
+        await made.check({"regex": "slow 3"})
+    assert (await made.check({"regex": "fast"})).fields == {"regex": "fast"}
+    jobs.go.set()
+    await asyncio.gather(*slow)
 
 
 async def test_a_check_does_not_wait_forever() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from qwen_server.engine.base import Kind
+
+
+_FORMATS: Final = ("response_format", "text", "output_config")
+_CONSTRAINTS: Final = ("structured_outputs", *_FORMATS, "tools")
 
 
 class Body(NamedTuple):
@@ -49,8 +53,8 @@ class Body(NamedTuple):
 
         The engine calls every constraint of an answer `response_format`.
         """
-        if param == "response_format" and param not in self.fields:
-            return next((name for name in ("structured_outputs", "tools") if name in self.fields), param)
+        if param in _FORMATS and param not in self.fields:
+            return next((name for name in _CONSTRAINTS if name in self.fields), param)
         if param is None and self.fields.get("chat_template_kwargs"):
             return "chat_template_kwargs"
         return param

@@ -117,10 +117,10 @@ class Bodies:
         if "temperature" in declared.names:
             fields.setdefault("temperature", self._default_temperature)
         body = declared.make(fields, self._default_tokens)
-        if body.generates and (grammars := grammars_of(fields)):
+        if grammars := grammars_of(fields):
             for param, grammar in grammars:
                 self._grammar_bounds.check(param, grammar)
-            return body._replace(constrained=True)
+            return body._replace(constrained=body.generates)
         return body
 
     def check_model(self, name: str) -> None:

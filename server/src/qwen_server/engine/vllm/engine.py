@@ -7,7 +7,6 @@ import gc
 import logging
 import multiprocessing
 import os
-import pickle
 import shutil
 import tempfile
 import time
@@ -36,8 +35,7 @@ from qwen_server.engine.base import (
 )
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
 from qwen_server.engine.vllm import causes, environment
-from qwen_server.engine.vllm.grammars.checks import GrammarChecks
-from qwen_server.engine.vllm.grammars.fork_server import ForkServer, ForkServerError
+from qwen_server.engine.vllm.grammars.trials import Trials, longest_in_core
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
 from qwen_server.engine.vllm.warmup import warm_up
@@ -59,10 +57,6 @@ class _Running:
 
 _log = logging.getLogger(__name__)
 
-_COMPILER = "qwen_server.engine.vllm.grammars.compiler:start"
-_COMPILER_MEMORY = 1 << 30
-# A grammar that took a second on trial may take some in the engine core, which is busy.
-_COMPILING_FACTOR = 4
 _PULSE_SECONDS = 0.5
 _IDLE_PROBE_SECONDS = 60.0
 # Requests leave little garbage that needs a collection, and Python's default thresholds collect 14
@@ -82,7 +76,7 @@ class VllmEngine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._patches = Patches(settings.patches)
-        self._heartbeat = Heartbeat(most_compiling_seconds=_COMPILING_FACTOR * settings.grammar_timeout)
+        self._heartbeat = Heartbeat(most_compiling_seconds=longest_in_core(settings))
         self._state: EngineState = "starting"
         self._death_cause: str | None = None
         self._started_wall = time.time()
@@ -92,20 +86,7 @@ class VllmEngine:
         # the thread must live as long as the engine.
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._running: _Running | None = None
-        self._forks = ForkServer(
-            _COMPILER,
-            self._compiler_setup,
-            executor=self._builder,
-            environment=environment.of_compiler,
-            memory=_COMPILER_MEMORY,
-        )
-        self._checks = GrammarChecks(
-            self._forks,
-            seconds=settings.grammar_timeout,
-            patience=settings.queue_timeout,
-            # As many as the engine core compiles at a time, so that none of them waits there.
-            at_a_time=(multiprocessing.cpu_count() + 1) // 2,
-        )
+        self._trials = Trials(settings, self._builder, lambda: self._loaded().parts.llm.vllm_config)
         self._reserved = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._probes = 0
@@ -163,7 +144,7 @@ class VllmEngine:
             from qwen_server.engine.vllm.reference_path import ReferencePath  # noqa: PLC0415
         finally:
             gc.enable()
-        grammars = Grammars(self._checks)
+        grammars = Grammars(self._trials.checks)
         parts = build(self._settings, self._heartbeat, child, self._patches, grammars)
         cause = self._cause_of_death
         self._sees_steps = self._patches.use(STEP_HEARTBEAT)
@@ -173,11 +154,6 @@ class VllmEngine:
     def _start_failure(self, error: BaseException) -> str:
         logged = causes.cause_of(causes.read_errors(self._errors), since=self._started_wall, server=os.getpid())
         return logged or causes.explain(error)
-
-    def _compiler_setup(self) -> bytes:
-        from qwen_server.engine.vllm.grammars.compiler import Setup  # noqa: PLC0415
-
-        return pickle.dumps(Setup(self._loaded().parts.llm.vllm_config))
 
     # --- requests ---
 
@@ -296,7 +272,7 @@ class VllmEngine:
 
     def _cpu_seconds(self) -> dict[int, float]:
         """The CPU time of the engine's processes. The check of a grammar is no sign of life."""
-        others = set(self._forks.processes())
+        others = set(self._trials.forks.processes())
         return cpu_seconds(pid for pid in descendants() if pid not in others)
 
     def _idle_since(self, now: float) -> float:
@@ -334,7 +310,7 @@ class VllmEngine:
         """Stops the engine's processes: gracefully for `drain_seconds`, then with SIGKILL."""
         for task in self._tasks:
             task.cancel()
-        self._forks.close()
+        self._trials.forks.close()
         if self._running is not None and not self._running.parts.llm.errored:
             try:
                 async with asyncio.timeout(drain_seconds + 1):

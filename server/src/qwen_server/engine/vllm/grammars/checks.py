@@ -2,15 +2,20 @@
 
 A grammar is the set of fields of vLLM's StructuredOutputsParams. A verdict is kept, so that a
 repeated grammar costs nothing. Requests without a grammar never come here.
+
+Nearly all grammars compile in milliseconds. One that does not is stopped and starts over in another
+queue, so that slow grammars do not delay the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -18,11 +23,16 @@ from qwen_server.engine.base import BusyError, InvalidRequestError
 from qwen_server.engine.vllm.grammars.fork_server import ForkServerError, JobDiedError, JobTimeoutError
 
 _MOST_WAITING: Final = 64
+_MOST_SLOW: Final = 8
+_LOOK_SECONDS: Final = 0.5
+# The engine core compiles the same grammar again, with many threads. So the queue of slow grammars
+# rests for this multiple of the time that the last one took, and the core has time for its work.
+_REST: Final = 3
+# A job that had less of its time than this has waited for a busy machine.
+_OWN_SHARE: Final = 0.5
 # The core caches 512 MiB of compiled grammars. What is remembered here is then still there.
 _MEMORY: Final = 256 << 20
 _VERDICT_BYTES: Final = 1024
-# A process that had less of its time than this has waited for a busy machine.
-_OWN_SHARE: Final = 0.5
 
 
 class Jobs(Protocol):
@@ -54,7 +64,7 @@ class _Shared:
 
 
 class GrammarChecks:
-    """Checks grammars, `at_a_time` of them, each for at most `seconds`.
+    """Checks grammars, `at_a_time` of them in each queue, each for at most `seconds`.
 
     A check waits for its turn for at most `patience` seconds. If all who wait for a check have
     left, it ends.
@@ -64,7 +74,9 @@ class GrammarChecks:
         self._jobs = jobs
         self._seconds = seconds
         self._patience = patience
+        self._looks = asyncio.Semaphore(at_a_time)
         self._turns = asyncio.Semaphore(at_a_time)
+        self._slow = 0
         self._running: dict[bytes, _Shared] = {}
         self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
         self._remembered = 0
@@ -100,34 +112,60 @@ class GrammarChecks:
 
     async def _check(self, key: bytes, job: bytes) -> Verdict:
         try:
-            async with asyncio.timeout(self._patience):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise BusyError("the check of the grammar had no turn in time") from None
-        try:
-            verdict = await self._examined(job)
-        finally:
-            self._turns.release()
+            verdict = await self._first_look(job) or await self._slowly(job)
+        except JobDiedError:
+            verdict = Verdict(refused="the grammar takes too much memory to compile; make it simpler")
+        except ForkServerError as error:
+            raise BusyError(str(error)) from error
         self._remember(key, verdict)
         return verdict
 
-    async def _examined(self, job: bytes) -> Verdict:
+    async def _first_look(self, job: bytes) -> Verdict | None:
+        """The verdict on a grammar that compiles fast. None for any other."""
+        async with self._turn(self._looks):
+            with contextlib.suppress(JobTimeoutError):
+                return _verdict(job, await self._jobs.run(job, min(_LOOK_SECONDS, self._seconds)))
+            return None
+
+    async def _slowly(self, job: bytes) -> Verdict:
+        if self._slow >= _MOST_SLOW:
+            raise BusyError("too many slow grammars wait for their check")
+        self._slow += 1
         try:
-            result = json.loads(await self._jobs.run(job, self._seconds))
+            async with self._turn(self._turns, rest=_REST):
+                return _verdict(job, await self._jobs.run(job, self._seconds))
         except JobTimeoutError as error:
             if error.used < _OWN_SHARE * self._seconds:
                 raise BusyError("the machine is too busy to check the grammar") from error
             return Verdict(refused=f"the grammar takes longer than {self._seconds:g} s to compile; make it simpler")
-        except JobDiedError:
-            return Verdict(refused="the grammar takes too much memory to compile; make it simpler")
-        except ForkServerError as error:
-            raise BusyError(str(error)) from error
-        if "refused" in result:
-            return Verdict(refused=str(result["refused"]))
-        return Verdict(result["checked"], result["backend"], size=_VERDICT_BYTES + 2 * len(job) + result["bytes"])
+        finally:
+            self._slow -= 1
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, turns: asyncio.Semaphore, rest: float = 0) -> AsyncIterator[None]:
+        """Waits for a turn. After a success it rests for a multiple of the time that it took."""
+        try:
+            async with asyncio.timeout(self._patience):
+                await turns.acquire()
+        except TimeoutError:
+            raise BusyError("the check of a grammar had no turn in time") from None
+        begun = time.monotonic()
+        pause = 0.0
+        try:
+            yield
+            pause = rest * (time.monotonic() - begun)
+        finally:
+            asyncio.get_running_loop().call_later(pause, turns.release)
 
     def _remember(self, key: bytes, verdict: Verdict) -> None:
         self._verdicts[key] = verdict
         self._remembered += verdict.size
         while self._remembered > _MEMORY:
             self._remembered -= self._verdicts.popitem(last=False)[1].size
+
+
+def _verdict(job: bytes, answer: bytes) -> Verdict:
+    result = json.loads(answer)
+    if "refused" in result:
+        return Verdict(refused=str(result["refused"]))
+    return Verdict(result["checked"], result["backend"], size=_VERDICT_BYTES + 2 * len(job) + result["bytes"])

@@ -26,7 +26,8 @@ from vllm.v1.structured_output.request import get_structured_output_key
 
 from qwen_server.engine.vllm.grammars.forking import Work
 
-# The core keeps the first backend that it needs. With `auto` that is this one, see warmup.py.
+# With `auto`, vLLM would choose a backend for each grammar, but the core keeps the first one for all.
+# So all grammars get the same one, the one that vLLM prefers.
 FIRST_CHOICE: Final = "xgrammar"
 _BACKENDS: Final[Mapping[str, type[StructuredOutputBackend]]] = {
     FIRST_CHOICE: XgrammarBackend,
@@ -50,20 +51,20 @@ def start(setup: bytes) -> Work:
     """Loads the tokenizer and the backend. Returns the function for the jobs."""
     given: Setup = pickle.loads(setup)  # noqa: S301 - from the server itself
     config = given.config
-    model = config.model_config
-    tokenizer = cached_tokenizer_from_config(model_config=model)
     wanted = config.structured_outputs_config.backend
-    backend = _BACKENDS.get(wanted, XgrammarBackend)(config, tokenizer=tokenizer, vocab_size=model.get_vocab_size())
-    return Compiler(config, tokenizer, backend).examine
+    tokenizer = cached_tokenizer_from_config(model_config=config.model_config)
+    return Compiler(config, tokenizer, wanted if wanted in _BACKENDS else FIRST_CHOICE).examine
 
 
 class Compiler:
-    """Examines grammars with `backend`, the one that the engine core has."""
+    """Examines grammars with the backend of that name, which is the engine core's."""
 
-    def __init__(self, config: VllmConfig, tokenizer: Any, backend: StructuredOutputBackend) -> None:
+    def __init__(self, config: VllmConfig, tokenizer: Any, name: str) -> None:
         self._config = config
+        self._name = name
         self._tokenizer = tokenizer
-        self._backend = backend
+        vocabulary = config.model_config.get_vocab_size()
+        self._backend = _BACKENDS[name](config, tokenizer=tokenizer, vocab_size=vocabulary)
 
     def examine(self, job: bytes) -> bytes:
         """The result for the fields of a StructuredOutputsParams.
@@ -93,7 +94,7 @@ class Compiler:
         if slow := _slow_mask(grammar, self._config.model_config.get_vocab_size()):
             raise VLLMValidationError(f"the grammar takes {1000 * slow:.0f} ms a token; it is too ambiguous")
         size = getattr(getattr(grammar, "ctx", None), "memory_size_bytes", 0)
-        return {"checked": _fields(checked), "backend": checked._backend, "bytes": size}  # noqa: SLF001
+        return {"checked": _fields(checked), "backend": self._name, "bytes": size}
 
 
 def _fields(params: StructuredOutputsParams) -> dict[str, Any]:

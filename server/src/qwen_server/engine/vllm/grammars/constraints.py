@@ -21,9 +21,9 @@ _PROMPTS: Final[Mapping[str, Any]] = {
 }
 
 
-def grammar_of(api: Api, body: Mapping[str, Any], renderer: OnlineRenderer) -> StructuredOutputsParams | None:
+def grammar_of(api: Api, body: dict[str, Any], renderer: OnlineRenderer) -> StructuredOutputsParams | None:
     """The grammar that vLLM will use for `body`, if any. Raises what vLLM raises for the body."""
-    request = api.chat(api.request(body | {api.prompt_param: _PROMPTS[api.prompt_param]}, "grammar"))  # type: ignore[operator]
+    request = api.chat(api.request(body | {api.prompt_param: _PROMPTS[api.prompt_param]}, "grammar"))
     tools = getattr(request, "tools", None)
     if tools and renderer.parser is not None and request.tool_choice != "none":
         request = renderer.parser(

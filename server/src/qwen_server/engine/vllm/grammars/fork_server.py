@@ -181,8 +181,8 @@ class ForkServer:
             )
         try:
             forking.send(ours, self._setup())
-            if ours.recv(1) != forking.READY:
-                raise RuntimeError(f"it ended with the code {process.wait()}")
+            if (message := forking.receive(ours)) != forking.READY:
+                raise RuntimeError(message.decode() if message else f"it ended with the code {process.wait()}")
         except BaseException:
             process.kill()
             ours.close()

@@ -9,19 +9,21 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import logging
 import os
 import resource
 import signal
 import socket
 import struct
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from qwen_server.engine.processes import die_with_parent
 
-READY: Final = b"r"
+READY: Final = b""  # any other message is why the process cannot be used
 LENGTH: Final = struct.Struct("!I")
 Work = Callable[[bytes], bytes]
 
@@ -47,11 +49,17 @@ def main(control_descriptor: int, parent: int, target: str, memory: int) -> None
     setup = receive(control)
     if setup is None:
         return
+    logging.basicConfig(handlers=[logging.NullHandler()])  # the log is the server's
+    warnings.simplefilter("ignore")
     module, _, name = target.partition(":")
-    work: Work = getattr(importlib.import_module(module), name)(setup)
+    try:
+        work: Work = getattr(importlib.import_module(module), name)(setup)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the server reports it
+        send(control, f"{type(error).__name__}: {error}".encode())
+        return
     gc.collect()
     gc.freeze()
-    control.sendall(READY)
+    send(control, READY)
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         if not descriptors:
