@@ -200,6 +200,12 @@ RENDERING: tuple[Relied, ...] = (
             "vllm.v1.structured_output.backend_lm_format_enforcer:LMFormatEnforcerBackend",
         )
     ),
+    Calls("vllm.v1.structured_output:StructuredOutputManager._create_grammar", "compile_politely", ("request",)),
+    Has(
+        "vllm.v1.structured_output:StructuredOutputManager",
+        "compile_politely",
+        ("executor", "_use_async_grammar_compilation"),
+    ),
     Calls(
         "vllm.v1.structured_output.backend_types:StructuredOutputBackend.compile_grammar",
         "Compiler",

@@ -5,12 +5,11 @@ Each must be answered or refused in time, and a chat without a grammar must not 
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +32,7 @@ def schemas(draw: random.Random) -> Schema:
     for _ in range(depth):
         nested = draw.choice([{"type": "array", "items": nested}, {"anyOf": [nested, {"type": "object"}]}])
     names = [f"property_{number}_{draw.random()}" for number in range(min(count, 4000))]
+    few = names[:200]
     return draw.choice(
         [
             {"type": "string", "pattern": f"^[a-z]{{1,{count}}}x?$"},
@@ -41,21 +41,22 @@ def schemas(draw: random.Random) -> Schema:
             {"type": "string", "pattern": f"^(a|b)*a(a|b){{{count % 64}}}$"},
             {"type": "string", "minLength": count // 2, "maxLength": count},
             {"type": "array", "items": nested, "minItems": count, "maxItems": 2 * count},
-            {"type": "object", "properties": {name: nested for name in names[: 8000 // (depth + 1)]}},
-            {"type": "object", "properties": {name: {"enum": names[:20]} for name in names[:200]}, "required": names[:200]},
+            {"type": "object", "properties": dict.fromkeys(names[: 8000 // (depth + 1)], nested)},
+            {"type": "object", "properties": dict.fromkeys(few, {"enum": few[:20]}), "required": few},
             {"anyOf": [{"type": "object", "properties": {name: {}}, "required": [name]} for name in names]},
             {"enum": names},
             nested,
             {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"},
             {"type": "integer", "minimum": -(10 ** (count % 300)), "maximum": 10 ** (count % 300)},
         ]
-    )  # fmt: skip
+    )
 
 
 def constraints(draw: random.Random) -> dict[str, Any]:
     """vLLM's `structured_outputs`, in one of its kinds."""
     count = draw.choice([5, 50, 500, 4000])
     rules = "\n".join(f'r{number} ::= r{(number * 7 + 1) % count} [a-z]* | "{number}"' for number in range(count))
+    tag = {"type": "structural_tag", "format": {"type": "json_schema", "json_schema": schemas(draw)}}
     return draw.choice(
         [
             {"json": schemas(draw)},
@@ -66,30 +67,32 @@ def constraints(draw: random.Random) -> dict[str, Any]:
             {"grammar": "root ::= r0\n" + rules},
             {"grammar": 'root ::= s\ns ::= s s s | [^x] | s "a" s | ""'},
             {"grammar": f'start: "a"~1..{count} b\nb: ("x" | b b)+'},
-            {"structural_tag": json.dumps({"type": "structural_tag", "format": {"type": "json_schema", "json_schema": schemas(draw)}})},
+            {"structural_tag": json.dumps(tag)},
         ]
-    )  # fmt: skip
+    )
 
 
-def requests(draw: random.Random) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Paths and bodies without end, through every API."""
-    message = [{"role": "user", "content": "x"}]
-    for number in itertools.count():
-        schema = schemas(draw)
-        tool = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"a": schema}}}
-        format_ = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-        flat = {"type": "json_schema", "name": "x", "schema": schema}
-        yield draw.choice(
-            [
-                ("/v1/chat/completions", {"messages": message, "structured_outputs": constraints(draw)}),
-                ("/v1/chat/completions", {"messages": message, "response_format": format_}),
-                ("/v1/chat/completions", {"messages": message, "response_format": {"type": "structural_tag", "format": flat}}),
-                ("/v1/chat/completions", {"messages": message, "tools": [{"type": "function", "function": tool}], "tool_choice": "required"}),
-                ("/v1/completions", {"prompt": ["x"] * 8, "structured_outputs": constraints(draw)}),
-                ("/v1/responses", {"input": "x", "text": {"format": flat}}),
-                ("/v1/messages", {"messages": message, "max_tokens": 4, "output_config": {"format": {"type": "json_schema", "schema": schema}}}),
-            ]
-        )  # fmt: skip
+def request(draw: random.Random) -> tuple[str, dict[str, Any]]:
+    """A path and a body, of any of the APIs."""
+    messages = [{"role": "user", "content": "x"}]
+    schema = schemas(draw)
+    function = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"a": schema}}}
+    forced = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    nested = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    flat = {"type": "json_schema", "name": "x", "schema": schema}
+    tag = {"type": "structural_tag", "format": {"type": "json_schema", "json_schema": schema}}
+    chat, short = {"messages": messages, "max_tokens": 4}, {"max_tokens": 4}
+    return draw.choice(
+        [
+            ("/v1/chat/completions", chat | {"structured_outputs": constraints(draw)}),
+            ("/v1/chat/completions", chat | {"response_format": nested}),
+            ("/v1/chat/completions", chat | {"response_format": tag}),
+            ("/v1/chat/completions", chat | forced),
+            ("/v1/completions", short | {"prompt": ["x"] * 8, "structured_outputs": constraints(draw)}),
+            ("/v1/responses", {"input": "x", "max_output_tokens": 4, "text": {"format": flat}}),
+            ("/v1/messages", chat | {"output_config": {"format": {"type": "json_schema", "schema": schema}}}),
+        ]
+    )
 
 
 @dataclass
@@ -104,13 +107,14 @@ class Attack:
 
 def attack(url: str, *, count: int, seed: int, progress: Callable[[str], None] = lambda _: None) -> Attack:
     """Sends `count` hostile requests, some at a time, and plain chats meanwhile."""
-    drawn = requests(random.Random(seed))
+    draw = random.Random(seed)
+    drawn = [request(draw) for _ in range(count)]
     result = Attack()
     ended = threading.Event()
     with httpx.Client(base_url=url, timeout=_ANSWER_SECONDS) as client, ThreadPoolExecutor(_AT_A_TIME + 1) as pool:
         plain = pool.submit(_plain, client, result, ended)
         try:
-            for sent in pool.map(lambda each: _send(client, *each), itertools.islice(drawn, count)):
+            for sent in pool.map(lambda each: _send(client, *each), drawn):
                 result.statuses[sent[0]] = result.statuses.get(sent[0], 0) + 1
                 result.findings += [sent[1]] if sent[1] else []
         finally:
@@ -123,7 +127,7 @@ def attack(url: str, *, count: int, seed: int, progress: Callable[[str], None] =
 def _send(client: httpx.Client, path: str, body: dict[str, Any]) -> tuple[int, str]:
     """The status, and what was wrong with it."""
     try:
-        status = client.post(path, json=body | {"max_tokens": 4} if path != "/v1/responses" else body).status_code
+        status = client.post(path, json=body).status_code
     except httpx.HTTPError as error:
         return 0, f"{path} {json.dumps(body)[:500]}: {error!r}"
     return status, "" if status in _EXPECTED else f"{path} {json.dumps(body)[:500]}: {status}"

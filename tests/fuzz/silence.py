@@ -67,5 +67,5 @@ class Silence:
             connection.request("GET", "/health/live")
         response = connection.getresponse()
         response.read()
-        if response.status != 200:  # noqa: PLR2004
+        if response.status != 200:
             raise http.client.HTTPException(f"status {response.status}")

@@ -76,9 +76,7 @@ async def test_a_job_that_dies_takes_nothing_with_it(server: ForkServer, job: by
     assert await server.run(b"fill 1000000", LONG) == b"1000000"
 
 
-async def test_a_process_that_has_ended_is_started_again(
-    server: ForkServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_process_that_has_ended_is_started_again(server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
     await server.launch()
     (pid,) = server.processes()
     waiting = asyncio.create_task(server.run(b"sleep 60", LONG))
@@ -108,6 +106,33 @@ async def test_the_event_loop_turns_meanwhile(server: ForkServer) -> None:
         await asyncio.sleep(0.005)
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
     assert longest < 0.5  # two busy processes share the machine's cores with this one
+
+
+async def test_a_process_that_has_done_the_imports_offers_a_fork(
+    server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its open files are not the fork's, and it ends with the process."""
+    with server.socket_for_fork() as control:
+        program = (
+            f"import time\nfrom qwen_server.engine.vllm.grammars.forking import serve_in_fork\n"
+            f"serve_in_fork({control.fileno()})\ntime.sleep(60)"
+        )
+        command = [sys.executable, "-c", program]
+        process = subprocess.Popen(  # noqa: ASYNC220 - it takes milliseconds
+            command, env=dict(environment()), pass_fds=[control.fileno()], stdout=subprocess.PIPE
+        )
+    with process:
+        assert await server.run(b"job", LONG) == b"set up job"
+        (pid,) = server.processes()
+        assert descendants(process.pid) == [pid]
+        process.kill()
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+    await until(lambda: not Path(f"/proc/{pid}").exists() or pid not in descendants())
+    monkeypatch.setattr(fork_server, "_RELAUNCH_SECONDS", 0.0)
+    with pytest.raises(ForkServerError):
+        await server.run(b"job", LONG)
+    assert await server.run(b"again", LONG) == b"set up again"
 
 
 def test_nothing_outlives_a_server_that_is_killed(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ ENGINE_PATCHES = (
     "early-core",
     "fast-metrics",
     "output-tap",
+    "polite-compiler",
     "spot-renderer",
     "step-heartbeat",
 )

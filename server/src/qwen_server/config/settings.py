@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     max_grammar_depth: int = Field(32, ge=1, le=64, description="most levels of a schema")
     max_grammar_repeats: int = Field(4096, ge=1, description="highest repetition in a grammar, such as maxLength")
     max_grammar_branches: int = Field(4096, ge=1, description="most alternatives in one place of a grammar")
-    grammar_timeout: Duration = Field(5.0, gt=0, description="how long the grammar of a request may compile")
+    grammar_timeout: Duration = Field(10.0, gt=0, description="how long the grammar of a request may compile")
     rate_limit: Annotated[RateLimit | None, BeforeValidator(parse_rate_limit), BeforeValidator(empty_is_none)] = Field(
         None, description="request rate per API key, such as 600/minute; unset: unlimited"
     )

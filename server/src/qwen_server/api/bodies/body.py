@@ -7,7 +7,6 @@ from typing import Any, Final, NamedTuple
 
 from qwen_server.engine.base import Kind
 
-
 _FORMATS: Final = ("response_format", "text", "output_config")
 _CONSTRAINTS: Final = ("structured_outputs", *_FORMATS, "tools")
 

@@ -1,7 +1,8 @@
 """The grammars in a body, and bounds on them that cost little to check.
 
 Compiling a grammar may cost a million times what it costs to send one. What is within these bounds
-and still costs too much is found by a trial in a process that can be killed (`Engine.check_grammar`).
+and still costs too much is found by a trial in a process that can be killed (see
+`Engine.check_grammar`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from qwen_server.config.settings import Settings
@@ -21,7 +21,7 @@ _KINDS: Final = frozenset({"json", "regex", "choice", "grammar", "structural_tag
 _COUNTS: Final = frozenset(
     {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains"}
 )
-_BRANCHES: Final = frozenset({"enum", "anyOf", "oneOf", "allOf", "prefixItems", "elements", "tags"})
+_BRANCHES: Final = frozenset({"enum", "anyOf", "oneOf", "allOf", "prefixItems", "elements", "tags", "choice"})
 _PATTERNS: Final = frozenset({"pattern", "regex", "grammar", "whitespace_pattern"})
 _DATA: Final = frozenset({"const", "default", "examples", "enum"})
 # {3}, {3,} and {3,5} in regular expressions and EBNF, ~3 and ~3..5 in Lark.
@@ -69,18 +69,9 @@ def _is_strict(tool: Any) -> bool:
     return bool(tool.get("strict") or (isinstance(function, dict) and function.get("strict")) or tool.get("tools"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A value at some depth of a grammar.
-
-    key: its name in the object around it, "" in an array.
-    data: it is an example or a constant, so its names mean nothing.
-    """
-
-    value: Any
-    key: str
-    depth: int
-    data: bool
+# A value of a grammar, its name in the object around it ("" in an array), its level, and whether it
+# is an example or a constant, so that its names mean nothing. A tuple, because there are thousands.
+_Item = tuple[Any, str, int, bool]
 
 
 class GrammarBounds:
@@ -99,51 +90,45 @@ class GrammarBounds:
             self._check_size(param, len(grammar))
             grammar = _parsed(grammar)
         size = 0
-        left = [_Value(grammar, param.rpartition(".")[2], 1, data=False)]
-        for item in left:
-            value = item.value
+        left: list[_Item] = [(grammar, param.rpartition(".")[2], 1, False)]
+        for value, key, depth, data in left:
             kind = type(value)
             size += len(value) if kind is str else 1
-            self._check_size(param, size)
-            if item.depth > self._depth:
+            if size > self._size or depth > self._depth:
+                self._check_size(param, size)
                 raise _beyond(param, f"is nested more than {self._depth} levels deep", "depth")
-            if kind in (dict, list) and len(left) + len(value) > self._values:
-                raise _beyond(param, f"holds more than {self._values} values", "values")
-            if kind is dict:
-                size += sum(map(len, value))
-                left += [
-                    _Value(child, key, item.depth + 1, item.data or key in _DATA) for key, child in value.items()
-                ]
-                self._check_names(param, item)
-            elif kind is list:
-                self._check_branches(param, item)
-                left += [_Value(child, "", item.depth + 1, item.data) for child in value]
-            else:
-                self._check_leaf(param, item)
+            if kind is dict or kind is list:
+                if len(left) + len(value) > self._values:
+                    raise _beyond(param, f"holds more than {self._values} values", "values")
+                if kind is dict:
+                    size += sum(map(len, value))
+                    self._check_names(param, key, value, data)
+                    left += [(child, name, depth + 1, data or name in _DATA) for name, child in value.items()]
+                else:
+                    self._check_branches(param, key, len(value))
+                    left += [(child, "", depth + 1, data) for child in value]
+            elif not data and (key in _COUNTS or key in _PATTERNS):
+                self._check_leaf(param, key, value)
 
     def _check_size(self, param: str, size: int) -> None:
         if size > self._size:
             raise _beyond(param, f"has more than {self._size} characters", "size")
 
-    def _check_branches(self, param: str, item: _Value) -> None:
-        if item.key in _BRANCHES or item.key == "choice":
-            count = len(item.value)
-            if count > self._branches:
-                raise _beyond(param, f"has {count} alternatives in one place; {self._branches} are allowed", "branches")
+    def _check_branches(self, param: str, key: str, count: int) -> None:
+        if key in _BRANCHES and count > self._branches:
+            raise _beyond(param, f"has {count} alternatives in one place; {self._branches} are allowed", "branches")
 
-    def _check_names(self, param: str, item: _Value) -> None:
+    def _check_names(self, param: str, key: str, names: Mapping[str, Any], data: bool) -> None:
         """The names of `patternProperties` are regular expressions."""
-        if item.key == "patternProperties" and not item.data:
-            for name in item.value:
+        if key == "patternProperties" and not data:
+            for name in names:
                 self._check_repeats(param, name)
 
-    def _check_leaf(self, param: str, item: _Value) -> None:
-        if item.data:
-            return
-        if item.key in _COUNTS and type(item.value) in (int, float):
-            self._check_count(param, item.key, item.value)
-        elif item.key in _PATTERNS and type(item.value) is str:
-            self._check_repeats(param, item.value)
+    def _check_leaf(self, param: str, key: str, value: Any) -> None:
+        if key in _COUNTS and type(value) in (int, float):
+            self._check_count(param, key, value)
+        elif key in _PATTERNS and type(value) is str:
+            self._check_repeats(param, value)
 
     def _check_repeats(self, param: str, text: str) -> None:
         for match in _REPEATS.finditer(text):

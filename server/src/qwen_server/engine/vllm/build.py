@@ -30,8 +30,8 @@ from qwen_server.config.settings import Settings
 from qwen_server.engine.base import EngineError, EngineInfo
 from qwen_server.engine.vllm.client import EngineProxy
 from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
-from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.grammars.params import Grammars
+from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.model_family import Family, choose, detect
 from qwen_server.engine.vllm.patches.checked_grammars import CHECKED_GRAMMARS, trust_checked_grammars
 from qwen_server.engine.vllm.patches.early_core import EarlyChild, core_in

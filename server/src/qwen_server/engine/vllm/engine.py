@@ -38,6 +38,7 @@ from qwen_server.engine.vllm import causes, environment
 from qwen_server.engine.vllm.grammars.trials import Trials, longest_in_core
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
+from qwen_server.engine.vllm.patches.polite_compiler import POLITE_COMPILER
 from qwen_server.engine.vllm.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class _Running:
 
 _log = logging.getLogger(__name__)
 
+_POLITELY = "qwen_server.engine.vllm.patches.polite_compiler:compile_politely"
 _PULSE_SECONDS = 0.5
 _IDLE_PROBE_SECONDS = 60.0
 # Requests leave little garbage that needs a collection, and Python's default thresholds collect 14
@@ -113,7 +115,9 @@ class VllmEngine:
         environment.prepare(self._folder, self._settings)
         child = None
         if self._patches.use(EARLY_CORE):
-            child = EarlyChild("EngineCore", environment.core_modules(self._settings))
+            with self._trials.forks.socket_for_fork() as twin:
+                after = _POLITELY if POLITE_COMPILER.name in self._settings.patches else None
+                child = EarlyChild("EngineCore", environment.core_modules(self._settings), twin, after=after)
         loop = asyncio.get_running_loop()
         try:
             self._running = await loop.run_in_executor(self._builder, self._build, child)
@@ -146,6 +150,8 @@ class VllmEngine:
             gc.enable()
         grammars = Grammars(self._trials.checks)
         parts = build(self._settings, self._heartbeat, child, self._patches, grammars)
+        if child is not None:
+            self._patches.use(POLITE_COMPILER)
         cause = self._cause_of_death
         self._sees_steps = self._patches.use(STEP_HEARTBEAT)
         self._processes = multiprocessing.active_children()

@@ -17,9 +17,9 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from qwen_server.engine.base import BusyError, InvalidRequestError, Kind, Observer, ReferenceAnswer
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import ObservedRequest, current_request
+from qwen_server.engine.vllm.constraints import grammar_of
 from qwen_server.engine.vllm.fast_path import fitted
 from qwen_server.engine.vllm.further_apis import build
-from qwen_server.engine.vllm.grammars.constraints import grammar_of
 from qwen_server.engine.vllm.patches.vllm_texts import DISCONNECTED
 from qwen_server.engine.vllm.serving_objects import Api, RefusedError, chat_and_completion, prompt_param_of
 from qwen_server.engine.vllm.translation import of_response, translated

@@ -29,7 +29,7 @@ _LOOK_SECONDS: Final = 0.5
 # rests for this multiple of the time that the last one took, and the core has time for its work.
 _REST: Final = 3
 # A job that had less of its time than this has waited for a busy machine.
-_OWN_SHARE: Final = 0.5
+_OWN_SHARE: Final = 0.3
 # The core caches 512 MiB of compiled grammars. What is remembered here is then still there.
 _MEMORY: Final = 256 << 20
 _VERDICT_BYTES: Final = 1024
@@ -61,6 +61,13 @@ class _Shared:
 
     task: asyncio.Task[Verdict]
     waiting: int = 0
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A turn of a check. It rests for this multiple of the time that the check took."""
+
+    rest: float = 0.0
 
 
 class GrammarChecks:
@@ -132,8 +139,11 @@ class GrammarChecks:
             raise BusyError("too many slow grammars wait for their check")
         self._slow += 1
         try:
-            async with self._turn(self._turns, rest=_REST):
-                return _verdict(job, await self._jobs.run(job, self._seconds))
+            async with self._turn(self._turns) as turn:
+                verdict = _verdict(job, await self._jobs.run(job, self._seconds))
+                if verdict.refused is None:
+                    turn.rest = _REST
+                return verdict
         except JobTimeoutError as error:
             if error.used < _OWN_SHARE * self._seconds:
                 raise BusyError("the machine is too busy to check the grammar") from error
@@ -142,20 +152,19 @@ class GrammarChecks:
             self._slow -= 1
 
     @contextlib.asynccontextmanager
-    async def _turn(self, turns: asyncio.Semaphore, rest: float = 0) -> AsyncIterator[None]:
-        """Waits for a turn. After a success it rests for a multiple of the time that it took."""
+    async def _turn(self, turns: asyncio.Semaphore) -> AsyncIterator[_Turn]:
+        """Waits for a turn. Its end comes later if it is to rest."""
         try:
             async with asyncio.timeout(self._patience):
                 await turns.acquire()
         except TimeoutError:
             raise BusyError("the check of a grammar had no turn in time") from None
         begun = time.monotonic()
-        pause = 0.0
+        turn = _Turn()
         try:
-            yield
-            pause = rest * (time.monotonic() - begun)
+            yield turn
         finally:
-            asyncio.get_running_loop().call_later(pause, turns.release)
+            asyncio.get_running_loop().call_later(turn.rest * (time.monotonic() - begun), turns.release)
 
     def _remember(self, key: bytes, verdict: Verdict) -> None:
         self._verdicts[key] = verdict

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ from vllm.v1.structured_output.request import get_structured_output_key
 
 from qwen_server.engine.vllm.grammars.forking import Work
 
-# With `auto`, vLLM would choose a backend for each grammar, but the core keeps the first one for all.
-# So all grammars get the same one, the one that vLLM prefers.
+# With `auto`, vLLM would choose a backend for each grammar, but the core keeps the first one for
+# all. So all grammars get the same one, the one that vLLM prefers.
 FIRST_CHOICE: Final = "xgrammar"
 _BACKENDS: Final[Mapping[str, type[StructuredOutputBackend]]] = {
     FIRST_CHOICE: XgrammarBackend,
@@ -35,6 +36,9 @@ _BACKENDS: Final[Mapping[str, type[StructuredOutputBackend]]] = {
     "outlines": OutlinesBackend,
     "lm-format-enforcer": LMFormatEnforcerBackend,
 }
+# xgrammar's errors begin with a time and a line of its source.
+_PLACE: Final = re.compile(r"\[[0-9:]+\] \S+:[0-9]+: ")
+_INTERNAL: Final = re.compile(r"Check failed|Internal|std::")
 _STEPS: Final = 24
 # A step of the engine waits for the masks of all requests.
 _MASK_SECONDS: Final = 0.05
@@ -99,7 +103,9 @@ class Compiler:
 
 def _fields(params: StructuredOutputsParams) -> dict[str, Any]:
     """The fields that are set and that the constructor takes."""
-    return {name: value for name, value in vars(params).items() if not name.startswith("_") and value not in (None, False)}
+    return {
+        name: value for name, value in vars(params).items() if not name.startswith("_") and value not in (None, False)
+    }
 
 
 def _slow_mask(grammar: StructuredOutputGrammar, vocabulary: int) -> float:
@@ -136,4 +142,8 @@ def _text(error: Exception) -> str:
     """The reason, with those that it was raised from."""
     cause = error.__cause__
     text = str(error.args[0]) if error.args else type(error).__name__
-    return text if cause is None or str(cause) in text else f"{text} ({cause})"
+    if cause is not None and str(cause) not in text:
+        text = f"{text} ({cause})"
+    if _INTERNAL.search(text):
+        return "the grammar cannot be compiled; make it simpler"
+    return _PLACE.sub("", text).strip()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from qwen_server.engine.processes import cpu_seconds, descendants
+from qwen_server.engine.processes import cpu_seconds, descendants, is_running
 from qwen_server.engine.vllm.grammars import forking
 
 _log = logging.getLogger(__name__)
@@ -46,10 +46,20 @@ class JobTimeoutError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """The process that forks, and the socket to it."""
+    """The process that forks, and the socket to it. `child` is None if it is not our child."""
 
-    process: subprocess.Popen[bytes]
+    pid: int
     control: socket.socket
+    child: subprocess.Popen[bytes] | None = None
+
+    def end(self) -> None:
+        """Kills it."""
+        self.control.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        if self.child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.child.wait(0.1)
 
 
 class ForkServer:
@@ -58,6 +68,8 @@ class ForkServer:
     The process starts at the first job or at `launch`. `executor` must have a thread that lives as
     long as the server, because the kernel ends the process with the thread that started it.
     `setup` is called in that thread. `memory` is in bytes.
+
+    Another process that has done the imports may offer a fork of itself (see `socket_for_fork`).
     """
 
     def __init__(
@@ -76,11 +88,17 @@ class ForkServer:
         self._memory = memory
         self._current: asyncio.Task[_Process] | None = None
         self._launched_at = -_RELAUNCH_SECONDS
+        self._offered: socket.socket | None = None
+
+    def socket_for_fork(self) -> socket.socket:
+        """A socket for a process that calls `forking.serve_in_fork` after its imports."""
+        self._offered, theirs = socket.socketpair()
+        return theirs
 
     def processes(self) -> list[int]:
         """The IDs of its processes. They are no part of the engine."""
         running = self._running()
-        return [] if running is None else [running.process.pid, *descendants(running.process.pid)]
+        return [] if running is None else [running.pid, *descendants(running.pid)]
 
     def _running(self) -> _Process | None:
         task = self._current
@@ -139,7 +157,7 @@ class ForkServer:
             raise JobTimeoutError(cpu_seconds([pid]).get(pid, seconds)) from None
         except (asyncio.IncompleteReadError, OSError) as error:
             ended = True
-            if running.process.poll() is not None:
+            if not is_running(running.pid):
                 self._discard(running)
                 raise ForkServerError("the process has ended") from error
             raise JobDiedError("the job ended without a result") from error
@@ -169,10 +187,17 @@ class ForkServer:
 
     def _start(self) -> _Process:
         """Starts the process and waits until it is ready. Runs in the executor."""
+        offered, self._offered = self._offered, None
+        if offered is not None:
+            try:
+                return _Process(self._set_up(offered), offered)
+            except (OSError, RuntimeError) as error:
+                offered.close()
+                _log.info("the fork of another process cannot be used: %s", error)
         ours, theirs = socket.socketpair()
         with theirs:
-            arguments = f"{theirs.fileno()}, {os.getpid()}, {self._target!r}, {self._memory}"
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+            arguments = f"{theirs.fileno()}, {os.getpid()}"
+            child = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 [sys.executable, "-c", f"from {forking.__name__} import main; main({arguments})"],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -180,28 +205,29 @@ class ForkServer:
                 process_group=0,  # a Ctrl-C in the terminal is for the server alone
             )
         try:
-            forking.send(ours, self._setup())
-            if (message := forking.receive(ours)) != forking.READY:
-                raise RuntimeError(message.decode() if message else f"it ended with the code {process.wait()}")
+            return _Process(self._set_up(ours), ours, child)
         except BaseException:
-            process.kill()
-            ours.close()
+            _Process(child.pid, ours, child).end()
             raise
-        return _Process(process, ours)
+
+    def _set_up(self, control: socket.socket) -> int:
+        """Sends the process what it needs. Returns its ID once it is ready."""
+        for message in (self._target.encode(), str(self._memory).encode(), self._setup()):
+            forking.send(control, message)
+        answer = forking.receive(control)
+        if answer is None or not answer.startswith(forking.READY):
+            raise RuntimeError("it has ended" if answer is None else answer.decode(errors="replace"))
+        return int(answer.removeprefix(forking.READY))
 
     def _discard(self, running: _Process) -> None:
         """Ends a process that does not work, so that the next job starts another one."""
         if self._running() is running:
             self._current = None
-        running.control.close()
-        running.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.process.wait(0.1)
-        _log.warning("the process that checks grammars has ended and is started again")
+            _log.warning("the process that checks grammars has ended and is started again when it is needed")
+        running.end()
 
     def close(self) -> None:
         """Ends the process and its jobs."""
         running, self._current = self._running(), None
         if running is not None:
-            running.control.close()
-            running.process.kill()
+            running.end()

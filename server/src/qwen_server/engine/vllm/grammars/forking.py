@@ -1,7 +1,9 @@
 """Runs in the fork server's process: loads what the jobs need, then forks for each job.
 
 Forking makes a job cost milliseconds, although its imports take seconds, and a job that is killed
-costs nothing. The process has a single thread, so that forking it is safe.
+costs nothing. Python has a single thread there, so that forking it is safe.
+
+The process itself may be a fork of one that has done the imports, and so share its memory.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Final
 
 from qwen_server.engine.processes import die_with_parent
 
-READY: Final = b""  # any other message is why the process cannot be used
+READY: Final = b"ready "  # and the process ID; any other message is why it cannot be used
 LENGTH: Final = struct.Struct("!I")
 Work = Callable[[bytes], bytes]
 
@@ -31,14 +33,31 @@ _NICENESS = 5  # the engine and the event loop come first
 _OOM_SCORE = 1000  # the first process that the kernel ends if memory runs out
 
 
-def main(control_descriptor: int, parent: int, target: str, memory: int) -> None:
-    """Serves jobs until the parent closes its end or ends itself.
+def serve_in_fork(control_descriptor: int) -> None:
+    """Forks this process. The fork serves jobs and never returns."""
+    parent = os.getpid()
+    if os.fork() != 0:
+        os.close(control_descriptor)
+        return
+    try:
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > sys.__stderr__.fileno() and int(name) != control_descriptor:
+                with contextlib.suppress(OSError):
+                    os.close(int(name))
+        for logger in (logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)):
+            logger.handlers.clear()
+        with contextlib.suppress(ImportError):
+            importlib.import_module("setproctitle").setproctitle("qwen-server: grammars")
+        main(control_descriptor, parent)
+    finally:
+        os._exit(0)
 
-    Args:
-        control_descriptor: the socket of the fork server.
-        parent: the process ID of the parent.
-        target: `package.module:function`. It gets the setup and returns the function for the jobs.
-        memory: how many bytes a job may allocate.
+
+def main(control_descriptor: int, parent: int) -> None:
+    """Serves jobs until `parent` closes its end of the socket or ends itself.
+
+    The first messages are the name of a function, `package.module:function`, how many bytes a job
+    may allocate, and the setup. The function gets the setup and returns the function for the jobs.
     """
     die_with_parent(parent)
     os.nice(_NICENESS)
@@ -46,12 +65,12 @@ def main(control_descriptor: int, parent: int, target: str, memory: int) -> None
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel then removes ended jobs by itself
     control = socket.socket(fileno=control_descriptor)
-    setup = receive(control)
-    if setup is None:
+    target, memory, setup = (receive(control) for _ in range(3))
+    if target is None or memory is None or setup is None:
         return
     logging.basicConfig(handlers=[logging.NullHandler()])  # the log is the server's
     warnings.simplefilter("ignore")
-    module, _, name = target.partition(":")
+    module, _, name = target.decode().partition(":")
     try:
         work: Work = getattr(importlib.import_module(module), name)(setup)
     except Exception as error:  # noqa: BLE001 - whatever it is, the server reports it
@@ -59,7 +78,7 @@ def main(control_descriptor: int, parent: int, target: str, memory: int) -> None
         return
     gc.collect()
     gc.freeze()
-    send(control, READY)
+    send(control, READY + str(os.getpid()).encode())
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         if not descriptors:
@@ -67,7 +86,7 @@ def main(control_descriptor: int, parent: int, target: str, memory: int) -> None
         with socket.socket(fileno=descriptors[0]) as connection:
             if os.fork() == 0:
                 control.close()
-                _run(connection, work, memory)
+                _run(connection, work, int(memory))
 
 
 def _run(connection: socket.socket, work: Work, memory: int) -> None:
