@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         "--silence",
         type=float,
         default=1.0,
-        help="how long the server may not answer a probe, in seconds (default: 1, for a machine that is also the load's)",
+        help="how long the server may not answer a probe, in seconds (default: 1, as the load has the same cores)",
     )
     parser.add_argument("--url", default=None, help="a running server instead of one of its own")
     given = parser.parse_args(arguments)

@@ -42,7 +42,7 @@ def schemas(draw: random.Random) -> Schema:
             {"type": "string", "minLength": count // 2, "maxLength": count},
             {"type": "array", "items": nested, "minItems": count, "maxItems": 2 * count},
             {"type": "object", "properties": dict.fromkeys(names[: 8000 // (depth + 1)], nested)},
-            {"type": "object", "properties": dict.fromkeys(few, {"enum": few[:20]}), "required": few},
+            {"type": "object", "properties": {name: {"enum": few[:20]} for name in few}, "required": few},
             {"anyOf": [{"type": "object", "properties": {name: {}}, "required": [name]} for name in names]},
             {"enum": names},
             nested,
@@ -81,18 +81,18 @@ def request(draw: random.Random) -> tuple[str, dict[str, Any]]:
     nested = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     flat = {"type": "json_schema", "name": "x", "schema": schema}
     tag = {"type": "structural_tag", "format": {"type": "json_schema", "json_schema": schema}}
-    chat, short = {"messages": messages, "max_tokens": 4}, {"max_tokens": 4}
-    return draw.choice(
-        [
-            ("/v1/chat/completions", chat | {"structured_outputs": constraints(draw)}),
-            ("/v1/chat/completions", chat | {"response_format": nested}),
-            ("/v1/chat/completions", chat | {"response_format": tag}),
-            ("/v1/chat/completions", chat | forced),
-            ("/v1/completions", short | {"prompt": ["x"] * 8, "structured_outputs": constraints(draw)}),
-            ("/v1/responses", {"input": "x", "max_output_tokens": 4, "text": {"format": flat}}),
-            ("/v1/messages", chat | {"output_config": {"format": {"type": "json_schema", "schema": schema}}}),
-        ]
-    )
+    chat: dict[str, Any] = {"messages": messages, "max_tokens": 4}
+    short: dict[str, Any] = {"max_tokens": 4}
+    choices: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/chat/completions", chat | {"structured_outputs": constraints(draw)}),
+        ("/v1/chat/completions", chat | {"response_format": nested}),
+        ("/v1/chat/completions", chat | {"response_format": tag}),
+        ("/v1/chat/completions", chat | forced),
+        ("/v1/completions", short | {"prompt": ["x"] * 8, "structured_outputs": constraints(draw)}),
+        ("/v1/responses", {"input": "x", "max_output_tokens": 4, "text": {"format": flat}}),
+        ("/v1/messages", chat | {"output_config": {"format": {"type": "json_schema", "schema": schema}}}),
+    ]
+    return draw.choice(choices)
 
 
 @dataclass

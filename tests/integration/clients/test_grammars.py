@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +25,7 @@ SLOW = "^(" + "|".join(f"(.|{letter}.){{0,500}}{letter}" for letter in "abcdefgh
 LARGE = {"enum": [f"value {number} {'x' * (number % 97)}" for number in range(1500)]}
 PROPERTY = {"type": "string", "pattern": SLOW}
 OBJECT = {"type": "object", "properties": {"a": PROPERTY}}
+STRICT_TOOL = {"type": "function", "function": {"name": "f", "strict": True, "parameters": OBJECT}}
 # The loop shares two cores with the engine and the tests.
 SILENT_SECONDS = 0.5
 PLAIN_SECONDS = 5
@@ -69,11 +71,11 @@ def test_slow_grammars_are_refused_and_nobody_notices(server: ServerProcess, htt
             {
                 "messages": MESSAGES,
                 "max_tokens": 4,
-                "tools": [{"name": "f", "input_schema": OBJECT}],
-                "tool_choice": {"type": "any"},
+                "output_config": {"format": {"type": "json_schema", "schema": OBJECT | {"required": ["a"]}}},
             },
-            "tools",
+            "output_config",
         ),
+        (CHAT, {"messages": MESSAGES, "tools": [STRICT_TOOL], "tool_choice": "required"}, "tools"),
     ]
     plain = {"messages": MESSAGES, "temperature": 0}
     with Silence(server.url).measured() as silence, ThreadPoolExecutor(len(slow)) as pool:
@@ -127,19 +129,31 @@ def texts_of(response: httpx.Response) -> list[str]:
 
 @pytest.mark.parametrize("thinks", [True, False])
 def test_the_thought_of_a_response_is_free_and_its_answer_is_not(
-    http: httpx.Client, tokenizer: Tokenizer, thinks: bool
+    http: httpx.Client, tokenizer: Tokenizer, no_blanks: dict[str, int], thinks: bool
 ) -> None:
     """vLLM's own server would constrain the thought, and there would be no answer."""
-    body: dict[str, Any] = {"input": QUESTION, "temperature": 0}
+    body: dict[str, Any] = {"input": QUESTION, "temperature": 0, "logit_bias": no_blanks}
     if thinks:
         # The thought ends with its first token: left alone, this model thinks without end.
-        bias = {str(tokenizer.token_to_id("</think>")): 100}
+        bias = no_blanks | {str(tokenizer.token_to_id("</think>")): 100}
         body |= {"reasoning": {"effort": "low"}, "logit_bias": bias}
     assert texts_of(http.post("/v1/responses", json=body | {"structured_outputs": {"choice": ["财经"]}})) == ["财经"]
     schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"], "additionalProperties": False}
     wanted = {"type": "json_schema", "name": "x", "schema": schema}
     (text,) = texts_of(http.post("/v1/responses", json=body | {"text": {"format": wanted}}))
-    assert text.startswith("{")
-    tool = {"type": "function", "name": "f", "parameters": schema}
-    answer = http.post("/v1/responses", json=body | {"tools": [tool], "tool_choice": "required"})
-    assert [item["type"] for item in answer.json()["output"]][-1] == "function_call"
+    assert json.loads(text) == {"a": 1}
+    tool = {"type": "function", "name": "f", "strict": True, "parameters": schema}
+    answer = http.post("/v1/responses", json=body | {"tools": [tool], "tool_choice": "required"}).json()
+    (call,) = [item for item in answer["output"] if item["type"] == "function_call"]
+    assert json.loads(call["arguments"]) == {"a": 1}
+
+
+def test_the_thought_of_a_message_is_free(http: httpx.Client) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"], "additionalProperties": False}
+    body: dict[str, Any] = {"messages": MESSAGES, "max_tokens": 8, "temperature": 0}
+    body |= {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
+    (answer,) = http.post("/v1/messages", json=body).json()["content"]
+    assert answer["text"].startswith("{")
+    thinking = http.post("/v1/messages", json=body | {"chat_template_kwargs": {"enable_thinking": True}}).json()
+    assert thinking["content"][0]["type"] == "thinking", thinking
+    assert not thinking["content"][0]["thinking"].startswith("{")

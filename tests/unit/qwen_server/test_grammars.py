@@ -15,7 +15,7 @@ from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError
 from qwen_server.http.error_bodies import HttpError
 from tests.unit.qwen_server.serving import Served, make_settings, serve, until
 
-REGEX = {"structured_outputs": {"regex": "a"}}
+REGEX: dict[str, Any] = {"structured_outputs": {"regex": "a"}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 STRICT = {"type": "function", "function": {"name": "f", "strict": True, "parameters": {}}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}

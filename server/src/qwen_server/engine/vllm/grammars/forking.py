@@ -29,6 +29,7 @@ READY: Final = b"ready "  # and the process ID; any other message is why it cann
 LENGTH: Final = struct.Struct("!I")
 Work = Callable[[bytes], bytes]
 
+_STDERR = 2
 _NICENESS = 5  # the engine and the event loop come first
 _OOM_SCORE = 1000  # the first process that the kernel ends if memory runs out
 
@@ -41,7 +42,7 @@ def serve_in_fork(control_descriptor: int) -> None:
         return
     try:
         for name in os.listdir("/proc/self/fd"):
-            if int(name) > sys.__stderr__.fileno() and int(name) != control_descriptor:
+            if int(name) > _STDERR and int(name) != control_descriptor:
                 with contextlib.suppress(OSError):
                     os.close(int(name))
         for logger in (logging.root, *map(logging.getLogger, logging.root.manager.loggerDict)):

@@ -65,7 +65,7 @@ class EarlyChild:
     """A child process that imports `modules` and then waits for its work.
 
     It dies with the thread that creates this object. A fork of it, made after the imports, serves
-    jobs at `twin` (see `grammars/forking.py`). Then it calls the function `after`, which is given as
+    jobs at `twin` (see `grammars/forking.py`). Then it calls the function `after`, given as
     `package.module:function`.
     """
 
@@ -207,7 +207,7 @@ class _Popen(popen_spawn_posix.Popen):
         return True
 
 
-def main(
+def main(  # noqa: PLR0917 - only the constructor of EarlyChild calls it
     name: str,
     modules: Sequence[str],
     parent: int,

@@ -66,4 +66,5 @@ def stat_logger(heartbeat: Heartbeat) -> Callable[..., StatLoggerBase]:
 
 def _all_blocked(stats: SchedulerStats) -> bool:
     """Whether all requests wait for something that is not the model: their grammars."""
-    return stats.num_skipped_waiting_reqs > 0 and stats.num_running_reqs == stats.num_waiting_reqs == 0
+    blocked: int = stats.num_skipped_waiting_reqs
+    return blocked > 0 and stats.num_running_reqs == 0 and stats.num_waiting_reqs == 0
