@@ -71,11 +71,11 @@ MANY = {f"p{number}": {"type": "string"} for number in range(5000)}
 )
 def test_a_grammar_out_of_bounds_is_refused_at_once(fields: dict[str, Any], param: str, bound: str) -> None:
     bounds = GrammarBounds(make_settings())
-    begun = time.perf_counter()
+    begun = time.thread_time()
     ((place, grammar),) = grammars_of(fields)
     with pytest.raises(HttpError) as caught:
         bounds.check(place, grammar)
-    assert time.perf_counter() - begun < 0.05
+    assert time.thread_time() - begun < 0.05
     error = caught.value.body["error"]
     assert caught.value.status == 400
     assert error["param"] == param
