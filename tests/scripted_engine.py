@@ -88,12 +88,17 @@ class ScriptedEngine:
     stalled: bool = False
     kv_cache_usage: float = 0.0
     reserved_bytes: int = 0
+    checked: list[Mapping[str, Any]] = field(default_factory=list)
+    checks: int = 0
+    grammar_error: Exception | None = None
 
     def __post_init__(self) -> None:
         self.info = EngineInfo(self.served_name, self.served_name, self.max_model_len, 256, 65536, "cpu")
         self._goes = asyncio.Event()
         self._goes.set()
         self._dead = asyncio.Event()
+        self.compiles = asyncio.Event()
+        self.compiles.set()
         self._hung_at: float | None = None
         self._busy_since: float | None = None
         self._last_token: float | None = None
@@ -131,6 +136,17 @@ class ScriptedEngine:
         if self.start_failure is not None:
             raise EngineError(self.start_failure)
         self.started = True
+
+    async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """Waits while `compiles` is not set, then raises `grammar_error` if there is one."""
+        self.checked.append(body)
+        self.checks += 1
+        try:
+            await self.compiles.wait()
+        finally:
+            self.checks -= 1
+        if self.grammar_error is not None:
+            raise self.grammar_error
 
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         return self._prepare("chat", body, request_id, arrival)

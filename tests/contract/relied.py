@@ -187,6 +187,44 @@ RENDERING: tuple[Relied, ...] = (
         ("model_config", "speculative_config", "structured_outputs_config", "tokenizer"),
     ),
     Has("vllm.sampling_params:SamplingParams", "Work", ("n", "structured_outputs")),
+    Has("vllm.sampling_params:StructuredOutputsParams", "fields_of", ("_backend", "_backend_was_auto", "json")),
+    Calls(
+        "vllm.sampling_params:SamplingParams._validate_structured_outputs",
+        "Compiler",
+        ("model_config", "structured_outputs_config", "tokenizer"),
+    ),
+    Calls(
+        "vllm.entrypoints.generate.base.protocol:validate_structural_tag_payload",
+        "trust_checked_grammars",
+        ("payload",),
+        ("parameter",),
+    ),
+    Calls("vllm.parser.abstract_parser:_xgrammar_supports", "trust_checked_grammars", ("structured_outputs",)),
+    *(
+        Calls(backend, "Compiler", ("vllm_config",), ("tokenizer", "vocab_size"))
+        for backend in (
+            "vllm.v1.structured_output.backend_xgrammar:XgrammarBackend",
+            "vllm.v1.structured_output.backend_guidance:GuidanceBackend",
+            "vllm.v1.structured_output.backend_outlines:OutlinesBackend",
+            "vllm.v1.structured_output.backend_lm_format_enforcer:LMFormatEnforcerBackend",
+        )
+    ),
+    Calls("vllm.v1.structured_output:StructuredOutputManager._create_grammar", "compile_politely", ("request",)),
+    Has(
+        "vllm.v1.structured_output:StructuredOutputManager",
+        "compile_politely",
+        ("executor", "_use_async_grammar_compilation"),
+    ),
+    Calls(
+        "vllm.v1.structured_output.backend_types:StructuredOutputBackend.compile_grammar",
+        "Compiler",
+        ("request_type", "grammar_spec"),
+    ),
+    Has(
+        "vllm.renderers.online_renderer:OnlineRenderer",
+        "grammar_of",
+        ("parser", "renderer", "model_config", "effective_chat_template_kwargs"),
+    ),
     *(
         Calls(f"{request}.to_sampling_params", "FastPath", ("max_tokens", "default_sampling_params"))
         for request in (
@@ -268,6 +306,11 @@ SERVING: tuple[Relied, ...] = (
             awaited=True,
         )
         for method in ("create_messages", "count_tokens")
+    ),
+    Calls(
+        "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.to_chat_completion_request",
+        "messages_apis",
+        ("anthropic_request",),
     ),
     *(
         Calls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ def tell(path: Path, *_: Any) -> None:
         "preloaded": PRELOADED in sys.modules,
         "group": os.getpgid(0),
         "variable": os.environ.get("OF_THE_PARENT"),
+        "frozen": gc.get_freeze_count() > 0,
     }
     path.write_text(json.dumps(found))
     os._exit(7)
@@ -41,7 +43,7 @@ def _source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start() -> EarlyChild:
     """A child. Not a fixture, because pytest changes the environment in between."""
-    return EarlyChild("Core", [PRELOADED, "there.is.no.such.module"])
+    return EarlyChild("Core", [PRELOADED, "there.is.no.such.module"], after="gc:freeze")
 
 
 def run(context: EarlyContext, path: Path, *more: Any) -> tuple[SpawnProcess, dict[str, Any]]:
@@ -58,6 +60,7 @@ def test_the_first_process_runs_in_the_child_that_imported_meanwhile(tmp_path: P
     process, found = run(context, tmp_path / "first")
     assert process.pid == found["pid"] == found["group"] == child.pid
     assert found["preloaded"]
+    assert found["frozen"]
     _, second = run(context, tmp_path / "second")
     assert second["pid"] != child.pid
     assert not second["preloaded"]

@@ -29,7 +29,7 @@ from qwen_server.api.transcript import Transcript
 from qwen_server.control.admission import QueueTimeoutError, Ticket
 from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
-from qwen_server.engine.base import EngineError, InvalidRequestError, Output, Turn
+from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Output, Turn
 from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import UntilDisconnect
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _ERROR_SECONDS = 5.0
+# The errors of an accepted request that are no failures.
+_REFUSALS = frozenset({"queue_timeout", "grammars_busy"})
 
 
 def _of_this_client(send: Send) -> Send:
@@ -122,7 +124,7 @@ class Generation:
                 return "aborted", None
             if error.status < 500:
                 return "rejected", error.kind
-            return ("refused" if error.kind == "queue_timeout" else "failed"), error.kind
+            return ("refused" if error.kind in _REFUSALS else "failed"), error.kind
         finally:
             if self._stream is not None:
                 self._stream.close()
@@ -159,6 +161,9 @@ class Generation:
                 await self._serve_reference(turn, send)
         except QueueTimeoutError:
             raise refused(service.refuse("queue_timeout", BUSY_TEXT)) from None
+        except BusyError as error:
+            _log.warning("%s", error)
+            raise refused(service.refuse("grammars_busy", BUSY_TEXT)) from None
         except InvalidRequestError as error:
             param = self._body.blamed(error.param)
             raise client_error(error.status, error.message, param=param, code=error.code) from None

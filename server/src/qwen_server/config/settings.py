@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     max_stops: int = Field(32, ge=1, le=1024, description="most stop strings of a request")
     max_sequences: int = Field(256, ge=1, description="most sequences of a request: its prompts times n")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body, in bytes")
+    max_grammar_size: int = Field(1 << 18, ge=1, description="most characters of a request's grammar, such as a schema")
+    max_grammar_values: int = Field(8192, ge=1, description="most values in a schema")
+    max_grammar_depth: int = Field(32, ge=1, le=64, description="most levels of a schema")
+    max_grammar_repeats: int = Field(4096, ge=1, description="highest repetition in a grammar, such as maxLength")
+    max_grammar_branches: int = Field(4096, ge=1, description="most alternatives in one place of a grammar")
+    grammar_timeout: Duration = Field(10.0, gt=0, description="how long the grammar of a request may compile")
     rate_limit: Annotated[RateLimit | None, BeforeValidator(parse_rate_limit), BeforeValidator(empty_is_none)] = Field(
         None, description="request rate per API key, such as 600/minute; unset: unlimited"
     )

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from qwen_server.api.bodies import chat, completion, messages, responses, sampling, tokenization
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import TAG
+from qwen_server.api.bodies.grammars import GrammarBounds, grammars_of
 from qwen_server.api.bodies.limits import Limits, check_bounds
 from qwen_server.api.bodies.unsupported import check_unknown, fields_of_others
 from qwen_server.config.settings import Settings
@@ -97,6 +98,7 @@ class Bodies:
         self._default_tokens = settings.default_max_tokens
         self._default_temperature = settings.default_temperature
         self._limits = Limits(settings)
+        self._grammar_bounds = GrammarBounds(settings)
         self._bounds = {kind: self._limits.of(declared.names) for kind, declared in _KINDS.items()}
 
     def parse(self, kind: Kind, raw: bytes) -> Body:
@@ -123,6 +125,10 @@ class Bodies:
             fields.setdefault("temperature", self._default_temperature)
         body = declared.make(fields, self._default_tokens)
         self._limits.check_sequences(body.prompts, body.n)
+        if grammars := grammars_of(fields):
+            for param, grammar in grammars:
+                self._grammar_bounds.check(param, grammar)
+            return body._replace(constrained=body.generates)
         return body
 
     def check_model(self, name: str) -> None:

@@ -36,8 +36,10 @@ from qwen_server.engine.base import (
 )
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
 from qwen_server.engine.vllm import causes, environment
+from qwen_server.engine.vllm.grammars.trials import Trials, longest_in_core
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
+from qwen_server.engine.vllm.patches.polite_compiler import POLITE_COMPILER
 from qwen_server.engine.vllm.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class _Running:
 
 _log = logging.getLogger(__name__)
 
+_POLITELY = "qwen_server.engine.vllm.patches.polite_compiler:compile_politely"
 _PULSE_SECONDS = 0.5
 _IDLE_PROBE_SECONDS = 60.0
 # Requests leave little garbage that needs a collection, and Python's default thresholds collect 14
@@ -76,7 +79,7 @@ class VllmEngine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._patches = Patches(settings.patches)
-        self._heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat(most_compiling_seconds=longest_in_core(settings))
         self._state: EngineState = "starting"
         self._death_cause: str | None = None
         self._started_wall = time.time()
@@ -86,6 +89,7 @@ class VllmEngine:
         # the thread must live as long as the engine.
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._running: _Running | None = None
+        self._trials = Trials(settings, self._builder, lambda: self._loaded().parts.llm.vllm_config)
         self._reserved = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._probes = 0
@@ -112,7 +116,9 @@ class VllmEngine:
         environment.prepare(self._folder, self._settings)
         child = None
         if self._patches.use(EARLY_CORE):
-            child = EarlyChild("EngineCore", environment.core_modules(self._settings))
+            with self._trials.forks.socket_for_fork() as twin:
+                after = _POLITELY if POLITE_COMPILER.name in self._settings.patches else None
+                child = EarlyChild("EngineCore", environment.core_modules(self._settings), twin, after=after)
         loop = asyncio.get_running_loop()
         try:
             self._running = await loop.run_in_executor(self._builder, self._build, child)
@@ -138,11 +144,15 @@ class VllmEngine:
             # Imported in the thread, because it takes seconds. The event loop serves /health.
             from qwen_server.engine.vllm.build import build  # noqa: PLC0415
             from qwen_server.engine.vllm.fast_path import FastPath  # noqa: PLC0415
+            from qwen_server.engine.vllm.grammars.params import Grammars  # noqa: PLC0415
             from qwen_server.engine.vllm.patches.step_heartbeat import STEP_HEARTBEAT  # noqa: PLC0415
             from qwen_server.engine.vllm.reference_path import ReferencePath  # noqa: PLC0415
         finally:
             gc.enable()
-        parts = build(self._settings, self._heartbeat, child, self._patches)
+        grammars = Grammars(self._trials.checks)
+        parts = build(self._settings, self._heartbeat, child, self._patches, grammars)
+        if child is not None:
+            self._patches.use(POLITE_COMPILER)
         cause = self._cause_of_death
         self._sees_steps = self._patches.use(STEP_HEARTBEAT)
         self._processes = multiprocessing.active_children()
@@ -153,6 +163,10 @@ class VllmEngine:
         return logged or causes.explain(error)
 
     # --- requests ---
+
+    async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """See Engine."""
+        await self._alive().reference.check_grammar(kind, body)
 
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """See Engine."""
@@ -215,6 +229,7 @@ class VllmEngine:
             ping_sent_at=heartbeat.ping_sent_at,
             busy_since=heartbeat.busy_since,
             cpu_active_at=heartbeat.cpu_active_at if parts.info.device == "cpu" else None,
+            compiling_seconds=heartbeat.compiling_seconds,
             kv_cache_usage=heartbeat.kv_cache_usage,
             death_cause=self._cause_of_death() if dead else None,
         )
@@ -269,7 +284,12 @@ class VllmEngine:
         if self._heartbeat.quiet_seconds(now, unfinished) < _PULSE_SECONDS:
             self._heartbeat.on_life(now)
         else:
-            self._heartbeat.on_cpu_time(now, await asyncio.to_thread(lambda: cpu_seconds(descendants())))
+            self._heartbeat.on_cpu_time(now, await asyncio.to_thread(self._cpu_seconds))
+
+    def _cpu_seconds(self) -> dict[int, float]:
+        """The CPU time of the engine's processes. The check of a grammar is no sign of life."""
+        others = set(self._trials.forks.processes())
+        return cpu_seconds(pid for pid in descendants() if pid not in others)
 
     def _idle_since(self, now: float) -> float:
         return now - (self._heartbeat.last_request_at or now)
@@ -306,6 +326,7 @@ class VllmEngine:
         """Stops the engine's processes: gracefully for `drain_seconds`, then with SIGKILL."""
         for task in self._tasks:
             task.cancel()
+        self._trials.forks.close()
         if self._running is not None and not self._running.parts.llm.errored:
             try:
                 async with asyncio.timeout(drain_seconds + 1):

@@ -57,7 +57,7 @@ class FastPath:
             if isinstance(result, ErrorResponse):
                 raise of_response(result, "messages")
             request_limit = request.max_completion_tokens or request.max_tokens
-            work = self._work(request, "messages", result[1], request_limit)
+            work = await self._work(request, "messages", result[1], request_limit)
         return _prepared(work, len(result[1]), request_id, arrival)
 
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
@@ -67,14 +67,14 @@ class FastPath:
             result = await self._parts.plain.render_completion(request)
             if isinstance(result, ErrorResponse):
                 raise of_response(result, "prompt")
-            work = self._work(request, "prompt", result, request.max_tokens)
+            work = await self._work(request, "prompt", result, request.max_tokens)
         return _prepared(work, len(result), request_id, arrival)
 
     def _identified(self, body: Mapping[str, Any], request_id: str) -> dict[str, Any]:
         """The body with an ID, which saves vLLM from reading random bytes for one."""
         return fitted(body, self._max_model_len) | {"request_id": request_id}
 
-    def _work(self, request: Any, param: str, inputs: list[Any], limit: int | None) -> Work:
+    async def _work(self, request: Any, param: str, inputs: list[Any], limit: int | None) -> Work:
         lengths = [len(item["prompt_token_ids"]) for item in inputs]
         if max(lengths) >= self._max_model_len:
             raise invalid(
@@ -88,12 +88,16 @@ class FastPath:
         for length in lengths:
             max_tokens = get_max_tokens(self._max_model_len, limit, length, self._parts.default_sampling)
             params += _choices(request.to_sampling_params(max_tokens, self._parts.default_sampling))
+        if params[0].structured_outputs is not None:
+            grammar = await self._parts.grammars.checked(params[0].structured_outputs)
+            for each in params:
+                each.structured_outputs = grammar
         self._verify(params[0])
         n = len(params) // len(inputs)
         return Work(param, tuple(dict(item) for item in inputs for _ in range(n)), tuple(params), request.priority)
 
     def _verify(self, params: Any) -> None:
-        """Rejects what depends on the model, such as grammars and token IDs.
+        """Rejects what depends on the model, such as token IDs.
 
         This happens before the response starts, so the client still gets an HTTP error.
         """

@@ -98,7 +98,9 @@ def messages_apis(parts: Parts) -> dict[Kind, Api]:
         return made
 
     return {
-        "messages": Api("messages", messages, serving.create_messages, _body, _events, _NAMES),
+        "messages": Api(
+            "messages", messages, serving.create_messages, _body, _events, _NAMES, serving.to_chat_completion_request
+        ),
         "count_tokens": Api("messages", count, serving.count_tokens, _compact, names=_NAMES),
     }
 

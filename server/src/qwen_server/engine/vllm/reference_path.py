@@ -14,9 +14,10 @@ from typing import Any
 
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from qwen_server.engine.base import InvalidRequestError, Kind, Observer, ReferenceAnswer, Turn
+from qwen_server.engine.base import BusyError, InvalidRequestError, Kind, Observer, ReferenceAnswer, Turn
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import ObservedRequest, current_request
+from qwen_server.engine.vllm.constraints import grammar_of
 from qwen_server.engine.vllm.fast_path import fitted
 from qwen_server.engine.vllm.further_apis import build
 from qwen_server.engine.vllm.patches.vllm_texts import DISCONNECTED
@@ -79,6 +80,23 @@ class ReferencePath:
             text = "tools: this model cannot call tools, because no parser reads its calls (--tool-call-parser)"
             raise InvalidRequestError(text, param="tools")
 
+    async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """See Engine. A request that cannot be read is left to `answer`, which says why."""
+        api = self._apis.get(kind) or await self._built(kind)
+        fit = fitted(body, self._parts.info.max_model_len)
+        renderer = self._parts.serving_options["online_renderer"]
+        try:
+            grammar = await asyncio.to_thread(grammar_of, api, fit, renderer)
+        except Exception as error:  # noqa: BLE001 - vLLM raises anything for what it cannot read
+            _log.debug("found no grammar: %r", error)
+            return
+        if grammar is not None:
+            try:
+                await self._parts.grammars.checked(grammar)
+            except InvalidRequestError as error:
+                error.param = api.names.get(str(error.param), error.param)
+                raise
+
     async def _built(self, kind: Kind) -> Api:
         """Builds the serving objects for `kind` in a thread, once for all concurrent requests."""
         task = self._building.get(kind)
@@ -137,4 +155,5 @@ class ReferencePath:
 
 def _refusal(observed: ObservedRequest, response: ErrorResponse, param: str) -> Exception:
     """The error that our code raised inside of vLLM's, or else the response as an error."""
-    return observed.error if isinstance(observed.error, InvalidRequestError) else of_response(response, param)
+    ours = isinstance(observed.error, BusyError | InvalidRequestError)
+    return observed.error if observed.error is not None and ours else of_response(response, param)

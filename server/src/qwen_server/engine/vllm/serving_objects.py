@@ -58,6 +58,7 @@ class Api:
     body: converts an answer to the JSON for the client.
     events: converts a stream to the events for the client. It may raise RefusedError.
     names: the API's names of parameters by vLLM's names, where they differ.
+    chat: the request that vLLM's parsers know, where it is another one.
     slow: build the request in a thread.
     """
 
@@ -67,6 +68,7 @@ class Api:
     body: Callable[[Any], dict[str, Any]] = json_of
     events: Callable[[AsyncGenerator[Any, None]], AsyncGenerator[str, None]] = passed_on
     names: Mapping[str, str] = field(default_factory=dict)
+    chat: Callable[[Any], Any] = lambda request: request
     slow: bool = False
 
 

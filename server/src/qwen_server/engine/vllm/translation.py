@@ -13,7 +13,7 @@ from vllm.entrypoints.serve import create_error_response
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-from qwen_server.engine.base import EngineError, EngineGoneError, InvalidRequestError
+from qwen_server.engine.base import BusyError, EngineError, EngineGoneError, InvalidRequestError
 from qwen_server.engine.vllm.causes import explain, one_line
 from qwen_server.engine.vllm.patches.vllm_texts import (
     LEADING_NAME,
@@ -50,7 +50,7 @@ def translated(
 def _translated(prompt_param: str, death_cause: Callable[[], str], body: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
-    except (EngineError, InvalidRequestError):
+    except (BusyError, EngineError, InvalidRequestError):
         raise
     except EngineDeadError as error:
         raise EngineGoneError(death_cause()) from error

@@ -20,6 +20,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import popen_spawn_posix, reduction, resource_tracker, spawn, util
@@ -28,6 +29,7 @@ from typing import Any, Final
 
 from qwen_server.config.patches import Patch, Patches, absent
 from qwen_server.engine.processes import die_with_parent
+from qwen_server.engine.vllm.grammars.forking import serve_in_fork
 
 _LENGTH = struct.Struct("!I")
 # Variables that vLLM sets after the early process has started, but does not read during imports.
@@ -62,20 +64,27 @@ EARLY_CORE: Final = Patch(
 class EarlyChild:
     """A child process that imports `modules` and then waits for its work.
 
-    It dies with the thread that creates this object.
+    It dies with the thread that creates this object. A fork of it, made after the imports, serves
+    jobs at `twin` (see `grammars/forking.py`). Then it calls the function `after`, given as
+    `package.module:function`.
     """
 
-    def __init__(self, name: str, modules: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, modules: Sequence[str], twin: socket.socket | None = None, *, after: str | None = None
+    ) -> None:
         self.executable = spawn.get_executable()
         self._taken = False
         tracker = resource_tracker.getfd()
         parent_reads, child_writes = os.pipe()
         child_reads, parent_writes = os.pipe()
-        arguments = f"{name!r}, {list(modules)!r}, {os.getpid()}, {child_reads}, {tracker}"
+        twin_control = None if twin is None else twin.fileno()
+        arguments = f"{name!r}, {list(modules)!r}, {os.getpid()}, {child_reads}, {tracker}, {twin_control}, {after!r}"
         flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
         command = [self.executable, *flags, "-c", f"from {__name__} import main; main({arguments})"]
         command.append("--multiprocessing-fork")
-        files = [descriptor for descriptor in (tracker, child_reads, child_writes) if descriptor is not None]
+        files = [
+            descriptor for descriptor in (tracker, child_reads, child_writes, twin_control) if descriptor is not None
+        ]
         try:
             # Passes os.environ, because Python does not see variables that C libraries set.
             self.pid: int = os.posix_spawn(
@@ -198,7 +207,15 @@ class _Popen(popen_spawn_posix.Popen):
         return True
 
 
-def main(name: str, modules: Sequence[str], parent: int, pipe: int, tracker: int) -> None:
+def main(  # noqa: PLR0917 - only the constructor of EarlyChild calls it
+    name: str,
+    modules: Sequence[str],
+    parent: int,
+    pipe: int,
+    tracker: int,
+    twin_control: int | None = None,
+    after: str | None = None,
+) -> None:
     """Runs in the child."""
     die_with_parent(parent)
     multiprocessing.current_process().name = name
@@ -207,6 +224,12 @@ def main(name: str, modules: Sequence[str], parent: int, pipe: int, tracker: int
     with contextlib.suppress(Exception):
         for module in modules:
             importlib.import_module(module)
+    if twin_control is not None:
+        serve_in_fork(twin_control)
+    if after is not None:
+        module, _, function = after.partition(":")
+        with contextlib.suppress(Exception):
+            getattr(importlib.import_module(module), function)()
     gc.enable()
     environment = _receive_environment(pipe)
     if environment is None:
