@@ -45,7 +45,6 @@ def chat_anthropic(server: ServerProcess, key: str, **options: Any) -> ChatAnthr
 
 def joined(model: BaseChatModel, text: str) -> AIMessageChunk:
     chunks = [chunk for chunk in model.stream(text) if isinstance(chunk, AIMessageChunk)]
-    assert len(chunks) > 2
     whole = chunks[0]
     for chunk in chunks[1:]:
         whole = whole + chunk
