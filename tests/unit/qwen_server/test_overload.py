@@ -10,7 +10,7 @@ import pytest
 
 from qwen_server.api import streaming
 from qwen_server.api.generation import Generation
-from qwen_server.engine.base import Output, Prepared, Tap
+from qwen_server.engine.base import Output, Prepared
 from qwen_server.observe.request_figures import RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
@@ -104,8 +104,8 @@ async def test_a_stream_whose_engine_takes_a_moment_to_end_counts_as_answered(
 ) -> None:
     generate = served.engine.generate
 
-    async def linger(prepared: Prepared, tap: Tap | None) -> AsyncGenerator[Output, None]:
-        async for output in generate(prepared, tap):
+    async def linger(prepared: Prepared, *rest: Any) -> AsyncGenerator[Output, None]:
+        async for output in generate(prepared, *rest):
             yield output
         await asyncio.sleep(0.05)  # several prompts are merged, and the merger looks once more
 

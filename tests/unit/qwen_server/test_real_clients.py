@@ -70,7 +70,8 @@ def test_a_message_cannot_force_a_tool_that_it_lacks(choice: dict[str, str]) -> 
     nothing: list[dict[str, Any]] = [{}, {"tools": []}, {"tools": None}]
     for fields in nothing:
         assert refused_param("messages", tool_choice=choice, **fields) == "tool_choice"
-    assert parse("messages", tool_choice=choice, tools=[{"name": "f"}]).fields["tool_choice"] == choice
+    tools = [{"name": "f", "input_schema": {}}]
+    assert parse("messages", tool_choice=choice, tools=tools).fields["tool_choice"] == choice
     added = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": {"name": "f"}}}
     assert parse("messages", tool_choice=choice, messages=[*TALK, {"role": "system", "content": [added]}])
 
