@@ -6,6 +6,7 @@ installed: the server runs in the development environment.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from tests.clients.questions import NAME
 from tests.cluster.settings import Settings
 from tests.integration.clients import tool_model
 from tests.integration.server_process import ServerProcess, ready_server
+
+# LiteLLM would look for prices on the internet when it is imported.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 @pytest.fixture(scope="session")

@@ -99,9 +99,13 @@ def test_errors_are_its_own(server: ServerProcess, key: str) -> None:
     refusal_of(server, key, lambda: ask(server, key), litellm.RateLimitError)
 
 
-def test_refusals_are_waited_out(server: ServerProcess, key: str) -> None:
+def test_refusals_are_waited_out_by_its_router(server: ServerProcess, key: str) -> None:
+    """Its proxy uses the router. The plain functions repeat at once."""
+    deployment = {"model_name": "qwen", "litellm_params": access(server, key)}
+    router = litellm.Router(model_list=[deployment], num_retries=5)
+
     def patient() -> str:
-        return str(ask(server, key, num_retries=5).choices[0].message.content)
+        return str(router.completion(model="qwen", messages=MESSAGES, temperature=0).choices[0].message.content)
 
     assert through_a_full_queue(server, key, patient).result == ANSWER
     spend(server, key)
