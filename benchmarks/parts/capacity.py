@@ -12,9 +12,9 @@ from benchmarks.console import say
 from benchmarks.context import AUTO, Context, chat
 from benchmarks.figures import highest
 from benchmarks.load import drive
-from benchmarks.procfs import cpu_of, pin
+from benchmarks.procfs import pin
 from benchmarks.results import Row, Target
-from benchmarks.servers import Server, Which, both, order
+from benchmarks.servers import Server, Which, order
 
 _REPLAY = "--distributed-executor-backend=benchmarks.replay.ReplayExecutor"
 _STREAMS = 64
@@ -44,12 +44,12 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
     engine = context.engine.with_extra(_REPLAY)
     variables = {pace.VARIABLE: str(file)}
     with (
-        both(engine, context.folder, AUTO, variables=variables) as pair,
-        context.unpatched(engine, variables) as third,
+        context.fresh(AUTO, engine=engine, variables=variables) as peers,
+        context.unpatched(engine, variables) as bare,
     ):
-        servers = pair | third
+        servers = peers | bare
         for server in servers.values():
-            pin([server.pid], {first})
+            pin(server.frontend_pids(), {first})
             pin(server.engine_pids(), rest)
             _Search(server, file, rest).passes(_GUESS / 4)
         for run in range(context.runs):
@@ -61,21 +61,8 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
     rates = {which: [run.tokens_per_second for run in runs] for which, runs in carried.items()}
     costs = {which: [run.cpu_microseconds for run in runs] for which, runs in carried.items()}
     return [
-        Row(
-            "streamed tokens that a frontend carries",
-            "tokens/s",
-            rates["ours"],
-            rates["vllm"],
-            Target("ratio", ">=", 1.6),
-            rates.get("unpatched", []),
-        ),
-        Row(
-            "CPU of the frontend at that rate",
-            "µs a token",
-            costs["ours"],
-            costs["vllm"],
-            unpatched=costs.get("unpatched", []),
-        ),
+        Row.of("streamed tokens that a frontend carries", "tokens/s", rates, Target("ratio", ">=", 1.6)),
+        Row.of("CPU of the frontend at that rate", "µs a token", costs),
     ], [
         f"{_STREAMS} streams get one token each per step of the engine. Steps get shorter until the frontend falls "
         f"behind: more than {100 * (1 - _OWN_EVENT):.0f} % of the tokens share an event, or the streams end late.",
@@ -103,9 +90,9 @@ class _Search:
         pace.write(self._file, step)
         tokens = round(_SECONDS / step)
         job = chat(self._server.port, tokens=tokens, stream=True, concurrency=_STREAMS, requests=_STREAMS)
-        before = cpu_of(self._server.pid)
+        before = self._server.frontend_cpu()
         result = drive(job, cores=self._cores)
-        used = cpu_of(self._server.pid) - before
+        used = self._server.frontend_cpu() - before
         if result.answered != _STREAMS:
             raise RuntimeError(f"{self._server.label} did not answer every request: {result.statuses}")
         in_time = result.total_p99 <= _SECONDS + _LATE_SECONDS
