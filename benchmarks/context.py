@@ -17,7 +17,13 @@ from benchmarks.servers import NAME, Engine, Server, Which, running, side_by_sid
 # Limits for a throughput benchmark: this server refuses or shortens nothing that vLLM's server
 # accepts. Where the limits are `auto`, the queue's deadline bounds the time to the first token
 # under overload.
-AUTO = ("--max-concurrent-requests=auto", "--max-queue-size=auto", "--max-tokens-limit=4096", "--queue-timeout=500ms")
+TOKENS_LIMIT = 4096
+AUTO = (
+    "--max-concurrent-requests=auto",
+    "--max-queue-size=auto",
+    f"--max-tokens-limit={TOKENS_LIMIT}",
+    "--queue-timeout=500ms",
+)
 CHAT = "/v1/chat/completions"
 _GPU_SHARE = 0.95  # of its memory, for all engines together
 _TEXT = "######## 股市今日大涨，多家上市公司公布业绩，分析人士认为市场信心正在恢复，投资者仍需注意风险"

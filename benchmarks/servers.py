@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from benchmarks import rust_frontend
 from benchmarks.console import say
+from benchmarks.pace import WHICH
 from benchmarks.procfs import Memory, cpu_of, memory_of
 from qwen_server.engine.processes import descendants
 
@@ -32,7 +33,6 @@ _LABEL = {
     "vllm": "vLLM's server",
     "rust": "vLLM's Rust frontend",
 }
-WHICH = "BENCH_SERVER"  # the variable that names the server to its own processes
 
 
 class ServerError(Exception):
