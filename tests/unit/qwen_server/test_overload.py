@@ -1,6 +1,7 @@
 """More requests than fit, disconnects, deadlines: who is refused, and that slots are freed."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping
 from typing import Any
@@ -205,6 +206,42 @@ async def test_a_slow_first_token_is_bridged_by_comments(served: Served, monkeyp
         text = "".join([part async for part in response.aiter_text()])
     assert text.startswith(": keep-alive\n\n: keep-alive\n\n")
     assert events_of(text)[-1] == "[DONE]"
+
+
+SILENT = '@{"tokens": 3, "delay": 0.3}'
+STREAMS: tuple[tuple[str, dict[str, Any], bytes], ...] = (
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": SILENT}]}, streaming.KEEP_ALIVE),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": SILENT}], "logprobs": True},
+        streaming.KEEP_ALIVE,
+    ),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": SILENT}], "n": 2}, streaming.KEEP_ALIVE),
+    ("/v1/completions", {"prompt": SILENT}, streaming.KEEP_ALIVE),
+    ("/v1/responses", {"input": SILENT}, streaming.KEEP_ALIVE),
+    (
+        "/v1/messages",
+        {"messages": [{"role": "user", "content": SILENT}], "max_tokens": 9},
+        b'event: ping\ndata: {"type": "ping"}\n\n',
+    ),
+)
+
+
+@pytest.mark.parametrize(("path", "body", "sign"), STREAMS)
+async def test_silence_in_the_middle_of_a_stream_is_bridged_between_events(
+    served: Served, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any], sign: bytes
+) -> None:
+    quiet = (await served.client.post(path, json=body | {"stream": True})).content
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 0.1)
+    bridged = (await served.client.post(path, json=body | {"stream": True})).content
+    assert bridged.count(sign) >= 3
+    events = [event for event in bridged.split(b"\n\n") if event + b"\n\n" != sign]
+    assert [names_of(event) for event in events] == [names_of(event) for event in quiet.split(b"\n\n")]
+
+
+def names_of(event: bytes) -> str:
+    """An event without what differs from answer to answer."""
+    return re.sub(r'"(id|created)":("[^"]*"|\d+)', "", event.decode())
 
 
 async def test_a_failure_after_comments_is_an_event(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +32,7 @@ from qwen_server.control.service import Service
 from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Output, Turn
 from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
 from qwen_server.http.dialects import DIALECTS
-from qwen_server.http.disconnects import UntilDisconnect
+from qwen_server.http.disconnects import ClientSend, UntilDisconnect
 from qwen_server.http.early_writes import DirectEvents, connection_of
 from qwen_server.http.error_bodies import (
     INTERNAL_TEXT,
@@ -51,18 +51,6 @@ _log = logging.getLogger(__name__)
 _ERROR_SECONDS = 5.0
 # The errors of an accepted request that are no failures.
 _REFUSALS = frozenset({"queue_timeout", "grammars_busy"})
-
-
-def _of_this_client(send: Send) -> Send:
-    """Wraps `send`: an OSError from it is a disconnected client, any other is the machine's."""
-
-    async def send_on(message: MutableMapping[str, Any]) -> None:
-        try:
-            await send(message)
-        except OSError as error:
-            raise ClientDisconnectedError from error
-
-    return send_on
 
 
 class Generation:
@@ -98,7 +86,8 @@ class Generation:
         reason: str | None = "internal"
         try:
             with service.lifecycle.track():
-                outcome, reason = await self._accepted(ticket, receive, _of_this_client(send))
+                client = ClientSend(send, connection_of(receive), service.clock)
+                outcome, reason = await self._accepted(ticket, receive, client)
         except asyncio.CancelledError:
             outcome, reason = "aborted", None
             raise
@@ -107,7 +96,7 @@ class Generation:
             if self._transcript is not None:
                 self._transcript.log()
 
-    async def _accepted(self, ticket: Ticket, receive: Receive, send: Send) -> tuple[Outcome, str | None]:
+    async def _accepted(self, ticket: Ticket, receive: Receive, send: ClientSend) -> tuple[Outcome, str | None]:
         try:
             try:
                 await self._within_deadline(ticket, receive, send)
@@ -118,7 +107,7 @@ class Generation:
             return "aborted", None
         except HttpError as error:
             # A deadline that passes while the client does not read is not the server's failure.
-            held_up = error.kind == "timeout" and self._stream is not None and self._stream.blocked
+            held_up = error.kind == "timeout" and send.held_up(self._service.clock() - self._record.arrival)
             await self._send_error(send, error)
             if held_up:
                 return "aborted", None
@@ -211,7 +200,7 @@ class Generation:
         self, outputs: AsyncIterator[Output], chunks: Chunks, direct: DirectEvents | None, send: Send
     ) -> None:
         record = self._record
-        stream = self._begin_stream(send)
+        stream = self._begin_stream(send, direct)
         # Sent only after the engine's stream has ended: as soon as an answer is complete, uvicorn
         # reports its client as disconnected.
         ending: bytes | None = None
@@ -258,8 +247,10 @@ class Generation:
             raise EngineError("the engine ended without finishing the request")
         await stream.end(ending)
 
-    def _begin_stream(self, send: Send) -> EventStream:
-        self._stream = EventStream(send, self._stream_headers)
+    def _begin_stream(self, send: Send, direct: DirectEvents | None = None) -> EventStream:
+        self._stream = EventStream(
+            send, self._stream_headers, keep_alive=self._dialect.keep_alive, direct=direct, clock=self._service.clock
+        )
         self._stream.arm()
         return self._stream
 
@@ -298,16 +289,17 @@ class Generation:
         parts = (("queue", granted - record.arrival), ("prefill", first - granted), ("decode", now - first))
         return b"server-timing", ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in parts).encode()
 
-    async def _send_error(self, send: Send, error: HttpError) -> None:
+    async def _send_error(self, send: ClientSend, error: HttpError) -> None:
         """Sends an error: as an HTTP status if nothing was sent yet, else as the last event.
 
         Gives up on a client that has disconnected or does not read.
         """
         with contextlib.suppress(ClientDisconnectedError, TimeoutError):
             async with asyncio.timeout(_ERROR_SECONDS):
-                if self._stream is None or not self._stream.started:
+                if not send.started:
                     if self._stream is not None:
                         self._stream.close()
                     await send_error(send, self._dialect.whole(error))
-                elif not self._stream.ended:
+                elif self._stream is not None and not self._stream.ended:
                     await self._stream.end(self._dialect.event(error, self._events))
+        send.abandon()

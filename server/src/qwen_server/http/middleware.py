@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qwen_server.control.service import Service
 from qwen_server.http.asgi import App, Receive, Scope, Send, send_json
 from qwen_server.http.error_bodies import INTERNAL_TEXT
+from qwen_server.http.paths import routed
 from qwen_server.observe import logs
 from qwen_server.observe.request_figures import RequestRecord
 
@@ -70,7 +71,7 @@ class Surroundings:
         span = self._span(scope, record)
         try:
             with span or contextlib.nullcontext():
-                await self._app(scope, receive, send_on)
+                await self._app(routed(scope), receive, send_on)
         except Exception:
             _log.exception("request %s failed", record.request_id)
             if status:

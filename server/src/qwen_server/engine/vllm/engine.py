@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from qwen_server.engine.base import (
     EngineGoneError,
     EngineInfo,
     EngineState,
+    InvalidRequestError,
     Kind,
     Observer,
     Output,
@@ -127,6 +128,9 @@ class VllmEngine:
         except Exception as error:
             _log.debug("the engine did not start", exc_info=True)
             raise EngineError(self._start_failure(error)) from error
+        finally:
+            if child is not None:
+                child.discard()
         await warm_up(self._running.fast, self._running.reference)
         if self._running.parts.info.device == "cuda":
             self._reserved = sum(await self._running.parts.llm.collective_rpc("reserved_bytes"))
@@ -261,20 +265,32 @@ class VllmEngine:
         Only one ping is in flight at a time. A ping does not reach the workers, so an idle worker
         that is stopped is probed immediately.
         """
-        heartbeat = self._heartbeat
         llm = self._loaded().parts.llm
-        processes = await asyncio.to_thread(descendants)
+        processes: list[int] = []
+        failing = False
         while not llm.errored:
-            now = time.monotonic()
-            unfinished = llm.get_num_unfinished_requests()
-            if self.info.device == "cpu":
-                await self._check_cpu_time(now, unfinished)
-            if heartbeat.ping_sent_at is None:
-                heartbeat.ping_sent_at = now
-                self._spawn(self._ping())
-            if unfinished == 0 and (self._idle_since(now) > _IDLE_PROBE_SECONDS or any_stopped(processes)):
-                self._spawn(self._quiet_probe())
+            try:
+                processes = processes or await asyncio.to_thread(descendants)
+                await self._pulse(processes)
+                failing = False
+            except Exception:  # noqa: BLE001 - without the watch, nobody would notice a hang
+                if not failing:
+                    _log.exception("the watch of the engine failed, trying again")
+                failing = True
             await asyncio.sleep(_PULSE_SECONDS)
+
+    async def _pulse(self, processes: Sequence[int]) -> None:
+        heartbeat = self._heartbeat
+        now = time.monotonic()
+        # First, because it needs nothing that could fail.
+        if heartbeat.ping_sent_at is None:
+            heartbeat.ping_sent_at = now
+            self._spawn(self._ping())
+        unfinished = self._loaded().parts.llm.get_num_unfinished_requests()
+        if self.info.device == "cpu":
+            await self._check_cpu_time(now, unfinished)
+        if unfinished == 0 and (self._idle_since(now) > _IDLE_PROBE_SECONDS or any_stopped(processes)):
+            self._spawn(self._quiet_probe())
 
     async def _check_cpu_time(self, now: float, unfinished: int) -> None:
         """Records whether the processes compute, because a long step on a CPU is not a hang.
@@ -308,13 +324,18 @@ class VllmEngine:
     async def _quiet_probe(self) -> None:
         try:
             await self.probe()
-        except EngineError as error:
+        except (EngineError, InvalidRequestError) as error:
             _log.warning("the probe of the idle engine failed: %s", error)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of the engine failed", exc_info=error)
 
     # --- shutdown ---
 

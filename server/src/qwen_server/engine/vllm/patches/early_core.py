@@ -25,7 +25,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import popen_spawn_posix, reduction, resource_tracker, spawn, util
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess, set_spawning_popen
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from qwen_server.config.patches import Patch, Patches, absent
 from qwen_server.engine.processes import die_with_parent
@@ -73,7 +73,7 @@ class EarlyChild:
         self, name: str, modules: Sequence[str], twin: socket.socket | None = None, *, after: str | None = None
     ) -> None:
         self.executable = spawn.get_executable()
-        self._taken = False
+        self._state: Literal["waiting", "taken", "working", "ended"] = "waiting"
         tracker = resource_tracker.getfd()
         parent_reads, child_writes = os.pipe()
         child_reads, parent_writes = os.pipe()
@@ -100,13 +100,27 @@ class EarlyChild:
         self.sentinel = parent_reads
         self.pipe = parent_writes
 
+    @property
+    def works(self) -> bool:
+        """Whether the child has received its work."""
+        return self._state == "working"
+
     def take(self) -> bool:
         """Claims the child. Returns whether it was free and has the right executable."""
-        taken, self._taken = self._taken, True
-        return not taken and spawn.get_executable() == self.executable
+        if self._state != "waiting" or spawn.get_executable() != self.executable:
+            return False
+        self._state = "taken"
+        return True
+
+    def begin(self) -> None:
+        """Records that the child has received its work. From now on, multiprocessing ends it."""
+        self._state = "working"
 
     def discard(self) -> None:
-        """Kills the child."""
+        """Kills the child, unless it has received its work or has been killed before."""
+        if self._state in ("working", "ended"):
+            return
+        self._state = "ended"
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -137,7 +151,8 @@ class EarlyContext(SpawnContext):
 def core_in(child: EarlyChild | None, patches: Patches) -> Iterator[None]:
     """Runs the first engine core that vLLM starts in this context in `child`, if given.
 
-    vLLM has no argument for this. If it starts its processes in another way, `child` is discarded.
+    vLLM has no argument for this. A child that is not used, because vLLM starts its processes in
+    another way or fails before, is discarded.
     """
     if child is None:
         yield
@@ -161,6 +176,9 @@ def core_in(child: EarlyChild | None, patches: Patches) -> Iterator[None]:
         yield
     finally:
         utils.get_mp_context = original
+        child.discard()
+    if not child.works:
+        patches.withdraw(EARLY_CORE, ["an engine core that can run in it"])
 
 
 class _EarlyProcess(SpawnProcess):
@@ -201,6 +219,7 @@ class _Popen(popen_spawn_posix.Popen):
                 pipe.write(data.getbuffer())
         except BrokenPipeError:
             return False
+        child.begin()
         self.pid = child.pid
         self.sentinel = child.sentinel
         self.finalizer = util.Finalize(self, util.close_fds, [child.sentinel, child.pipe])  # type: ignore[attr-defined]
