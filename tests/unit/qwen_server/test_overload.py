@@ -10,7 +10,7 @@ import pytest
 
 from qwen_server.api import streaming
 from qwen_server.api.generation import Generation
-from qwen_server.engine.base import Output, Prepared, Tap
+from qwen_server.engine.base import Output, Prepared, Tap, Turn
 from qwen_server.observe.request_figures import RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
@@ -70,6 +70,19 @@ async def test_a_heavy_request_takes_as_many_slots_as_it_has_choices(served: Ser
     assert (await waiting).status_code == 200
 
 
+async def test_the_total_never_falls(served: Served) -> None:
+    await served.chat()
+    tasks = await fill(served, 2)
+    before = (await served.metrics())["requests"]
+    await stop(tasks)
+    await served.until_idle()
+    assert (await served.chat("x" * 5000)).status_code == 400
+    after = (await served.metrics())["requests"]
+    assert (before["total"], before["aborted"]) == (3, 0)
+    assert (after["total"], after["aborted"], after["successful"], after["failed"]) == (4, 2, 1, 0)
+    assert after["success_rate_percent"] == 100.0
+
+
 async def test_who_waits_too_long_is_refused() -> None:
     async with serve(queue_timeout=0.2) as served:
         tasks = await fill(served, 3)
@@ -104,8 +117,8 @@ async def test_a_stream_whose_engine_takes_a_moment_to_end_counts_as_answered(
 ) -> None:
     generate = served.engine.generate
 
-    async def linger(prepared: Prepared, tap: Tap | None) -> AsyncGenerator[Output, None]:
-        async for output in generate(prepared, tap):
+    async def linger(prepared: Prepared, tap: Tap | None, turn: Turn) -> AsyncGenerator[Output, None]:
+        async for output in generate(prepared, tap, turn):
             yield output
         await asyncio.sleep(0.05)  # several prompts are merged, and the merger looks once more
 
@@ -165,7 +178,7 @@ async def test_a_client_that_leaves_while_running_frees_slot_and_engine(served: 
     assert time.monotonic() - begin < 1
     assert served.engine.aborted == 3
     requests = (await served.metrics())["requests"]
-    assert (requests["total"], requests["failed"]) == (0, 0)
+    assert (requests["total"], requests["failed"], requests["aborted"]) == (3, 0, 3)
     assert served.service.figures.counters.outcomes == {"aborted": 3}
 
 
