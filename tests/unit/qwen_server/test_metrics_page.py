@@ -29,6 +29,8 @@ SECTIONS: Mapping[str, set[str]] = {
         "success_rate_percent",
         "error_rate_percent",
         "requests_per_second",
+        "aborted",
+        "refused",
     },
     "tokens": {"total_input", "total_output", "avg_per_request"},
     "slo": {"ttft", "throughput", "sample_size"},
@@ -62,7 +64,7 @@ async def served() -> AsyncIterator[Served]:
         yield served
 
 
-async def test_the_json_has_the_specifications_fields_and_no_other(served: Served) -> None:
+async def test_the_json_has_the_documented_fields_and_no_other(served: Served) -> None:
     await served.chat()
     for path in ("/api/v1/metrics", "/stats", "/metrics"):
         response = await served.client.get(path)

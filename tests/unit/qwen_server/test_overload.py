@@ -71,6 +71,19 @@ async def test_a_heavy_request_takes_as_many_slots_as_it_has_choices(served: Ser
     assert (await waiting).status_code == 200
 
 
+async def test_the_total_never_falls(served: Served) -> None:
+    await served.chat()
+    tasks = await fill(served, 2)
+    before = (await served.metrics())["requests"]
+    await stop(tasks)
+    await served.until_idle()
+    assert (await served.chat("x" * 5000)).status_code == 400
+    after = (await served.metrics())["requests"]
+    assert (before["total"], before["aborted"]) == (3, 0)
+    assert (after["total"], after["aborted"], after["successful"], after["failed"]) == (4, 2, 1, 0)
+    assert after["success_rate_percent"] == 100.0
+
+
 async def test_who_waits_too_long_is_refused() -> None:
     async with serve(queue_timeout=0.2) as served:
         tasks = await fill(served, 3)
@@ -166,7 +179,7 @@ async def test_a_client_that_leaves_while_running_frees_slot_and_engine(served: 
     assert time.monotonic() - begin < 1
     assert served.engine.aborted == 3
     requests = (await served.metrics())["requests"]
-    assert (requests["total"], requests["failed"]) == (0, 0)
+    assert (requests["total"], requests["failed"], requests["aborted"]) == (3, 0, 3)
     assert served.service.figures.counters.outcomes == {"aborted": 3}
 
 

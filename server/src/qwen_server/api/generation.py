@@ -61,6 +61,7 @@ class Generation:
         self._body = body
         self._record = record
         record.generates = body.generates
+        record.prompts = body.prompts
         self._early_writes = early_writes
         self._dialect = DIALECTS[body.kind]
         self._id = self._dialect.id_prefix + secrets.token_hex(16)
