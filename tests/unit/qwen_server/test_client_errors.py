@@ -229,7 +229,7 @@ async def test_unknown_paths_and_methods_are_answered_in_shape(served: Served) -
     error_of(await served.client.post("/v1/models/"), 405)
     response = await served.client.get("/v1/chat/completions")
     error_of(response, 405)
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "OPTIONS, POST"
 
 
 async def test_a_prompt_too_long_is_the_engines_400_and_frees_its_slot(served: Served) -> None:

@@ -20,6 +20,7 @@ import pytest
 from qwen_server.engine.base import EngineError
 from qwen_server.engine.processes import descendants
 from qwen_server.engine.vllm import engine as engine_module
+from qwen_server.engine.vllm import environment
 from qwen_server.engine.vllm.engine import VllmEngine
 from qwen_server.engine.vllm.patches.early_core import EarlyChild, EarlyContext
 from tests.unit.qwen_server.serving import make_settings
@@ -140,7 +141,7 @@ async def test_a_start_that_fails_before_the_core_leaves_no_child(monkeypatch: p
         raise EngineError("vLLM's arguments (after --): no such flag")
 
     monkeypatch.setattr(engine_module, "EarlyChild", early)
-    monkeypatch.setattr(engine_module.environment, "prepare", lambda *_: None)
+    monkeypatch.setattr(environment, "prepare", lambda *_: None)
     monkeypatch.setattr(VllmEngine, "_build", fail)
     engine = VllmEngine(make_settings())
     with pytest.raises(EngineError, match="no such flag"):

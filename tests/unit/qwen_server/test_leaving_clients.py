@@ -25,7 +25,7 @@ def ask(*, stream: bool = False, length: int | None = None, max_tokens: int = 50
 
 
 def outcomes(served: Served) -> dict[str, int]:
-    return dict(served.service.figures.counters.outcomes)
+    return {str(name): count for name, count in served.service.figures.counters.outcomes.items()}
 
 
 LONG: dict[str, Any] = {"tokens": 500, "delay": 0.02}

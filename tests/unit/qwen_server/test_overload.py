@@ -12,6 +12,7 @@ import pytest
 from qwen_server.api import streaming
 from qwen_server.api.generation import Generation
 from qwen_server.engine.base import Output, Prepared
+from qwen_server.http.dialects import KEEP_ALIVE
 from qwen_server.observe.request_figures import RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
@@ -223,15 +224,15 @@ async def test_a_slow_first_token_is_bridged_by_comments(served: Served, monkeyp
 
 SILENT = '@{"tokens": 3, "delay": 0.3}'
 STREAMS: tuple[tuple[str, dict[str, Any], bytes], ...] = (
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": SILENT}]}, streaming.KEEP_ALIVE),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": SILENT}]}, KEEP_ALIVE),
     (
         "/v1/chat/completions",
         {"messages": [{"role": "user", "content": SILENT}], "logprobs": True},
-        streaming.KEEP_ALIVE,
+        KEEP_ALIVE,
     ),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": SILENT}], "n": 2}, streaming.KEEP_ALIVE),
-    ("/v1/completions", {"prompt": SILENT}, streaming.KEEP_ALIVE),
-    ("/v1/responses", {"input": SILENT}, streaming.KEEP_ALIVE),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": SILENT}], "n": 2}, KEEP_ALIVE),
+    ("/v1/completions", {"prompt": SILENT}, KEEP_ALIVE),
+    ("/v1/responses", {"input": SILENT}, KEEP_ALIVE),
     (
         "/v1/messages",
         {"messages": [{"role": "user", "content": SILENT}], "max_tokens": 9},

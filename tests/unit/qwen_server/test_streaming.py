@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_server.api.streaming import KEEP_ALIVE, Chunks, Collector, EventStream, require_answer
+from qwen_server.api.streaming import Chunks, Collector, EventStream, require_answer
 from qwen_server.control.refusals import Refusal
 from qwen_server.engine.base import Delta, EngineError, Output
+from qwen_server.http.dialects import KEEP_ALIVE
 from qwen_server.http.error_bodies import engine_failure, refused, stream_event
 from tests.unit.qwen_server.serving import events_of, until
 

@@ -135,7 +135,7 @@ class SlowNvml(FakeNvml):
 
 async def test_a_driver_that_blocks_does_not_block_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = SlowNvml()
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr("qwen_server.observe.gpu._REFRESH_SECONDS", 0.02)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     begin = time.monotonic()
