@@ -27,8 +27,8 @@ PROPERTY = {"type": "string", "pattern": SLOW}
 OBJECT = {"type": "object", "properties": {"a": PROPERTY}}
 STRICT_TOOL = {"type": "function", "function": {"name": "f", "strict": True, "parameters": OBJECT}}
 # The loop shares two cores with the engine and the tests.
-SILENT_SECONDS = 0.5
-PLAIN_SECONDS = 5
+SILENT_SECONDS = 1.0
+PLAIN_SECONDS = 10
 
 
 def form(schema: dict[str, Any]) -> dict[str, Any]:
