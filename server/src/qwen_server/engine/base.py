@@ -239,7 +239,8 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the engine failed.
-            InvalidRequestError: the request cannot be served. Only before the first output.
+            InvalidRequestError: the request cannot be served. After the first output only if no
+                token fits its grammar any more.
         """
 
     async def reference(

@@ -95,8 +95,7 @@ class Compiler:
             checked.json = json.dumps(checked.json)  # as the core would for each request
         kind, text = get_structured_output_key(checked)
         grammar = self._backend.compile_grammar(kind, text)
-        if slow := _slow_mask(grammar, self._config.model_config.get_vocab_size()):
-            raise VLLMValidationError(f"the grammar takes {1000 * slow:.0f} ms a token; it is too ambiguous")
+        _walk(grammar, self._config.model_config.get_vocab_size())
         size = getattr(getattr(grammar, "ctx", None), "memory_size_bytes", 0)
         return {"checked": _fields(checked), "backend": self._name, "bytes": size}
 
@@ -108,10 +107,10 @@ def _fields(params: StructuredOutputsParams) -> dict[str, Any]:
     }
 
 
-def _slow_mask(grammar: StructuredOutputGrammar, vocabulary: int) -> float:
-    """Walks through the grammar. Returns the mean seconds of a step if they are too many, else 0.
+def _walk(grammar: StructuredOutputGrammar, vocabulary: int) -> None:
+    """Takes some steps through the grammar. Raises VLLMValidationError if it is unfit to run.
 
-    Some grammars compile fast, but need long for each token.
+    Some grammars compile fast, but need long for each token, and some accept nothing.
     """
     mask = torch.full((1, (vocabulary + 31) // 32), -1, dtype=torch.int32)
     used = 0.0
@@ -121,14 +120,16 @@ def _slow_mask(grammar: StructuredOutputGrammar, vocabulary: int) -> float:
         used += time.perf_counter() - before
         allowed = _allowed(mask, vocabulary)
         if not allowed:
+            if step == 1:
+                raise VLLMValidationError("the grammar accepts no answer")
             break
         before = time.perf_counter()
         accepted = grammar.accept_tokens("check", [allowed[(step * 7919) % len(allowed)]])
         used += time.perf_counter() - before
         if not accepted or grammar.is_terminated():
             break
-    mean = used / step
-    return mean if mean > _MASK_SECONDS else 0.0
+    if used > _MASK_SECONDS * step:
+        raise VLLMValidationError(f"the grammar takes {1000 * used / step:.0f} ms a token; it is too ambiguous")
 
 
 def _allowed(mask: torch.Tensor, vocabulary: int) -> list[int]:

@@ -24,13 +24,24 @@ class Grammars:
 
     def __init__(self, checks: GrammarChecks) -> None:
         self._checks = checks
+        self._last: tuple[dict[str, Any], Checked] | None = None
 
     async def checked(self, params: StructuredOutputsParams) -> StructuredOutputsParams:
         """The checked `params`, which may be shared. Raises InvalidRequestError and BusyError."""
         if isinstance(params, Checked):
             return params
-        verdict = await self._checks.check(fields_of(params))
-        return checked_of(dict(verdict.fields), verdict.backend)
+        fields = fields_of(params)
+        # The prompts of a request have the same schema, which may take milliseconds to look up.
+        if self._last is not None and _same(fields, self._last[0]):
+            return self._last[1]
+        verdict = await self._checks.check(fields)
+        checked = checked_of(dict(verdict.fields), verdict.backend)
+        self._last = fields, checked
+        return checked
+
+
+def _same(these: dict[str, Any], those: dict[str, Any]) -> bool:
+    return these.keys() == those.keys() and all(value is those[name] for name, value in these.items())
 
 
 def fields_of(params: StructuredOutputsParams) -> dict[str, Any]:
