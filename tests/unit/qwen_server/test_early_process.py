@@ -133,7 +133,7 @@ def test_a_child_that_works_is_not_ended(tmp_path: Path) -> None:
 async def test_a_start_that_fails_before_the_core_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     children: list[EarlyChild] = []
 
-    def early(name: str, _: Any) -> EarlyChild:
+    def early(name: str, *_: Any, **__: Any) -> EarlyChild:
         children.append(EarlyChild(name, []))
         return children[0]
 
