@@ -167,7 +167,7 @@ def test_other_loggers_see_what_ours_has_counted(config: Any) -> None:
 
     logger = EngineMetrics(config, [0])
     for _ in range(2):  # the second step takes the short way
-        scheduler, iteration = stats_of(DECODING)
+        scheduler, iteration = stats_of(DECODING | {"gaps": [0.01, 0.02]})
         latencies = list(iteration.inter_token_latencies_iter)
         assert latencies
         logger.record(scheduler, iteration, None, 0)
