@@ -47,6 +47,11 @@ test-integration: deps ## run the tests against a real API server and a real vLL
 test-e2e: deps ## run the tests on the local one-node cluster
 	@$(RUN) $(VENV)/python -m tests.cluster test e2e
 
+.PHONY: test-full
+test-full: deps ## run what make test leaves out: real client programs, PATCHES=off, fuzz, soak (an hour; by hand)
+	@$(TOOL) clients
+	@$(RUN) $(VENV)/python -m tests.cluster test-full 5 3000
+
 .PHONY: fuzz
 fuzz: venv ## send CASES=10000 or more generated requests to a real server and vLLM; SEED=N repeats a run
 	@$(RUN) $(VENV)/python -m tests.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
@@ -57,7 +62,7 @@ soak: venv ## keep a real vLLM at full load, then idle; fail on any alert: make 
 		tests/integration/test_vllm_alarms.py -k "full_load or quiet_time"
 
 .PHONY: bench-server
-bench-server: venv ## compare this server with vLLM's own (half an hour): make bench-server ARGS="--only startup --runs 1"
+bench-server: venv ## compare this server with vLLM's own two (half an hour): make bench-server ARGS="--only startup --runs 1"
 	@$(RUN) $(VENV)/python -m benchmarks $(ARGS)
 
 .PHONY: vllm-contract

@@ -31,19 +31,19 @@ def parser() -> argparse.ArgumentParser:
     built.add_argument("--only", metavar="PART,...", default=names, help=f"parts to run, of {names}")
     built.add_argument("--runs", type=int, default=5, help="runs of each part, interleaved (default 5)")
     built.add_argument("--quick", action="store_true", help="a quarter of the load, to check that it works")
-    built.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where both engines run (default cpu)")
+    built.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all engines run (default cpu)")
     built.add_argument("--model", default="builtin:news-classifier", help="folder of a model, or builtin:NAME")
     built.add_argument("--max-model-len", type=int, help="the context length (default: the model's own)")
     built.add_argument(
         "--gpu-memory-utilization",
         type=float,
-        default=0.4,
-        help="share of the GPU's memory for each engine (default 0.4)",
+        default=0.3,
+        help="share of the GPU's memory for each engine (default 0.3)",
     )
     built.add_argument("--compiled", action="store_true", help="let vLLM compile; the default on a GPU")
     built.add_argument("--folder", type=Path, default=ROOT / ".bench", help="for results and logs (default .bench)")
     built.add_argument("--no-page", action="store_true", help="do not write the tables to benchmarks/README.md")
-    built.add_argument("engine", nargs="*", metavar="-- FLAG", help="more flags of vLLM, for both engines")
+    built.add_argument("engine", nargs="*", metavar="-- FLAG", help="more flags of vLLM, for all engines")
     return built
 
 
@@ -73,6 +73,8 @@ def main(line: list[str]) -> int:
         _command_line(options, chosen),
     )
     context.folder.mkdir(parents=True, exist_ok=True)
+    if context.without_rust:
+        say(f"without vLLM's Rust frontend: {context.without_rust}")
     compile_bytecode()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped
     try:
@@ -93,7 +95,7 @@ def _command_line(options: argparse.Namespace, chosen: list[str]) -> str:
 
 
 def compile_bytecode() -> None:
-    """Compiles what both servers import, so that the first start does not pay for all others."""
+    """Compiles what the servers import, so that the first start does not pay for all others."""
     for name in ("vllm", "torch", "transformers"):
         spec = importlib.util.find_spec(name)
         for folder in (spec.submodule_search_locations if spec else None) or ():
@@ -115,6 +117,7 @@ def _run(name: str, context: Context) -> bool:
     say(f"{name} ...")
     try:
         rows, notes = PARTS[name](context)
+        notes += [f"vLLM's Rust frontend was not measured: {context.without_rust}."] if context.without_rust else []
     except (ServerError, RuntimeError, OSError) as error:
         say(f"{name} failed: {error}")
         context.release()

@@ -57,14 +57,34 @@ def poisson_times(rate: float, seconds: float, seed: int) -> list[float]:
     return times
 
 
-def highest(passes: Callable[[float], bool], guess: float, tolerance: float = 1.05) -> float:
-    """The highest rate that passes, within the tolerance: brackets the guess, then bisects."""
-    low, high = guess / 1.25, guess * 1.25
+def highest(
+    passes: Callable[[float], bool],
+    guess: float,
+    *,
+    floor: float,
+    ceiling: float,
+    bracket: float = 1.25,
+    tolerance: float = 1.05,
+) -> float:
+    """The highest rate that passes, within the tolerance: brackets the guess, then bisects.
+
+    Only rates from `floor` to `ceiling` are tried. NaN if not even the floor passes; the ceiling if
+    it does. A closer bracket is for a better guess.
+    """
+    low = min(max(guess / bracket, floor), ceiling)
+    high = min(max(guess * bracket, low), ceiling)
+    failed = math.inf
     while not passes(low):
-        low, high = low / 1.5, low
-    while passes(high):
-        low, high = high, high * 1.5
-    while high / low > tolerance:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if passes(middle) else (low, middle)
+        if low <= floor:
+            return math.nan
+        low, failed = max(low / 1.5, floor), low
+    if failed == math.inf:
+        while passes(high):
+            if high >= ceiling:
+                return ceiling
+            low, high = high, min(high * 1.5, ceiling)
+        failed = high
+    while failed / low > tolerance:
+        middle = math.sqrt(low * failed)
+        low, failed = (middle, failed) if passes(middle) else (low, middle)
     return low

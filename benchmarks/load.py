@@ -8,12 +8,14 @@ starts at once.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,6 +24,7 @@ from benchmarks.figures import percentile, poisson_times
 _NUMBER = b"########"
 # vLLM first sends an event with only the role: its text is empty and no token.
 _TOKEN = re.compile(rb'"(?:content|text)":"[^"]')
+_TEXT = re.compile(rb'"(?:content|text)":"([^"]+)"')
 _LONGEST = 11  # bytes: the start of a match that the next part of the answer may complete
 
 
@@ -34,6 +37,7 @@ class Job:
     (Poisson), `rate` a second for `seconds`, whatever became of earlier ones; requests without an
     answer `grace` seconds after the end are dropped. Refused requests are not repeated. Eight # in
     the body become the number of the request, so that no prompt is found in the prefix cache.
+    `arrivals` asks for the text of each stream with its times, for texts that need no escapes.
     """
 
     port: int
@@ -45,6 +49,7 @@ class Job:
     rate: float = 0.0
     grace: float = 5.0
     seed: int = 0
+    arrivals: bool = False
 
 
 @dataclass(slots=True)
@@ -64,6 +69,8 @@ class Result:
     total_p99: float = 0.0
     refusal_p99: float = 0.0
     statuses: dict[str, int] = field(default_factory=dict)
+    # Of each stream, in their order: when a piece of text came (time.monotonic), and the text.
+    arrivals: list[list[tuple[float, str]]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -74,12 +81,18 @@ class _Answer:
     status: int = 0
     tokens: int = 0
     events: int = 0
+    pieces: list[tuple[float, bytes]] = field(default_factory=list)  # if asked for
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection with one request at a time."""
+    """One keep-alive connection with one request at a time.
 
-    def __init__(self) -> None:
+    With `keep`, what arrives is kept with its time, and read only when all is over: reading costs
+    CPU time, which the servers need.
+    """
+
+    def __init__(self, *, keep: bool = False) -> None:
+        self._keep = keep
         self._transport: asyncio.Transport | None = None
         self._answer: _Answer | None = None
         self._done: asyncio.Future[_Answer] | None = None
@@ -114,10 +127,13 @@ class _Connection(asyncio.Protocol):
             self._tail = b""
             self._begin(answer, head)
         window = self._tail + data
-        found = self._count(data)
-        if found and not answer.events:
-            answer.first_at = time.perf_counter()
-        answer.events += found
+        if self._keep:
+            answer.pieces.append((time.monotonic(), data))
+        else:
+            found = self._count(data)
+            if found and not answer.events:
+                answer.first_at = time.perf_counter()
+            answer.events += found
         self._tail = window[-1024:]
         if self._left >= 0:
             self._left -= len(data)
@@ -216,7 +232,7 @@ class LoadGenerator:
                     break
             if connection is None or connection.closed:
                 loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(_Connection, "127.0.0.1", self._job.port)
+                _, connection = await loop.create_connection(self._new_connection, "127.0.0.1", self._job.port)
             self._number += 1
             request = self._request.replace(_NUMBER, b"%08d" % self._number)
             self._answers.append(await connection.ask(request))
@@ -230,6 +246,9 @@ class LoadGenerator:
                 connection.close()
             if isinstance(error, asyncio.CancelledError):
                 raise
+
+    def _new_connection(self) -> _Connection:
+        return _Connection(keep=self._job.arrivals)
 
     def _result(self, seconds: float, sent: int) -> Result:
         good = [answer for answer in self._answers if answer.status == 200 and answer.tokens]
@@ -245,7 +264,21 @@ class LoadGenerator:
         result.refusal_p99 = percentile([answer.done_at - answer.sent_at for answer in refused], 0.99)
         for answer in self._answers:
             result.statuses[str(answer.status)] = result.statuses.get(str(answer.status), 0) + 1
+        if self._job.arrivals:
+            result.arrivals = [arrivals(answer.pieces) for answer in good]
         return result
+
+
+def arrivals(pieces: Sequence[tuple[float, bytes]]) -> list[tuple[float, str]]:
+    """The texts of a stream's events, each with the time at which its last byte came."""
+    ends = list(itertools.accumulate(len(data) for _, data in pieces))
+    found: list[tuple[float, str]] = []
+    piece = 0
+    for match in _TEXT.finditer(b"".join(data for _, data in pieces)):
+        while ends[piece] < match.end():
+            piece += 1
+        found.append((pieces[piece][0], match[1].decode()))
+    return found
 
 
 def drive(job: Job, *, cores: set[int] | None = None) -> Result:

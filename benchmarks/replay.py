@@ -1,9 +1,10 @@
 """An executor for vLLM's engine core that computes nothing: every step returns fixed tokens.
 
-Both servers take it as `--distributed-executor-backend benchmarks.replay.ReplayExecutor`. The
+All servers take it as `--distributed-executor-backend benchmarks.replay.ReplayExecutor`. The
 engine core, its scheduler and its sockets stay vLLM's own. Only the model's arithmetic is gone, so
-that the frontend is the bottleneck. The model runs until the first request with `ignore_eos`, so
-that the warm-up of a server works, whatever it requests. `pace` sets how long a step takes.
+that the frontend is the bottleneck. The model runs until the benchmark sets a pace, so that the
+warm-up of a server works, whatever it requests. `pace` sets how long a step takes and notes each.
+All requests get the same token in a step: a client that reads a token knows its step.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.outputs import ModelRunnerOutput
 
-from benchmarks.pace import Pace
-
-_WORDS = 1000  # different tokens, repeated
+from benchmarks.pace import Pacemaker, Step
 
 
 class ReplayExecutor(UniProcExecutor):
@@ -27,19 +26,22 @@ class ReplayExecutor(UniProcExecutor):
     def _init_executor(self) -> None:
         super()._init_executor()
         self._prompts: dict[str, int] = {}
-        self._words = _whole_words(self.model_config.tokenizer)
-        self._next = 0
+        words = single_characters(self.model_config.tokenizer)
+        self._words = list(words.values())
+        self._steps = 0
         self._replaying = False
         self._due = 0.0
-        self._pace = Pace()
+        self._pace = Pacemaker(list(words))
 
     def execute_model(
         self, scheduler_output: SchedulerOutput, non_block: bool = False
     ) -> ModelRunnerOutput | Future[ModelRunnerOutput]:
         """One token for every request whose prompt is computed."""
-        if not self._replays(scheduler_output):
+        self._replaying = self._replaying or self._pace.is_set()
+        if not self._replaying:
             return super().execute_model(scheduler_output, non_block)
-        self._keep_pace()
+        token = self._words[self._steps % len(self._words)]
+        self._keep_pace(len(scheduler_output.num_scheduled_tokens))
         for request_id in scheduler_output.finished_req_ids:
             self._prompts.pop(request_id, None)
         computed: dict[str, int] = {}
@@ -50,7 +52,7 @@ class ReplayExecutor(UniProcExecutor):
         computed.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
         scheduled = scheduler_output.num_scheduled_tokens
         ids = list(scheduled)
-        tokens = [self._token(computed[name] + scheduled[name] >= self._prompts[name]) for name in ids]
+        tokens = [[token] if computed[name] + scheduled[name] >= self._prompts[name] else [] for name in ids]
         output = ModelRunnerOutput(
             req_ids=ids, req_id_to_index={name: at for at, name in enumerate(ids)}, sampled_token_ids=tokens
         )
@@ -60,28 +62,22 @@ class ReplayExecutor(UniProcExecutor):
         future.set_result(output)
         return future
 
-    def _replays(self, scheduler_output: SchedulerOutput) -> bool:
-        new = scheduler_output.scheduled_new_reqs
-        self._replaying = self._replaying or any(r.sampling_params and r.sampling_params.ignore_eos for r in new)
-        return self._replaying
-
-    def _token(self, ready: bool) -> list[int]:
-        if not ready:
-            return []
-        self._next = (self._next + 1) % len(self._words)
-        return [self._words[self._next]]
-
-    def _keep_pace(self) -> None:
+    def _keep_pace(self, streams: int) -> None:
         now = time.monotonic()
-        self._due = max(self._due + self._pace.seconds(), now)
+        seconds, full = self._pace.seconds(streams, now)
+        self._due = max(self._due + seconds, now)
         time.sleep(self._due - now)
+        self._pace.note(Step(time.monotonic(), full))
+        self._steps += 1
 
 
-def _whole_words(tokenizer: str) -> list[int]:
-    """Tokens that are whole characters: vLLM holds back a partial one."""
+def single_characters(tokenizer: str) -> dict[str, int]:
+    """Tokens that are one letter, by it: no server escapes it, holds it back or adds to it."""
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     special = set(loaded.all_special_ids)
-    whole = [
-        at for at in range(len(loaded)) if at not in special and (text := loaded.decode([at])) and "\ufffd" not in text
-    ]
-    return whole[:: max(1, len(whole) // _WORDS)]
+    found: dict[str, int] = {}
+    for at in range(len(loaded)):
+        text = loaded.decode([at])
+        if at not in special and len(text) == 1 and text.isalpha():
+            found.setdefault(text, at)
+    return found

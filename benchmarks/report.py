@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from benchmarks.figures import Spread, spread
-from benchmarks.results import Part, Row
+from benchmarks.results import Part, Row, Target
 
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
@@ -30,25 +31,43 @@ def _spread(value: Spread | None) -> str:
     return f"{number(value.median)} ({number(value.low)}-{number(value.high)})"
 
 
-def _head(unpatched: bool) -> str:
-    column, line = (" patches off |", "--:|") if unpatched else ("", "")
-    titles = f"| | unit | this server |{column} vLLM's server | ratio | target | |\n"
-    return f"{titles}|---|---|--:|{line}--:|--:|--:|---|\n"
+class _Columns(NamedTuple):
+    """The optional columns of a table."""
+
+    unpatched: bool
+    rust: bool
+
+    @classmethod
+    def of(cls, part: Part) -> Self:
+        return cls(any(row.unpatched for row in part.rows), any(row.rust for row in part.rows))
 
 
-def _line(row: Row, unpatched: bool) -> str:
-    reached = row.reached()
+def _head(columns: _Columns) -> str:
+    titles, line = "| | unit | this server |", "|---|---|--:|"
+    if columns.unpatched:
+        titles, line = f"{titles} patches off |", f"{line}--:|"
+    titles, line = f"{titles} vLLM's server | ratio | target | |", f"{line}--:|--:|--:|---|"
+    if columns.rust:
+        titles, line = f"{titles} Rust frontend | ratio | target | |", f"{line}--:|--:|--:|---|"
+    return f"{titles}\n{line}\n"
+
+
+def _compared(
+    values: Sequence[float], ratio: Spread | None, target: Target | None, *, reached: bool | None
+) -> list[str]:
+    """The cells that compare with another server."""
     verdict = "" if reached is None else ("met" if reached else "**missed**")
-    cells = (
-        row.name,
-        row.unit,
-        _spread(spread(row.ours)),
-        *([_spread(spread(row.unpatched)) if row.unpatched else ""] if unpatched else []),
-        _spread(spread(row.vllm)) if row.vllm else "",
-        _spread(row.ratio()),
-        str(row.target) if row.target else "",
-        verdict,
-    )
+    shown = str(target) if reached is not None else ""
+    return [_spread(spread(values)) if values else "", _spread(ratio), shown, verdict]
+
+
+def _line(row: Row, columns: _Columns) -> str:
+    cells = [row.name, row.unit, _spread(spread(row.ours))]
+    if columns.unpatched:
+        cells.append(_spread(spread(row.unpatched)) if row.unpatched else "")
+    cells += _compared(row.vllm, row.ratio(), row.target, reached=row.reached())
+    if columns.rust:
+        cells += _compared(row.rust, row.rust_ratio(), row.rust_target, reached=row.rust_reached())
     return "| " + " | ".join(cells) + " |\n"
 
 
@@ -69,9 +88,9 @@ def render(parts: Sequence[Part]) -> str:
     """All parts, each with the conditions of its own run: parts can run alone."""
     text = ""
     for part in parts:
-        unpatched = any(row.unpatched for row in part.rows)
-        text += f"### {part.name.capitalize()}\n\n{_head(unpatched)}"
-        text += "".join(_line(row, unpatched) for row in part.rows)
+        columns = _Columns.of(part)
+        text += f"### {part.name.capitalize()}\n\n{_head(columns)}"
+        text += "".join(_line(row, columns) for row in part.rows)
         text += "\n" + "".join(f"- {note}\n" for note in (*part.notes, _conditions(part))) + "\n"
     return text
 

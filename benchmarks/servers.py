@@ -1,4 +1,4 @@
-"""Both servers as processes on loopback, with the same engine, model, environment and bytecode."""
+"""The servers as processes on loopback, with the same engine, model, environment and bytecode."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks import rust_frontend
 from benchmarks.console import say
+from benchmarks.pace import WHICH
+from benchmarks.procfs import Memory, cpu_of, memory_of
 from qwen_server.engine.processes import descendants
 
 ROOT = Path(__file__).parents[1]
 NAME = "bench"  # the model's name in both APIs
 START_SECONDS = 600.0
 PATCHES_OFF = "--patches=off"
-Which = Literal["ours", "unpatched", "vllm"]
-PAIR: tuple[Which, ...] = ("ours", "vllm")
-_LABEL = {"ours": "this server", "unpatched": "this server, patches off", "vllm": "vLLM's server"}
+Which = Literal["ours", "unpatched", "vllm", "rust"]
+_LABEL = {
+    "ours": "this server",
+    "unpatched": "this server, patches off",
+    "vllm": "vLLM's server",
+    "rust": "vLLM's Rust frontend",
+}
 
 
 class ServerError(Exception):
@@ -34,12 +41,12 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The engine settings of both servers; `extra` are more of vLLM's own flags."""
+    """The engine settings of all servers; `extra` are more of vLLM's own flags."""
 
     model: str
     device: Literal["cpu", "cuda"]
     kv_cache_gib: float = 1.0  # on a CPU
-    gpu_memory_utilization: float = 0.4  # on a GPU that both engines share
+    gpu_memory_utilization: float = 0.3  # on a GPU that all engines share
     max_model_len: int | None = None
     dtype: str = "auto"
     eager: bool = True
@@ -51,7 +58,7 @@ class Engine:
 
 
 class Server:
-    """A started server. `pid` is its API process, the parent of the engine's processes."""
+    """A started server."""
 
     def __init__(
         self,
@@ -68,26 +75,48 @@ class Server:
             self.port: int = probe.getsockname()[1]
         self._log_path = folder / f"{which}-{self.port}.log"
         command = _command(which, engine, folder, self.port, flags)
+        env = _environment(engine) | dict(variables or {}) | {WHICH: which}
+        if which == "rust":
+            env = rust_frontend.environment(folder, env)
         self.started_at = time.monotonic()
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=_environment(engine) | dict(variables or {}),
+                env=env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.pid = self._process.pid
+        self._pid = self._process.pid
 
     @property
     def label(self) -> str:
         """The name of the server for messages."""
         return _LABEL[self.which]
 
+    def frontend_pids(self) -> list[int]:
+        """The processes that are not the engine's.
+
+        The first process serves HTTP and is the parent of the engine's. The Rust frontend is a
+        child of it, and the first process only watches the others.
+        """
+        below = descendants(self._pid) if self.which == "rust" else []
+        return [self._pid, *(pid for pid in below if rust_frontend.is_frontend(pid))]
+
     def engine_pids(self) -> list[int]:
         """The processes of the engine."""
-        return descendants(self.pid)
+        frontend = set(self.frontend_pids())
+        return [pid for pid in descendants(self._pid) if pid not in frontend]
+
+    def frontend_cpu(self) -> float:
+        """Seconds of CPU that the frontend has used so far."""
+        return sum(map(cpu_of, self.frontend_pids()))
+
+    def frontend_memory(self) -> Memory:
+        """The memory of the frontend now."""
+        each = [memory_of(pid) for pid in self.frontend_pids()]
+        return Memory(sum(one.rss for one in each), sum(one.pss for one in each))
 
     def check(self) -> None:
         """Raises ServerError if the process has ended."""
@@ -105,7 +134,7 @@ class Server:
     def is_ready(self) -> bool:
         """Whether the server reports that it accepts requests."""
         with contextlib.suppress(OSError, http.client.HTTPException):
-            return self.get("/health" if self.which == "vllm" else "/health/ready")[0] == 200
+            return self.get("/health" if self.which in ("vllm", "rust") else "/health/ready")[0] == 200
         return False
 
     def until_ready(self) -> float:
@@ -120,7 +149,7 @@ class Server:
 
     def stop(self) -> None:
         """Ends the server with SIGTERM, then with SIGKILL, and its child processes."""
-        below = self.engine_pids()
+        below = descendants(self._pid)
         self._process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(30)
@@ -129,7 +158,7 @@ class Server:
             self._process.wait(30)
         for pid in below:
             with contextlib.suppress(ProcessLookupError):
-                if os.getpgid(pid) == self.pid:  # the number may belong to another process by now
+                if os.getpgid(pid) == self._pid:  # the number may belong to another process by now
                     os.kill(pid, signal.SIGKILL)
 
 
@@ -145,17 +174,20 @@ def _exchange(port: int, method: str, path: str, body: bytes | None, timeout: fl
 
 def _command(which: Which, engine: Engine, folder: Path, port: int, flags: tuple[str, ...]) -> list[str]:
     listen = ["--host=127.0.0.1", f"--port={port}", f"--served-model-name={NAME}"]
-    common = [f"--model={engine.model}", f"--dtype={engine.dtype}", *(["--enforce-eager"] if engine.eager else [])]
+    model = f"--model={engine.model}"
+    common = [f"--dtype={engine.dtype}", *(["--enforce-eager"] if engine.eager else [])]
     common += [f"--max-model-len={engine.max_model_len}"] if engine.max_model_len else []
     common += [f"--gpu-memory-utilization={engine.gpu_memory_utilization}"] if engine.device == "cuda" else []
-    if which == "vllm":
+    if which in ("vllm", "rust"):
         cache = [f"--kv-cache-memory-bytes={int(engine.kv_cache_gib * (1 << 30))}"] if engine.device == "cpu" else []
-        module = "vllm.entrypoints.launchers.api_server.entry"
-        return [sys.executable, "-m", module, *listen, *common, *cache, *flags, *engine.extra]
+        module = ["vllm.entrypoints.launchers.api_server.entry", model]
+        if which == "rust":  # only this command starts it
+            module = ["vllm.entrypoints.cli.main", "serve", engine.model]
+        return [sys.executable, "-m", *module, *listen, *common, *cache, *flags, *engine.extra]
     files = [f"--termination-log={folder / 'termination-log'}", f"--podinfo-dir={folder}"]
     own = [f"--device={engine.device}", f"--kv-cache-gib={engine.kv_cache_gib}", *files, *flags]
     own += [PATCHES_OFF] if which == "unpatched" else []
-    return [sys.executable, "-m", "qwen_server", *listen, *common, *own, "--", *engine.extra]
+    return [sys.executable, "-m", "qwen_server", model, *listen, *common, *own, "--", *engine.extra]
 
 
 def environment() -> dict[str, str]:
@@ -169,7 +201,7 @@ def environment() -> dict[str, str]:
 def _environment(engine: Engine) -> dict[str, str]:
     variables = environment()
     if engine.device == "cpu":
-        # Both servers share the cores: neither binds its threads, and each engine computes on one.
+        # The servers share the cores: none binds its threads, and each engine computes on one.
         variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
         if engine.eager:
             # This server sets it by itself with --enforce-eager; otherwise vLLM compiles parts of
@@ -198,26 +230,23 @@ def running(
 
 
 @contextlib.contextmanager
-def both(
+def side_by_side(
     engine: Engine,
     folder: Path,
-    flags: tuple[str, ...] = (),
+    flags: Mapping[Which, tuple[str, ...]],
     *,
-    theirs: tuple[str, ...] = (),
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[dict[Which, Server]]:
-    """Both servers, loaded one after the other and up at the same time; load one at a time.
-
-    `flags` are those of our server, `theirs` those of vLLM's.
-    """
-    with (
-        running("ours", engine, folder, flags, variables=variables) as ours,
-        running("vllm", engine, folder, theirs, variables=variables) as others,
-    ):
-        yield {"ours": ours, "vllm": others}
+    """The servers that `flags` names, each with its own flags: started one after the other."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            which: stack.enter_context(running(which, engine, folder, own, variables=variables))
+            for which, own in flags.items()
+        }
 
 
-def order(run: int, servers: Iterable[Which] = PAIR) -> tuple[Which, ...]:
+def order(run: int, servers: Iterable[Which]) -> tuple[Which, ...]:
     """The order of the servers in a run: they take turns, so that none always goes last."""
     names = tuple(servers)
-    return names if run % 2 == 0 else names[::-1]
+    first = run % len(names)
+    return names[first:] + names[:first]

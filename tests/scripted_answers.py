@@ -44,11 +44,11 @@ def computed(kind: Kind, text: str, max_model_len: int) -> dict[str, Any]:
     return {"input_tokens": len(text), "context_management": {"original_input_tokens": len(text)}}
 
 
-def whole(kind: Kind, head: Mapping[str, Any], text: str, tokens: int) -> dict[str, Any]:
+def whole(kind: Kind, head: Mapping[str, Any], text: str, tokens: int, *, cut: bool = False) -> dict[str, Any]:
     """The body of a complete answer; `head` has its id and model."""
     if kind == "responses":
         usage = {"input_tokens": PROMPT_TOKENS, "output_tokens": tokens, "total_tokens": PROMPT_TOKENS + tokens}
-        return _response(head, "completed", [_item(text)], usage)
+        return _response(head, "incomplete" if cut else "completed", [_item(text)], usage)
     if kind == "messages":
         usage = {"input_tokens": PROMPT_TOKENS, "output_tokens": tokens}
         content = [{"type": "text", "text": text}]
@@ -71,6 +71,7 @@ class Events:
         self._text = ""
         self._tokens = 0
         self._count = 0
+        self._cut = False
 
     def opening(self) -> list[str]:
         """The events before the first token's text, sent together with it."""
@@ -98,6 +99,7 @@ class Events:
         for delta in output.deltas:
             self._text += delta.text
             self._tokens += delta.tokens
+            self._cut |= delta.finish_reason == "length"
             if self._kind == "responses":
                 place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
                 events.append(self._typed("response.output_text.delta", **place, delta=delta.text))
@@ -110,11 +112,11 @@ class Events:
 
     def closing(self) -> list[str]:
         """The events that end the stream."""
-        answer = whole(self._kind, self._head, self._text, self._tokens)
+        answer = whole(self._kind, self._head, self._text, self._tokens, cut=self._cut)
         if self._kind == "responses":
             return [
                 self._typed("response.output_item.done", item=_item(self._text), output_index=0),
-                self._typed("response.completed", response=answer),
+                self._typed(f"response.{answer['status']}", response=answer),
             ]
         if self._kind == "messages":
             delta = {"stop_reason": "end_turn", "stop_sequence": None}

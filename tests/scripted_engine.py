@@ -24,8 +24,8 @@ import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qwen_server.config.settings import Settings
@@ -42,8 +42,10 @@ from qwen_server.engine.base import (
     Prepared,
     ReferenceAnswer,
     Tap,
+    Turn,
     Vitals,
 )
+from qwen_server.engine.merging import merged
 from qwen_server.runner import main
 from tests import scripted_answers
 
@@ -86,12 +88,17 @@ class ScriptedEngine:
     stalled: bool = False
     kv_cache_usage: float = 0.0
     reserved_bytes: int = 0
+    checked: list[Mapping[str, Any]] = field(default_factory=list)
+    checks: int = 0
+    grammar_error: Exception | None = None
 
     def __post_init__(self) -> None:
         self.info = EngineInfo(self.served_name, self.served_name, self.max_model_len, 256, 65536, "cpu")
         self._goes = asyncio.Event()
         self._goes.set()
         self._dead = asyncio.Event()
+        self.compiles = asyncio.Event()
+        self.compiles.set()
         self._hung_at: float | None = None
         self._busy_since: float | None = None
         self._last_token: float | None = None
@@ -130,22 +137,54 @@ class ScriptedEngine:
             raise EngineError(self.start_failure)
         self.started = True
 
+    async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """Waits while `compiles` is not set, then raises `grammar_error` if there is one."""
+        self.checked.append(body)
+        self.checks += 1
+        try:
+            await self.compiles.wait()
+        finally:
+            self.checks -= 1
+        if self.grammar_error is not None:
+            raise self.grammar_error
+
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         return self._prepare("chat", body, request_id, arrival)
 
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         return self._prepare("completion", body, request_id, arrival)
 
-    async def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
-        scripts: list[Script] = prepared.payload
+    async def generate(
+        self, prepared: Prepared, tap: Tap | None = None, turn: Turn | None = None
+    ) -> AsyncGenerator[Output, None]:
+        scripts: list[Script] = [script for script in prepared.payload for _ in range(prepared.n)]
+        if len(scripts) == 1:
+            async with aclosing(self._sequence(scripts[0], 0, tap)) as outputs:
+                async for output in outputs:
+                    yield output
+            return
+        running = len(scripts)
+        sequences = [self._in_turn(script, index, turn) for index, script in enumerate(scripts)]
+        async with aclosing(merged(sequences)) as results:
+            async for _, output in results:
+                running -= output.finished
+                yield replace(output, finished=running == 0)
+
+    async def _in_turn(self, script: Script, index: int, turn: Turn | None) -> AsyncGenerator[Output, None]:
+        async with (turn or nullcontext)(), aclosing(self._sequence(script, index)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def _sequence(self, script: Script, index: int, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
+        """One choice, unless a tap takes its text."""
         if self.unfinished == 0:
             self._busy_since = self._last_token = time.monotonic()
         self.unfinished += 1
         complete = False
         try:
-            async for output in self._outputs(scripts, prepared.n):
-                (delta, *others) = output.deltas
-                if tap is None or others or output.finished or not tap.ready():
+            async for output in self._outputs(script, index):
+                (delta,) = output.deltas
+                if tap is None or output.finished or not tap.ready():
                     yield output
                 else:
                     tap.take(delta.text, delta.tokens)
@@ -156,7 +195,14 @@ class ScriptedEngine:
             self.aborted += not complete
 
     async def reference(
-        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        request_id: str,
+        arrival: float,
+        observe: Observer,
+        *,
+        turn: Turn | None = None,
     ) -> ReferenceAnswer:
         prepared = self._prepare(kind, body, request_id, arrival)
         if kind in ("count_tokens", "tokenize", "detokenize"):
@@ -167,10 +213,10 @@ class ScriptedEngine:
             return ReferenceAnswer(body=scripted_answers.computed(kind, text, self.max_model_len))
         head = {"id": request_id, "model": body["model"]}
         if body.get("stream"):
-            return ReferenceAnswer(stream=self._reference_stream(kind, prepared, head, observe))
+            return ReferenceAnswer(stream=self._reference_stream(kind, prepared, head, observe, turn))
         text = ""
         tokens = 0
-        async for output in self.generate(prepared):
+        async for output in self.generate(prepared, None, turn):
             observe(output)
             text += "".join(delta.text for delta in output.deltas)
             tokens += sum(delta.tokens for delta in output.deltas)
@@ -215,27 +261,21 @@ class ScriptedEngine:
         scripts = [_script_of(prompt, answer, scripted_answers.limit_of(body)) for prompt in prompts]
         return Prepared(request_id, length, len(prompts), body.get("n", 1), scripts)
 
-    async def _outputs(self, scripts: list[Script], n: int) -> AsyncIterator[Output]:
-        """Every step gives each unfinished choice one token."""
-        script = scripts[0]
+    async def _outputs(self, script: Script, index: int) -> AsyncIterator[Output]:
+        """Every step gives one token."""
         self._act(script)
         await self._step(script.first)
-        longest = max(min(len(each.tokens), each.limit) for each in scripts)
-        for position in range(longest):
+        length = min(len(script.tokens), script.limit)
+        for position in range(length):
             if position:
                 await self._step(script.delay)
             if script.fail is not None and position >= script.after:
                 raise EngineError(script.fail)
             self._last_token = time.monotonic()
-            deltas = [
-                _delta(prompt * n + choice, each, position)
-                for prompt, each in enumerate(scripts)
-                for choice in range(n)
-                if position < min(len(each.tokens), each.limit)
-            ]
-            self.generated += len(deltas)
-            prompt_tokens = scripted_answers.PROMPT_TOKENS if position == 0 else 0
-            yield Output(tuple(deltas), finished=position == longest - 1, prompt_tokens=prompt_tokens)
+            self.generated += 1
+            prompt_tokens = scripted_answers.PROMPT_TOKENS if position == 0 and index == 0 else 0
+            delta = _delta(index, script, position)
+            yield Output((delta,), finished=position == length - 1, prompt_tokens=prompt_tokens)
 
     def _act(self, script: Script) -> None:
         if script.action == "hang":
@@ -266,11 +306,11 @@ class ScriptedEngine:
         await self._goes.wait()
 
     async def _reference_stream(
-        self, kind: Kind, prepared: Prepared, head: Mapping[str, Any], observe: Observer
+        self, kind: Kind, prepared: Prepared, head: Mapping[str, Any], observe: Observer, turn: Turn | None
     ) -> AsyncGenerator[str, None]:
         events = scripted_answers.Events(kind, head)
         begun = False
-        async with aclosing(self.generate(prepared)) as outputs:
+        async with aclosing(self.generate(prepared, None, turn)) as outputs:
             async for output in outputs:
                 observe(output)
                 for event in [*([] if begun else events.opening()), *events.of(output)]:

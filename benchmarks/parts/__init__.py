@@ -10,7 +10,7 @@ from benchmarks.results import Row
 
 Measure = Callable[[Context], tuple[list[Row], list[str]]]
 
-# In this order, for the first three use the same pair of servers.
+# In this order, for the first four use the same servers.
 PARTS: dict[str, Measure] = {
     "throughput": throughput.measure,
     "frontend": frontend.measure,

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import pace
+from benchmarks import lateness, pace
 from benchmarks.console import say
-from benchmarks.context import AUTO, Context, chat
+from benchmarks.context import AUTO, TOKENS_LIMIT, Context, chat
 from benchmarks.figures import highest
+from benchmarks.lateness import Lateness
 from benchmarks.load import drive
-from benchmarks.procfs import cpu_of, pin
+from benchmarks.procfs import pin
 from benchmarks.results import Row, Target
-from benchmarks.servers import Server, Which, both, order
+from benchmarks.servers import Server, Which, order
 
 _REPLAY = "--distributed-executor-backend=benchmarks.replay.ReplayExecutor"
 _STREAMS = 64
-_SECONDS = 2.0  # of the engine's output, at each rate that is tried
-_GUESS = 8000.0  # tokens a second
-# A frontend keeps up if hardly any tokens share an event and the last stream ends soon after the
-# engine's last step.
-_OWN_EVENT = 0.95
-_LATE_SECONDS = 0.3  # 64 requests at once are read and answered first
+_SECONDS = 1.5  # of the engine's output at the full pace, at each rate that is tried
+_LEAST_SECONDS = 1.0  # where the length of an answer bounds it
+_GUESS = 30_000.0  # tokens a second
+_FLOOR = 1_000.0
+_WARM_UP = 4_000.0
+# More than the pauses of a frontend that keeps up, and less than a reader notices. A frontend that
+# falls behind by 4 % of the rate is this late within the time of one try.
+_LATE_SECONDS = 0.05
+_PACE_KEPT = 0.95
+_SLOW_STEPS = 40  # at most, while requests are read and at the end
+_PROMPT_TOKENS = 128  # at most
 
 
 class Carried(NamedTuple):
@@ -31,86 +39,116 @@ class Carried(NamedTuple):
 
     tokens_per_second: float
     cpu_microseconds: float  # a token
+    late_seconds: float  # p99
 
 
 def measure(context: Context) -> tuple[list[Row], list[str]]:
-    """Measures both servers on an engine core whose executor computes nothing (see `replay`)."""
+    """Measures the servers on an engine core whose executor computes nothing (see `replay`)."""
     first, *others = sorted(os.sched_getaffinity(0))
     rest = set(others or [first])
     carried: dict[Which, list[Carried]] = defaultdict(list)
+    bounded: set[str] = set()
     context.release()
-    file = context.folder / "pace"
-    pace.write(file, 0.01)
+    pace.set_pace(context.folder, 0, 0)  # no replay before all servers are up
     engine = context.engine.with_extra(_REPLAY)
-    variables = {pace.VARIABLE: str(file)}
+    variables = {pace.FOLDER: str(context.folder)}
     with (
-        both(engine, context.folder, AUTO, variables=variables) as pair,
-        context.unpatched(engine, variables) as third,
+        context.fresh(AUTO, engine=engine, variables=variables) as peers,
+        context.unpatched(engine, variables) as bare,
     ):
-        servers = pair | third
+        servers = peers | bare
+        limit = _longest_answer(servers["vllm"])
         for server in servers.values():
-            pin([server.pid], {first})
+            pin(server.frontend_pids(), {first})
             pin(server.engine_pids(), rest)
-            _Search(server, file, rest).passes(_GUESS / 4)
+            _Search(server, context.folder, rest, limit).passes(_WARM_UP)
         for run in range(context.runs):
             for which in order(run, servers):
-                guess = carried[which][-1].tokens_per_second if carried[which] else _GUESS
-                found = _Search(servers[which], file, rest).best(guess)
-                carried[which].append(found)
-                say(f"capacity: run {run + 1} of {context.runs}, {which}: {found.tokens_per_second:.0f} tokens/s")
-    rates = {which: [run.tokens_per_second for run in runs] for which, runs in carried.items()}
-    costs = {which: [run.cpu_microseconds for run in runs] for which, runs in carried.items()}
-    return [
-        Row(
-            "streamed tokens that a frontend carries",
-            "tokens/s",
-            rates["ours"],
-            rates["vllm"],
-            Target("ratio", ">=", 1.6),
-            rates.get("unpatched", []),
-        ),
-        Row(
-            "CPU of the frontend at that rate",
-            "µs a token",
-            costs["ours"],
-            costs["vllm"],
-            unpatched=costs.get("unpatched", []),
-        ),
-    ], [
+                earlier = [found.tokens_per_second for found in carried[which] if found.tokens_per_second > 0]
+                search = _Search(servers[which], context.folder, rest, limit)
+                carried[which].append(search.best(earlier[-1] if earlier else None))
+                bounded |= {search.server.label} if search.engine_was_slow else set()
+                say(f"capacity: run {run + 1} of {context.runs}, {which}: {_shown(carried[which][-1])}")
+    return _rows(carried), [
         f"{_STREAMS} streams get one token each per step of the engine. Steps get shorter until the frontend falls "
-        f"behind: more than {100 * (1 - _OWN_EVENT):.0f} % of the tokens share an event, or the streams end late.",
-        "The frontend has its own core. The engine core and the load generator share the others and may be the limit.",
+        f"behind: p99 of the time from the step to the client exceeds {1000 * _LATE_SECONDS:.0f} ms.",
+        "The frontend has its own core. The engine core and the load generator share the others.",
+        *([f"The engine could not make more tokens, in some runs: {', '.join(sorted(bounded))}."] if bounded else []),
     ]
 
 
+def _rows(carried: dict[Which, list[Carried]]) -> list[Row]:
+    rates = {which: [run.tokens_per_second for run in runs] for which, runs in carried.items()}
+    costs = {which: [run.cpu_microseconds for run in runs] for which, runs in carried.items()}
+    late = {which: [1000 * run.late_seconds for run in runs] for which, runs in carried.items()}
+    return [
+        Row.of("streamed tokens that a frontend carries", "tokens/s", rates, Target("ratio", ">=", 1.6)),
+        Row.of("CPU of the frontend at that rate", "µs a token", costs),
+        Row.of("p99 of the lateness at that rate", "ms", late),
+    ]
+
+
+def _shown(found: Carried) -> str:
+    return f"{found.tokens_per_second:.0f} tokens/s, p99 {1000 * found.late_seconds:.1f} ms late"
+
+
+def _longest_answer(server: Server) -> int:
+    """The most tokens that every server generates for one request."""
+    context_length: int = json.loads(server.get("/v1/models")[1])["data"][0]["max_model_len"]
+    return min(context_length, TOKENS_LIMIT) - _PROMPT_TOKENS
+
+
 class _Search:
-    """Tries rates on one server."""
+    """Tries rates on one server.
 
-    def __init__(self, server: Server, file: Path, cores: set[int]) -> None:
-        self._server = server
-        self._file = file
+    engine_was_slow: a rate was not reached because the engine did not make the tokens in time.
+    """
+
+    def __init__(self, server: Server, folder: Path, cores: set[int], limit: int) -> None:
+        self.server = server
+        self.engine_was_slow = False
+        self._folder = folder
+        self._files = pace.Files(folder, server.which)
         self._cores = cores
-        self._best = Carried(0.0, 0.0)
+        self._limit = limit
+        self._best = Carried(math.nan, math.nan, math.nan)
 
-    def best(self, guess: float) -> Carried:
-        """The highest rate at which the server keeps up."""
-        highest(self.passes, guess)
+    def best(self, earlier: float | None) -> Carried:
+        """The highest rate at which the server keeps up; NaN if it never does."""
+        ceiling = (self._limit - _SLOW_STEPS) * _STREAMS / _LEAST_SECONDS
+        bracket = 1.1 if earlier else 1.25
+        highest(self.passes_twice, earlier or _GUESS, floor=_FLOOR, ceiling=ceiling, bracket=bracket)
         return self._best
+
+    def passes_twice(self, rate: float) -> bool:
+        """Whether the server keeps up in one of two tries: a disturbance is not its fault."""
+        return self.passes(rate) or self.passes(rate)
 
     def passes(self, rate: float) -> bool:
         """Whether the server keeps up with an engine that makes `rate` tokens a second."""
         step = _STREAMS / rate
-        pace.write(self._file, step)
-        tokens = round(_SECONDS / step)
-        job = chat(self._server.port, tokens=tokens, stream=True, concurrency=_STREAMS, requests=_STREAMS)
-        before = cpu_of(self._server.pid)
+        tokens = min(round(_SECONDS / step) + _SLOW_STEPS, self._limit)
+        pace.set_pace(self._folder, step, _STREAMS)
+        first = self._files.steps()
+        job = chat(self.server.port, tokens=tokens, stream=True, concurrency=_STREAMS, requests=_STREAMS, arrivals=True)
+        before = self.server.frontend_cpu()
         result = drive(job, cores=self._cores)
-        used = cpu_of(self._server.pid) - before
+        used = self.server.frontend_cpu() - before
         if result.answered != _STREAMS:
-            raise RuntimeError(f"{self._server.label} did not answer every request: {result.statuses}")
-        in_time = result.total_p99 <= _SECONDS + _LATE_SECONDS
-        kept_up = in_time and result.events >= _OWN_EVENT * result.tokens
-        carried = result.tokens / result.seconds
-        if kept_up and carried > self._best.tokens_per_second:
-            self._best = Carried(carried, 1e6 * used / result.tokens)
-        return kept_up
+            raise RuntimeError(f"{self.server.label} did not answer every request: {result.statuses}")
+        found = self._lateness(result.arrivals, first)
+        if found.p99 > _LATE_SECONDS or math.isnan(found.p99):
+            return False
+        if found.rate > (0.0 if math.isnan(self._best.tokens_per_second) else self._best.tokens_per_second):
+            self._best = Carried(found.rate, 1e6 * used / result.tokens, found.p99)
+        if found.rate < _PACE_KEPT * rate:
+            self.engine_was_slow = True
+            return False
+        return True
+
+    def _lateness(self, streams: list[list[tuple[float, str]]], first: int) -> Lateness:
+        words = self._files.words()
+        try:
+            return lateness.of(streams, self._files.since(first), words, first % len(words))
+        except ValueError as error:
+            raise RuntimeError(f"{self.server.label}: {error}") from error

@@ -19,6 +19,7 @@ from benchmarks.vllm_client import VllmBench
 REQUESTS = {1: 100, 16: 1600, 64: 1920}
 _TOKENS_IN, _TOKENS_OUT = 64, 32
 _NOT_SLOWER, _NOT_LATER = Target("ratio", ">=", 0.97), Target("ratio", "<=", 1.03)
+_LIKE_RUST, _NOT_LATER_THAN_RUST = Target("ratio", ">=", 1.0), Target("ratio", "<=", 1.0)
 _SMALL_MODEL = Target("ratio", ">=", 1.1)
 
 Figures = dict[tuple[str, str], dict[Which, list[float]]]
@@ -26,7 +27,7 @@ Figures = dict[tuple[str, str], dict[Which, list[float]]]
 
 def measure(context: Context) -> tuple[list[Row], list[str]]:
     """Every run loads one server after the other at every concurrency; they take turns."""
-    servers = context.pair()
+    servers = context.servers()
     figures: Figures = defaultdict(lambda: defaultdict(list))
     with VllmBench(context.engine.model, context.folder) as client:
         for which, server in servers.items():
@@ -35,9 +36,9 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
         for run in range(context.runs):
             for concurrency, full in REQUESTS.items():
                 requests = context.scaled(full)
-                for which in order(run):
+                for which in order(run, servers):
                     _note(figures, which, concurrency, _streamed(client, servers[which], concurrency, requests))
-                for which in order(run):
+                for which in order(run, servers):
                     _note(figures, which, concurrency, _whole(servers[which], concurrency, requests, run))
             say(f"throughput: run {run + 1} of {context.runs}")
     return _rows(context, figures), [
@@ -77,7 +78,7 @@ def _note(figures: Figures, which: Which, concurrency: int, result: dict[str, An
 def _rows(context: Context, figures: Figures) -> list[Row]:
     small = context.engine.device == "cpu"
     return [
-        Row(name, unit, values["ours"], values["vllm"], _target(name, unit, shared_cores=small))
+        Row.of(name, unit, values, _target(name, unit, shared_cores=small), _rust_target(name, unit))
         for (name, unit), values in figures.items()
     ]
 
@@ -88,3 +89,9 @@ def _target(name: str, unit: str, *, shared_cores: bool) -> Target | None:
         return _NOT_LATER if unit.startswith("TTFT") else None
     # Where model and frontend share the cores, the model gets what the frontend saves.
     return _SMALL_MODEL if shared_cores and (name, unit) == ("streamed, 64 at a time", "tokens/s") else _NOT_SLOWER
+
+
+def _rust_target(name: str, unit: str) -> Target | None:
+    if unit == "requests/s":
+        return _LIKE_RUST
+    return _NOT_LATER_THAN_RUST if unit == "TTFT p50, ms" else None

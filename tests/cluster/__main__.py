@@ -80,6 +80,18 @@ def _venv(settings: Settings, _: Arguments) -> None:
     )
 
 
+def _clients(settings: Settings, _: Arguments) -> None:
+    """Install the client programs that only `make test-full` runs."""
+    packages.install(settings, packages.FOR_CLIENTS)
+    side_by_side(
+        {
+            "environment of the client programs": lambda: python_env.ensure_clients(settings),
+            "npm packages": lambda: javascript.ensure(settings),
+        },
+        shell.cancel_all,
+    )
+
+
 def _images(settings: Settings, _: Arguments) -> None:
     _cluster(settings).prepare()
 
@@ -106,6 +118,10 @@ def _test(_: Settings, parts: Arguments) -> None:
     if unknown:
         raise Problem(f"unknown part {unknown[0]}", f"known parts: {', '.join(checks.TEST_PARTS)}")
     checks.test(parts)
+
+
+def _test_full(_: Settings, arguments: Arguments) -> None:
+    checks.test_full(minutes=float(arguments[0]), cases=int(arguments[1]))
 
 
 def _lint(_: Settings, __: Arguments) -> None:
@@ -136,12 +152,14 @@ def _clean_cache(settings: Settings, _: Arguments) -> None:
 COMMANDS: dict[str, tuple[Callable[[Settings, Arguments], None], str, str | int]] = {
     "deps": (_deps, "install and build what is missing", 0),
     "venv": (_venv, "update the Python environment and Helm", 0),
+    "clients": (_clients, "install the client programs of test-full", 0),
     "images": (_images, "build both images and make them available to the cluster", 0),
     "demo": (_demo, "serve a model and query it through its Service", 0),
     "up": (_up, "start the cluster", 0),
     "down": (_down, "stop the cluster and remove what it leaves", 0),
     "status": (_status, "show which parts of the local cluster run", 0),
     "test": (_test, f"run parts of the tests: {', '.join(checks.TEST_PARTS)}", "+"),
+    "test-full": (_test_full, "run what takes longer: MINUTES of soak, CASES of fuzz", 2),
     "lint": (_lint, "run all static checks", 0),
     "port-free": (_port_free, "fail if a TCP port is in use", 1),
     "requirements": (_requirements, "pin requirements/*.txt again", 0),

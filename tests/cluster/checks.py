@@ -1,4 +1,4 @@
-"""`make lint` and `make test`: run all parts in turn, then summarize which ones failed."""
+"""`make lint`, `make test` and `make test-full`: run all parts, then summarize what failed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.cluster import clusters
@@ -17,6 +17,7 @@ from tests.cluster.settings import ROOT, Settings
 
 REPORTS = ROOT / ".cluster" / "reports"
 TEST_PARTS = {"unit": ["tests/unit", "tests/rules"], "integration": ["tests/integration"], "e2e": ["tests/e2e"]}
+SOAK_TESTS = ["tests/integration/test_vllm_alarms.py", "-k", "full_load or quiet_time"]
 _WHY_LENGTH = 300
 NEVER = ROOT / "operator" / "__init__.py"
 
@@ -30,6 +31,16 @@ class Outcome:
     summary: str
     problem: str = ""
     details: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of pytest: its name, arguments and Python, and variables added to its environment."""
+
+    name: str
+    arguments: Sequence[str]
+    python: str = sys.executable
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 def lint() -> None:
@@ -68,8 +79,35 @@ def test(parts: Sequence[str]) -> None:
             outcomes.append(_checked("images and cluster", _prepare_cluster))
             if outcomes[-1].problem:
                 continue
-        outcomes.append(_run_pytest(part))
+        outcomes.append(_run_pytest(_without_patches() if patches and part == "integration" else _run_of(part)))
     summarise("test", outcomes)
+
+
+def test_full(minutes: float, cases: int) -> None:
+    """Run what `test` leaves out because it takes too long, all of it even if a part fails.
+
+    `minutes` is the duration of the soak's load and of its quiet time each, `cases` the number of
+    generated requests. Raises Problem if a test failed.
+    """
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    soak = {"SOAK_MINUTES": str(minutes), "IDLE_MINUTES": str(minutes)}
+    outcomes = [
+        _run_pytest(Run("clients", ["tests/clients"], str(Settings.from_env().clients / "bin" / "python"))),
+        _run_pytest(_without_patches()),
+        _checked("fuzz", lambda: _shown([sys.executable, "-m", "tests.fuzz", "--cases", str(cases)])),
+        _run_pytest(Run("soak", SOAK_TESTS, env=soak)),
+    ]
+    summarise("test-full", outcomes)
+
+
+def _run_of(part: str) -> Run:
+    return Run(part, TEST_PARTS[part])
+
+
+def _without_patches() -> Run:
+    """The tests on a real vLLM, with servers that leave out all patches."""
+    paths = [*TEST_PARTS["integration"], "-m", "vllm"]
+    return Run("integration, patches off", paths, env={"QWEN_TEST_PATCHES": "off"})
 
 
 def summarise(what: str, outcomes: Sequence[Outcome]) -> None:
@@ -101,6 +139,13 @@ def _quiet(command: Sequence[str]) -> str:
     return f"exit code {done.returncode}"
 
 
+def _shown(command: Sequence[str]) -> str:
+    """Run a command and show its output. Returns the problem, or an empty text."""
+    say(f"$ {' '.join(command[1:])}")
+    code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode
+    return f"exit code {code}" if code else ""
+
+
 def _prepare_cluster() -> str:
     try:
         clusters.Local(Settings.from_env()).prepare()
@@ -115,17 +160,14 @@ def _no_package() -> str:
     return f"{NEVER.relative_to(ROOT)} must not exist" if NEVER.exists() else ""
 
 
-def _run_pytest(part: str) -> Outcome:
+def _run_pytest(run: Run) -> Outcome:
     begun = time.monotonic()
-    without_patches = part == "integration" and os.environ.get("QWEN_TEST_PATCHES") == "off"
-    name = f"{part}, patches off" if without_patches else part
-    say(f"tests: {name} ...")
-    report = REPORTS / f"{part}.xml"
+    say(f"tests: {run.name} ...")
+    report = REPORTS / f"{run.name.replace(', ', '-').replace(' ', '-')}.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", f"--junitxml={report}", *TEST_PARTS[part]]
-    command += ["-m", "vllm"] if without_patches else []
+    command = [run.python, "-m", "pytest", "-q", "--durations=5", f"--junitxml={report}", *run.arguments]
     env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=env, check=False).returncode
+    code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, env={**env, **run.env}, check=False).returncode
     counts = read_report(report)
     summary = f"{counts['tests'] - counts['skipped']} run, {counts['skipped']} skipped"
     problem = ""
@@ -133,7 +175,7 @@ def _run_pytest(part: str) -> Outcome:
         problem = f"{counts['failures'] + counts['errors']} failed (pytest exit code {code})"
     elif counts["skipped"] and os.environ.get("CI"):
         problem = "skipped tests do not count as passed here"
-    return Outcome(name, time.monotonic() - begun, summary, problem, read_failures(report))
+    return Outcome(run.name, time.monotonic() - begun, summary, problem, read_failures(report))
 
 
 def read_report(path: Path) -> dict[str, int]:

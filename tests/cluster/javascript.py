@@ -1,4 +1,4 @@
-"""The npm packages of the JavaScript SDK tests, pinned by a lock file without addresses."""
+"""The npm packages of the JavaScript clients, pinned by a lock file without addresses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PINNED = ("package.json", "package-lock.json", ".npmrc")
 
 def installed(settings: Settings) -> Path:
     """The folder whose node_modules contains the packages of PINS."""
-    return settings.cache / "npm-openai"
+    return settings.cache / "npm-clients"
 
 
 def ensure(settings: Settings) -> str:
@@ -23,7 +23,7 @@ def ensure(settings: Settings) -> str:
     stamps = Stamps(settings.cache / "stamps")
     value = digest([PINS / name for name in _PINNED])
     folder = installed(settings)
-    if stamps.fresh("npm-openai", value) and (folder / "node_modules" / "openai").is_dir():
+    if stamps.fresh(folder.name, value) and (folder / "node_modules" / "openai").is_dir():
         return "up to date"
     packages.install(settings, packages.FOR_TESTS)
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,5 +31,5 @@ def ensure(settings: Settings) -> str:
         shutil.copyfile(PINS / name, folder / name)
     log = settings.cache / "logs" / "npm.log"
     logged(["npm", "ci", "--ignore-scripts"], log, cwd=folder, hint=f"see {log}; is there a network?")
-    stamps.set("npm-openai", value)
+    stamps.set(folder.name, value)
     return "installed"

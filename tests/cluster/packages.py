@@ -20,6 +20,7 @@ PROGRAMS = {
     "docker-registry": "docker-registry",
     "etcd": "etcd-server",
     "ip": "iproute2",
+    "java": "default-jre-headless",
     "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",
     "node": "nodejs",
@@ -42,6 +43,8 @@ FILES = {
 WITHOUT_CLUSTER = frozenset({"ca-certificates", "libnuma1", "prometheus", "python3-venv"})
 # What only tests need: a demo should not install npm's hundreds of packages.
 FOR_TESTS = frozenset({"curl", "nodejs", "npm"})
+# What only the client programs of `make test-full` need.
+FOR_CLIENTS = frozenset({"default-jre-headless"})
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -52,7 +55,7 @@ def missing(among: Collection[str] | None = None) -> list[str]:
     names |= {package for file, package in FILES.items() if not glob.glob(file)}
     if importlib.util.find_spec("ensurepip") is None:
         names.add("python3-venv")
-    return sorted(names - FOR_TESTS if among is None else names.intersection(among))
+    return sorted(names - FOR_TESTS - FOR_CLIENTS if among is None else names.intersection(among))
 
 
 def install_without_cluster(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""uv, the development environment, and access to the package index from here and from builds."""
+"""uv, the environments of Python, and access to the package index from here and from builds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.cluster.shell import Stamps, digest, logged, output
 PYTHON = (3, 11)
 UV_PINS = Path(__file__).resolve().parent / "uv.txt"
 DEV_PINS = ROOT / "requirements" / "dev.txt"
+CLIENT_PINS = ROOT / "requirements" / "clients.txt"
 DEFAULT_CA = "/etc/ssl/certs/ca-certificates.crt"
 PASSED_ON = (
     *("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_HTTP_TIMEOUT"),
@@ -53,27 +54,36 @@ def ensure_uv(settings: Settings) -> str:
 
 def ensure_venv(settings: Settings) -> str:
     """Sync the development environment with requirements/dev.txt. Returns a one-line summary."""
+    return _sync(settings, settings.venv, DEV_PINS)
+
+
+def ensure_clients(settings: Settings) -> str:
+    """Sync the environment of the client programs, whose packages differ from the server's.
+
+    Returns a one-line summary.
+    """
+    return _sync(settings, settings.clients, CLIENT_PINS)
+
+
+def _sync(settings: Settings, folder: Path, pins: Path) -> str:
+    """Make the environment in `folder` contain exactly the pinned packages."""
     stamps = Stamps(settings.cache / "stamps")
-    value = venv_stamp()
-    python = settings.venv / "bin" / "python"
-    if stamps.fresh("venv", value) and python.exists():
+    value = digest([pins], ".".join(map(str, PYTHON)))
+    python = folder / "bin" / "python"
+    if stamps.fresh(folder.name, value) and python.exists():
         return "up to date"
     require_python()
-    log = settings.cache / "logs" / "venv.log"
+    log = settings.cache / "logs" / f"{folder.name}.log"
     env = {**os.environ, **index_env(settings)}
     # Without compiled bytecode, every start of vLLM takes half a minute longer.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     hint = f"see {log}; is there a network?"
     if not python.exists():
-        logged([uv(settings), "venv", "--no-project", "--python", sys.executable, settings.venv], log, env=env)
-    sync = ["pip", "sync", "--python", str(python), "--require-hashes", "--compile-bytecode", str(DEV_PINS)]
+        logged([uv(settings), "venv", "--no-project", "--python", sys.executable, folder], log, env=env)
+    sync = ["pip", "sync", "--python", str(python), "--require-hashes", "--compile-bytecode", str(pins)]
     logged([uv(settings), *sync], log, cwd=ROOT, env=env, hint=hint)
-    stamps.set("venv", value)
-    return "synced with requirements/dev.txt"
-
-
-def venv_stamp() -> str:
-    return digest([DEV_PINS], ".".join(map(str, PYTHON)))
+    stamps.set(folder.name, value)
+    return f"synced with requirements/{pins.name}"
 
 
 def index_env(settings: Settings) -> dict[str, str]:

@@ -14,6 +14,7 @@ from tests.cluster.shell import logged
 FOLDER = ROOT / "requirements"
 # The Python of vLLM's own image, which the CUDA image is built on.
 CUDA_PYTHON = "3.12"
+CLIENTS_AGE = "7 days"
 # vLLM needs these too, but the CUDA image gets the version that the tests run with.
 OWN_VERSION = frozenset({"uvicorn"})
 
@@ -25,7 +26,17 @@ def compile_all(settings: Settings) -> None:
         together = [] if name == "dev" else ["-c", "requirements/dev.txt"]
         options = [*overrides, *together, "--python-version", ".".join(map(str, PYTHON)), "--generate-hashes"]
         _compile(settings, f"requirements/{name}.in", f"requirements/{name}.txt", *options)
+    compile_clients(settings)
     compile_cuda(settings)
+
+
+def compile_clients(settings: Settings) -> None:
+    """Pin the client programs, which have an environment of their own.
+
+    They bring hundreds of packages. A release with malicious code is usually found within days.
+    """
+    options = ["--exclude-newer", CLIENTS_AGE, "--python-version", ".".join(map(str, PYTHON)), "--generate-hashes"]
+    _compile(settings, "requirements/clients.in", "requirements/clients.txt", *options)
 
 
 def compile_cuda(settings: Settings) -> None:

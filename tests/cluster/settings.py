@@ -82,6 +82,11 @@ class Settings:
         return self.cache / "venv"
 
     @property
+    def clients(self) -> Path:
+        """The Python environment of the client programs of `make test-full`."""
+        return self.cache / "clients"
+
+    @property
     def images(self) -> Path:
         return self.cache / "images"
 

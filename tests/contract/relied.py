@@ -6,6 +6,14 @@ code: a function, a class, `Class.method` or a constant.
 
 from __future__ import annotations
 
+from typing import Any
+
+from qwen_server.api.bodies.chat import ChatRequest
+from qwen_server.api.bodies.completion import CompletionRequest
+from qwen_server.api.bodies.messages import CountTokensRequest, MessagesRequest
+from qwen_server.api.bodies.responses import ResponsesRequest
+from qwen_server.api.bodies.tokenization import DetokenizeRequest, TokenizeChat, TokenizeText
+from qwen_server.api.bodies.unsupported import IGNORED, REFUSED
 from tests.contract.relying import Calls, Does, Has, Relied, Says, Takes
 
 # Methods of ours that override one of vLLM's only in some releases.
@@ -20,6 +28,7 @@ _LLM = "vllm.v1.engine.async_llm:AsyncLLM"
 _OUTPUT = "vllm.v1.engine.output_processor"
 _STATS = "vllm.v1.metrics.stats"
 _OPENAI = "vllm.entrypoints.openai"
+_PARSER = "vllm.parser.abstract_parser"
 _TEMPLATE = ("chat_template", "chat_template_content_format", "default_chat_template_kwargs", "enable_auto_tools")
 _PARSERS = ("tool_parser", "reasoning_parser")
 _SERVING = (*_TEMPLATE, *_PARSERS, "online_renderer", "request_logger")
@@ -203,6 +212,44 @@ RENDERING: tuple[Relied, ...] = (
         ("model_config", "speculative_config", "structured_outputs_config", "tokenizer"),
     ),
     Has("vllm.sampling_params:SamplingParams", "Work", ("n", "structured_outputs")),
+    Has("vllm.sampling_params:StructuredOutputsParams", "fields_of", ("_backend", "_backend_was_auto", "json")),
+    Calls(
+        "vllm.sampling_params:SamplingParams._validate_structured_outputs",
+        "Compiler",
+        ("model_config", "structured_outputs_config", "tokenizer"),
+    ),
+    Calls(
+        "vllm.entrypoints.generate.base.protocol:validate_structural_tag_payload",
+        "trust_checked_grammars",
+        ("payload",),
+        ("parameter",),
+    ),
+    Calls("vllm.parser.abstract_parser:_xgrammar_supports", "trust_checked_grammars", ("structured_outputs",)),
+    *(
+        Calls(backend, "Compiler", ("vllm_config",), ("tokenizer", "vocab_size"))
+        for backend in (
+            "vllm.v1.structured_output.backend_xgrammar:XgrammarBackend",
+            "vllm.v1.structured_output.backend_guidance:GuidanceBackend",
+            "vllm.v1.structured_output.backend_outlines:OutlinesBackend",
+            "vllm.v1.structured_output.backend_lm_format_enforcer:LMFormatEnforcerBackend",
+        )
+    ),
+    Calls("vllm.v1.structured_output:StructuredOutputManager._create_grammar", "compile_politely", ("request",)),
+    Has(
+        "vllm.v1.structured_output:StructuredOutputManager",
+        "compile_politely",
+        ("executor", "_use_async_grammar_compilation"),
+    ),
+    Calls(
+        "vllm.v1.structured_output.backend_types:StructuredOutputBackend.compile_grammar",
+        "Compiler",
+        ("request_type", "grammar_spec"),
+    ),
+    Has(
+        "vllm.renderers.online_renderer:OnlineRenderer",
+        "grammar_of",
+        ("parser", "renderer", "model_config", "effective_chat_template_kwargs"),
+    ),
     *(
         Calls(f"{request}.to_sampling_params", "FastPath", ("max_tokens", "default_sampling_params"))
         for request in (
@@ -223,6 +270,24 @@ RENDERING: tuple[Relied, ...] = (
 )
 
 SERVING: tuple[Relied, ...] = (
+    Has(f"{_OPENAI}.chat_completion.serving:OpenAIServingChat", "WholeCallsChat", ("parser_cls",)),
+    Has(f"{_OPENAI}.responses.serving:OpenAIServingResponses", "responses_api", ("parser", "enable_store")),
+    Has(f"{_PARSER}:DelegatingParser", "_WholeCalls", ("_reasoning_parser", "_tool_parser", "tool_parser_cls")),
+    Calls(f"{_PARSER}:DelegatingParser.extract_tool_calls", "_WholeCalls", ("model_output", "request")),
+    Does(
+        _PARSER,
+        "_WholeCalls",
+        (
+            "self._extract_tool_calls(content=content, request=request, enable_auto_tools=enable_auto_tools)",
+            "delta_text=delta_text, previous_token_ids=",
+            "delta_message = self.finalize_generation(delta_message, request, state)\n        "
+            "    delta_message = self._flush_engine_parsers(delta_message)",
+        ),
+    ),
+    Has("vllm.tool_parsers.abstract_tool_parser:ToolParser", "_WholeCalls", ("supports_required_and_named",)),
+    Has("vllm.parser.engine.adapters:ParserEngineToolAdapter", "_is_xml", ("_parser_engine_cls",)),
+    Has("vllm.parser.qwen3:Qwen3Parser", "_is_xml", ("TOOL_START",)),
+    Has("vllm.outputs:CompletionOutput", "WholeCallsChat", ("finish_reason",)),
     Calls(f"{_OPENAI}.chat_completion.serving:OpenAIServingChat", "_serving", _ROLE, _SERVING),
     Calls(
         f"{_OPENAI}.completion.serving:OpenAIServingCompletion",
@@ -267,6 +332,11 @@ SERVING: tuple[Relied, ...] = (
         )
         for method in ("create_messages", "count_tokens")
     ),
+    Calls(
+        "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.to_chat_completion_request",
+        "messages_apis",
+        ("anthropic_request",),
+    ),
     *(
         Calls(
             f"vllm.entrypoints.serve.tokenize.serving:ServingTokenization.{method}",
@@ -297,6 +367,27 @@ SERVING: tuple[Relied, ...] = (
     Has("vllm.exceptions:VLLMValidationError", "translated", ("parameter",)),
 )
 
+
+def _fields(symbol: str, declaration: Any, *without_effect: str) -> Has:
+    """The fields of a request: vLLM has what we pass on, and we have decided about all others."""
+    declared = set(declaration.__annotations__)
+    passed_on = declared - IGNORED - REFUSED.keys() - {*without_effect}
+    decided = tuple(sorted(declared | IGNORED | REFUSED.keys()))
+    return Has(symbol, declaration.__name__, tuple(sorted(passed_on)), exactly=True, ignored=decided)
+
+
+_TOKENIZE = "vllm.entrypoints.serve.tokenize.protocol"
+FIELDS: tuple[Relied, ...] = (
+    _fields(f"{_OPENAI}.chat_completion.protocol:ChatCompletionRequest", ChatRequest),
+    _fields(f"{_OPENAI}.completion.protocol:CompletionRequest", CompletionRequest),
+    _fields(f"{_OPENAI}.responses.protocol:ResponsesRequest", ResponsesRequest, "conversation", "stream_options"),
+    _fields("vllm.entrypoints.anthropic.protocol:AnthropicMessagesRequest", MessagesRequest),
+    _fields("vllm.entrypoints.anthropic.protocol:AnthropicCountTokensRequest", CountTokensRequest),
+    _fields(f"{_TOKENIZE}:TokenizeCompletionRequest", TokenizeText, "messages"),
+    _fields(f"{_TOKENIZE}:TokenizeChatRequest", TokenizeChat, "prompt"),
+    _fields(f"{_TOKENIZE}:DetokenizeRequest", DetokenizeRequest),
+)
+
 TEXTS: tuple[Relied, ...] = (
     Says(f"{_OPENAI}.chat_completion.serving", "DISCONNECTED", ("Client disconnected", "chatcmpl-{}")),
     Says(f"{_OPENAI}.completion.serving", "DISCONNECTED", ("Client disconnected", "cmpl-{}")),
@@ -316,6 +407,10 @@ TEXTS: tuple[Relied, ...] = (
     ),
     Says(f"{_OPENAI}.chat_completion.protocol", "PARAMETERS", ("Cannot set both `continue_final_message` and",)),
     Says("vllm.v1.engine.input_processor", "PARAMETERS", ("prompt cannot be empty",)),
+    Says("vllm.multimodal.registry", "NO_MEDIA", ("{} is not a multimodal model",)),
+    Says("vllm.renderers.chat_utils", "UNSUPPORTED_TYPE", ("Unsupported chat content part type: {}. ",)),
+    Says(f"{_OPENAI}.responses.utils", "UNSUPPORTED_TYPE", ("Unsupported input item type: {}",)),
+    Says(f"{_OPENAI}.responses.utils", "ENCRYPTED", ("Encrypted content is not supported.",)),
     Says("vllm.sampling_params", "LEADING_NAME", ("bad_words cannot contain an empty string.",)),
     Says("vllm.v1.engine.exceptions", "HEARSAY", ("EngineCore encountered an issue.",)),
     Says("vllm.v1.engine.core", "HEARSAY", ("Executor failed.",)),
@@ -340,4 +435,4 @@ TEXTS: tuple[Relied, ...] = (
     ),
 )
 
-DECLARED = (*ENGINE, *OUTPUTS, *METRICS, *RENDERING, *SERVING, *TEXTS)
+DECLARED = (*ENGINE, *OUTPUTS, *METRICS, *RENDERING, *SERVING, *FIELDS, *TEXTS)

@@ -34,6 +34,8 @@ class ServerProcess:
     every server leaves out its patches of vLLM and uvicorn.
     """
 
+    # The interpreter with vLLM; the client programs' tests run in another one.
+    python: ClassVar[str] = sys.executable
     # The latest servers, also those that have ended: the report of a failed test shows their logs.
     latest: ClassVar[deque[ServerProcess]] = deque(maxlen=4)
 
@@ -49,7 +51,7 @@ class ServerProcess:
             self.port: int = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.lines: list[str] = []
-        command = [sys.executable, "-m", "qwen_server", "--host=127.0.0.1", f"--port={self.port}", "--device=cpu"]
+        command = [self.python, "-m", "qwen_server", "--host=127.0.0.1", f"--port={self.port}", "--device=cpu"]
         command += ["--enforce-eager", f"--termination-log={self.termination_log}", f"--podinfo-dir={self.podinfo}"]
         command += [f"--alerts-file={self._alerts}", *_patch_flags(flags), *flags]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=_environment(), text=True)

@@ -14,6 +14,7 @@ import importlib.util
 import os
 import re
 from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_a_failure_inside_a_streamed_message_keeps_its_cause() -> None:
             """Nothing is served but the failure."""
 
     async def relay() -> str:
-        current_request.set(ObservedRequest(0.0, lambda _: None))
+        current_request.set(ObservedRequest(0.0, lambda _: None, nullcontext))
         serving = Serving()
         stream = await serving.create_chat_completion(None)
         if not hasattr(OpenAIServingChat, "chat_completion_stream_generator_raw"):

@@ -17,8 +17,18 @@ from tests.integration.server_process import ServerProcess, real_server
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
 TALK: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
+TEXT = {"type": "input_text", "text": "x"}
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGD4DwABBAEAwS2OUAAAAABJRU5ErkJggg"
+    "=="
+)
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL.partition(",")[2]}}
+RESULT = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "x"}, IMAGE]}
+WEATHER = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
+ADDED = {"type": "additional_tools", "role": "developer", "tools": [WEATHER]}
 TOO_LONG = "央行宣布降息" * 3000
 CONTEXT = 512
+REACHED = openai.types.responses.response.IncompleteDetails(reason="max_output_tokens")
 EXACT = {"temperature": 0}  # the SDK has no parameter of that name
 
 
@@ -75,6 +85,17 @@ def test_a_streamed_response_says_the_same(sdk: openai.OpenAI) -> None:
     assert last.type == "response.completed"
     assert last.response.output_text == ANSWER
     assert last.response.usage is not None
+
+
+def test_a_cut_response_ends_with_an_event_of_its_own(sdk: openai.OpenAI) -> None:
+    with sdk.responses.stream(model=NAME, input=QUESTION, max_output_tokens=2, temperature=0) as stream:
+        events = list(stream)
+    last = events[-1]
+    assert last.type == "response.incomplete"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert (last.response.status, last.response.incomplete_details) == ("incomplete", REACHED)
+    whole = sdk.responses.create(model=NAME, input=QUESTION, max_output_tokens=2, temperature=0)
+    assert (whole.output_text, whole.incomplete_details) == (last.response.output_text, REACHED)
 
 
 def test_a_response_in_json(http: httpx.Client) -> None:
@@ -138,15 +159,32 @@ def test_tokens_there_and_back(http: httpx.Client) -> None:
             {"input": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "x"}]}]},
             "input",
         ),
-        ("/v1/responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input"),
-        ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_schema"}}}, "text"),
+        ("/v1/responses", {"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        (
+            "/v1/responses",
+            {
+                "input": [
+                    {"type": "reasoning", "summary": [], "encrypted_content": "x"},
+                    {"role": "user", "content": "x"},
+                ]
+            },
+            "input[0].encrypted_content",
+        ),
+        (
+            "/v1/responses",
+            {"input": [{"role": "user", "content": [TEXT, {"type": "input_image", "image_url": PIXEL}]}]},
+            "input[0].content[1]",
+        ),
+        ("/v1/responses", {"input": "x", "tools": [WEATHER]}, "tools"),
+        ("/v1/responses", {"input": [ADDED, {"role": "user", "content": "x"}], "stream": True}, "tools"),
+        ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_schema"}}}, "text.format.name"),
         (
             "/v1/responses",
             {"input": "x", "text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "bogus"}}}},
             "text",
         ),
         ("/v1/responses", {"input": "x", "tool_choice": "required"}, "tool_choice"),
-        ("/v1/responses", {"input": "x", "reasoning": {"effort": 5}}, "reasoning"),
+        ("/v1/responses", {"input": "x", "reasoning": {"effort": 5}}, "reasoning.effort"),
         ("/v1/responses", {"input": "x", "logit_bias": {"999999": 1}, "stream": True}, "logit_bias"),
         ("/v1/messages", {"messages": [{"role": "user", "content": TOO_LONG}], "max_tokens": 1}, "messages"),
         (
@@ -158,8 +196,14 @@ def test_tokens_there_and_back(http: httpx.Client) -> None:
         (
             "/v1/messages",
             {"messages": [{"role": "user", "content": [{"type": "x"}]}], "max_tokens": 1},
-            "content.0.type",
+            "messages[0].content[0].type",
         ),
+        (
+            "/v1/messages",
+            {"messages": [*TALK, {"role": "user", "content": [RESULT]}], "max_tokens": 1, "stream": True},
+            "messages[1].content[0].content[1]",
+        ),
+        ("/v1/messages", {"messages": TALK, "max_tokens": 1, "tools": [{"name": "f", "input_schema": {}}]}, "tools"),
         ("/v1/messages", {"messages": TALK, "max_tokens": 1, "thinking": {"type": "x"}}, "thinking"),
         ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": TOO_LONG}]}, "messages"),
         ("/tokenize", {"messages": TALK, "tools": [5]}, "tools[0]"),

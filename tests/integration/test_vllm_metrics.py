@@ -161,6 +161,19 @@ def test_the_gauges_follow_in_time(config: Any, monkeypatch: pytest.MonkeyPatch)
     assert logger.counter_generation_tokens[0]._value.get() == 5 * DECODING["tokens"]
 
 
+def test_other_loggers_see_what_ours_has_counted(config: Any) -> None:
+    """vLLM passes one object to all loggers, also to those of plugins."""
+    from qwen_server.engine.vllm.patches.fast_metrics import EngineMetrics
+
+    logger = EngineMetrics(config, [0])
+    for _ in range(2):  # the second step takes the short way
+        scheduler, iteration = stats_of(DECODING | {"gaps": [0.01, 0.02]})
+        latencies = list(iteration.inter_token_latencies_iter)
+        assert latencies
+        logger.record(scheduler, iteration, None, 0)
+        assert iteration.inter_token_latencies_iter == latencies
+
+
 def test_a_new_statistic_does_not_go_unseen() -> None:
     from vllm.v1.metrics.loggers import PrometheusStatLogger
     from vllm.v1.metrics.stats import IterationStats, SchedulerStats

@@ -191,7 +191,8 @@ def test_sigterm_ends_an_idle_server_at_once(server: ServerProcess) -> None:
     children = server.children()
     server.until_requests(0, 0, 3)
     requests = server.metrics()["requests"]
-    assert requests["total"] == requests["successful"] + requests["failed"]
+    unanswered = requests["total"] - requests["successful"] - requests["failed"]
+    assert 0 <= unanswered <= requests["aborted"] + requests["refused"]
     server.process.send_signal(signal.SIGTERM)
     assert server.exit_code(30) == 0
     assert server.last_message() == "exit 0: received SIGTERM"

@@ -15,6 +15,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from qwen_server.config.settings import Settings
+from tests.integration.clients import tool_model
+from tests.integration.clients.test_agents import CLAUDE, CODEX
 
 pytestmark = pytest.mark.vllm
 
@@ -29,6 +31,41 @@ PROMPTS: st.SearchStrategy[Any] = st.one_of(
     st.lists(TEXTS.filter(bool), min_size=1, max_size=4),
     st.lists(st.integers(0, 1000), min_size=1, max_size=40),
 )
+
+
+# Like the template of newer models.
+SYSTEM_FIRST = """\
+{%- for message in messages %}
+{%- if message.role == 'system' and not loop.first %}
+{{- raise_exception('System message must be at the beginning.') }}
+{%- endif %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
+
+
+@pytest.fixture(scope="module")
+def system_first(vllm_without_side_effects: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """vLLM's renderer with a template that refuses a system message after the first message."""
+    from vllm.renderers import renderer_from_config
+    from vllm.renderers.online_renderer import OnlineRenderer
+
+    from qwen_server.engine.vllm.build import engine_arguments, parsed
+
+    folder = tool_model.build(tmp_path_factory.mktemp("model") / "news")
+    (folder / "chat_template.jinja").write_text(SYSTEM_FIRST, encoding="utf-8")
+    arguments = engine_arguments(Settings(model=str(folder)), "cpu")
+    config = parsed([*arguments, "--enforce-eager"]).create_engine_config()
+    renderer = renderer_from_config(config)
+    yield OnlineRenderer(
+        renderer=renderer,
+        model_config=config.model_config,
+        request_logger=None,
+        chat_template=None,
+        chat_template_content_format="auto",
+    )
+    renderer.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +127,29 @@ def rendered(work: Any) -> Any:
 
 
 @hypothesis_settings(max_examples=150, deadline=None)
-@given(CONVERSATIONS, st.sampled_from([{}, {"truncate_prompt_tokens": 5}, {"chat_template_kwargs": {"a": True}}]))
+@given(
+    CONVERSATIONS,
+    st.sampled_from(
+        [{}, {"truncate_prompt_tokens": 5, "truncation_side": "right"}, {"chat_template_kwargs": {"a": True}}]
+    ),
+)
 def test_chats_are_rendered_alike(renderers: SimpleNamespace, messages: Any, more: dict[str, Any]) -> None:
     assert chat(renderers.spot, messages, **more) == chat(renderers.plain, messages, **more)
 
 
 @hypothesis_settings(max_examples=150, deadline=None)
-@given(PROMPTS, st.sampled_from([{}, {"truncate_prompt_tokens": 5}, {"add_special_tokens": False}, {"echo": True}]))
+@given(
+    PROMPTS,
+    st.sampled_from(
+        [
+            {},
+            {"truncate_prompt_tokens": 5},
+            {"truncate_prompt_tokens": 5, "truncation_side": "right"},
+            {"add_special_tokens": False},
+            {"echo": True},
+        ]
+    ),
+)
 def test_prompts_are_rendered_alike(renderers: SimpleNamespace, prompt: Any, more: dict[str, Any]) -> None:
     assert completion(renderers.spot, prompt, **more) == completion(renderers.plain, prompt, **more)
 
@@ -189,3 +242,25 @@ def test_other_renderers_are_left_alone(renderers: SimpleNamespace, lacks: str) 
     )
     render_on_the_spot(other)
     assert type(other) is SimpleNamespace
+
+
+def test_reminders_in_the_middle_fit_a_template_that_wants_them_first(system_first: Any) -> None:
+    from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+
+    from qwen_server.engine.vllm.messages_api import _Request
+
+    said = [{"role": "system", "content": "x"}]
+    assert "must be at the beginning" in str(chat(system_first, [*PLAIN, *said]))
+    merged = AnthropicServingMessages._should_merge_inline_system(system_first)
+    claude = _Request.model_validate(CLAUDE | {"max_tokens": 8})
+    request = AnthropicServingMessages.to_chat_completion_request(claude, merge_inline_system=merged)
+    (prompt,) = rendered(system_first.render_chat(request))
+    text = system_first.renderer.tokenizer.decode(prompt["prompt_token_ids"])
+    assert text.startswith("<|im_start|>system\nYou are Claude Code<system-reminder>x</system-reminder><|im_end|>")
+    developer = {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "be brief"}]}
+    user = {"type": "message", "role": "user", "content": "x"}
+    codex = ResponsesRequest.model_validate(CODEX | {"model": "m", "input": [user, developer, user]})
+    result = asyncio.run(system_first.render_responses(codex))
+    text = system_first.renderer.tokenizer.decode(result.engine_input["prompt_token_ids"])
+    assert text.startswith("<|im_start|>system\nYou are a coding agent\n\nbe brief<|im_end|>")

@@ -194,7 +194,7 @@ def test_the_same_seed_gives_the_same_answer(http: httpx.Client) -> None:
         ("completions", {"prompt": [10**8]}, "prompt", "vocabulary"),
         ("completions", {"prompt": "x", "logit_bias": {"99999999": 1}}, "logit_bias", "vocab"),
         ("completions", {"prompt": "x", "n": 2, "temperature": 0}, "n", "greedy"),
-        ("chat/completions", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tool_choice", "tool"),
+        ("chat/completions", {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "tool"),
         ("chat/completions", {"structured_outputs": {"regex": "("}}, "structured_outputs", ""),
     ],
 )

@@ -28,6 +28,7 @@ from qwen_server.http.dialects import worded_for
 from qwen_server.http.early_writes import EARLY_WRITES
 from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error
 from qwen_server.http.middleware import CLIENT_CLOSED_REQUEST, Surroundings
+from qwen_server.http.paths import allowed_methods
 from qwen_server.http.rate_limits import RateLimiter
 from qwen_server.observe.gpu import GpuMonitor
 from qwen_server.observe.prometheus_page import PrometheusPage
@@ -105,12 +106,18 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_framework_error(request: Request, error: Exception) -> Response:
-    """Answers the router's 404 and 405 in the format of the path's API."""
+    """Answers the router's 404 and 405 in the format of the path's API, and OPTIONS."""
     if not isinstance(error, HTTPException):
         raise error
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = allowed_methods(headers.get("Allow", ""))
+    asks_for_all = request.scope["path"] == "*"
+    if request.method == "OPTIONS" and (error.status_code == 405 or asks_for_all):
+        return Response(status_code=204, headers=headers or {"Allow": allowed_methods("GET, POST")})
     messages = {404: f"there is no {request.url.path[:200]}", 405: f"{request.method} is not allowed here"}
     message = messages.get(error.status_code, str(error.detail))
-    return await _answer_http_error(request, client_error(error.status_code, message, headers=error.headers))
+    return await _answer_http_error(request, client_error(error.status_code, message, headers=headers))
 
 
 async def _answer_disconnected(_: Request, __: Exception) -> Response:

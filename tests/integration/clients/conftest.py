@@ -1,4 +1,7 @@
-"""One server for all tests of this folder: default limits, a model with tools and thinking."""
+"""One server for all tests of this folder: default limits, a model with tools and thinking.
+
+A grammar gets less time than by default, because the tests wait for it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from tests.integration.builtin_model import NAME
 from tests.integration.clients import tool_model
 from tests.integration.server_process import real_server
 
-server = real_server(f"--served-model-name={NAME}", model="model_folder", scope="package")
+server = real_server(f"--served-model-name={NAME}", "--grammar-timeout=3", model="model_folder", scope="package")
 
 
 @pytest.fixture(scope="package")

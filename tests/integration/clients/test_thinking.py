@@ -13,6 +13,7 @@ from tests.integration.builtin_model import ANSWER, QUESTION
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
+TALK = [{"role": "user", "content": QUESTION}]
 ON = {"chat_template_kwargs": {"enable_thinking": True}}
 
 
@@ -46,7 +47,7 @@ def test_nothing_is_thought_unless_asked_for(http: httpx.Client) -> None:
 
 def test_a_thought_is_distinguished_from_the_answer(http: httpx.Client, thought: dict[str, Any]) -> None:
     message = message_of(http, **thought, structured_outputs={"choice": ["财经"]})
-    assert message["reasoning"]
+    assert message["reasoning"] == message["reasoning_content"] != ""
     assert message["content"] == "财经"
     asked_by_effort = {name: value for name, value in thought.items() if name != "chat_template_kwargs"}
     message = message_of(http, **asked_by_effort, reasoning_effort="low", structured_outputs={"choice": ["体育"]})
@@ -64,7 +65,34 @@ def test_a_streamed_thought_comes_before_the_answer(http: httpx.Client, thought:
     kinds = [name for delta in deltas for name in ("reasoning", "content") if delta.get(name)]
     assert kinds == sorted(kinds, reverse=True)
     assert "".join(delta.get("reasoning") or "" for delta in deltas) == whole["reasoning"]
+    assert all(delta.get("reasoning") == delta.get("reasoning_content") for delta in deltas)
     assert "".join(delta.get("content") or "" for delta in deltas) == whole["content"] == "财经新闻"
+
+
+def test_a_thought_is_read_back_under_either_name(http: httpx.Client, thought: dict[str, Any]) -> None:
+    """Also beside calls of tools, without a text and with all that SDKs add."""
+    answer = message_of(http, **thought, structured_outputs={"choice": ["财经"]})
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    nothing: dict[str, Any] = dict.fromkeys(("refusal", "audio", "function_call", "name")) | {"annotations": []}
+    ways: list[dict[str, Any]] = [
+        {},
+        {"reasoning": None},
+        {"reasoning": ""},
+        {"reasoning_content": None},
+        {"content": None, "tool_calls": [call]},
+        {"content": None, "tool_calls": [call], "reasoning": None} | nothing,
+        nothing,
+    ]
+    for way in ways:
+        history = [
+            *TALK,
+            answer | way,
+            *([{"role": "tool", "content": "ok", "tool_call_id": "1"}] * len(way.get("tool_calls", ()))),
+        ]
+        chat = http.post("/v1/chat/completions", json={"messages": history, "return_prompt_text": True}).json()
+        assert f"<think>{answer['reasoning']}</think>" in chat["prompt_text"], way
+        count = http.post("/tokenize", json={"messages": history}).json()["count"]
+        assert count == chat["usage"]["prompt_tokens"], way
 
 
 def test_a_thought_that_is_cut_off_leaves_no_answer(http: httpx.Client, endless: dict[str, int]) -> None:

@@ -137,6 +137,38 @@ def test_a_forced_call_follows_its_schema(
     assert (name, json.loads(arguments)) == (call.function.name, json.loads(call.function.arguments))
 
 
+@pytest.mark.parametrize(
+    ("cut", "text", "reason"),
+    [
+        ({"stop": ["city"]}, '<tool_call>\n{"name": "get_weather", "arguments": {"', "stop"),
+        ({"stop": ["</tool"]}, None, "tool_calls"),
+        ({"max_tokens": 6}, None, "length"),
+        ({"stop": ["city"], "n": 2, "temperature": 1}, '<tool_call>\n{"name": "get_weather", "arguments": {"', "stop"),
+    ],
+)
+def test_a_cut_call_is_the_same_streamed_as_not(
+    http: httpx.Client, cut: dict[str, Any], text: str | None, reason: str
+) -> None:
+    body = {"messages": MESSAGES, "tools": TOOLS, "max_tokens": 300} | forced(written("北京")) | cut
+    whole = http.post("/v1/chat/completions", json=body).json()["choices"]
+    events = http.post("/v1/chat/completions", json=body | {"stream": True}).text.splitlines()
+    chunks = [
+        ChatCompletionChunk.model_validate_json(line.removeprefix("data: "))
+        for line in events
+        if line.startswith("data: {")
+    ]
+    for index, choice in enumerate(whole):
+        of_choice = [chunk for chunk in chunks if chunk.choices[0].index == index]
+        calls, streamed, finish = calls_of(of_choice)
+        message = choice["message"]
+        found = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls", [])]
+        assert (calls, streamed, finish) == (found, message["content"] or "", choice["finish_reason"])
+        assert finish == reason
+        assert streamed or calls
+        if text is not None:
+            assert streamed == text
+
+
 def test_a_conversation_goes_on_after_a_call(sdk: openai.OpenAI) -> None:
     first = sdk.chat.completions.create(
         model=NAME, messages=MESSAGES, tools=TOOLS, max_tokens=200, extra_body=forced(written("北京"))
@@ -157,14 +189,13 @@ def test_a_conversation_goes_on_after_a_call(sdk: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": []}, "tools"),
         ({"tools": {}}, "tools"),
         ({"tools": [1]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "function"}], "tool_choice": NAMED}, "tools[0].function"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": 5}}]}, "tools[0].function.parameters"),
-        ({"tools": [{"type": "other", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": [{"type": "other", "function": {"name": "f"}}]}, "tools[0].type"),
         (
             {"tools": [{"type": "function", "function": {"name": "f", "strict": True, "parameters": {"type": 5}}}]},
             "tools",
@@ -172,7 +203,9 @@ def test_a_conversation_goes_on_after_a_call(sdk: openai.OpenAI) -> None:
         ({"tools": TOOLS, "tool_choice": "perhaps"}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice.function"),
-        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [], "tool_choice": NAMED}, "tool_choice"),
         ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages[0].tool_calls"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls[0].function"),
     ],

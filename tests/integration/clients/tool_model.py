@@ -25,7 +25,9 @@ _TEMPLATE = """\
 {%- if message.role == 'tool' %}
 {{- '<|im_start|>user\\n<tool_response>\\n' + content + '\\n</tool_response><|im_end|>\\n' }}
 {%- else %}
-{{- '<|im_start|>' + message.role + '\\n' + content }}
+{{- '<|im_start|>' + message.role + '\\n' }}
+{%- if message.reasoning_content %}{{- '<think>' + message.reasoning_content + '</think>\\n' }}{%- endif %}
+{{- content }}
 {%- for call in message.tool_calls or [] %}
 {{- '\\n<tool_call>\\n' + {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}
 {{- '\\n</tool_call>' }}

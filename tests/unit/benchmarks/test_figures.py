@@ -102,14 +102,28 @@ def test_pinning_reaches_every_thread() -> None:
         thread.join()
 
 
-@given(st.floats(10, 1e6), st.floats(10, 1e6))
-def test_the_highest_rate_is_found_from_any_guess(limit: float, guess: float) -> None:
+@given(st.floats(10, 1e6), st.floats(1, 1e7), st.sampled_from([1.1, 1.25]))
+def test_the_highest_rate_is_found_from_any_guess(limit: float, guess: float, bracket: float) -> None:
     asked: list[float] = []
 
     def passes(rate: float) -> bool:
         asked.append(rate)
         return rate <= limit
 
-    found = highest(passes, guess)
+    found = highest(passes, guess, floor=5, ceiling=2e6, bracket=bracket)
     assert found <= limit <= found * 1.05
-    assert len(asked) < 45
+    assert len(asked) < 50
+
+
+@given(st.floats(1, 1e7), st.booleans())
+def test_no_rate_outside_the_bounds_is_tried(guess: float, keeps_up: bool) -> None:
+    """One that never keeps up would otherwise be asked for answers of 0 tokens."""
+    asked: list[float] = []
+
+    def passes(rate: float) -> bool:
+        asked.append(rate)
+        return keeps_up
+
+    found = highest(passes, guess, floor=1000, ceiling=100_000)
+    assert found == 100_000 if keeps_up else math.isnan(found)
+    assert all(1000 <= rate <= 100_000 for rate in asked)

@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from benchmarks.load import Job, LoadGenerator
+from benchmarks.load import Job, LoadGenerator, arrivals
 
 EVENT = b'data: {"choices":[{"delta":{"content":"%s"}}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\ndata: [DONE]\n\n'
@@ -127,3 +127,19 @@ async def test_a_connection_that_the_server_ends_is_not_used_again() -> None:
 
     result = await job(last, concurrency=2, requests=8)
     assert (result.answered, result.tokens, result.unanswered) == (8, 56, 0)
+
+
+async def test_arrivals_are_the_texts_of_each_stream_with_their_times() -> None:
+    result = await job(stream, requests=3, arrivals=True)
+    assert (result.answered, result.tokens) == (3, 6)
+    for texts in result.arrivals:
+        assert [text for _, text in texts] == ["a", "b"]
+        assert texts[0][0] <= texts[1][0]
+
+
+def test_a_text_arrives_with_its_last_byte() -> None:
+    event = (EVENT % "中文".encode()) + EVENT % b"" + EVENT % b"c"
+    end = event.index("文".encode()) + 4  # the closing quotation mark
+    pieces = [(1.0, event[: end - 1]), (2.0, event[end - 1 : end]), (3.0, event[end:])]
+    assert arrivals(pieces) == [(2.0, "中文"), (3.0, "c")]
+    assert arrivals([]) == []

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import report, results
 from benchmarks.results import Part, Row, Target
+from benchmarks.servers import Which, order
 
 MACHINE = {"cores": 2, "memory_gib": 24.0, "cpu": "CPU", "gpu": None, "versions": {"vllm": "1.2"}}
 CONDITIONS = {
@@ -83,3 +84,29 @@ def test_a_part_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_the_page_of_the_repository_takes_tables() -> None:
     page = Path(report.__file__).with_name("README.md").read_text(encoding="utf-8")
     assert "new tables" in report.insert(page, "new tables\n")
+
+
+def test_the_rust_frontend_gets_columns_of_its_own() -> None:
+    goal = Target("ratio", "<=", 2)
+    found: dict[Which, list[float]] = {"ours": [4.0], "vllm": [8.0], "rust": [1.0]}
+    rows = Row.of("cost", "µs", found, Target("ratio", "<=", 0.6), goal), Row("other", "s", [1.0], rust_target=goal)
+    text = report.render([_part(*rows)])
+    assert "| this server | vLLM's server | ratio | target | | Rust frontend | ratio | target | |\n" in text
+    assert "| cost | µs | 4.00 | 8.00 | 0.500 | ratio ≤ 0.6 | met | 1.00 | 4.00 | ratio ≤ 2 | **missed** |" in text
+    assert "| other | s | 1.00 |  |  |  |  |  |  |  |  |" in text
+    assert rows[0].rust_reached() is False
+    assert rows[1].rust_reached() is None
+
+
+def test_a_part_with_the_rust_frontend_comes_back_from_its_file(tmp_path: Path) -> None:
+    row = Row("a", "s", [1.0], [2.0], rust=[0.5], rust_target=Target("ratio", "<=", 1))
+    part = _part(row)
+    part.save(tmp_path)
+    assert results.load(tmp_path, "speed") == part
+
+
+def test_each_server_goes_first_and_last_in_turn() -> None:
+    names: tuple[Which, ...] = ("ours", "vllm", "rust")
+    turns = [order(run, names) for run in range(3)]
+    assert {turn[0] for turn in turns} == {turn[-1] for turn in turns} == set(names)
+    assert order(1, names[:2]) == ("vllm", "ours")

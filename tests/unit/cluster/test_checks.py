@@ -7,6 +7,7 @@ import pytest
 
 from tests.cluster import checks
 from tests.cluster.console import Problem
+from tests.cluster.settings import Settings
 
 
 def test_report_of_a_test_run_is_counted(tmp_path: Path) -> None:
@@ -63,6 +64,28 @@ def test_without_patches_only_the_tests_on_vllm_are_run(
     monkeypatch.setenv("QWEN_TEST_PATCHES", "")
     checks.test(["integration"])
     assert commands[-1][-1] == "tests/integration"
+
+
+def test_the_longer_tests_are_all_run_even_if_some_fail(
+    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def run(command: list[str], env: dict[str, str] | None = None, **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        seen.append(env or {})
+        return subprocess.CompletedProcess(command, 1 if "tests.fuzz" in command else 0)
+
+    monkeypatch.setattr("subprocess.run", run)
+    with pytest.raises(Problem, match=r"test-full failed: fuzz\n"):
+        checks.test_full(minutes=5, cases=3000)
+    clients, without_patches, fuzz, soak = commands
+    assert clients[0] == str(Settings.from_env().clients / "bin" / "python")
+    assert clients[-1] == "tests/clients"
+    assert (without_patches[-3:], seen[1]["QWEN_TEST_PATCHES"]) == (["tests/integration", "-m", "vllm"], "off")
+    assert fuzz[-2:] == ["--cases", "3000"]
+    assert (soak[-1], seen[3]["SOAK_MINUTES"], seen[3]["IDLE_MINUTES"]) == ("full_load or quiet_time", "5", "5")
+    assert "FAILED: exit code 1" in capsys.readouterr().out
 
 
 def test_another_value_of_patches_is_refused(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

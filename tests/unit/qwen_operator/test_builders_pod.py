@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from qwen_operator.api import QwenService
+from qwen_operator.api.replica import ModelSpec
 from tests.unit.qwen_operator.objects import (
     Object,
     arguments,
@@ -43,8 +45,26 @@ def test_limits_become_flags() -> None:
 
 def test_absent_settings_give_no_flag() -> None:
     flags = arguments(service())
-    for flag in ("--rate-limit", "--max-model-len", "--quantization", "--revision", "--api-keys-dir"):
+    for flag in (
+        "--rate-limit",
+        "--max-model-len",
+        "--quantization",
+        "--revision",
+        "--api-keys-dir",
+        "--model-aliases",
+    ):
         assert flag not in flags
+
+
+def test_aliases_become_one_flag() -> None:
+    aliases = ["gpt-5-codex", "claude-haiku-*"]
+    assert arguments(service(model={"aliases": aliases}))["--model-aliases"] == "gpt-5-codex,claude-haiku-*"
+
+
+@pytest.mark.parametrize("alias", ["", "a,b", "a b", "a*b", "*a"])
+def test_an_alias_is_one_name(alias: str) -> None:
+    with pytest.raises(ValidationError):
+        ModelSpec.model_validate({"source": {"builtin": "news-classifier"}, "aliases": [alias]})
 
 
 @pytest.mark.parametrize(("low", "high", "default"), [(0, 1, "0.7"), (0, 0.5, "0.5"), (0.9, 1, "0.9")])

@@ -29,6 +29,8 @@ SERVICES = {
             "rateLimit": "600/minute",
             "maxTemperature": 0.5,
             "defaultMaxTokens": 64,
+            "onExceed": "Clamp",
+            "maxStops": 7,
         },
         drain={"timeout": "1500ms"},
         engine={"extraArgs": ["--max-num-seqs=64"]},
@@ -49,6 +51,9 @@ def test_server_accepts_the_arguments(name: str) -> None:
     assert settings.drain_timeout == spec.drain.timeout.total_seconds()
     assert settings.max_queue_size == spec.limits.max_queue_size
     assert settings.max_temperature == spec.limits.max_temperature
+    assert settings.on_exceed.title() == spec.limits.on_exceed
+    assert settings.max_stops == spec.limits.max_stops
+    assert settings.model_aliases == tuple(spec.model.aliases)
     assert settings.pass_through == tuple(spec.engine.extra_args)
 
 

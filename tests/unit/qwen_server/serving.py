@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from qwen_server.app import create_app
@@ -25,6 +27,16 @@ from qwen_server.observe.tracing import Tracing
 from tests.scripted_engine import ScriptedEngine
 
 NOWHERE = Path("/nonexistent")
+
+
+def on_uvloop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Runs a test on the loop of the program, whose transports raise where asyncio's are silent."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **options: Any) -> None:
+        uvloop.run(test(*arguments, **options))
+
+    return run
 
 
 def make_settings(**values: Any) -> Settings:
@@ -61,9 +73,17 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serve(
-    *, ready: bool = True, gpu: GpuMonitor | None = None, tracing: Tracing | None = None, **values: Any
+    *,
+    ready: bool = True,
+    gpu: GpuMonitor | None = None,
+    tracing: Tracing | None = None,
+    send_buffer: int | None = None,
+    **values: Any,
 ) -> AsyncIterator[Served]:
-    """Runs the application in uvicorn on a free port, with its background tasks."""
+    """Runs the application in uvicorn on a free port, with its background tasks.
+
+    `send_buffer` is how many bytes the kernel holds for a client that does not read.
+    """
     engine = ScriptedEngine()
     lifecycle = Lifecycle()
     settings = make_settings(**values)
@@ -72,6 +92,8 @@ async def serve(
     # uvloop does this for the program. asyncio does not for this kind of socket, and each answer
     # would take 40 ms longer.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     server = uvicorn.Server(uvicorn_config(app, settings, app.state.patches))
     task = asyncio.create_task(server._serve([listener]))
     await until(lambda: server.started or task.done())

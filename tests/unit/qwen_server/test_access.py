@@ -17,7 +17,7 @@ from tests.unit.qwen_server.test_client_errors import error_of
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEY = {"authorization": "Bearer key-1"}
-METRICS = ("/api/v1/metrics", "/stats", "/metrics", "/metrics/prometheus")
+METRICS = ("/api/v1/metrics", "/stats", "/metrics", "/metrics/prometheus", "/prometheus/metrics")
 HEALTH = ("/health", "/health/live", "/health/ready", "/health/generate")
 PAGE = {"origin": "https://page.example", "access-control-request-method": "POST"}
 

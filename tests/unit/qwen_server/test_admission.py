@@ -3,7 +3,7 @@ import itertools
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -131,7 +131,7 @@ def test_retry_after_is_the_line_over_the_rate() -> None:
     for _ in range(200):
         ticket = admission.enter(1)
         clock.now += 4.0
-        admission.leave(ticket)
+        admission.leave(ticket, generated=True)
     for _ in range(9):
         admission.enter(1)
     assert admission.completions_per_second() == pytest.approx(0.5)
@@ -144,7 +144,7 @@ def test_retry_after_stays_between_one_and_thirty_seconds(seconds: float, expect
     admission, clock = make(limit=1)
     ticket = admission.enter(1)
     clock.now += seconds
-    admission.leave(ticket)
+    admission.leave(ticket, generated=True)
     admission.enter(1)
     admission.enter(1)
     assert admission.retry_after() == expected
@@ -154,10 +154,10 @@ def test_the_rate_is_that_of_slots_while_they_run() -> None:
     admission, clock = make(limit=4)
     first, second = admission.enter(4), admission.enter(2)
     clock.now += 3
-    admission.leave(first)  # 4 slots for 3 s: 12 s of one slot
+    admission.leave(first, generated=True)  # 4 slots for 3 s: 12 s of one slot
     assert admission.completions_per_second() == pytest.approx(4 / 12)
     clock.now += 6
-    admission.leave(second)  # its 3 s in the line do not count: 2 slots for 6 s
+    admission.leave(second, generated=True)  # its 3 s in the line do not count: 2 slots for 6 s
     assert admission.completions_per_second() == pytest.approx(4 / 12)
 
 
@@ -166,7 +166,7 @@ def test_one_slow_request_hardly_moves_the_rate() -> None:
     for seconds in (1, 11):
         ticket = admission.enter(1)
         clock.now += seconds
-        admission.leave(ticket)
+        admission.leave(ticket, generated=True)
     assert admission.completions_per_second() == pytest.approx(1 / 2)
 
 
@@ -221,62 +221,217 @@ def test_auto_runs_as_many_as_the_cache_holds() -> None:
     assert auto.waiting(64) == 60
 
 
+async def _three_turns_of_the_loop() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+class Holder:
+    """A request and its turns, each of which is a task that ends when `end` is set."""
+
+    def __init__(self, admission: Admission, ticket: Ticket) -> None:
+        self.admission = admission
+        self.ticket = ticket
+        self.tasks: list[asyncio.Task[None]] = []
+        self.begun: list[asyncio.Event] = []
+
+    async def turn(self) -> None:
+        async with self.admission.turn(self.ticket):
+            end = asyncio.Event()
+            self.begun.append(end)
+            try:
+                await end.wait()
+            finally:
+                self.begun.remove(end)
+
+    @property
+    def waiting(self) -> int:
+        """The turns that have no slot yet."""
+        return len(self.tasks) - len(self.begun)
+
+
 class AdmissionMachine(RuleBasedStateMachine):
-    """Any order of arrivals, departures and changes of the limit."""
+    """Any order of arrivals, turns, departures, cancellations and changes of the limit."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.loop = asyncio.new_event_loop()
         self.clock = Clock()
         self.admission = Admission(LIMIT, QUEUE, clock=self.clock)
-        self.inside: list[Ticket] = []
-        self.limit = LIMIT
-        self.peak_limit = LIMIT
+        self.inside: list[Holder] = []
+        self.peak_limit = self.limit = LIMIT
+
+    def teardown(self) -> None:
+        for holder in list(self.inside):
+            self._leave(holder)
+        assert (self.admission.load, self.admission.running, self.admission.waiting) == (0, 0, 0)
+        self.loop.close()
 
     @rule(weight=st.integers(1, 6))
     def arrive(self, weight: int) -> None:
         full = self.admission.waiting >= QUEUE
         try:
-            self.inside.append(self.admission.enter(weight))
+            self.inside.append(Holder(self.admission, self.admission.enter(weight)))
         except QueueFullError:
             assert full, "refused although the line had room"
 
-    @precondition(lambda self: self.inside)
+    @precondition(lambda self: self._granted())
+    @rule(data=st.data(), turns=st.integers(1, 5))
+    def take_turns(self, data: st.DataObject, turns: int) -> None:
+        holder = data.draw(st.sampled_from(self._granted()))
+        holder.tasks += [self.loop.create_task(holder.turn()) for _ in range(turns)]
+        self._settle()
+
+    @precondition(lambda self: any(holder.begun for holder in self.inside))
     @rule(data=st.data(), seconds=st.floats(0, 10))
-    def leave(self, data: st.DataObject, seconds: float) -> None:
+    def end_a_turn(self, data: st.DataObject, seconds: float) -> None:
         self.clock.now += seconds
-        ticket = self.inside.pop(data.draw(st.integers(0, len(self.inside) - 1)))
-        self.admission.leave(ticket)
+        holder = data.draw(st.sampled_from([holder for holder in self.inside if holder.begun]))
+        line = list(self.admission._line)
+        data.draw(st.sampled_from(holder.begun)).set()
+        before = self.admission.load
+        self._settle()
+        if line and before - holder.ticket.weight + line[0].weight <= self.limit:
+            assert line[0].state == "running", "the head of the line waited for more than one turn"
+
+    @precondition(lambda self: any(holder.tasks for holder in self.inside))
+    @rule(data=st.data())
+    def cancel_a_turn(self, data: st.DataObject) -> None:
+        holder = data.draw(st.sampled_from([holder for holder in self.inside if holder.tasks]))
+        data.draw(st.sampled_from(holder.tasks)).cancel()
+        if data.draw(st.booleans()):
+            # A grant and a cancellation in the same turn of the loop.
+            self.admission.resize(self.limit, QUEUE)
+        self._settle()
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data(), seconds=st.floats(0, 10), generated=st.booleans())
+    def leave(self, data: st.DataObject, seconds: float, generated: bool) -> None:
+        self.clock.now += seconds
+        self._leave(data.draw(st.sampled_from(self.inside)), generated=generated)
 
     @rule(limit=st.integers(1, 5))
     def resize(self, limit: int) -> None:
         self.limit = limit
         self.peak_limit = max(limit, self.peak_limit)
         self.admission.resize(limit, QUEUE)
+        self._settle()
 
     @invariant()
     def the_limit_holds(self) -> None:
         assert self.admission.load <= self.peak_limit
-        assert self.admission.load == sum(ticket.weight for ticket in self.running())
+        held = [turn.weight for holder in self.inside for turn in holder.ticket.turns]
+        assert self.admission.load == sum(held)
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        assert self.admission.running == len(self.running())
-        assert self.admission.waiting == len(self.inside) - len(self.running())
-        assert self.admission.waiting <= QUEUE
+        states = [holder.ticket.state for holder in self.inside]
+        assert self.admission.running == states.count("running")
+        assert self.admission.waiting == sum(
+            holder.ticket.state == "waiting" and (holder.waiting > 0 or holder.ticket.granted is None)
+            for holder in self.inside
+        )
+        for holder in self.inside:
+            assert len(holder.ticket.turns) == len(holder.begun) + len(holder.ticket.unclaimed)
 
     @invariant()
-    def the_line_is_first_come_first_served(self) -> None:
-        states = [ticket.state for ticket in self.inside]
-        assert "running" not in itertools.dropwhile(lambda state: state != "waiting", states)
+    def newcomers_are_served_in_their_order(self) -> None:
+        granted = [holder.ticket.granted is not None for holder in self.inside]
+        assert True not in itertools.dropwhile(lambda had: had, granted)
 
     @invariant()
     def nobody_waits_without_need(self) -> None:
-        waiting = [ticket for ticket in self.inside if ticket.state == "waiting"]
-        if waiting:
-            assert self.admission.load + waiting[0].weight > self.limit
+        wanting = [holder.ticket for holder in self.inside if holder.waiting or holder.ticket.granted is None]
+        if wanting:
+            assert self.admission.load + min(ticket.weight for ticket in wanting) > self.limit or any(
+                self.admission.load + ticket.weight > self.limit for ticket in wanting
+            )
 
-    def running(self) -> list[Ticket]:
-        return [ticket for ticket in self.inside if ticket.state == "running"]
+    def _granted(self) -> list[Holder]:
+        return [holder for holder in self.inside if holder.ticket.granted is not None]
+
+    def _leave(self, holder: Holder, *, generated: bool = False) -> None:
+        self.inside.remove(holder)
+        self.admission.leave(holder.ticket, generated=generated)
+        for task in holder.tasks:
+            task.cancel()
+        if holder.tasks:
+            self.loop.run_until_complete(_three_turns_of_the_loop())
+        self._settle()
+
+    def _settle(self) -> None:
+        if any(holder.tasks for holder in self.inside):
+            self.loop.run_until_complete(_three_turns_of_the_loop())
+        for holder in self.inside:
+            holder.tasks = [task for task in holder.tasks if not task.done()]
 
 
 TestAdmission = AdmissionMachine.TestCase
+TestAdmission.settings = settings(max_examples=60, stateful_step_count=30)  # each example has a loop of its own
+
+
+async def _hold(admission: Admission, ticket: Ticket, order: list[str], name: str, end: asyncio.Event) -> None:
+    async with admission.turn(ticket):
+        order.append(name)
+        await end.wait()
+
+
+async def test_a_heavy_request_leaves_the_next_slot_to_others() -> None:
+    admission, _ = make(limit=2)
+    heavy = admission.enter(1)
+    order: list[str] = []
+    ends = [asyncio.Event() for _ in range(5)]
+    turns = [asyncio.create_task(_hold(admission, heavy, order, f"heavy {n}", end)) for n, end in enumerate(ends)]
+    await asyncio.sleep(0)
+    assert (admission.load, admission.running, admission.waiting) == (2, 1, 0)
+    small, smaller = admission.enter(1), admission.enter(1)
+    assert admission.waiting == 2
+    ends[0].set()
+    await asyncio.sleep(0.01)
+    assert (small.state, smaller.state) == ("running", "waiting")
+    ends[1].set()
+    await asyncio.sleep(0.01)
+    # The heavy request has no slot left: it is behind the one that has waited already.
+    assert (smaller.state, heavy.state, admission.waiting) == ("running", "waiting", 1)
+    admission.leave(small)
+    await asyncio.sleep(0.01)
+    assert order == ["heavy 0", "heavy 1", "heavy 2"]
+    for end in ends:
+        end.set()
+    admission.leave(smaller)
+    await asyncio.gather(*turns)
+    assert admission.load == 0
+
+
+@pytest.mark.parametrize("generated", [True, False])
+def test_only_an_answer_of_the_model_tells_how_long_others_take(generated: bool) -> None:
+    admission, clock = make(limit=1)
+    for _ in range(50):
+        ticket = admission.enter(1)
+        clock.now += 0.001
+        admission.leave(ticket, generated=generated)
+    assert admission.completions_per_second() == pytest.approx(1000 if generated else 0.5)
+
+
+async def test_a_turn_that_fails_does_not_tell_how_long_others_take() -> None:
+    admission, clock = make(limit=1)
+    ticket = admission.enter(1)
+
+    async def fail() -> None:
+        async with admission.turn(ticket):
+            clock.now += 0.001
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await fail()
+    assert admission.completions_per_second() == 0.5
+
+
+def test_running_requests_that_take_longer_than_the_average_count() -> None:
+    admission, clock = make(limit=1)
+    ticket = admission.enter(1)
+    clock.now += 1
+    admission.leave(ticket, generated=True)
+    admission.enter(1)
+    clock.now += 20
+    assert admission.completions_per_second() == pytest.approx(1 / 20)

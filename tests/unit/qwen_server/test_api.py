@@ -158,6 +158,20 @@ async def test_models_are_listed_and_found_by_name(served: Served) -> None:
     assert (await served.client.get("/v1/models/gpt-4o")).status_code == 404
 
 
+async def test_aliases_are_listed_after_the_model_and_name_it_as_their_parent() -> None:
+    async with serve(model_aliases="gpt-5-codex,claude-*") as served:
+        model, alias = (await served.client.get("/v1/models")).json()["data"]
+        assert (model["id"], model["parent"]) == ("qwen-news-classifier", None)
+        assert alias == model | {"id": "gpt-5-codex", "parent": "qwen-news-classifier"}
+        assert (await served.client.get("/v1/models/gpt-5-codex")).json() == alias
+        assert (await served.client.get("/v1/models/claude-haiku-4-5")).json()["id"] == "claude-haiku-4-5"
+        assert (await served.client.get("/v1/models/gpt-4o")).status_code == 404
+        for name in ("gpt-5-codex", "claude-haiku-4-5"):
+            answer = (await served.chat(model=name)).json()
+            assert answer["model"] == "qwen-news-classifier"
+            assert served.engine.bodies[-1]["model"] == "qwen-news-classifier"
+
+
 async def test_health_is_the_specifications(served: Served) -> None:
     response = await served.client.get("/health")
     assert response.status_code == 200

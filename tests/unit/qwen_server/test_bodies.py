@@ -36,6 +36,9 @@ def completion(**fields: Any) -> Any:
         {"logprobs": False},
         {"repetition_penalty": 0.01},
         {"tool_choice": "none"},
+        {"tool_choice": "auto"},
+        {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+        {"stream_options": {"continuous_usage_stats": True}},
         {"chat_template_kwargs": {"enable_thinking": False}},
     ],
 )
@@ -47,7 +50,8 @@ def test_ordinary_requests_go_the_fast_way(fields: dict[str, Any]) -> None:
     "fields",
     [
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
-        {"tool_choice": "auto"},
+        {"tool_choice": "required"},
+        {"return_prompt_text": True},
         {"logprobs": True},
         {"prompt_logprobs": 0},
         {"return_token_ids": True},
@@ -66,11 +70,12 @@ def test_logprobs_echo_and_suffix_of_completions_go_the_reference_way(fields: di
 
 
 @pytest.mark.parametrize(
-    ("prompt", "n", "weight"),
+    ("prompt", "n", "sequences"),
     [("x", 1, 1), (["a", "b"], 3, 6), ([1, 2, 3], 2, 2), ([[1], [2], [3]], 1, 3)],
 )
-def test_the_weight_is_prompts_times_choices(prompt: Any, n: int, weight: int) -> None:
-    assert completion(prompt=prompt, n=n).weight == weight
+def test_a_request_has_prompts_times_choices_sequences(prompt: Any, n: int, sequences: int) -> None:
+    body = completion(prompt=prompt, n=n)
+    assert body.prompts * body.n == sequences
 
 
 def test_configured_limits_and_defaults_hold() -> None:

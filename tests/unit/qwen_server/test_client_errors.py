@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from tests.unit.qwen_server.serving import Served, serve
 
+TEXT = {"type": "text", "text": "x"}
 USER = [{"role": "user", "content": "x"}]
 
 
@@ -57,14 +58,14 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"repetition_penalty": 5e-324}, "repetition_penalty"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"seed": 2**63}, "seed"),
-        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ["a"] * 33}, "stop"),
         ({"stop": [1]}, "stop"),
         ({"stop": ""}, "stop"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"1": 101}}, "logit_bias"),
         ({"logit_bias": []}, "logit_bias"),
         ({"stream": "yes"}, "stream"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_options": []}, "stream_options"),
         ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
@@ -78,16 +79,20 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
         ({"messages": [*USER, {"content": "x"}]}, "messages[1].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
+        ({"messages": [*USER, {"role": "user", "content": [TEXT, {"type": "text"}]}]}, "messages[1].content[1].text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"type": 5}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": "x", "name": 5}]}, "messages[0].name"),
         ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "content": "x", "reasoning": 5}]}, "messages[0].reasoning"),
+        ({"messages": [{"role": "assistant", "reasoning_content": []}]}, "messages[0].reasoning_content"),
         ({"messages": [{"role": "assistant", "tool_calls": [5]}]}, "messages[0].tool_calls[0]"),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]},
             "messages[0].tool_calls[0].function.arguments",
         ),
-        ({"tools": []}, "tools"),
         ({"tools": [{}] * 1025}, "tools"),
         ({"tools": ["f"]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
@@ -112,8 +117,11 @@ async def test_a_bad_parameter_of_a_chat_is_named(served: Served, fields: dict[s
         ({"prompt": None}, "prompt"),
         ({"prompt": []}, "prompt"),
         ({"prompt": {}}, "prompt"),
-        ({"prompt": ["a", 1]}, "prompt"),
-        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt[1]"),
+        ({"prompt": [[]]}, "prompt[0]"),
+        ({"prompt": [[1], [2, "a"]]}, "prompt[1]"),
+        ({"prompt": [[1], "a"]}, "prompt[1]"),
+        ({"prompt": [1, "a"]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": ["a"] * 129}, "prompt"),
         ({"logprobs": True}, "logprobs"),
@@ -122,6 +130,9 @@ async def test_a_bad_parameter_of_a_chat_is_named(served: Served, fields: dict[s
         ({"best_of": True}, "best_of"),
         ({"best_of": 1.0}, "best_of"),
         ({"suffix": 1}, "suffix"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 0, "echo": False}, "max_tokens"),
+        ({"max_tokens": -1, "echo": True}, "max_tokens"),
     ],
 )
 async def test_a_bad_parameter_of_a_completion_is_named(served: Served, fields: dict[str, Any], param: str) -> None:
@@ -136,6 +147,19 @@ async def test_limits_are_named_with_their_values(served: Served) -> None:
     assert "between 0 and 1" in error_of(response, 400)["message"]
     response = await served.client.post("/v1/completions", json={"prompt": ["a"] * 129})
     assert "128" in error_of(response, 400)["message"]
+
+
+async def test_a_limit_is_named_with_its_setting(served: Served) -> None:
+    for fields, flag in (
+        ({"max_tokens": 513}, "--max-tokens-limit"),
+        ({"min_tokens": 513}, "--max-tokens-limit"),
+        ({"temperature": 1.5}, "--max-temperature"),
+        ({"temperature": -1}, "--min-temperature"),
+        ({"n": 17}, "--max-choices"),
+        ({"stop": ["a"] * 33}, "--max-stops"),
+    ):
+        assert f"(set by {flag})" in error_of(await served.chat(**fields), 400)["message"]
+    assert "set by" not in error_of(await served.chat(n=0), 400)["message"]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +229,7 @@ async def test_unknown_paths_and_methods_are_answered_in_shape(served: Served) -
     error_of(await served.client.post("/v1/models/"), 405)
     response = await served.client.get("/v1/chat/completions")
     error_of(response, 405)
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "OPTIONS, POST"
 
 
 async def test_a_prompt_too_long_is_the_engines_400_and_frees_its_slot(served: Served) -> None:
@@ -215,7 +239,7 @@ async def test_a_prompt_too_long_is_the_engines_400_and_frees_its_slot(served: S
         assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")
     assert (served.service.admission.running, served.service.admission.waiting) == (0, 0)
     after = (await served.metrics())["requests"]
-    assert (after["total"], after["failed"]) == (before["total"], before["failed"])
+    assert (after["total"] - before["total"], after["failed"]) == (20, before["failed"]), "they had a slot"
 
 
 async def test_unknown_fields_are_ignored_with_one_line(served: Served, caplog: pytest.LogCaptureFixture) -> None:

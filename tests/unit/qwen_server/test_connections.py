@@ -6,72 +6,13 @@ import json
 import re
 import resource
 import socket
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from qwen_server.http.connections import MAX_HEADER_BYTES
 from qwen_server.runner import listen
-from tests.unit.qwen_server.serving import Served, make_settings, serve, until
-
-HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-@dataclass
-class Client:
-    """A raw connection: the test controls every byte."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        with contextlib.suppress(ConnectionError):
-            await self.writer.drain()
-
-    async def answer(self, seconds: float = 5.0) -> tuple[int, dict[str, str], bytes]:
-        """The status, headers and body of the next answer, which has a Content-Length."""
-        async with asyncio.timeout(seconds):
-            lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-            return int(lines[0].split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
-
-    async def ends(self, seconds: float = 5.0) -> bytes:
-        """Everything until the server closes or resets the connection."""
-        async with asyncio.timeout(seconds):
-            with contextlib.suppress(ConnectionError):
-                return await self.reader.read()
-            return b""
-
-    async def refused(self, status: int) -> str:
-        """The message of an error in OpenAI's format, after which the connection closes."""
-        found, headers, body = await self.answer()
-        error: dict[str, Any] = json.loads(body)["error"]
-        assert (found, set(error)) == (status, {"message", "type", "param", "code"})
-        assert headers["connection"] == "close"
-        assert headers["x-request-id"]
-        assert await self.ends() == b""
-        return str(error["message"])
-
-
-@contextlib.asynccontextmanager
-async def connect(served: Served) -> AsyncIterator[Client]:
-    address = urlsplit(served.url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=1 << 24)
-    try:
-        yield Client(reader, writer)
-    finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-def post(body: bytes, *, length: int | None = None, path: str = "/v1/completions") -> bytes:
-    size = len(body) if length is None else length
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode() + body
+from tests.unit.qwen_server.raw_client import HEALTH, Client, connect, post
+from tests.unit.qwen_server.serving import make_settings, serve, until
 
 
 async def trickle(client: Client, piece: bytes) -> None:
@@ -142,14 +83,6 @@ async def test_headers_come_with_the_first_part_of_the_body(connection: str) -> 
                     assert rest.partition(b"HTTP/1.1 200 OK\r\n")[2].partition(b"HTTP/1.1")[0].endswith(ending)
                 else:
                     assert (first + await client.ends()).endswith(ending)
-
-
-async def test_a_head_request_gets_the_headers_alone() -> None:
-    async with serve() as served, connect(served) as client:
-        await client.send(b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n" + HEALTH)
-        first = (await client.reader.readuntil(b"\r\n\r\n")).decode()
-        assert first.startswith("HTTP/1.1 405")
-        assert (await client.answer())[0] == 200
 
 
 async def test_an_old_connection_ends_with_an_answer_and_a_new_one_is_not_old(monkeypatch: pytest.MonkeyPatch) -> None:

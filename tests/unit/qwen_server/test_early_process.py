@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -9,14 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import spawn
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qwen_server.engine.base import EngineError
 from qwen_server.engine.processes import descendants
+from qwen_server.engine.vllm import engine as engine_module
+from qwen_server.engine.vllm import environment
+from qwen_server.engine.vllm.engine import VllmEngine
 from qwen_server.engine.vllm.patches.early_core import EarlyChild, EarlyContext
+from tests.unit.qwen_server.serving import make_settings
 
 SOURCE = Path(__file__).parents[3] / "server" / "src"
 PRELOADED = "wave"  # a module that nothing else imports
@@ -29,6 +36,7 @@ def tell(path: Path, *_: Any) -> None:
         "preloaded": PRELOADED in sys.modules,
         "group": os.getpgid(0),
         "variable": os.environ.get("OF_THE_PARENT"),
+        "frozen": gc.get_freeze_count() > 0,
     }
     path.write_text(json.dumps(found))
     os._exit(7)
@@ -41,7 +49,7 @@ def _source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start() -> EarlyChild:
     """A child. Not a fixture, because pytest changes the environment in between."""
-    return EarlyChild("Core", [PRELOADED, "there.is.no.such.module"])
+    return EarlyChild("Core", [PRELOADED, "there.is.no.such.module"], after="gc:freeze")
 
 
 def run(context: EarlyContext, path: Path, *more: Any) -> tuple[SpawnProcess, dict[str, Any]]:
@@ -58,6 +66,7 @@ def test_the_first_process_runs_in_the_child_that_imported_meanwhile(tmp_path: P
     process, found = run(context, tmp_path / "first")
     assert process.pid == found["pid"] == found["group"] == child.pid
     assert found["preloaded"]
+    assert found["frozen"]
     _, second = run(context, tmp_path / "second")
     assert second["pid"] != child.pid
     assert not second["preloaded"]
@@ -97,6 +106,48 @@ def test_a_child_that_cannot_be_used_is_replaced(
     _, found = run(context, tmp_path / "found", *more)
     assert found["pid"] != child.pid
     assert child.pid not in descendants()
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_a_child_that_nobody_takes_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = start()
+    assert not gone(child.pid)
+    monkeypatch.setattr(spawn, "get_executable", lambda: "/another/python")
+    assert not child.take()
+    child.discard()
+    assert gone(child.pid)
+    child.discard()  # does nothing: the files may belong to others by now
+
+
+def test_a_child_that_works_is_not_ended(tmp_path: Path) -> None:
+    child = start()
+    process, _ = run(EarlyContext(child), tmp_path / "found")
+    assert child.works
+    child.discard()
+    assert process.exitcode == 7
+
+
+async def test_a_start_that_fails_before_the_core_leaves_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[EarlyChild] = []
+
+    def early(name: str, *_: Any, **__: Any) -> EarlyChild:
+        children.append(EarlyChild(name, []))
+        return children[0]
+
+    def fail(*_: Any) -> None:
+        raise EngineError("vLLM's arguments (after --): no such flag")
+
+    monkeypatch.setattr(engine_module, "EarlyChild", early)
+    monkeypatch.setattr(environment, "prepare", lambda *_: None)
+    monkeypatch.setattr(VllmEngine, "_build", fail)
+    engine = VllmEngine(make_settings())
+    with pytest.raises(EngineError, match="no such flag"):
+        await engine.start()
+    assert [gone(child.pid) for child in children] == [True]
+    await engine.shutdown(0)
 
 
 def test_a_child_that_is_not_needed_ends_with_its_parent() -> None:

@@ -67,3 +67,9 @@ def test_only_a_ready_engine_can_be_hung_or_stalled(vitals: Vitals) -> None:
 def test_a_recent_step_clears_a_busy_engine(vitals: Vitals, ago: float) -> None:
     alive = replace(vitals, unfinished=1, last_step_at=NOW - ago)
     assert hung_seconds(alive, NOW) <= ago + 1e-9
+
+
+def test_compiling_a_grammar_is_no_stall() -> None:
+    vitals = busy(busy_since=900.0, last_token_at=940.0, last_step_at=999.0)
+    assert stalled_seconds(replace(vitals, compiling_seconds=20.0), NOW) == 39
+    assert stalled_seconds(replace(vitals, compiling_seconds=80.0), NOW) == 0

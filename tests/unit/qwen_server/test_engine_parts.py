@@ -343,9 +343,18 @@ def test_a_grammar_that_the_engine_cannot_compile_is_the_clients_mistake() -> No
         merger.convert(0, result((0, "", 0, "error"), finished=True))
 
 
-def test_an_error_after_the_first_token_is_the_engines() -> None:
+def test_a_grammar_that_no_token_fits_any_more_is_the_clients_mistake() -> None:
+    """Otherwise, requests with such grammars would raise HighErrorRate."""
     merger = Merger(1)
     merger.add_prompt(1, constrained=True)
+    merger.convert(0, result((0, "a", 1, None)))
+    with pytest.raises(InvalidRequestError, match="grammar"):
+        merger.convert(0, result((0, "", 0, "error"), finished=True))
+
+
+def test_an_error_without_a_grammar_is_the_engines() -> None:
+    merger = Merger(1)
+    merger.add_prompt(1)
     merger.convert(0, result((0, "a", 1, None)))
     with pytest.raises(EngineError, match="error"):
         merger.convert(0, result((0, "", 0, "error"), finished=True))

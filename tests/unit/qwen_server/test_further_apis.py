@@ -64,6 +64,14 @@ async def test_a_streamed_response_ends_with_its_own_event(served: Served) -> No
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
+async def test_a_cut_response_is_complete_as_a_stream(served: Served) -> None:
+    before = served.service.figures.counters.outcomes["successful"]
+    response = await post(served, "/v1/responses", stream=True, max_output_tokens=2)
+    assert names_of(response.text)[-1] == "response.incomplete"
+    assert events_of(response.text)[-1]["response"]["status"] == "incomplete"
+    assert served.service.figures.counters.outcomes["successful"] == before + 1
+
+
 async def test_a_message(served: Served) -> None:
     body = (await post(served, "/v1/messages")).json()
     assert (body["type"], body["role"], body["content"]) == ("message", "assistant", [{"type": "text", "text": ANSWER}])

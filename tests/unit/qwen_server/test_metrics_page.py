@@ -29,6 +29,8 @@ SECTIONS: Mapping[str, set[str]] = {
         "success_rate_percent",
         "error_rate_percent",
         "requests_per_second",
+        "aborted",
+        "refused",
     },
     "tokens": {"total_input", "total_output", "avg_per_request"},
     "slo": {"ttft", "throughput", "sample_size"},
@@ -62,7 +64,7 @@ async def served() -> AsyncIterator[Served]:
         yield served
 
 
-async def test_the_json_has_the_specifications_fields_and_no_other(served: Served) -> None:
+async def test_the_json_has_the_documented_fields_and_no_other(served: Served) -> None:
     await served.chat()
     for path in ("/api/v1/metrics", "/stats", "/metrics"):
         response = await served.client.get(path)
@@ -86,9 +88,10 @@ async def test_before_any_request_what_is_unknown_is_null(served: Served) -> Non
 
 
 async def test_the_four_specified_gauges_come_word_for_word(served: Served) -> None:
-    response = await served.client.get("/metrics/prometheus")
-    assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-    assert response.text.startswith(SPECIFIED)
+    for path in ("/metrics/prometheus", "/prometheus/metrics"):
+        response = await served.client.get(path)
+        assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert response.text.startswith(SPECIFIED)
 
 
 async def test_the_page_has_the_counters_and_histograms(served: Served) -> None:

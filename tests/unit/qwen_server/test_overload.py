@@ -1,6 +1,7 @@
 """More requests than fit, disconnects, deadlines: who is refused, and that slots are freed."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, MutableMapping
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from qwen_server.api import streaming
 from qwen_server.api.generation import Generation
-from qwen_server.engine.base import Output, Prepared, Tap
+from qwen_server.engine.base import Output, Prepared
+from qwen_server.http.dialects import KEEP_ALIVE
 from qwen_server.observe.request_figures import RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
@@ -70,6 +72,19 @@ async def test_a_heavy_request_takes_as_many_slots_as_it_has_choices(served: Ser
     assert (await waiting).status_code == 200
 
 
+async def test_the_total_never_falls(served: Served) -> None:
+    await served.chat()
+    tasks = await fill(served, 2)
+    before = (await served.metrics())["requests"]
+    await stop(tasks)
+    await served.until_idle()
+    assert (await served.chat("x" * 5000)).status_code == 400
+    after = (await served.metrics())["requests"]
+    assert (before["total"], before["aborted"]) == (3, 0)
+    assert (after["total"], after["aborted"], after["successful"], after["failed"]) == (4, 2, 1, 0)
+    assert after["success_rate_percent"] == 100.0
+
+
 async def test_who_waits_too_long_is_refused() -> None:
     async with serve(queue_timeout=0.2) as served:
         tasks = await fill(served, 3)
@@ -104,8 +119,8 @@ async def test_a_stream_whose_engine_takes_a_moment_to_end_counts_as_answered(
 ) -> None:
     generate = served.engine.generate
 
-    async def linger(prepared: Prepared, tap: Tap | None) -> AsyncGenerator[Output, None]:
-        async for output in generate(prepared, tap):
+    async def linger(prepared: Prepared, *rest: Any) -> AsyncGenerator[Output, None]:
+        async for output in generate(prepared, *rest):
             yield output
         await asyncio.sleep(0.05)  # several prompts are merged, and the merger looks once more
 
@@ -136,8 +151,8 @@ async def test_a_client_that_reads_nothing_is_left_at_the_deadline(
 
     overdue = service.clock() - service.settings.request_timeout + 0.1
     async with asyncio.timeout(5):
-        ticket = service.admission.enter(body.weight)
-        await Generation(service, body, RequestRecord("r", overdue)).serve(ticket, receive, send)
+        generation = Generation(service, body, RequestRecord("r", overdue))
+        await generation.serve(service.admission.enter(generation.weight), receive, send)
     assert sent[0] == "http.response.start"
     assert (served.lifecycle.in_flight, service.admission.running) == (0, 0)
 
@@ -165,7 +180,7 @@ async def test_a_client_that_leaves_while_running_frees_slot_and_engine(served: 
     assert time.monotonic() - begin < 1
     assert served.engine.aborted == 3
     requests = (await served.metrics())["requests"]
-    assert (requests["total"], requests["failed"]) == (0, 0)
+    assert (requests["total"], requests["failed"], requests["aborted"]) == (3, 0, 3)
     assert served.service.figures.counters.outcomes == {"aborted": 3}
 
 
@@ -205,6 +220,42 @@ async def test_a_slow_first_token_is_bridged_by_comments(served: Served, monkeyp
         text = "".join([part async for part in response.aiter_text()])
     assert text.startswith(": keep-alive\n\n: keep-alive\n\n")
     assert events_of(text)[-1] == "[DONE]"
+
+
+SILENT = '@{"tokens": 3, "delay": 0.3}'
+STREAMS: tuple[tuple[str, dict[str, Any], bytes], ...] = (
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": SILENT}]}, KEEP_ALIVE),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": SILENT}], "logprobs": True},
+        KEEP_ALIVE,
+    ),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": SILENT}], "n": 2}, KEEP_ALIVE),
+    ("/v1/completions", {"prompt": SILENT}, KEEP_ALIVE),
+    ("/v1/responses", {"input": SILENT}, KEEP_ALIVE),
+    (
+        "/v1/messages",
+        {"messages": [{"role": "user", "content": SILENT}], "max_tokens": 9},
+        b'event: ping\ndata: {"type": "ping"}\n\n',
+    ),
+)
+
+
+@pytest.mark.parametrize(("path", "body", "sign"), STREAMS)
+async def test_silence_in_the_middle_of_a_stream_is_bridged_between_events(
+    served: Served, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any], sign: bytes
+) -> None:
+    quiet = (await served.client.post(path, json=body | {"stream": True})).content
+    monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 0.1)
+    bridged = (await served.client.post(path, json=body | {"stream": True})).content
+    assert bridged.count(sign) >= 3
+    events = [event for event in bridged.split(b"\n\n") if event + b"\n\n" != sign]
+    assert [names_of(event) for event in events] == [names_of(event) for event in quiet.split(b"\n\n")]
+
+
+def names_of(event: bytes) -> str:
+    """An event without what differs from answer to answer."""
+    return re.sub(r'"(id|created)":("[^"]*"|\d+)', "", event.decode())
 
 
 async def test_a_failure_after_comments_is_an_event(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 import math
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_server.observe.request_figures import (
+    OUTCOMES,
     Distribution,
     Histogram,
     Outcome,
@@ -77,17 +79,31 @@ def test_refused_rejected_aborted_and_failed_requests_enter_no_percentile() -> N
     assert figures.counters.outcomes == {"failed": 1, "aborted": 1, "rejected": 1, "refused": 2}
     assert figures.counters.errors == {"why": 1}
     assert figures.counters.refusals == {"why": 1, "queue_full": 1}
-    assert figures.total == 1
+    assert figures.total == 4
 
 
-def test_total_is_successful_and_failed_and_in_progress() -> None:
-    clock = Clock()
-    figures = RequestFigures(clock=clock)
-    answer(figures, clock, 1, 0.5, 3)
+@given(st.lists(st.sampled_from(["accept", "turn away", *OUTCOMES])))
+def test_total_counts_who_was_accepted_and_never_falls(events: list[str]) -> None:
+    figures = RequestFigures(clock=Clock())
+    accepted = 0
+    for event in events:
+        before = figures.total
+        if event == "turn away":
+            figures.turn_away(RequestRecord("id", 0), "refused", "queue_full")
+        elif event == "accept":
+            figures.accept()
+            accepted += 1
+        elif figures.in_progress:
+            figures.finish(RequestRecord("id", 0), cast("Outcome", event), "why")
+        assert before <= figures.total == accepted
+
+
+def test_the_length_of_a_prompt_is_that_of_one_of_several() -> None:
+    figures = RequestFigures(clock=Clock())
     figures.accept()
-    figures.finish(RequestRecord("id", clock.now), "failed", "engine_error")
-    figures.accept()
-    assert (figures.total, figures.in_progress) == (3, 1)
+    figures.finish(RequestRecord("id", 0, prompts=4, prompt_tokens=42), "successful")
+    assert figures.summary().prompt_tokens_p95 == 11
+    assert figures.counters.input_tokens == 42
 
 
 def test_percentiles_forget_what_is_older_than_five_minutes() -> None:

@@ -139,6 +139,16 @@ def test_the_served_name_is_the_last_part_of_the_model(model: str, name: str) ->
     assert load_settings(["--model", model, "--served-model-name", "x"]).served_name == "x"
 
 
+def test_aliases_are_names_with_a_star_at_most_at_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings([]).model_aliases == ()
+    settings = load_settings(["--model-aliases", "gpt-5-codex, claude-haiku-*,"])
+    assert settings.model_aliases == ("gpt-5-codex", "claude-haiku-*")
+    monkeypatch.setenv("QWEN_MODEL_ALIASES", "*")
+    assert load_settings([]).answers_to("anything")
+    with pytest.raises(ConfigurationError, match=r"--model-aliases.*'a\*b'"):
+        load_settings(["--model-aliases=a*b"])
+
+
 def test_what_follows_the_separator_goes_to_vllm() -> None:
     settings = load_settings(["--port", "1", "--", "--max-num-seqs=64", "--seed", "7"])
     assert settings.pass_through == ("--max-num-seqs=64", "--seed", "7")

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_server.api.streaming import KEEP_ALIVE, Chunks, Collector, EventStream, require_answer
+from qwen_server.api.streaming import Chunks, Collector, EventStream, require_answer
 from qwen_server.control.refusals import Refusal
 from qwen_server.engine.base import Delta, EngineError, Output
+from qwen_server.http.dialects import KEEP_ALIVE
 from qwen_server.http.error_bodies import engine_failure, refused, stream_event
 from tests.unit.qwen_server.serving import events_of, until
 
@@ -114,6 +115,70 @@ async def test_an_error_is_sent_though_the_deadline_met_a_blocked_comment() -> N
     await stream.end(b"data: error")
     stream.close()
     assert reader.got == [KEEP_ALIVE, b"data: error"]
+
+
+class Direct:
+    """Writes past the stream at `wrote_at`."""
+
+    wrote_at = 0.0
+
+
+async def test_silence_is_broken_at_any_time_and_only_silence() -> None:
+    reader, direct = Reader(), Direct()
+    reader.reads.set()
+    now = 100.0
+    stream = EventStream(reader.send, list, keep_alive=b"event: ping\n\n", direct=direct, clock=lambda: now)
+    stream.arm()
+
+    async def pass_to(then: float) -> list[bytes]:
+        nonlocal now
+        now, reader.got = then, []
+        stream.close()  # the timer, which this test plays
+        stream._check_silence()
+        await asyncio.sleep(0)
+        return reader.got
+
+    assert await pass_to(109.9) == []
+    assert await pass_to(110.0) == [KEEP_ALIVE]
+    assert await pass_to(119.0) == []
+    await stream.write(b"data: 1\n\n")  # at 119
+    assert await pass_to(128.9) == []
+    assert await pass_to(129.0) == [b"event: ping\n\n"]
+    direct.wrote_at = 135.0
+    assert await pass_to(144.9) == []
+    assert await pass_to(145.0) == [b"event: ping\n\n"]
+    await stream.write(b"data: half of an event")
+    assert await pass_to(155.0) == []
+    await stream.write(b"\n\n")
+    assert await pass_to(165.0) == [b"event: ping\n\n"]
+    reader.got = []
+    await stream.end(b"data: 2\n\n")
+    assert reader.got == [b"data: 2\n\n"]
+    stream.close()
+
+
+async def test_a_client_that_does_not_read_gets_no_comments() -> None:
+    reader = Reader()
+    stream = EventStream(reader.send, list)
+    stream._seconds = 0.01
+    stream.arm()
+    await until(lambda: stream.blocked)
+    await asyncio.sleep(0.05)
+    reader.reads.set()
+    await stream.end(b"data: 1\n\n")
+    stream.close()
+    assert reader.got == [KEEP_ALIVE, b"data: 1\n\n"]
+
+
+async def test_a_stream_has_not_started_while_its_headers_wait() -> None:
+    async def wait(_: MutableMapping[str, Any]) -> None:
+        await asyncio.Future()
+
+    stream = EventStream(wait, list)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await stream.write(b"data: 1\n\n")
+    assert (stream.started, stream.blocked) == (False, True)
 
 
 async def test_a_stream_knows_that_its_client_does_not_read() -> None:

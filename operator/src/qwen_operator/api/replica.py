@@ -93,6 +93,12 @@ class ModelSpec(ApiObject):
         description="Name of the model in the API. Defaults to `qwen-NAME` for a built-in model, else to the last part "
         "of the repository, path or image.",
     )
+    aliases: list[Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^,*\s]*\*?$")]] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Further names that clients may use for the model, such as those that an agent's sub-agents ask "
+        "for. An ending `*` stands for any ending (`claude-haiku-*`).",
+    )
     source: ModelSource = Field(description="Where the model comes from. Exactly one source must be set.")
 
 
@@ -191,6 +197,12 @@ class LimitsSpec(ApiObject):
     queue_timeout: Duration = duration_field("30s", "How long a request may wait in the queue.")
     default_max_tokens: int = Field(default=100, ge=1, description="max_tokens of requests that do not set it.")
     max_tokens: int = Field(default=512, ge=1, description="Maximum for max_tokens.")
+    on_exceed: Literal["Refuse", "Clamp"] = Field(
+        default="Refuse",
+        description="What to do with a request whose max_tokens is above the maximum: `Refuse` answers 400, `Clamp` "
+        "lowers it to the maximum.",
+    )
+    max_stops: int = Field(default=32, ge=1, le=1024, description="Maximum number of stop strings of a request.")
     min_temperature: float = Field(default=0.0, ge=0, le=2, description="Minimum for temperature.")
     max_temperature: float = Field(default=1.0, ge=0, le=2, description="Maximum for temperature.")
     rate_limit: Annotated[str, Field(max_length=32, pattern=r"^[1-9][0-9]*/(second|minute|hour)$")] | None = Field(

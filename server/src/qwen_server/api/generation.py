@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,10 +29,10 @@ from qwen_server.api.transcript import Transcript
 from qwen_server.control.admission import QueueTimeoutError, Ticket
 from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
-from qwen_server.engine.base import EngineError, InvalidRequestError, Output
+from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Output, Turn
 from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
 from qwen_server.http.dialects import DIALECTS
-from qwen_server.http.disconnects import UntilDisconnect
+from qwen_server.http.disconnects import ClientSend, UntilDisconnect
 from qwen_server.http.early_writes import DirectEvents, connection_of
 from qwen_server.http.error_bodies import (
     INTERNAL_TEXT,
@@ -48,18 +49,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _ERROR_SECONDS = 5.0
-
-
-def _of_this_client(send: Send) -> Send:
-    """Wraps `send`: an OSError from it is a disconnected client, any other is the machine's."""
-
-    async def send_on(message: MutableMapping[str, Any]) -> None:
-        try:
-            await send(message)
-        except OSError as error:
-            raise ClientDisconnectedError from error
-
-    return send_on
+# The errors of an accepted request that are no failures.
+_REFUSALS = frozenset({"queue_timeout", "grammars_busy"})
 
 
 class Generation:
@@ -70,13 +61,23 @@ class Generation:
         self._body = body
         self._record = record
         record.generates = body.generates
+        record.prompts = body.prompts
         self._early_writes = early_writes
         self._dialect = DIALECTS[body.kind]
         self._id = self._dialect.id_prefix + secrets.token_hex(16)
         self._created = int(time.time())
         self._stream: EventStream | None = None
         self._events = 0
+        self._answered = False
         self._transcript = Transcript(body.fields) if service.settings.log_prompts else None
+
+    @property
+    def weight(self) -> int:
+        """The slots that each turn needs: the sequences that cannot wait for one another.
+
+        vLLM's own serving code generates all choices of a prompt together.
+        """
+        return 1 if self._is_fast() else self._body.n
 
     async def serve(self, ticket: Ticket, receive: Receive, send: Send) -> None:
         """Answers. Every outcome is counted exactly once, and the client gets every error."""
@@ -86,7 +87,8 @@ class Generation:
         reason: str | None = "internal"
         try:
             with service.lifecycle.track():
-                outcome, reason = await self._accepted(ticket, receive, _of_this_client(send))
+                client = ClientSend(send, connection_of(receive), service.clock)
+                outcome, reason = await self._accepted(ticket, receive, client)
         except asyncio.CancelledError:
             outcome, reason = "aborted", None
             raise
@@ -95,23 +97,24 @@ class Generation:
             if self._transcript is not None:
                 self._transcript.log()
 
-    async def _accepted(self, ticket: Ticket, receive: Receive, send: Send) -> tuple[Outcome, str | None]:
+    async def _accepted(self, ticket: Ticket, receive: Receive, send: ClientSend) -> tuple[Outcome, str | None]:
         try:
             try:
                 await self._within_deadline(ticket, receive, send)
+                self._answered = True
             finally:
-                self._service.admission.leave(ticket)
+                self._service.admission.leave(ticket, generated=self._answered and self._body.generates)
         except ClientDisconnectedError:
             return "aborted", None
         except HttpError as error:
             # A deadline that passes while the client does not read is not the server's failure.
-            held_up = error.kind == "timeout" and self._stream is not None and self._stream.blocked
+            held_up = error.kind == "timeout" and send.held_up(self._service.clock() - self._record.arrival)
             await self._send_error(send, error)
             if held_up:
                 return "aborted", None
             if error.status < 500:
                 return "rejected", error.kind
-            return ("refused" if error.kind == "queue_timeout" else "failed"), error.kind
+            return ("refused" if error.kind in _REFUSALS else "failed"), error.kind
         finally:
             if self._stream is not None:
                 self._stream.close()
@@ -141,12 +144,16 @@ class Generation:
         try:
             await service.admission.wait(ticket, service.settings.queue_timeout)
             self._record.granted = service.clock()
+            turn = functools.partial(service.admission.turn, ticket)
             if self._is_fast():
-                await self._serve_fast(connection, send)
+                await self._serve_fast(turn, connection, send)
             else:
-                await self._serve_reference(send)
+                await self._serve_reference(turn, send)
         except QueueTimeoutError:
             raise refused(service.refuse("queue_timeout", BUSY_TEXT)) from None
+        except BusyError as error:
+            _log.warning("%s", error)
+            raise refused(service.refuse("grammars_busy", BUSY_TEXT)) from None
         except InvalidRequestError as error:
             param = self._body.blamed(error.param)
             raise client_error(error.status, error.message, param=param, code=error.code) from None
@@ -162,21 +169,21 @@ class Generation:
     def _is_fast(self) -> bool:
         return self._body.fast and not (self._body.kind == "chat" and self._service.engine.info.chats_need_parsing)
 
-    async def _serve_fast(self, connection: RequestResponseCycle | None, send: Send) -> None:
+    async def _serve_fast(self, turn: Turn, connection: RequestResponseCycle | None, send: Send) -> None:
         body, record, engine = self._body, self._record, self._service.engine
         prepare = engine.prepare_chat if body.kind == "chat" else engine.prepare_completion
         prepared = await prepare(body.fields, self._id, record.arrival)
         record.prompt_tokens = prepared.prompt_tokens
         choices = prepared.prompts * prepared.n
         if not body.stream:
-            async with aclosing(cast("Any", engine.generate(prepared))) as outputs:
+            async with aclosing(cast("Any", engine.generate(prepared, None, turn))) as outputs:
                 await self._collect_outputs(outputs, choices, send)
             return
         chunks = Chunks(body.kind, self._id, self._created, body.model, stop_reasons=body.stop_reasons)
         direct = None
         if connection is not None and choices == 1 and self._transcript is None:
             direct = DirectEvents(connection, chunks, record, self._service.figures, self._service.clock)
-        async with aclosing(cast("Any", engine.generate(prepared, direct))) as outputs:
+        async with aclosing(cast("Any", engine.generate(prepared, direct, turn))) as outputs:
             await self._stream_outputs(outputs, chunks, direct, send)
 
     async def _collect_outputs(self, outputs: AsyncIterator[Output], choices: int, send: Send) -> None:
@@ -194,7 +201,7 @@ class Generation:
         self, outputs: AsyncIterator[Output], chunks: Chunks, direct: DirectEvents | None, send: Send
     ) -> None:
         record = self._record
-        stream = self._begin_stream(send)
+        stream = self._begin_stream(send, direct)
         # Sent only after the engine's stream has ended: as soon as an answer is complete, uvicorn
         # reports its client as disconnected.
         ending: bytes | None = None
@@ -215,10 +222,12 @@ class Generation:
             raise EngineError("the engine ended without finishing the request")
         await stream.end(ending)
 
-    async def _serve_reference(self, send: Send) -> None:
+    async def _serve_reference(self, turn: Turn, send: Send) -> None:
         body, engine = self._body, self._service.engine
         stream = self._begin_stream(send) if body.stream else None
-        answer = await engine.reference(body.kind, body.fields, self._id, self._record.arrival, self._observe_reference)
+        answer = await engine.reference(
+            body.kind, body.fields, self._id, self._record.arrival, self._observe_reference, turn=turn
+        )
         if answer.stream is not None and stream is not None:
             async with aclosing(cast("Any", answer.stream)) as lines:
                 await self._relay(lines, stream)
@@ -239,8 +248,10 @@ class Generation:
             raise EngineError("the engine ended without finishing the request")
         await stream.end(ending)
 
-    def _begin_stream(self, send: Send) -> EventStream:
-        self._stream = EventStream(send, self._stream_headers)
+    def _begin_stream(self, send: Send, direct: DirectEvents | None = None) -> EventStream:
+        self._stream = EventStream(
+            send, self._stream_headers, keep_alive=self._dialect.keep_alive, direct=direct, clock=self._service.clock
+        )
         self._stream.arm()
         return self._stream
 
@@ -279,16 +290,17 @@ class Generation:
         parts = (("queue", granted - record.arrival), ("prefill", first - granted), ("decode", now - first))
         return b"server-timing", ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in parts).encode()
 
-    async def _send_error(self, send: Send, error: HttpError) -> None:
+    async def _send_error(self, send: ClientSend, error: HttpError) -> None:
         """Sends an error: as an HTTP status if nothing was sent yet, else as the last event.
 
         Gives up on a client that has disconnected or does not read.
         """
         with contextlib.suppress(ClientDisconnectedError, TimeoutError):
             async with asyncio.timeout(_ERROR_SECONDS):
-                if self._stream is None or not self._stream.started:
+                if not send.started:
                     if self._stream is not None:
                         self._stream.close()
                     await send_error(send, self._dialect.whole(error))
-                elif not self._stream.ended:
+                elif self._stream is not None and not self._stream.ended:
                     await self._stream.end(self._dialect.event(error, self._events))
+        send.abandon()

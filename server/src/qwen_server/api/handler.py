@@ -6,6 +6,8 @@ more.
 
 from __future__ import annotations
 
+import logging
+
 from starlette.datastructures import Headers
 
 from qwen_server.api.bodies.body import Body
@@ -14,12 +16,15 @@ from qwen_server.api.generation import Generation
 from qwen_server.control.admission import QueueFullError, Ticket
 from qwen_server.control.refusals import BUSY_TEXT
 from qwen_server.control.service import Service
-from qwen_server.engine.base import Kind
+from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Kind
 from qwen_server.http.asgi import Receive, Scope, Send, send_error
 from qwen_server.http.body import BodyReader, UploadsFullError
 from qwen_server.http.dialects import DIALECTS
-from qwen_server.http.error_bodies import HttpError, refused
+from qwen_server.http.disconnects import UntilDisconnect
+from qwen_server.http.error_bodies import HttpError, client_error, engine_failure, refused
 from qwen_server.http.rate_limits import RateLimiter
+
+_log = logging.getLogger(__name__)
 
 
 class Handler:
@@ -42,14 +47,16 @@ class Handler:
             self._require_service()  # 503 starting, draining or unresponsive; 500 dead
             raw = await self._read(scope, receive)  # 408, 413, 415; 503 too many uploads
             body = self.bodies.parse(kind, raw)  # 400, 404
+            if body.constrained:
+                await self._check_grammar(body, receive)  # 400; 503 too many grammars
             self._require_service()  # reading the body may have taken a while
-            ticket = self._admit(body)  # 503 queue full
+            generation = Generation(service, body, record, early_writes=self._early_writes)
+            ticket = self._admit(generation)  # 503 queue full
         except HttpError as error:
             service.figures.turn_away(record, "rejected" if error.status < 500 else "refused", error.kind)
             await send_error(send, DIALECTS[kind].whole(error))
             return
         # Waits for its turn, asks the engine, and writes the answer's bytes.
-        generation = Generation(service, body, record, early_writes=self._early_writes)
         await generation.serve(ticket, receive, send)
 
     def _require_service(self) -> None:
@@ -62,8 +69,23 @@ class Handler:
         except UploadsFullError:
             raise refused(self._service.refuse("uploads_full", BUSY_TEXT)) from None
 
-    def _admit(self, body: Body) -> Ticket:
+    async def _check_grammar(self, body: Body, receive: Receive) -> None:
+        """Waits for the check of the grammar, unless the client leaves. Takes no slot."""
+        self._require_service()
         try:
-            return self._service.admission.enter(body.weight)
+            async with UntilDisconnect(receive):
+                await self._service.engine.check_grammar(body.kind, body.fields)
+        except InvalidRequestError as error:
+            param = body.blamed(error.param)
+            raise client_error(error.status, error.message, param=param, code=error.code) from None
+        except BusyError as error:
+            _log.warning("%s", error)
+            raise refused(self._service.refuse("grammars_busy", BUSY_TEXT)) from None
+        except EngineError as error:
+            raise engine_failure(self._service.engine.vitals().death_cause or str(error)) from error
+
+    def _admit(self, generation: Generation) -> Ticket:
+        try:
+            return self._service.admission.enter(generation.weight)
         except QueueFullError:
             raise refused(self._service.refuse("queue_full", BUSY_TEXT)) from None

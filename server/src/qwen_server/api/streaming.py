@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping
 from json.encoder import encode_basestring
-from typing import Any
+from typing import Any, Protocol
 
 from qwen_server.engine.base import Delta, EngineError, Kind, Output
 from qwen_server.http.asgi import RawHeaders, Send
+from qwen_server.http.dialects import KEEP_ALIVE
 
 DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_SECONDS = 10.0
 
 _quote = json.JSONEncoder(ensure_ascii=False).encode
@@ -143,74 +144,107 @@ class Collector:
         return choice
 
 
+class DirectWriter(Protocol):
+    """Writes events of a stream past it."""
+
+    @property
+    def wrote_at(self) -> float:
+        """When it last wrote, by the clock of the stream; 0.0 if it has not."""
+
+
 class EventStream:
     """An SSE response that sends its headers with the first event.
 
-    An early failure can therefore still be an HTTP error. If no event comes within 10 s after
-    `arm`, the stream sends the headers and a comment, and another comment every 10 s.
+    An early failure can therefore still be an HTTP error. From `arm` on, the client gets a sign of
+    life after every 10 s without a byte, because proxies cut a silent connection: the headers with
+    a comment, later a comment or what `keep_alive` is. `direct` also writes events.
     """
 
-    def __init__(self, send: Send, headers: Callable[[], RawHeaders]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        headers: Callable[[], RawHeaders],
+        *,
+        keep_alive: bytes = KEEP_ALIVE,
+        direct: DirectWriter | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._send = send
         self._headers = headers
+        self._keep_alive = keep_alive
+        self._direct = direct
+        self._clock = clock
         self._seconds = KEEP_ALIVE_SECONDS
+        self._wrote_at = 0.0
+        self._between_events = True
         self._timer: asyncio.TimerHandle | None = None
-        self._comments: asyncio.Task[None] | None = None
-        self._first_event = asyncio.Event()
-        self.started = False
+        self._comment: asyncio.Task[None] | None = None
+        self.begun = False  # whether the first event was written
+        self.started = False  # whether the headers were sent
         self.ended = False
         self.blocked = False  # whether the client has not yet read what was last written
 
     def arm(self) -> None:
         """Starts the timer of the keep-alive comments."""
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._begin_comments)
+        self._wrote_at = self._clock()
+        self._wait(self._seconds)
 
     async def write(self, data: bytes) -> None:
         """Sends events, and the headers first if they have not been sent."""
-        if not self._first_event.is_set():
-            await self._stop_comments()
+        if self._comment is not None:
+            await self._finish_comment()
+        self.begun = True
         await self._write(data, more=True)
 
     async def end(self, data: bytes = b"") -> None:
         """Sends the last events and ends the response."""
-        await self._stop_comments()
+        self._stop_timer()
+        if self._comment is not None:
+            await self._finish_comment()
         self.ended = True
         await self._write(data, more=False)
 
     def close(self) -> None:
-        """Stops the timer and the comments, even if the response has not ended."""
+        """Stops the timer and a comment, even if the response has not ended."""
+        self._stop_timer()
+        if self._comment is not None:
+            self._comment.cancel()
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._check_silence)
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._comments is not None:
-            self._comments.cancel()
 
-    def _begin_comments(self) -> None:
-        self._comments = asyncio.get_running_loop().create_task(self._comment())
+    def _check_silence(self) -> None:
+        """Sends a comment if nothing was written for long. Nothing else resets the timer."""
+        wrote_at = self._wrote_at if self._direct is None else max(self._wrote_at, self._direct.wrote_at)
+        left = wrote_at + self._seconds - self._clock()
+        # A client that does not read needs no comment, and none may come between parts of an event.
+        if left <= 0 and not self.blocked and self._between_events:
+            comment = self._keep_alive if self.begun else KEEP_ALIVE
+            self._comment = asyncio.get_running_loop().create_task(self._write(comment, more=True))
+            # Whoever waits for the comment gets its exception. Nobody may be left to do so.
+            self._comment.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._wait(left if left > 0 else self._seconds)
 
-    async def _comment(self) -> None:
-        while not self._first_event.is_set():
-            await self._write(KEEP_ALIVE, more=True)
-            try:
-                async with asyncio.timeout(self._seconds):
-                    await self._first_event.wait()
-            except TimeoutError:
-                continue
-
-    async def _stop_comments(self) -> None:
-        self._first_event.set()
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._comments is not None:
+    async def _finish_comment(self) -> None:
+        """Waits for a comment that is being written, so that two writes never mix."""
+        while (comment := self._comment) is not None:
             # Unlike cancellation, this never interrupts a write, not even if this wait is
             # cancelled.
-            await asyncio.wait({self._comments})
-            self._comments.result()
-            self._comments = None
+            await asyncio.wait({comment})
+            if self._comment is comment:  # the next one may already have begun
+                self._comment = None
+            comment.result()
 
     async def _write(self, data: bytes, *, more: bool) -> None:
         self.blocked = True  # stays True if the wait for the client is cancelled
         if not self.started:
-            self.started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self._headers()})
+            self.started = True
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self.blocked = False
+        self._between_events = data.endswith(b"\n\n")
+        self._wrote_at = self._clock()

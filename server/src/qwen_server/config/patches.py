@@ -19,9 +19,11 @@ from typing import Any
 _log = logging.getLogger(__name__)
 
 ENGINE_PATCHES = (
+    "checked-grammars",
     "early-core",
     "fast-metrics",
     "output-tap",
+    "polite-compiler",
     "spot-renderer",
     "step-heartbeat",
     "token-loop",

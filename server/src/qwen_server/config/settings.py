@@ -13,6 +13,7 @@ from qwen_server.config.patches import ALL_PATCHES, parse_patches
 from qwen_server.config.values import (
     AutoCount,
     Duration,
+    ModelNames,
     OptionalText,
     Origins,
     RateLimit,
@@ -42,6 +43,9 @@ class Settings(BaseSettings):
 
     model: str = Field("builtin:news-classifier", min_length=1, description="PATH, REPO or builtin:NAME")
     served_model_name: OptionalText = Field(None, description="the model's name in the API")
+    model_aliases: ModelNames = Field(
+        (), description="further names for the model, separated by commas; an ending * stands for any ending"
+    )
     models_dir: Path = Field(
         Path(__file__).resolve().parents[3] / "models", description="folder of the built-in models"
     )
@@ -67,12 +71,23 @@ class Settings(BaseSettings):
     request_timeout: Duration = Field(600.0, gt=0, description="how long a request may take in total")
     default_max_tokens: int = Field(100, ge=1, description="max_tokens of requests that do not set it")
     max_tokens_limit: int = Field(512, ge=1, description="highest max_tokens of a request")
+    on_exceed: Literal["refuse", "clamp"] = Field(
+        "refuse", description="refuse requests with a max_tokens or min_tokens above the limit, or clamp them to it"
+    )
     default_temperature: float = Field(0.7, ge=0, description="temperature of requests that do not set it")
     min_temperature: float = Field(0.0, ge=0, description="lowest temperature of a request")
     max_temperature: float = Field(1.0, ge=0, description="highest temperature of a request")
     max_choices: int = Field(16, ge=1, description="highest n of a request")
     max_prompts: int = Field(128, ge=1, description="most prompts in a completion request")
+    max_stops: int = Field(32, ge=1, le=1024, description="most stop strings of a request")
+    max_sequences: int = Field(256, ge=1, description="most sequences of a request: its prompts times n")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body, in bytes")
+    max_grammar_size: int = Field(1 << 18, ge=1, description="most characters of a request's grammar, such as a schema")
+    max_grammar_values: int = Field(8192, ge=1, description="most values in a schema")
+    max_grammar_depth: int = Field(32, ge=1, le=64, description="most levels of a schema")
+    max_grammar_repeats: int = Field(4096, ge=1, description="highest repetition in a grammar, such as maxLength")
+    max_grammar_branches: int = Field(4096, ge=1, description="most alternatives in one place of a grammar")
+    grammar_timeout: Duration = Field(10.0, gt=0, description="how long the grammar of a request may compile")
     rate_limit: Annotated[RateLimit | None, BeforeValidator(parse_rate_limit), BeforeValidator(empty_is_none)] = Field(
         None, description="request rate per API key, such as 600/minute; unset: unlimited"
     )
@@ -155,6 +170,12 @@ class Settings(BaseSettings):
         if self.model == "builtin:news-classifier":
             return "qwen-news-classifier"
         return self.model.removeprefix(BUILTIN).rstrip("/").rsplit("/", 1)[-1]
+
+    def answers_to(self, name: str) -> bool:
+        """Whether requests may call the model `name`: its own name, or an alias."""
+        return name == self.served_name or any(
+            name.startswith(alias[:-1]) if alias.endswith("*") else name == alias for alias in self.model_aliases
+        )
 
 
 _BEFORE_SEPARATOR = {

@@ -60,6 +60,20 @@ def parse_origins(value: object) -> object:
     return origins
 
 
+def parse_model_names(value: object) -> object:
+    """Returns the names of models in a text, separated by commas or white space.
+
+    A name may end in `*`, which stands for any ending. Raises ValueError.
+    """
+    if not isinstance(value, str):
+        return value
+    names = tuple(name for name in re.split(r"[,\s]+", value) if name)
+    for name in names:
+        if "*" in name[:-1]:
+            raise ValueError(f"{name!r} may contain * only at its end")
+    return names
+
+
 def parse_api_keys(value: object) -> object:
     """Checks that a text contains an API key. Raises ValueError.
 
@@ -101,4 +115,5 @@ def empty_is_none(value: object) -> object:
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 AutoCount = Annotated[int | Literal["auto"], BeforeValidator(_parse_count)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(parse_origins)]
+ModelNames = Annotated[tuple[str, ...], BeforeValidator(parse_model_names)]
 OptionalText = Annotated[str | None, BeforeValidator(empty_is_none)]

@@ -1,26 +1,31 @@
 """Admission: the bounded queue in front of the engine.
 
-A limited number of requests run, a limited number wait, and the next one is refused at once. The
-decision is synchronous, so the state cannot change between the check and the grant. The queue is
-strictly first in, first out: a heavy request at its head blocks the lighter ones behind it, so it
-never starves.
+A limited number of sequences run, a limited number of requests wait, and the next one is refused at
+once. The decision is synchronous, so the state cannot change between the check and the grant.
+
+A request generates one sequence or several (prompts x n). Each is a turn: it takes slots when it
+starts and gives them back when it ends. Requests that have no slot come first, in the order of
+their arrival; what is left goes to requests that want further turns. So a heavy request uses the
+slots that nobody else needs, and a small one that arrives later waits for one turn and not for all
+of them. A turn that needs several slots blocks the lighter ones behind it, so it never starves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 MIN_RETRY_SECONDS = 1
 MAX_RETRY_SECONDS = 30
-_FIRST_GUESS_SECONDS = 2.0  # the duration of a request, before any has finished
-_SMOOTHING = 0.1  # weight of the latest request in the moving average of durations
+_FIRST_GUESS_SECONDS = 2.0  # the duration of a turn, before any has ended
+_SMOOTHING = 0.1  # weight of the latest turn in the moving average of durations
 
 TicketState = Literal["waiting", "running", "left"]
 
@@ -34,20 +39,49 @@ class QueueTimeoutError(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """The place of a request in the queue or among the running ones.
+class _Turn:
+    """Slots that are in use since `granted`, in seconds of the admission's clock."""
 
-    `granted` is a reading of the admission's clock, in seconds.
+    granted: float
+    weight: int
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """The place of a request in the line or among the running ones.
+
+    weight: the slots that each of its turns needs.
+    granted: when the first turn was granted, in seconds of the admission's clock.
+    turns: those that hold slots; `unclaimed` are the ones of them that have not started.
+    waiters: the further turns that have no slots yet.
+    queued: whether it is in one of the two lines.
     """
 
     weight: int
-    state: TicketState = "waiting"
     granted: float | None = None
-    wake: asyncio.Future[None] | None = field(default=None, repr=False)
+    turns: dict[_Turn, None] = field(default_factory=dict, repr=False)
+    unclaimed: deque[_Turn] = field(default_factory=deque, repr=False)
+    waiters: deque[asyncio.Future[_Turn]] = field(default_factory=deque, repr=False)
+    first: asyncio.Future[None] | None = field(default=None, repr=False)
+    queued: bool = False
+    has_left: bool = False
+
+    @property
+    def state(self) -> TicketState:
+        """`waiting` while it has no slot, also between two of its turns."""
+        if self.has_left:
+            return "left"
+        return "running" if self.turns else "waiting"
+
+    def wants_a_turn(self) -> bool:
+        """Whether it waits for slots. Waiters that were cancelled do not count."""
+        while self.waiters and self.waiters[0].done():
+            self.waiters.popleft()
+        return self.granted is None or bool(self.waiters)
 
 
 class Admission:
-    """Runs requests with a total weight of at most `limit` and queues at most `queue_limit` more.
+    """Runs turns with a total weight of at most `limit` and queues at most `queue_limit` requests.
 
     Not thread-safe: one event loop owns it.
     """
@@ -64,10 +98,11 @@ class Admission:
         self._queue_limit = queue_limit
         self._clock = clock
         self._jitter = jitter
-        self._line: deque[Ticket] = deque()
+        self._line: deque[Ticket] = deque()  # have no slot
+        self._more: deque[Ticket] = deque()  # have slots and want further turns
+        self._running: dict[Ticket, None] = {}
         self._load = 0
-        self._running = 0
-        self._seconds_per_weight: float | None = None
+        self._slot_seconds: float | None = None  # of one turn, on average
         self.peak = 0
 
     @property
@@ -80,12 +115,12 @@ class Admission:
 
     @property
     def running(self) -> int:
-        """The number of running requests. A heavy request counts once."""
-        return self._running
+        """The number of running requests. A request counts once, however many turns it has."""
+        return len(self._running)
 
     @property
     def load(self) -> int:
-        """The total weight of the running requests.
+        """The total weight of the running turns.
 
         Above `limit` only after `limit` was lowered.
         """
@@ -93,59 +128,90 @@ class Admission:
 
     @property
     def waiting(self) -> int:
+        """The number of requests that have no slot.
+
+        Above `queue_limit` only by requests that wait between two of their turns.
+        """
         return len(self._line)
 
     def enter(self, weight: int) -> Ticket:
-        """Takes a slot if one is free and the queue is empty, or else a place in the queue.
+        """Takes slots for a first turn if they are free, or else a place in the line.
 
         Raises QueueFullError.
         """
         ticket = Ticket(weight=max(1, min(weight, self._limit)))
-        if not self._line and self._load + ticket.weight <= self._limit:
-            self._grant(ticket)
-        elif len(self._line) < self._queue_limit:
-            self._line.append(ticket)
-        else:
+        if len(self._line) >= self._queue_limit and (self._line or self._load + ticket.weight > self._limit):
             raise QueueFullError
+        self._queue(ticket)
+        self._advance()
         return ticket
 
     async def wait(self, ticket: Ticket, timeout: float) -> None:
-        """Waits until the ticket has a slot. Raises QueueTimeoutError after `timeout` seconds.
+        """Waits until the first turn is granted. Raises QueueTimeoutError after `timeout` seconds.
 
         The caller must call `leave` in either case.
         """
-        if ticket.state == "running":
+        if ticket.granted is not None:
             return
-        ticket.wake = asyncio.get_running_loop().create_future()
+        ticket.first = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout):
-                await ticket.wake
+                await ticket.first
         except TimeoutError:
             if ticket.granted is None:  # otherwise grant and timeout coincided; the grant counts
                 raise QueueTimeoutError from None
 
-    def leave(self, ticket: Ticket) -> None:
-        """Gives back the slot or the place in the queue. Further calls do nothing."""
-        state, ticket.state = ticket.state, "left"
-        if state == "waiting":
-            self._line.remove(ticket)
-        elif state == "running":
-            self._load -= ticket.weight
-            self._running -= 1
-            self._observe(ticket)
+    @contextlib.asynccontextmanager
+    async def turn(self, ticket: Ticket) -> AsyncIterator[None]:
+        """One sequence of a request, from its slots to its end.
+
+        The first turn is the one that `wait` has waited for. A turn that ends without an exception
+        has generated a sequence, so its time tells how long others take.
+        """
+        turn = ticket.unclaimed.popleft() if ticket.unclaimed else await self._another(ticket)
+        try:
+            yield
+            self._observe(turn)
+        finally:
+            self._release(ticket, turn)
+
+    def leave(self, ticket: Ticket, *, generated: bool = False) -> None:
+        """Gives back all slots and the place in the line. Further calls do nothing.
+
+        generated: whether the model has answered the request. Only then does the time of a turn
+            that did not pass through `turn` tell how long others take.
+        """
+        if ticket.has_left:
+            return
+        for turn in ticket.unclaimed if generated else ():
+            self._observe(turn)
+        ticket.has_left = True
+        if ticket.turns:
+            del self._running[ticket]
+            self._load -= sum(turn.weight for turn in ticket.turns)
+        if ticket.queued:
+            self._unqueue(ticket)
         self._advance()
 
     def resize(self, limit: int, queue_limit: int) -> None:
         """Changes both limits (`auto`). Requests that were already accepted stay accepted."""
         self._limit = max(1, limit)
         self._queue_limit = max(0, queue_limit)
-        for ticket in self._line:
+        for ticket in (*self._line, *self._more):
             ticket.weight = min(ticket.weight, self._limit)
         self._advance()
 
     def completions_per_second(self) -> float:
-        """The rate at which requests of weight 1 finish while all slots are in use."""
-        return self._limit / max(self._seconds_per_weight or _FIRST_GUESS_SECONDS, 1e-3)
+        """The rate at which turns end while all slots are in use.
+
+        Running turns that are older than the average turn show that the average is too low.
+        """
+        seconds = self._slot_seconds or _FIRST_GUESS_SECONDS
+        turns = [turn for ticket in self._running for turn in ticket.turns]
+        if turns:
+            now = self._clock()
+            seconds = max(seconds, sum((now - turn.granted) * turn.weight for turn in turns) / len(turns))
+        return self._limit / max(seconds, 1e-3)
 
     def retry_after(self) -> int:
         """Returns the seconds after which a refused client should retry.
@@ -155,25 +221,79 @@ class Admission:
         seconds = (len(self._line) + 1) / self.completions_per_second() * (0.75 + 0.5 * self._jitter())
         return min(max(math.ceil(seconds), MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
 
-    def _grant(self, ticket: Ticket) -> None:
-        ticket.state = "running"
-        ticket.granted = self._clock()
-        self._load += ticket.weight
-        self._running += 1
-        self.peak = max(self.peak, self._running)
-        if ticket.wake is not None and not ticket.wake.done():
-            ticket.wake.set_result(None)
+    async def _another(self, ticket: Ticket) -> _Turn:
+        """Waits for the slots of a further turn."""
+        waiter: asyncio.Future[_Turn] = asyncio.get_running_loop().create_future()
+        ticket.waiters.append(waiter)
+        if not ticket.queued:
+            self._queue(ticket)
+        self._advance()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.cancelled():
+                if ticket.queued and not ticket.wants_a_turn():
+                    self._unqueue(ticket)
+                self._advance()  # it may have blocked the others
+            else:
+                self._release(ticket, waiter.result())
+            raise
+
+    def _lines(self, ticket: Ticket) -> deque[Ticket]:
+        return self._more if ticket.turns else self._line
+
+    def _queue(self, ticket: Ticket) -> None:
+        ticket.queued = True
+        self._lines(ticket).append(ticket)
+
+    def _unqueue(self, ticket: Ticket) -> None:
+        ticket.queued = False
+        self._lines(ticket).remove(ticket)
+
+    def _release(self, ticket: Ticket, turn: _Turn) -> None:
+        if ticket.has_left:
+            return
+        del ticket.turns[turn]
+        self._load -= turn.weight
+        if not ticket.turns:
+            del self._running[ticket]
+            if ticket.queued:
+                self._more.remove(ticket)
+                self._line.append(ticket)
+        self._advance()
 
     def _advance(self) -> None:
-        while self._line and self._load + self._line[0].weight <= self._limit:
-            self._grant(self._line.popleft())
+        while line := self._line or self._more:
+            ticket = line[0]
+            wants = ticket.wants_a_turn()
+            if wants and self._load + ticket.weight > self._limit:
+                return
+            line.popleft()
+            ticket.queued = False
+            if wants:
+                self._grant(ticket)
+            if ticket.wants_a_turn():
+                self._queue(ticket)
 
-    def _observe(self, ticket: Ticket) -> None:
+    def _grant(self, ticket: Ticket) -> None:
+        turn = _Turn(self._clock(), ticket.weight)
+        ticket.turns[turn] = None
+        self._load += turn.weight
+        self._running[ticket] = None
+        self.peak = max(self.peak, len(self._running))
         if ticket.granted is None:
-            return
-        seconds = (self._clock() - ticket.granted) * ticket.weight
-        known = self._seconds_per_weight
-        self._seconds_per_weight = seconds if known is None else known + _SMOOTHING * (seconds - known)
+            ticket.granted = turn.granted
+            if ticket.first is not None and not ticket.first.done():
+                ticket.first.set_result(None)
+        if ticket.waiters:
+            ticket.waiters.popleft().set_result(turn)
+        else:
+            ticket.unclaimed.append(turn)
+
+    def _observe(self, turn: _Turn) -> None:
+        seconds = (self._clock() - turn.granted) * turn.weight
+        known = self._slot_seconds
+        self._slot_seconds = seconds if known is None else known + _SMOOTHING * (seconds - known)
 
 
 @dataclass(frozen=True, slots=True)

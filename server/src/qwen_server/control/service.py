@@ -78,6 +78,7 @@ class Service:
         self._given_gpu = gpu
         self._adopt_device("cuda" if settings.device == "cuda" else "cpu")
         self._engine_known = False
+        self._failing: set[int] = set()  # the parts of the ticker that failed at the last tick
 
     @property
     def rules(self) -> tuple[alerts.AlertRule, ...]:
@@ -206,17 +207,33 @@ class Service:
                 _log.info("alert %s ended", alert.rule.name)
 
     def tick(self) -> None:
-        """Does the periodic work: reloads files, adapts the limits and evaluates the alerts."""
-        if not self._engine_known and self.lifecycle.state == "ready":
-            self._engine_known = True
-            if self.engine.info.device != self._device:
-                self._adopt_device(self.engine.info.device)
-                self.gpu.start()
+        """Does the periodic work: reloads files, adapts the limits and evaluates the alerts.
+
+        A part that fails does not keep the others from their work. Its error is logged once.
+        """
+        parts = (self._adopt_engine, self._poll_alerts_file, *self._reloads, self._resize, self.evaluate)
+        for number, part in enumerate(parts):
+            try:
+                part()
+                self._failing.discard(number)
+            except Exception:  # noqa: BLE001 - no error may stop the alerts
+                if number not in self._failing:
+                    _log.exception("a part of the ticker failed, trying again at each tick")
+                self._failing.add(number)
+
+    def _adopt_engine(self) -> None:
+        if self._engine_known or self.lifecycle.state != "ready":
+            return
+        self._engine_known = True
+        if self.engine.info.device != self._device:
+            guessed = self.gpu
+            self._adopt_device(self.engine.info.device)
+            if self.gpu is not guessed:
+                guessed.stop()
+            self.gpu.start()
+
+    def _poll_alerts_file(self) -> None:
         self._alerts_file.poll()
-        for reload in self._reloads:
-            reload()
-        self._resize()
-        self.evaluate()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -240,12 +257,8 @@ class Service:
             # one tick, so that a blocked loop does not look like a hung engine.
             late = self.clock() - before > TICK_SECONDS + _LATE_SECONDS
             skipped = late and not skipped
-            if skipped:
-                continue
-            try:
+            if not skipped:
                 self.tick()
-            except Exception:  # noqa: BLE001 - no error may stop the alerts
-                _log.exception("the ticker failed, trying again at the next tick")
 
     def _adopt_device(self, device: alerts.Device) -> None:
         self._device = device

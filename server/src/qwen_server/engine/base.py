@@ -7,6 +7,7 @@ functions, `hung_seconds` and `stalled_seconds`, evaluate the vital signs at a g
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -33,6 +34,10 @@ class InvalidRequestError(Exception):
         self.param = param
         self.code = code
         self.status = status
+
+
+class BusyError(Exception):
+    """The engine cannot check the request's grammar now. The client gets a 503."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,8 @@ class Vitals:
     busy_since: when `unfinished` last rose from 0.
     cpu_active_at: when the engine's processes last used CPU time. None on CUDA, where a hung
         process may spin.
+    compiling_seconds: how long since `last_token_at` all requests have only waited for their
+        grammars. It is bounded, so that grammars cannot hide a stall.
     """
 
     state: EngineState
@@ -125,6 +132,7 @@ class Vitals:
     ping_sent_at: float | None = None
     busy_since: float | None = None
     cpu_active_at: float | None = None
+    compiling_seconds: float = 0.0
     kv_cache_usage: float = 0.0
     death_cause: str | None = None
 
@@ -154,12 +162,12 @@ def stalled_seconds(vitals: Vitals, now: float) -> float:
     """How long the engine has made steps without producing a prompt or output token; 0.0 if not.
 
     The time ends at the latest step. A step that has not ended yet may still produce tokens, and
-    `hung_seconds` covers a step that never ends.
+    `hung_seconds` covers a step that never ends. Compiling a grammar is no stall.
     """
     if vitals.state != "ready" or vitals.unfinished == 0 or vitals.last_step_at is None:
         return 0.0
     starts = [t for t in (vitals.last_token_at, vitals.busy_since) if t is not None]
-    return max(min(now, vitals.last_step_at) - max(starts), 0.0) if starts else 0.0
+    return max(min(now, vitals.last_step_at) - max(starts) - vitals.compiling_seconds, 0.0) if starts else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +180,9 @@ class ReferenceAnswer:
 
 
 Observer = Callable[[Output], None]
+
+# One sequence's turn: entered when it may start, left when it has ended.
+Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
 class Tap(Protocol):
@@ -197,33 +208,61 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Loads the model and warms it up with requests. Raises EngineError with the cause."""
 
+    async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """Compiles the grammar of a request on trial, away from the event loop.
+
+        It may take seconds, so it comes before the request takes a slot.
+
+        Raises:
+            InvalidRequestError: the grammar is wrong, or takes too long or too much memory.
+            BusyError: too many other grammars are waiting.
+            EngineError: the engine failed.
+        """
+
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
-        """Renders the chat template and tokenizes the prompt. Raises InvalidRequestError."""
+        """Renders the chat template and tokenizes the prompt.
+
+        Raises InvalidRequestError, and BusyError for a grammar.
+        """
 
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
-        """Tokenizes a prompt, a list of prompts, or token IDs. Raises InvalidRequestError."""
+        """Tokenizes a prompt, a list of prompts, or token IDs.
 
-    def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncIterator[Output]:
+        Raises InvalidRequestError, and BusyError for a grammar.
+        """
+
+    def generate(self, prepared: Prepared, tap: Tap | None = None, turn: Turn | None = None) -> AsyncIterator[Output]:
         """Streams the outputs of all choices, except those that `tap` accepts.
 
-        Closing the iterator aborts the request.
+        Closing the iterator aborts the request. Where a request has several sequences (prompts x
+        n), each of them waits for a `turn` of its own.
 
         Raises:
             EngineError: the engine failed.
-            InvalidRequestError: the request cannot be served. Only before the first output.
+            InvalidRequestError: the request cannot be served. After the first output only if no
+                token fits its grammar any more.
         """
 
     async def reference(
-        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        request_id: str,
+        arrival: float,
+        observe: Observer,
+        *,
+        turn: Turn | None = None,
     ) -> ReferenceAnswer:
         """Answers a request of any kind with the engine's own serving code.
 
         `observe` is called with every output of the engine, so both paths have the same metrics.
+        Each prompt waits for a `turn`, which covers all of its choices.
         Each item of the answer's stream is one event.
 
         Raises, also from the stream:
             EngineError: the engine failed.
             InvalidRequestError: the request cannot be served. Only before the first event.
+            BusyError: its grammar cannot be checked now. Only before the first event.
         """
 
     def vitals(self) -> Vitals:

@@ -71,6 +71,11 @@ def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
     return used
 
 
+def is_running(pid: int) -> bool:
+    """Whether the process exists and has not ended."""
+    return _stat(pid)[:1] not in ([], ["Z"], ["X"])
+
+
 def any_stopped(pids: Iterable[int]) -> bool:
     """Whether any of the processes is stopped by a signal such as SIGSTOP."""
     return any(_stat(pid)[:1] == ["T"] for pid in pids)

@@ -15,6 +15,7 @@ from qwen_server.http.error_bodies import ClientDisconnectedError, client_error,
 MAX_DEPTH = 64
 _UPLOADS = 32  # bodies of the maximum size that may be in transit at a time
 _MAX_COMMAS = 1 << 20  # each value blocks the loop for 70 ns, and no model takes that many tokens
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some clients for Windows begin their files and texts with it
 _CONTAINERS = frozenset({dict, list})
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -42,10 +43,11 @@ class BodyReader:
     async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
         """Returns the complete body.
 
-        Raises HttpError (408 too late, 413 too large, 415 not JSON), UploadsFullError and
-        ClientDisconnectedError.
+        Raises HttpError (408 too late, 413 too large, 415 compressed or not JSON),
+        UploadsFullError and ClientDisconnectedError.
         """
         _check_content_type(headers.get("content-type"))
+        _check_coding(headers.get("content-encoding"))
         declared = headers.get("content-length")
         if declared is not None and declared.isdecimal() and int(declared[:20]) > self._limit:
             raise _too_large(self._limit)
@@ -82,6 +84,9 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     """
     if len(raw) > 2 * _MAX_COMMAS and raw.count(b",") > _MAX_COMMAS:
         raise invalid(f"the body has more than {_MAX_COMMAS} commas; no request needs that many values")
+    raw = raw.removeprefix(_BYTE_ORDER_MARK)
+    if not raw:
+        raise invalid("the body is empty; it must be a JSON object")
     try:
         value = _DECODER.decode(raw.decode())
     except UnicodeDecodeError as error:
@@ -108,6 +113,15 @@ def _check_content_type(content_type: str | None) -> None:
     media = content_type.partition(";")[0].strip().lower()
     if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
         raise client_error(415, f"the content type must be application/json, not {media[:100]!r}")
+
+
+def _check_coding(coding: str | None) -> None:
+    if coding is not None and coding.strip().lower() not in ("", "identity"):
+        raise client_error(
+            415,
+            f"the body must not be compressed, but its Content-Encoding is {coding[:100]!r}",
+            headers={"Accept-Encoding": "identity"},
+        )
 
 
 def _too_large(limit: int) -> Exception:

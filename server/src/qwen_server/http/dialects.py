@@ -14,6 +14,7 @@ from typing import Any
 from qwen_server.engine.base import Kind
 from qwen_server.http.error_bodies import HttpError, stream_event
 
+KEEP_ALIVE = b": keep-alive\n\n"  # a comment: every parser of server-sent events skips it
 _ANTHROPIC_PATH = "/v1/messages"
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
@@ -28,16 +29,18 @@ _ANTHROPIC_FAILURES = {500: "api_error", 503: "overloaded_error"}
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One API. `ending` is how the last event of a complete stream begins.
+    """One API. `ending` is how the last event of a complete stream begins, or may begin.
 
     `whole` formats an error that is a response of its own. `event` formats an error that ends a
-    stream; its second argument is the number of events sent before.
+    stream; its second argument is the number of events sent before. `keep_alive` is what a stream
+    sends between two events if it has nothing to say.
     """
 
     id_prefix: str
-    ending: str
+    ending: str | tuple[str, ...]
     whole: Callable[[HttpError], HttpError] = lambda error: error
     event: Callable[[HttpError, int], bytes] = lambda error, _: stream_event(error)
+    keep_alive: bytes = KEEP_ALIVE
 
 
 def _details(error: HttpError) -> tuple[str, str | None, str | None]:
@@ -78,11 +81,13 @@ def _event(name: str, body: Mapping[str, Any]) -> bytes:
 
 
 _DONE = "data: [DONE]"
-_ANTHROPIC = Dialect("msg_", "event: message_stop", _anthropic, _anthropic_event)
+# Anthropic's API has an event for it, which its SDKs leave out.
+_PING = _event("ping", {"type": "ping"})
+_ANTHROPIC = Dialect("msg_", "event: message_stop", _anthropic, _anthropic_event, _PING)
 DIALECTS: Mapping[Kind, Dialect] = {
     "chat": Dialect("chatcmpl-", _DONE),
     "completion": Dialect("cmpl-", _DONE),
-    "responses": Dialect("resp_", "event: response.completed", event=_responses_event),
+    "responses": Dialect("resp_", ("event: response.completed", "event: response.incomplete"), event=_responses_event),
     "messages": _ANTHROPIC,
     "count_tokens": _ANTHROPIC,
     "tokenize": Dialect("tokenize-", _DONE),

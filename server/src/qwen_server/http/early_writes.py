@@ -53,7 +53,7 @@ class PlainEvents(Protocol):
 class DirectEvents:
     """The `engine.base.Tap` of a stream with a single choice. It is shut until `open` is called."""
 
-    __slots__ = ("_chunks", "_clock", "_cycle", "_figures", "_open", "_record")
+    __slots__ = ("_chunks", "_clock", "_cycle", "_figures", "_open", "_record", "wrote_at")
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class DirectEvents:
         self._figures = figures
         self._clock = clock
         self._open = False
+        self.wrote_at = 0.0  # see DirectWriter
 
     def open(self) -> None:
         """Allows direct writes. Everything before must have been written."""
@@ -85,7 +86,9 @@ class DirectEvents:
 
     def take(self, text: str, tokens: int) -> None:
         """See Tap."""
-        self._figures.gain(self._record, tokens, self._clock())
+        now = self._clock()
+        self._figures.gain(self._record, tokens, now)
         if text:
+            self.wrote_at = now
             data = self._chunks.plain(text)
             self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))

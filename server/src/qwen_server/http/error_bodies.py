@@ -24,7 +24,9 @@ _TYPES = {
     413: "invalid_request_error",
     429: "rate_limit_error",
     500: "internal_error",
+    501: "invalid_request_error",
     503: "service_unavailable_error",
+    505: "invalid_request_error",
 }
 # The names of client errors in the log. All others are `invalid_request`.
 _KINDS = {

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from qwen_server.config.patches import Patch, absent, changed_parameters
+from qwen_server.http.exchange import Exchange
 
 
 def _missing() -> Iterator[str]:
@@ -28,9 +29,10 @@ JOINED_HEADS: Final = Patch(
 class _Held:
     """Stands in for a transport and records the calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self.parts: list[bytes] = []
         self.closing = False
+        self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
         self.parts.append(data)
@@ -39,7 +41,7 @@ class _Held:
         self.closing = True
 
 
-class JoinedHeadCycle(RequestResponseCycle):
+class JoinedHeadCycle(Exchange):
     """A request and its response, with the headers and the first part of the body in one write.
 
     This saves one system call and one packet per response, and the client wakes up once.
@@ -56,7 +58,7 @@ class JoinedHeadCycle(RequestResponseCycle):
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         # No real wait happens from here on, so no other write can come in between.
-        held, transport = _Held(), self.transport
+        held, transport = _Held(self.transport), self.transport
         self.transport = cast("asyncio.Transport", held)
         try:
             await super().send(message)

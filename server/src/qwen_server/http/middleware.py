@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from qwen_server.control.service import Service
 from qwen_server.http.asgi import App, Receive, Scope, Send, send_json
 from qwen_server.http.error_bodies import INTERNAL_TEXT
+from qwen_server.http.paths import routed
 from qwen_server.observe import logs
 from qwen_server.observe.request_figures import RequestRecord
 
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 CLIENT_CLOSED_REQUEST = 499  # nginx's code, for the log only: the client is gone
-_QUIET = ("/health", "/metrics", "/api/v1/metrics", "/stats")
+_QUIET = ("/health", "/metrics", "/api/v1/metrics", "/prometheus/metrics", "/stats")
 
 if TYPE_CHECKING:
     from qwen_server.observe.tracing import RequestSpan, Tracing
@@ -70,7 +71,7 @@ class Surroundings:
         span = self._span(scope, record)
         try:
             with span or contextlib.nullcontext():
-                await self._app(scope, receive, send_on)
+                await self._app(routed(scope), receive, send_on)
         except Exception:
             _log.exception("request %s failed", record.request_id)
             if status:

@@ -7,7 +7,7 @@ requests use the latest reading. Without a driver, or on a CPU, the values are 0
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import logging
 import os
 import threading
@@ -159,30 +159,32 @@ class NvmlReader:
 
 
 class GpuMonitor:
-    """Holds the latest reading of the engine's GPUs. A thread refreshes it every 2 s."""
+    """Holds the latest reading of the engine's GPUs. A thread refreshes it every 2 s.
 
-    def __init__(self, read: Callable[[], GpuReading] | None = None) -> None:
+    `connect` returns the function that reads, or None without a driver. It is called in the thread,
+    because it may block on a broken driver, and again as long as it fails.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], GpuReading] | None = None,
+        connect: Callable[[], Callable[[], GpuReading] | None] | None = None,
+    ) -> None:
         self._read = read
+        self._connect = connect
+        self._failing = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.latest = GpuReading()
 
     @classmethod
     def for_engine(cls, *, device: str, count: int) -> GpuMonitor:
-        """Returns a monitor of the first `count` visible GPUs, if there is a GPU and a driver."""
-        if device != "cpu":
-            with contextlib.suppress(ImportError):
-                import pynvml  # noqa: PLC0415 - not installed without GPU support
-
-                try:
-                    return cls(NvmlReader(pynvml, count).read)
-                except pynvml.NVMLError as error:
-                    level = logging.WARNING if device == "cuda" else logging.DEBUG
-                    _log.log(level, "NVML is not available, GPU metrics are 0: %s", error)
-        return cls()
+        """Returns a monitor of the first `count` visible GPUs. On a CPU it reads nothing."""
+        return cls(connect=None if device == "cpu" else functools.partial(_nvml, count))
 
     def start(self) -> None:
-        if self._read is not None and self._thread is None:
+        """Starts the thread, if there is anything to read."""
+        if (self._read or self._connect) and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gpu-monitor", daemon=True)
             self._thread.start()
 
@@ -196,12 +198,26 @@ class GpuMonitor:
 
     def refresh(self) -> None:
         """Takes a reading now. If that fails, the previous one stays."""
-        if self._read is None:
-            return
         try:
-            self.latest = self._read()
-        except Exception:  # noqa: BLE001 - a broken driver must not end the thread: it may recover
-            _log.warning("cannot read the GPUs, keeping the previous reading", exc_info=True)
+            if self._read is None and self._connect is not None:
+                self._read = self._connect()
+                self._connect = None
+            if self._read is not None:
+                self.latest = self._read()
+            self._failing = False
+        except Exception as error:  # noqa: BLE001 - a broken driver must not end the thread: it may recover
+            if not self._failing:
+                _log.warning("cannot read the GPUs, keeping the previous reading: %r", error)
+            self._failing = True
+
+
+def _nvml(count: int) -> Callable[[], GpuReading] | None:
+    """Initializes NVML. Returns None if its bindings are not installed. Raises NVMLError."""
+    try:
+        import pynvml  # noqa: PLC0415 - not installed without GPU support
+    except ImportError:
+        return None
+    return NvmlReader(pynvml, count).read
 
 
 def device_count(tensor_parallel_size: int, pipeline_parallel_size: int) -> int:

@@ -57,7 +57,7 @@ class RequestRecord:
     """The times (seconds of the monotonic clock) and token counts of a request while it is served.
 
     A request with `generates` False, such as a tokenization, is counted but enters no statistics
-    about generation.
+    about generation. `prompt_tokens` is the sum over its `prompts`.
     """
 
     request_id: str
@@ -67,6 +67,7 @@ class RequestRecord:
     first_token: float | None = None
     last_token: float | None = None
     finished: float | None = None
+    prompts: int = 1
     prompt_tokens: int = 0
     output_tokens: int = 0
     outcome: Outcome | None = None
@@ -87,7 +88,10 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answered request, finished at `at`. `ttft` is None if it produced no token."""
+    """One answered request, finished at `at`.
+
+    `ttft` is None if it produced no token. `prompt_tokens` is the mean of its prompts.
+    """
 
     at: float
     latency: float
@@ -145,7 +149,7 @@ class Summary:
     """The statistics of the window.
 
     `ttft` and `latency` are in seconds, the rates in tokens per second. `throughput` is the sum of
-    the output tokens divided by the sum of the latencies.
+    the output tokens divided by the sum of the latencies. `prompt_tokens_p95` is that of a prompt.
     """
 
     ttft: Distribution
@@ -190,7 +194,11 @@ class _Recent:
 
 
 class RequestFigures:
-    """Collects the statistics of requests. One event loop owns it."""
+    """Collects the statistics of requests. One event loop owns it.
+
+    `total` counts every request that got a slot or a place in the queue, however it ended. It only
+    grows. `in_progress` are those of them that have not ended.
+    """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -199,6 +207,7 @@ class RequestFigures:
         self._summary: tuple[float, Summary] | None = None
         self.started = clock()
         self.in_progress = 0
+        self.total = 0
         self.counters = Counters()
         self.ttft = Histogram(_SECONDS_BUCKETS)
         self.inter_token = Histogram(_TOKEN_BUCKETS)
@@ -209,15 +218,10 @@ class RequestFigures:
     def uptime(self) -> float:
         return self._clock() - self.started
 
-    @property
-    def total(self) -> int:
-        """The number of requests that succeeded, failed, or are in progress."""
-        done = self.counters.outcomes
-        return done["successful"] + done["failed"] + self.in_progress
-
     def accept(self) -> None:
         """Counts a request that got a slot or a place in the queue. One `finish` must follow."""
         self.in_progress += 1
+        self.total += 1
 
     def gain(
         self, record: RequestRecord, tokens: int, now: float, *, choices: int = 1, first_at: float | None = None
@@ -289,7 +293,8 @@ class RequestFigures:
     def _succeed(self, record: RequestRecord, now: float) -> None:
         latency = now - record.arrival
         self._summary = None
-        self._samples.append(Sample(now, latency, record.ttft, record.prompt_tokens, record.output_tokens))
+        prompt_tokens = math.ceil(record.prompt_tokens / record.prompts)
+        self._samples.append(Sample(now, latency, record.ttft, prompt_tokens, record.output_tokens))
         self.counters.input_tokens += record.prompt_tokens
         self.counters.output_tokens += record.output_tokens
         self.counters.latency_histogram[bisect_right(_LATENCY_EDGES, latency)] += 1

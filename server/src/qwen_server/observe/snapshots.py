@@ -73,13 +73,13 @@ def metrics(seen: Observation) -> dict[str, Any]:
 
 
 def _requests(seen: Observation) -> dict[str, Any]:
-    """`total` = successful + failed + in progress.
+    """`total` are all requests that were accepted, whatever became of them.
 
-    None of them includes refused or aborted requests.
+    The rates are those of the requests that were answered or failed.
     """
     figures = seen.figures
-    successful = figures.counters.outcomes["successful"]
-    failed = figures.counters.outcomes["failed"]
+    outcomes = figures.counters.outcomes
+    successful, failed = outcomes["successful"], outcomes["failed"]
     ended = successful + failed
     return {
         "waiting": seen.waiting,
@@ -91,6 +91,8 @@ def _requests(seen: Observation) -> dict[str, Any]:
         "success_rate_percent": round(100 * successful / ended, 1) if ended else 100.0,
         "error_rate_percent": round(100 * failed / ended, 1) if ended else 0.0,
         "requests_per_second": round(figures.total / seen.uptime, 3) if seen.uptime > 0 else 0.0,
+        "aborted": outcomes["aborted"],
+        "refused": outcomes["refused"],
     }
 
 

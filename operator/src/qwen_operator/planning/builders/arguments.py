@@ -30,6 +30,7 @@ def _model_flags(spec: QwenServiceSpec) -> list[Flag]:
     return [
         ("model", source.model),
         ("served-model-name", spec.model.served_name or source.default_name),
+        ("model-aliases", ",".join(spec.model.aliases) or None),
         ("revision", source.revision),
     ]
 
@@ -75,6 +76,8 @@ def _limit_flags(spec: QwenServiceSpec) -> list[Flag]:
         ("queue-timeout", format_duration(limits.queue_timeout)),
         ("default-max-tokens", limits.default_max_tokens),
         ("max-tokens-limit", limits.max_tokens),
+        ("on-exceed", limits.on_exceed.lower()),
+        ("max-stops", limits.max_stops),
         ("default-temperature", f"{temperature:g}"),
         ("min-temperature", f"{limits.min_temperature:g}"),
         ("max-temperature", f"{limits.max_temperature:g}"),

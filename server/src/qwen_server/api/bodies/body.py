@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from qwen_server.engine.base import Kind
+
+_FORMATS: Final = ("response_format", "text", "output_config")
+_CONSTRAINTS: Final = ("structured_outputs", *_FORMATS, "tools")
 
 
 class Body(NamedTuple):
     """`fields` is what the engine gets: the known fields that are not null, with defaults applied.
 
-    `weight` is the number of sequences that it generates; `fast` tells which path serves it;
+    `prompts` times `n` sequences are generated; `fast` tells which path serves it;
     `stop_reasons` whether the client set stops of its own, so that the answer names the one that
-    ended it (vLLM's `stop_reason`).
+    ended it (vLLM's `stop_reason`); `constrained` whether a grammar constrains the answer.
     """
 
     kind: Kind
     fields: Mapping[str, Any]
-    weight: int = 1
+    prompts: int = 1
+    n: int = 1
     fast: bool = False
     stop_reasons: bool = False
+    constrained: bool = False
 
     @property
     def model(self) -> str:
@@ -48,8 +53,8 @@ class Body(NamedTuple):
 
         The engine calls every constraint of an answer `response_format`.
         """
-        if param == "response_format" and param not in self.fields:
-            return next((name for name in ("structured_outputs", "tools") if name in self.fields), param)
+        if param in _FORMATS and param not in self.fields:
+            return next((name for name in _CONSTRAINTS if name in self.fields), param)
         if param is None and self.fields.get("chat_template_kwargs"):
             return "chat_template_kwargs"
         return param

@@ -11,6 +11,7 @@ from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import (
     MAX_ENTRIES,
     MAX_VALUES,
+    STRING_OR_ARRAY,
     Entries,
     Must,
     Name,
@@ -20,7 +21,8 @@ from qwen_server.api.bodies.common import (
 from qwen_server.api.bodies.sampling import (
     Sampling,
     TemplateKwargs,
-    check_stream_options,
+    drop_empty_tools,
+    drop_idle_options,
     names_stop,
     needs_reference,
 )
@@ -31,7 +33,7 @@ from qwen_server.http.error_bodies import invalid
 class TextPart(TypedDict):
     """A part of a message's text."""
 
-    type: Literal["text"]
+    type: Annotated[Literal["text"], Must("be a string")]
     text: str
 
 
@@ -43,12 +45,16 @@ class OtherPart(TypedDict):
 
 
 _SILENT: Final = ("assistant", "tool", "function")
-Parts = Annotated[
-    list[Annotated[TextPart | OtherPart, Field(union_mode="left_to_right")]],
-    Entries(),
+Part = Annotated[
+    Annotated[TextPart, Tag("=text")] | Annotated[OtherPart, Tag("=other")],
+    Field(union_mode="left_to_right"),
 ]
-_CONTENT = Must("be a string, or an array of objects with a type (and a text, where the type is text)")
-Content = Annotated[str | Parts, _CONTENT, Field(description="the text, or its parts")]
+Content = Annotated[
+    Annotated[str, Must("be a string or an array of objects with a type"), Tag("=string")]
+    | Annotated[list[Part], Entries(), Tag("=array")],
+    STRING_OR_ARRAY,
+    Field(description="the text, or its parts"),
+]
 
 
 @declared
@@ -67,6 +73,7 @@ class ToolCall(TypedDict):
 
 
 ToolCalls = Annotated[list[ToolCall], Entries()]
+Thought = Annotated[str | None, Field(description="the thought of an earlier answer, under either name")]
 
 
 @declared
@@ -77,6 +84,8 @@ class Message(TypedDict, total=False):
     content: Required[Content]
     name: str | None
     tool_calls: ToolCalls | None
+    reasoning: Thought
+    reasoning_content: Thought
 
 
 @declared
@@ -87,6 +96,8 @@ class SilentMessage(TypedDict, total=False):
     content: None
     name: str | None
     tool_calls: ToolCalls | None
+    reasoning: Thought
+    reasoning_content: Thought
 
 
 @declared
@@ -97,6 +108,8 @@ class CallingMessage(TypedDict, total=False):
     content: None
     name: str | None
     tool_calls: Required[Annotated[list[ToolCall], Entries(least=1)]]
+    reasoning: Thought
+    reasoning_content: Thought
 
 
 def _kind_of_message(message: Any) -> str:
@@ -154,7 +167,7 @@ class ChatRequest(Sampling, total=False):
     logprobs: Annotated[bool | None, Field(description="return the log probabilities of the tokens")]
     top_logprobs: Annotated[int | None, Field(ge=0, le=20, description="of so many alternatives; needs logprobs")]
     tools: Annotated[
-        Annotated[list[Tool], Entries(MAX_VALUES, least=1)] | None,
+        Annotated[list[Tool], Entries(MAX_VALUES)] | None,
         Field(description="functions, where the model's family has a parser"),
     ]
     tool_choice: Annotated[
@@ -163,20 +176,24 @@ class ChatRequest(Sampling, total=False):
     parallel_tool_calls: bool | None
     reasoning_effort: Annotated[str | None, Field(description="such as low, where the model thinks")]
     include_reasoning: Annotated[bool | None, Field(description="return the thoughts; true by default")]
-    thinking_token_budget: Annotated[int | None, Field(ge=0, le=1 << 31, description="the longest thought, in tokens")]
+    thinking_token_budget: Annotated[
+        int | None, Field(ge=-1, le=1 << 31, description="the longest thought, in tokens; -1: any")
+    ]
     chat_template_kwargs: TemplateKwargs
     add_generation_prompt: Annotated[bool | None, Field(description="begin the model's message; true by default")]
     continue_final_message: Annotated[bool | None, Field(description="go on with the last message")]
     documents: Annotated[list[Any] | None, Field(description="documents for the template")]
     echo: Annotated[bool | None, Field(description="return the last message too, if it has the model's role")]
+    return_prompt_text: Annotated[bool | None, Field(description="return the rendered prompt too")]
 
 
 def chat(fields: dict[str, Any], default_tokens: int) -> Body:
     """A chat of checked `fields`. Raises HttpError 400."""
-    check_stream_options(fields)
+    drop_idle_options(fields)
+    drop_empty_tools(fields)
     if fields.get("top_logprobs") and not fields.get("logprobs"):
         raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
     if "max_completion_tokens" not in fields:
         fields.setdefault("max_tokens", default_tokens)
     fast = not needs_reference(fields)
-    return Body("chat", fields, fields.get("n", 1), fast, names_stop(fields))
+    return Body("chat", fields, 1, fields.get("n", 1), fast, names_stop(fields))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,14 +12,15 @@ from pydantic_core import ErrorDetails
 from qwen_server.api.bodies import chat, completion, messages, responses, sampling, tokenization
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import TAG
+from qwen_server.api.bodies.grammars import GrammarBounds, grammars_of
 from qwen_server.api.bodies.limits import Limits, check_bounds
+from qwen_server.api.bodies.unsupported import check_unknown, fields_of_others
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import Kind
 from qwen_server.http.body import parse_object
 from qwen_server.http.error_bodies import HttpError, client_error, invalid
 
-_log = logging.getLogger(__name__)
-_REMOVED: Final = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_decoding_backend")
+_GENERATING: Final[tuple[Kind, ...]] = ("chat", "completion", "responses", "messages")
 
 # The errors of pydantic that a declaration can cause, in the API's words.
 _TEXTS: Final = {
@@ -71,6 +71,12 @@ _KINDS: Final[Mapping[Kind, _Declared]] = {
     "detokenize": _declared(tokenization.DetokenizeRequest, tokenization.detokenize),
 }
 
+# The fields that would be lost: an API that generates text lacks them, another one has them.
+_ELSEWHERE: Final[Mapping[Kind, frozenset[str]]] = {
+    kind: fields_of_others(_KINDS[kind].names, [_KINDS[other].effective for other in _GENERATING])
+    for kind in _GENERATING
+}
+
 # What the API's description calls them.
 DECLARATIONS: Final[Mapping[str, Any]] = {
     "ChatRequest": chat.ChatRequest,
@@ -87,10 +93,12 @@ class Bodies:
     """Checks bodies of every kind against the declarations and the limits of `settings`."""
 
     def __init__(self, settings: Settings) -> None:
+        self._answers_to = settings.answers_to
         self._served_name = settings.served_name
         self._default_tokens = settings.default_max_tokens
         self._default_temperature = settings.default_temperature
         self._limits = Limits(settings)
+        self._grammar_bounds = GrammarBounds(settings)
         self._bounds = {kind: self._limits.of(declared.names) for kind, declared in _KINDS.items()}
 
     def parse(self, kind: Kind, raw: bytes) -> Body:
@@ -99,8 +107,8 @@ class Bodies:
 
     def check(self, kind: Kind, given: dict[str, Any]) -> Body:
         """The body of a JSON object, which stays as it is. Raises HttpError 400 or 404."""
-        if kind == "completion":
-            self._limits.check_prompts(given)
+        given = self._limits.cut(given)
+        self._limits.check_lengths(given)
         declared = _TEXT_OR_CHAT[tokenization.which(given)] if kind == "tokenize" else _KINDS[kind]
         check_bounds(given, self._bounds.get(kind, {}))
         try:
@@ -108,26 +116,26 @@ class Bodies:
         except ValidationError as error:
             raise _refusal(error) from None
         if not given.keys() <= declared.names:
-            _log_unknown([name for name in given if name not in declared.names])
+            check_unknown(kind, given, declared.names, _ELSEWHERE.get(kind, frozenset()))
         effective = declared.effective
         fields = {name: value for name, value in given.items() if value is not None and name in effective}
-        self.check_model(fields.setdefault("model", self._served_name))
+        self.check_model(fields.get("model", self._served_name))
+        fields["model"] = self._served_name  # the engine knows no alias
         if "temperature" in declared.names:
             fields.setdefault("temperature", self._default_temperature)
-        return declared.make(fields, self._default_tokens)
+        body = declared.make(fields, self._default_tokens)
+        self._limits.check_sequences(body.prompts, body.n)
+        if grammars := grammars_of(fields):
+            for param, grammar in grammars:
+                self._grammar_bounds.check(param, grammar)
+            return body._replace(constrained=body.generates)
+        return body
 
     def check_model(self, name: str) -> None:
-        """Raises HttpError 404 unless `name` is what is served."""
-        if name != self._served_name:
+        """Raises HttpError 404 unless `name` is the model's or an alias."""
+        if name != self._served_name and not self._answers_to(name):
             text = f"The model `{name[:200]}` does not exist."
             raise client_error(404, text, param="model", code="model_not_found")
-
-
-def _log_unknown(unknown: list[str]) -> None:
-    if removed := next((name for name in unknown if name in _REMOVED), None):
-        raise invalid(f"{removed} was removed; use structured_outputs or response_format", removed)
-    names = ", ".join(sorted(name[:64] for name in unknown[:8]))
-    _log.info("ignored %d unknown field(s) of a request: %r", len(unknown), names)
 
 
 def _refusal(error: ValidationError) -> HttpError:

@@ -15,6 +15,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     GetCoreSchemaHandler,
     ValidatorFunctionWrapHandler,
@@ -27,6 +28,10 @@ MAX_ENTRIES: Final = 4096  # of a conversation, or a choice
 MAX_VALUES: Final = 1024
 # Begins the names of a union's members, which an error's place holds beside the body's own names.
 TAG: Final = "="
+
+# Chooses the member of a union by the type of the value, so that an error in an array names the
+# entry.
+STRING_OR_ARRAY: Final = Discriminator(lambda value: "=array" if isinstance(value, list) else "=string")
 
 # Other fields of an object are accepted here. Which of them are passed on is decided elsewhere.
 declared = with_config(ConfigDict(strict=True, json_schema_extra={"additionalProperties": True}))

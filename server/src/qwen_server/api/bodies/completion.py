@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import Entries, Must, TokenArray, TokenId, declared, exactly
-from qwen_server.api.bodies.sampling import Sampling, check_stream_options, names_stop, needs_reference
+from qwen_server.api.bodies.sampling import Sampling, drop_idle_options, names_stop, needs_reference
+from qwen_server.http.error_bodies import invalid
 
 Tokens = Annotated[list[TokenId], TokenArray()]
+_PROMPT = Must("be a string or a non-empty array of strings, of token ids, or of arrays of token ids, not a mixture")
+
+
+def _kind_of_prompt(prompt: Any) -> str:
+    """The kind of the first entry counts, so that an error names the entry that differs."""
+    if not isinstance(prompt, list):
+        return "=text"
+    first = prompt[0] if prompt else None
+    return "=texts" if isinstance(first, str) else "=arrays" if isinstance(first, list) else "=tokens"
 
 
 @declared
@@ -19,25 +29,29 @@ class CompletionRequest(Sampling, total=False):
 
     prompt: Required[
         Annotated[
-            str | Annotated[list[str], Entries(least=1)] | Tokens | Annotated[list[Tokens], Entries(least=1)],
-            Field(union_mode="left_to_right"),
-            Must("be a string or a non-empty array of strings, of token ids, or of arrays of token ids, not a mixture"),
+            Annotated[str, _PROMPT, Tag("=text")]
+            | Annotated[list[str], Entries(least=1), Tag("=texts")]
+            | Annotated[Tokens, _PROMPT, Tag("=tokens")]
+            | Annotated[list[Tokens], Entries(least=1), Tag("=arrays")],
+            Discriminator(_kind_of_prompt),
             Field(description="a text, texts, token ids, or several of those"),
         ]
     ]
     logprobs: Annotated[
         int | None, Field(ge=0, le=20, description="log probabilities of the token and of so many others")
     ]
-    echo: Annotated[bool | None, Field(description="return the prompt too")]
+    echo: Annotated[bool | None, Field(description="return the prompt too; with max_tokens 0, only the prompt")]
     suffix: str | None
     best_of: Annotated[Annotated[Literal[1], exactly(int)] | None, Must("be 1")]
 
 
 def completion(fields: dict[str, Any], default_tokens: int) -> Body:
     """A completion of checked `fields`. Raises HttpError 400."""
-    check_stream_options(fields)
+    drop_idle_options(fields)
+    if fields.get("max_tokens") == 0 and not fields.get("echo"):
+        raise invalid("max_tokens must be at least 1, unless echo is true", "max_tokens")
     fields.setdefault("max_tokens", default_tokens)
     prompt = fields["prompt"]
     prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
     fast = not needs_reference(fields)
-    return Body("completion", fields, prompts * fields.get("n", 1), fast, names_stop(fields))
+    return Body("completion", fields, prompts, fields.get("n", 1), fast, names_stop(fields))

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, Required
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.chat import Content
-from qwen_server.api.bodies.common import FEW_VALUES, MAX_ENTRIES, MAX_VALUES, Entries, Must, declared
+from qwen_server.api.bodies.common import (
+    FEW_VALUES,
+    MAX_ENTRIES,
+    MAX_VALUES,
+    STRING_OR_ARRAY,
+    Entries,
+    Must,
+    Name,
+    declared,
+    other_than,
+)
+from qwen_server.api.bodies.hosted_tools import log_left_out, not_run_here, take_out_choice
 from qwen_server.api.bodies.sampling import (
     IGNORED,
     CacheSalt,
@@ -34,6 +45,41 @@ class AnthropicMessage(TypedDict):
 
 
 @declared
+class SystemBlock(TypedDict, total=False):
+    """A part of the system message. Only its text counts."""
+
+    type: Required[str]
+    text: str
+
+
+@declared
+class ClientTool(TypedDict, total=False):
+    """A tool that the client runs."""
+
+    type: Literal["custom"] | None
+    name: Required[Name]
+    input_schema: Required[dict[str, Any]]
+
+
+@declared
+class ServerTool(TypedDict):
+    """A tool of Anthropic's, such as web_search_20250305. It is left out."""
+
+    type: Annotated[str, other_than("custom"), Field(json_schema_extra={"not": {"const": "custom"}})]
+
+
+def _is_servers(tool: Any) -> bool:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    return isinstance(kind, str) and kind != "custom"
+
+
+AnthropicTool = Annotated[
+    Annotated[ClientTool, Tag("=client")] | Annotated[ServerTool, Tag("=server")],
+    Discriminator(lambda tool: "=server" if _is_servers(tool) else "=client"),
+]
+
+
+@declared
 class CountTokensRequest(TypedDict, total=False):
     """A conversation whose tokens are to be counted."""
 
@@ -46,13 +92,17 @@ class CountTokensRequest(TypedDict, total=False):
     ]
     model: ModelName
     system: Annotated[
-        str | Annotated[list[dict[str, Any]], Entries(MAX_VALUES), FEW_VALUES] | None,
-        Must(f"be a string or an array of objects with at most {MAX_VALUES} values"),
+        Annotated[
+            Annotated[str, Must("be a string or an array of objects with a type"), Tag("=string")]
+            | Annotated[list[SystemBlock], Entries(MAX_VALUES), FEW_VALUES, Tag("=array")],
+            STRING_OR_ARRAY,
+        ]
+        | None,
         Field(description="the system message"),
     ]
     tools: Annotated[
-        Annotated[list[dict[str, Any]], Entries(MAX_VALUES)] | None,
-        Field(description="functions, where the model's family has a parser"),
+        Annotated[list[AnthropicTool], Entries(MAX_VALUES)] | None,
+        Field(description="functions, where the model's family has a parser; others are left out"),
     ]
     tool_choice: Annotated[dict[str, Any] | None, Field(examples=[{"type": "auto"}])]
     thinking: Annotated[
@@ -73,7 +123,7 @@ class MessagesRequest(CountTokensRequest, total=False):
     top_k: TopK
     stop_sequences: Annotated[
         StopTexts | None,
-        Must("be an array of at most 4 strings, each of 1 to 1024 characters"),
+        Must("be an array of strings, each of 1 to 1024 characters"),
         Field(description="strings that end the answer"),
     ]
     stream: Stream
@@ -83,10 +133,37 @@ class MessagesRequest(CountTokensRequest, total=False):
 
 
 def message(fields: dict[str, Any], _: int) -> Body:
-    """A message request of checked `fields`. Anthropic's API has no default for `max_tokens`."""
+    """A message request of checked `fields`. Anthropic's API has no default for `max_tokens`.
+
+    Raises HttpError 400.
+    """
+    _take_out_server_tools(fields)
     return Body("messages", fields)
 
 
+def _adds_tools(messages: list[dict[str, Any]]) -> bool:
+    """Whether system messages among `messages` declare tools."""
+    contents = (message["content"] for message in messages if message["role"] == "system")
+    return any(block["type"] == "tool_addition" for blocks in contents if isinstance(blocks, list) for block in blocks)
+
+
 def count_tokens(fields: dict[str, Any], _: int) -> Body:
-    """A request for the number of tokens of a prompt, of checked `fields`."""
+    """A request for the number of tokens of a prompt, of checked `fields`. Raises HttpError 400."""
+    _take_out_server_tools(fields)
     return Body("count_tokens", fields)
+
+
+def _take_out_server_tools(fields: dict[str, Any]) -> None:
+    """Removes the tools that do not run here. Without tools, `tools` is removed, too."""
+    tools = fields.pop("tools", [])
+    kept = [tool for tool in tools if not _is_servers(tool)]
+    left_out = {str(tool.get("name")): tool["type"] for tool in tools if _is_servers(tool)}
+    log_left_out(left_out.values())
+    if kept:
+        fields["tools"] = kept
+    choice = fields.get("tool_choice", {})
+    name = str(choice.get("name"))
+    if choice.get("type") == "tool" and name in left_out:
+        raise not_run_here(left_out[name], "tool_choice.name")
+    if not kept and not _adds_tools(fields["messages"]):
+        take_out_choice(fields, needs_tools=choice.get("type") not in ("auto", "none"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, with_config
 from pydantic_core import PydanticCustomError
@@ -20,7 +20,6 @@ from qwen_server.api.bodies.common import (
     TokenId,
     declared,
 )
-from qwen_server.http.error_bodies import invalid
 
 # Accepted because OpenAI's SDKs send them. They have no effect here.
 WITHOUT_EFFECT: Final = frozenset({"user", "metadata", "store", "service_tier", "best_of"})
@@ -34,6 +33,7 @@ _REFERENCE_WHEN_SET: Final = (
     "suffix",
     "return_token_ids",
     "return_tokens_as_token_ids",
+    "return_prompt_text",
     "reasoning_effort",
     "include_reasoning",
     "thinking_token_budget",
@@ -48,8 +48,10 @@ _MAY_NEED_REFERENCE: Final = frozenset(_REFERENCE_WHEN_SET) | {
 }
 IGNORED: Final = Field(description="accepted and ignored")
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
-StopTexts = Annotated[list[StopText], Entries(4)]
-ModelName = Annotated[str | None, Field(description="the served model; may be left out, any other name is 404")]
+StopTexts = Annotated[list[StopText], Entries()]  # how many depends on the settings
+ModelName = Annotated[
+    str | None, Field(description="the served model or an alias; may be left out, any other name is 404")
+]
 TopP = Annotated[float | None, Field(gt=0, le=1)]
 TopK = Int31 | None
 Stream = Annotated[bool | None, Field(description="server-sent events instead of one body")]
@@ -113,7 +115,7 @@ class Decoding(TypedDict, total=False):
     seed: Annotated[Int64 | None, Field(description="the same seed and request give the same answer")]
     stop: Annotated[
         StopText | StopTexts | None,
-        Must("be a string or an array of at most 4 strings, each of 1 to 1024 characters"),
+        Must("be a string or an array of strings, each of 1 to 1024 characters"),
         Field(description="strings that end the answer"),
     ]
     stop_token_ids: Annotated[
@@ -152,7 +154,7 @@ class Sampling(Decoding, total=False):
     n: Annotated[int | None, Field(description="answers to each prompt; each counts as a request in the queue")]
     allowed_token_ids: Annotated[list[Any] | None, Field(description="the only tokens to choose from")]
     bad_words: Annotated[list[Any] | None, Field(description="words that the answer does not hold")]
-    stream_options: Annotated[StreamOptions | None, Field(description="only with stream")]
+    stream_options: Annotated[StreamOptions | None, Field(description="has an effect only with stream")]
     response_format: Annotated[
         dict[str, Any] | None,
         Field(
@@ -162,7 +164,10 @@ class Sampling(Decoding, total=False):
     ]
     spaces_between_special_tokens: bool | None
     add_special_tokens: Annotated[bool | None, Field(description="add the tokenizer's special tokens to the prompt")]
-    truncate_prompt_tokens: Annotated[Int31 | None, Field(description="keep only so many tokens of the prompt's end")]
+    truncate_prompt_tokens: Annotated[Int31 | None, Field(description="keep only so many tokens of the prompt")]
+    truncation_side: Annotated[
+        Literal["left", "right"] | None, Field(description="where tokens are removed; left by default")
+    ]
     prompt_logprobs: Annotated[int | None, Field(ge=-1, le=20, description="log probabilities of the prompt's tokens")]
     return_token_ids: Annotated[bool | None, Field(description="return the ids of the tokens too")]
     return_tokens_as_token_ids: Annotated[bool | None, Field(description="name tokens by id in log probabilities")]
@@ -172,13 +177,23 @@ class Sampling(Decoding, total=False):
     service_tier: Annotated[Any, IGNORED]
 
 
-def check_stream_options(fields: Mapping[str, Any]) -> None:
-    """Raises HttpError 400 for stream options without a stream.
+def drop_idle_options(fields: dict[str, Any]) -> None:
+    """Removes stream options without a stream. Some clients send them with every request."""
+    if not fields.get("stream"):
+        fields.pop("stream_options", None)
 
-    By hand, because the schema of one field cannot refer to another.
+
+def drop_empty_tools(fields: dict[str, Any]) -> None:
+    """Removes an empty list of tools, and without tools a choice that asks for none.
+
+    Some clients send both with every request.
     """
-    if "stream_options" in fields and not fields.get("stream"):
-        raise invalid("stream_options is allowed only when stream is true", "stream_options")
+    if fields.get("tools"):
+        return
+    fields.pop("tools", None)
+    choice = fields.get("tool_choice")
+    if (choice.get("type") if isinstance(choice, dict) else choice) in ("auto", "none"):
+        del fields["tool_choice"]
 
 
 def names_stop(fields: Mapping[str, Any]) -> bool:

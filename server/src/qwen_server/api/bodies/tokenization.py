@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.chat import Messages
 from qwen_server.api.bodies.common import MAX_VALUES, Entries, TokenArray, TokenId, declared
-from qwen_server.api.bodies.sampling import ModelName, TemplateKwargs
+from qwen_server.api.bodies.sampling import ModelName, TemplateKwargs, drop_empty_tools
 from qwen_server.http.error_bodies import invalid
 
 _MAX_TOKENS = 1 << 18  # more than fit any model's context
@@ -67,6 +67,7 @@ def which(given: Mapping[str, Any]) -> type[TokenizeText | TokenizeChat]:
 
 def tokenize(fields: dict[str, Any], _: int) -> Body:
     """A text or a conversation of checked `fields`."""
+    drop_empty_tools(fields)
     return Body("tokenize", fields)
 
 

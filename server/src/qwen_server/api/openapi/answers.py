@@ -139,7 +139,7 @@ _INVALID = "invalid_request_error"
 _ERRORS: Answers = {
     400: _mistake(
         "参数错误 (invalid parameter, named in the error)",
-        "max_tokens must be between 1 and 512, not 513",
+        "max_tokens must be between 1 and 512, not 513 (set by --max-tokens-limit)",
         _INVALID,
         param="max_tokens",
     ),

@@ -13,6 +13,7 @@ COMPLETION_REQUEST = specification.body_of(specification.COMPLETION_COMMAND)
 COMPLETION_ANSWER: dict[str, Any] = json.loads(specification.COMPLETION_ANSWER)
 HEALTH: dict[str, Any] = json.loads(specification.HEALTH_ANSWER)
 METRICS: dict[str, Any] = json.loads(specification.METRICS_ANSWER)
+METRICS["requests"] |= {"aborted": 0, "refused": 0}  # not in the specification
 PROMETHEUS = specification.PROMETHEUS_ANSWER
 QUEUE_FULL: dict[str, Any] = json.loads(specification.QUEUE_FULL_ANSWER)
 OUT_OF_MEMORY: dict[str, Any] = json.loads(specification.OUT_OF_MEMORY_ANSWER)

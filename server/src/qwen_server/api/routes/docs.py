@@ -13,7 +13,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from qwen_server.api.routes.common import service_of
 
@@ -109,6 +109,13 @@ async def swagger() -> Response:
 async def redoc() -> Response:
     """ReDoc."""
     return HTMLResponse(_REDOC, headers=_PAGE_HEADERS)
+
+
+@router.get("/docs/")
+@router.get("/redoc/")
+async def without_slash(request: Request) -> Response:
+    """Redirects to the page, whose relative links need its own path."""
+    return RedirectResponse(f"..{request.url.path.rstrip('/')}", 308)
 
 
 @router.get("/docs/start.js")

@@ -1,4 +1,4 @@
-"""GET /api/v1/metrics, /stats, /metrics and /metrics/prometheus."""
+"""GET /api/v1/metrics, /stats, /metrics, /metrics/prometheus and /prometheus/metrics."""
 
 from __future__ import annotations
 
@@ -73,4 +73,19 @@ async def metrics(request: Request) -> Response:
 )
 async def metrics_prometheus(request: Request) -> Response:
     """Returns the Prometheus page."""
+    return _text(request)
+
+
+@router.get(
+    "/prometheus/metrics",
+    summary="Metrics (Prometheus), for clients that append /metrics",
+    response_model=None,
+    response_class=PlainTextResponse,
+    responses=_PAGE_ANSWERS,
+)
+async def prometheus_metrics(request: Request) -> Response:
+    """Returns the Prometheus page.
+
+    TensorRT-LLM has this path, and aiperf tries it where /metrics returns no text.
+    """
     return _text(request)

@@ -44,10 +44,18 @@ def _card(request: Request) -> dict[str, Any]:
     }
 
 
+def _named(card: dict[str, Any], name: str) -> dict[str, Any]:
+    """The card under one of the model's names. That of an alias has the model as its parent."""
+    return card if name == card["id"] else card | {"id": name, "parent": card["id"]}
+
+
 @router.get("/v1/models", summary="模型列表 (List models)", response_model=None, responses=_LIST_ANSWERS)
 async def list_models(request: Request) -> Response:
-    """Returns the one model that is served."""
-    return JSONResponse({"object": "list", "data": [_card(request)]})
+    """Returns the one model that is served, and then its aliases."""
+    card = _card(request)
+    aliases = (name for name in service_of(request).settings.model_aliases if not name.endswith("*"))
+    names = dict.fromkeys((card["id"], *aliases))
+    return JSONResponse({"object": "list", "data": [_named(card, name) for name in names]})
 
 
 @router.get(
@@ -58,7 +66,7 @@ async def list_models(request: Request) -> Response:
     openapi_extra={"parameters": [_MODEL_ID]},
 )
 async def get_model(request: Request) -> Response:
-    """Returns the model with this name; 404 for any other name."""
-    card = _card(request)
-    request.app.state.handler.bodies.check_model(request.path_params["model_id"])
-    return JSONResponse(card)
+    """Returns the model with this name or alias; 404 for any other name."""
+    card, name = _card(request), request.path_params["model_id"]
+    request.app.state.handler.bodies.check_model(name)
+    return JSONResponse(_named(card, name))

@@ -26,7 +26,8 @@ _ANSWERS = generated(
 async def responses(request: Request) -> Response:
     """Answers a text or a conversation.
 
-    With `stream`, sends typed events; the last one is `response.completed`.
+    With `stream`, sends typed events; the last one is `response.completed`, or
+    `response.incomplete` if the answer was cut.
     """
     return generation(request, "responses")
 

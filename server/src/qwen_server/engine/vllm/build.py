@@ -12,7 +12,6 @@ from typing import Any, Literal, NoReturn
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
-from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.entrypoints.openai.models.protocol import BaseModelPath
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.envs import enable_envs_cache
@@ -29,13 +28,17 @@ from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import EngineError, EngineInfo
 from qwen_server.engine.vllm.client import EngineProxy
+from qwen_server.engine.vllm.completion_api import Completion
 from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
+from qwen_server.engine.vllm.grammars.params import Grammars
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.model_family import Family, choose, detect
+from qwen_server.engine.vllm.patches.checked_grammars import CHECKED_GRAMMARS, trust_checked_grammars
 from qwen_server.engine.vllm.patches.early_core import EarlyChild, core_in
 from qwen_server.engine.vllm.patches.fast_metrics import FAST_METRICS, EngineMetrics
 from qwen_server.engine.vllm.patches.spot_renderer import SPOT_RENDERER, render_on_the_spot
 from qwen_server.engine.vllm.patches.step_heartbeat import STEP_HEARTBEAT, stat_logger
+from qwen_server.engine.vllm.tool_calls import WholeCallsChat
 from qwen_server.observe.tracing import prepare_environment
 
 _log = logging.getLogger(__name__)
@@ -51,11 +54,12 @@ class Parts:
 
     llm: AsyncLLM
     client: EngineProxy
+    grammars: Grammars
     plain: OnlineRenderer
     models: OpenAIServingModels
     serving_options: dict[str, Any]
     chat: OpenAIServingChat
-    completion: OpenAIServingCompletion
+    completion: Completion
     info: EngineInfo
     default_sampling: dict[str, Any]
 
@@ -65,7 +69,9 @@ class _Parser(FlexibleArgumentParser):
         raise EngineError(f"vLLM's arguments (after --): {message}")
 
 
-def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, patches: Patches) -> Parts:
+def build(
+    settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, patches: Patches, grammars: Grammars
+) -> Parts:
     """Loads the model in `child` and builds the serving objects.
 
     Raises EngineError, or whatever vLLM raises.
@@ -95,7 +101,8 @@ def build(settings: Settings, heartbeat: Heartbeat, child: EarlyChild | None, pa
         )
     enable_envs_cache()  # otherwise vLLM reads its environment variables again for each token
     try:
-        return _serving(settings, device, llm, EngineProxy(llm, heartbeat, patches), family=family, patches=patches)
+        client = EngineProxy(llm, heartbeat, patches, grammars)
+        return _serving(settings, device, llm, client, grammars, family=family, patches=patches)
     except BaseException:
         llm.shutdown(timeout=1)
         raise
@@ -172,6 +179,7 @@ def _serving(
     device: Literal["cuda", "cpu"],
     llm: AsyncLLM,
     client: EngineProxy,
+    grammars: Grammars,
     *,
     family: Family,
     patches: Patches,
@@ -198,11 +206,13 @@ def _serving(
     plain = OnlineRenderer(**rendering)
     common = {"online_renderer": renderer, "request_logger": None}
     options = {**common, **template, **parsers}
-    chat = OpenAIServingChat(client, models, "assistant", **options)
-    completion = OpenAIServingCompletion(client, models, **common)
+    chat = WholeCallsChat(client, models, "assistant", **options)
+    completion = Completion(client, models, **common)
     info = _info(settings, device, llm, family, patches)
     default_sampling = config.get_diff_sampling_param()
-    return Parts(llm, client, plain, models, options, chat, completion, info, default_sampling)
+    if patches.use(CHECKED_GRAMMARS):
+        trust_checked_grammars()
+    return Parts(llm, client, grammars, plain, models, options, chat, completion, info, default_sampling)
 
 
 def _family(engine_args: AsyncEngineArgs) -> Family:

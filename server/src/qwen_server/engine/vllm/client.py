@@ -16,7 +16,8 @@ from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from qwen_server.config.patches import Patches
-from qwen_server.engine.base import InvalidRequestError, Observer, Tap
+from qwen_server.engine.base import BusyError, InvalidRequestError, Observer, Tap, Turn
+from qwen_server.engine.vllm.grammars.params import Grammars
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapped
@@ -28,12 +29,14 @@ from qwen_server.observe.tracing import current_headers
 class ObservedRequest:
     """One HTTP request that vLLM's serving code answers. It may have several prompts.
 
+    turn: what each prompt waits for before the engine gets it.
     streams: the engine's streams, one per prompt.
     error: the original error. vLLM's serving code reports it with a different text.
     """
 
     arrival: float
     observe: Observer
+    turn: Turn
     merger: Merger = field(default_factory=lambda: Merger(0))
     streams: list[AsyncGenerator[RequestOutput, None]] = field(default_factory=list)
     error: Exception | None = None
@@ -45,8 +48,9 @@ current_request: ContextVar[ObservedRequest | None] = ContextVar("current_reques
 class EngineProxy:
     """AsyncLLM with an observed `generate`. vLLM's serving objects use it as the engine."""
 
-    def __init__(self, llm: AsyncLLM, heartbeat: Heartbeat, patches: Patches) -> None:
+    def __init__(self, llm: AsyncLLM, heartbeat: Heartbeat, patches: Patches, grammars: Grammars) -> None:
         self._llm = llm
+        self._grammars = grammars
         self._generate: Callable[..., AsyncGenerator[RequestOutput, None]] = llm.generate
         self._processor = install(llm) if patches.use(OUTPUT_TAP) else None
         if patches.use(TOKEN_LOOP) and self._processor is not None:
@@ -61,16 +65,31 @@ class EngineProxy:
         self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         """AsyncLLM's generate. vLLM's latencies start at the HTTP arrival and include the queue."""
-        self._begin(options)
         observed = current_request.get()
-        if observed is None:
-            return self._generate(prompt, sampling_params, request_id, **options)
-        date(prompt, observed.arrival)
         constrained = getattr(sampling_params, "structured_outputs", None) is not None
+        if observed is not None:
+            date(prompt, observed.arrival)
+        if constrained:
+            outputs = self._generate_checked(prompt, sampling_params, request_id, options)
+        else:
+            self._begin(options)
+            outputs = self._generate(prompt, sampling_params, request_id, **options)
+        if observed is None:
+            return outputs
         index = observed.merger.add_prompt(getattr(sampling_params, "n", 1) or 1, constrained=constrained)
-        stream = _observed(self._generate(prompt, sampling_params, request_id, **options), observed, index)
+        stream = _observed(outputs, observed, index)
         observed.streams.append(stream)
         return stream
+
+    async def _generate_checked(
+        self, prompt: Any, params: Any, request_id: str, options: dict[str, Any]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Generates with a grammar that is checked, which it nearly always is already."""
+        params.structured_outputs = await self._grammars.checked(params.structured_outputs)
+        self._begin(options)
+        async with aclosing(self._generate(prompt, params, request_id, **options)) as outputs:
+            async for output in outputs:
+                yield output
 
     def follow(
         self, prompt: Any, sampling_params: Any, request_id: str, priority: int, tap: Tap | None
@@ -87,8 +106,10 @@ class EngineProxy:
         self._heartbeat.on_request(time.monotonic(), self._llm.get_num_unfinished_requests())
         if self._traced:
             options["trace_headers"] = current_headers()
-        # By default, the answer has no reasoning, so its grammar applies from the first token.
-        options.setdefault("reasoning_ended", True)
+        # Without reasoning, a grammar applies from the first token. With a parser of reasoning, the
+        # engine core finds out from the prompt, unless vLLM's serving code has already.
+        if options.get("reasoning_parser_kwargs") is None:
+            options.setdefault("reasoning_ended", True)
 
 
 def date(prompt: Any, arrival: float) -> None:
@@ -102,12 +123,11 @@ def date(prompt: Any, arrival: float) -> None:
 async def _observed(
     source: AsyncGenerator[RequestOutput, None], observed: ObservedRequest, index: int
 ) -> AsyncGenerator[RequestOutput, None]:
-    async with aclosing(source):
-        async for output in source:
-            try:
-                converted = observed.merger.convert(index, output)
-            except InvalidRequestError as error:
-                observed.error = error
-                raise
-            observed.observe(converted)
-            yield output
+    async with observed.turn(), aclosing(source):
+        try:
+            async for output in source:
+                observed.observe(observed.merger.convert(index, output))
+                yield output
+        except (BusyError, InvalidRequestError) as error:
+            observed.error = error
+            raise

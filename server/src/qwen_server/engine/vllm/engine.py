@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -25,18 +25,22 @@ from qwen_server.engine.base import (
     EngineGoneError,
     EngineInfo,
     EngineState,
+    InvalidRequestError,
     Kind,
     Observer,
     Output,
     Prepared,
     ReferenceAnswer,
     Tap,
+    Turn,
     Vitals,
 )
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
 from qwen_server.engine.vllm import causes, environment
+from qwen_server.engine.vllm.grammars.trials import Trials, longest_in_core
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
+from qwen_server.engine.vllm.patches.polite_compiler import POLITE_COMPILER
 from qwen_server.engine.vllm.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -56,6 +60,7 @@ class _Running:
 
 _log = logging.getLogger(__name__)
 
+_POLITELY = "qwen_server.engine.vllm.patches.polite_compiler:compile_politely"
 _PULSE_SECONDS = 0.5
 _IDLE_PROBE_SECONDS = 60.0
 # Requests leave little garbage that needs a collection, and Python's default thresholds collect 14
@@ -75,7 +80,7 @@ class VllmEngine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._patches = Patches(settings.patches)
-        self._heartbeat = Heartbeat()
+        self._heartbeat = Heartbeat(most_compiling_seconds=longest_in_core(settings))
         self._state: EngineState = "starting"
         self._death_cause: str | None = None
         self._started_wall = time.time()
@@ -85,6 +90,7 @@ class VllmEngine:
         # the thread must live as long as the engine.
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._running: _Running | None = None
+        self._trials = Trials(settings, self._builder, lambda: self._loaded().parts.llm.vllm_config)
         self._reserved = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._probes = 0
@@ -111,7 +117,9 @@ class VllmEngine:
         environment.prepare(self._folder, self._settings)
         child = None
         if self._patches.use(EARLY_CORE):
-            child = EarlyChild("EngineCore", environment.core_modules(self._settings))
+            with self._trials.forks.socket_for_fork() as twin:
+                after = _POLITELY if POLITE_COMPILER.name in self._settings.patches else None
+                child = EarlyChild("EngineCore", environment.core_modules(self._settings), twin, after=after)
         loop = asyncio.get_running_loop()
         try:
             self._running = await loop.run_in_executor(self._builder, self._build, child)
@@ -120,6 +128,9 @@ class VllmEngine:
         except Exception as error:
             _log.debug("the engine did not start", exc_info=True)
             raise EngineError(self._start_failure(error)) from error
+        finally:
+            if child is not None:
+                child.discard()
         await warm_up(self._running.fast, self._running.reference)
         if self._running.parts.info.device == "cuda":
             self._reserved = sum(await self._running.parts.llm.collective_rpc("reserved_bytes"))
@@ -137,11 +148,15 @@ class VllmEngine:
             # Imported in the thread, because it takes seconds. The event loop serves /health.
             from qwen_server.engine.vllm.build import build  # noqa: PLC0415
             from qwen_server.engine.vllm.fast_path import FastPath  # noqa: PLC0415
+            from qwen_server.engine.vllm.grammars.params import Grammars  # noqa: PLC0415
             from qwen_server.engine.vllm.patches.step_heartbeat import STEP_HEARTBEAT  # noqa: PLC0415
             from qwen_server.engine.vllm.reference_path import ReferencePath  # noqa: PLC0415
         finally:
             gc.enable()
-        parts = build(self._settings, self._heartbeat, child, self._patches)
+        grammars = Grammars(self._trials.checks)
+        parts = build(self._settings, self._heartbeat, child, self._patches, grammars)
+        if child is not None:
+            self._patches.use(POLITE_COMPILER)
         cause = self._cause_of_death
         self._sees_steps = self._patches.use(STEP_HEARTBEAT)
         self._processes = multiprocessing.active_children()
@@ -153,6 +168,10 @@ class VllmEngine:
 
     # --- requests ---
 
+    async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """See Engine."""
+        await self._alive().reference.check_grammar(kind, body)
+
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """See Engine."""
         return await self._alive().fast.prepare_chat(body, request_id, arrival)
@@ -161,15 +180,24 @@ class VllmEngine:
         """See Engine."""
         return await self._alive().fast.prepare_completion(body, request_id, arrival)
 
-    def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
+    def generate(
+        self, prepared: Prepared, tap: Tap | None = None, turn: Turn | None = None
+    ) -> AsyncGenerator[Output, None]:
         """See Engine."""
-        return self._alive().fast.generate(prepared, tap)
+        return self._alive().fast.generate(prepared, tap, turn)
 
     async def reference(
-        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        request_id: str,
+        arrival: float,
+        observe: Observer,
+        *,
+        turn: Turn | None = None,
     ) -> ReferenceAnswer:
         """See Engine."""
-        return await self._alive().reference.answer(kind, body, request_id, arrival, observe)
+        return await self._alive().reference.answer(kind, body, request_id, arrival, observe, turn=turn)
 
     def _alive(self) -> _Running:
         running = self._loaded()
@@ -205,6 +233,7 @@ class VllmEngine:
             ping_sent_at=heartbeat.ping_sent_at,
             busy_since=heartbeat.busy_since,
             cpu_active_at=heartbeat.cpu_active_at if parts.info.device == "cpu" else None,
+            compiling_seconds=heartbeat.compiling_seconds,
             kv_cache_usage=heartbeat.kv_cache_usage,
             death_cause=self._cause_of_death() if dead else None,
         )
@@ -236,20 +265,32 @@ class VllmEngine:
         Only one ping is in flight at a time. A ping does not reach the workers, so an idle worker
         that is stopped is probed immediately.
         """
-        heartbeat = self._heartbeat
         llm = self._loaded().parts.llm
-        processes = await asyncio.to_thread(descendants)
+        processes: list[int] = []
+        failing = False
         while not llm.errored:
-            now = time.monotonic()
-            unfinished = llm.get_num_unfinished_requests()
-            if self.info.device == "cpu":
-                await self._check_cpu_time(now, unfinished)
-            if heartbeat.ping_sent_at is None:
-                heartbeat.ping_sent_at = now
-                self._spawn(self._ping())
-            if unfinished == 0 and (self._idle_since(now) > _IDLE_PROBE_SECONDS or any_stopped(processes)):
-                self._spawn(self._quiet_probe())
+            try:
+                processes = processes or await asyncio.to_thread(descendants)
+                await self._pulse(processes)
+                failing = False
+            except Exception:  # noqa: BLE001 - without the watch, nobody would notice a hang
+                if not failing:
+                    _log.exception("the watch of the engine failed, trying again")
+                failing = True
             await asyncio.sleep(_PULSE_SECONDS)
+
+    async def _pulse(self, processes: Sequence[int]) -> None:
+        heartbeat = self._heartbeat
+        now = time.monotonic()
+        # First, because it needs nothing that could fail.
+        if heartbeat.ping_sent_at is None:
+            heartbeat.ping_sent_at = now
+            self._spawn(self._ping())
+        unfinished = self._loaded().parts.llm.get_num_unfinished_requests()
+        if self.info.device == "cpu":
+            await self._check_cpu_time(now, unfinished)
+        if unfinished == 0 and (self._idle_since(now) > _IDLE_PROBE_SECONDS or any_stopped(processes)):
+            self._spawn(self._quiet_probe())
 
     async def _check_cpu_time(self, now: float, unfinished: int) -> None:
         """Records whether the processes compute, because a long step on a CPU is not a hang.
@@ -259,7 +300,12 @@ class VllmEngine:
         if self._heartbeat.quiet_seconds(now, unfinished) < _PULSE_SECONDS:
             self._heartbeat.on_life(now)
         else:
-            self._heartbeat.on_cpu_time(now, await asyncio.to_thread(lambda: cpu_seconds(descendants())))
+            self._heartbeat.on_cpu_time(now, await asyncio.to_thread(self._cpu_seconds))
+
+    def _cpu_seconds(self) -> dict[int, float]:
+        """The CPU time of the engine's processes. The check of a grammar is no sign of life."""
+        others = set(self._trials.forks.processes())
+        return cpu_seconds(pid for pid in descendants() if pid not in others)
 
     def _idle_since(self, now: float) -> float:
         return now - (self._heartbeat.last_request_at or now)
@@ -278,13 +324,18 @@ class VllmEngine:
     async def _quiet_probe(self) -> None:
         try:
             await self.probe()
-        except EngineError as error:
+        except (EngineError, InvalidRequestError) as error:
             _log.warning("the probe of the idle engine failed: %s", error)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of the engine failed", exc_info=error)
 
     # --- shutdown ---
 
@@ -296,6 +347,7 @@ class VllmEngine:
         """Stops the engine's processes: gracefully for `drain_seconds`, then with SIGKILL."""
         for task in self._tasks:
             task.cancel()
+        self._trials.forks.close()
         if self._running is not None and not self._running.parts.llm.errored:
             try:
                 async with asyncio.timeout(drain_seconds + 1):

@@ -36,6 +36,8 @@ def prepare(folder: Path, settings: Settings) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # The startup probe limits how long a model may take to load.
     os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", "7200")
+    # The setting alone decides: requests with more stops never reach vLLM.
+    os.environ["VLLM_MAX_STOP_STRINGS"] = str(settings.max_stops)
     if settings.log_format == "json":
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are not JSON
     # Hides warnings about the shared memory of killed processes. The tracker frees it.
@@ -96,3 +98,21 @@ def _libraries(package: str, *patterns: str) -> list[str]:
         return []
     folder = Path(spec.origin).parent
     return [os.path.normpath(file) for pattern in patterns for file in folder.glob(pattern)]
+
+
+def of_compiler() -> dict[str, str]:
+    """The environment of the process that checks grammars.
+
+    It is not part of the engine: it must not write into the file of the engine's errors, use the
+    GPU, or start threads before it forks.
+    """
+    left_out = {"VLLM_LOGGING_CONFIG_PATH", "LD_PRELOAD"}
+    own = {
+        "VLLM_CONFIGURE_LOGGING": "0",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return {name: value for name, value in os.environ.items() if name not in left_out} | own

@@ -6,7 +6,8 @@ It does not use vLLM's response models.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +15,25 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
-from vllm.utils.async_utils import merge_async_iterators
+from vllm.outputs import RequestOutput
 
-from qwen_server.engine.base import Output, Prepared, Tap
+from qwen_server.engine.base import Output, Prepared, Tap, Turn
+from qwen_server.engine.merging import merged
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import date
 from qwen_server.engine.vllm.outputs import Merger
+from qwen_server.engine.vllm.thoughts import readable
 from qwen_server.engine.vllm.translation import invalid, of_response, translated
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The engine's input for one request: rendered prompts, each with its sampling parameters."""
+    """The engine's input for one request.
+
+    inputs, params: the rendered prompt and the sampling parameters of each sequence, in the order
+        of the choices. The choices of one prompt are sequences of their own, so that each can wait
+        for its turn.
+    """
 
     prompt_param: str
     inputs: tuple[Any, ...]
@@ -43,7 +51,7 @@ class FastPath:
 
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """Renders and tokenizes a conversation with vLLM's renderer, which uses threads."""
-        with translated("messages", self._death_cause):
+        with translated("messages", self._death_cause, body):
             fields = self._identified(body, request_id)
             request = ChatCompletionRequest.model_validate(fields)
             result = await self._parts.plain.render_chat(request)
@@ -51,24 +59,24 @@ class FastPath:
                 raise of_response(result, "messages")
             # Not from the request: pydantic warns at each access to a deprecated field.
             limit = fields.get("max_completion_tokens") or fields.get("max_tokens")
-            work = self._work(request, "messages", result[1], limit)
-        return _prepared(work, request_id, arrival)
+            work = await self._work(request, "messages", result[1], limit)
+        return _prepared(work, len(result[1]), request_id, arrival)
 
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """Tokenizes one prompt or several."""
-        with translated("prompt", self._death_cause):
+        with translated("prompt", self._death_cause, body):
             request = CompletionRequest.model_validate(self._identified(body, request_id))
             result = await self._parts.plain.render_completion(request)
             if isinstance(result, ErrorResponse):
                 raise of_response(result, "prompt")
-            work = self._work(request, "prompt", result, request.max_tokens)
-        return _prepared(work, request_id, arrival)
+            work = await self._work(request, "prompt", result, request.max_tokens)
+        return _prepared(work, len(result), request_id, arrival)
 
     def _identified(self, body: Mapping[str, Any], request_id: str) -> dict[str, Any]:
         """The body with an ID, which saves vLLM from reading random bytes for one."""
         return fitted(body, self._max_model_len) | {"request_id": request_id}
 
-    def _work(self, request: Any, param: str, inputs: list[Any], limit: int | None) -> Work:
+    async def _work(self, request: Any, param: str, inputs: list[Any], limit: int | None) -> Work:
         lengths = [len(item["prompt_token_ids"]) for item in inputs]
         if max(lengths) >= self._max_model_len:
             raise invalid(
@@ -81,13 +89,17 @@ class FastPath:
         params = []
         for length in lengths:
             max_tokens = get_max_tokens(self._max_model_len, limit, length, self._parts.default_sampling)
-            # Each prompt needs its own parameters, because vLLM keeps and modifies them.
-            params.append(request.to_sampling_params(max_tokens, self._parts.default_sampling))
+            params += _choices(request.to_sampling_params(max_tokens, self._parts.default_sampling))
+        if params[0].structured_outputs is not None:
+            grammar = await self._parts.grammars.checked(params[0].structured_outputs)
+            for each in params:
+                each.structured_outputs = grammar
         self._verify(params[0])
-        return Work(param, tuple(inputs), tuple(params), request.priority)
+        n = len(params) // len(inputs)
+        return Work(param, tuple(dict(item) for item in inputs for _ in range(n)), tuple(params), request.priority)
 
     def _verify(self, params: Any) -> None:
-        """Rejects what depends on the model, such as grammars and token IDs.
+        """Rejects what depends on the model, such as token IDs.
 
         This happens before the response starts, so the client still gets an HTTP error.
         """
@@ -99,41 +111,64 @@ class FastPath:
             self._parts.llm.get_tokenizer(),
         )
 
-    async def generate(self, prepared: Prepared, tap: Tap | None = None) -> AsyncGenerator[Output, None]:
+    async def generate(
+        self, prepared: Prepared, tap: Tap | None = None, turn: Turn | None = None
+    ) -> AsyncGenerator[Output, None]:
         """See Engine."""
         work: Work = prepared.payload
-        merger = Merger(prepared.n)
+        merger = Merger(1)
         with translated(work.prompt_param, self._death_cause):
-            streams = [
-                self._parts.client.follow(item, params, f"{prepared.request_id}-{index}", work.priority, tap)
-                for index, (item, params) in enumerate(zip(work.inputs, work.params, strict=True))
-            ]
             for params in work.params:
-                merger.add_prompt(prepared.n, constrained=params.structured_outputs is not None)
-            if len(streams) == 1:
-                async with aclosing(streams[0]) as only:
+                merger.add_prompt(1, constrained=params.structured_outputs is not None)
+            if len(work.params) == 1:
+                only = self._follow(prepared, 0, tap)
+                async with aclosing(only):
                     async for result in only:
                         yield merger.convert(0, result)
                 return
-            async with aclosing(merge_async_iterators(*streams)) as merged:
-                async for index, result in merged:
+            sequences = [self._in_turn(prepared, index, turn or nullcontext) for index in range(len(work.params))]
+            async with aclosing(merged(sequences)) as results:
+                async for index, result in results:
                     yield merger.convert(index, result)
 
+    def _follow(self, prepared: Prepared, index: int, tap: Tap | None = None) -> AsyncGenerator[RequestOutput, None]:
+        work: Work = prepared.payload
+        request_id = f"{prepared.request_id}-{index}"
+        return self._parts.client.follow(work.inputs[index], work.params[index], request_id, work.priority, tap)
 
-def _prepared(work: Work, request_id: str, arrival: float) -> Prepared:
+    async def _in_turn(self, prepared: Prepared, index: int, turn: Turn) -> AsyncGenerator[RequestOutput, None]:
+        async with turn(), aclosing(self._follow(prepared, index)) as results:
+            async for result in results:
+                yield result
+
+
+def _choices(params: Any) -> list[Any]:
+    """The parameters of each choice, as vLLM makes them for `n` choices of one prompt."""
+    n, params.n = params.n, 1
+    choices = [params]
+    for index in range(1, n):
+        choice = copy(params)
+        if choice.seed is not None:
+            choice.seed += index
+        choices.append(choice)
+    return choices
+
+
+def _prepared(work: Work, prompts: int, request_id: str, arrival: float) -> Prepared:
     for item in work.inputs:
         date(item, arrival)
+    n = len(work.inputs) // prompts
     return Prepared(
         request_id=request_id,
-        prompt_tokens=sum(len(item["prompt_token_ids"]) for item in work.inputs),
-        prompts=len(work.inputs),
-        n=work.params[0].n,
+        prompt_tokens=sum(len(item["prompt_token_ids"]) for item in work.inputs[::n]),
+        prompts=prompts,
+        n=n,
         payload=work,
     )
 
 
 def fitted(body: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
-    """The body with its token limits capped to the model's context length.
+    """The body as vLLM can take it: its messages readable, its token limits within the context.
 
     A client's large default must not make a request invalid.
     """
@@ -141,4 +176,6 @@ def fitted(body: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if isinstance(fit.get(name), int):
             fit[name] = min(fit[name], max_model_len)
+    if "messages" in fit:
+        fit["messages"] = readable(fit["messages"])
     return fit

@@ -19,18 +19,26 @@ class Heartbeat:
     busy_since: float | None = None
     ping_sent_at: float | None = None
     cpu_active_at: float | None = None
+    compiling_seconds: float = 0.0
+    most_compiling_seconds: float = 0.0
     kv_cache_usage: float = 0.0
     _cpu_seconds: Mapping[int, float] | None = None
     _cpu_seen_at: float = 0.0
 
-    def on_step(self, now: float, *, tokens: int, kv_cache_usage: float) -> None:
+    def on_step(self, now: float, *, tokens: int, kv_cache_usage: float, compiling: bool = False) -> None:
         """Records a step of the scheduler that produced `tokens` prompt and output tokens.
 
         A long prompt is computed in chunks. Only the last one produces tokens, but each one uses
-        more of the cache, so a change of `kv_cache_usage` also counts as progress.
+        more of the cache, so a change of `kv_cache_usage` also counts as progress. If `compiling`,
+        all requests wait for their grammars. The time of this is bounded, because clients could
+        send grammars forever.
         """
         if tokens > 0 or kv_cache_usage != self.kv_cache_usage:
             self.last_token_at = now
+            self.compiling_seconds = 0.0
+        elif compiling:
+            since = max(self.last_step_at or now, self.busy_since or 0.0)
+            self.compiling_seconds = min(self.compiling_seconds + max(now - since, 0.0), self.most_compiling_seconds)
         self.last_step_at = now
         self.kv_cache_usage = kv_cache_usage
 
@@ -51,6 +59,7 @@ class Heartbeat:
         """
         self.last_request_at = now
         if unfinished == 0:
+            self.compiling_seconds = 0.0
             self.busy_since = now if self.ping_sent_at is None else min(self.ping_sent_at, now)
 
     def quiet_seconds(self, now: float, unfinished: int) -> float:

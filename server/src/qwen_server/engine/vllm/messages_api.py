@@ -21,6 +21,7 @@ from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import current_request
 from qwen_server.engine.vllm.patches.vllm_texts import MESSAGES_ERROR_EVENT
 from qwen_server.engine.vllm.serving_objects import Api, RefusedError, passed_on
+from qwen_server.engine.vllm.tool_calls import WholeCallsChat
 
 _CHAT_ID = "chatcmpl-"
 # True since vLLM 0.33.
@@ -28,7 +29,7 @@ _STREAMS_CHUNKS = hasattr(AnthropicServingMessages, "chat_completion_stream_gene
 _NAMES = {"response_format": "output_config", "max_completion_tokens": "max_tokens", "stop": "stop_sequences"}
 
 
-class _Serving(AnthropicServingMessages):
+class _Serving(WholeCallsChat, AnthropicServingMessages):
     """vLLM's serving object, but it keeps the errors of a stream.
 
     vLLM's converter fails on them and would report its own failure instead.
@@ -97,7 +98,9 @@ def messages_apis(parts: Parts) -> dict[Kind, Api]:
         return made
 
     return {
-        "messages": Api("messages", messages, serving.create_messages, _body, _events, _NAMES),
+        "messages": Api(
+            "messages", messages, serving.create_messages, _body, _events, _NAMES, serving.to_chat_completion_request
+        ),
         "count_tokens": Api("messages", count, serving.count_tokens, _compact, names=_NAMES),
     }
 

@@ -16,7 +16,7 @@ class Merger:
         self._n = n
         self._open: set[int] = set()
         self._unreported: set[int] = set()
-        self._unconfirmed: set[int] = set()
+        self._constrained: set[int] = set()
         self._prompts = 0
         self._first_token_at: float | None = None
 
@@ -31,7 +31,7 @@ class Merger:
         self._open.add(index)
         self._unreported.add(index)
         if constrained:
-            self._unconfirmed.add(index)
+            self._constrained.add(index)
         return index
 
     def convert(self, index: int, result: Any) -> Output:
@@ -39,12 +39,11 @@ class Merger:
 
         Raises:
             EngineError: the engine aborted a choice.
-            InvalidRequestError: the grammar does not compile. Only the engine can find this out.
+            InvalidRequestError: no token fits the grammar any more, or it does not compile. Only
+                the engine can find this out, and it is not the engine's failure.
         """
-        if index in self._unconfirmed:
-            if any(choice.finish_reason == "error" and not choice.token_ids for choice in result.outputs):
-                raise InvalidRequestError("the grammar of the answer cannot be compiled", param="response_format")
-            self._unconfirmed.discard(index)
+        if index in self._constrained and any(choice.finish_reason == "error" for choice in result.outputs):
+            raise InvalidRequestError("the grammar of the answer cannot be followed", param="response_format")
         if result.finished:
             self._open.discard(index)
         metrics = result.metrics

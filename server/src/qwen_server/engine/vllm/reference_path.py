@@ -9,14 +9,15 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from typing import Any
 
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
-from qwen_server.engine.base import InvalidRequestError, Kind, Observer, ReferenceAnswer
+from qwen_server.engine.base import BusyError, InvalidRequestError, Kind, Observer, ReferenceAnswer, Turn
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import ObservedRequest, current_request
+from qwen_server.engine.vllm.constraints import grammar_of
 from qwen_server.engine.vllm.fast_path import fitted
 from qwen_server.engine.vllm.further_apis import build
 from qwen_server.engine.vllm.patches.vllm_texts import DISCONNECTED
@@ -36,13 +37,22 @@ class ReferencePath:
         self._building: dict[Kind, asyncio.Task[None]] = {}
 
     async def answer(
-        self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float, observe: Observer
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        request_id: str,
+        arrival: float,
+        observe: Observer,
+        *,
+        turn: Turn | None = None,
     ) -> ReferenceAnswer:
         """See Engine.reference."""
         api = self._apis.get(kind) or await self._built(kind)
         param = prompt_param_of(api, body)
-        observed = ObservedRequest(arrival, observe)
-        with self._translated(api, observed, param):
+        observed = ObservedRequest(arrival, observe, turn or nullcontext)
+        if body.get("tools") and kind != "tokenize":
+            self._require_tool_parser(body)
+        with self._translated(api, observed, param, body):
             fit = fitted(body, self._parts.info.max_model_len)
             if api.slow:
                 request = await asyncio.to_thread(api.request, fit, request_id)
@@ -59,8 +69,33 @@ class ReferencePath:
                     raise asyncio.CancelledError
                 raise _refusal(observed, result, param)
             if isinstance(result, AsyncGenerator):
-                return ReferenceAnswer(stream=self._events(api, result, observed, param))
+                return ReferenceAnswer(stream=self._events(api, result, observed, param, body))
             return ReferenceAnswer(body=api.body(result))
+
+    def _require_tool_parser(self, body: Mapping[str, Any]) -> None:
+        """Raises InvalidRequestError if no parser could read the model's calls, in any API."""
+        choice = body.get("tool_choice")
+        kind = choice.get("type") if isinstance(choice, dict) else choice
+        if self._parts.serving_options["tool_parser"] is None and kind != "none":
+            text = "tools: this model cannot call tools, because no parser reads its calls (--tool-call-parser)"
+            raise InvalidRequestError(text, param="tools")
+
+    async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """See Engine. A request that cannot be read is left to `answer`, which says why."""
+        api = self._apis.get(kind) or await self._built(kind)
+        fit = fitted(body, self._parts.info.max_model_len)
+        renderer = self._parts.serving_options["online_renderer"]
+        try:
+            grammar = await asyncio.to_thread(grammar_of, api, fit, renderer)
+        except Exception as error:  # noqa: BLE001 - vLLM raises anything for what it cannot read
+            _log.debug("found no grammar: %r", error)
+            return
+        if grammar is not None:
+            try:
+                await self._parts.grammars.checked(grammar)
+            except InvalidRequestError as error:
+                error.param = api.names.get(str(error.param), error.param)
+                raise
 
     async def _built(self, kind: Kind) -> Api:
         """Builds the serving objects for `kind` in a thread, once for all concurrent requests."""
@@ -78,14 +113,19 @@ class ReferencePath:
         _log.info("built the serving objects for %s in %.2f s, at the first request", kind, time.monotonic() - started)
 
     async def _events(
-        self, api: Api, source: AsyncGenerator[Any, None], observed: ObservedRequest, param: str
+        self,
+        api: Api,
+        source: AsyncGenerator[Any, None],
+        observed: ObservedRequest,
+        param: str,
+        body: Mapping[str, Any],
     ) -> AsyncGenerator[str, None]:
         """Yields the events of a stream and raises its errors."""
         # The Responses API calls the engine only now. This task serves no other request and starts
         # no task that inherits its context, so the variable needs no reset.
         current_request.set(observed)
         try:
-            with self._translated(api, observed, param):
+            with self._translated(api, observed, param, body):
                 async with aclosing(api.events(source)) as events:
                     async for event in events:
                         yield event
@@ -94,10 +134,10 @@ class ReferencePath:
                 await stream.aclose()  # vLLM leaves inner generators to the garbage collector
 
     @contextmanager
-    def _translated(self, api: Api, observed: ObservedRequest, param: str) -> Iterator[None]:
+    def _translated(self, api: Api, observed: ObservedRequest, param: str, body: Mapping[str, Any]) -> Iterator[None]:
         """Raises errors with the client's names of the parameters."""
         try:
-            with translated(param, self._death_cause):
+            with translated(param, self._death_cause, body):
                 try:
                     yield
                 except RefusedError as error:
@@ -115,4 +155,5 @@ class ReferencePath:
 
 def _refusal(observed: ObservedRequest, response: ErrorResponse, param: str) -> Exception:
     """The error that our code raised inside of vLLM's, or else the response as an error."""
-    return observed.error if isinstance(observed.error, InvalidRequestError) else of_response(response, param)
+    ours = isinstance(observed.error, BusyError | InvalidRequestError)
+    return observed.error if observed.error is not None and ours else of_response(response, param)

@@ -9,13 +9,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any, get_args, get_origin
 
+from openai.types.responses import ResponseIncompleteEvent
 from pydantic import FailFast, ValidationError, create_model
-from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest, ResponsesResponse
 from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
 
 from qwen_server.engine.base import InvalidRequestError, Kind
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.serving_objects import Api
+from qwen_server.engine.vllm.tool_calls import whole_calls
 
 # vLLM sends these events before it calls the engine. They are held back, so that a refusal can
 # still be an HTTP error.
@@ -27,6 +29,7 @@ def responses_api(parts: Parts) -> dict[Kind, Api]:
     serving = OpenAIServingResponses(parts.client, parts.models, **parts.serving_options)
     # Even if the environment enables it: vLLM's store grows without limit.
     serving.enable_store = False
+    serving.parser = whole_calls(serving.parser)
     conversation = conversation_request()
 
     def request(body: dict[str, Any], request_id: str) -> ResponsesRequest:
@@ -79,12 +82,18 @@ def _of_item(error: ValidationError) -> InvalidRequestError | None:
     return None
 
 
+class _IncompleteEvent(ResponseIncompleteEvent):
+    """The end of an answer that was cut. vLLM names it like that of a complete one."""
+
+    response: ResponsesResponse  # as in vLLM's other events
+
+
 async def _events(source: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
     """Yields typed server-sent events."""
     held: list[str] = []
     async with aclosing(source):
         async for event in source:
-            text = f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n"
+            text = _written(event)
             if event.type in _OPENING:
                 held.append(text)
                 continue
@@ -92,3 +101,11 @@ async def _events(source: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None
                 yield opening
             held.clear()
             yield text
+
+
+def _written(event: Any) -> str:
+    if event.type == "response.completed" and event.response.status == "incomplete":
+        event = _IncompleteEvent.model_construct(
+            type="response.incomplete", response=event.response, sequence_number=event.sequence_number
+        )
+    return f"event: {event.type}\ndata: {event.model_dump_json(by_alias=True)}\n\n"

@@ -18,6 +18,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 from qwen_server.engine.base import Kind
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.patches.vllm_texts import ERROR_EVENT
+from qwen_server.engine.vllm.thoughts import named_twice, streamed_twice
 
 
 class RefusedError(Exception):
@@ -57,6 +58,7 @@ class Api:
     body: converts an answer to the JSON for the client.
     events: converts a stream to the events for the client. It may raise RefusedError.
     names: the API's names of parameters by vLLM's names, where they differ.
+    chat: the request that vLLM's parsers know, where it is another one.
     slow: build the request in a thread.
     """
 
@@ -66,6 +68,7 @@ class Api:
     body: Callable[[Any], dict[str, Any]] = json_of
     events: Callable[[AsyncGenerator[Any, None]], AsyncGenerator[str, None]] = passed_on
     names: Mapping[str, str] = field(default_factory=dict)
+    chat: Callable[[Any], Any] = lambda request: request
     slow: bool = False
 
 
@@ -79,9 +82,17 @@ def chat_and_completion(parts: Parts) -> dict[Kind, Api]:
         return CompletionRequest.model_validate(body | {"request_id": request_id.removeprefix("cmpl-")})
 
     return {
-        "chat": Api("messages", chat, parts.chat.create_chat_completion),
+        "chat": Api("messages", chat, parts.chat.create_chat_completion, _chat_body, _chat_events),
         "completion": Api("prompt", completion, parts.completion.create_completion),
     }
+
+
+def _chat_body(result: Any) -> dict[str, Any]:
+    return named_twice(json_of(result))
+
+
+def _chat_events(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    return streamed_twice(passed_on(source))
 
 
 def prompt_param_of(api: Api, body: Mapping[str, Any]) -> str:

@@ -22,6 +22,8 @@ class AnswerMessage(Open):
 
     role: Literal["assistant"]
     content: str | None = Field(description="null where the model only calls tools")
+    reasoning: str | None = Field(None, description="the thought before the answer, where the model thinks")
+    reasoning_content: str | None = Field(None, description="the same, for clients that know this name")
 
 
 class ChatChoice(Open):
@@ -69,6 +71,8 @@ class Delta(Open):
 
     role: Literal["assistant"] | None = Field(None, description="with the first text of each answer")
     content: str | None = None
+    reasoning: str | None = Field(None, description="the thought before the answer, where the model thinks")
+    reasoning_content: str | None = Field(None, description="the same, for clients that know this name")
 
 
 class ChatChunkChoice(Open):

@@ -25,19 +25,22 @@ class Uptime(Exact):
 
 
 class Requests(Exact):
-    """`total` = successful + failed + in progress; refused and aborted requests are in none of
-    them.
+    """`total` counts every request that was accepted, and only grows.
+
+    The rates leave out requests that were refused, or aborted by their client.
     """
 
     waiting: Count = Field(description="等待队列中的请求数 (in the queue)")
     running: Count = Field(description="正在处理的请求数 (being answered)")
     peak_concurrent: Count = Field(description="峰值并发数 (the most that ran at a time)")
-    total: Count
+    total: Count = Field(description="all that got a slot or a place in the queue, whatever became of them")
     successful: Count
-    failed: Count
+    failed: Count = Field(description="the server's failures")
     success_rate_percent: Percent
     error_rate_percent: Percent
     requests_per_second: Rate = Field(description="total / uptime")
+    aborted: Count = Field(description="客户端中途断开的请求数 (the client went away)")
+    refused: Count = Field(description="因负载或状态被拒绝的请求数 (503, most before they count in total)")
 
 
 class Tokens(Exact):

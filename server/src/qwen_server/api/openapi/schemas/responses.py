@@ -32,5 +32,7 @@ class ResponsesAnswer(Open):
 class ResponsesEvent(Open):
     """An event of a streamed answer."""
 
-    type: str = Field(description="such as response.output_text.delta; the last is response.completed, or error")
+    type: str = Field(
+        description="such as response.output_text.delta; the last is response.completed, response.incomplete or error"
+    )
     sequence_number: int = Field(ge=0)

@@ -20,14 +20,16 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import popen_spawn_posix, reduction, resource_tracker, spawn, util
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess, set_spawning_popen
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from qwen_server.config.patches import Patch, Patches, absent
 from qwen_server.engine.processes import die_with_parent
+from qwen_server.engine.vllm.grammars.forking import serve_in_fork
 
 _LENGTH = struct.Struct("!I")
 # Variables that vLLM sets after the early process has started, but does not read during imports.
@@ -62,20 +64,27 @@ EARLY_CORE: Final = Patch(
 class EarlyChild:
     """A child process that imports `modules` and then waits for its work.
 
-    It dies with the thread that creates this object.
+    It dies with the thread that creates this object. A fork of it, made after the imports, serves
+    jobs at `twin` (see `grammars/forking.py`). Then it calls the function `after`, given as
+    `package.module:function`.
     """
 
-    def __init__(self, name: str, modules: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, modules: Sequence[str], twin: socket.socket | None = None, *, after: str | None = None
+    ) -> None:
         self.executable = spawn.get_executable()
-        self._taken = False
+        self._state: Literal["waiting", "taken", "working", "ended"] = "waiting"
         tracker = resource_tracker.getfd()
         parent_reads, child_writes = os.pipe()
         child_reads, parent_writes = os.pipe()
-        arguments = f"{name!r}, {list(modules)!r}, {os.getpid()}, {child_reads}, {tracker}"
+        twin_control = None if twin is None else twin.fileno()
+        arguments = f"{name!r}, {list(modules)!r}, {os.getpid()}, {child_reads}, {tracker}, {twin_control}, {after!r}"
         flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
         command = [self.executable, *flags, "-c", f"from {__name__} import main; main({arguments})"]
         command.append("--multiprocessing-fork")
-        files = [descriptor for descriptor in (tracker, child_reads, child_writes) if descriptor is not None]
+        files = [
+            descriptor for descriptor in (tracker, child_reads, child_writes, twin_control) if descriptor is not None
+        ]
         try:
             # Passes os.environ, because Python does not see variables that C libraries set.
             self.pid: int = os.posix_spawn(
@@ -91,13 +100,27 @@ class EarlyChild:
         self.sentinel = parent_reads
         self.pipe = parent_writes
 
+    @property
+    def works(self) -> bool:
+        """Whether the child has received its work."""
+        return self._state == "working"
+
     def take(self) -> bool:
         """Claims the child. Returns whether it was free and has the right executable."""
-        taken, self._taken = self._taken, True
-        return not taken and spawn.get_executable() == self.executable
+        if self._state != "waiting" or spawn.get_executable() != self.executable:
+            return False
+        self._state = "taken"
+        return True
+
+    def begin(self) -> None:
+        """Records that the child has received its work. From now on, multiprocessing ends it."""
+        self._state = "working"
 
     def discard(self) -> None:
-        """Kills the child."""
+        """Kills the child, unless it has received its work or has been killed before."""
+        if self._state in ("working", "ended"):
+            return
+        self._state = "ended"
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -128,7 +151,8 @@ class EarlyContext(SpawnContext):
 def core_in(child: EarlyChild | None, patches: Patches) -> Iterator[None]:
     """Runs the first engine core that vLLM starts in this context in `child`, if given.
 
-    vLLM has no argument for this. If it starts its processes in another way, `child` is discarded.
+    vLLM has no argument for this. A child that is not used, because vLLM starts its processes in
+    another way or fails before, is discarded.
     """
     if child is None:
         yield
@@ -152,6 +176,9 @@ def core_in(child: EarlyChild | None, patches: Patches) -> Iterator[None]:
         yield
     finally:
         utils.get_mp_context = original
+        child.discard()
+    if not child.works:
+        patches.withdraw(EARLY_CORE, ["an engine core that can run in it"])
 
 
 class _EarlyProcess(SpawnProcess):
@@ -192,13 +219,22 @@ class _Popen(popen_spawn_posix.Popen):
                 pipe.write(data.getbuffer())
         except BrokenPipeError:
             return False
+        child.begin()
         self.pid = child.pid
         self.sentinel = child.sentinel
         self.finalizer = util.Finalize(self, util.close_fds, [child.sentinel, child.pipe])  # type: ignore[attr-defined]
         return True
 
 
-def main(name: str, modules: Sequence[str], parent: int, pipe: int, tracker: int) -> None:
+def main(  # noqa: PLR0917 - only the constructor of EarlyChild calls it
+    name: str,
+    modules: Sequence[str],
+    parent: int,
+    pipe: int,
+    tracker: int,
+    twin_control: int | None = None,
+    after: str | None = None,
+) -> None:
     """Runs in the child."""
     die_with_parent(parent)
     multiprocessing.current_process().name = name
@@ -207,6 +243,12 @@ def main(name: str, modules: Sequence[str], parent: int, pipe: int, tracker: int
     with contextlib.suppress(Exception):
         for module in modules:
             importlib.import_module(module)
+    if twin_control is not None:
+        serve_in_fork(twin_control)
+    if after is not None:
+        module, _, function = after.partition(":")
+        with contextlib.suppress(Exception):
+            getattr(importlib.import_module(module), function)()
     gc.enable()
     environment = _receive_environment(pipe)
     if environment is None:

@@ -84,9 +84,9 @@ class EngineMetrics(PrometheusStatLogger):
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
     ) -> None:
         """Records one step."""
-        if iteration_stats is not None and iteration_stats.inter_token_latencies_iter:
-            observe_all(self.histogram_inter_token_latency[engine_idx], iteration_stats.inter_token_latencies_iter)
-            iteration_stats.inter_token_latencies_iter = []
+        latencies = () if iteration_stats is None else iteration_stats.inter_token_latencies_iter
+        if latencies:
+            observe_all(self.histogram_inter_token_latency[engine_idx], latencies)
         now, queue = time.monotonic(), _queue_of(scheduler_stats)
         unchanged = now < self._due and queue == self._recorded_queue and mm_cache_stats is None
         if unchanged and only_decoded(scheduler_stats, iteration_stats):
@@ -94,7 +94,15 @@ class EngineMetrics(PrometheusStatLogger):
             self.histogram_iteration_tokens[engine_idx].observe(iteration_stats.num_generation_tokens)
             return
         self._due, self._recorded_queue = now + _CACHE_SECONDS, queue
-        super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
+        if not latencies:
+            super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
+            return
+        # vLLM would observe them again. Other loggers, such as those of plugins, read them too.
+        iteration_stats.inter_token_latencies_iter = []
+        try:
+            super().record(scheduler_stats, iteration_stats, mm_cache_stats, engine_idx)
+        finally:
+            iteration_stats.inter_token_latencies_iter = latencies
 
 
 def _queue_of(stats: Any) -> tuple[int, int, int, dict[str, int]] | None:

@@ -22,7 +22,8 @@ from qwen_server.engine.vllm.heartbeat import Heartbeat
 def _missing() -> Iterator[str]:
     expected = ("self", "scheduler_stats", "iteration_stats", "mm_cache_stats", "engine_idx")
     yield from changed_parameters(StatLoggerBase.record, *expected)
-    yield from absent(SchedulerStats, "kv_cache_usage")
+    yield from absent(SchedulerStats, "kv_cache_usage", "num_running_reqs", "num_waiting_reqs")
+    yield from absent(SchedulerStats, "num_skipped_waiting_reqs")
     yield from absent(IterationStats, "num_generation_tokens", "num_prompt_tokens")
 
 
@@ -54,9 +55,16 @@ def stat_logger(heartbeat: Heartbeat) -> Callable[..., StatLoggerBase]:
                 time.monotonic(),
                 tokens=tokens,
                 kv_cache_usage=scheduler_stats.kv_cache_usage,
+                compiling=_all_blocked(scheduler_stats),
             )
 
         def log_engine_initialized(self) -> None:
             """Logs nothing."""
 
     return HeartbeatLogger
+
+
+def _all_blocked(stats: SchedulerStats) -> bool:
+    """Whether all requests wait for something that is not the model: their grammars."""
+    blocked: int = stats.num_skipped_waiting_reqs
+    return blocked > 0 and stats.num_running_reqs == 0 and stats.num_waiting_reqs == 0

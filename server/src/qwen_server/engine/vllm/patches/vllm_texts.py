@@ -29,6 +29,13 @@ PARAMETERS: Final = (
 )
 # Other refusals begin with the name of the parameter: `min_tokens must be less than...`.
 LEADING_NAME: Final = re.compile(r"([a-z]+(?:_[a-z]+)+) ")
+# What a refusal of a part of the prompt is about. vLLM does not name its place.
+MEDIA: Final = re.compile(r"multimodal|image|audio|video|_embeds")
+NO_MEDIA: Final = "is not a multimodal model"
+ENCRYPTED: Final = "Encrypted content is not supported"
+UNSUPPORTED_TYPE: Final = re.compile(r"Unsupported (?:chat content part|input item) type: '?([\w.-]+)")
+# vLLM's names for a part of the prompt.
+PART_PARAMETERS: Final = ("type", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds")
 TRAILING_DETAILS: Final = re.compile(r" \((parameter|value)=.*\)$")
 
 # --- events of streams ---

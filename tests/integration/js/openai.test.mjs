@@ -2,13 +2,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI from "openai";
+import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
+import { z } from "zod";
+import { answer, call, model, question, running, until, url } from "./common.mjs";
 
-const url = process.env.QWEN_URL;
-const model = "qwen-news-classifier";
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0, timeout: 60_000 });
-const messages = [{ role: "user", content: "请分类这条新闻：央行宣布降息25个基点" }];
-const answer = "这条新闻属于【财经】类别。";
-const call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n</tool_call>';
+const messages = [{ role: "user", content: question }];
 const tools = [
   {
     type: "function",
@@ -18,19 +17,6 @@ const tools = [
     },
   },
 ];
-
-async function running() {
-  const metrics = await (await fetch(`${url}/api/v1/metrics`)).json();
-  return metrics.requests.running;
-}
-
-async function until(condition, milliseconds, what) {
-  const deadline = Date.now() + milliseconds;
-  while (!(await condition())) {
-    assert.ok(Date.now() < deadline, `not within ${milliseconds} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
 
 test("chat", async () => {
   const chat = await client.chat.completions.create({ model, messages, temperature: 0, user: "u" });
@@ -139,4 +125,75 @@ test("an abort frees the slot", async () => {
   const waiting = client.completions.create({ ...long, stream: false }, { signal: AbortSignal.timeout(100) });
   await assert.rejects(waiting, OpenAI.APIUserAbortError);
   await until(async () => (await running()) === 0, 5_000, "no request is running");
+});
+
+// The server's fields that the SDK does not know are passed on as they are.
+const forced = (text) => ({ structured_outputs: { choice: [text] } });
+const noBlanks = JSON.parse(process.env.QWEN_NO_BLANKS);
+
+test("parsed answers and streams", async () => {
+  const format = zodResponseFormat(z.object({ category: z.enum(["财经", "体育"]) }), "label");
+  const asked = { model, messages, temperature: 0, logit_bias: noBlanks, response_format: format };
+  const whole = await client.chat.completions.parse(asked);
+  const { parsed } = whole.choices[0].message;
+  assert.ok(["财经", "体育"].includes(parsed.category));
+  const streamed = await client.chat.completions.stream(asked).finalChatCompletion();
+  assert.deepEqual(streamed.choices[0].message.parsed, parsed);
+});
+
+test("parsed calls", async () => {
+  // The tool is strict: vLLM's grammar of its arguments takes the place of any other.
+  const parsing = [zodFunction({ name: "get_weather", parameters: z.object({ city: z.enum(["北京", "上海"]) }) })];
+  const asked = {
+    ...{ model, messages, tools: parsing, tool_choice: "required", parallel_tool_calls: false },
+    ...{ temperature: 0, max_tokens: 200, logit_bias: noBlanks },
+  };
+  const runner = client.chat.completions.stream(asked);
+  let pieces = "";
+  runner.on("tool_calls.function.arguments.delta", (event) => (pieces += event.arguments_delta));
+  const streamed = await runner.finalChatCompletion();
+  const whole = await client.chat.completions.parse(asked);
+  for (const chat of [whole, streamed]) {
+    const { parsed_arguments } = chat.choices[0].message.tool_calls[0].function;
+    assert.ok(["北京", "上海"].includes(parsed_arguments.city));
+    assert.deepEqual(JSON.parse(pieces), parsed_arguments);
+  }
+});
+
+test("a runner of tools", async () => {
+  // The grammar depends on the turn, and the runner sends the same fields in each.
+  const byTurn = (address, init) => {
+    const body = JSON.parse(init.body);
+    const text = body.messages.some((message) => message.role === "tool") ? "北京今天晴。" : call;
+    return fetch(address, { ...init, body: JSON.stringify({ ...body, ...forced(text) }) });
+  };
+  const turning = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0, fetch: byTurn });
+  const asked = [];
+  const weather = async ({ city }) => `${asked.push(city)}：晴`;
+  const { parameters } = tools[0].function;
+  const running = [{ type: "function", function: { name: "get_weather", parameters, parse: JSON.parse, function: weather } }];
+  for (const stream of [false, true]) {
+    const runner = turning.chat.completions.runTools({ model, messages, tools: running, max_tokens: 200, stream });
+    assert.equal(await runner.finalContent(), "北京今天晴。");
+  }
+  assert.deepEqual(asked, ["北京", "北京"]);
+});
+
+test("responses", async () => {
+  const asked = { model, input: question, temperature: 0 };
+  const whole = await client.responses.create(asked);
+  assert.equal(whole.output_text, answer);
+  const stream = client.responses.stream(asked);
+  let text = "";
+  stream.on("response.output_text.delta", (event) => (text += event.delta));
+  const streamed = await stream.finalResponse();
+  assert.equal(text, answer);
+  assert.equal(streamed.output_text, answer);
+  assert.deepEqual(streamed.usage, whole.usage);
+
+  const { name, parameters } = tools[0].function;
+  const calling = { ...asked, tools: [{ type: "function", name, parameters }], max_output_tokens: 200, ...forced(call) };
+  const called = await client.responses.stream(calling).finalResponse();
+  assert.deepEqual(called.output.map((item) => item.type), ["function_call"]);
+  assert.deepEqual(JSON.parse(called.output[0].arguments), { city: "北京" });
 });

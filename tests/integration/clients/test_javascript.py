@@ -1,7 +1,8 @@
-"""The openai package for JavaScript on real vLLM: runs `tests/integration/js/client.test.mjs`."""
+"""The JavaScript clients on real vLLM: runs `tests/integration/js/*.test.mjs`."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,21 +17,23 @@ from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
-SCRIPT = javascript.PINS / "client.test.mjs"
+SCRIPTS = sorted(javascript.PINS.glob("*.test.mjs"))
 
 
-def test_the_script_passes(server: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name.partition(".")[0])
+def test_the_script_passes(server: ServerProcess, no_blanks: dict[str, int], script: Path, tmp_path: Path) -> None:
     packages = javascript.installed(Settings.from_env()) / "node_modules"
     node = shutil.which("node")
     assert node, "node is not installed: run `make deps`"
-    assert (packages / "openai").is_dir(), "the openai package for JavaScript is not installed: run `make deps`"
+    assert packages.is_dir(), "the JavaScript packages are not installed: run `make deps`"
     # Node looks for packages beside the script.
-    shutil.copy(SCRIPT, tmp_path)
+    shutil.copy(script, tmp_path)
+    shutil.copy(javascript.PINS / "common.mjs", tmp_path)
     (tmp_path / "node_modules").symlink_to(packages)
     done = subprocess.run(
-        [node, "--test", SCRIPT.name],
+        [node, "--test", script.name],
         cwd=tmp_path,
-        env={**os.environ, "QWEN_URL": server.url},
+        env={**os.environ, "QWEN_URL": server.url, "QWEN_NO_BLANKS": json.dumps(no_blanks)},
         capture_output=True,
         text=True,
         timeout=180,
@@ -38,5 +41,5 @@ def test_the_script_passes(server: ServerProcess, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     counts = {name: int(count) for name, count in re.findall(r"(\w+) (\d+)$", done.stdout, re.MULTILINE)}
-    written = SCRIPT.read_text(encoding="utf-8").count('\ntest("')
+    written = script.read_text(encoding="utf-8").count('\ntest("')
     assert (counts["pass"], counts["skipped"]) == (written, 0), done.stdout

@@ -1,0 +1,51 @@
+"""Text completions over vLLM's own serving code."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
+
+
+class Completion(OpenAIServingCompletion):
+    """vLLM's serving object. A prompt that is only echoed has no token after it.
+
+    To compute the prompt's log probabilities, the engine generates a token. vLLM leaves its text
+    out, but counts it and gives its reason to stop.
+    """
+
+    def completion_stream_generator(
+        self, request: CompletionRequest, engine_inputs: Any, result_generator: Any, *arguments: Any, **options: Any
+    ) -> AsyncGenerator[str, None]:
+        """The events of a stream."""
+        if request.max_tokens == 0:
+            result_generator = _prompts_only(result_generator)
+        events: AsyncGenerator[str, None] = super().completion_stream_generator(
+            request, engine_inputs, result_generator, *arguments, **options
+        )
+        return events
+
+    def request_output_to_completion_response(
+        self, final_res_batch: Any, request: CompletionRequest, *arguments: Any, **options: Any
+    ) -> Any:
+        """An answer that is not streamed."""
+        if request.max_tokens == 0:
+            for result in final_res_batch:
+                _leave_the_prompt(result)
+        return super().request_output_to_completion_response(final_res_batch, request, *arguments, **options)
+
+
+async def _prompts_only(source: AsyncGenerator[tuple[int, Any], None]) -> AsyncGenerator[tuple[int, Any], None]:
+    async with aclosing(source):
+        async for index, result in source:
+            _leave_the_prompt(result)
+            yield index, result
+
+
+def _leave_the_prompt(result: Any) -> None:
+    for output in result.outputs:
+        output.text, output.token_ids = "", []
+        output.finish_reason, output.stop_reason = "length", None

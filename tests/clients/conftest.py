@@ -1,0 +1,56 @@
+"""One server for all client programs: a model with tools and thoughts, keys, small limits.
+
+`make test-full` runs these tests in the environment of requirements/clients.txt, where vLLM is not
+installed: the server runs in the development environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from tests.clients.keys import KEYS, new_key
+from tests.clients.overload import QUEUE, RATE, RUNNING
+from tests.clients.questions import NAME
+from tests.cluster.settings import Settings
+from tests.integration.clients import tool_model
+from tests.integration.server_process import ServerProcess, ready_server
+
+# LiteLLM would look for prices on the internet when it is imported.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tool_model.build(tmp_path_factory.mktemp("model") / "news")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_folder: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(model_folder / "tokenizer.json"))
+
+
+@pytest.fixture(scope="session")
+def no_blanks(tokenizer: Tokenizer) -> dict[str, int]:
+    """A bias against blanks: a model that cannot write JSON would fill its answer with them."""
+    return {str(tokenizer.encode(blank).ids[0]): -100 for blank in (" ", "\n", "\t", "\r")}
+
+
+@pytest.fixture(scope="session")
+def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    keys = tmp_path_factory.mktemp("keys")
+    (keys / "keys").write_text("\n".join(KEYS))
+    flags = (f"--model={model_folder}", f"--served-model-name={NAME}", f"--api-keys-dir={keys}")
+    limits = (f"--max-concurrent-requests={RUNNING}", f"--max-queue-size={QUEUE}", f"--rate-limit={RATE}/second")
+    ServerProcess.python = str(Settings.from_env().venv / "bin" / "python")
+    with ready_server(tmp_path_factory.mktemp("server"), *flags, *limits) as process:
+        yield process
+
+
+@pytest.fixture
+def key() -> str:
+    return new_key()

@@ -1,0 +1,22 @@
+// What the clients ask the server at QWEN_URL, and what the test model answers.
+import assert from "node:assert/strict";
+
+export const url = process.env.QWEN_URL;
+export const model = "qwen-news-classifier";
+export const question = "请分类这条新闻：央行宣布降息25个基点";
+export const answer = "这条新闻属于【财经】类别。";
+// The model cannot call tools by itself: a grammar makes it write what a capable model would.
+export const call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n</tool_call>';
+
+export async function running() {
+  const metrics = await (await fetch(`${url}/api/v1/metrics`)).json();
+  return metrics.requests.running;
+}
+
+export async function until(condition, milliseconds, what) {
+  const deadline = Date.now() + milliseconds;
+  while (!(await condition())) {
+    assert.ok(Date.now() < deadline, `not within ${milliseconds} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
