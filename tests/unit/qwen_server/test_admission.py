@@ -126,6 +126,25 @@ async def test_waiting_ends_at_the_deadline() -> None:
     assert admission.waiting == 0
 
 
+async def test_the_loop_does_other_work_between_the_starts_of_two_turns() -> None:
+    admission, _ = make(limit=10)
+    ticket = admission.enter(1)
+    events: list[str] = []
+
+    async def run() -> None:
+        async with admission.turn(ticket):
+            events.append("start")
+
+    async def others() -> None:
+        while events.count("start") < 10:
+            events.append("other")
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(1):
+        await asyncio.gather(others(), *(run() for _ in range(10)))
+    assert ("start", "start") not in itertools.pairwise(events)
+
+
 def test_retry_after_is_the_line_over_the_rate() -> None:
     admission, clock = make(limit=2)
     for _ in range(200):

@@ -103,6 +103,7 @@ class Admission:
         self._running: dict[Ticket, None] = {}
         self._load = 0
         self._slot_seconds: float | None = None  # of one turn, on average
+        self._starts = asyncio.Lock()
         self.peak = 0
 
     @property
@@ -170,6 +171,9 @@ class Admission:
         """
         turn = ticket.unclaimed.popleft() if ticket.unclaimed else await self._another(ticket)
         try:
+            async with self._starts:
+                # One start an iteration of the event loop, because each takes up to milliseconds.
+                await asyncio.sleep(0)
             yield
             self._observe(turn)
         finally:
