@@ -240,8 +240,8 @@ def test_auto_runs_as_many_as_the_cache_holds() -> None:
     assert auto.waiting(64) == 60
 
 
-async def _three_turns_of_the_loop() -> None:
-    for _ in range(3):
+async def _turns_of_the_loop(count: int) -> None:
+    for _ in range(count):
         await asyncio.sleep(0)
 
 
@@ -346,6 +346,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def nothing_is_lost(self) -> None:
         states = [holder.ticket.state for holder in self.inside]
         assert self.admission.running == states.count("running")
+        assert self.admission.running + self.admission.waiting == len(self.inside)
         assert self.admission.waiting == sum(
             holder.ticket.state == "waiting" and (holder.waiting > 0 or holder.ticket.granted is None)
             for holder in self.inside
@@ -375,12 +376,13 @@ class AdmissionMachine(RuleBasedStateMachine):
         for task in holder.tasks:
             task.cancel()
         if holder.tasks:
-            self.loop.run_until_complete(_three_turns_of_the_loop())
+            self.loop.run_until_complete(_turns_of_the_loop(3))
         self._settle()
 
     def _settle(self) -> None:
-        if any(holder.tasks for holder in self.inside):
-            self.loop.run_until_complete(_three_turns_of_the_loop())
+        if tasks := sum(len(holder.tasks) for holder in self.inside):
+            # One turn starts in each iteration of the loop.
+            self.loop.run_until_complete(_turns_of_the_loop(3 + 2 * tasks))
         for holder in self.inside:
             holder.tasks = [task for task in holder.tasks if not task.done()]
 
