@@ -174,7 +174,7 @@ METRICS: tuple[Relied, ...] = (
 )
 
 RENDERING: tuple[Relied, ...] = (
-    Has("vllm.renderers.base:BaseRenderer", "render_on_the_spot", ("mm_processor", "tokenizer")),
+    Has("vllm.renderers.base:BaseRenderer", "render_on_the_spot", ("_executor", "mm_processor", "tokenizer")),
     Calls(
         "vllm.renderers.base:BaseRenderer.render_chat",
         "SpotRenderer",
@@ -336,7 +336,9 @@ SERVING: tuple[Relied, ...] = (
         "vllm.entrypoints.anthropic.serving:AnthropicServingMessages.to_chat_completion_request",
         "messages_apis",
         ("anthropic_request",),
+        ("merge_inline_system",),
     ),
+    Has("vllm.entrypoints.anthropic.serving:AnthropicServingMessages", "_Serving.convert", ("_merge_inline_system",)),
     *(
         Calls(
             f"vllm.entrypoints.serve.tokenize.serving:ServingTokenization.{method}",

@@ -44,8 +44,8 @@ class MetricsSampler:
         assert alarms(self._server, self._log_begins) == []
         for sample in self.samples:
             requests = sample["requests"]
-            in_progress = requests["running"] + requests["waiting"]
-            assert requests["total"] == requests["successful"] + requests["failed"] + in_progress
+            accounted = [requests[name] for name in ("successful", "failed", "aborted", "running", "waiting")]
+            assert requests["total"] == sum(accounted), requests
         for before, after in itertools.pairwise(map(counters, self.samples)):
             assert all(early <= late for early, late in zip(before, after, strict=True))
 

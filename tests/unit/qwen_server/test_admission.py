@@ -126,6 +126,25 @@ async def test_waiting_ends_at_the_deadline() -> None:
     assert admission.waiting == 0
 
 
+async def test_the_loop_does_other_work_between_the_starts_of_two_turns() -> None:
+    admission, _ = make(limit=10)
+    ticket = admission.enter(1)
+    events: list[str] = []
+
+    async def run() -> None:
+        async with admission.turn(ticket):
+            events.append("start")
+
+    async def others() -> None:
+        while events.count("start") < 10:
+            events.append("other")
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(1):
+        await asyncio.gather(others(), *(run() for _ in range(10)))
+    assert ("start", "start") not in itertools.pairwise(events)
+
+
 def test_retry_after_is_the_line_over_the_rate() -> None:
     admission, clock = make(limit=2)
     for _ in range(200):
@@ -221,8 +240,8 @@ def test_auto_runs_as_many_as_the_cache_holds() -> None:
     assert auto.waiting(64) == 60
 
 
-async def _three_turns_of_the_loop() -> None:
-    for _ in range(3):
+async def _turns_of_the_loop(count: int) -> None:
+    for _ in range(count):
         await asyncio.sleep(0)
 
 
@@ -327,6 +346,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def nothing_is_lost(self) -> None:
         states = [holder.ticket.state for holder in self.inside]
         assert self.admission.running == states.count("running")
+        assert self.admission.running + self.admission.waiting == len(self.inside)
         assert self.admission.waiting == sum(
             holder.ticket.state == "waiting" and (holder.waiting > 0 or holder.ticket.granted is None)
             for holder in self.inside
@@ -356,12 +376,13 @@ class AdmissionMachine(RuleBasedStateMachine):
         for task in holder.tasks:
             task.cancel()
         if holder.tasks:
-            self.loop.run_until_complete(_three_turns_of_the_loop())
+            self.loop.run_until_complete(_turns_of_the_loop(3))
         self._settle()
 
     def _settle(self) -> None:
-        if any(holder.tasks for holder in self.inside):
-            self.loop.run_until_complete(_three_turns_of_the_loop())
+        if tasks := sum(len(holder.tasks) for holder in self.inside):
+            # One turn starts in each iteration of the loop.
+            self.loop.run_until_complete(_turns_of_the_loop(3 + 2 * tasks))
         for holder in self.inside:
             holder.tasks = [task for task in holder.tasks if not task.done()]
 

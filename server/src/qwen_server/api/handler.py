@@ -6,7 +6,11 @@ more.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 
 from starlette.datastructures import Headers
 
@@ -25,6 +29,7 @@ from qwen_server.http.error_bodies import HttpError, client_error, engine_failur
 from qwen_server.http.rate_limits import RateLimiter
 
 _log = logging.getLogger(__name__)
+_LARGE_BYTES = 1 << 16  # below, parsing takes less than the handover to a thread
 
 
 class Handler:
@@ -38,6 +43,8 @@ class Handler:
         self.reader = reader
         self.bodies = bodies
         self._early_writes = early_writes
+        # One thread, because several would share the interpreter and only delay each other.
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parser")
 
     async def serve(self, kind: Kind, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; it is counted exactly once, whatever its outcome."""
@@ -46,7 +53,7 @@ class Handler:
             await self._limiter.check(scope["state"].get("caller", ""))  # 429
             self._require_service()  # 503 starting, draining or unresponsive; 500 dead
             raw = await self._read(scope, receive)  # 408, 413, 415; 503 too many uploads
-            body = self.bodies.parse(kind, raw)  # 400, 404
+            body = await self._parse(kind, raw)  # 400, 404
             if body.constrained:
                 await self._check_grammar(body, receive)  # 400; 503 too many grammars
             self._require_service()  # reading the body may have taken a while
@@ -68,6 +75,13 @@ class Handler:
             return await self.reader.read(Headers(scope=scope), receive)
         except UploadsFullError:
             raise refused(self._service.refuse("uploads_full", BUSY_TEXT)) from None
+
+    async def _parse(self, kind: Kind, raw: bytes) -> Body:
+        """Parses and checks a body; a large one in a thread, so that others get their share."""
+        if len(raw) <= _LARGE_BYTES:
+            return self.bodies.parse(kind, raw)
+        parse = partial(copy_context().run, self.bodies.parse, kind, raw)
+        return await asyncio.get_running_loop().run_in_executor(self._parser, parse)
 
     async def _check_grammar(self, body: Body, receive: Receive) -> None:
         """Waits for the check of the grammar, unless the client leaves. Takes no slot."""

@@ -68,10 +68,10 @@ class Ticket:
 
     @property
     def state(self) -> TicketState:
-        """`waiting` while it has no slot, also between two of its turns."""
+        """`waiting` while it wants a slot and has none, also between two of its turns."""
         if self.has_left:
             return "left"
-        return "running" if self.turns else "waiting"
+        return "waiting" if self.queued and not self.turns else "running"
 
     def wants_a_turn(self) -> bool:
         """Whether it waits for slots. Waiters that were cancelled do not count."""
@@ -100,9 +100,10 @@ class Admission:
         self._jitter = jitter
         self._line: deque[Ticket] = deque()  # have no slot
         self._more: deque[Ticket] = deque()  # have slots and want further turns
-        self._running: dict[Ticket, None] = {}
+        self._present: dict[Ticket, None] = {}  # have not left
         self._load = 0
         self._slot_seconds: float | None = None  # of one turn, on average
+        self._starts = asyncio.Lock()
         self.peak = 0
 
     @property
@@ -115,8 +116,11 @@ class Admission:
 
     @property
     def running(self) -> int:
-        """The number of running requests. A request counts once, however many turns it has."""
-        return len(self._running)
+        """The number of running requests. A request counts once, however many turns it has.
+
+        Above `limit` only by requests whose turns are over and whose answers are still being sent.
+        """
+        return len(self._present) - len(self._line)
 
     @property
     def load(self) -> int:
@@ -142,6 +146,7 @@ class Admission:
         ticket = Ticket(weight=max(1, min(weight, self._limit)))
         if len(self._line) >= self._queue_limit and (self._line or self._load + ticket.weight > self._limit):
             raise QueueFullError
+        self._present[ticket] = None
         self._queue(ticket)
         self._advance()
         return ticket
@@ -168,8 +173,13 @@ class Admission:
         The first turn is the one that `wait` has waited for. A turn that ends without an exception
         has generated a sequence, so its time tells how long others take.
         """
-        turn = ticket.unclaimed.popleft() if ticket.unclaimed else await self._another(ticket)
+        further = not ticket.unclaimed
+        turn = await self._another(ticket) if further else ticket.unclaimed.popleft()
         try:
+            if further:
+                # One start an iteration of the event loop, because each takes up to milliseconds.
+                async with self._starts:
+                    await asyncio.sleep(0)
             yield
             self._observe(turn)
         finally:
@@ -186,9 +196,8 @@ class Admission:
         for turn in ticket.unclaimed if generated else ():
             self._observe(turn)
         ticket.has_left = True
-        if ticket.turns:
-            del self._running[ticket]
-            self._load -= sum(turn.weight for turn in ticket.turns)
+        del self._present[ticket]
+        self._load -= sum(turn.weight for turn in ticket.turns)
         if ticket.queued:
             self._unqueue(ticket)
         self._advance()
@@ -207,7 +216,7 @@ class Admission:
         Running turns that are older than the average turn show that the average is too low.
         """
         seconds = self._slot_seconds or _FIRST_GUESS_SECONDS
-        turns = [turn for ticket in self._running for turn in ticket.turns]
+        turns = [turn for ticket in self._present for turn in ticket.turns]
         if turns:
             now = self._clock()
             seconds = max(seconds, sum((now - turn.granted) * turn.weight for turn in turns) / len(turns))
@@ -255,11 +264,9 @@ class Admission:
             return
         del ticket.turns[turn]
         self._load -= turn.weight
-        if not ticket.turns:
-            del self._running[ticket]
-            if ticket.queued:
-                self._more.remove(ticket)
-                self._line.append(ticket)
+        if ticket.queued and not ticket.turns:
+            self._more.remove(ticket)
+            self._line.append(ticket)
         self._advance()
 
     def _advance(self) -> None:
@@ -279,8 +286,7 @@ class Admission:
         turn = _Turn(self._clock(), ticket.weight)
         ticket.turns[turn] = None
         self._load += turn.weight
-        self._running[ticket] = None
-        self.peak = max(self.peak, len(self._running))
+        self.peak = max(self.peak, self.running)
         if ticket.granted is None:
             ticket.granted = turn.granted
             if ticket.first is not None and not ticket.first.done():

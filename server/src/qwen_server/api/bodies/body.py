@@ -55,6 +55,8 @@ class Body(NamedTuple):
         """
         if param in _FORMATS and param not in self.fields:
             return next((name for name in _CONSTRAINTS if name in self.fields), param)
+        if param == "prompt_logprobs" and param not in self.fields:
+            return "logprobs"  # with echo
         if param is None and self.fields.get("chat_template_kwargs"):
             return "chat_template_kwargs"
         return param

@@ -15,6 +15,7 @@ from qwen_server.api.bodies.common import (
     Entries,
     Must,
     Name,
+    check_parts,
     declared,
     other_than,
 )
@@ -189,6 +190,7 @@ class ChatRequest(Sampling, total=False):
 
 def chat(fields: dict[str, Any], default_tokens: int) -> Body:
     """A chat of checked `fields`. Raises HttpError 400."""
+    check_parts("messages", fields["messages"])
     drop_idle_options(fields)
     drop_empty_tools(fields)
     if fields.get("top_logprobs") and not fields.get("logprobs"):

@@ -7,7 +7,7 @@ member comes first.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -23,6 +23,8 @@ from pydantic import (
     with_config,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from qwen_server.http.error_bodies import invalid
 
 MAX_ENTRIES: Final = 4096  # of a conversation, or a choice
 MAX_VALUES: Final = 1024
@@ -110,6 +112,16 @@ def too_many(value: Sized, most: int) -> PydanticCustomError:
     return PydanticCustomError(
         "refused", "has {count} entries, the limit is {most}", {"count": len(value), "most": most}
     )
+
+
+def check_parts(param: str, turns: Sequence[Mapping[str, Any]]) -> None:
+    """Raises HttpError 400 if all turns together hold more than MAX_ENTRIES parts and calls.
+
+    By hand, because no schema bounds several arrays together.
+    """
+    parts = sum(len(value) for turn in turns for value in turn.values() if type(value) is list)
+    if parts > MAX_ENTRIES:
+        raise invalid(f"{param} holds {parts} parts and calls of tools, the limit is {MAX_ENTRIES}", param)
 
 
 def few_values(value: Any) -> None:

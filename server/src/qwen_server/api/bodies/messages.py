@@ -17,6 +17,7 @@ from qwen_server.api.bodies.common import (
     Entries,
     Must,
     Name,
+    check_parts,
     declared,
     other_than,
 )
@@ -137,6 +138,7 @@ def message(fields: dict[str, Any], _: int) -> Body:
 
     Raises HttpError 400.
     """
+    check_parts("messages", fields["messages"])
     _take_out_server_tools(fields)
     return Body("messages", fields)
 
@@ -149,6 +151,7 @@ def _adds_tools(messages: list[dict[str, Any]]) -> bool:
 
 def count_tokens(fields: dict[str, Any], _: int) -> Body:
     """A request for the number of tokens of a prompt, of checked `fields`. Raises HttpError 400."""
+    check_parts("messages", fields["messages"])
     _take_out_server_tools(fields)
     return Body("count_tokens", fields)
 

@@ -20,6 +20,7 @@ from qwen_server.api.bodies.common import (
     Entries,
     Must,
     Name,
+    check_parts,
     declared,
     exactly,
     other_than,
@@ -216,6 +217,8 @@ class ResponsesRequest(Decoding, total=False):
 
 def response(fields: dict[str, Any], default_tokens: int) -> Body:
     """A request for a response of checked `fields`. Raises HttpError 400."""
+    if isinstance(fields["input"], list):
+        check_parts("input", fields["input"])
     fields.setdefault("max_output_tokens", default_tokens)
     _gather_tools(fields)
     _check_choice(fields)

@@ -47,6 +47,8 @@ _MAY_NEED_REFERENCE: Final = frozenset(_REFERENCE_WHEN_SET) | {
     "chat_template_kwargs",
 }
 IGNORED: Final = Field(description="accepted and ignored")
+MAX_BAD_WORDS: Final = 128  # vLLM's own limit; it tokenizes each of them twice for each sequence
+BadWord = Annotated[str, Field(min_length=1, max_length=128)]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 StopTexts = Annotated[list[StopText], Entries()]  # how many depends on the settings
 ModelName = Annotated[
@@ -152,8 +154,16 @@ class Sampling(Decoding, total=False):
     min_tokens: Annotated[int | None, Field(description="the shortest answer, in tokens")]
     temperature: Annotated[float | None, Field(description="温度 (0: always the likeliest token)")]
     n: Annotated[int | None, Field(description="answers to each prompt; each counts as a request in the queue")]
-    allowed_token_ids: Annotated[list[Any] | None, Field(description="the only tokens to choose from")]
-    bad_words: Annotated[list[Any] | None, Field(description="words that the answer does not hold")]
+    allowed_token_ids: Annotated[
+        Annotated[list[TokenId], TokenArray()] | None,
+        Must("be a non-empty array of token ids"),
+        Field(description="the only tokens to choose from"),
+    ]
+    bad_words: Annotated[
+        Annotated[list[BadWord], Entries(MAX_BAD_WORDS)] | None,
+        Must(f"be an array of at most {MAX_BAD_WORDS} strings, each of 1 to 128 characters"),
+        Field(description="words that the answer does not hold"),
+    ]
     stream_options: Annotated[StreamOptions | None, Field(description="has an effect only with stream")]
     response_format: Annotated[
         dict[str, Any] | None,

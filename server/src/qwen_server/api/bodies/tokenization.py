@@ -10,18 +10,25 @@ from typing_extensions import TypedDict
 
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.chat import Messages
-from qwen_server.api.bodies.common import MAX_VALUES, Entries, TokenArray, TokenId, declared
+from qwen_server.api.bodies.common import MAX_VALUES, Entries, Must, TokenArray, TokenId, check_parts, declared
 from qwen_server.api.bodies.sampling import ModelName, TemplateKwargs, drop_empty_tools
 from qwen_server.http.error_bodies import invalid
 
 _MAX_TOKENS = 1 << 18  # more than fit any model's context
+_MAX_CHARACTERS = 1 << 20  # takes seconds of the thread that tokenizes all prompts
 
 
 @declared
 class TokenizeText(TypedDict, total=False):
     """A text."""
 
-    prompt: Required[Annotated[str, Field(description="a text")]]
+    prompt: Required[
+        Annotated[
+            Annotated[str, Field(max_length=_MAX_CHARACTERS)],
+            Must(f"be a string of at most {_MAX_CHARACTERS} characters"),
+            Field(description="a text"),
+        ]
+    ]
     messages: None
     model: ModelName
     add_special_tokens: bool | None
@@ -67,6 +74,7 @@ def which(given: Mapping[str, Any]) -> type[TokenizeText | TokenizeChat]:
 
 def tokenize(fields: dict[str, Any], _: int) -> Body:
     """A text or a conversation of checked `fields`."""
+    check_parts("messages", fields.get("messages", ()))
     drop_empty_tools(fields)
     return Body("tokenize", fields)
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -23,6 +23,9 @@ from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapped
 from qwen_server.engine.vllm.patches.token_loop import TOKEN_LOOP, loop_tokens
 from qwen_server.observe.tracing import current_headers
+
+
+MAX_PROMPT_LOGPROBS: Final = 1 << 15
 
 
 @dataclass(slots=True)
@@ -40,6 +43,24 @@ class ObservedRequest:
     merger: Merger = field(default_factory=lambda: Merger(0))
     streams: list[AsyncGenerator[RequestOutput, None]] = field(default_factory=list)
     error: Exception | None = None
+    prompt_logprobs: int = 0
+
+    def charge_prompt_logprobs(self, prompt: Any, params: Any) -> None:
+        """Raises InvalidRequestError if all prompts together ask for too many log probabilities.
+
+        vLLM makes an object of each at once, in the event loop.
+        """
+        asked = getattr(params, "prompt_logprobs", None)
+        if asked is None:
+            return
+        self.prompt_logprobs += (asked + 1) * len(prompt["prompt_token_ids"])
+        if self.prompt_logprobs > MAX_PROMPT_LOGPROBS:
+            self.error = InvalidRequestError(
+                f"the log probabilities of the prompt are more than {MAX_PROMPT_LOGPROBS} values "
+                f"({asked} alternatives and the token itself, for each token of each prompt)",
+                param="prompt_logprobs",
+            )
+            raise self.error
 
 
 current_request: ContextVar[ObservedRequest | None] = ContextVar("current_request", default=None)
@@ -66,6 +87,8 @@ class EngineProxy:
     ) -> AsyncGenerator[RequestOutput, None]:
         """AsyncLLM's generate. vLLM's latencies start at the HTTP arrival and include the queue."""
         observed = current_request.get()
+        if observed is not None:
+            observed.charge_prompt_logprobs(prompt, sampling_params)
         constrained = getattr(sampling_params, "structured_outputs", None) is not None
         if observed is not None:
             date(prompt, observed.arrival)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.outputs import RequestOutput
@@ -21,6 +20,7 @@ from qwen_server.engine.base import Output, Prepared, Tap, Turn
 from qwen_server.engine.merging import merged
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import date
+from qwen_server.engine.vllm.completion_api import CompletionOfPrompts
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.thoughts import readable
 from qwen_server.engine.vllm.translation import invalid, of_response, translated
@@ -65,7 +65,7 @@ class FastPath:
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """Tokenizes one prompt or several."""
         with translated("prompt", self._death_cause, body):
-            request = CompletionRequest.model_validate(self._identified(body, request_id))
+            request = CompletionOfPrompts.model_validate(self._identified(body, request_id))
             result = await self._parts.plain.render_completion(request)
             if isinstance(result, ErrorResponse):
                 raise of_response(result, "prompt")
@@ -144,10 +144,10 @@ class FastPath:
 
 def _choices(params: Any) -> list[Any]:
     """The parameters of each choice, as vLLM makes them for `n` choices of one prompt."""
-    n, params.n = params.n, 1
-    choices = [params]
-    for index in range(1, n):
+    choices = []
+    for index in range(params.n):
         choice = copy(params)
+        choice.n = 1
         if choice.seed is not None:
             choice.seed += index
         choices.append(choice)
@@ -173,6 +173,10 @@ def fitted(body: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
     A client's large default must not make a request invalid.
     """
     fit = dict(body)
+    if fit.get("truncate_prompt_tokens") is not None:
+        # The default, but if it is named, vLLM cuts a long text before it tokenizes it. The
+        # tokenizer would make an object of each piece that it cuts off.
+        fit.setdefault("truncation_side", "left")
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if isinstance(fit.get(name), int):
             fit[name] = min(fit[name], max_model_len)

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from pydantic import FailFast
+from pydantic import BaseModel, FailFast, PrivateAttr
 from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessage, AnthropicMessagesRequest
 from vllm.entrypoints.anthropic.serving import AnthropicServingMessages
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
@@ -35,6 +35,18 @@ class _Serving(WholeCallsChat, AnthropicServingMessages):
     vLLM's converter fails on them and would report its own failure instead.
     """
 
+    @classmethod
+    def to_chat_completion_request(cls, anthropic_request: Any, **options: Any) -> ChatCompletionRequest:
+        """The conversion that `convert` has made in a thread, if there is one."""
+        usual = options.get("disabled_thinking_effort", "none") == "none"
+        kept = anthropic_request.take() if usual else None
+        return kept or super().to_chat_completion_request(anthropic_request, **options)
+
+    def convert(self, request: Any) -> Any:
+        """Converts a request to a chat already now. Thousands of messages take long."""
+        request.keep(self.to_chat_completion_request(request, merge_inline_system=self._merge_inline_system))
+        return request
+
     async def create_chat_completion(self, request: ChatCompletionRequest, raw_request: Any = None) -> Any:
         result = await super().create_chat_completion(request, raw_request)
         if _STREAMS_CHUNKS or not isinstance(result, AsyncGenerator):
@@ -52,13 +64,26 @@ class _Serving(WholeCallsChat, AnthropicServingMessages):
         return super().messages_full_converter(generator)
 
 
-class _Request(AnthropicMessagesRequest):
+class _Convertible(BaseModel):
+    """A request that keeps its conversion to a chat until it is needed."""
+
+    _chat: ChatCompletionRequest | None = PrivateAttr(None)
+
+    def keep(self, chat: ChatCompletionRequest) -> None:
+        self._chat = chat
+
+    def take(self) -> ChatCompletionRequest | None:
+        chat, self._chat = self._chat, None
+        return chat
+
+
+class _Request(_Convertible, AnthropicMessagesRequest):
     """vLLM's request. Validation stops at the first invalid message."""
 
     messages: Annotated[list[AnthropicMessage], FailFast()]
 
 
-class _CountRequest(AnthropicCountTokensRequest):
+class _CountRequest(_Convertible, AnthropicCountTokensRequest):
     """The same for counting tokens."""
 
     messages: Annotated[list[AnthropicMessage], FailFast()]
@@ -90,18 +115,25 @@ def messages_apis(parts: Parts) -> dict[Kind, Api]:
     serving = _Serving(parts.client, parts.models, "assistant", **parts.serving_options)
 
     def messages(body: dict[str, Any], _: str) -> _Request:
-        made: _Request = _Request.model_validate(_with_switch(body))
+        made: _Request = serving.convert(_Request.model_validate(_with_switch(body)))
         return made
 
     def count(body: dict[str, Any], _: str) -> _CountRequest:
-        made: _CountRequest = _CountRequest.model_validate(_with_switch(body))
+        made: _CountRequest = serving.convert(_CountRequest.model_validate(_with_switch(body)))
         return made
 
     return {
         "messages": Api(
-            "messages", messages, serving.create_messages, _body, _events, _NAMES, serving.to_chat_completion_request
+            "messages",
+            messages,
+            serving.create_messages,
+            _body,
+            _events,
+            _NAMES,
+            serving.to_chat_completion_request,
+            slow=True,
         ),
-        "count_tokens": Api("messages", count, serving.count_tokens, _compact, names=_NAMES),
+        "count_tokens": Api("messages", count, serving.count_tokens, _compact, names=_NAMES, slow=True),
     }
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 
 from qwen_server.engine.base import Kind
 from qwen_server.engine.vllm.build import Parts
+from qwen_server.engine.vllm.completion_api import CompletionOfPrompts
 from qwen_server.engine.vllm.patches.vllm_texts import ERROR_EVENT
 from qwen_server.engine.vllm.thoughts import named_twice, streamed_twice
 
@@ -78,8 +78,8 @@ def chat_and_completion(parts: Parts) -> dict[Kind, Api]:
     def chat(body: dict[str, Any], request_id: str) -> ChatCompletionRequest:
         return ChatCompletionRequest.model_validate(body | {"request_id": request_id.removeprefix("chatcmpl-")})
 
-    def completion(body: dict[str, Any], request_id: str) -> CompletionRequest:
-        return CompletionRequest.model_validate(body | {"request_id": request_id.removeprefix("cmpl-")})
+    def completion(body: dict[str, Any], request_id: str) -> CompletionOfPrompts:
+        return CompletionOfPrompts.model_validate(body | {"request_id": request_id.removeprefix("cmpl-")})
 
     return {
         "chat": Api("messages", chat, parts.chat.create_chat_completion, _chat_body, _chat_events),

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm.entrypoints.serve.tokenize.protocol import DetokenizeRequest, TokenizeChatRequest, TokenizeCompletionRequest
+from vllm.entrypoints.serve.tokenize.protocol import (
+    DetokenizeRequest,
+    TokenizeChatRequest,
+    TokenizeCompletionRequest,
+    TokenizeResponse,
+)
 from vllm.entrypoints.serve.tokenize.serving import ServingTokenization
 
 from qwen_server.engine.base import InvalidRequestError, Kind
@@ -18,6 +23,9 @@ _OPTIONS = (
     "chat_template_content_format",
     "default_chat_template_kwargs",
 )
+
+
+_MOST_TOKENS = 1 << 18  # each takes a part of a microsecond of the event loop
 
 
 def tokenization_apis(parts: Parts) -> dict[Kind, Api]:
@@ -35,8 +43,16 @@ def tokenization_apis(parts: Parts) -> dict[Kind, Api]:
             raise InvalidRequestError(f"tokens: {largest} is out of vocabulary ({vocabulary} tokens)", param="tokens")
         return DetokenizeRequest.model_validate(body)
 
+    async def tokens_of(request: Any) -> Any:
+        result = await serving.create_tokenize(request, None)
+        if isinstance(result, TokenizeResponse) and result.count > _MOST_TOKENS:
+            param = "messages" if isinstance(request, TokenizeChatRequest) else "prompt"
+            text = f"{param} has {result.count} tokens; the limit of an answer is {_MOST_TOKENS}"
+            raise InvalidRequestError(text, param=param)
+        return result
+
     # vLLM's methods also take the HTTP request, but only for an ID in the log.
     return {
-        "tokenize": Api("prompt", tokenize, lambda request: serving.create_tokenize(request, None)),
+        "tokenize": Api("prompt", tokenize, tokens_of),
         "detokenize": Api("tokens", detokenize, lambda request: serving.create_detokenize(request, None)),
     }
