@@ -42,9 +42,8 @@ def _missing() -> Iterator[str]:
     yield from changed_parameters(BaseRenderer._tokenize_prompt, "self", "prompt", "params")  # noqa: SLF001
     yield from changed_parameters(BaseRenderer._build_tokens_prompt, "token_ids", "prompt")  # noqa: SLF001
     yield from changed_parameters(BaseRenderer._wants_offsets, "self", "prompt", "params")  # noqa: SLF001
-    yield from absent(BaseRenderer, "get_eos_token_id", "mm_processor", "tokenizer")
+    yield from absent(BaseRenderer, "_executor", "get_eos_token_id", "mm_processor", "tokenizer")
     yield from absent(TokenizeParams, "get_encode_kwargs")
-    yield from absent(BaseRenderer, "_executor", "mm_processor", "tokenizer")
     yield from absent(ChatParams, "chat_template_kwargs")
 
 
@@ -124,6 +123,24 @@ def _direct(tokenizer: Any) -> Any:
         if backend.encode(_SAMPLE, add_special_tokens=special).ids != expected:
             return None
     return backend
+
+
+def _has_many_parts(conversation: Sequence[Any]) -> bool:
+    """Whether reading the conversation takes long, which vLLM does in the event loop."""
+    return len(conversation) + sum(len(_list_of(message)) for message in conversation) > _MANY_PARTS
+
+
+def _is_text(conversation: Sequence[Any]) -> bool:
+    """Whether no part of the messages is media, which vLLM fetches without blocking a thread."""
+    return all(
+        isinstance(part, dict) and part.get("type") == "text" for message in conversation for part in _list_of(message)
+    )
+
+
+def _list_of(message: Any) -> Sequence[Any]:
+    """The parts of a message; none if it is plain text."""
+    content = message.get("content") if isinstance(message, dict) else None
+    return content if isinstance(content, list) else ()
 
 
 def _characters(conversation: Sequence[Any]) -> float:
