@@ -23,7 +23,6 @@ from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapped
 from qwen_server.observe.tracing import current_headers
 
-
 MAX_PROMPT_LOGPROBS: Final = 1 << 15
 
 
