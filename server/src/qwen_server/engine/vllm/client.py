@@ -24,7 +24,6 @@ from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapp
 from qwen_server.engine.vllm.patches.token_loop import TOKEN_LOOP, loop_tokens
 from qwen_server.observe.tracing import current_headers
 
-
 MAX_PROMPT_LOGPROBS: Final = 1 << 15
 
 

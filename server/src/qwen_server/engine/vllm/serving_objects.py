@@ -79,7 +79,9 @@ def chat_and_completion(parts: Parts) -> dict[Kind, Api]:
         return ChatCompletionRequest.model_validate(body | {"request_id": request_id.removeprefix("chatcmpl-")})
 
     def completion(body: dict[str, Any], request_id: str) -> CompletionOfPrompts:
-        return CompletionOfPrompts.model_validate(body | {"request_id": request_id.removeprefix("cmpl-")})
+        fields = body | {"request_id": request_id.removeprefix("cmpl-")}
+        made: CompletionOfPrompts = CompletionOfPrompts.model_validate(fields)
+        return made
 
     return {
         "chat": Api("messages", chat, parts.chat.create_chat_completion, _chat_body, _chat_events),
