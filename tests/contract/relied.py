@@ -338,7 +338,7 @@ SERVING: tuple[Relied, ...] = (
         ("anthropic_request",),
         ("merge_inline_system",),
     ),
-    Has("vllm.entrypoints.anthropic.serving:AnthropicServingMessages", "_Serving.convert", ("_merge_inline_system",)),
+    Has("vllm.entrypoints.anthropic.serving:AnthropicServingMessages", "_converted", ("_merge_inline_system",)),
     *(
         Calls(
             f"vllm.entrypoints.serve.tokenize.serving:ServingTokenization.{method}",
