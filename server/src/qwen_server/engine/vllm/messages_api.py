@@ -37,7 +37,7 @@ class _Serving(WholeCallsChat, AnthropicServingMessages):
 
     @classmethod
     def to_chat_completion_request(
-        cls, anthropic_request: Any, merge_inline_system: bool = False, disabled_thinking_effort: Any = "none"
+        cls, anthropic_request: Any, *, merge_inline_system: bool = False, disabled_thinking_effort: Any = "none"
     ) -> ChatCompletionRequest:
         """The conversion that `_converted` has made in a thread, if there is one."""
         kept = anthropic_request.take() if disabled_thinking_effort == "none" else None
