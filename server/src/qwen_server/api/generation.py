@@ -93,7 +93,10 @@ class Generation:
             outcome, reason = "aborted", None
             raise
         finally:
-            service.figures.finish(self._record, outcome, reason)
+            # A request that is too long for its deadline says nothing about the engine. Otherwise
+            # its client alone could raise HighErrorRate.
+            judged = not (reason == "timeout" and service.works())
+            service.figures.finish(self._record, outcome, reason, judged=judged)
             if self._transcript is not None:
                 self._transcript.log()
 

@@ -38,7 +38,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, frozen=True, extra="ignore", enable_decoding=False, protected_namespaces=()
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="ignore",
+        enable_decoding=False,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     model: str = Field("builtin:news-classifier", min_length=1, description="PATH, REPO or builtin:NAME")
