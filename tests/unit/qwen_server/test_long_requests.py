@@ -6,6 +6,9 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
+from qwen_server.control import service
 from tests.unit.qwen_server.serving import Served, serve, until
 
 FLOWING: dict[str, Any] = {"tokens": 500, "delay": 0.05}
@@ -30,9 +33,9 @@ async def test_long_requests_alone_raise_no_alert() -> None:
         assert not served.service.alert_state.active
 
 
-async def test_requests_that_get_nothing_until_their_deadline_raise_it() -> None:
-    async with serve(request_timeout=0.7, max_concurrent_requests=100) as served:
-        served.engine._last_token = served.service.clock() - 60
+async def test_requests_that_get_nothing_until_their_deadline_raise_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_WORKING_SECONDS", 0.2)
+    async with serve(request_timeout=2.5, max_concurrent_requests=100) as served:
         await time_out(served, 25, SILENT)
         assert served.service.figures.recent_errors() == (25, 25)
         await until(lambda: served.service.alert_state.fires("HighErrorRate"))

@@ -15,11 +15,11 @@ from tests.unit.qwen_server.serving import make_settings
 
 
 def test_a_misspelled_variable_is_named_with_the_setting_that_was_meant() -> None:
-    names = ["HOME", "QWEN_MAX_QUEUE_SIZ", "QWEN_PORT", "qwen_max_stops", "QWEN_API_KEYS", "QWEN_PASS_THROUGH"]
+    names = ["HOME", "QWEN_MAX_QUEUE_SIZ", "QWEN_PORT", "qwen_max_stops", "QWEN_API_KEYS", "QWEN_TYPO"]
     assert list(useless_settings(make_settings(), names)) == [
         "the environment variable QWEN_MAX_QUEUE_SIZ is not a setting and has no effect; "
         "did you mean QWEN_MAX_QUEUE_SIZE?",
-        "the environment variable QWEN_PASS_THROUGH is not a setting and has no effect",
+        "the environment variable QWEN_TYPO is not a setting and has no effect",
     ]
 
 

@@ -116,6 +116,7 @@ class Generation:
             if held_up:
                 return "aborted", None
             if error.status < 500:
+                self._record.param = error.param
                 return "rejected", error.kind
             return ("refused" if error.kind in _REFUSALS else "failed"), error.kind
         finally:

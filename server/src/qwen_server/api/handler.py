@@ -60,6 +60,7 @@ class Handler:
             generation = Generation(service, body, record, early_writes=self._early_writes)
             ticket = self._admit(generation)  # 503 queue full
         except HttpError as error:
+            record.param = error.param
             service.figures.turn_away(record, "rejected" if error.status < 500 else "refused", error.kind)
             await send_error(send, DIALECTS[kind].whole(error))
             return

@@ -89,7 +89,7 @@ def useless_settings(settings: Settings, environment: Iterable[str]) -> Iterator
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields if name != "pass_through"}
     for name in sorted(environment):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known and not _OF_SERVICES.fullmatch(name):
-            close = difflib.get_close_matches(name.upper(), sorted(known), 1)
+            close = difflib.get_close_matches(name.upper(), sorted(known), 1, cutoff=0.85)
             hint = f"; did you mean {close[0]}?" if close else ""
             yield f"the environment variable {name} is not a setting and has no effect{hint}"
     if settings.api_keys is None and settings.api_keys_dir is None:

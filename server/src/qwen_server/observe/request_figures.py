@@ -57,7 +57,8 @@ class RequestRecord:
     """The times (seconds of the monotonic clock) and token counts of a request while it is served.
 
     A request with `generates` False, such as a tokenization, is counted but enters no statistics
-    about generation. `prompt_tokens` is the sum over its `prompts`.
+    about generation. `prompt_tokens` is the sum over its `prompts`. `param` is the place of a
+    client's mistake in the body.
     """
 
     request_id: str
@@ -72,6 +73,7 @@ class RequestRecord:
     output_tokens: int = 0
     outcome: Outcome | None = None
     error: str | None = None
+    param: str | None = None
 
     @property
     def queue_wait(self) -> float | None:
