@@ -35,7 +35,7 @@ class Server:
     should_exit = False
 
     async def serve(self, sockets: Any) -> None:
-        while not self.should_exit:
+        while not self.should_exit:  # noqa: ASYNC110 (what uvicorn does)
             await asyncio.sleep(0.001)
 
 

@@ -244,9 +244,7 @@ class RequestFigures:
             self.inter_token.observe((now - record.last_token) * choices / intervals, intervals)
         record.last_token = now
 
-    def finish(
-        self, record: RequestRecord, outcome: Outcome, error: str | None = None, *, judged: bool = True
-    ) -> None:
+    def finish(self, record: RequestRecord, outcome: Outcome, error: str | None = None, *, judged: bool = True) -> None:
         """Records the end of an accepted request. `error` is the reason of a failure or refusal.
 
         A failure that says nothing about the health of the server is not `judged`: it is counted,
