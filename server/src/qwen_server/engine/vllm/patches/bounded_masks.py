@@ -27,8 +27,9 @@ from typing import Any, Final
 from qwen_server.config.patches import Patch, absent, changed_parameters
 
 _MODULE: Final = "vllm.v1.structured_output"
-# A grammar may take this much CPU time at once, so much more for each step, and for each mask: many
-# requests may have the same grammar. Usual masks take 0.1 ms, and with a large vocabulary 1 ms.
+# A grammar may take this much CPU time at once. What it has used comes back with each step and each
+# mask, because many requests may have the same grammar. Usual masks take 0.1 ms, and 1 ms with a
+# large vocabulary.
 _AT_ONCE_SECONDS: Final = 0.5
 _STEP_SECONDS: Final = 0.05
 _MASK_SECONDS: Final = 0.005
@@ -102,15 +103,18 @@ class RejectedGrammar:
 class _Account:
     """What the masks of one grammar have cost, in all of its requests."""
 
-    used: float = 0.0
+    # The CPU time in seconds that the next mask may take.
+    left: float = field(default_factory=lambda: _AT_ONCE_SECONDS)
     masks: int = 0
-    steps: int = 0
     latest: _Attempt | None = None
     rejected: bool = False
 
-    def left(self) -> float:
-        """The CPU time in seconds that the next mask may take."""
-        return _AT_ONCE_SECONDS + _STEP_SECONDS * self.steps + _MASK_SECONDS * self.masks - self.used
+    def book(self, seconds: float, attempt: _Attempt) -> None:
+        """Adds a mask of the step that `attempt` is for."""
+        earned = _MASK_SECONDS if attempt is self.latest else _MASK_SECONDS + _STEP_SECONDS
+        self.left = min(self.left + earned, _AT_ONCE_SECONDS) - seconds
+        self.latest = attempt
+        self.masks += 1
 
 
 @dataclass(slots=True, eq=False)
@@ -194,12 +198,8 @@ class Guard:
             del attempt.filling[thread]
         if attempt.given_up:
             raise _GivenUpError
-        if account.latest is not attempt:
-            account.latest = attempt
-            account.steps += 1
-        account.masks += 1
-        account.used += time.thread_time() - begun
-        if account.left() < 0:
+        account.book(time.thread_time() - begun, attempt)
+        if account.left < 0:
             account.rejected = self._rejects = True
 
     def _account(self, key: Any) -> _Account:
@@ -246,7 +246,7 @@ class Guard:
         while not attempt.done.wait(_AT_ONCE_SECONDS):
             # The CPU time counts, because the machine may be busy with other things.
             for thread, (account, begun) in list(attempt.filling.items()):
-                if _cpu_seconds(thread) - begun > account.left():
+                if _cpu_seconds(thread) - begun > account.left:
                     account.rejected = self._rejects = True
                     return False
         return True

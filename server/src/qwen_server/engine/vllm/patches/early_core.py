@@ -78,7 +78,8 @@ class EarlyChild:
         parent_reads, child_writes = os.pipe()
         child_reads, parent_writes = os.pipe()
         twin_control = None if twin is None else twin.fileno()
-        arguments = f"{name!r}, {list(modules)!r}, {os.getpid()}, {child_reads}, {tracker}, {twin_control}, {list(after)!r}"
+        arguments = f"{name!r}, {list(modules)!r}, {os.getpid()}, {child_reads}, {tracker}, {twin_control}"
+        arguments += f", {list(after)!r}"
         flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
         command = [self.executable, *flags, "-c", f"from {__name__} import main; main({arguments})"]
         command.append("--multiprocessing-fork")
