@@ -49,7 +49,7 @@ def _source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start() -> EarlyChild:
     """A child. Not a fixture, because pytest changes the environment in between."""
-    return EarlyChild("Core", [PRELOADED, "there.is.no.such.module"], after="gc:freeze")
+    return EarlyChild("Core", [PRELOADED, "there.is.no.such.module"], after=["gc:freeze"])
 
 
 def run(context: EarlyContext, path: Path, *more: Any) -> tuple[SpawnProcess, dict[str, Any]]:

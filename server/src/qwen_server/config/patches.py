@@ -19,6 +19,7 @@ from typing import Any
 _log = logging.getLogger(__name__)
 
 ENGINE_PATCHES = (
+    "bounded-masks",
     "checked-grammars",
     "early-core",
     "fast-metrics",

@@ -22,6 +22,7 @@ from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapped
 from qwen_server.engine.vllm.patches.token_loop import TOKEN_LOOP, loop_tokens
+from qwen_server.engine.vllm.prompt_streams import PromptStreams
 from qwen_server.observe.tracing import current_headers
 
 MAX_PROMPT_LOGPROBS: Final = 1 << 15
@@ -40,7 +41,7 @@ class ObservedRequest:
     observe: Observer
     turn: Turn
     merger: Merger = field(default_factory=lambda: Merger(0))
-    streams: list[AsyncGenerator[RequestOutput, None]] = field(default_factory=list)
+    streams: PromptStreams = field(default_factory=PromptStreams)
     error: Exception | None = None
     prompt_logprobs: int = 0
 
@@ -100,7 +101,7 @@ class EngineProxy:
             return outputs
         index = observed.merger.add_prompt(getattr(sampling_params, "n", 1) or 1, constrained=constrained)
         stream = _observed(outputs, observed, index)
-        observed.streams.append(stream)
+        observed.streams.add(stream)
         return stream
 
     async def _generate_checked(
@@ -145,11 +146,13 @@ def date(prompt: Any, arrival: float) -> None:
 async def _observed(
     source: AsyncGenerator[RequestOutput, None], observed: ObservedRequest, index: int
 ) -> AsyncGenerator[RequestOutput, None]:
+    observed.streams.read(index)
     async with observed.turn(), aclosing(source):
         try:
             async for output in source:
                 observed.observe(observed.merger.convert(index, output))
                 yield output
+                observed.streams.read(index)
         except (BusyError, InvalidRequestError) as error:
             observed.error = error
             raise

@@ -39,6 +39,7 @@ from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, 
 from qwen_server.engine.vllm import causes, environment
 from qwen_server.engine.vllm.grammars.trials import Trials, longest_in_core
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.patches.bounded_masks import BOUNDED_MASKS
 from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
 from qwen_server.engine.vllm.patches.polite_compiler import POLITE_COMPILER
 from qwen_server.engine.vllm.warmup import warm_up
@@ -60,7 +61,11 @@ class _Running:
 
 _log = logging.getLogger(__name__)
 
-_POLITELY = "qwen_server.engine.vllm.patches.polite_compiler:compile_politely"
+# Patches of the engine core's process, and the functions there that apply them.
+_IN_THE_CORE = (
+    (POLITE_COMPILER, "qwen_server.engine.vllm.patches.polite_compiler:compile_politely"),
+    (BOUNDED_MASKS, "qwen_server.engine.vllm.patches.bounded_masks:bound_masks"),
+)
 _PULSE_SECONDS = 0.5
 _IDLE_PROBE_SECONDS = 60.0
 # Requests leave little garbage that needs a collection, and Python's default thresholds collect 14
@@ -118,7 +123,7 @@ class VllmEngine:
         child = None
         if self._patches.use(EARLY_CORE):
             with self._trials.forks.socket_for_fork() as twin:
-                after = _POLITELY if POLITE_COMPILER.name in self._settings.patches else None
+                after = [function for patch, function in _IN_THE_CORE if patch.name in self._settings.patches]
                 child = EarlyChild("EngineCore", environment.core_modules(self._settings), twin, after=after)
         loop = asyncio.get_running_loop()
         try:
@@ -156,7 +161,8 @@ class VllmEngine:
         grammars = Grammars(self._trials.checks)
         parts = build(self._settings, self._heartbeat, child, self._patches, grammars)
         if child is not None:
-            self._patches.use(POLITE_COMPILER)
+            for patch, _ in _IN_THE_CORE:
+                self._patches.use(patch)
         cause = self._cause_of_death
         self._sees_steps = self._patches.use(STEP_HEARTBEAT)
         self._processes = multiprocessing.active_children()

@@ -130,8 +130,7 @@ class ReferencePath:
                     async for event in events:
                         yield event
         finally:
-            for stream in observed.streams:
-                await stream.aclose()  # vLLM leaves inner generators to the garbage collector
+            await observed.streams.close()  # vLLM leaves inner generators to the garbage collector
 
     @contextmanager
     def _translated(self, api: Api, observed: ObservedRequest, param: str, body: Mapping[str, Any]) -> Iterator[None]:

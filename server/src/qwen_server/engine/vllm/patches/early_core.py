@@ -65,12 +65,12 @@ class EarlyChild:
     """A child process that imports `modules` and then waits for its work.
 
     It dies with the thread that creates this object. A fork of it, made after the imports, serves
-    jobs at `twin` (see `grammars/forking.py`). Then it calls the function `after`, given as
+    jobs at `twin` (see `grammars/forking.py`). Then it calls the functions `after`, given as
     `package.module:function`.
     """
 
     def __init__(
-        self, name: str, modules: Sequence[str], twin: socket.socket | None = None, *, after: str | None = None
+        self, name: str, modules: Sequence[str], twin: socket.socket | None = None, *, after: Sequence[str] = ()
     ) -> None:
         self.executable = spawn.get_executable()
         self._state: Literal["waiting", "taken", "working", "ended"] = "waiting"
@@ -78,7 +78,8 @@ class EarlyChild:
         parent_reads, child_writes = os.pipe()
         child_reads, parent_writes = os.pipe()
         twin_control = None if twin is None else twin.fileno()
-        arguments = f"{name!r}, {list(modules)!r}, {os.getpid()}, {child_reads}, {tracker}, {twin_control}, {after!r}"
+        arguments = f"{name!r}, {list(modules)!r}, {os.getpid()}, {child_reads}, {tracker}, {twin_control}"
+        arguments += f", {list(after)!r}"
         flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001
         command = [self.executable, *flags, "-c", f"from {__name__} import main; main({arguments})"]
         command.append("--multiprocessing-fork")
@@ -233,7 +234,7 @@ def main(  # noqa: PLR0917 - only the constructor of EarlyChild calls it
     pipe: int,
     tracker: int,
     twin_control: int | None = None,
-    after: str | None = None,
+    after: Sequence[str] = (),
 ) -> None:
     """Runs in the child."""
     die_with_parent(parent)
@@ -245,8 +246,8 @@ def main(  # noqa: PLR0917 - only the constructor of EarlyChild calls it
             importlib.import_module(module)
     if twin_control is not None:
         serve_in_fork(twin_control)
-    if after is not None:
-        module, _, function = after.partition(":")
+    for place in after:
+        module, _, function = place.partition(":")
         with contextlib.suppress(Exception):
             getattr(importlib.import_module(module), function)()
     gc.enable()
