@@ -16,7 +16,13 @@ from tests.cluster.console import Problem, complain, duration, say
 from tests.cluster.settings import ROOT, Settings
 
 REPORTS = ROOT / ".cluster" / "reports"
-TEST_PARTS = {"unit": ["tests/unit", "tests/rules"], "integration": ["tests/integration"], "e2e": ["tests/e2e"]}
+# One process on each core. Tests that share a server are in one file.
+PARALLEL = ["-n", "auto", "--dist"]
+TEST_PARTS = {
+    "unit": ["tests/unit", "tests/rules", *PARALLEL, "worksteal"],
+    "integration": ["tests/integration", *PARALLEL, "loadfile"],
+    "e2e": ["tests/e2e"],
+}
 SOAK_TESTS = ["tests/integration/test_vllm_alarms.py", "-k", "full_load or quiet_time"]
 _WHY_LENGTH = 300
 NEVER = ROOT / "operator" / "__init__.py"

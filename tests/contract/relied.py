@@ -104,6 +104,28 @@ OUTPUTS: tuple[Relied, ...] = (
     ),
     Has("vllm.v1.engine:EngineCoreRequest", "TappingProcessor", ("request_id", "external_req_id")),
     Has(
+        f"{_OUTPUT}:RequestState",
+        "PlainState",
+        ("is_prefilling", "stats", "streaming_input", "track_weight_version", "weight_version_starts"),
+    ),
+    Has(
+        "vllm.v1.engine.detokenizer:FastIncrementalDetokenizer",
+        "PlainState",
+        ("token_ids", "output_text", "decode_next", "stop", "_last_output_text_offset"),
+    ),
+    Has(f"{_STATS}:RequestStateStats", "PlainState", ("last_token_ts", "num_generation_tokens")),
+    Has(
+        "vllm.v1.engine:EngineCoreOutput",
+        "_carries_only_tokens",
+        (
+            *("request_id", "new_token_ids", "new_logprobs", "new_prompt_logprobs_tensors", "pooling_output"),
+            *("finish_reason", "stop_reason", "events", "kv_transfer_params", "ec_transfer_params", "trace_headers"),
+            *("prefill_stats", "routed_experts", "num_nans_in_logits", "mm_cache_miss_hashes", "new_sampling_mask"),
+            *("spec_decode_metrics", "prompt_token_id_logprobs"),
+        ),
+        exactly=True,
+    ),
+    Has(
         "vllm.outputs:RequestOutput",
         "Merger",
         ("outputs", "finished", "num_cached_tokens", "metrics", "prompt_token_ids"),
@@ -161,6 +183,9 @@ RENDERING: tuple[Relied, ...] = (
     ),
     Calls("vllm.renderers.base:BaseRenderer.render_cmpl", "SpotRenderer", ("prompts", "tok_params"), complete=False),
     Has("vllm.renderers:ChatParams", "SpotRenderer", ("chat_template_kwargs",)),
+    Calls("vllm.renderers.base:BaseRenderer._tokenize_prompt", "SpotRenderer", ("prompt", "params")),
+    Calls("vllm.renderers.base:BaseRenderer._wants_offsets", "SpotRenderer", ("prompt", "params")),
+    Calls("vllm.renderers:TokenizeParams.get_encode_kwargs", "SpotRenderer"),
     Calls(
         "vllm.renderers.online_renderer:OnlineRenderer",
         "_serving",
@@ -320,7 +345,7 @@ SERVING: tuple[Relied, ...] = (
         ("anthropic_request",),
         ("merge_inline_system",),
     ),
-    Has("vllm.entrypoints.anthropic.serving:AnthropicServingMessages", "_Serving.convert", ("_merge_inline_system",)),
+    Has("vllm.entrypoints.anthropic.serving:AnthropicServingMessages", "_converted", ("_merge_inline_system",)),
     *(
         Calls(
             f"vllm.entrypoints.serve.tokenize.serving:ServingTokenization.{method}",

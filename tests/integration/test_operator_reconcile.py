@@ -178,7 +178,7 @@ def test_a_refused_pod_template_changes_nothing_and_says_why(api: AdminApi) -> N
     service = api.get("v1", "services", "news")
     assert service is not None
     assert service["spec"]["ports"][0]["port"] == 8000
-    assert api.events("InvalidPodTemplate")
+    wait_until("an event tells of it", lambda: api.events("InvalidPodTemplate"), seconds=10)
     api.patch(QS, "qwenservices", "news", {"spec": {"podTemplate": None}})
     wait_until(
         "the reason is gone",

@@ -122,7 +122,7 @@ def test_a_hung_pod_leaves_rotation_is_restarted_and_comes_back(api: AdminApi, s
     api.run_pod(hung, ip_of(0), restarts=1)
     wait_until("the restart is over", lambda: not api.status()["remediation"]["intents"], seconds=10)
     assert server.asked["/health/generate"] >= 3
-    assert api.events("RestartRecovered")
+    wait_until("an event tells of it", lambda: api.events("RestartRecovered"), seconds=10)
     history = [entry["action"] for entry in api.status()["remediation"]["history"]]
     assert history == ["Unready", "InPlace", "Ready", "Restarted"]
 
@@ -137,7 +137,7 @@ def test_a_pod_that_recovers_by_itself_is_not_restarted(api: AdminApi, servers: 
     server.alerts = []
     wait_until("the gate is open again", gate_is(api, pod, "True"), seconds=10)
     assert not asked_to_restart(api, pod)
-    assert api.events("BackInRotation")
+    wait_until("an event tells of it", lambda: api.events("BackInRotation"), seconds=10)
 
 
 @pytest.mark.usefixtures("operator")

@@ -160,6 +160,35 @@ def test_a_prompt_that_is_too_long_is_refused_alike(renderers: SimpleNamespace) 
     assert completion(renderers.spot, [1] * 5000) == words
 
 
+def test_the_tokenizer_is_called_directly_only_if_it_gives_the_same(renderers: SimpleNamespace) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.normalizers import Lowercase
+
+    from qwen_server.engine.vllm.patches.spot_renderer import _direct
+
+    spot, plain = renderers.spot.renderer, renderers.plain.renderer
+    assert spot.direct is not None
+    assert spot.get_eos_token_id() == plain.get_eos_token_id()
+
+    def called(backend: Any) -> Any:
+        class Tokenizing:
+            _tokenizer = backend
+
+            def __call__(self, text: str, **options: Any) -> Any:
+                return plain.tokenizer(text, **options)
+
+        return _direct(Tokenizing())
+
+    other: Any = Tokenizer.from_str(spot.direct.to_str())
+    assert called(other) is other
+    other.enable_truncation(4)
+    assert called(other) is None
+    other.no_truncation()
+    other.normalizer = Lowercase()
+    assert called(other) is None
+    assert called(None) is None
+
+
 def test_short_prompts_need_no_thread(renderers: SimpleNamespace) -> None:
     renderers.submitted.clear()
     assert chat(renderers.spot, PLAIN)

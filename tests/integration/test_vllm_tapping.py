@@ -1,4 +1,7 @@
-"""What output tapping relies on in vLLM, tested with vLLM's output processor; no engine starts."""
+"""What output tapping relies on in vLLM, tested with vLLM's output processor; no engine starts.
+
+Each test runs with vLLM's own loop over the outputs of a step, and with the short one.
+"""
 
 # ruff: noqa: PLC0415 - vLLM takes seconds to import: only when these tests run
 
@@ -47,15 +50,20 @@ class Tap:
 
 
 class Engine:
-    """An output processor with taps and manual input."""
+    """An output processor with taps and manual input. `figures` are those of the latest step."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, loop: str = "vllm") -> None:
         from vllm.v1.engine.output_processor import OutputProcessor
 
         from qwen_server.engine.vllm.patches.output_tap import install
+        from qwen_server.engine.vllm.patches.token_loop import loop_tokens
 
-        llm: Any = SimpleNamespace(output_processor=OutputProcessor(tokenizer, log_stats=False))
+        llm: Any = SimpleNamespace(output_processor=OutputProcessor(tokenizer, log_stats=True))
         self.processor: TappingProcessor = install(llm)
+        if loop == "short":
+            loop_tokens(self.processor)
+        self.figures: Any = None
+        self._now = 0.0
 
     def add(self, name: str, tap: Tap | None = None, **params: Any) -> Any:
         """Adds a request. Returns its queue."""
@@ -83,18 +91,29 @@ class Engine:
         return queue
 
     def step(self, *gains: tuple[str, list[int]], reason: Any = None) -> None:
-        """Runs one step of the engine."""
+        """Runs one step of the engine, a second after the last."""
         from vllm.v1.engine import EngineCoreOutput
+        from vllm.v1.metrics.stats import IterationStats
 
+        self._now += 1.0
+        self.figures = IterationStats()
         self.processor.process_outputs(
-            [EngineCoreOutput(f"{name}-internal", tokens, finish_reason=reason) for name, tokens in gains]
+            [EngineCoreOutput(f"{name}-internal", tokens, finish_reason=reason) for name, tokens in gains],
+            self._now,
+            self.figures,
+            "default",
         )
 
 
-def test_a_tap_gets_every_gain_but_the_end(tokenizer: Any) -> None:
+@pytest.fixture(params=["vllm", "short"])
+def engine(request: pytest.FixtureRequest, tokenizer: Any) -> Engine:
+    return Engine(tokenizer, request.param)
+
+
+def test_a_tap_gets_every_gain_but_the_end(engine: Engine, tokenizer: Any) -> None:
     from vllm.v1.engine import FinishReason
 
-    engine, tap = Engine(tokenizer), Tap()
+    tap = Tap()
     queue = engine.add("a", tap)
     assert engine.processor.taps == {}
     ids = tokenizer.encode(TEXT)
@@ -108,8 +127,8 @@ def test_a_tap_gets_every_gain_but_the_end(tokenizer: Any) -> None:
     assert engine.processor.get_num_unfinished_requests() == 0
 
 
-def test_what_a_tap_does_not_take_waits_in_the_queue_in_order(tokenizer: Any) -> None:
-    engine, tap = Engine(tokenizer), Tap(takes=False)
+def test_what_a_tap_does_not_take_waits_in_the_queue_in_order(engine: Engine, tokenizer: Any) -> None:
+    tap = Tap(takes=False)
     queue = engine.add("a", tap)
     ids = tokenizer.encode(TEXT)
     engine.step(("a", ids[:2]))
@@ -121,8 +140,8 @@ def test_what_a_tap_does_not_take_waits_in_the_queue_in_order(tokenizer: Any) ->
     assert (tap.tokens, first.text + tap.text) == (len(ids) - 3, TEXT)
 
 
-def test_a_stop_string_is_held_back_from_the_tap(tokenizer: Any) -> None:
-    engine, tap = Engine(tokenizer), Tap()
+def test_a_stop_string_is_held_back_from_the_tap(engine: Engine, tokenizer: Any) -> None:
+    tap = Tap()
     queue = engine.add("a", tap, stop=["新闻"])
     for token in tokenizer.encode(TEXT):
         engine.step(("a", [token]))
@@ -131,8 +150,8 @@ def test_a_stop_string_is_held_back_from_the_tap(tokenizer: Any) -> None:
     assert (end.finish_reason, end.stop_reason) == ("stop", "新闻")
 
 
-def test_a_failing_tap_fails_its_own_request_only(tokenizer: Any) -> None:
-    engine, well = Engine(tokenizer), Tap()
+def test_a_failing_tap_fails_its_own_request_only(engine: Engine, tokenizer: Any) -> None:
+    well = Tap()
     queue = engine.add("a", Tap(fails=True))
     engine.add("b", well)
     ids = tokenizer.encode(TEXT)
@@ -142,18 +161,18 @@ def test_a_failing_tap_fails_its_own_request_only(tokenizer: Any) -> None:
     assert well.text == TEXT
 
 
-def test_an_aborted_request_ends_in_its_queue(tokenizer: Any) -> None:
-    engine, tap = Engine(tokenizer), Tap()
+def test_an_aborted_request_ends_in_its_queue(engine: Engine) -> None:
+    tap = Tap()
     queue = engine.add("a", tap)
     engine.processor.abort_requests(["a"], internal=False)
     assert queue.get_nowait().outputs[0].finish_reason == "abort"
     assert engine.processor.request_states == {}
 
 
-def test_answers_of_other_kinds_are_not_tapped(tokenizer: Any) -> None:
+def test_answers_of_other_kinds_are_not_tapped(engine: Engine, tokenizer: Any) -> None:
     from vllm.sampling_params import RequestOutputKind
 
-    engine, tap = Engine(tokenizer), Tap()
+    tap = Tap()
     whole = engine.add("whole", tap, output_kind=RequestOutputKind.FINAL_ONLY)
     plain = engine.add("plain")
     ids = tokenizer.encode(TEXT)
@@ -162,10 +181,10 @@ def test_answers_of_other_kinds_are_not_tapped(tokenizer: Any) -> None:
     assert plain.get_nowait().outputs[0].text == TEXT
 
 
-async def test_a_tap_is_forgotten_with_its_request(tokenizer: Any) -> None:
+async def test_a_tap_is_forgotten_with_its_request(engine: Engine) -> None:
     from qwen_server.engine.vllm.patches.output_tap import tapped
 
-    processor = Engine(tokenizer).processor
+    processor = engine.processor
 
     async def refused() -> Any:
         await asyncio.sleep(0)
@@ -177,3 +196,57 @@ async def test_a_tap_is_forgotten_with_its_request(tokenizer: Any) -> None:
         async for _ in tapped(refused(), processor, "a", Tap()):
             pass
     assert processor.taps == {}
+
+
+def test_the_short_loop_leaves_the_same_state_and_figures_as_vllms(tokenizer: Any) -> None:
+    """vLLM's metrics, the end of the answer and its usage come from what the loop leaves behind."""
+    from qwen_server.engine.vllm.patches.token_loop import PlainState
+
+    engines = Engine(tokenizer), Engine(tokenizer, "short")
+    ids = tokenizer.encode(TEXT)
+    seen: list[list[Any]] = [[], []]
+    for engine, found in zip(engines, seen, strict=True):
+        taps = {name: Tap() for name in "ab"}
+        for name, tap in taps.items():
+            engine.add(name, tap)
+        found.append(isinstance(engine.processor.request_states["a-internal"], PlainState))
+        # One token a step, several, none, and the rest of a step that another request shares.
+        for gains in ([ids[:1]] * 2, [ids[1:3], ids[1:2]], [[], ids[2:]], [ids[3:], []]):
+            engine.step(*zip("ab", gains, strict=True))
+            figures = {name: value for name, value in vars(engine.figures).items() if not _is_wall_time(name)}
+            states = engine.processor.request_states.values()
+            found.append(figures | {"prompt_token_stats": vars(engine.figures.prompt_token_stats)})
+            found.append([_left_behind(state) for state in states])
+        found.append([(tap.text, tap.tokens) for tap in taps.values()])
+    assert [found.pop(0) for found in seen] == [False, True]
+    assert seen[1] == seen[0]
+    assert seen[0][-1] == [(TEXT, len(ids))] * 2
+
+
+@pytest.mark.parametrize("params", [{"stop": ["x"]}, {"logprobs": 1}, {"spaces_between_special_tokens": False}])
+def test_answers_with_extras_are_the_same_from_the_short_loop(tokenizer: Any, params: dict[str, Any]) -> None:
+    texts = []
+    for loop in ("vllm", "short"):
+        engine, tap = Engine(tokenizer, loop), Tap()
+        engine.add("a", tap, **params)
+        for token in tokenizer.encode(TEXT):
+            engine.step(("a", [token]))
+        texts.append((tap.text, tap.tokens))
+    assert texts[0] == texts[1] == (TEXT, len(tokenizer.encode(TEXT)))
+
+
+def _is_wall_time(name: str) -> bool:
+    return name in ("iteration_timestamp", "time_to_first_tokens_iter")
+
+
+def _left_behind(state: Any) -> tuple[Any, ...]:
+    """What later steps and the end of the request read."""
+    detokenizer, stats = state.detokenizer, state.stats
+    return (
+        detokenizer.output_text,
+        detokenizer.token_ids,
+        detokenizer.get_next_output_text(finished=False, delta=True),
+        (stats.num_generation_tokens, stats.first_token_ts, stats.last_token_ts),
+        state.weight_version_starts,
+        state.is_prefilling,
+    )

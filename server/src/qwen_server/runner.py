@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 import uvicorn
 import uvloop
 
-from qwen_server.config.command_line import check_model, load_settings
+from qwen_server.config.command_line import check_model, load_settings, useless_settings
 from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.control.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
 from qwen_server.engine.base import Engine, EngineError
@@ -39,6 +39,7 @@ _POLL_SECONDS = 0.2
 _FLUSH_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
 _ENGINE_EXIT_SECONDS = 2.0
+_LONGEST_TCP_TIMEOUT = (1 << 31) - 1  # milliseconds; the option is a C int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ class Runner:
             await asyncio.wait([starting], timeout=self._poll_seconds)
             if self._stop_cause is not None:
                 self._lifecycle.begin_drain(self._stop_cause)
+                # The end of the engine's processes may fail the start. Nobody waits for it.
+                starting.add_done_callback(lambda task: task.cancelled() or task.exception())
                 return Ending(EXIT_OK, f"{self._stop_cause} while the model was loading")
             if serving.done():
                 return _listener_ended(serving)
@@ -195,7 +198,8 @@ def listen(settings: Settings) -> socket.socket:
         raise ConfigurationError(f"--host {settings.host} --port {settings.port}: {reason}") from error
     # Connections inherit this option: a connection ends when its client has acknowledged no data
     # for this time, even if there is more to send.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * settings.keep_alive_timeout))
+    milliseconds = min(int(1000 * settings.keep_alive_timeout), _LONGEST_TCP_TIMEOUT)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return listener
 
 
@@ -251,6 +255,8 @@ def main(arguments: Sequence[str], make_engine: EngineFactory = vllm_engine) -> 
     try:
         settings = load_settings(arguments)
         logs.configure(settings.log_format, settings.log_level)
+        for sentence in useless_settings(settings, os.environ):
+            _log.warning("%s", sentence)
         check_model(settings)
         listener = listen(settings)
     except ConfigurationError as error:

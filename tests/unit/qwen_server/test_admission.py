@@ -343,6 +343,10 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert self.admission.load == sum(held)
 
     @invariant()
+    def the_peak_counts_requests_with_slots(self) -> None:
+        assert sum(bool(holder.ticket.turns) for holder in self.inside) <= self.admission.peak <= self.peak_limit
+
+    @invariant()
     def nothing_is_lost(self) -> None:
         states = [holder.ticket.state for holder in self.inside]
         assert self.admission.running == states.count("running")

@@ -11,6 +11,7 @@ from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.checking import Bodies
 from qwen_server.http.body import MAX_DEPTH, parse_object
 from qwen_server.http.error_bodies import HttpError
+from qwen_server.http.structure import MAX_VALUES
 from tests.unit.qwen_server.serving import make_settings
 
 BODIES = Bodies(make_settings())
@@ -173,8 +174,8 @@ def test_any_bytes_are_parsed_without_an_accident(raw: bytes) -> None:
 
 
 def test_only_an_enormous_number_of_values_is_refused_unread() -> None:
-    prompt = b'{"prompt": [' + b"7," * (1 << 20) + b"7]}"
-    assert len(parse_object(prompt)["prompt"]) == (1 << 20) + 1
+    prompt = b'{"prompt": [' + b"7," * (MAX_VALUES - 2) + b"7]}"
+    assert len(parse_object(prompt)["prompt"]) == MAX_VALUES - 1
     with pytest.raises(HttpError):
         parse_object(prompt.replace(b"[7", b"[7,7"))
 

@@ -17,7 +17,7 @@ import pytest
 
 from qwen_server.engine.base import EngineError, InvalidRequestError
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants
-from qwen_server.engine.vllm.causes import LoggedError, cause_of, ending_of, explain, read_errors
+from qwen_server.engine.vllm.causes import LoggedError, cause_of, ending_of, explain, read_errors, with_flag
 from qwen_server.engine.vllm.child_logging import CauseFormatter, write_logging_config
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.model_family import choose, detect
@@ -166,6 +166,13 @@ def test_vllms_words_become_one_line() -> None:
     assert "SIGKILL" in explain(failed)
     assert explain(ValueError()) == "ValueError"
     assert len(explain(ValueError("x" * 5000))) == 1000
+
+
+def test_an_argument_that_does_nothing_on_a_cpu_comes_with_the_flag_that_does() -> None:
+    cause = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"
+    assert with_flag(cause, "cpu") == f"{cause} (on a CPU: --kv-cache-gib)"
+    assert with_flag(cause, "cuda") == cause
+    assert with_flag("CUDA out of memory", "cpu") == "CUDA out of memory"
 
 
 def test_what_a_child_logs_is_read_back(tmp_path: Path) -> None:

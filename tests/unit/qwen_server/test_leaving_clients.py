@@ -57,6 +57,26 @@ async def test_a_client_that_leaves_is_noticed_whatever_it_has_sent(behind: str,
         await served.until_idle()
 
 
+@pytest.mark.parametrize("resets", [False, True])
+@on_uvloop
+async def test_a_client_that_leaves_while_it_sends_is_counted_and_logged(
+    resets: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "qwen_server.access")
+    async with serve() as served:
+        async with connect(served) as client:
+            await client.send(post(b"x" * 5000, length=50_000))
+            await until(lambda: served.app.state.handler.reader.room < 32 * served.service.settings.max_body_bytes)
+            if resets:
+                client.reset()
+        await until(lambda: outcomes(served), 1)
+        assert outcomes(served) == {"rejected": 1}
+        requests = (await served.metrics())["requests"]
+        assert {requests[name] for name in ("total", "failed", "aborted", "refused")} == {0}
+    (line,) = [record.__dict__ for record in caplog.records if record.name == "qwen_server.access"]
+    assert (line["status"], line["outcome"], line["error"]) == (499, "rejected", "client_left")
+
+
 @pytest.mark.parametrize("behind", ["a body that is too large to wait", "more requests than may wait", "no HTTP"])
 @on_uvloop
 async def test_what_is_refused_behind_a_request_does_not_spoil_its_answer(behind: str) -> None:

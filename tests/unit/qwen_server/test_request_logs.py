@@ -76,6 +76,34 @@ async def test_a_request_that_is_not_answered_is_one_line_too(
     assert line["error"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "param", "logged"),
+    [
+        ({"stop": ["a", ""]}, "stop[1]", "stop[1]"),
+        ({"max_tokens": 9999}, "max_tokens", "max_tokens"),
+        ({"prompt": "x" * 3000}, "prompt", "prompt"),
+        ({"logit_bias": {"a b=c\n": 1}}, "logit_bias.a b=c\n", "logit_bias"),
+    ],
+)
+async def test_the_line_of_a_bad_request_names_the_parameter(
+    log: io.StringIO, fields: dict[str, Any], param: str, logged: str
+) -> None:
+    async with serve() as served:
+        response = await served.client.post("/v1/completions", json={"prompt": "x"} | fields, headers=ID)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    line = access(log)
+    assert (line["error"], line["param"]) == ("invalid_request", logged)
+    assert "Traceback" not in log.getvalue()
+
+
+async def test_a_mistake_of_a_probe_or_scraper_is_logged_and_its_success_is_not(log: io.StringIO) -> None:
+    async with serve(api_keys=SecretStr("key-1"), protect_metrics=True) as served:
+        for path in ("/metrics", "/healthz", "/health"):
+            await served.client.get(path)
+    logged = lines(log, logger="qwen_server.access", level="info")
+    assert [(line["path"], line["status"]) for line in logged] == [("/metrics", 401), ("/healthz", 404)]
+
+
 async def test_mistakes_of_clients_have_names_of_their_own(log: io.StringIO) -> None:
     """Who watches for stolen keys or exceeded limits need not read every bad request."""
     key = {"authorization": "Bearer key-1"}

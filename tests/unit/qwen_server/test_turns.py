@@ -97,7 +97,7 @@ async def test_the_sequences_of_a_request_are_bounded(prompts: list[str], n: int
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, param)
     assert str(len(prompts) * n) in error["message"]
-    assert "limit of a request is" in error["message"]
+    assert "--max-sequences" in error["message"]
 
 
 async def test_retry_after_is_about_the_true_wait_when_short_requests_came_before() -> None:

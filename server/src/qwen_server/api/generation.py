@@ -93,7 +93,10 @@ class Generation:
             outcome, reason = "aborted", None
             raise
         finally:
-            service.figures.finish(self._record, outcome, reason)
+            # A request that is too long for its deadline says nothing about the engine. Otherwise
+            # its client alone could raise HighErrorRate.
+            judged = not (reason == "timeout" and service.works())
+            service.figures.finish(self._record, outcome, reason, judged=judged)
             if self._transcript is not None:
                 self._transcript.log()
 
@@ -113,6 +116,7 @@ class Generation:
             if held_up:
                 return "aborted", None
             if error.status < 500:
+                self._record.param = error.param
                 return "rejected", error.kind
             return ("refused" if error.kind in _REFUSALS else "failed"), error.kind
         finally:

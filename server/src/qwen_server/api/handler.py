@@ -25,7 +25,7 @@ from qwen_server.http.asgi import Receive, Scope, Send, send_error
 from qwen_server.http.body import BodyReader, UploadsFullError
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import UntilDisconnect
-from qwen_server.http.error_bodies import HttpError, client_error, engine_failure, refused
+from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error, engine_failure, refused
 from qwen_server.http.rate_limits import RateLimiter
 
 _log = logging.getLogger(__name__)
@@ -60,9 +60,13 @@ class Handler:
             generation = Generation(service, body, record, early_writes=self._early_writes)
             ticket = self._admit(generation)  # 503 queue full
         except HttpError as error:
+            record.param = error.param
             service.figures.turn_away(record, "rejected" if error.status < 500 else "refused", error.kind)
             await send_error(send, DIALECTS[kind].whole(error))
             return
+        except ClientDisconnectedError:
+            service.figures.turn_away(record, "rejected", "client_left")
+            raise
         # Waits for its turn, asks the engine, and writes the answer's bytes.
         await generation.serve(ticket, receive, send)
 

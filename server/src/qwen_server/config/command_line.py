@@ -7,7 +7,9 @@ vLLM's own argument parser, except the flags that `pass_through` refuses.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +21,8 @@ from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError,
 
 # Everyone on the machine can read a command line.
 _ENVIRONMENT_ONLY = ("api_keys",)
+# What Kubernetes sets in every container of a namespace that has a Service `qwen` or `qwen-...`.
+_OF_SERVICES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,6 +81,23 @@ def _show(name: str, value: Any) -> str:
     return f"{value:g}{unit}" if isinstance(value, float) else str(value)
 
 
+def useless_settings(settings: Settings, environment: Iterable[str]) -> Iterator[str]:
+    """Yields a sentence for each setting that has no effect, such as a misspelled variable.
+
+    `environment` are the names of all variables.
+    """
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields if name != "pass_through"}
+    for name in sorted(environment):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known and not _OF_SERVICES.fullmatch(name):
+            close = difflib.get_close_matches(name.upper(), sorted(known), 1, cutoff=0.85)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            yield f"the environment variable {name} is not a setting and has no effect{hint}"
+    if settings.api_keys is None and settings.api_keys_dir is None:
+        for name in ("protect_metrics", "protect_docs"):
+            if getattr(settings, name):
+                yield f"{_flag(name)} has no effect without API keys: set --api-keys-dir or QWEN_API_KEYS"
+
+
 def _explain(error: ValidationError) -> str:
     lines: list[str] = []
     for detail in error.errors():
@@ -84,9 +105,16 @@ def _explain(error: ValidationError) -> str:
         message = detail["msg"].removeprefix("Value error, ")
         hidden = detail["type"] == "value_error" or name in _ENVIRONMENT_ONLY
         given = "" if hidden else f" (given: {detail['input']!r})"
-        where = f"{_flag(name)} ({ENV_PREFIX}{name.upper()}): " if name and name != "pass_through" else ""
-        lines.append(f"{where}{message}{given}")
+        lines.append(f"{_where(name)}{message}{given}")
     return "; ".join(lines)
+
+
+def _where(name: str) -> str:
+    """The flag and the variable of a setting, to begin an error with."""
+    if name in ("", "pass_through"):
+        return ""
+    variable = f"{ENV_PREFIX}{name.upper()}"
+    return f"{variable}: " if name in _ENVIRONMENT_ONLY else f"{_flag(name)} ({variable}): "
 
 
 def load_settings(arguments: Sequence[str]) -> Settings:

@@ -27,6 +27,7 @@ ENGINE_PATCHES = (
     "polite-compiler",
     "spot-renderer",
     "step-heartbeat",
+    "token-loop",
 )
 HTTP_PATCHES = ("early-writes", "joined-heads")
 ALL_PATCHES = (*ENGINE_PATCHES, *HTTP_PATCHES)

@@ -38,7 +38,12 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, frozen=True, extra="ignore", enable_decoding=False, protected_namespaces=()
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="ignore",
+        enable_decoding=False,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     model: str = Field("builtin:news-classifier", min_length=1, description="PATH, REPO or builtin:NAME")
@@ -55,7 +60,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="where the engine runs")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer")
     pipeline_parallel_size: int = Field(1, ge=1, description="groups of GPUs that share the layers")
-    max_model_len: int | None = Field(None, ge=1, description="most tokens of prompt and answer; unset: the model's")
+    max_model_len: int | None = Field(None, ge=2, description="most tokens of prompt and answer; unset: the model's")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the GPU memory to use")
     kv_cache_gib: float = Field(1.0, gt=0, description="size of the KV cache on a CPU, in GiB")
     dtype: str = Field("auto", min_length=1, description="auto, bfloat16, float16 or float32")

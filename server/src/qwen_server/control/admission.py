@@ -101,10 +101,11 @@ class Admission:
         self._line: deque[Ticket] = deque()  # have no slot
         self._more: deque[Ticket] = deque()  # have slots and want further turns
         self._present: dict[Ticket, None] = {}  # have not left
+        self._holders = 0  # have slots
         self._load = 0
         self._slot_seconds: float | None = None  # of one turn, on average
         self._starts = asyncio.Lock()
-        self.peak = 0
+        self.peak = 0  # the most requests that had slots at the same time
 
     @property
     def limit(self) -> int:
@@ -197,6 +198,7 @@ class Admission:
             self._observe(turn)
         ticket.has_left = True
         del self._present[ticket]
+        self._holders -= bool(ticket.turns)
         self._load -= sum(turn.weight for turn in ticket.turns)
         if ticket.queued:
             self._unqueue(ticket)
@@ -264,6 +266,7 @@ class Admission:
             return
         del ticket.turns[turn]
         self._load -= turn.weight
+        self._holders -= not ticket.turns
         if ticket.queued and not ticket.turns:
             self._more.remove(ticket)
             self._line.append(ticket)
@@ -284,9 +287,10 @@ class Admission:
 
     def _grant(self, ticket: Ticket) -> None:
         turn = _Turn(self._clock(), ticket.weight)
+        self._holders += not ticket.turns
         ticket.turns[turn] = None
         self._load += turn.weight
-        self.peak = max(self.peak, self.running)
+        self.peak = max(self.peak, self._holders)
         if ticket.granted is None:
             ticket.granted = turn.granted
             if ticket.first is not None and not ticket.first.done():

@@ -29,6 +29,7 @@ _MIN_ERROR_SAMPLE = 20
 _READY_FACTOR = 4  # level 1 readiness reacts far above the alert threshold, if the operator has not
 _LIVE_FACTOR = 5
 _LIVE_MIN_SECONDS = 300.0  # vLLM's multiprocess executor kills a hung step after 300 s
+_WORKING_SECONDS = 5.0  # an engine that makes a token less often is as good as hung
 _FIRST_RUNNING, _FIRST_WAITING = 3, 10  # the limits of `auto` until the engine is ready
 _FIRST_PROMPT_TOKENS = 256  # the assumption of `auto` until requests have finished
 
@@ -78,6 +79,7 @@ class Service:
         self._given_gpu = gpu
         self._adopt_device("cuda" if settings.device == "cuda" else "cpu")
         self._engine_known = False
+        self._worked_at: float | None = None
         self._failing: set[int] = set()  # the parts of the ticker that failed at the last tick
 
     @property
@@ -107,6 +109,13 @@ class Service:
             return True
         limit = max(_LIVE_MIN_SECONDS, _LIVE_FACTOR * self._hung_threshold())
         return self.lifecycle.state != "dead" and hung_seconds(self.engine.vitals(), self.clock()) <= limit
+
+    def works(self) -> bool:
+        """Whether the engine has just made tokens: whoever waits too long waits for its work.
+
+        This is the state at the latest tick, before a deadline took its requests away.
+        """
+        return self._worked_at is not None and self.clock() - self._worked_at < TICK_SECONDS + _LATE_SECONDS
 
     def refusal(self) -> Refusal | None:
         """Returns why new requests are refused now; None if they may enter admission."""
@@ -211,7 +220,8 @@ class Service:
 
         A part that fails does not keep the others from their work. Its error is logged once.
         """
-        parts = (self._adopt_engine, self._poll_alerts_file, *self._reloads, self._resize, self.evaluate)
+        watches = (self._adopt_engine, self._watch_work, self._poll_alerts_file)
+        parts = (*watches, *self._reloads, self._resize, self.evaluate)
         for number, part in enumerate(parts):
             try:
                 part()
@@ -231,6 +241,12 @@ class Service:
             if self.gpu is not guessed:
                 guessed.stop()
             self.gpu.start()
+
+    def _watch_work(self) -> None:
+        vitals, now = self.engine.vitals(), self.clock()
+        recent = vitals.last_token_at is not None and now - vitals.last_token_at < _WORKING_SECONDS
+        if vitals.state == "ready" and vitals.unfinished and recent:
+            self._worked_at = now
 
     def _poll_alerts_file(self) -> None:
         self._alerts_file.poll()

@@ -56,6 +56,12 @@ class HttpError(Exception):
         error = self.body.get("error")
         return str(error.get("message")) if isinstance(error, Mapping) else str(error)
 
+    @property
+    def param(self) -> str | None:
+        """The place of the parameter that is wrong, if the error names one."""
+        error = self.body.get("error")
+        return error.get("param") if isinstance(error, Mapping) else None
+
 
 class ClientDisconnectedError(Exception):
     """The client disconnected before its answer was complete."""

@@ -18,6 +18,7 @@ from qwen_server.observe.request_figures import RequestRecord
 
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 CLIENT_CLOSED_REQUEST = 499  # nginx's code, for the log only: the client is gone
+_PARAMETER = re.compile(r"\w+(\[\d+\])*")
 _QUIET = ("/health", "/metrics", "/api/v1/metrics", "/prometheus/metrics", "/stats")
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ class Surroundings:
 
     def _log_request(self, scope: Scope, record: RequestRecord, status: int, span: RequestSpan | None) -> None:
         path = scope["path"]
-        level = logging.DEBUG if path.startswith(_QUIET) else logging.INFO
+        # A mistake in the setup of a probe or scrape, such as a missing key, is not quiet.
+        quiet = path.startswith(_QUIET) and not 400 <= status < 500
+        level = logging.DEBUG if quiet else logging.INFO
         if not _log.isEnabledFor(level):
             return
         seconds = self._service.clock() - record.arrival
@@ -101,6 +104,7 @@ class Surroundings:
         if record.outcome is not None:
             fields["outcome"] = record.outcome
             fields["error"] = record.error
+            fields["param"] = _without_names(record.param)
             fields["prompt_tokens"] = record.prompt_tokens
             fields["completion_tokens"] = record.output_tokens
             fields["ttft_seconds"] = _rounded(record.ttft)
@@ -113,6 +117,12 @@ class Surroundings:
         details = " ".join(f"{name}={value}" for name, value in fields.items())
         fields |= {"method": scope["method"], "path": path[:200]}
         _log.log(level, "%s %r %s", scope["method"], path[:200], details, extra=fields)
+
+
+def _without_names(place: str | None) -> str | None:
+    """The parameter at the top of the body, with its index. The client may have chosen the rest."""
+    found = _PARAMETER.match(place) if place else None
+    return found[0] if found else None
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -57,7 +57,8 @@ class RequestRecord:
     """The times (seconds of the monotonic clock) and token counts of a request while it is served.
 
     A request with `generates` False, such as a tokenization, is counted but enters no statistics
-    about generation. `prompt_tokens` is the sum over its `prompts`.
+    about generation. `prompt_tokens` is the sum over its `prompts`. `param` is the place of a
+    client's mistake in the body.
     """
 
     request_id: str
@@ -72,6 +73,7 @@ class RequestRecord:
     output_tokens: int = 0
     outcome: Outcome | None = None
     error: str | None = None
+    param: str | None = None
 
     @property
     def queue_wait(self) -> float | None:
@@ -242,15 +244,19 @@ class RequestFigures:
             self.inter_token.observe((now - record.last_token) * choices / intervals, intervals)
         record.last_token = now
 
-    def finish(self, record: RequestRecord, outcome: Outcome, error: str | None = None) -> None:
-        """Records the end of an accepted request. `error` is the reason of a failure or refusal."""
+    def finish(self, record: RequestRecord, outcome: Outcome, error: str | None = None, *, judged: bool = True) -> None:
+        """Records the end of an accepted request. `error` is the reason of a failure or refusal.
+
+        A failure that says nothing about the health of the server is not `judged`: it is counted,
+        but not among the recent errors.
+        """
         self.in_progress -= 1
         now = self._clock()
         record.finished = now
         self._count(record, outcome, error)
         if record.queue_wait is not None:
             self.queue_wait.observe(record.queue_wait)
-        if outcome in ("successful", "failed"):
+        if judged and outcome in ("successful", "failed"):
             if not self._recent or now - self._recent[-1].begins >= _RECENT_SECONDS:
                 self._recent.append(_Recent(now))
             self._recent[-1].ended += 1
@@ -261,7 +267,8 @@ class RequestFigures:
     def turn_away(self, record: RequestRecord, outcome: Literal["refused", "rejected"], reason: str) -> None:
         """Records a request that was not accepted.
 
-        It was `refused` because of load or state, or `rejected` because of a client error.
+        It was `refused` because of load or state, or `rejected` because of a client error, or
+        because its client left.
         """
         self._count(record, outcome, reason)
 
@@ -275,7 +282,10 @@ class RequestFigures:
         return self._summary[1]
 
     def recent_errors(self) -> tuple[int, int]:
-        """Returns how many requests ended in the last minute, and how many of them failed."""
+        """Returns how many requests ended in the last minute, and how many of them failed.
+
+        Both are without those that were not judged.
+        """
         horizon = self._clock() - ERROR_WINDOW_SECONDS
         while self._recent and self._recent[0].begins < horizon:
             self._recent.popleft()

@@ -22,6 +22,8 @@ from qwen_server.http.error_bodies import HttpError, client_error, invalid
 
 _GENERATING: Final[tuple[Kind, ...]] = ("chat", "completion", "responses", "messages")
 
+_MOST_OF_A_NAME: Final = 64  # characters, in the place of an error
+
 # The errors of pydantic that a declaration can cause, in the API's words.
 _TEXTS: Final = {
     "missing": "is required",
@@ -152,7 +154,8 @@ def _place(steps: tuple[int | str, ...]) -> str:
         if isinstance(step, int):
             place += f"[{step}]"
         elif not step.startswith(TAG):
-            place += f".{step}" if place else step
+            name = step[:_MOST_OF_A_NAME]  # the client may have chosen it
+            place += f".{name}" if place else name
     return place
 
 

@@ -1,8 +1,8 @@
 """The parts of declarations: checks of objects, bounds and error texts.
 
 An error names the parameter by its place in the body, and `Must` ends that place: whatever is wrong
-inside is an error of the whole. In a union the first member's error counts, so that the usual
-member comes first.
+inside is an error of the whole, or of one entry. In a union the first member's error counts, so
+that the usual member comes first.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import (
     Discriminator,
     Field,
     GetCoreSchemaHandler,
+    ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     with_config,
@@ -41,14 +42,50 @@ declared = with_config(ConfigDict(strict=True, json_schema_extra={"additionalPro
 
 @dataclass(frozen=True, slots=True)
 class Must:
-    """One text for whatever is wrong with a value: `<parameter> must <text>`."""
+    """One text for whatever is wrong with a value: `<parameter> must <text>`.
+
+    If only an entry of an array or object is wrong, `entry` is the text, and the place names the
+    entry. `key` is the text for a wrong name in an object.
+    """
 
     text: str
+    entry: str | None = None
+    key: str | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.custom_error_schema(
-            handler(source), custom_error_type="refused", custom_error_message=f"must {self.text}"
-        )
+        inner = handler(source)
+        if self.entry is None:
+            return core_schema.custom_error_schema(
+                inner, custom_error_type="refused", custom_error_message=f"must {self.text}"
+            )
+        return core_schema.no_info_wrap_validator_function(self._check, inner)
+
+    def _check(self, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_context=False, include_input=False):
+                entry = _entry_of(value, detail["loc"])
+                if entry is not None:
+                    text = self.key if detail["loc"][-1] == _KEY else self.entry
+                    raise error_at(entry, f"must {text or self.entry}", value) from None
+            raise PydanticCustomError("refused", "must {text}", {"text": self.text}) from None
+
+
+_KEY: Final = "[key]"  # pydantic's last step to a wrong name in an object
+
+
+def _entry_of(value: Any, steps: Sequence[int | str]) -> int | str | None:
+    """The index or name of the entry of `value` that pydantic blames; None for the whole."""
+    if isinstance(value, list):
+        return next((step for step in steps if isinstance(step, int)), None)
+    return next((step for step in steps if step in value), None) if isinstance(value, dict) else None
+
+
+def error_at(entry: int | str, text: str, value: Any) -> ValidationError:
+    """The error of one entry of an array or object."""
+    refusal = PydanticCustomError("refused", "{text}", {"text": text})
+    return ValidationError.from_exception_data("body", [{"type": refusal, "loc": (entry,), "input": value}])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +128,18 @@ class TokenArray:
         return core_schema.no_info_plain_validator_function(self._check, json_schema_input_schema=described)
 
     def _check(self, value: Any) -> Any:
-        if not isinstance(value, list) or len(value) < self.least or not (are_tokens(value) or not value):
-            raise PydanticCustomError("refused", "must be an array of token ids")
+        if not isinstance(value, list) or len(value) < self.least:
+            raise PydanticCustomError("refused", "must be {what} of token ids", {"what": self._what})
         if self.most is not None and len(value) > self.most:
             raise too_many(value, self.most)
+        if value and not are_tokens(value):
+            wrong = next(index for index, entry in enumerate(value) if not are_tokens([entry]))
+            raise error_at(wrong, "must be a token id", value)
         return value
+
+    @property
+    def _what(self) -> str:
+        return "a non-empty array" if self.least else "an array"
 
 
 def _lengths(least: int, most: int | None) -> dict[str, int]:

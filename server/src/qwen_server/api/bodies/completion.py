@@ -17,10 +17,8 @@ _PROMPT = Must("be a string or a non-empty array of strings, of token ids, or of
 
 def _kind_of_prompt(prompt: Any) -> str:
     """The kind of the first entry counts, so that an error names the entry that differs."""
-    if not isinstance(prompt, list):
-        return "=text"
-    first = prompt[0] if prompt else None
-    return "=texts" if isinstance(first, str) else "=arrays" if isinstance(first, list) else "=tokens"
+    first = prompt[0] if isinstance(prompt, list) and prompt else None
+    return {str: "=texts", list: "=arrays", int: "=tokens"}.get(type(first), "=text")
 
 
 @declared
@@ -31,7 +29,7 @@ class CompletionRequest(Sampling, total=False):
         Annotated[
             Annotated[str, _PROMPT, Tag("=text")]
             | Annotated[list[str], Entries(least=1), Tag("=texts")]
-            | Annotated[Tokens, _PROMPT, Tag("=tokens")]
+            | Annotated[Tokens, Tag("=tokens")]
             | Annotated[list[Tokens], Entries(least=1), Tag("=arrays")],
             Discriminator(_kind_of_prompt),
             Field(description="a text, texts, token ids, or several of those"),

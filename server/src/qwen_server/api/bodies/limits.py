@@ -87,7 +87,7 @@ class Limits:
         """Raises HttpError 400 if a request asks for too many answers in total."""
         if prompts * n > self._sequences:
             asked = f"{prompts} prompts with n={n}" if prompts > 1 else f"n={n}"
-            text = f"{asked} ask for {prompts * n} answers; the limit of a request is {self._sequences}"
+            text = f"{asked} ask for {prompts * n} answers; the limit is {self._sequences} (set by --max-sequences)"
             raise invalid(text, "n" if n > 1 else "prompt")
 
     def describe(self, schema: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ class MessagesRequest(CountTokensRequest, total=False):
     top_k: TopK
     stop_sequences: Annotated[
         StopTexts | None,
-        Must("be an array of strings, each of 1 to 1024 characters"),
+        Must("be an array of strings, each of 1 to 1024 characters", "be a string of 1 to 1024 characters"),
         Field(description="strings that end the answer"),
     ]
     stream: Stream

@@ -196,7 +196,7 @@ class ResponsesRequest(Decoding, total=False):
     chat_template_kwargs: TemplateKwargs
     metadata: Annotated[
         Annotated[dict[str, str], Entries(16)] | None,
-        Must("be an object of at most 16 strings"),
+        Must("be an object of at most 16 strings", "be a string"),
         Field(description="returned as it is"),
     ]
     user: str | None

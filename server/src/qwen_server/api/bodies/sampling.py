@@ -117,12 +117,12 @@ class Decoding(TypedDict, total=False):
     seed: Annotated[Int64 | None, Field(description="the same seed and request give the same answer")]
     stop: Annotated[
         StopText | StopTexts | None,
-        Must("be a string or an array of strings, each of 1 to 1024 characters"),
+        Must("be a string or an array of strings, each of 1 to 1024 characters", "be a string of 1 to 1024 characters"),
         Field(description="strings that end the answer"),
     ]
     stop_token_ids: Annotated[
         Annotated[list[TokenId], TokenArray(MAX_VALUES, least=0)] | None,
-        Must(f"be an array of at most {MAX_VALUES} token ids"),
+        Must(f"be an array of at most {MAX_VALUES} token ids", "be a token id"),
     ]
     include_stop_str_in_output: Annotated[bool | None, Field(description="keep the stop string in the answer")]
     logit_bias: Annotated[
@@ -132,7 +132,11 @@ class Decoding(TypedDict, total=False):
             Field(json_schema_extra={"additionalProperties": False}),
         ]
         | None,
-        Must(f"be an object of at most {MAX_VALUES} numbers between -100 and 100 by token id"),
+        Must(
+            f"be an object of at most {MAX_VALUES} numbers between -100 and 100 by token id",
+            entry="be a number between -100 and 100",
+            key="have the name of a token id",
+        ),
         Field(description="added to the logits of token ids"),
     ]
     ignore_eos: Annotated[bool | None, Field(description="generate up to max_tokens")]
@@ -156,12 +160,15 @@ class Sampling(Decoding, total=False):
     n: Annotated[int | None, Field(description="answers to each prompt; each counts as a request in the queue")]
     allowed_token_ids: Annotated[
         Annotated[list[TokenId], TokenArray()] | None,
-        Must("be a non-empty array of token ids"),
+        Must("be a non-empty array of token ids", "be a token id"),
         Field(description="the only tokens to choose from"),
     ]
     bad_words: Annotated[
         Annotated[list[BadWord], Entries(MAX_BAD_WORDS)] | None,
-        Must(f"be an array of at most {MAX_BAD_WORDS} strings, each of 1 to 128 characters"),
+        Must(
+            f"be an array of at most {MAX_BAD_WORDS} strings, each of 1 to 128 characters",
+            "be a string of 1 to 128 characters",
+        ),
         Field(description="words that the answer does not hold"),
     ]
     stream_options: Annotated[StreamOptions | None, Field(description="has an effect only with stream")]

@@ -118,3 +118,10 @@ def one_line(text: str) -> str:
     if _NO_MEMORY.search(flat) and "out of memory" not in flat.lower():
         flat = f"out of memory: {flat}"
     return flat if len(flat) <= _CAUSE_LENGTH else flat[: _CAUSE_LENGTH - 3] + "..."
+
+
+def with_flag(cause: str, device: str) -> str:
+    """The cause, with the server's flag where vLLM names an argument that does nothing here."""
+    if "gpu_memory_utilization" in cause and device != "cuda":
+        return f"{cause} (on a CPU: --kv-cache-gib)"
+    return cause

@@ -21,6 +21,7 @@ from qwen_server.engine.vllm.grammars.params import Grammars
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapped
+from qwen_server.engine.vllm.patches.token_loop import TOKEN_LOOP, loop_tokens
 from qwen_server.engine.vllm.prompt_streams import PromptStreams
 from qwen_server.observe.tracing import current_headers
 
@@ -73,6 +74,8 @@ class EngineProxy:
         self._grammars = grammars
         self._generate: Callable[..., AsyncGenerator[RequestOutput, None]] = llm.generate
         self._processor = install(llm) if patches.use(OUTPUT_TAP) else None
+        if patches.use(TOKEN_LOOP) and self._processor is not None:
+            loop_tokens(self._processor)
         self._heartbeat = heartbeat
         self._traced = llm.observability_config.otlp_traces_endpoint is not None
 

@@ -7,19 +7,23 @@ from contextlib import aclosing
 from copy import copy
 from typing import Any
 
-from pydantic import PrivateAttr
+from pydantic import BaseModel, PrivateAttr
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 from vllm.sampling_params import SamplingParams
 
 
-class CompletionOfPrompts(CompletionRequest):
+class _Remembering(BaseModel):
+    """A request that keeps the sampling parameters it has made, by their `max_tokens`."""
+
+    _made: dict[int, SamplingParams] = PrivateAttr(default_factory=dict)
+
+
+class CompletionOfPrompts(_Remembering, CompletionRequest):
     """vLLM's request. Its prompts share what is expensive in the sampling parameters.
 
     vLLM makes them for each prompt at once, in the event loop, and 1,024 biases take a millisecond.
     """
-
-    _made: dict[int, SamplingParams] = PrivateAttr(default_factory=dict)
 
     def to_sampling_params(self, max_tokens: int, default_sampling_params: dict[str, Any]) -> SamplingParams:
         """The parameters of one prompt. vLLM itself copies them in the same way for its choices."""

@@ -52,12 +52,14 @@ class FastPath:
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """Renders and tokenizes a conversation with vLLM's renderer, which uses threads."""
         with translated("messages", self._death_cause, body):
-            request = ChatCompletionRequest.model_validate(self._identified(body, request_id))
+            fields = self._identified(body, request_id)
+            request = ChatCompletionRequest.model_validate(fields)
             result = await self._parts.plain.render_chat(request)
             if isinstance(result, ErrorResponse):
                 raise of_response(result, "messages")
-            request_limit = request.max_completion_tokens or request.max_tokens
-            work = await self._work(request, "messages", result[1], request_limit)
+            # Not from the request: pydantic warns at each access to a deprecated field.
+            limit = fields.get("max_completion_tokens") or fields.get("max_tokens")
+            work = await self._work(request, "messages", result[1], limit)
         return _prepared(work, len(result[1]), request_id, arrival)
 
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:

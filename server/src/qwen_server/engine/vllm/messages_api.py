@@ -36,16 +36,16 @@ class _Serving(WholeCallsChat, AnthropicServingMessages):
     """
 
     @classmethod
-    def to_chat_completion_request(cls, anthropic_request: Any, **options: Any) -> ChatCompletionRequest:
-        """The conversion that `convert` has made in a thread, if there is one."""
-        usual = options.get("disabled_thinking_effort", "none") == "none"
-        kept = anthropic_request.take() if usual else None
-        return kept or super().to_chat_completion_request(anthropic_request, **options)
-
-    def convert(self, request: Any) -> Any:
-        """Converts a request to a chat already now. Thousands of messages take long."""
-        request.keep(self.to_chat_completion_request(request, merge_inline_system=self._merge_inline_system))
-        return request
+    def to_chat_completion_request(
+        cls, anthropic_request: Any, *, merge_inline_system: bool = False, disabled_thinking_effort: Any = "none"
+    ) -> ChatCompletionRequest:
+        """The conversion that `_converted` has made in a thread, if there is one."""
+        kept = anthropic_request.take() if disabled_thinking_effort == "none" else None
+        return kept or super().to_chat_completion_request(
+            anthropic_request,
+            merge_inline_system=merge_inline_system,
+            disabled_thinking_effort=disabled_thinking_effort,
+        )
 
     async def create_chat_completion(self, request: ChatCompletionRequest, raw_request: Any = None) -> Any:
         result = await super().create_chat_completion(request, raw_request)
@@ -110,16 +110,23 @@ async def _noting_errors(source: AsyncGenerator[Any, None]) -> AsyncGenerator[An
         raise
 
 
+def _converted(serving: _Serving, request: Any) -> Any:
+    """Converts a request to a chat already now, in a thread. Thousands of messages take long."""
+    merge = serving._merge_inline_system  # noqa: SLF001
+    request.keep(serving.to_chat_completion_request(request, merge_inline_system=merge))
+    return request
+
+
 def messages_apis(parts: Parts) -> dict[Kind, Api]:
     """Builds the serving object."""
     serving = _Serving(parts.client, parts.models, "assistant", **parts.serving_options)
 
     def messages(body: dict[str, Any], _: str) -> _Request:
-        made: _Request = serving.convert(_Request.model_validate(_with_switch(body)))
+        made: _Request = _converted(serving, _Request.model_validate(_with_switch(body)))
         return made
 
     def count(body: dict[str, Any], _: str) -> _CountRequest:
-        made: _CountRequest = serving.convert(_CountRequest.model_validate(_with_switch(body)))
+        made: _CountRequest = _converted(serving, _CountRequest.model_validate(_with_switch(body)))
         return made
 
     return {

@@ -26,7 +26,8 @@ _SAMPLING: tuple[Mapping[str, Any], ...] = ({}, {"top_p": 0.9, "top_k": 20}, {"t
 async def warm_up(fast: FastPath, reference: ReferencePath) -> None:
     """Runs requests over both paths. They do not count in any metric.
 
-    A model without a chat template rejects chats. This is not an error.
+    A model without a chat template rejects chats, and one with a very short context rejects more.
+    This is not an error.
     """
     started = time.monotonic()
     for kind, body in _bodies():
@@ -40,7 +41,10 @@ async def warm_up(fast: FastPath, reference: ReferencePath) -> None:
         async with aclosing(fast.generate(prepared)) as outputs:
             async for _ in outputs:
                 pass
-    await reference.answer("completion", {**_COMPLETION, "logprobs": 1}, "warm-up", time.monotonic(), _ignore)
+    try:
+        await reference.answer("completion", {**_COMPLETION, "logprobs": 1}, "warm-up", time.monotonic(), _ignore)
+    except InvalidRequestError as error:
+        _log.warning("warm-up: %s", error)
     _log.info("warmed up the engine in %.1f s", time.monotonic() - started)
 
 

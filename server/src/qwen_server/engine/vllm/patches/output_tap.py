@@ -48,16 +48,23 @@ class TappedState(RequestState):
 
     tap: Tap
 
+    def _takes(self) -> bool:
+        """Whether the tap accepts the next text. Not while the queue holds older text."""
+        return self.queue.output is None and self.tap.ready()
+
+    def _offer(self, text: str, tokens: int) -> None:
+        """Gives new text to the tap. Its error becomes the request's."""
+        try:
+            self.tap.take(text, tokens)
+        except Exception as error:  # noqa: BLE001 - one request's error must not stop the handler of all
+            self.queue.put(error)
+
     def make_request_output(
         self, new_token_ids: list[int], pooling_output: Any, finish_reason: Any, *rest: Any, **options: Any
     ) -> Any:
         """vLLM's method. None means that nothing goes into the request's queue."""
-        queue = self.queue
-        if finish_reason is None and queue.output is None and self.tap.ready():
-            try:
-                self.tap.take(self.detokenizer.get_next_output_text(False, True), len(new_token_ids))
-            except Exception as error:  # noqa: BLE001 - one request's error must not stop the handler of all
-                queue.put(error)
+        if finish_reason is None and self._takes():
+            self._offer(self.detokenizer.get_next_output_text(False, True), len(new_token_ids))
             return None
         return super().make_request_output(new_token_ids, pooling_output, finish_reason, *rest, **options)
 

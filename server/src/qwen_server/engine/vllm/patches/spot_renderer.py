@@ -4,6 +4,9 @@ vLLM's renderer uses four tasks and two handovers to a thread for each prompt. A
 than rendering a short prompt, and its thread waits for the GIL while the event loop is busy. The
 result is the same, because vLLM has a synchronous variant of each method.
 
+transformers takes longer to call the tokenizer and to look up the end-of-sequence token than the
+tokenizer itself, so these renderers call the tokenizer directly, and look the token up once.
+
 vLLM reads the messages of a conversation in the event loop. Thousands of them would hold up all
 other requests, so they are read in the thread that renders them.
 """
@@ -16,7 +19,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
-from vllm.renderers import ChatParams
+from vllm.renderers import ChatParams, TokenizeParams
 from vllm.renderers.base import BaseRenderer
 from vllm.tokenizers.hf import ThreadSafeHFTokenizerMixin
 
@@ -26,6 +29,8 @@ from qwen_server.config.patches import Patch, absent, changed_parameters
 SHORT_CHARACTERS = 1024
 _CHARACTERS_AROUND = 64  # the cost of an empty message or prompt
 _TEMPLATE_ARGUMENTS = 16
+# Shows whether the tokenizer gives the same tokens when it is called without transformers.
+_SAMPLE = " Hello,  world!\n\t<|im_start|>user\n你好，１２３ e\u0301🙂<|im_end|></s>"
 _MANY_PARTS = 256  # messages and parts, each of which takes 20 to 50 us
 
 
@@ -34,7 +39,11 @@ def _missing() -> Iterator[str]:
         yield from changed_parameters(render, "self", "conversations", "chat_params", "tok_params")
     for render in (BaseRenderer.render_cmpl, BaseRenderer.render_cmpl_async):
         yield from changed_parameters(render, "self", "prompts", "tok_params")
-    yield from absent(BaseRenderer, "_executor", "mm_processor", "tokenizer")
+    yield from changed_parameters(BaseRenderer._tokenize_prompt, "self", "prompt", "params")  # noqa: SLF001
+    yield from changed_parameters(BaseRenderer._build_tokens_prompt, "token_ids", "prompt")  # noqa: SLF001
+    yield from changed_parameters(BaseRenderer._wants_offsets, "self", "prompt", "params")  # noqa: SLF001
+    yield from absent(BaseRenderer, "_executor", "get_eos_token_id", "mm_processor", "tokenizer")
+    yield from absent(TokenizeParams, "get_encode_kwargs")
     yield from absent(ChatParams, "chat_template_kwargs")
 
 
@@ -47,7 +56,26 @@ SPOT_RENDERER: Final = Patch(
 
 
 class SpotRenderer(BaseRenderer[Any]):
-    """The class that `render_on_the_spot` adds to a renderer's own class."""
+    """The class that `render_on_the_spot` adds to a renderer's own class.
+
+    direct: the tokenizer below transformers; None if it does not give the same tokens.
+    """
+
+    direct: Any = None
+    eos_token_id: int | None = None
+
+    def get_eos_token_id(self) -> int | None:
+        """The ID of the end-of-sequence token."""
+        return self.eos_token_id
+
+    def _tokenize_prompt(self, prompt: Any, params: Any) -> Any:
+        if self.direct is None or self._wants_offsets(prompt, params):
+            return super()._tokenize_prompt(prompt, params)
+        options = params.get_encode_kwargs()
+        token_ids = self.direct.encode(prompt["prompt"], add_special_tokens=options["add_special_tokens"]).ids
+        if options["truncation"] and len(token_ids) > options["max_length"]:
+            return super()._tokenize_prompt(prompt, params)
+        return self._build_tokens_prompt(token_ids, prompt)
 
     async def render_chat_async(
         self, conversations: Sequence[Any], chat_params: Any, tok_params: Any = None, **options: Any
@@ -76,7 +104,25 @@ def render_on_the_spot(renderer: Any) -> None:
     """
     if renderer.mm_processor is None and isinstance(renderer.tokenizer, ThreadSafeHFTokenizerMixin):
         own = type(renderer)
+        eos_token_id = renderer.get_eos_token_id()
+        renderer.direct = _direct(renderer.tokenizer)
+        renderer.eos_token_id = eos_token_id
         renderer.__class__ = type(f"Spot{own.__name__}", (SpotRenderer, own), {})
+
+
+def _direct(tokenizer: Any) -> Any:
+    """The tokenizer below transformers, or None if calling it gives other tokens.
+
+    It is used only for reading: `ThreadSafeHFTokenizerMixin` changes the settings of copies.
+    """
+    backend = getattr(tokenizer, "_tokenizer", None)
+    if backend is None or backend.truncation is not None or backend.padding is not None:
+        return None
+    for special in (False, True):
+        expected = tokenizer(_SAMPLE, add_special_tokens=special)["input_ids"]
+        if backend.encode(_SAMPLE, add_special_tokens=special).ids != expected:
+            return None
+    return backend
 
 
 def _has_many_parts(conversation: Sequence[Any]) -> bool:

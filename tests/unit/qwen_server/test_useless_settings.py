@@ -1,0 +1,60 @@
+"""Settings that have no effect are named, and numbers that no setting can use are refused."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from qwen_server.config.command_line import load_settings, useless_settings
+from qwen_server.config.settings import ConfigurationError
+from qwen_server.runner import listen
+from tests.unit.qwen_server.serving import make_settings
+
+
+def test_a_misspelled_variable_is_named_with_the_setting_that_was_meant() -> None:
+    names = ["HOME", "QWEN_MAX_QUEUE_SIZ", "QWEN_PORT", "qwen_max_stops", "QWEN_API_KEYS", "QWEN_TYPO"]
+    assert list(useless_settings(make_settings(), names)) == [
+        "the environment variable QWEN_MAX_QUEUE_SIZ is not a setting and has no effect; "
+        "did you mean QWEN_MAX_QUEUE_SIZE?",
+        "the environment variable QWEN_TYPO is not a setting and has no effect",
+    ]
+
+
+def test_variables_that_kubernetes_sets_for_services_are_no_mistakes() -> None:
+    names = ["QWEN_SERVICE_HOST", "QWEN_SERVICE_PORT", "QWEN_SERVICE_PORT_HTTP", "QWEN_NEWS_PORT"]
+    names += ["QWEN_PORT_8000_TCP", "QWEN_NEWS_PORT_8000_TCP_ADDR", "QWEN_NEWS_PORT_8000_TCP_PROTO"]
+    assert list(useless_settings(make_settings(), names)) == []
+
+
+def test_what_protects_nothing_is_named() -> None:
+    (line,) = useless_settings(make_settings(protect_metrics=True), [])
+    assert line.startswith("--protect-metrics has no effect without API keys")
+    assert not list(useless_settings(make_settings(protect_metrics=True, api_keys_dir=Path("/keys")), []))
+    assert not list(useless_settings(make_settings(protect_docs=True, api_keys="k"), []))
+
+
+@pytest.mark.parametrize("flag", ["kv-cache-gib", "max-temperature", "min-temperature", "default-temperature"])
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_number_is_finite(flag: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--{flag} "):
+        load_settings([f"--{flag}={value}"])
+
+
+def test_an_endless_duration_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="--queue-timeout"):
+        load_settings(["--queue-timeout=" + "9" * 400])
+
+
+def test_a_duration_beyond_what_the_kernel_knows_is_the_longest_that_it_knows() -> None:
+    with listen(make_settings(host="127.0.0.1", port=0, keep_alive_timeout="1000h")) as listener:
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == (1 << 31) - 1
+
+
+def test_what_is_a_variable_only_is_not_called_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN_API_KEYS", " ")
+    with pytest.raises(ConfigurationError, match=re.escape("QWEN_API_KEYS: it contains no key")) as refused:
+        load_settings([])
+    assert "--api-keys" not in str(refused.value)
