@@ -240,6 +240,13 @@ RENDERING: tuple[Relied, ...] = (
         "compile_politely",
         ("executor", "_use_async_grammar_compilation"),
     ),
+    Calls("vllm.v1.structured_output:StructuredOutputManager._fill_bitmasks", "Guard.attach", ("batch",)),
+    Calls(
+        "vllm.v1.structured_output:StructuredOutputManager.grammar_bitmask",
+        "Guard.attach",
+        ("requests", "structured_output_request_ids", "scheduled_spec_decode_tokens"),
+    ),
+    Has("vllm.v1.structured_output:StructuredOutputManager", "Guard._give_up", ("_grammar_bitmask",)),
     Calls(
         "vllm.v1.structured_output.backend_types:StructuredOutputBackend.compile_grammar",
         "Compiler",

@@ -22,7 +22,7 @@ class PromptStreams:
         self._streams.append(stream)
 
     def read(self, index: int) -> None:
-        """The stream `index` calls this whenever it goes on. It remembers the task that reads it."""
+        """The stream `index` calls this whenever it goes on. It remembers its reader."""
         self._readers[index] = asyncio.current_task()
 
     async def close(self) -> None:
@@ -31,7 +31,7 @@ class PromptStreams:
         With several prompts, vLLM cancels the tasks that read them, but does not wait for their
         end. A generator that still runs in a task cannot be closed.
         """
-        running = {self._readers.get(index) for index, stream in enumerate(self._streams) if stream.ag_running}
+        running = {self._readers.get(index) for index, stream in enumerate(self._streams) if _runs(stream)}
         tasks = [task for task in running if task is not None and task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -39,3 +39,7 @@ class PromptStreams:
             await asyncio.wait(tasks)
         for stream in self._streams:
             await stream.aclose()
+
+
+def _runs(stream: AsyncGenerator[Any, None]) -> bool:
+    return bool(getattr(stream, "ag_running", False))
