@@ -40,7 +40,7 @@ class Done(NamedTuple):
 
 
 def build_model(folder: Path) -> Path:
-    """Writes a model with a long context that reads the beginnings of messages and the tools' names.
+    """Writes a model with a long context that reads the beginnings of messages and tools' names.
 
     A tiny model gains nothing from an agent's 40,000 tokens of instructions, and would take minutes
     to read them. It reads messages of `WHOLE` characters or more to their end, so that a prompt can
@@ -51,7 +51,10 @@ def build_model(folder: Path) -> Path:
     template = folder / "chat_template.jinja"
     text = template.read_text(encoding="utf-8")
     content = "message.content if message.content is string"
-    for whole, beginning in (("tool | tojson", "tool.function.name"), (content, f"(message.content if message.content | length >= {WHOLE} else message.content[:60]){content[15:]}")):
+    for whole, beginning in (
+        ("tool | tojson", "tool.function.name"),
+        (content, f"(message.content if message.content | length >= {WHOLE} else message.content[:60]){content[15:]}"),
+    ):
         assert whole in text
         text = text.replace(whole, beginning)
     template.write_text(text, encoding="utf-8")

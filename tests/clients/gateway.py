@@ -1,7 +1,7 @@
 """A gateway between a coding agent and the server: it keeps what both say.
 
 The test model cannot call tools by itself. The gateway adds a grammar to the requests of a test's
-choice, so that the model writes what a capable one would.
+choice, so that the model writes what a capable one would. Anthropic's API has no such field.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Gateway(ThreadingHTTPServer):
         """Lets the next request with tools be answered by this call, after the calls before it."""
         self._calls.append((name, arguments))
 
-    def forwarded(self, path: str, body: Any) -> Any:
+    def forwarded(self, body: Any) -> Any:
         """The request body that the server gets."""
         with self._lock:
             if not self._calls or not isinstance(body, dict) or not body.get("tools"):
                 return body
             name, arguments = self._calls.pop(0)
-        return _choosing(body, name, arguments) if "/messages" in path else _writing(body, name, arguments)
+        return _writing(body, name, arguments)
 
     def answers_of(self, path: str) -> list[Exchange]:
         """The exchanges of a path. Fails if one of them was refused."""
@@ -68,18 +68,6 @@ def _writing(body: dict[str, Any], name: str, arguments: dict[str, Any]) -> dict
     return body | {"structured_outputs": {"choice": [f"<tool_call>\n{call}\n</tool_call>"]}}
 
 
-def _choosing(body: dict[str, Any], name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The same for Anthropic's API, which has no field for grammars."""
-    exact = {
-        "type": "object",
-        "properties": {key: {"const": value} for key, value in arguments.items()},
-        "required": list(arguments),
-        "additionalProperties": False,
-    }
-    tools = [tool | {"input_schema": exact} if tool["name"] == name else tool for tool in body["tools"]]
-    return body | {"tools": tools, "tool_choice": {"type": "tool", "name": name}}
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Gateway
@@ -90,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         sent = self.rfile.read(int(self.headers.get("content-length") or 0))
         body = json.loads(sent) if sent else None
-        content = json.dumps(self.server.forwarded(self.path, body)).encode() if sent else b""
+        content = json.dumps(self.server.forwarded(body)).encode() if sent else b""
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
         headers["accept-encoding"] = "identity"
         with self.server.client.stream(self.command, self.path, content=content, headers=headers) as response:
@@ -112,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         return b"".join(chunks).decode()
 
-    do_GET = do_HEAD = do_POST = _forward
+    do_GET = do_HEAD = do_POST = _forward  # noqa: N815
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -51,13 +50,6 @@ def answered(done: Done, gateway: Gateway) -> list[Exchange]:
     return gateway.answers_of("/v1/messages")
 
 
-def results(exchange: Exchange) -> list[dict[str, Any]]:
-    """The results of tools that a request brings."""
-    contents = [message["content"] for message in exchange.body["messages"]]
-    blocks = [block for content in contents if isinstance(content, list) for block in content]
-    return [block for block in blocks if block["type"] == "tool_result"]
-
-
 def test_a_prompt_is_answered(claude: ClaudeCode, gateway: Gateway) -> None:
     (exchange,) = answered(claude("say hello"), gateway)
     assert exchange.body["stream"] is True
@@ -70,28 +62,6 @@ def test_a_conversation_goes_on(claude: ClaudeCode, gateway: Gateway) -> None:
     exchanges = answered(second, gateway)
     assert len(exchanges[-1].body["messages"]) > len(exchanges[0].body["messages"])
     assert first.output.strip() in json.dumps(exchanges[-1].body["messages"], ensure_ascii=False)
-
-
-def test_a_tool_runs_and_its_result_comes_back(claude: ClaudeCode, gateway: Gateway, repository: Path) -> None:
-    gateway.calls("Bash", command="echo forty-two | tee made.txt", description="Write a file")
-    _, second = answered(claude("write a file", "--allowedTools", "Bash"), gateway)
-    assert (repository / "made.txt").read_text() == "forty-two\n"
-    assert "forty-two" in json.dumps(results(second))
-
-
-def test_tools_are_found_by_search(claude: ClaudeCode, gateway: Gateway) -> None:
-    """Most tools are only named until the model searches for them."""
-    gateway.calls("ToolSearch", query="select:WebFetch")
-    exchanges = answered(claude("search"), gateway)
-    assert len(exchanges) == 2
-    assert "WebFetch" in json.dumps(results(exchanges[-1]))
-
-
-def test_a_subagent_asks_for_a_model_by_its_alias(claude: ClaudeCode, gateway: Gateway) -> None:
-    task = {"description": "Say hello", "prompt": "say hello", "subagent_type": "general-purpose"}
-    gateway.calls("Agent", **task, model="haiku", run_in_background=False)
-    exchanges = answered(claude("ask somebody"), gateway)
-    assert any(exchange.body["model"].startswith("claude-haiku") for exchange in exchanges)
 
 
 def test_a_prompt_that_is_too_long_is_understood(claude: ClaudeCode, repository: Path) -> None:

@@ -171,7 +171,10 @@ def test_a_choice_may_name_a_tool_of_a_namespace() -> None:
 @pytest.mark.parametrize("strict", [True, False])
 def test_the_tools_of_a_namespace_are_a_grammar_if_one_is_strict(strict: bool) -> None:
     """Codex has a namespace of tools that are not strict."""
-    functions = [{"type": "function", "name": "f", "strict": False}, {"type": "function", "name": "g", "strict": strict}]
+    functions = [
+        {"type": "function", "name": "f", "strict": False},
+        {"type": "function", "name": "g", "strict": strict},
+    ]
     fields = {"tools": [{"type": "namespace", "name": "n", "tools": functions}]}
     assert bool(grammars_of(fields)) == strict
 
