@@ -7,12 +7,15 @@ installed: the server runs in the development environment.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
+from tests.clients import coding_agents
+from tests.clients.gateway import Gateway, running
 from tests.clients.keys import KEYS, new_key
 from tests.clients.overload import QUEUE, RATE, RUNNING
 from tests.clients.questions import NAME
@@ -49,6 +52,32 @@ def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     ServerProcess.python = str(Settings.from_env().venv / "bin" / "python")
     with ready_server(tmp_path_factory.mktemp("server"), *flags, *limits) as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def agents_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server as the pages for coding agents set it up."""
+    folder = tmp_path_factory.mktemp("agents")
+    (folder / "keys").mkdir()
+    (folder / "keys" / "keys").write_text("\n".join(KEYS))
+    model = coding_agents.build_model(folder / "model")
+    ServerProcess.python = str(Settings.from_env().venv / "bin" / "python")
+    with ready_server(folder, f"--model={model}", f"--api-keys-dir={folder / 'keys'}", *coding_agents.FLAGS) as process:
+        yield process
+
+
+@pytest.fixture
+def gateway(agents_server: ServerProcess) -> Iterator[Gateway]:
+    with running(agents_server.url) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """An empty repository, as agents expect it."""
+    folder = tmp_path / "repository"
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    return folder
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def profile(target: tuple[str, ...], folder: Path, *options: str) -> dict[str, A
     """Runs aiperf with prompts of its own making. Returns the figures that it exports."""
     load = ("--request-count", str(REQUESTS), "--concurrency", "2", "--random-seed", "1")
     prompts = ("--synthetic-input-tokens-mean", "24", "--output-tokens-mean", str(TOKENS))
-    exact = ("--extra-inputs", "ignore_eos:true", "--extra-inputs", f"min_tokens:{TOKENS}")
+    exact = ("--extra-inputs", "ignore_eos:true")
     artifacts = ("--artifact-dir", str(folder / "artifacts"), "--ui", "none")
     run("aiperf", "profile", *target, *load, *prompts, *exact, *artifacts, *options, folder=folder)
     (export,) = (folder / "artifacts").rglob("profile_export_aiperf.json")

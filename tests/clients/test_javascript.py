@@ -25,9 +25,9 @@ CLIENTS = pytest.mark.parametrize("client", ["openai", "ai-sdk"])
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Node looks for packages beside the script."""
     folder = tmp_path_factory.mktemp("js")
-    for file in (SCRIPT, javascript.PINS / "common.mjs"):
+    for file in (SCRIPT, javascript.LIBRARIES.pins / "common.mjs"):
         shutil.copy(file, folder)
-    (folder / "node_modules").symlink_to(javascript.installed(Settings.from_env()) / "node_modules")
+    (folder / "node_modules").symlink_to(javascript.LIBRARIES.installed(Settings.from_env()) / "node_modules")
     return folder
 
 

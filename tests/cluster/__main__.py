@@ -60,7 +60,7 @@ def _deps(settings: Settings, _: Arguments) -> None:
             "Go programs": lambda: builds.ensure(settings, (*builds.FOR_CLUSTER, builds.HELM4)),
             "Prometheus operator's CRDs": lambda: builds.ensure_crds(settings),
             "Python environment": lambda: python_env.ensure_venv(settings),
-            "npm packages": lambda: javascript.ensure(settings),
+            "npm packages": lambda: javascript.LIBRARIES.ensure(settings),
             "base image": lambda: images.ensure_base(settings),
         },
         shell.cancel_all,
@@ -86,7 +86,8 @@ def _clients(settings: Settings, _: Arguments) -> None:
     side_by_side(
         {
             "environment of the client programs": lambda: python_env.ensure_clients(settings),
-            "npm packages": lambda: javascript.ensure(settings),
+            "npm packages": lambda: javascript.LIBRARIES.ensure(settings),
+            "coding agents": lambda: javascript.AGENTS.ensure(settings),
         },
         shell.cancel_all,
     )

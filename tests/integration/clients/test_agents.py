@@ -131,6 +131,23 @@ def test_claude_codes_request_is_served(http: httpx.Client) -> None:
         assert "event: message_stop" in stream.text
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"thinking": {"type": "adaptive", "display": "omitted"}}, {"output_config": {"effort": "high"}}, CLAUDE],
+    ids=["adaptive", "effort", "both"],
+)
+def test_claude_code_gets_an_answer_and_not_a_thought(http: httpx.Client, fields: dict[str, Any]) -> None:
+    """It sends both with every request. Only the type `enabled` turns thinking on."""
+    body: dict[str, Any] = {"max_tokens": 20, "temperature": 0, "messages": [{"role": "user", "content": QUESTION}]}
+    plain = post(http, "/v1/messages", body)
+    asked = {name: fields[name] for name in ("thinking", "output_config") if name in fields}
+    answer = post(http, "/v1/messages", body | asked)
+    assert [block["type"] for block in answer["content"]] == ["text"]
+    assert (answer["content"], answer["usage"]) == (plain["content"], plain["usage"])
+    counted = post(http, "/v1/messages/count_tokens", {"messages": body["messages"]} | asked)
+    assert counted["input_tokens"] == plain["usage"]["input_tokens"]
+
+
 def test_tools_that_run_elsewhere_leave_one_line_in_the_log(server: ServerProcess, http: httpx.Client) -> None:
     body = CLAUDE | {"max_tokens": 5, "tools": [TOOL, SEARCH]}
     plain = post(http, "/v1/messages", body | {"tools": [TOOL]})["usage"]["input_tokens"]

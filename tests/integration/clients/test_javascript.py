@@ -17,18 +17,18 @@ from tests.integration.server_process import ServerProcess
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
-SCRIPTS = sorted(javascript.PINS.glob("*.test.mjs"))
+SCRIPTS = sorted(javascript.LIBRARIES.pins.glob("*.test.mjs"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name.partition(".")[0])
 def test_the_script_passes(server: ServerProcess, no_blanks: dict[str, int], script: Path, tmp_path: Path) -> None:
-    packages = javascript.installed(Settings.from_env()) / "node_modules"
+    packages = javascript.LIBRARIES.installed(Settings.from_env()) / "node_modules"
     node = shutil.which("node")
     assert node, "node is not installed: run `make deps`"
     assert packages.is_dir(), "the JavaScript packages are not installed: run `make deps`"
     # Node looks for packages beside the script.
     shutil.copy(script, tmp_path)
-    shutil.copy(javascript.PINS / "common.mjs", tmp_path)
+    shutil.copy(javascript.LIBRARIES.pins / "common.mjs", tmp_path)
     (tmp_path / "node_modules").symlink_to(packages)
     done = subprocess.run(
         [node, "--test", script.name],

@@ -138,6 +138,47 @@ def test_what_constrains_the_answer_is_a_grammar(fields: dict[str, Any]) -> None
     assert len(grammars_of(fields)) == 1
 
 
+LARGE: dict[str, Any] = {"type": "object", "properties": {"script": {"type": "string", "maxLength": 524_288}}}
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice"),
+    [
+        ([TOOL, {"type": "function", "function": {"name": "g", "parameters": LARGE}}], {"function": {"name": "f"}}),
+        ([{"name": "f"}, {"name": "g", "parameters": LARGE}], {"type": "function", "name": "f"}),
+        ([{"name": "f"}, {"name": "g", "input_schema": LARGE}], {"type": "tool", "name": "f"}),
+    ],
+    ids=["chat", "responses", "messages"],
+)
+def test_only_the_tool_that_a_choice_names_is_a_grammar(tools: list[Any], choice: dict[str, Any]) -> None:
+    """Claude Code has a tool whose text may have 524,288 characters."""
+    bounds = GrammarBounds(make_settings())
+    ((place, grammar),) = grammars_of({"tools": tools, "tool_choice": choice})
+    bounds.check(place, grammar)
+    assert len(grammar) == 1
+    for forced in ("required", {"type": "any"}):
+        ((place, grammar),) = grammars_of({"tools": tools, "tool_choice": forced})
+        with pytest.raises(HttpError):
+            bounds.check(place, grammar)
+
+
+def test_a_choice_may_name_a_tool_of_a_namespace() -> None:
+    namespace = {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f", "parameters": LARGE}]}
+    fields = {"tools": [{"type": "function", "name": "g"}, namespace], "tool_choice": {"type": "function", "name": "f"}}
+    assert grammars_of(fields) == [("tools", [namespace])]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_tools_of_a_namespace_are_a_grammar_if_one_is_strict(strict: bool) -> None:
+    """Codex has a namespace of tools that are not strict."""
+    functions = [
+        {"type": "function", "name": "f", "strict": False},
+        {"type": "function", "name": "g", "strict": strict},
+    ]
+    fields = {"tools": [{"type": "namespace", "name": "n", "tools": functions}]}
+    assert bool(grammars_of(fields)) == strict
+
+
 async def test_a_bound_is_a_setting_and_the_error_names_the_place() -> None:
     async with serve(max_grammar_repeats=10) as served:
         response = await served.chat(structured_outputs={"regex": "a{11}"})

@@ -47,7 +47,7 @@ def _grammars(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield outer if inner is None else f"{outer}.{inner}", value
     tools = fields.get("tools")
     if tools and _forces_calls(fields, tools):
-        yield "tools", tools
+        yield "tools", _chosen(fields.get("tool_choice"), tools) or tools
 
 
 def _forces_calls(fields: Mapping[str, Any], tools: list[Any]) -> bool:
@@ -62,11 +62,32 @@ def _forces_calls(fields: Mapping[str, Any], tools: list[Any]) -> bool:
     return fields.get("parallel_tool_calls") is False or any(_is_strict(tool) for tool in tools)
 
 
+def _chosen(choice: Any, tools: list[Any]) -> list[Any]:
+    """The tool that a choice names: only its parameters become the grammar. Empty if it names none.
+
+    A namespace may contain it.
+    """
+    name = _name(choice)
+    if name is None:
+        return []
+    return [tool for tool in tools if _name(tool) == name or (isinstance(tool, dict) and tool.get("tools"))]
+
+
+def _name(named: Any) -> Any:
+    """The name of a tool or in a choice; chats have it one level deeper."""
+    if not isinstance(named, dict):
+        return None
+    function = named.get("function")
+    return function.get("name") if isinstance(function, dict) else named.get("name")
+
+
 def _is_strict(tool: Any) -> bool:
     if not isinstance(tool, dict):
         return False
-    function = tool.get("function")
-    return bool(tool.get("strict") or (isinstance(function, dict) and function.get("strict")) or tool.get("tools"))
+    function, tools = tool.get("function"), tool.get("tools")
+    if isinstance(tools, list):
+        return any(_is_strict(each) for each in tools)
+    return bool(tool.get("strict") or (isinstance(function, dict) and function.get("strict")))
 
 
 # A value of a grammar, its name in the object around it ("" in an array), its level, and whether it

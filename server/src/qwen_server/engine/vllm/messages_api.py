@@ -147,11 +147,12 @@ def messages_apis(parts: Parts) -> dict[Kind, Api]:
 def _with_switch(body: dict[str, Any]) -> dict[str, Any]:
     """The body with Anthropic's `thinking` translated into a switch for the chat template.
 
-    vLLM maps `thinking` to a reasoning effort, which most templates ignore. With `disabled`, the
-    whole answer would even count as reasoning.
+    Only the type `enabled` turns thinking on. vLLM takes an effort for a switch, too, but agents
+    send one with every request, and a model without much room left would answer with a thought
+    only. With `disabled`, the whole answer would even count as reasoning.
     """
     thinking = body.get("thinking", {}).get("type")
-    if thinking not in ("enabled", "disabled"):
+    if thinking is None and body.get("output_config", {}).get("effort") is None:
         return body
     given = {"enable_thinking": thinking == "enabled"} | body.get("chat_template_kwargs", {})
     rest = {name: value for name, value in body.items() if name != "thinking" or thinking == "enabled"}
