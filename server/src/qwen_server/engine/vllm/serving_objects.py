@@ -17,6 +17,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorInfo, ErrorResponse
 from qwen_server.engine.base import Kind
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.completion_api import CompletionOfPrompts
+from qwen_server.engine.vllm.finish_events import finished_apart
 from qwen_server.engine.vllm.patches.vllm_texts import ERROR_EVENT
 from qwen_server.engine.vllm.thoughts import named_twice, streamed_twice
 
@@ -94,7 +95,7 @@ def _chat_body(result: Any) -> dict[str, Any]:
 
 
 def _chat_events(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-    return streamed_twice(passed_on(source))
+    return streamed_twice(finished_apart(passed_on(source)))
 
 
 def prompt_param_of(api: Api, body: Mapping[str, Any]) -> str:
