@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration import builtin_model
+from tests.integration import builtin_model, long_run
 from tests.integration.load import Load, Plan, Request
 from tests.integration.metrics_sampler import MetricsSampler, alarms, figures, histogram, read
 from tests.integration.server_process import ServerProcess, real_server, stopped, wait_until_gone
@@ -121,10 +121,10 @@ def test_auto_runs_no_more_than_the_scheduler_takes(server: ServerProcess) -> No
 
 
 def test_full_load_raises_no_alarm(server: ServerProcess) -> None:
-    """`make soak MINUTES=30` extends it."""
+    """`make soak MINUTES=30` extends it, and checks that neither memory nor latency grows."""
     load = [Request(PATH, STREAM), Request(PATH, LONG | {"max_tokens": 200}), Request(PATH, STREAM | {"n": 2})]
     plan = Plan(server.port, load, connections=SEQUENCES + 8, seconds=SOAK_SECONDS, pause=0.01)
-    with MetricsSampler(server) as sampler, Load(plan) as clients:
+    with MetricsSampler(server) as sampler, long_run.MemorySampler(server) as memory, Load(plan) as clients:
         answers = clients.answers(SOAK_SECONDS + 60)
         sampler.check()
     # Requests with two choices may leave too few slots for all clients. A refusal is then no
@@ -134,6 +134,8 @@ def test_full_load_raises_no_alarm(server: ServerProcess) -> None:
     assert seen <= {(200, "", True), (503, "", True)}
     assert any(sample["requests"]["waiting"] >= 4 for sample in sampler.samples)
     print(f"{len(answers)} answers, {len(sampler.samples)} samples")
+    if SOAK_SECONDS > long_run.LEAST_SECONDS:
+        long_run.check(memory.samples, answers)
 
 
 def test_steps_of_nearly_the_threshold_raise_no_alarm(server: ServerProcess) -> None:
