@@ -2,13 +2,21 @@
 
 Each of them is close to a limit of its API. None asks for a long answer: what it costs the engine
 is the queue's business. What counts is how long the event loop is silent for everybody else.
+
+`python -m tests.integration.hostile_bodies PORT` prints a table of it for the server on that port.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
+
+import httpx
+
+from tests.integration.silence import Watch
 
 _MIB: Final = 1 << 20
 _ROOM: Final = 4 * _MIB - 4096  # of the default --max-body-bytes, less the rest of the body
@@ -241,3 +249,22 @@ def bodies() -> Mapping[str, tuple[str, Callable[[], bytes]]]:
     for name, path, raw in _raw():
         add(name, path, raw)
     return made
+
+
+def _print_table(port: int) -> None:
+    print("| request | status | longest silence, ms |\n| --- | --- | --: |")
+    with Watch(port) as watch, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as http:
+        print(f"| none, for two seconds | | {1000 * watch.during(lambda: time.sleep(2)):.0f} |")
+        for name, (path, body) in bodies().items():
+            content, statuses = body(), set[int]()
+
+            def ask(path: str = path, content: bytes = content, statuses: set[int] = statuses) -> None:
+                headers = {"content-type": "application/json"}
+                statuses.add(http.post(path, content=content, headers=headers).status_code)
+
+            silence = min(watch.during(ask) for _ in range(3))
+            print(f"| {name} | {', '.join(map(str, sorted(statuses)))} | {1000 * silence:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    _print_table(int(sys.argv[1]))

@@ -56,7 +56,7 @@ def test_anthropics_thoughts_become_the_templates_switch() -> None:
     body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 4096}
     for thinking, switch, budget in (
         (None, None, None),
-        ({"type": "adaptive"}, None, None),
+        ({"type": "adaptive"}, False, None),
         ({"type": "disabled"}, False, None),
         ({"type": "enabled", "budget_tokens": 1024}, True, 1024),
     ):

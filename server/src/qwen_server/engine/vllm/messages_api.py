@@ -155,7 +155,8 @@ def _with_switch(body: dict[str, Any]) -> dict[str, Any]:
     if thinking is None and body.get("output_config", {}).get("effort") is None:
         return body
     given = {"enable_thinking": thinking == "enabled"} | body.get("chat_template_kwargs", {})
-    rest = {name: value for name, value in body.items() if name != "thinking" or thinking == "enabled"}
+    off = thinking in ("adaptive", "disabled")
+    rest = {name: value for name, value in body.items() if not (off and name == "thinking")}
     return rest | {"chat_template_kwargs": given}
 
 
