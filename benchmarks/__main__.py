@@ -35,6 +35,11 @@ def parser() -> argparse.ArgumentParser:
     built.add_argument("--model", default="builtin:news-classifier", help="folder of a model, or builtin:NAME")
     built.add_argument("--max-model-len", type=int, help="the context length (default: the model's own)")
     built.add_argument(
+        "--dtype",
+        default="auto",
+        help="data type of all engines (default auto, the model's); float32 for a CPU without bfloat16 instructions",
+    )
+    built.add_argument(
         "--gpu-memory-utilization",
         type=float,
         default=0.3,
@@ -64,6 +69,7 @@ def main(line: list[str]) -> int:
             options.device,
             gpu_memory_utilization=options.gpu_memory_utilization,
             max_model_len=options.max_model_len,
+            dtype=options.dtype,
             eager=eager,
             extra=tuple(options.engine),
         ),
@@ -90,6 +96,7 @@ def _command_line(options: argparse.Namespace, chosen: list[str]) -> str:
     words = ["python", "-m", "benchmarks", f"--runs={options.runs}", f"--device={options.device}"]
     words += [f"--only={','.join(chosen)}"] if set(chosen) != set(PARTS) else []
     words += [f"--model={options.model.rstrip('/').rsplit('/', 1)[-1]}"]
+    words += [f"--dtype={options.dtype}"] if options.dtype != "auto" else []
     words += [f"--{flag}" for flag in ("quick", "compiled") if getattr(options, flag)]
     return shlex.join([*words, *(["--", *options.engine] if options.engine else [])])
 
