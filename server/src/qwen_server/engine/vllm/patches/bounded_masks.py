@@ -22,6 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from qwen_server.config.patches import Patch, absent, changed_parameters
@@ -170,7 +171,7 @@ class Guard:
                 elif account.rejected or not applied:
                     fill(self_, ((grammar, index, False),))
                 else:
-                    self._measure(attempt, account, lambda: fill(self_, ((grammar, index, True),)))  # noqa: B023
+                    self._measure(attempt, account, partial(fill, self_, ((grammar, index, True),)))
 
         def grammar_bitmask(
             self_: Any, requests: Mapping[str, Any], ids: Sequence[str], drafts: Mapping[str, Any]
