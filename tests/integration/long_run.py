@@ -6,9 +6,9 @@ import statistics
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple, Self
 
+from benchmarks.procfs import memory_of
 from qwen_server.observe.request_figures import percentile
 from tests.integration.load import Answer
 from tests.integration.server_process import ServerProcess
@@ -78,7 +78,6 @@ def _windows(values: Iterable[tuple[float, float]]) -> tuple[list[float], list[f
 
 def _resident_mib(pid: int) -> float:
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+        return memory_of(pid).rss
     except OSError:
         return 0.0  # a process that has just ended
-    return pages * 4096 / (1 << 20)

@@ -20,3 +20,17 @@ export async function until(condition, milliseconds, what) {
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
+
+// Aborts streams that `open` starts with a signal, until one was running when its first part came:
+// on a busy machine an answer may have ended before this program reads that part.
+export async function abortARunningStream(open) {
+  let seen = 0;
+  for (let attempt = 0; attempt < 20 && seen !== 1; attempt++) {
+    const controller = new AbortController();
+    for await (const _ of await open(controller.signal)) {
+      if (!controller.signal.aborted) seen = await running();
+      controller.abort();
+    }
+  }
+  assert.equal(seen, 1);
+}

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
+from benchmarks.procfs import memory_of
 from tests.unit.qwen_server.bad_requests import Answer, Bad, Connection, corpus
 from tests.unit.qwen_server.serving import Served, serve, until
 from tests.unit.qwen_server.test_lifecycle_of_program import Program
@@ -77,13 +77,6 @@ async def send_all(url: str, requests: Sequence[Bad], connections: int = 4) -> N
     await asyncio.gather(*(send(requests[start::connections]) for start in range(connections)))
 
 
-def resident_bytes(pid: int) -> int:
-    """The memory of a process that is in RAM."""
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), re.MULTILINE)
-    assert found
-    return int(found[1]) * 1024
-
-
 async def test_ten_thousand_bad_requests_leave_no_memory_behind(tmp_path: Path) -> None:
     # What is freed goes back to the system at once, so that what is left is what is held.
     malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
@@ -92,10 +85,10 @@ async def test_ten_thousand_bad_requests_leave_no_memory_behind(tmp_path: Path) 
         await asyncio.to_thread(program.until_ready)
         repeated = [SMALL[index % len(SMALL)] for index in range(10_000)]
         await send_all(program.url, [*repeated[:1000], *LARGE * 3])
-        before = resident_bytes(program.process.pid)
+        before = memory_of(program.process.pid).rss
         await send_all(program.url, [*repeated, *LARGE])
         # The last body may be freed a moment after its answer.
-        await until(lambda: resident_bytes(program.process.pid) <= 1.05 * before)
+        await until(lambda: memory_of(program.process.pid).rss <= 1.05 * before)
         assert program.health() == "ok"
     finally:
         program.process.kill()
