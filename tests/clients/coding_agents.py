@@ -38,6 +38,11 @@ class Done(NamedTuple):
     output: str
     errors: str
 
+    def check_answer(self) -> None:
+        """Fails if the program failed or printed no answer."""
+        assert self.code == 0, self
+        assert self.output.strip(), self
+
 
 def build_model(folder: Path) -> Path:
     """Writes a model with a long context that reads the beginnings of messages and tools' names.

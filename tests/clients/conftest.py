@@ -44,25 +44,32 @@ def no_blanks(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 @pytest.fixture(scope="session")
-def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    keys = tmp_path_factory.mktemp("keys")
-    (keys / "keys").write_text("\n".join(KEYS))
-    flags = (f"--model={model_folder}", f"--served-model-name={NAME}", f"--api-keys-dir={keys}")
-    limits = (f"--max-concurrent-requests={RUNNING}", f"--max-queue-size={QUEUE}", f"--rate-limit={RATE}/second")
+def keys_flag(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("keys")
+    (folder / "keys").write_text("\n".join(KEYS))
+    return f"--api-keys-dir={folder}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _development_environment() -> None:
+    """The servers run in it, and the clients in their own."""
     ServerProcess.python = str(Settings.from_env().venv / "bin" / "python")
+
+
+@pytest.fixture(scope="session")
+def server(model_folder: Path, keys_flag: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    flags = (f"--model={model_folder}", f"--served-model-name={NAME}", keys_flag)
+    limits = (f"--max-concurrent-requests={RUNNING}", f"--max-queue-size={QUEUE}", f"--rate-limit={RATE}/second")
     with ready_server(tmp_path_factory.mktemp("server"), *flags, *limits) as process:
         yield process
 
 
 @pytest.fixture(scope="session")
-def agents_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def agents_server(keys_flag: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server as the pages for coding agents set it up."""
     folder = tmp_path_factory.mktemp("agents")
-    (folder / "keys").mkdir()
-    (folder / "keys" / "keys").write_text("\n".join(KEYS))
     model = coding_agents.build_model(folder / "model")
-    ServerProcess.python = str(Settings.from_env().venv / "bin" / "python")
-    with ready_server(folder, f"--model={model}", f"--api-keys-dir={folder / 'keys'}", *coding_agents.FLAGS) as process:
+    with ready_server(folder, f"--model={model}", keys_flag, *coding_agents.FLAGS) as process:
         yield process
 
 

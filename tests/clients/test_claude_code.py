@@ -45,8 +45,7 @@ def claude(gateway: Gateway, repository: Path, key: str) -> ClaudeCode:
 
 def answered(done: Done, gateway: Gateway) -> list[Exchange]:
     """The requests for messages of a prompt that was answered."""
-    assert done.code == 0, done
-    assert done.output.strip(), done
+    done.check_answer()
     return gateway.answers_of("/v1/messages")
 
 

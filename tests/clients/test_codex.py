@@ -46,8 +46,7 @@ def codex(gateway: Gateway, repository: Path, key: str) -> Codex:
 
 
 def answered(done: Done, gateway: Gateway) -> list[Exchange]:
-    assert done.code == 0, done
-    assert done.output.strip(), done
+    done.check_answer()
     return gateway.answers_of("/v1/responses")
 
 

@@ -48,8 +48,7 @@ def opencode(gateway: Gateway, repository: Path, key: str) -> OpenCode:
 
 def answered(done: Done, gateway: Gateway) -> list[Exchange]:
     """The requests with tools of a prompt that was answered; others ask for its title."""
-    assert done.code == 0, done
-    assert done.output.strip(), done
+    done.check_answer()
     return [exchange for exchange in gateway.answers_of("/v1/chat/completions") if exchange.body.get("tools")]
 
 
