@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 
 from qwen_server.engine.vllm.prompt_streams import PromptStreams
+from tests.unit.qwen_server.serving import until
 
 
 class Request:
@@ -16,6 +17,7 @@ class Request:
 
     def __init__(self) -> None:
         self.streams = PromptStreams()
+        self.waiting: list[int] = []  # for a token that never comes
         self.ended: list[int] = []
         self.generators = [self._stream(index) for index in range(3)]
         for generator in self.generators:
@@ -27,6 +29,7 @@ class Request:
             for token in range(2 + index):
                 yield token
                 self.streams.read(index)
+            self.waiting.append(index)
             await asyncio.Event().wait()
         finally:
             await asyncio.sleep(0)  # like the message to the engine that it may stop
@@ -58,7 +61,7 @@ class Request:
 async def test_streams_that_tasks_read_end_with_a_cancelled_request() -> None:
     request = Request()
     serving = asyncio.create_task(request.serve())
-    await asyncio.sleep(0.05)
+    await until(lambda: len(request.waiting) == 3)
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):  # and not a RuntimeError about a running generator
         await serving
