@@ -20,6 +20,7 @@ from benchmarks.context import Context
 from benchmarks.parts import PARTS
 from benchmarks.servers import ROOT, Engine, ServerError
 from qwen_server.config.settings import Settings
+from qwen_server.engine.vllm.data_type import computes_bfloat16_slowly
 
 PAGE = ROOT / "benchmarks" / "README.md"
 
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     built.add_argument(
         "--dtype",
         default="auto",
-        help="data type of all engines (default auto, the model's); float32 for a CPU without bfloat16 instructions",
+        help="data type of all engines (default auto: the model's, but float32 on a CPU without AVX-512)",
     )
     built.add_argument(
         "--gpu-memory-utilization",
@@ -56,6 +57,8 @@ def main(line: list[str]) -> int:
     """Runs the chosen parts. Returns 1 if a part failed; a missed target is only shown."""
     command = parser()
     options = command.parse_args(line)
+    if options.dtype == "auto" and options.device == "cpu" and computes_bfloat16_slowly():
+        options.dtype = "float32"
     chosen = [name.strip() for name in options.only.split(",") if name.strip()]
     if unknown := [name for name in chosen if name not in PARTS]:
         command.error(f"--only: unknown part {', '.join(unknown)}")

@@ -42,7 +42,9 @@ CHUNKS_SECONDS = 2.0
 
 # With `auto` limits, and a KV cache that holds fewer requests than the scheduler may run.
 server = real_server(
-    *("--max-concurrent-requests=auto", "--max-queue-size=auto", "--max-model-len=2048", "--kv-cache-gib=0.005"),
+    *("--max-concurrent-requests=auto", "--max-queue-size=auto"),
+    # The data type decides how many tokens the cache holds.
+    *("--max-model-len=2048", "--kv-cache-gib=0.01", "--dtype=float32"),
     engine=("--distributed-executor-backend=mp", f"--max-num-seqs={SEQUENCES}"),
     EngineUnresponsive=HANG_SECONDS,
     GenerationStalled=HANG_SECONDS,

@@ -126,7 +126,9 @@ class EngineSpec(ApiObject):
         default=0.9, gt=0, le=1, description="Fraction of each GPU's memory that vLLM allocates. Ignored on a CPU."
     )
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
-        default="auto", description="Data type of weights and activations."
+        default="auto",
+        description="Data type of weights and activations. `auto` is the model's own (float16 or bfloat16); for a "
+        "built-in model on a CPU without AVX-512 it is float32.",
     )
     quantization: Annotated[str, Field(min_length=1, max_length=63)] | None = Field(
         default=None, description="Quantization method of vLLM, such as fp8. Defaults to the model's own."

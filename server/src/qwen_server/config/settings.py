@@ -63,7 +63,11 @@ class Settings(BaseSettings):
     max_model_len: int | None = Field(None, ge=2, description="most tokens of prompt and answer; unset: the model's")
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the GPU memory to use")
     kv_cache_gib: float = Field(1.0, gt=0, description="size of the KV cache on a CPU, in GiB")
-    dtype: str = Field("auto", min_length=1, description="auto, bfloat16, float16 or float32")
+    dtype: str = Field(
+        "auto",
+        min_length=1,
+        description="auto, bfloat16, float16 or float32; auto is float32 for a built-in model on a CPU without AVX-512",
+    )
     quantization: OptionalText = Field(None, description="quantization method, as vLLM names it")
     revision: OptionalText = Field(None, description="branch, tag or commit of a repository")
     enforce_eager: bool = Field(False, description="skip compilation and CUDA graphs: starts faster, runs slower")

@@ -29,6 +29,7 @@ from qwen_server.config.settings import Settings
 from qwen_server.engine.base import EngineError, EngineInfo
 from qwen_server.engine.vllm.client import EngineProxy
 from qwen_server.engine.vllm.completion_api import Completion
+from qwen_server.engine.vllm.data_type import computes_bfloat16_slowly, data_type_on_cpu
 from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
 from qwen_server.engine.vllm.grammars.params import Grammars
 from qwen_server.engine.vllm.heartbeat import Heartbeat
@@ -143,6 +144,7 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
         "--shutdown-timeout": int(settings.drain_timeout),
     }
     if device == "cpu":
+        arguments["--dtype"] = data_type_on_cpu(settings, slow=computes_bfloat16_slowly())
         arguments["--kv-cache-memory-bytes"] = int(settings.kv_cache_gib * (1 << 30))
     else:
         arguments["--gpu-memory-utilization"] = settings.gpu_memory_utilization
