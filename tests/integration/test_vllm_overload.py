@@ -83,8 +83,9 @@ def test_a_saturated_server_refuses_fast_and_answers_all_others(server: ServerPr
         answers = measured(Plan(server.port, [Request(PATH, SHORT), Request("/health")], 2, seconds=5, pause=0.01))
         others = clients.answers()
     assert {(answer.status, answer.error, answer.complete) for answer in others} == {(200, "", True), (503, "", True)}
-    # A request that found a place in the queue may wait there until its deadline: that is no refusal
-    # at arrival. It happens once a connection at most: the deadline is longer than this plan.
+    # A request that found a place in the queue may wait there until its deadline: that is no
+    # refusal at arrival. It happens once a connection at most: the deadline is longer than this
+    # plan.
     unserved = [answer for answer in answers if answer.status == 503]
     refused = [answer for answer in unserved if answer.latency < QUEUE_SECONDS]
     assert len(refused) > 20
