@@ -14,7 +14,7 @@ from benchmarks.console import say
 from benchmarks.context import AUTO, TOKENS_LIMIT, Context, chat
 from benchmarks.figures import highest
 from benchmarks.lateness import Lateness
-from benchmarks.load import drive
+from benchmarks.load import ROUND_SECONDS, drive
 from benchmarks.procfs import pin
 from benchmarks.results import Row, Target
 from benchmarks.servers import Server, Which, order
@@ -72,7 +72,8 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
     return _rows(carried), [
         f"{_STREAMS} streams get one token each per step of the engine. Steps get shorter until the frontend falls "
         f"behind: p99 of the time from the step to the client exceeds {1000 * _LATE_SECONDS:.0f} ms.",
-        "The frontend has its own core. The engine core and the load generator share the others.",
+        "The frontend has its own core. The engine core and the load generator share the others. The generator reads "
+        f"all streams every {1000 * ROUND_SECONDS:.0f} ms, which is part of the lateness.",
         *([f"The engine could not make more tokens, in some runs: {', '.join(sorted(bounded))}."] if bounded else []),
     ]
 
