@@ -50,6 +50,7 @@ class Patient:
     """Its metrics answer, but uptime does not advance."""
     generates: bool = True
     busy: int = 0
+    gpus: tuple[str, ...] = ()
     uptime: float = 100.0
     down_until: float = -1.0
     cured_by_restart: bool = True
@@ -62,7 +63,7 @@ class World:
     policy: Policy
     patients: dict[str, Patient]
     ledger: RemediationStatus = field(default_factory=RemediationStatus)
-    memory: Memory = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     mono: float = 1000.0
     wall: datetime = EPOCH
     rollout: Rollout = field(default_factory=Rollout)
@@ -88,7 +89,10 @@ class World:
         return Instant(self.mono, self.wall)
 
     def round(self) -> Decisions:
-        """One round: poll, decide, act. Then the clock advances by one poll interval."""
+        """One round: poll, decide, act. Then the clock advances by one poll interval.
+
+        After the beginning of a restart and after a proof, the next round follows at once.
+        """
         self._kubelet()
         decisions = self.look()
         self.memory, self.suspended = decisions.memory, decisions.suspended
@@ -96,7 +100,7 @@ class World:
         for step in decisions.steps:
             self.log.append((self.mono, step))
             self.act(step)
-        self.advance(self.policy.poll)
+        self.advance(0.2 if decisions.go_on or self.proofs else self.policy.poll)
         return decisions
 
     def rounds(self, seconds: float) -> None:
@@ -112,7 +116,7 @@ class World:
             if patient.silent or self.mono < patient.down_until:
                 evidence[uid] = None
             else:
-                evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy)
+                evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy, patient.gpus)
         pods = tuple(patient.pod for patient in self.patients.values())
         seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset)
         return decide(seen, self.policy, self.ledger, self.memory, self.now)
@@ -127,7 +131,7 @@ class World:
 
     def forget(self) -> None:
         """Restarts the operator."""
-        self.memory = {}
+        self.memory = Memory()
         self.proofs = {}
 
     def act(self, step: Step) -> None:
@@ -138,12 +142,12 @@ class World:
             case CloseGate():
                 self.change(step.pod.uid, gate=Gate.CLOSED, closed_for=step.alert, closed_since=self.wall)
             case BeginRestart():
-                self.ledger = ledgers.begin(self.ledger, step.intent, self.policy, self.wall)
+                self.ledger = ledgers.begin(self.ledger, step.intent, self.policy, step.hardware)
             case ExecuteRestart():
                 self._restart(step.intent)
             case FinishRestart():
                 refund = step.outcome == "Cancelled"
-                self.ledger = ledgers.finish(self.ledger, step.intent, self.policy, self.wall, refund=refund)
+                self.ledger = ledgers.finish(self.ledger, step.intent, self.policy, refund=refund)
             case ResetBudget():
                 self.ledger = ledgers.reset(self.ledger, step.value)
             case Prove():
@@ -163,10 +167,10 @@ class World:
             self.evicted += 1
             del self.patients[intent.pod_uid]
             name = f"{old.pod.name}-{self.evicted}"
-            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET)
+            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET, node=old.pod.node)
         new = Patient(restarted, uptime=0.0, down_until=self.mono + self.start_seconds)
         if not old.cured_by_restart:
-            new = replace(new, alerts=old.alerts, generates=old.generates, cured_by_restart=False)
+            new = replace(new, alerts=old.alerts, generates=old.generates, gpus=old.gpus, cured_by_restart=False)
         self.patients[restarted.uid] = new
 
     def _kubelet(self) -> None:
@@ -182,5 +186,4 @@ class World:
 
     def steps(self, *kinds: type) -> list[Step]:
         """The steps of some kinds so far."""
-
         return [step for _, step in self.log if isinstance(step, kinds)]

@@ -13,6 +13,7 @@ from qwen_operator.api.base import ApiObject, map_list, section
 MAX_HISTORY = 20
 MAX_EVIDENCE = 2048
 MAX_RESTART_TIMES = 200
+MAX_REPLACED = 16
 
 
 def format_time(moment: datetime) -> str:
@@ -79,6 +80,15 @@ class HistoryEntry(StatusObject):
     )
 
 
+class HardwareReplacement(StatusObject):
+    """A pod that was replaced because its hardware seems to be broken."""
+
+    pod: str = Field(description="Name of the pod.")
+    node: str = Field(default="", description="Node of the pod.")
+    gpus: list[str] = Field(default_factory=list, max_length=64, description="UUIDs of its GPUs, if they are known.")
+    time: Time = Field(description="When the replacement was decided.")
+
+
 class RemediationStatus(StatusObject):
     """The state of remediation. It survives restarts of the operator."""
 
@@ -91,6 +101,12 @@ class RemediationStatus(StatusObject):
     restarts_in_window: int = Field(default=0, description="Number of restarts in the window of the budget.")
     last_restart_time: Time | None = Field(default=None, description="Time of the last restart.")
     backoff_until: Time | None = Field(default=None, description="No restart begins before this time.")
+    replaced: list[HardwareReplacement] = Field(
+        default_factory=list,
+        max_length=MAX_REPLACED,
+        description="Pods that were replaced because of their hardware. After two on the same GPU or node, remediation "
+        "replaces no more there until the budget is reset.",
+    )
     handled_reset: str = Field(
         default="",
         max_length=1024,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 NODE_SECONDS: Final = 15.0
 _BEAT_SECONDS: Final = 90.0
+_AT_LEAST: Final = 0.1
+"""Seconds between two rounds of a service, also if one is to follow at once."""
 
 
 class ServiceCache(Protocol):
@@ -68,6 +71,7 @@ class Remediator:
         self._memories: dict[Key, Memory] = {}
         self._suspended: dict[Key, Suspension] = {}
         self._proofs: dict[str, bool] = {}
+        self._wake: dict[Key, asyncio.Event] = {}
         self._asked: set[asyncio.Task[None]] = set()
         self._nodes: dict[str, tuple[float, bool]] = {}
 
@@ -86,6 +90,7 @@ class Remediator:
             del self._loops[key]
             self._memories.pop(key, None)
             self._suspended.pop(key, None)
+            self._wake.pop(key, None)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
             for gauge in (PODS_OUT, SUSPENDED):
                 gauge.remove(*key)
@@ -98,6 +103,7 @@ class Remediator:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _loop(self, key: Key) -> None:
+        wake = self._wake[key] = asyncio.Event()
         while True:
             started = time.monotonic()
             part = f"remediation of {key[0]}/{key[1]}"
@@ -109,7 +115,10 @@ class Remediator:
                 logger.exception("remediation failed", extra={"namespace": key[0], "service": key[1]})
             # pollInterval may be longer than a round may take
             self._health.beat(part, pause + _BEAT_SECONDS)
-            await asyncio.sleep(max(0.05, pause - (time.monotonic() - started)))
+            await asyncio.sleep(_AT_LEAST)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), max(0.0, pause - (time.monotonic() - started)))
+            wake.clear()
 
     async def tick(self, key: Key) -> float:
         """One round for a service; returns its poll interval in seconds."""
@@ -127,16 +136,18 @@ class Remediator:
             return policy.poll
         decisions = self.judge(key, seen, policy, parse_status(service).remediation)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
-        self._ask(decisions, by_uid)
+        self._ask(key, decisions, by_uid)
         await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.steps)
+        if decisions.go_on:
+            self.hurry(key)
         return policy.poll
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
         """Decides about one round and keeps the memory for the next."""
         now = Instant(time.monotonic(), datetime.now(UTC))
-        decisions = decide(seen, policy, ledger, self._memories.get(key, {}), now)
+        decisions = decide(seen, policy, ledger, self._memories.get(key, Memory()), now)
         self._memories[key] = decisions.memory
-        latches = [memory.latch for memory in decisions.memory.values()]
+        latches = [memory.latch for memory in decisions.memory.pods.values() if policy.mode == "Enforce"]
         PODS_OUT.labels(*key).set(sum(latch is not None and not latch.held_back for latch in latches))
         SUSPENDED.labels(*key).set(decisions.suspended is not None)
         if decisions.suspended != self._suspended.get(key):
@@ -176,15 +187,21 @@ class Remediator:
             reset=annotations.get(RESET_BUDGET_ANNOTATION, "")[:1024],
         )
 
-    def _ask(self, decisions: Decisions, pods: Mapping[str, Object]) -> None:
+    def hurry(self, key: Key) -> None:
+        """Lets the next round of a service begin at once: every second of an outage counts."""
+        if key in self._wake:
+            self._wake[key].set()
+
+    def _ask(self, key: Key, decisions: Decisions, pods: Mapping[str, Object]) -> None:
         for step in decisions.steps:
             if isinstance(step, Prove) and step.pod.uid in pods:
-                task = asyncio.create_task(self._prove(step.pod.uid, pod_ip(pods[step.pod.uid])))
+                task = asyncio.create_task(self._prove(key, step.pod.uid, pod_ip(pods[step.pod.uid])))
                 self._asked.add(task)
                 task.add_done_callback(self._asked.discard)
 
-    async def _prove(self, uid: str, ip: str) -> None:
+    async def _prove(self, key: Key, uid: str, ip: str) -> None:
         self._proofs[uid] = await self._poller.generate(ip)
+        self.hurry(key)
 
     async def _newest(self, key: Key) -> str | None:
         try:
