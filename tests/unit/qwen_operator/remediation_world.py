@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from qwen_operator.api import RemediationStatus, RestartIntent
+from qwen_operator.api import HistoryEntry, RemediationStatus, RestartIntent
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.planning.alerts import effective_alerts
 from qwen_operator.remediation import ledger as ledgers
@@ -73,6 +73,9 @@ class World:
     log: list[tuple[float, Step]] = field(default_factory=list)
     suspended: Suspension | None = None
     evicted: int = 0
+    evictions_blocked: bool = False
+    seen: Round = field(default_factory=lambda: Round((), {}, 0))
+    """What the last round has seen."""
 
     @classmethod
     def of(cls, count: int, rules: Policy | None = None, **pod: object) -> World:
@@ -88,18 +91,20 @@ class World:
         """The current time."""
         return Instant(self.mono, self.wall)
 
-    def round(self) -> Decisions:
+    def round(self, perform: int | None = None) -> Decisions:
         """One round: poll, decide, act. Then the clock advances by one poll interval.
 
-        After the beginning of a restart and after a proof, the next round follows at once.
+        After the beginning of a restart and after a proof, the next round follows at once. Only the
+        first steps are performed, `perform` of them, or all.
         """
         self._kubelet()
         decisions = self.look()
         self.memory, self.suspended = decisions.memory, decisions.suspended
         self.proofs = {}
-        for step in decisions.steps:
+        for number, step in enumerate(decisions.steps):
             self.log.append((self.mono, step))
-            self.act(step)
+            if perform is None or number < perform:
+                self.act(step)
         self.advance(0.2 if decisions.go_on or self.proofs else self.policy.poll)
         return decisions
 
@@ -118,8 +123,8 @@ class World:
             else:
                 evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy, patient.gpus)
         pods = tuple(patient.pod for patient in self.patients.values())
-        seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset)
-        return decide(seen, self.policy, self.ledger, self.memory, self.now)
+        self.seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset)
+        return decide(self.seen, self.policy, self.ledger, self.memory, self.now)
 
     def advance(self, seconds: float) -> None:
         """Lets time pass."""
@@ -142,15 +147,18 @@ class World:
             case CloseGate():
                 self.change(step.pod.uid, gate=Gate.CLOSED, closed_for=step.alert, closed_since=self.wall)
             case BeginRestart():
-                self.ledger = ledgers.begin(self.ledger, step.intent, self.policy, step.hardware)
+                self.ledger = ledgers.begin(self.ledger, step.intent, self.policy, step.counted, step.hardware)
+            case ExecuteRestart() if self.evictions_blocked and step.intent.method == "Evict":
+                entry = HistoryEntry(time=self.wall, pod=step.pod.name, pod_uid=step.pod.uid, action="Blocked")
+                self.ledger = ledgers.blocked(self.ledger, step.intent, entry, self.policy)
             case ExecuteRestart():
                 self._restart(step.intent)
             case FinishRestart():
                 refund = step.outcome == "Cancelled"
-                self.ledger = ledgers.finish(self.ledger, step.intent, self.policy, refund=refund)
+                self.ledger = ledgers.finish(self.ledger, step.intent, refund=refund)
             case ResetBudget():
                 self.ledger = ledgers.reset(self.ledger, step.value)
-            case Prove():
+            case Prove() if step.pod.uid in self.patients:
                 patient = self.patients[step.pod.uid]
                 self.proofs[step.pod.uid] = patient.generates and self.mono >= patient.down_until
 

@@ -60,7 +60,7 @@ async def test_a_refused_eviction_does_not_fill_the_history() -> None:
     cluster = Cluster()
     for _ in range(12):
         intent = intent_at(cluster.now)
-        await cluster.perform(BeginRestart(POD, intent, None, tuple(cluster.ledger.restart_times)))
+        await cluster.perform(BeginRestart(POD, intent, tuple(cluster.ledger.restart_times)))
         assert cluster.ledger.intents == [intent]
         await cluster.perform(ExecuteRestart(POD, intent, hung=False))
         assert cluster.ledger.intents == []
@@ -74,7 +74,7 @@ async def test_a_refused_eviction_does_not_fill_the_history() -> None:
 
 async def test_a_decision_does_not_hold_if_another_restart_was_counted_since() -> None:
     cluster = Cluster()
-    await cluster.perform(BeginRestart(POD, intent_at(START), None, (START - timedelta(minutes=1),)))
+    await cluster.perform(BeginRestart(POD, intent_at(START), (START - timedelta(minutes=1),)))
     assert cluster.ledger.intents == []
 
 

@@ -260,12 +260,52 @@ def test_times_from_a_clock_that_was_ahead_end_after_the_window() -> None:
     rules = policy(max_restarts=1, window=600.0, backoff_max=60.0)
     world = World.of(2, rules)
     ahead = EPOCH + timedelta(days=1)
-    world.ledger = world.ledger.model_copy(update={"restart_times": [ahead], "backoff_until": ahead})
+    world.ledger = world.ledger.model_copy(
+        update={"restart_times": [ahead], "last_restart_time": ahead, "backoff_until": ahead + timedelta(seconds=30)}
+    )
     world["u0"].alerts, world["u0"].generates = HUNG, False
     world.rounds(590.0)
     assert world.steps(BeginRestart) == []
     world.rounds(20.0)
     assert len(world.steps(BeginRestart)) == 1
+
+
+def test_a_restart_after_a_jump_counts_for_the_next_process_too() -> None:
+    world = World.of(2, policy(max_restarts=1, backoff_base=0.0))
+    world.round()
+    world.wall += timedelta(hours=2)
+    world["u0"].alerts, world["u0"].generates, world["u0"].cured_by_restart = HUNG, False, False
+    until(world, ExecuteRestart)
+    world.rounds(100.0)
+    world.forget()
+    world.rounds(200.0)
+    assert len(world.steps(BeginRestart)) == 1
+
+
+def test_the_backoff_is_the_usual_one_after_a_jump() -> None:
+    world = World.of(2, policy(backoff_base=30.0))
+    world.round()
+    world.wall += timedelta(hours=2)
+    for patient in world.patients.values():
+        patient.alerts, patient.generates = HUNG, False
+    world.rounds(300.0)
+    assert len(world.steps(BeginRestart)) == 2
+
+
+# A gate that could not be closed.
+
+
+def test_a_gate_that_could_not_be_closed_stays_open_once_its_pod_is_needed() -> None:
+    world = World.of(2)
+    world.rounds(10.0)
+    world["u0"].alerts = BROKEN
+    world.round()
+    world["u1"].silent = True
+    for _ in range(5):
+        world.round(perform=0)  # the API takes no writes
+    assert world.steps(CloseGate)
+    world.rounds(20.0)
+    assert world.gate("u0") is Gate.OPEN
 
 
 # A dry run.

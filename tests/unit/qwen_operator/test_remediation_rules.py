@@ -151,7 +151,7 @@ def test_backoff_doubles_up_to_its_maximum() -> None:
     pauses = []
     for number in range(4):
         now = EPOCH + timedelta(seconds=number)
-        ledger = ledgers.finish(ledgers.begin(ledger, intent(number), rules), intent(number), rules)
+        ledger = ledgers.finish(ledgers.begin(ledger, intent(number), rules, ledger.restart_times), intent(number))
         assert ledger.backoff_until is not None
         pauses.append((ledger.backoff_until - now).total_seconds())
     assert pauses == [30.0, 60.0, 100.0, 100.0]
@@ -159,15 +159,15 @@ def test_backoff_doubles_up_to_its_maximum() -> None:
 
 def test_restarts_leave_the_window() -> None:
     rules = policy(window=600.0, max_restarts=1)
-    ledger = ledgers.begin(RemediationStatus(), intent(), rules)
+    ledger = ledgers.begin(RemediationStatus(), intent(), rules, [])
     assert ledgers.budget_left(ledger, rules, EPOCH + timedelta(seconds=599)) == 0
     assert ledgers.budget_left(ledger, rules, EPOCH + timedelta(seconds=600)) == 1
 
 
 def test_a_refunded_restart_does_not_count() -> None:
     rules = policy(max_restarts=1)
-    ledger = ledgers.begin(RemediationStatus(), intent(), rules)
-    refunded = ledgers.finish(ledger, intent(), rules, refund=True)
+    ledger = ledgers.begin(RemediationStatus(), intent(), rules, [])
+    refunded = ledgers.finish(ledger, intent(), refund=True)
     assert refunded.intents == []
     assert ledgers.budget_left(refunded, rules, EPOCH) == 1
 
@@ -410,7 +410,7 @@ def test_a_closed_gate_is_remembered_by_the_pod_itself() -> None:
 
 def test_the_new_value_of_the_annotation_resets_the_budget_once() -> None:
     world = World.of(2, policy(max_restarts=1))
-    world.ledger = ledgers.begin(RemediationStatus(), intent(), world.policy).model_copy(update={"intents": []})
+    world.ledger = ledgers.begin(RemediationStatus(), intent(), world.policy, []).model_copy(update={"intents": []})
     world.reset = "again"
     world.round()
     assert world.ledger.handled_reset == "again"
@@ -612,7 +612,7 @@ def test_refused_evictions_share_one_entry_and_wait_longer_each_time() -> None:
     for _ in range(8):
         tried = intent((now - EPOCH).total_seconds(), method="Evict")
         decided: Any = {"time": now, "pod": "p0", "pod_uid": "u0", "action": "Evict"}
-        ledger = ledgers.remember(ledgers.begin(ledger, tried, rules), [HistoryEntry(**decided)])
+        ledger = ledgers.remember(ledgers.begin(ledger, tried, rules, ledger.restart_times), [HistoryEntry(**decided)])
         refused: Any = {**decided, "time": now + timedelta(seconds=1), "action": "Blocked"}
         ledger = ledgers.blocked(ledger, tried, HistoryEntry(**refused), rules)
         assert ledger.backoff_until is not None

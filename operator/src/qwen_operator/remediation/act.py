@@ -136,9 +136,10 @@ class ServiceActor:
 
         def change(ledger: RemediationStatus) -> RemediationStatus | None:
             # The decision may be based on an older status. Then the next round decides again.
-            if ledger.intents or tuple(ledger.restart_times) != step.restart_times:
+            if ledger.intents or tuple(ledger.restart_times) != step.based_on:
                 return None
-            return ledgers.remember(ledgers.begin(ledger, intent, self._policy, step.hardware), [entry])
+            begun = ledgers.begin(ledger, intent, self._policy, step.counted, step.hardware)
+            return ledgers.remember(begun, [entry])
 
         if await self._writer.update(self._key, change) is not None:
             self._tell(pod, "Warning", intent.alert, action=intent.method, reason="RestartDecided", message=message)
@@ -187,7 +188,7 @@ class ServiceActor:
         refund = outcome == "Cancelled"
         done = await self._writer.update(
             self._key,
-            lambda ledger: ledgers.remember(ledgers.finish(ledger, intent, self._policy, refund=refund), [entry]),
+            lambda ledger: ledgers.remember(ledgers.finish(ledger, intent, refund=refund), [entry]),
         )
         if done is not None:
             kind: EventType = "Normal" if outcome == "Recovered" else "Warning"

@@ -35,7 +35,7 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
         memory: the memory that the last decision returned; empty after a start of the operator.
         now: the current time, on both clocks.
     """
-    now = memory.steady(now)
+    wall, now = now.wall, memory.steady(now)
     steps: list[Step] = []
     if seen.reset and seen.reset != ledger.handled_reset:
         steps.append(ResetBudget(seen.reset))
@@ -48,6 +48,7 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
         ledgers.clamped(ledger, ahead, policy),
         observe(memory, seen, policy, now),
         now,
+        wall,
         ahead,
         tuple(ledger.restart_times),
     )
@@ -91,6 +92,7 @@ def _died(state: State, before: Memory) -> list[Step]:
 def _take_out(state: State) -> Suspension | None:
     """Latches the pods that must leave rotation, most urgent first, as far as the guards allow."""
     suspended = None
+    _reconsider(state)
     wanted = {pod.uid: alert for pod in state.members if (alert := _reason_to_leave(state, pod))}
     for pod in state.members:
         memory = state.memory[pod.uid]
@@ -113,6 +115,16 @@ def _take_out(state: State) -> Suspension | None:
         held_back = pod.gate is Gate.MISSING or not state.may_leave(pod)
         state.memory[pod.uid] = take_out(state.memory[pod.uid], alert, state.now, held_back=held_back)
     return suspended
+
+
+def _reconsider(state: State) -> None:
+    """Lets the guards decide again about pods whose gate could not be closed yet."""
+    for pod in state.members:
+        memory = state.memory[pod.uid]
+        latch = memory.latch
+        still_in = pod.gate in (Gate.OPEN, Gate.UNSET) and state.policy.mode == "Enforce"
+        if latch is not None and still_in and not latch.released:
+            state.memory[pod.uid] = replace(memory, latch=replace(latch, held_back=True))
 
 
 def _worsen(state: State, pod: Pod, alert: str) -> None:

@@ -41,5 +41,6 @@ def _pretend(state: State) -> None:
     told = {uid: memory.would_restart for uid, memory in state.memory.items() if memory.would_restart is not None}
     ledger = state.ledger.model_copy(update={"intents": []})
     for intent in sorted(told.values(), key=lambda intent: intent.time):
-        ledger = ledgers.finish(ledgers.begin(ledger, intent, state.policy), intent, state.policy)
+        counted = ledgers.restarts_in_window(ledger, state.policy, state.now.wall)
+        ledger = ledgers.finish(ledgers.begin(ledger, intent, state.policy, counted), intent)
     state.ledger, state.reported = ledger, frozenset(told)

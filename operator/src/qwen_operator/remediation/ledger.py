@@ -30,7 +30,7 @@ def whole_second(moment: datetime) -> datetime:
 def restarts_in_window(ledger: RemediationStatus, policy: Policy, now: datetime) -> list[datetime]:
     """The restarts that count against the budget. A time in the future counts as now."""
     start = now - timedelta(seconds=policy.window)
-    return sorted(clamped for time in ledger.restart_times if (clamped := min(time, whole_second(now))) > start)
+    return sorted(time for at in ledger.restart_times if (time := min(at, whole_second(now))) > start)
 
 
 def budget_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> int:
@@ -53,29 +53,33 @@ def future_times(
     The clock that wrote them was ahead. They count as the moment when they were noticed, so that
     they end at some time.
     """
-    times = {*ledger.restart_times, *(intent.time for intent in ledger.intents)}
-    if ledger.backoff_until is not None:
-        times.add(ledger.backoff_until)
-    return {time: known.get(time, now) for time in times if time in known or time > now}
+    times = {*ledger.restart_times, *(intent.time for intent in ledger.intents), ledger.last_restart_time}
+    return {time: known.get(time, now) for time in times if time is not None and (time in known or time > now)}
 
 
 def clamped(ledger: RemediationStatus, ahead: Mapping[datetime, datetime], policy: Policy) -> RemediationStatus:
     """The ledger with the times from `future_times` instead of those in the future."""
-    until = ledger.backoff_until
-    if until is not None and until in ahead:
-        until = min(until, ahead[until] + timedelta(seconds=policy.backoff_max))
+    until, last = ledger.backoff_until, ledger.last_restart_time
+    if until is not None and last is not None and last in ahead:
+        pause = min(policy.backoff_max, (until - last).total_seconds())
+        until = ahead[last] + timedelta(seconds=pause)
     times = [ahead.get(time, time) for time in ledger.restart_times]
     return ledger.model_copy(update={"restart_times": times, "backoff_until": until})
 
 
 def begin(
-    ledger: RemediationStatus, intent: RestartIntent, policy: Policy, hardware: HardwareReplacement | None = None
+    ledger: RemediationStatus,
+    intent: RestartIntent,
+    policy: Policy,
+    counted: Sequence[datetime],
+    hardware: HardwareReplacement | None = None,
 ) -> RemediationStatus:
     """The ledger with a new intent, which counts against the budget.
 
-    `hardware` is what the pod leaves behind, if it is replaced for that.
+    `counted` are the earlier times in the ledger that still count, `hardware` is what the pod
+    leaves behind, if it is replaced for that.
     """
-    times = [*restarts_in_window(ledger, policy, intent.time), intent.time]
+    times = [*counted, intent.time]
     pause = min(policy.backoff_max, policy.backoff_base * 2.0 ** min(len(times) - 1, 30))
     replaced = [*ledger.replaced, hardware] if hardware is not None else ledger.replaced
     return ledger.model_copy(
@@ -96,22 +100,19 @@ def progress(ledger: RemediationStatus, intent: RestartIntent) -> RemediationSta
     return ledger.model_copy(update={"intents": intents})
 
 
-def finish(
-    ledger: RemediationStatus, intent: RestartIntent, policy: Policy, *, refund: bool = False
-) -> RemediationStatus:
+def finish(ledger: RemediationStatus, intent: RestartIntent, *, refund: bool = False) -> RemediationStatus:
     """The ledger without an intent. With a refund its restart no longer counts."""
-    # The window ends with the intent, not now: the wall clock may have jumped since.
-    times = restarts_in_window(ledger, policy, intent.time)
+    times, replaced = list(ledger.restart_times), ledger.replaced
+    count = ledger.restarts_in_window
     if refund and intent.time in times:
         times.remove(intent.time)
-    replaced = ledger.replaced
-    if refund:
+        count = max(0, count - 1)
         replaced = [item for item in replaced if (item.pod, item.time) != (intent.pod, intent.time)]
     return ledger.model_copy(
         update={
             "intents": [old for old in ledger.intents if not _same(old, intent)],
             "restart_times": times,
-            "restarts_in_window": len(times),
+            "restarts_in_window": count,
             "replaced": replaced,
         }
     )
@@ -123,7 +124,7 @@ def blocked(ledger: RemediationStatus, intent: RestartIntent, entry: HistoryEntr
     All attempts share one entry in the history, with the time of the first one. The next attempt
     waits for as long as the eviction has been refused.
     """
-    freed = finish(ledger, intent, policy, refund=True)
+    freed = finish(ledger, intent, refund=True)
     own = [item for item in freed.history if item.pod_uid == intent.pod_uid and not item.dry_run]
     # The decision that this attempt follows from is told by the attempt itself.
     decision = own.pop() if own and own[-1].action == "Evict" else None

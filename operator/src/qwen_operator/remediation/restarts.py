@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from qwen_operator.api import RestartIntent, format_time
@@ -50,7 +50,7 @@ def call_off(state: State) -> list[FinishRestart]:
     pods = {pod.uid: pod for pod in state.seen.pods}
     return [
         FinishRestart(intent, "Cancelled", "remediation is not enforced")
-        if intent.pod_uid in pods and not acted(intent, pods[intent.pod_uid])
+        if _waits(intent, pods)
         else FinishRestart(intent, "Unattended")
         for intent in state.ledger.intents
     ]
@@ -64,9 +64,10 @@ def next_steps(state: State) -> tuple[Sequence[Step], Suspension | None]:
     if not state.ledger.intents:
         return _begin(state)
     steps: list[Step] = []
+    pods = {pod.uid: pod for pod in state.seen.pods}
     going = False
-    for intent in sorted(state.ledger.intents, key=lambda intent: intent.time):
-        pod = next((pod for pod in state.seen.pods if pod.uid == intent.pod_uid), None)
+    for intent in sorted(state.ledger.intents, key=lambda intent: (_waits(intent, pods), intent.time)):
+        pod = pods.get(intent.pod_uid)
         if pod is None or acted(intent, pod):
             outcome = _outcome(state, intent, pod)
             steps += [FinishRestart(intent, outcome)] if outcome else []
@@ -76,6 +77,10 @@ def next_steps(state: State) -> tuple[Sequence[Step], Suspension | None]:
             steps += _examine(state, intent, pod)
         going = True
     return steps, None
+
+
+def _waits(intent: RestartIntent, pods: Mapping[str, Pod]) -> bool:
+    return intent.pod_uid in pods and not acted(intent, pods[intent.pod_uid])
 
 
 def _outcome(state: State, intent: RestartIntent, pod: Pod | None) -> str:
@@ -164,11 +169,19 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
         pod=pod.name,
         alert=alert,
         method=_method(state, pod, alert),
-        time=ledgers.whole_second(state.now.wall),
+        # The later of both clocks: a restart must not look older than it is to the next process.
+        time=ledgers.whole_second(max(state.now.wall, state.wall)),
         restart_count=pod.restarts,
     )
     left = hardware.left_behind(state, pod, intent) if hardware.blamed(state, alert) else None
-    return [BeginRestart(pod, intent, left, state.restart_times)], suspended
+    counted = _counted(state)
+    return [BeginRestart(pod, intent, state.restart_times, counted, left)], suspended
+
+
+def _counted(state: State) -> tuple[datetime, ...]:
+    """The restart times of the ledger in the API that count against the budget."""
+    start = state.now.wall - timedelta(seconds=state.policy.window)
+    return tuple(time for time in state.restart_times if state.ahead.get(time, time) > start)
 
 
 def _candidates(state: State) -> tuple[list[Pod], Suspension | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from qwen_operator.api import RemediationStatus, RestartIntent
@@ -17,9 +17,12 @@ from qwen_operator.remediation.values import Gate, Instant, Pod, Round
 class State:
     """The inputs of a decision. `memory` and `ledger` are updated while it is made.
 
-    `ahead` are times in the ledger that were in the future, see `Memory`; in `ledger` they are
-    replaced. `restart_times` are those of the ledger in the API. `reported` are pods whose restart
-    a dry run has reported.
+    Attributes:
+        ledger: its times in the future are replaced, see `ahead`.
+        now: the time by a clock that does not jump, see `Memory.start`; `wall` is the real one.
+        ahead: times in the ledger that were in the future, see `Memory`.
+        restart_times: those of the ledger in the API.
+        reported: pods whose restart a dry run has reported.
     """
 
     seen: Round
@@ -27,8 +30,9 @@ class State:
     ledger: RemediationStatus
     memory: dict[str, PodMemory]
     now: Instant
-    ahead: Mapping[datetime, datetime] = field(default_factory=dict)
-    restart_times: tuple[datetime, ...] = ()
+    wall: datetime
+    ahead: Mapping[datetime, datetime]
+    restart_times: tuple[datetime, ...]
     reported: frozenset[str] = frozenset()
 
     @property

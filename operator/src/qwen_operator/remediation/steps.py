@@ -33,15 +33,17 @@ class BeginRestart:
     """Records the intent to restart a pod. Nothing is done to the pod before that.
 
     Attributes:
+        based_on: the restart times of the ledger that the decision is based on. If it has others,
+            the decision does not hold.
+        counted: those of them that still count against the budget.
         hardware: what the pod leaves behind, if it is replaced for that.
-        restart_times: those of the ledger that the decision is based on. If it has others, the
-            decision does not hold.
     """
 
     pod: Pod
     intent: RestartIntent
+    based_on: tuple[datetime, ...] = ()
+    counted: tuple[datetime, ...] = ()
     hardware: HardwareReplacement | None = None
-    restart_times: tuple[datetime, ...] = ()
 
 
 @dataclass(frozen=True)
