@@ -107,7 +107,7 @@ def _take_out(state: State) -> Suspension | None:
         latch = state.memory[pod.uid].latch
         if latch is not None and not latch.held_back:
             continue
-        if state.policy.kind(alert) is AlertClass.RELATIVE and state.systemic(alert):
+        if state.policy.kind(alert) is AlertClass.RELATIVE and state.systemic(alert, pod):
             suspended = restarts.systemic_errors(alert)
             continue
         if not state.memory[pod.uid].fresh:

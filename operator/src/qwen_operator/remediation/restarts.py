@@ -144,7 +144,7 @@ def _still_right(state: State, intent: RestartIntent, pod: Pod) -> bool:
         return False
     if alert == DEAD:
         return state.age(intent) <= state.policy.drain or _keeps_dying(state, pod)
-    if state.policy.kind(alert) is AlertClass.RELATIVE and (state.systemic(alert) or not state.others_serve(pod)):
+    if state.policy.kind(alert) is AlertClass.RELATIVE and (state.systemic(alert, pod) or not state.others_serve(pod)):
         return False
     return state.memory[pod.uid].fresh and unhealthy(state, pod)
 
@@ -195,7 +195,7 @@ def _candidates(state: State) -> tuple[list[Pod], Suspension | None]:
         if not state.may_leave(pod) or not _rollout_allows(state, pod, alert):
             continue
         if state.policy.kind(alert) is AlertClass.RELATIVE:
-            if state.systemic(alert):
+            if state.systemic(alert, pod):
                 suspended = suspended or systemic_errors(alert)
                 continue
             if not state.others_serve(pod):

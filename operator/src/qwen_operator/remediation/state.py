@@ -88,16 +88,16 @@ class State:
         """Whether the pod does not serve, or minReadyReplicas pods serve without it."""
         return not self.in_rotation(pod) or self.others_serve(pod) >= self.policy.min_ready
 
-    def systemic(self, alert: str) -> bool:
-        """Whether more than half of the pods have, or just had, the alert.
+    def systemic(self, alert: str, about: Pod) -> bool:
+        """Whether more than half of the pods have, or just had, the alert that `about` has.
 
-        Pods that are out for other reasons do not count. Silent pods count as not having it.
+        Other pods that are out for other reasons do not count. Silent pods count as not having it.
         """
-        have, total = 0, 0
+        have, total = 1, 1
         for pod in self.members:
             memory = self.memory[pod.uid]
             out_for_it = self.out(pod) and memory.latch is not None and memory.latch.alert == alert
-            if out_for_it or self.in_rotation(pod):
+            if pod.uid != about.uid and (out_for_it or self.in_rotation(pod)):
                 total += 1
                 at = memory.last_active.get(alert)
                 have += out_for_it or (at is not None and self.now.mono - at <= self.policy.current_for)
