@@ -233,6 +233,9 @@ class Auditor:
         world = self.world
         if world.memory.start is None:
             self.answers, self.failed_proofs = {}, {}
+            # A new process knows the age of a restart only by the wall clock.
+            ages = [(world.wall - intent.time).total_seconds() for _, intent in self.begun]
+            self.begun = [(min(at, world.mono - age), it) for (at, it), age in zip(self.begun, ages, strict=True)]
         for uid, well in world.proofs.items():
             self.failed_proofs[uid] = 0 if well else self.failed_proofs.get(uid, 0) + 1
         if world.reset != world.ledger.handled_reset:
@@ -248,7 +251,10 @@ class Auditor:
         for step in acting:
             self._check_evidence(step, now)
             self._check_rollout(step)
-            self._check_peers(step, pods, now)
+            elsewhere = {
+                item.pod.uid for item in acting if isinstance(item, CloseGate) and item.alert != "HighErrorRate"
+            }
+            self._check_peers(step, [pod for pod in pods.values() if pod.uid not in elsewhere], now)
         self._check_rotation(acting, pods, now)
         self._check_intents(acting, decisions, intents, pods)
         self._check_budget(decisions, now, perform)
@@ -295,7 +301,7 @@ class Auditor:
         """(c), (d), (f): two fresh answers, the last one of this round, ask for the step."""
         alert = step.alert if isinstance(step, CloseGate) else step.intent.alert
         if alert == DEAD:
-            assert not step.pod.ready
+            assert not step.pod.running
             return
         assert step.pod.node_ready, "(d)"
         uid = step.pod.uid
@@ -325,13 +331,16 @@ class Auditor:
             assert not step.pod.newest, "(e)"
             assert ALERTS[step.intent.alert].kind is AlertClass.ZERO_WORK, "(e)"
 
-    def _check_peers(self, step: CloseGate | BeginRestart | ExecuteRestart, pods: dict[str, Pod], now: float) -> None:
-        """(g): an alert of more than half of the pods is systemic."""
+    def _check_peers(self, step: CloseGate | BeginRestart | ExecuteRestart, pods: list[Pod], now: float) -> None:
+        """(g): an alert of more than half of the pods is systemic.
+
+        `pods` are without those that leave for another reason.
+        """
         alert = step.alert if isinstance(step, CloseGate) else step.intent.alert
         rule = ALERTS.get(alert)
         if rule is None or rule.kind is not AlertClass.RELATIVE:
             return
-        within = [pod for pod in pods.values() if pod.ready and pod.node_ready and not self._hung(pod.uid, now)]
+        within = [pod for pod in pods if pod.ready and pod.node_ready and not self._hung(pod.uid, now)]
         within = [pod for pod in within if pod.gate in (Gate.OPEN, Gate.MISSING) or pod.uid == step.pod.uid]
         have = [pod for pod in within if self._current(pod.uid, now) and alert in self._fresh(pod.uid)[-1][1]]
         assert 2 * len(have) <= max(len(within), 2), "(g)"

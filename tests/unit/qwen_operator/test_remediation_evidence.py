@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from qwen_operator.api import RestartIntent
 from qwen_operator.remediation.steps import (
     BeginRestart,
     CloseGate,
@@ -440,3 +441,15 @@ def test_a_container_that_the_kubelet_restarted_needs_one_proof() -> None:
     start = world.mono
     until(world, OpenGate)
     assert world.mono - start <= 8.0
+
+
+def test_an_intent_for_a_dead_engine_ends_when_the_container_is_ready() -> None:
+    world = World.of(2, gate=Gate.CLOSED, closed_for="GPUUnhealthy")
+    world.change("u1", gate=Gate.OPEN)
+    world.ledger = world.ledger.model_copy(
+        update={"intents": [RestartIntent(pod_uid="u0", pod="p0", alert="EngineDead", method="Evict", time=EPOCH)]}
+    )
+    world.rounds(40.0)
+    assert world.steps(ExecuteRestart) == []
+    assert outcomes(world) == ["Cancelled"]
+    assert world.gate("u0") is Gate.OPEN

@@ -68,8 +68,8 @@ class PodMemory:
         probing_since: since when a test generation is in progress.
         idle_polls: consecutive polls without a request, some time after the gate closed.
         restarts_seen: the restart count in the last round.
-        deaths: how often the engine died since the pod was last ready; `dying_since` is when it
-            first did.
+        deaths: how often the engine died since its container was last ready; `dying_since` is when
+            it first did.
         notified: alerts that were reported by an Event.
         would_leave: whether a dry run has reported that the pod would be taken out.
         would_restart: the restart that a dry run has reported.
@@ -161,7 +161,7 @@ def _deaths(memory: PodMemory, pod: Pod, now: Instant) -> PodMemory:
     """Counts deaths of the engine, starting at 0 when the operator starts."""
     more = 0 if memory.restarts_seen is None else max(0, pod.restarts - memory.restarts_seen)
     died = more if pod.exit_code == EXIT_ENGINE_DIED else 0
-    deaths = 0 if pod.ready and not died else memory.deaths + died
+    deaths = 0 if pod.running and not died else memory.deaths + died
     since = None if not deaths else memory.dying_since if memory.dying_since is not None else now.mono
     return replace(memory, restarts_seen=pod.restarts, deaths=deaths, dying_since=since)
 
@@ -225,7 +225,9 @@ def _proof(memory: PodMemory, result: bool | None, now: Instant) -> PodMemory:
     if not result:
         return replace(memory, probing_since=None, proofs=(), failures=memory.failures + 1)
     healthy = memory.quiet_since is not None
-    proofs = (*memory.proofs, asked) if healthy else ()
+    # The first one and the last three say how many there were, and over how long.
+    kept = (*memory.proofs[:1], *memory.proofs[1:][-2:])
+    proofs = (*kept, asked) if healthy else ()
     return replace(memory, probing_since=None, proofs=proofs, failures=0)
 
 

@@ -48,12 +48,19 @@ def proofs(state: State) -> list[Step]:
             continue
         if not pod.running or not memory.fresh or memory.quiet_since is None or memory.probing_since is not None:
             continue
-        done = len(memory.proofs)
-        pause = state.policy.recover_after / (PROOFS - 1)
-        if not done or state.now.mono >= memory.proofs[0] + min(done, PROOFS - 1) * pause:
+        if state.now.mono >= _next_proof(state, memory.proofs):
             state.memory[pod.uid] = replace(memory, probing_since=state.now.mono)
             steps.append(Prove(pod))
     return steps
+
+
+def _next_proof(state: State, proofs: tuple[float, ...]) -> float:
+    """When the next test generation is due: three within recoverAfter, then one each poll."""
+    if not proofs:
+        return 0.0
+    if len(proofs) >= PROOFS and proofs[-1] - proofs[0] >= state.policy.recover_after:
+        return proofs[-1] + state.policy.poll  # something else keeps the pod out
+    return proofs[0] + min(len(proofs), PROOFS - 1) * state.policy.recover_after / (PROOFS - 1)
 
 
 def _reason_to_return(state: State, pod: Pod, latch: Latch) -> str:

@@ -129,7 +129,7 @@ def _obsolete(state: State, intent: RestartIntent, pod: Pod) -> str:
     """Why a restart that was decided is no longer wanted; empty if it is."""
     memory = state.memory[pod.uid]
     if intent.alert == DEAD:
-        return "it is ready again" if pod.ready else ""
+        return "its engine works again" if pod.running else ""
     if state.current(pod) and memory.quiet_polls >= 2 and memory.failures < MAX_FAILED_PROOFS:
         return "its alert has ended"
     if silent_for(state, pod) >= SILENT_SECONDS:
@@ -249,7 +249,7 @@ def _keeps_dying(state: State, pod: Pod) -> bool:
     if rule is None or rule.restart_after is None or memory.dying_since is None:
         return False
     long_enough = state.now.mono - memory.dying_since >= rule.restart_after
-    return long_enough and pod.node_ready and not pod.ready and memory.deaths >= MAX_DEATHS
+    return long_enough and pod.node_ready and not pod.running and memory.deaths >= MAX_DEATHS
 
 
 def cause(state: State, pod: Pod) -> str:
