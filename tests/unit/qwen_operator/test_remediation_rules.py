@@ -109,6 +109,16 @@ def test_garbled_metrics_are_no_evidence(body: bytes) -> None:
     assert parse_metrics(body) is None
 
 
+@pytest.mark.parametrize(
+    ("gpu", "uuids"),
+    [({"uuids": ["GPU-1", 3, "", "x" * 65]}, ("GPU-1",)), ({"uuids": "GPU-1"}, ()), ({}, ()), (None, ()), ([], ())],
+)
+def test_the_uuids_of_the_gpus_are_read(gpu: Any, uuids: tuple[str, ...]) -> None:
+    evidence = parse_metrics(metrics(gpu=gpu))
+    assert evidence is not None
+    assert evidence.gpus == uuids
+
+
 def test_garbled_alerts_are_ignored() -> None:
     evidence = parse_metrics(metrics(alerts=[None, 3, {}, {"name": 4}, {"name": "x" * 65}, {"name": "HighTTFT"}]))
     assert evidence is not None
