@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from qwen_operator.planning.plan import Reference
 from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, live, planned, service, serving
 
+ROLLED_OUT = [{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}]
 OLD_IMAGES = {"cpu": "registry/server:old", "cuda": "registry/server:old"}
 
 
@@ -184,3 +186,45 @@ class TestOperatorUpgrade:
         drifted = live(child(gpu_service(), "Deployment"))
         drifted["spec"]["template"]["spec"]["containers"][0]["image"] = "intruder"
         assert image(child(gpu_service(), "Deployment", live_deployment=drifted)) == "registry/server:cuda"
+
+    def test_does_not_take_over_what_somebody_changed_meanwhile(self) -> None:
+        drifted = copy.deepcopy(self.before)
+        drifted["spec"]["template"]["spec"]["containers"][0]["image"] = "intruder"
+        found = planned(gpu_service(), live_deployment=drifted)
+        (deployment,) = [obj for obj in found.children if obj["kind"] == "Deployment"]
+        assert image(deployment) == "registry/server:old"
+        assert "UpdatePending" in [warning.reason for warning in found.warnings]
+
+    def test_applies_the_same_template_as_before_without_the_api_servers_defaults(self) -> None:
+        before = child(gpu_service(), "Deployment", operator_version="0.9.0", server_images=OLD_IMAGES)
+        kept = child(gpu_service(), "Deployment", live_deployment=serving(before))
+        assert kept["spec"]["template"] == before["spec"]["template"]
+
+    @pytest.mark.parametrize("recorded", [None, "", "no base64!", "bm8gemxpYg=="])
+    def test_keeps_the_live_template_where_none_was_recorded(self, recorded: str | None) -> None:
+        before = copy.deepcopy(self.before)
+        before["metadata"]["annotations"]["qwen-vllm.io/applied-template"] = recorded
+        if recorded is None:
+            del before["metadata"]["annotations"]["qwen-vllm.io/applied-template"]
+        once = child(gpu_service(), "Deployment", live_deployment=before)
+        assert image(once) == "registry/server:old"
+        drifted = serving(once)
+        drifted["spec"]["template"]["spec"]["containers"][0]["image"] = "intruder"
+        assert image(child(gpu_service(), "Deployment", live_deployment=drifted)) == "registry/server:old"
+
+    @pytest.mark.parametrize("seconds", [None, 3.0, 600.0])
+    def test_a_blip_of_readiness_is_no_reason_to_roll_out(self, seconds: float | None) -> None:
+        blip = {**self.before, "status": {"replicas": 1, "conditions": ROLLED_OUT}}
+        found = child(gpu_service(), "Deployment", live_deployment=blip, unready_seconds=seconds)
+        assert image(found) == "registry/server:old"
+
+    def test_is_applied_where_no_pod_has_served_for_as_long_as_a_start_may_take(self) -> None:
+        dead = {**self.before, "status": {"replicas": 1, "conditions": ROLLED_OUT}}
+        found = child(gpu_service(), "Deployment", live_deployment=dead, unready_seconds=2000.0)
+        assert image(found) == "registry/server:cuda"
+
+    def test_is_applied_to_a_service_that_is_scaled_to_zero(self) -> None:
+        subject = gpu_service(replicas=0)
+        before = live(child(subject, "Deployment", server_images=OLD_IMAGES))
+        before["status"] = {"conditions": ROLLED_OUT}
+        assert image(child(subject, "Deployment", live_deployment=before)) == "registry/server:cuda"

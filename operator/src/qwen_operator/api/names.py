@@ -21,6 +21,8 @@ RESET_BUDGET_ANNOTATION: Final = f"{GROUP}/reset-restart-budget"
 TEMPLATE_HASH_ANNOTATION: Final = f"{GROUP}/template-hash"
 SPEC_HASH_ANNOTATION: Final = f"{GROUP}/spec-hash"
 OPERATOR_VERSION_ANNOTATION: Final = f"{GROUP}/operator-version"
+APPLIED_TEMPLATE_ANNOTATION: Final = f"{GROUP}/applied-template"
+APPLIED_HASH_ANNOTATION: Final = f"{GROUP}/applied-hash"
 
 
 def child_name(service: str, suffix: str = "") -> str:

@@ -17,6 +17,8 @@ from qwen_operator.planning.builders.deployment import (
     build_deployment,
     keep_template,
     only_operator_changed,
+    progress_deadline,
+    rolled_out,
     rollout_means_downtime,
     rollout_numbers,
 )
@@ -38,6 +40,8 @@ class ClusterFacts:
         operator_namespace: where the operator runs, for NetworkPolicies.
         has_service_monitor, has_prometheus_rule, has_http_route: whether these APIs are installed.
         live_deployment: the service's current Deployment, None if there is none.
+        unready_seconds: for how long the service has not been Ready; None if it is or was never
+            judged.
         budgets: the PodDisruptionBudgets of the namespace. One of the user's that selects the pods
             replaces ours.
         claims: the known PersistentVolumeClaims of the namespace, by name. Only their access modes
@@ -52,6 +56,7 @@ class ClusterFacts:
     has_prometheus_rule: bool = False
     has_http_route: bool = False
     live_deployment: Mapping[str, Any] | None = None
+    unready_seconds: float | None = None
     budgets: Sequence[Mapping[str, Any]] = ()
     claims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prometheuses: Sequence[Mapping[str, Any]] | None = None
@@ -106,15 +111,27 @@ def _deployment(service: QwenService, facts: ClusterFacts) -> tuple[Object, list
     desired = build_deployment(service, _image(service, facts), facts.operator_version)
     live = facts.live_deployment
     deferred = service.spec.rollout.on_operator_upgrade == "Defer"
-    # Serving pods are left alone. Without any there is nothing to protect, and the change may help.
-    serving = live is not None and live.get("status", {}).get("readyReplicas", 0) > 0
-    if live is None or not serving or not deferred or not only_operator_changed(desired, live):
+    if live is None or not deferred or not only_operator_changed(desired, live) or _idle(service, facts, live):
         return desired, []
     message = (
         f"Operator {facts.operator_version} or its default image would change the pods. They stay as they are until "
         "the spec changes. To roll out now, set rollout.onOperatorUpgrade to Apply."
     )
     return keep_template(desired, live), [PlanWarning("UpdatePending", message)]
+
+
+def _idle(service: QwenService, facts: ClusterFacts, live: Mapping[str, Any]) -> bool:
+    """Whether no pod serves and none is about to: there is nothing to protect, and a change may help.
+
+    Pods that served and are not ready for a while (a probe that fails, an engine that restarts) are
+    given the time that a pod may take to start.
+    """
+    status = live.get("status") or {}
+    if status.get("readyReplicas", 0) > 0:
+        return False
+    if live["spec"].get("replicas") == 0 or not rolled_out(live):
+        return True
+    return facts.unready_seconds is not None and facts.unready_seconds > progress_deadline(service.spec)
 
 
 def _image(service: QwenService, facts: ClusterFacts) -> str:
