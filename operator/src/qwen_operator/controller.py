@@ -51,7 +51,13 @@ class Controller:
             kube, self.cluster, self._poller, writer, health=health, on_change=self._queue.add
         )
         self._reconciler = Reconciler(
-            kube, self.cluster, self._recorder, settings, suspended=self._remediator.suspended, gone=self.service_gone
+            kube,
+            self.cluster,
+            self._recorder,
+            settings,
+            suspended=self._remediator.suspended,
+            gone=self.service_gone,
+            again=self._queue.add,
         )
         self._ended = False
         self.ready = asyncio.Event()

@@ -51,7 +51,9 @@ def test_every_reason_of_a_condition_is_explained() -> None:
     warned = set(re.findall(r'(?:PlanWarning|Suspension)\(\s*"(\w+)"', source))
     assert {"Serving", "RolloutStalled"} <= judged
     assert {"CacheNotShared", "BudgetExhausted"} <= warned
-    missing = [reason for reason in judged | warned | {*FAILURES, *TRANSIENT} if f"`{reason}`" not in operations()]
+    applied = set(re.findall(r'ApplyError\(\s*"(\w+)"', (OPERATOR / "children.py").read_text(encoding="utf-8")))
+    assert "NameTaken" in applied
+    missing = [reason for reason in judged | warned | applied | {*FAILURES, *TRANSIENT} if f"`{reason}`" not in operations()]
     assert missing == []
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from qwen_operator.api import Condition, InvalidSpecError, QwenService, RemediationStatus, ServiceStatus
+from qwen_operator.api.names import selector_labels
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
 from tests.unit.qwen_operator.objects import (
@@ -30,6 +32,7 @@ STALLED: Object = {"conditions": [{"type": "Progressing", "status": "False", "re
 
 def status_of(*pods: Object, subject: QwenService | None = None, replicas: int = 1, **observed: Any) -> ServiceStatus:
     observed.setdefault("deployment", deployment(replicas))
+    observed.setdefault("selector", selector_labels("news"))
     subject = service(replicas=replicas) if subject is None else subject
     return evaluate(subject, Observed(pods=pods, **observed), NOW)
 
@@ -182,15 +185,60 @@ def test_stalled_rollout_degrades_even_without_a_failing_pod() -> None:
 
 
 def test_refused_pod_template_is_named_while_old_pods_serve() -> None:
-    status = status_of(READY_POD, apply_error=ApplyError("InvalidPodTemplate", "spec.containers[1].image: Required"))
+    status = status_of(
+        READY_POD, apply_errors=[ApplyError("InvalidPodTemplate", "spec.containers[1].image: Required", "Deployment")]
+    )
     assert condition(status, "Ready").status == "True"
     assert condition(status, "Progressing").reason == "InvalidPodTemplate"
     assert "Required" in condition(status, "Degraded").message
 
 
 def test_refused_pod_template_is_why_nothing_is_ready() -> None:
-    error = ApplyError("InvalidPodTemplate", "spec.containers[1].image: Required")
-    assert ready(deployment=None, apply_error=error).reason == "InvalidPodTemplate"
+    error = ApplyError("InvalidPodTemplate", "spec.containers[1].image: Required", "Deployment")
+    assert ready(deployment=None, apply_errors=[error]).reason == "InvalidPodTemplate"
+
+
+TAKEN = ApplyError("NameTaken", "Service news exists and belongs to something else. Rename one of the two.", "Service")
+
+
+def test_pods_behind_a_service_of_somebody_else_do_not_make_it_ready() -> None:
+    status = status_of(READY_POD, selector=None, apply_errors=[TAKEN])
+    found = condition(status, "Ready")
+    assert (found.status, found.reason) == ("False", "NameTaken")
+    assert "Service news exists" in found.message
+    assert status.ready_replicas == 0
+    assert status.reason == "NameTaken"
+    assert condition(status, "Degraded").reason == "NameTaken"
+
+
+def test_pods_of_a_deployment_of_somebody_else_do_not_make_it_ready() -> None:
+    taken = ApplyError("NameTaken", "Deployment news exists and belongs to something else.", "Deployment")
+    found = ready(READY_POD, deployment=None, apply_errors=[taken])
+    assert (found.status, found.reason) == ("False", "NameTaken")
+
+
+def test_pods_that_the_service_does_not_select_are_not_counted() -> None:
+    other = copy.deepcopy(READY_POD)
+    other["metadata"]["labels"]["app.kubernetes.io/name"] = "debugging"
+    assert status_of(READY_POD, other).ready_replicas == 1
+    found = ready(other)
+    assert (found.status, found.reason) == ("False", "NotSelected")
+    assert "news-1" in found.message
+
+
+def test_an_error_of_a_child_that_serves_nobody_leaves_the_reason_of_the_pods() -> None:
+    error = ApplyError("ApplyFailed", "NetworkPolicy news: forbidden", "NetworkPolicy")
+    status = status_of(LOADING, apply_errors=[error])
+    assert condition(status, "Ready").reason == "ModelLoading"
+    assert condition(status, "Degraded").message == "NetworkPolicy news: forbidden"
+
+
+def test_all_children_that_could_not_be_applied_are_named_the_service_first() -> None:
+    budget = ApplyError("ApplyFailed", "PodDisruptionBudget news: refused.", "PodDisruptionBudget")
+    found = condition(status_of(READY_POD, apply_errors=[budget, TAKEN]), "Degraded")
+    assert found.reason == "NameTaken"
+    assert "Service news exists" in found.message
+    assert "PodDisruptionBudget news" in found.message
 
 
 def test_pods_that_may_not_be_created_are_reported() -> None:
@@ -260,14 +308,16 @@ def test_what_remediation_remembers_is_kept() -> None:
 def test_transition_time_stays_while_the_status_stays() -> None:
     before = status_of(READY_POD)
     subject = service(status=before.to_dict())
-    later = evaluate(subject, Observed(deployment(), [LOADING]), NOW + timedelta(hours=1))
+    later = evaluate(subject, Observed(deployment(), [LOADING], selector_labels("news")), NOW + timedelta(hours=1))
     assert condition(later, "Degraded").last_transition_time == NOW
     assert condition(later, "Ready").last_transition_time == NOW + timedelta(hours=1)
 
 
 def test_an_unchanged_world_gives_an_unchanged_status() -> None:
     before = status_of(LOADING).to_dict()
-    again = evaluate(service(status=before), Observed(deployment(), [LOADING]), NOW + timedelta(minutes=7))
+    again = evaluate(
+        service(status=before), Observed(deployment(), [LOADING], selector_labels("news")), NOW + timedelta(minutes=7)
+    )
     assert again.to_dict() == before
 
 

@@ -279,7 +279,13 @@ async def test_a_missed_deletion_is_noticed_before_a_child_is_created(kube: Kube
     controller.cluster.store_service(service)
     recorder = Recorder(kube, "test")
     reconciler = Reconciler(
-        kube, controller.cluster, recorder, settings, suspended=lambda _: None, gone=controller.service_gone
+        kube,
+        controller.cluster,
+        recorder,
+        settings,
+        suspended=lambda _: None,
+        gone=controller.service_gone,
+        again=lambda *_: None,
     )
     await reconciler.reconcile(("n", "news"))
     assert controller.cluster.service(("n", "news")) is None
@@ -340,7 +346,9 @@ async def test_a_child_that_cannot_be_removed_does_not_keep_the_status_back(kube
     owner = {**metadata, "ownerReferences": [{"uid": "u"}]}
     cluster._informers[AUTOSCALERS]._put(("n", "news"), {"metadata": owner})
     recorder = Recorder(kube, "test")
-    reconciler = Reconciler(kube, cluster, recorder, settings, suspended=lambda _: None, gone=lambda _: None)
+    reconciler = Reconciler(
+        kube, cluster, recorder, settings, suspended=lambda _: None, gone=lambda _: None, again=lambda *_: None
+    )
     with pytest.raises(KubeError, match="webhook"):
         await reconciler.reconcile(("n", "news"))
     assert ("PATCH", "/apis/qwen-vllm.io/v1alpha1/namespaces/n/qwenservices/news/status") in [

@@ -121,7 +121,7 @@ def _deployment(service: QwenService, facts: ClusterFacts) -> tuple[Object, list
 
 
 def _idle(service: QwenService, facts: ClusterFacts, live: Mapping[str, Any]) -> bool:
-    """Whether no pod serves and none is about to: there is nothing to protect, and a change may help.
+    """Whether no pod serves and none is about to: there is nothing to protect, a change may help.
 
     Pods that served and are not ready for a while (a probe that fails, an engine that restarts) are
     given the time that a pod may take to start.

@@ -19,19 +19,30 @@ from typing import Any, Final
 from qwen_operator.api import Condition, InvalidSpecError, QwenService, RemediationStatus, ServiceStatus
 from qwen_operator.api.names import selector_string, service_url
 from qwen_operator.api.qwenservice import parse_status
+from qwen_operator.planning.builders.ownership import labels_select
 from qwen_operator.planning.builders.source import served_name
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, worst
 
 MAX_MESSAGE: Final = 1024
+# Without these no pod gets requests. The first one is told first.
+_SERVING: Final = ("Service", "Deployment", "ConfigMap", "PersistentVolumeClaim")
 
 
 @dataclass(frozen=True)
 class ApplyError:
-    """A child that could not be applied: InvalidPodTemplate (the dry run failed) or ApplyFailed."""
+    """A child that could not be applied.
+
+    Attributes:
+        reason: InvalidPodTemplate (the API server refuses the Deployment), NameTaken (an object of
+            somebody else has the child's name) or ApplyFailed.
+        message: what was refused, with its name.
+        kind: the child's kind.
+    """
 
     reason: str
     message: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,9 @@ class Observed:
     Attributes:
         deployment: its Deployment, None if there is none.
         pods: all of its pods, including those that are being deleted.
-        apply_error: the first child that could not be applied.
+        selector: which pods the service's own Service selects; None if it has none, for instance
+            because somebody else's has its name.
+        apply_errors: the children that could not be applied.
         warnings: the warnings of the plan.
         remediation: the state of remediation; None keeps what the status says.
         suspended: why remediation has stopped acting; None while it is active.
@@ -57,7 +70,8 @@ class Observed:
 
     deployment: Mapping[str, Any] | None = None
     pods: Sequence[Mapping[str, Any]] = ()
-    apply_error: ApplyError | None = None
+    selector: Mapping[str, str] | None = None
+    apply_errors: Sequence[ApplyError] = ()
     warnings: Sequence[PlanWarning] = ()
     remediation: RemediationStatus | None = None
     suspended: Suspension | None = None
@@ -79,10 +93,19 @@ class _View:
 
     desired: int
     ready: int
+    unselected: Sequence[str]
     problem: Problem | None
     deployment: Mapping[str, Any]
     observed: Observed
     url: str
+
+    @property
+    def error(self) -> ApplyError | None:
+        """The most important child that could not be applied, with the messages of all."""
+        errors = sorted(self.observed.apply_errors, key=lambda error: _importance(error.kind))
+        if not errors:
+            return None
+        return ApplyError(errors[0].reason, " ".join(error.message for error in errors), errors[0].kind)
 
     @property
     def failure(self) -> Problem | None:
@@ -110,9 +133,14 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
     """The status to write. A condition keeps its lastTransitionTime until its status changes."""
     active = [pod for pod in observed.pods if is_active(pod)]
     problem = worst(found for pod in active if (found := diagnose(pod)) is not None)
+    ready = [pod for pod in active if is_ready(pod)]
+    if any(error.reason == "NameTaken" and error.kind in ("Service", "Deployment") for error in observed.apply_errors):
+        ready = []  # whatever is ready there is not what the spec describes, or clients do not reach it
+    unselected = [pod["metadata"]["name"] for pod in ready if not labels_select(observed.selector, pod)]
     view = _View(
         desired=service.spec.replicas,
-        ready=sum(1 for pod in active if is_ready(pod)),
+        ready=len(ready) - len(unselected),
+        unselected=unselected,
         problem=problem,
         deployment=observed.deployment or {},
         observed=observed,
@@ -162,18 +190,25 @@ def _ready(view: _View) -> _Verdict:
 
 
 def _why_not(view: _View) -> tuple[str, str]:
-    """Reason and message of a service without a ready pod."""
-    error = view.observed.apply_error
+    """Reason and message of a service without a ready pod behind its Service."""
+    error = view.error
     refused = view.deployment_condition("ReplicaFailure")
     if view.desired == 0:
         return "ScaledToZero", "spec.replicas is 0. Increase it to serve requests."
-    if error is not None and (view.problem is None or not view.problem.is_failure):
+    if error is not None and error.kind in _SERVING and view.failure is None:
         return error.reason, error.message
     if view.problem is not None:
         return view.problem.reason, _explain(view.problem)
     if refused.get("status") == "True":
         return "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}"
+    if view.unselected:
+        names = ", ".join(view.unselected)
+        return "NotSelected", f"The Service does not select {names}. Restore the labels of the pods."
     return "Starting", "The pods are being created."
+
+
+def _importance(kind: str) -> int:
+    return _SERVING.index(kind) if kind in _SERVING else len(_SERVING)
 
 
 def _explain(problem: Problem) -> str:
@@ -181,7 +216,7 @@ def _explain(problem: Problem) -> str:
 
 
 def _progressing(view: _View) -> _Verdict:
-    error = view.observed.apply_error
+    error = view.error
     if error is not None:
         return _Verdict("Progressing", False, error.reason, error.message)
     if view.stalled:
@@ -222,7 +257,7 @@ def _available(view: _View) -> _Verdict:
 
 
 def _degraded(view: _View) -> _Verdict:
-    error, suspended = view.observed.apply_error, view.observed.suspended
+    error, suspended = view.error, view.observed.suspended
     refused = view.deployment_condition("ReplicaFailure")
     if error is not None:
         return _Verdict("Degraded", True, error.reason, error.message)
