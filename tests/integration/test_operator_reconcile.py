@@ -205,7 +205,8 @@ def test_a_service_of_someone_else_is_not_taken_and_the_status_does_not_speak_of
     api.create(qwen_service())
     servers.add("10.0.0.1")
     [pod] = api.started(1)
-    wait_until("the gate is open", lambda: api.run_pod(pod, "10.0.0.1") or api.gate(pod) == "True")
+    api.run_pod(pod, "10.0.0.1")
+    wait_until("the gate is open", lambda: api.gate(pod) == "True")
     api.run_pod(pod, "10.0.0.1")
     wait_until("the pod is seen", lambda: api.status().get("replicas") == 1)
     time.sleep(1.0)  # the time to judge the pod, which is ready

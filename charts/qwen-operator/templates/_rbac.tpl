@@ -55,7 +55,7 @@
   verbs: [list]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [list, create, patch]
 {{- end -}}
 
 {{- /* Permissions that only a cluster-wide operator has. It leaves pods on a node that is not ready

@@ -16,6 +16,7 @@ from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError
 from qwen_operator.kube.events import Recorder, Subject
+from qwen_operator.kube.pod_events import PodEvents
 from qwen_operator.kube.resources import (
     CLAIMS,
     DEPLOYMENTS,
@@ -30,6 +31,7 @@ from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, plan
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.conditions import Observed, Suspension, evaluate, invalid_status
+from qwen_operator.status.diagnosis import is_held_up
 from qwen_operator.status.transitions import status_patch, transitions
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class Reconciler:
         self._suspended = suspended
         self._gone = gone
         self._children = Children(kube, cluster, again)
+        self._pod_events = PodEvents(kube, again)
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
 
     async def reconcile(self, key: Key) -> None:
@@ -76,10 +79,12 @@ class Reconciler:
         errors, retry = await self._children.apply(key, service, todo.children)
         retry = await self._children.remove(service, todo.removed) or retry
         self._tell_warnings(key, obj, todo.warnings)
+        pods = self._cluster.pods(key)
         observed = Observed(
             deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
             selector=self._selector(service),
-            pods=self._cluster.pods(key),
+            pods=pods,
+            events=await self._pod_events.of(key, [pod for pod in pods if is_held_up(pod)]),
             apply_errors=errors,
             warnings=todo.warnings,
             remediation=service.status.remediation,
@@ -93,6 +98,7 @@ class Reconciler:
         """Drops what is known about a service."""
         self._warned.pop(key, None)
         self._children.forget(key)
+        self._pod_events.forget(key)
 
     def _selector(self, service: QwenService) -> Mapping[str, str] | None:
         """Which pods the Service selects; None if it does not exist or is not ours."""

@@ -91,7 +91,13 @@ def pod(name: str = "news-1", **status: Any) -> Object:
     """A pod with conditions (`ready`, `scheduled`, `gate`) and the status of its container."""
 
     conditions = []
-    for field, kind in (("ready", "Ready"), ("scheduled", "PodScheduled"), ("gate", "qwen-vllm.io/slo-ready")):
+    kinds = {
+        "ready": "Ready",
+        "containers": "ContainersReady",
+        "scheduled": "PodScheduled",
+        "gate": "qwen-vllm.io/slo-ready",
+    }
+    for field, kind in kinds.items():
         if field in status:
             value = status.pop(field)
             entry = value if isinstance(value, dict) else {"status": "True" if value else "False"}

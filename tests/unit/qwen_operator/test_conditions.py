@@ -12,6 +12,7 @@ from qwen_operator.api import Condition, InvalidSpecError, QwenService, Remediat
 from qwen_operator.api.names import selector_labels
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
+from qwen_operator.status.diagnosis import is_held_up
 from tests.unit.qwen_operator.objects import (
     NOW,
     READY_POD,
@@ -140,6 +141,159 @@ def test_the_message_says_why_a_pod_is_not_ready(unhealthy: Object, reason: str,
     assert (found.status, found.reason) == ("False", reason)
     assert text in found.message
     assert "news-" in found.message
+
+
+SERVES: Object = {"ready": True, "started": True, "state": {"running": {"startedAt": "2026-01-02T03:00:00Z"}}}
+T0, T1, T2 = "2026-01-02T02:59:00Z", "2026-01-02T03:01:00Z", "2026-01-02T03:02:00Z"
+
+
+def at(status: str, time: str) -> Object:
+    return {"status": status, "lastTransitionTime": time}
+
+
+def gated(found: Object, *gates: str) -> Object:
+    gates = gates or ("qwen-vllm.io/slo-ready",)
+    spec = {"nodeName": "worker-1", "readinessGates": [{"conditionType": gate} for gate in gates]}
+    return {**found, "spec": {**spec, **found.get("spec", {})}}
+
+
+def with_sidecar(found: Object, status: Object, **spec: Any) -> Object:
+    statuses = [*found["status"].get("containerStatuses", ()), {"name": "proxy", "restartCount": 1, **status}]
+    return {**found, "spec": spec, "status": {**found["status"], "containerStatuses": statuses}}
+
+
+def init_container(status: Object, **spec: Any) -> Object:
+    found = pod(initContainerStatuses=[{"name": "setup", "restartCount": 1, **status}])
+    return {**found, "spec": {"initContainers": [{"name": "setup", **spec}]}}
+
+
+@pytest.mark.parametrize(
+    ("unhealthy", "reason", "text"),
+    [
+        # The node controller withdraws Ready of a pod whose containers and gate are fine.
+        (
+            gated(pod(server=SERVES, gate=at("True", T1), containers=at("True", T1), ready=at("False", T2))),
+            "NodeLost",
+            "worker-1",
+        ),
+        (
+            gated(pod(server=SERVES, gate=at("True", T2), containers=at("True", T1), ready=at("False", T1))),
+            "GatePending",
+            "the kubelet has not counted it yet",
+        ),
+        (gated(pod(server=SERVES)), "GatePending", "its readiness gate is not open yet"),
+        (
+            gated(pod(server=SERVES, gate=at("True", T1)), "qwen-vllm.io/slo-ready", "target-health.example.org"),
+            "GatePending",
+            "target-health.example.org",
+        ),
+        (with_sidecar(pod(server=SERVES), {**SERVES, "ready": False}), "SidecarNotReady", "container proxy"),
+        (with_sidecar(pod(server=SERVES), crashed(70, "port in use")), "SidecarFailed", "port in use"),
+        (with_sidecar(pod(server=SERVES), crashed(137, reason="OOMKilled")), "SidecarFailed", "OOMKilled"),
+        (init_container(crashed(78, "no such file")), "InitContainerFailed", "no such file"),
+        (init_container(crashed(1, "no route"), restartPolicy="Always"), "SidecarFailed", "no route"),
+        (init_container({"ready": False, "state": {"running": {}}}), "Starting", "init container setup is running"),
+        (init_container({"ready": False, "state": {"terminated": {"exitCode": 0}}}), "Starting", "images"),
+        (
+            pod(server={**SERVES, "ready": False}, containers=at("False", T0)),
+            "ProbePending",
+            "first readiness probe",
+        ),
+        (pod(server={**SERVES, "ready": False}, containers=at("False", T1)), "EngineUnresponsive", "readiness probe"),
+        (
+            pod(scheduled={"status": "False", "message": "0/1: pod has unbound immediate PersistentVolumeClaims."}),
+            "VolumeNotBound",
+            "unbound",
+        ),
+        (
+            pod(scheduled={"status": "False", "message": 'persistentvolumeclaim "weights" not found'}),
+            "VolumeNotBound",
+            '"weights"',
+        ),
+    ],
+)
+def test_the_reason_is_what_really_happened(unhealthy: Object, reason: str, text: str) -> None:
+    found = ready(unhealthy)
+    assert (found.status, found.reason) == ("False", reason)
+    assert text in found.message
+
+
+def test_a_pod_before_its_first_probe_is_not_degraded() -> None:
+    status = status_of(pod(server={**SERVES, "ready": False}, containers=at("False", T0)))
+    assert condition(status, "Degraded").status == "False"
+
+
+def event(reason: str, message: str, time: str = T1, **fields: Any) -> Object:
+    return {"reason": reason, "message": message, "lastTimestamp": time, **fields}
+
+
+NO_SECRET = event("FailedMount", 'MountVolume.SetUp failed for volume "hf" : secret "hf" not found')
+
+
+@pytest.mark.parametrize(
+    ("events", "reason", "text"),
+    [
+        ([NO_SECRET], "ContainerConfigError", 'secret "hf" not found'),
+        ([event("FailedMount", 'configmap "news-alerts" not found')], "ContainerConfigError", "news-alerts"),
+        (
+            [event("FailedMount", 'references non-existent secret key: "token"')],
+            "ContainerConfigError",
+            '"token"',
+        ),
+        ([event("FailedMount", "mount failed: exit status 32")], "VolumeNotMounted", "exit status 32"),
+        ([event("FailedAttachVolume", "Multi-Attach error")], "VolumeNotMounted", "Multi-Attach"),
+        ([event("FailedCreatePodSandBox", "cni plugin not initialized")], "SandboxFailed", "cni plugin"),
+        ([NO_SECRET, event("Pulling", 'Pulling image "server:1"', T2)], "Starting", 'Pulling image "server:1"'),
+        ([event("Pulled", "already present", T2), NO_SECRET], "Starting", "images"),
+        ([event("Pulled", "already present", T0), NO_SECRET], "ContainerConfigError", '"hf"'),
+        ([event("Scheduled", "assigned"), {"reason": "FailedMount", "eventTime": T1}], "VolumeNotMounted", "Mount"),
+        ([], "Starting", "images and volumes"),
+    ],
+)
+def test_events_say_why_a_pod_is_held_up(events: list[Object], reason: str, text: str) -> None:
+    waiting = pod(scheduled=True, server={"state": {"waiting": {"reason": "ContainerCreating"}}})
+    assert is_held_up(waiting)
+    found = ready(waiting, events={"uid-news-1": events})
+    assert found.reason == reason
+    assert text in found.message
+
+
+def test_only_a_pod_that_has_a_node_and_no_container_is_held_up() -> None:
+    assert not is_held_up(pod(scheduled=False))
+    assert not is_held_up(LOADING)
+    assert not is_held_up(pod(scheduled=True, server=crashed(1) | {"state": {"terminated": {"exitCode": 1}}}))
+    assert is_held_up(pod(scheduled=True))
+
+
+def failed(reason: str, message: str, time: str = "2026-01-02T03:03:00Z") -> Object:
+    return pod("news-0", phase="Failed", reason=reason, message=message, startTime=time)
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (failed("UnexpectedAdmissionError", "Allocate failed due to no healthy devices"), "PodRejected"),
+        (failed("OutOfcpu", "Node didn't have enough resource: cpu"), "PodRejected"),
+        (failed("Evicted", "The node was low on resource: memory."), "Evicted"),
+    ],
+)
+def test_a_rejected_or_evicted_pod_is_told_until_the_next_one_runs(last: Object, reason: str) -> None:
+    waiting = pod(scheduled=True)
+    for pods in ([last], [last, waiting]):
+        status = status_of(*pods)
+        found = condition(status, "Ready")
+        assert found.reason == reason
+        assert last["status"]["message"] in found.message
+        assert condition(status, "Degraded").reason == reason
+    assert ready(last, LOADING).reason == "ModelLoading"
+    assert ready(last, READY_POD).status == "True"
+    assert condition(status_of(last, READY_POD), "Degraded").status == "False"
+
+
+def test_a_pod_that_failed_long_ago_explains_nothing() -> None:
+    old = failed("Evicted", "disk", "2026-01-01T00:00:00Z")
+    assert ready(old, pod()).reason == "Starting"
+    assert ready(failed("UnexpectedAdmissionError", "now"), old).reason == "PodRejected"
 
 
 def test_a_crash_of_long_ago_explains_nothing() -> None:

@@ -11,7 +11,7 @@ Permissions that the operator needs (the chart grants exactly these):
 | core                  | pods/status                       | patch (the readiness gate)                      |
 | core                  | pods/eviction                     | create                                          |
 | core                  | services, configmaps              | get, list, watch, create, patch, delete         |
-| core                  | events                            | create, patch                                   |
+| core                  | events                            | list (why a pod is held up), create, patch      |
 | core                  | nodes (optional)                  | get (whether the node of a pod is ready)        |
 | apps                  | deployments                       | get, list, watch, create, patch, delete         |
 | apps                  | replicasets                       | list                                            |
@@ -97,10 +97,19 @@ class KubeClient:
         return await self._call("GET", resource.path(namespace, name))
 
     async def list(
-        self, resource: Resource, namespace: str | None = None, selector: str | None = None
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        selector: str | None = None,
+        *,
+        fields: str | None = None,
     ) -> tuple[Sequence[Object], str]:
-        """The objects that a label selector matches, and the resourceVersion to watch from."""
+        """The objects that a label selector and a field selector match, and the resourceVersion to
+        watch from.
+        """
         query = {"labelSelector": selector} if selector else {}
+        if fields:
+            query["fieldSelector"] = fields
         answer = await self._call("GET", resource.path(namespace), query, timeout=60.0)
         items = [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in answer["items"]]
         return items, answer["metadata"]["resourceVersion"]
