@@ -28,7 +28,7 @@ from qwen_operator.api.operations import (
     SloSpec,
 )
 from qwen_operator.api.replica import AuthSpec, EngineSpec, GpuSpec, LimitsSpec, ModelSpec
-from qwen_operator.api.status import ServiceStatus
+from qwen_operator.api.status import ServiceStatus, read_status
 
 GROUP: Final = "qwen-vllm.io"
 VERSION: Final = "v1alpha1"
@@ -150,11 +150,8 @@ class QwenService:
 
 
 def parse_status(obj: Mapping[str, Any]) -> ServiceStatus:
-    """The object's status. One that cannot be read (another version wrote it) counts as empty."""
-    try:
-        return ServiceStatus.model_validate(obj.get("status") or {})
-    except ValidationError:
-        return ServiceStatus()
+    """The object's status without what cannot be read, which another version may have written."""
+    return read_status(obj.get("status"))
 
 
 def _invalid(error: ValidationError) -> InvalidSpecError:

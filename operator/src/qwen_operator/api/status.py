@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from qwen_operator.api.base import ApiObject, map_list, section
@@ -119,3 +119,41 @@ class ServiceStatus(StatusObject):
         """The condition of this type, if there is one."""
 
         return next((condition for condition in self.conditions if condition.type == kind), None)
+
+
+class UnreadableStatusError(Exception):
+    """A state of remediation that this version cannot read, such as one of a newer version."""
+
+
+def read_status(value: Any) -> ServiceStatus:
+    """The status of an object. Fields that cannot be read are left out, the others are kept."""
+    while True:
+        try:
+            return ServiceStatus.model_validate(value or {})
+        except ValidationError as error:
+            value = _without(value, error.errors(include_url=False)[0]["loc"])
+
+
+def _without(value: Any, place: tuple[int | str, ...]) -> Any:
+    """The status without a field, or without one item of its conditions."""
+    if not isinstance(value, dict) or not place or place[0] not in value:
+        return {}
+    name = place[0]
+    rest = {key: part for key, part in value.items() if key != name}
+    if name == "conditions" and len(place) > 1:
+        rest["conditions"] = [item for number, item in enumerate(value[name]) if number != place[1]]
+    return rest
+
+
+def read_ledger(value: Any) -> RemediationStatus:
+    """The state of remediation in the status of an object.
+
+    Raises UnreadableStatusError instead of leaving anything out: budget and intents must survive.
+    """
+    ledger = value.get("remediation") if isinstance(value, dict) else value
+    try:
+        return RemediationStatus.model_validate({} if ledger is None else ledger)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(["status.remediation", *(str(part) for part in first["loc"])])
+        raise UnreadableStatusError(f"{place}: {first['msg']}") from error

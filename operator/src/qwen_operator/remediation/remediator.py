@@ -26,7 +26,7 @@ from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.steps import Decisions, Prove
 from qwen_operator.remediation.values import Evidence, Instant, Round
 from qwen_operator.remediation.views import newest_revision, pod_ip, pod_view, rollout_view
-from qwen_operator.remediation.writes import Writer
+from qwen_operator.remediation.writes import Writer, unreadable
 from qwen_operator.status.conditions import Suspension
 from qwen_operator.status.diagnosis import is_active
 
@@ -123,7 +123,7 @@ class Remediator:
         pods = self._cluster.pods(key)
         seen = await self._round(key, pods, evidence, policy, desired)
         service = self._cluster.service(key)
-        if service is None:
+        if service is None or self._unreadable(key, service):
             return policy.poll
         decisions = self.judge(key, seen, policy, parse_status(service).remediation)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
@@ -146,6 +146,14 @@ class Remediator:
                 self._suspended[key] = decisions.suspended
             self._on_change(key)
         return decisions
+
+    def _unreadable(self, key: Key, service: Object) -> bool:
+        suspended = unreadable(service)
+        if suspended is not None and suspended != self._suspended.get(key):
+            self._suspended[key] = suspended
+            SUSPENDED.labels(*key).set(True)
+            self._on_change(key)
+        return suspended is not None
 
     async def _round(
         self, key: Key, pods: Sequence[Object], evidence: Mapping[str, Evidence | None], policy: Policy, desired: int

@@ -48,7 +48,7 @@ class ApplyError:
 
 @dataclass(frozen=True)
 class Suspension:
-    """Why remediation has stopped acting: BudgetExhausted or SystemicErrors."""
+    """Why remediation has stopped acting: BudgetExhausted, SystemicErrors or StatusUnreadable."""
 
     reason: str
     message: str
