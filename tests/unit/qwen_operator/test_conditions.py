@@ -181,6 +181,18 @@ def init_container(status: Object, **spec: Any) -> Object:
             "GatePending",
             "the kubelet has not counted it yet",
         ),
+        (
+            gated(
+                pod(
+                    server=SERVES,
+                    gate=at("True", T1),
+                    containers=at("True", T1),
+                    ready={**at("False", T2), "reason": "ReadinessGatesNotReady"},
+                )
+            ),
+            "GatePending",
+            "the kubelet has not counted it yet",
+        ),
         (gated(pod(server=SERVES)), "GatePending", "its readiness gate is not open yet"),
         (
             gated(pod(server=SERVES, gate=at("True", T1)), "qwen-vllm.io/slo-ready", "target-health.example.org"),
@@ -216,6 +228,51 @@ def test_the_reason_is_what_really_happened(unhealthy: Object, reason: str, text
     found = ready(unhealthy)
     assert (found.status, found.reason) == ("False", reason)
     assert text in found.message
+
+
+@pytest.mark.parametrize(
+    ("log", "advice"),
+    [
+        ("huggingface_hub.errors.RepositoryNotFoundError: 404 Client Error: Not Found for url", "repository"),
+        ("huggingface_hub.errors.RevisionNotFoundError: Invalid rev id: v2", "revision"),
+        ("huggingface_hub.errors.GatedRepoError: 401 Client Error. Access to model x/y is restricted", "denies access"),
+        ("requests.exceptions.HTTPError: 403 Client Error: Forbidden for url", "denies access"),
+        ("OSError: [Errno 28] No space left on device", "cache.size"),
+        (
+            "urllib3: Max retries exceeded with url: (Caused by NameResolutionError(Failed to resolve",
+            "cannot be reached",
+        ),
+        ("huggingface_hub.errors.LocalEntryNotFoundError: check your connection", "cannot be reached"),
+        ("requests.exceptions.HTTPError: 429 Client Error: Too Many Requests for url", "limits the number"),
+    ],
+)
+def test_the_causes_of_a_failed_download_are_told_apart(log: str, advice: str) -> None:
+    found = ready(pod(server=crashed(78, log)))
+    assert found.reason == "ModelDownloadFailed"
+    assert advice in found.message
+
+
+def test_memory_of_the_container_and_of_the_gpu_are_told_apart() -> None:
+    container = ready(pod(server=crashed(137, reason="OOMKilled"))).message
+    assert "resources.limits.memory" in container
+    assert "gpuMemoryUtilization" not in container
+    gpu = ready(pod(server=crashed(70, "torch.OutOfMemoryError: CUDA out of memory."))).message
+    assert "gpuMemoryUtilization" in gpu
+    assert "resources.limits.memory" not in gpu
+    either = ready(pod(server=crashed(70, "RuntimeError: cannot allocate memory"))).message
+    assert "gpuMemoryUtilization" in either
+    assert "resources.limits.memory" in either
+
+
+def test_loading_says_how_long_it_may_take() -> None:
+    subject = service(rollout={"startupTimeout": "20m"})
+    assert "may take until 2026-01-02T03:20:00Z" in ready(LOADING, subject=subject).message
+
+
+def test_a_container_in_back_off_says_how_long() -> None:
+    message = "back-off 2m40s restarting failed container=server pod=news-1_default(uid)"
+    looping = {**crashed(1), "state": {"waiting": {"reason": "CrashLoopBackOff", "message": message}}}
+    assert "back-off 2m40s" in ready(pod(server=looping)).message
 
 
 def test_a_pod_before_its_first_probe_is_not_degraded() -> None:

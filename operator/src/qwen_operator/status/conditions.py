@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus, ServiceStatus
+from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus, ServiceStatus, format_time
 from qwen_operator.api.names import selector_string, service_url
 from qwen_operator.api.qwenservice import parse_status
 from qwen_operator.planning.builders.ownership import labels_select
@@ -91,6 +91,7 @@ class _View:
     deployment: Mapping[str, Any]
     observed: Observed
     url: str
+    startup: timedelta
 
     @property
     def error(self) -> ApplyError | None:
@@ -138,6 +139,7 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
         deployment=observed.deployment or {},
         observed=observed,
         url=service_url(service.name, service.namespace, service.spec.service.port),
+        startup=service.spec.rollout.startup_timeout,
     )
     verdicts = [_ready(view), _progressing(view), _available(view), _degraded(view), _suspended(view), _warned(view)]
     return ServiceStatus(
@@ -201,7 +203,7 @@ def _why_not(view: _View) -> tuple[str, str]:
     if error is not None and error.kind in _SERVING and view.failure is None:
         return error.reason, error.message
     if view.problem is not None:
-        return view.problem.reason, _explain(view.problem)
+        return view.problem.reason, _explain(view, view.problem)
     if refused.get("status") == "True":
         return "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}"
     if view.unselected:
@@ -214,8 +216,18 @@ def _importance(kind: str) -> int:
     return _SERVING.index(kind) if kind in _SERVING else len(_SERVING)
 
 
-def _explain(problem: Problem) -> str:
-    return " ".join(part for part in (f"Pod {problem.pod}:", problem.detail.rstrip(".") + ".", problem.remedy) if part)
+def _explain(view: _View, problem: Problem) -> str:
+    remedy = problem.remedy
+    if problem.reason == "ModelLoading" and (began := _time(problem.since)) is not None:
+        remedy = f"It may take until {format_time(began + view.startup)} (rollout.startupTimeout)."
+    return " ".join(part for part in (f"Pod {problem.pod}:", problem.detail.rstrip(".") + ".", remedy) if part)
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def _progressing(view: _View) -> Verdict:
@@ -223,13 +235,14 @@ def _progressing(view: _View) -> Verdict:
     if error is not None:
         return Verdict("Progressing", False, error.reason, error.message)
     if view.stalled:
-        cause = _explain(view.problem) if view.problem else view.deployment_condition("Progressing").get("message", "")
+        told = view.deployment_condition("Progressing").get("message", "")
+        cause = _explain(view, view.problem) if view.problem else told
         message = f"The rollout made no progress within rollout.startupTimeout. {cause}"
         return Verdict("Progressing", False, "RolloutStalled", message)
     if view.rolling:
         reason, message = "RollingOut", "The pods are being updated to the spec."
         if view.problem is not None:
-            reason, message = view.problem.reason, _explain(view.problem)
+            reason, message = view.problem.reason, _explain(view, view.problem)
         return Verdict("Progressing", True, reason, message)
     return _settled(view)
 
@@ -265,7 +278,7 @@ def _degraded(view: _View) -> Verdict:
     if error is not None:
         return Verdict("Degraded", True, error.reason, error.message)
     if view.failure is not None:
-        return Verdict("Degraded", True, view.failure.reason, _explain(view.failure))
+        return Verdict("Degraded", True, view.failure.reason, _explain(view, view.failure))
     if refused.get("status") == "True":
         return Verdict("Degraded", True, "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}")
     if view.stalled:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qwen_operator.api.names import CONTAINER, READINESS_GATE
+from qwen_operator.status.exits import ENGINE_DIED, exit_reason
 from qwen_operator.status.pod_events import explain
 
-# The server's exit codes.
-EXIT_ENGINE_DIED: Final = 70
-EXIT_CONFIGURATION: Final = 78
-
+EXIT_ENGINE_DIED: Final = ENGINE_DIED
 _IMAGE_REASONS: Final = {
     "ErrImagePull",
     "ImagePullBackOff",
@@ -23,14 +21,8 @@ _IMAGE_REASONS: Final = {
     "RegistryUnavailable",
 }
 _CONFIG_REASONS: Final = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-_DOWNLOAD_FAILED: Final = re.compile(
-    r"repository not found|gatedrepo|gated repo|RepositoryNotFound|LocalEntryNotFound|RevisionNotFound|"
-    r"couldn't connect to|could not connect to|Max retries exceeded|Failed to resolve|"
-    r"401 Client Error|403 Client Error|404 Client Error|429 Client Error|No space left on device",
-    re.IGNORECASE,
-)
-_OUT_OF_MEMORY: Final = re.compile(r"out of memory|OutOfMemoryError|cannot allocate memory", re.IGNORECASE)
 _OTHERS: Final = {"init": "InitContainerFailed", "sidecar": "SidecarFailed"}
+_BACK_OFF: Final = re.compile(r"back-off [0-9a-z.]+")
 _TAIL_LINES: Final = 8
 _TAIL_LENGTH: Final = 600
 
@@ -75,11 +67,19 @@ _RANK: Final = {reason: rank for rank, reason in enumerate([*FAILURES, *TRANSIEN
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a pod is not ready. `reason` is from this module, or the alert that closed the gate."""
+    """Why a pod is not ready.
+
+    Attributes:
+        reason: from this module, or the alert that closed the gate.
+        advice: what to do in this case; empty for what the reason says.
+        since: when it began, if it only takes time.
+    """
 
     reason: str
     detail: str
     pod: str = ""
+    advice: str = ""
+    since: str = ""
 
     @property
     def is_failure(self) -> bool:
@@ -89,7 +89,7 @@ class Problem:
     @property
     def remedy(self) -> str:
         """What to do."""
-        return {**FAILURES, **TRANSIENT}.get(self.reason, FAILURES["OutOfRotation"])
+        return self.advice or {**FAILURES, **TRANSIENT}.get(self.reason, FAILURES["OutOfRotation"])
 
     @property
     def rank(self) -> int:
@@ -179,23 +179,15 @@ def _terminated(container: Mapping[str, Any], pod: str, role: str) -> Problem | 
             return None
         return Problem("Restarting", "the container exited with code 0 and is restarted", pod)
     text = tail(last.get("message") or "")
-    looping = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
-    restarts = container.get("restartCount", 0)
+    waiting = state.get("waiting") or {}
+    looping = waiting.get("reason") == "CrashLoopBackOff"
+    back_off = _BACK_OFF.search(waiting.get("message") or "")
     detail = (
-        f"container {container['name']} exited with code {code} ({last.get('reason', 'Error')}), restarts: {restarts}"
+        f"container {container['name']} exited with code {code} ({last.get('reason', 'Error')}), "
+        f"restarts: {container.get('restartCount', 0)}{f', {back_off[0]}' if back_off else ''}"
     )
-    reason = _exit_reason(last, code, text, looping) if role == CONTAINER else _OTHERS[role]
-    return Problem(reason, f"{detail}\n{text}" if text else detail, pod)
-
-
-def _exit_reason(last: Mapping[str, Any], code: int, text: str, looping: bool) -> str:
-    if last.get("reason") == "OOMKilled" or _OUT_OF_MEMORY.search(text):
-        return "OutOfMemory"
-    if code == EXIT_CONFIGURATION:
-        return "ModelDownloadFailed" if _DOWNLOAD_FAILED.search(text) else "ModelLoadFailed"
-    if code == EXIT_ENGINE_DIED:
-        return "EngineFailed"
-    return "CrashLoopBackOff" if looping else "EngineFailed"
+    reason, advice = exit_reason(last, code, text, looping) if role == CONTAINER else (_OTHERS[role], "")
+    return Problem(reason, f"{detail}\n{text}" if text else detail, pod, advice)
 
 
 def _not_ready(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, Any]]) -> Problem:
@@ -205,7 +197,8 @@ def _not_ready(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, 
     if running is None:
         return _starting(pod, name, events)
     if not server.get("started"):
-        return Problem("ModelLoading", f"the model has been loading since {running.get('startedAt')}", name)
+        since = running.get("startedAt", "")
+        return Problem("ModelLoading", f"the model has been loading since {since}", name, since=since)
     gate = condition_of(pod, READINESS_GATE)
     if gate.get("status") == "False":
         return Problem(gate.get("reason") or "OutOfRotation", gate.get("message") or "taken out of rotation", name)
@@ -244,8 +237,9 @@ def _gated(pod: Mapping[str, Any], name: str) -> Problem:
         return Problem("GatePending", f"the server is ready; the readiness gate {others[0]} is not open", name)
     ready, containers = condition_of(pod, "Ready"), condition_of(pod, "ContainersReady")
     opened = max(item.get("lastTransitionTime", "") for item in (own, containers))
-    if containers.get("status") == "True" and ready.get("lastTransitionTime", "") > opened:
-        # The kubelet would have set Ready. If it is gone, the node controller withdraws it.
+    withdrawn = not ready.get("reason") and ready.get("lastTransitionTime", "") > opened
+    if containers.get("status") == "True" and withdrawn:
+        # The kubelet gives a reason. Where it is gone, the node controller takes Ready without one.
         node = (pod.get("spec") or {}).get("nodeName", "")
         return Problem("NodeLost", f"its node {node} no longer reports to the control plane", name)
     return Problem("GatePending", "all its containers are ready; the kubelet has not counted it yet", name)
