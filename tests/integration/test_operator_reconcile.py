@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import Counter
 
 from qwen_operator.process.operator_metrics import WRITES
-from tests.integration.admin_api import QS, AdminApi, qwen_service
+from tests.integration.admin_api import QS, STRATEGIC, AdminApi, qwen_service
 from tests.integration.control_plane import wait_until
 from tests.integration.fake_pods import FakePodServers
-from tests.integration.operator_thread import OperatorThread
+from tests.integration.operator_thread import IMAGES, OperatorThread
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 
@@ -305,6 +305,34 @@ def test_a_restarted_operator_changes_nothing(
         second.reconcile()
         time.sleep(0.5)
     assert written(WRITES) == before
+
+
+def test_a_pending_update_neither_takes_over_drift_nor_starts_by_a_blip_of_readiness(
+    api: AdminApi,
+    servers: FakePodServers,
+    operator: OperatorThread,
+    operator_kubeconfig: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers.add("10.0.0.1")
+    api.create(qwen_service(rollout={"minReadySeconds": 0}))
+    [pod] = api.started(1)
+    api.run_pod(pod, "10.0.0.1")
+    wait_until("the gate is open", lambda: api.gate(pod) == "True")
+    api.run_pod(pod, "10.0.0.1")
+    wait_until("it is complete", lambda: api.condition("Progressing").get("reason") == "Complete")
+    operator.stop()
+    monkeypatch.setitem(IMAGES, "QWEN_OPERATOR_SERVER_IMAGE_CPU", "server:next")
+    with OperatorThread(operator_kubeconfig, api.namespace, servers.url_of):
+        wait_until("it is pending", lambda: api.condition("Progressing").get("reason") == "UpdatePending")
+        wrong = {"spec": {"template": {"spec": {"containers": [{"name": "server", "image": "wrong"}]}}}}
+        api.patch("apps/v1", "deployments", "news", wrong, kind=STRATEGIC)
+        wait_until("the drift is repaired", lambda: container(api)["image"] == "server:cpu", seconds=10)
+        api.run_pod(pod, "10.0.0.1", ready=False)
+        wait_until("it is not ready", lambda: api.condition("Ready")["status"] == "False", seconds=10)
+        time.sleep(1.0)  # the time in which the update was rolled out
+        assert container(api)["image"] == "server:cpu"
+        assert pod in [item["metadata"]["name"] for item in api.pods()]
 
 
 def test_each_child_is_applied_once(api: AdminApi, operator: OperatorThread) -> None:

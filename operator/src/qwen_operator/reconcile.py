@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -183,8 +184,13 @@ class Reconciler:
 
 
 def _unready_seconds(service: QwenService, now: datetime) -> float | None:
-    """For how long the status has said that the service is not Ready; None if it does not."""
+    """For how long the status has said that the service is not Ready.
+
+    None if it says that it is, infinite if it says nothing.
+    """
     ready = service.status.condition("Ready")
-    if ready is None or ready.status != "False":
+    if ready is None:
+        return math.inf
+    if ready.status == "True":
         return None
     return (now - ready.last_transition_time).total_seconds()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -180,7 +181,9 @@ class TestOperatorUpgrade:
 
     def test_is_applied_where_no_pod_serves(self) -> None:
         before = live(child(gpu_service(), "Deployment", server_images=OLD_IMAGES))
-        assert image(child(gpu_service(), "Deployment", live_deployment=before)) == "registry/server:cuda"
+        for seconds, expected in ((5.0, "old"), (61.0, "cuda"), (math.inf, "cuda")):
+            found = child(gpu_service(), "Deployment", live_deployment=before, unready_seconds=seconds)
+            assert image(found) == f"registry/server:{expected}"
 
     def test_drift_of_the_same_version_is_repaired(self) -> None:
         drifted = live(child(gpu_service(), "Deployment"))

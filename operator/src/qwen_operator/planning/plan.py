@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from qwen_operator.api import QwenService
 from qwen_operator.api.names import child_name
@@ -29,6 +29,9 @@ from qwen_operator.planning.builders.prometheusrule import build_prometheus_rule
 from qwen_operator.planning.builders.selectors import selects
 from qwen_operator.planning.builders.service import build_http_route, build_service
 
+_BLIP_SECONDS: Final = 60.0
+"""Pods that have not been available yet may be replaced when none has been ready for so long."""
+
 
 @dataclass(frozen=True)
 class ClusterFacts:
@@ -40,8 +43,8 @@ class ClusterFacts:
         operator_namespace: where the operator runs, for NetworkPolicies.
         has_service_monitor, has_prometheus_rule, has_http_route: whether these APIs are installed.
         live_deployment: the service's current Deployment, None if there is none.
-        unready_seconds: for how long the service has not been Ready; None if it is or was never
-            judged.
+        unready_seconds: for how long the service has not been Ready; None if it was at the last
+            look, infinite if there was none.
         budgets: the PodDisruptionBudgets of the namespace. One of the user's that selects the pods
             replaces ours.
         claims: the known PersistentVolumeClaims of the namespace, by name. Only their access modes
@@ -129,9 +132,10 @@ def _idle(service: QwenService, facts: ClusterFacts, live: Mapping[str, Any]) ->
     status = live.get("status") or {}
     if status.get("readyReplicas", 0) > 0:
         return False
-    if live["spec"].get("replicas") == 0 or not rolled_out(live):
+    if live["spec"].get("replicas") == 0:
         return True
-    return facts.unready_seconds is not None and facts.unready_seconds > progress_deadline(service.spec)
+    patience = progress_deadline(service.spec) if rolled_out(live) else _BLIP_SECONDS
+    return facts.unready_seconds is not None and facts.unready_seconds > patience
 
 
 def _image(service: QwenService, facts: ClusterFacts) -> str:
