@@ -156,12 +156,10 @@ class KubeClient:
         metadata = obj["metadata"]
         return await self._call("PUT", resource_for(obj).path(metadata.get("namespace"), metadata["name"]), body=obj)
 
-    async def apply(self, obj: Object, *, dry_run: bool = False) -> Object:
+    async def apply(self, obj: Object) -> Object:
         """Applies an object (server-side apply). Fields that are no longer applied are removed."""
         metadata = obj["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        if dry_run:
-            query["dryRun"] = "All"
         path = resource_for(obj).path(metadata.get("namespace"), metadata["name"])
         return await self._call("PATCH", path, query, body=obj, content_type=_CONTENT_TYPES["apply"], timeout=30.0)
 

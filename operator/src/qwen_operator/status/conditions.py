@@ -1,6 +1,7 @@
 """Computes the status from what was observed. Pure; the clock is passed in.
 
-Ready                 True: at least one pod answers requests, even if something else is wrong.
+Ready                 True: at least one pod is ready and our own Service selects it, even if
+                      something else is wrong.
 Available             True: the Deployment has its minimum of pods, ready for minReadySeconds.
 Progressing           True: a change or a start is in progress. False: Complete, or stopped
                       (RolloutStalled, ...).
