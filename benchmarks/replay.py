@@ -9,6 +9,7 @@ All requests get the same token in a step: a client that reads a token knows its
 
 from __future__ import annotations
 
+import sys
 import time
 from concurrent.futures import Future
 
@@ -25,6 +26,9 @@ class ReplayExecutor(UniProcExecutor):
 
     def _init_executor(self) -> None:
         super()._init_executor()
+        # Python's default of 5 ms lets the thread that sends the outputs wait for the scheduler's,
+        # and the tokens are late before any frontend has them.
+        sys.setswitchinterval(0.0005)
         self._prompts: dict[str, int] = {}
         words = single_characters(self.model_config.tokenizer)
         self._words = list(words.values())

@@ -138,14 +138,13 @@ class _Search:
         if result.answered != _STREAMS:
             raise RuntimeError(f"{self.server.label} did not answer every request: {result.statuses}")
         found = self._lateness(result.arrivals, first)
-        if found.p99 > _LATE_SECONDS or math.isnan(found.p99):
+        slow = not found.rate >= _PACE_KEPT * rate
+        self.engine_was_slow |= slow
+        if not found.p99 <= _LATE_SECONDS:
             return False
         if found.rate > (0.0 if math.isnan(self._best.tokens_per_second) else self._best.tokens_per_second):
             self._best = Carried(found.rate, 1e6 * used / result.tokens, found.p99)
-        if found.rate < _PACE_KEPT * rate:
-            self.engine_was_slow = True
-            return False
-        return True
+        return not slow
 
     def _lateness(self, streams: list[list[tuple[float, str]]], first: int) -> Lateness:
         words = self._files.words()

@@ -19,6 +19,8 @@ from tests.contract.sources import Function, Sources, targets_of
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "server" / "src" / "qwen_server"
 _VARIABLE = re.compile(r"VLLM_[A-Z0-9_]+")
+# Variables that vLLM's processes set for each other, not in `vllm.envs`.
+_INNER_VARIABLES = {"VLLM_OMP_NUM_THREADS_SET_BY_VLLM": "vllm.utils.torch_utils"}
 _MODULE = re.compile(r"vllm(\.[a-z0-9_]+)+")
 # Names of Python's own, and those that pydantic adds to every model.
 _NOT_VLLMS = re.compile(r"__\w+__|model_[a-z_]+")
@@ -114,7 +116,8 @@ def _names(file: File) -> Iterator[Relied]:
     for node in ast.walk(file.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if _VARIABLE.fullmatch(node.value):
-                yield Says("vllm.envs", file.at(node), (node.value,))
+                module = _INNER_VARIABLES.get(node.value, "vllm.envs")
+                yield Says(module, file.at(node), (node.value,))
             elif _MODULE.fullmatch(node.value):
                 yield Exists(node.value, file.at(node))
 

@@ -438,6 +438,11 @@ TEXTS: tuple[Relied, ...] = (
         ("Worker proc %s died unexpectedly (exit code: %s)",),
     ),
     Says(
+        "vllm.v1.worker.gpu_worker",
+        "NO_DEVICE",
+        ("adjusted local rank {} is out of bounds for {} devices.",),
+    ),
+    Says(
         "vllm.v1.engine.utils",
         "explain",
         ("Engine core initialization failed. See root cause above. Failed core proc(s): {}",),

@@ -176,6 +176,21 @@ def test_the_environment_of_a_cpu_is_known_before_vllm_sets_it(monkeypatch: pyte
     assert changed <= READ_LATE
 
 
+def test_what_vllm_sets_for_the_engine_core_on_a_gpu_is_read_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.engine import utils
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    from qwen_server.engine.vllm.patches.early_core import READ_LATE
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(utils.current_platform, "is_cpu", lambda: False)
+    before = dict(os.environ)
+    with utils._configure_uniproc_startup_threads(UniProcExecutor, 1):
+        changed = {name for name in before.keys() | os.environ.keys() if before.get(name) != os.environ.get(name)}
+    assert "OMP_NUM_THREADS" in changed
+    assert changed <= READ_LATE
+
+
 def test_a_single_cpu_without_bound_threads_needs_no_worker_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.executor import Executor, uniproc_executor

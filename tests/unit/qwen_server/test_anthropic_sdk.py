@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 from anthropic import AsyncAnthropic
 
-from tests.unit.qwen_server.serving import Served, make_settings, serve, until
+from qwen_server.config.values import RateLimit
+from tests.unit.qwen_server.serving import Served, serve, until
 
 MODEL = "qwen-news-classifier"
 ANSWER = "这条新闻属于【财经】类别。"
@@ -59,9 +60,9 @@ async def test_a_wrong_key_is_an_authentication_error(tmp_path: Path) -> None:
 
 
 async def test_a_rate_limit_is_raised_or_waited_out() -> None:
-    limit = make_settings(rate_limit="2/second").rate_limit
-    async with serve(rate_limit=limit) as served:
-        impatient, patient = client_of(served), client_of(served, retries=2)
+    # Longer than a second, so that a slow machine sends all three within the period.
+    async with serve(rate_limit=RateLimit(2, 4.0, "2 in 4 s")) as served:
+        impatient, patient = client_of(served), client_of(served, retries=4)
         for _ in range(2):
             await impatient.messages.create(**asked())
         with pytest.raises(anthropic.RateLimitError) as refused:

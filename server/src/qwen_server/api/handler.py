@@ -25,6 +25,7 @@ from qwen_server.http.asgi import Receive, Scope, Send, send_error
 from qwen_server.http.body import BodyReader, UploadsFullError
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import UntilDisconnect
+from qwen_server.http.early_writes import Outbox
 from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error, engine_failure, refused
 from qwen_server.http.rate_limits import RateLimiter
 
@@ -42,7 +43,7 @@ class Handler:
         self._limiter = limiter
         self.reader = reader
         self.bodies = bodies
-        self._early_writes = early_writes
+        self._outbox = Outbox() if early_writes else None
         # One thread, because several would share the interpreter and only delay each other.
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="parser")
 
@@ -57,7 +58,7 @@ class Handler:
             if body.constrained:
                 await self._check_grammar(body, receive)  # 400; 503 too many grammars
             self._require_service()  # reading the body may have taken a while
-            generation = Generation(service, body, record, early_writes=self._early_writes)
+            generation = Generation(service, body, record, outbox=self._outbox)
             ticket = self._admit(generation)  # 503 queue full
         except HttpError as error:
             record.param = error.param

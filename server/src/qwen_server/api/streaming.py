@@ -149,7 +149,10 @@ class DirectWriter(Protocol):
 
     @property
     def wrote_at(self) -> float:
-        """When it last wrote, by the clock of the stream; 0.0 if it has not."""
+        """When it last got text, by the clock of the stream; 0.0 if it has not."""
+
+    def flush(self) -> None:
+        """Writes what it has not written yet."""
 
 
 class EventStream:
@@ -240,6 +243,8 @@ class EventStream:
             comment.result()
 
     async def _write(self, data: bytes, *, more: bool) -> None:
+        if self._direct is not None:
+            self._direct.flush()
         self.blocked = True  # stays True if the wait for the client is cancelled
         if not self.started:
             await self._send({"type": "http.response.start", "status": 200, "headers": self._headers()})

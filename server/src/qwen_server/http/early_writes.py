@@ -7,6 +7,7 @@ waits for slow readers and handles errors.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -50,10 +51,49 @@ class PlainEvents(Protocol):
         """Returns the event for text in the middle of the answer."""
 
 
+class Outbox:
+    """Writes the new text of all streams once the outputs that have come are handled.
+
+    vLLM handles the steps that have come one after the other, without a pause. If there are several
+    because the server is behind, the text that a stream gained in them becomes one event: so the
+    server catches up.
+    """
+
+    __slots__ = ("_streams",)
+
+    def __init__(self) -> None:
+        self._streams: list[DirectEvents] = []
+
+    def add(self, stream: DirectEvents) -> None:
+        """Writes the stream's text in the next iteration of the running event loop."""
+        if not self._streams:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._streams.append(stream)
+
+    def _write(self) -> None:
+        streams, self._streams = self._streams, []
+        for stream in streams:
+            try:
+                stream.flush()
+            except Exception as error:  # noqa: BLE001 - one stream's error must not stop the others
+                stream.fail(error)
+
+
 class DirectEvents:
     """The `engine.base.Tap` of a stream with a single choice. It is shut until `open` is called."""
 
-    __slots__ = ("_chunks", "_clock", "_cycle", "_figures", "_open", "_record", "wrote_at")
+    __slots__ = (
+        "_chunks",
+        "_clock",
+        "_cycle",
+        "_error",
+        "_figures",
+        "_open",
+        "_outbox",
+        "_record",
+        "_text",
+        "wrote_at",
+    )
 
     def __init__(
         self,
@@ -61,14 +101,19 @@ class DirectEvents:
         chunks: PlainEvents,
         record: RequestRecord,
         figures: RequestFigures,
+        *,
         clock: Callable[[], float],
+        outbox: Outbox,
     ) -> None:
         self._cycle = cycle
         self._chunks = chunks
         self._record = record
         self._figures = figures
         self._clock = clock
+        self._outbox = outbox
         self._open = False
+        self._text = ""  # not written yet
+        self._error: Exception | None = None
         self.wrote_at = 0.0  # see DirectWriter
 
     def open(self) -> None:
@@ -76,13 +121,30 @@ class DirectEvents:
         self._open = self._chunks.begun and self._cycle.chunked_encoding is True
 
     def shut(self) -> None:
-        """Ends direct writes: from now on only the task writes."""
+        """Ends direct writes: from now on only the task writes. Raises the error of a write."""
         self._open = False
+        if self._error is not None:
+            raise self._error
+        self.flush()
+
+    def fail(self, error: Exception) -> None:
+        """Ends direct writes. The task gets the error with the next output."""
+        self._open = False
+        self._error = error
+
+    def flush(self) -> None:
+        """Writes the text that has come, unless the client is gone."""
+        text, self._text = self._text, ""
+        if text and not self._gone():
+            data = self._chunks.plain(text)
+            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def ready(self) -> bool:
         """See Tap. False while the client reads slowly or is gone: the task handles both."""
-        cycle = self._cycle
-        return not (not self._open or cycle.flow.write_paused or cycle.disconnected or cycle.transport.is_closing())
+        return self._open and not self._cycle.flow.write_paused and not self._gone()
+
+    def _gone(self) -> bool:
+        return self._cycle.disconnected or self._cycle.transport.is_closing()
 
     def take(self, text: str, tokens: int) -> None:
         """See Tap."""
@@ -90,5 +152,6 @@ class DirectEvents:
         self._figures.gain(self._record, tokens, now)
         if text:
             self.wrote_at = now
-            data = self._chunks.plain(text)
-            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            if not self._text:
+                self._outbox.add(self)
+            self._text += text

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen_server.engine.vllm.patches.vllm_texts import CORE_ENDED, HEARSAY, WORKER_ENDED
+from qwen_server.engine.vllm.patches.vllm_texts import CORE_ENDED, HEARSAY, NO_DEVICE, WORKER_ENDED
 
 _TAIL_BYTES = 256 * 1024
 _CAUSE_LENGTH = 1000
@@ -120,8 +120,10 @@ def one_line(text: str) -> str:
     return flat if len(flat) <= _CAUSE_LENGTH else flat[: _CAUSE_LENGTH - 3] + "..."
 
 
-def with_flag(cause: str, device: str) -> str:
-    """The cause, with the server's flag where vLLM names an argument that does nothing here."""
+def with_advice(cause: str, device: str) -> str:
+    """The cause, with what to look at where vLLM's words say too little or another thing."""
     if "gpu_memory_utilization" in cause and device != "cuda":
         return f"{cause} (on a CPU: --kv-cache-gib)"
+    if NO_DEVICE.search(cause):
+        return f"{cause} (CUDA finds no GPU: see CUDA_VISIBLE_DEVICES and the driver's version)"
     return cause

@@ -170,7 +170,7 @@ class VllmEngine:
 
     def _start_failure(self, error: BaseException) -> str:
         logged = causes.cause_of(causes.read_errors(self._errors), since=self._started_wall, server=os.getpid())
-        return causes.with_flag(logged or causes.explain(error), self._settings.device)
+        return causes.with_advice(logged or causes.explain(error), environment.expected_device(self._settings))
 
     # --- requests ---
 

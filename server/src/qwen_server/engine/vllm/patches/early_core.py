@@ -22,6 +22,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import popen_spawn_posix, reduction, resource_tracker, spawn, util
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess, set_spawning_popen
@@ -33,11 +34,14 @@ from qwen_server.engine.vllm.grammars.forking import serve_in_fork
 
 _LENGTH = struct.Struct("!I")
 # Variables that vLLM sets after the early process has started, but does not read during imports.
+# Torch reads OMP_NUM_THREADS when it is imported, so it gets a later value from `_set_threads`.
 READ_LATE = frozenset(
     {
         "LOCAL_WORLD_SIZE",
         "NUMEXPR_MAX_THREADS",
+        "OMP_NUM_THREADS",
         "VLLM_DISABLE_SHARED_EXPERTS_STREAM",
+        "VLLM_OMP_NUM_THREADS_SET_BY_VLLM",
         "VLLM_SSM_CONV_STATE_LAYOUT",
         "VLLM_WORKER_MULTIPROC_METHOD",
     }
@@ -262,8 +266,10 @@ def main(  # noqa: PLR0917 - only the constructor of EarlyChild calls it
     # must do so before the environment moves.
     with contextlib.suppress(ImportError):
         importlib.import_module("setproctitle").getproctitle()
+    threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.clear()
     os.environ.update(environment)
+    _set_threads(threads)
     spawn.spawn_main(pipe_handle=pipe, tracker_fd=tracker)
 
 
@@ -274,6 +280,17 @@ def _receive_environment(pipe: int) -> dict[str, str] | None:
         return None
     body = _read(pipe, _LENGTH.unpack(header)[0])
     return None if body is None else dict(json.loads(body))
+
+
+def _set_threads(before: str | None) -> None:
+    """Gives torch the number of threads of OMP_NUM_THREADS, unless it has imported this value.
+
+    On a GPU, vLLM sets the variable for an engine core that runs the worker itself.
+    """
+    now = os.environ.get("OMP_NUM_THREADS", "")
+    torch = sys.modules.get("torch")
+    if torch is not None and now != before and now.isdecimal() and int(now):
+        torch.set_num_threads(int(now))
 
 
 def _read(pipe: int, size: int) -> bytes | None:
