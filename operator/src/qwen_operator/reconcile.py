@@ -105,8 +105,8 @@ class Reconciler:
     async def _still_there(self, key: Key, service: QwenService, todo: Plan) -> bool:
         """Whether the service still exists. Checked before a child is created for it.
 
-        kopf does not report a deletion that happened while its watch was interrupted. Children of a
-        deleted service would be garbage collected and created again, forever.
+        A deletion that fell into a gap of the watch shows only in the next list. Until then,
+        children of a deleted service would be garbage collected and created again.
         """
         if all(
             self._cluster.child(resource_for(child), key[0], child["metadata"]["name"]) is not None
@@ -114,14 +114,15 @@ class Reconciler:
         ):
             return True
         try:
-            live = await self._kube.get(QWEN_SERVICES, key[1], key[0])
+            live: Object | None = await self._kube.get(QWEN_SERVICES, key[1], key[0])
         except NotFoundError:
-            logger.info("the service was deleted", extra={"namespace": key[0], "service": key[1]})
-            self._gone(key)
+            live = None
+        if live is None or live["metadata"]["uid"] != service.uid:
+            known = self._cluster.service(key)
+            if known is not None and known["metadata"]["uid"] == service.uid:
+                logger.info("the service was deleted", extra={"namespace": key[0], "service": key[1]})
+                self._gone(key)
             return False
-        if live["metadata"]["uid"] != service.uid:
-            self._cluster.store_service(live)
-            raise ConflictError(409, "there is a new QwenService with this name")
         return True
 
     async def _facts(self, key: Key, service: QwenService) -> ClusterFacts:

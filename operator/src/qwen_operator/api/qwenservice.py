@@ -34,6 +34,8 @@ GROUP: Final = "qwen-vllm.io"
 VERSION: Final = "v1alpha1"
 KIND: Final = "QwenService"
 PLURAL: Final = "qwenservices"
+MAX_NESTING: Final = 64
+"""Levels of a field of the spec. A pod template has less than 20."""
 
 
 class InvalidSpecError(Exception):
@@ -135,6 +137,8 @@ class QwenService:
     def parse(cls, obj: Mapping[str, Any]) -> QwenService:
         """Parses an object of the API. Raises InvalidSpecError, which names the field."""
         metadata = obj["metadata"]
+        if (field := _too_deep(obj.get("spec") or {})) is not None:
+            raise InvalidSpecError(f"spec.{field}", f"it is nested deeper than {MAX_NESTING} levels")
         try:
             spec = QwenServiceSpec.model_validate(obj.get("spec") or {})
         except ValidationError as error:
@@ -147,6 +151,22 @@ class QwenService:
             spec=spec,
             status=parse_status(obj),
         )
+
+
+def _too_deep(spec: Mapping[str, Any]) -> str | None:
+    """The field of the spec that is nested deeper than anything that Kubernetes has."""
+    for field, value in spec.items():
+        level = [value]
+        for _ in range(MAX_NESTING):
+            level = [
+                child
+                for parent in level
+                if isinstance(parent, (dict, list))
+                for child in (parent.values() if isinstance(parent, dict) else parent)
+            ]
+        if level:
+            return field
+    return None
 
 
 def parse_status(obj: Mapping[str, Any]) -> ServiceStatus:

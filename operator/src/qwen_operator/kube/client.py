@@ -30,8 +30,9 @@ chart with this table.
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Self
 from urllib.parse import urlencode
 
@@ -41,11 +42,15 @@ from kubernetes.aio import client, config
 from qwen_operator.api.names import FIELD_MANAGER
 from qwen_operator.api.objects import Object
 from qwen_operator.kube.errors import KubeError, NotFoundError, error_of
+from qwen_operator.kube.reading import lines, read_json
 from qwen_operator.kube.resources import PODS, Resource, resource_for
 
 PatchType = Literal["merge", "strategic"]
 
 REQUEST_TIMEOUT: Final = 15.0
+CONNECTIONS: Final = 100
+"""Connections for calls; more calls at once wait for one."""
+
 WATCH_SECONDS: Final = 240
 WATCH_SILENCE: Final = 100.0
 """A watch gets a bookmark about every minute.
@@ -67,8 +72,8 @@ class WatchEvent(NamedTuple):
     object: Object
 
 
-async def _load(kubeconfig: str | None) -> Any:
-    configuration = client.Configuration()
+async def _load(kubeconfig: str | None, connections: int) -> Any:
+    configuration = client.Configuration(connection_pool_maxsize=connections)
     if kubeconfig:
         await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)
     else:
@@ -77,20 +82,26 @@ async def _load(kubeconfig: str | None) -> Any:
 
 
 class KubeClient:
-    """The API of one cluster. Every call has a timeout and raises nothing but `KubeError`."""
+    """The API of one cluster. Every call has a timeout and raises nothing but `KubeError`.
 
-    def __init__(self, api: Any) -> None:
+    Watches have connections of their own without a limit, because each keeps one for minutes: with
+    many namespaces they would leave none for the calls.
+    """
+
+    def __init__(self, api: Any, watching: Any) -> None:
         self._api = api
+        self._watching = watching
 
     @classmethod
     async def connect(cls, kubeconfig: str | None = None) -> Self:
         """Connects with a kubeconfig (the argument or KUBECONFIG) or the pod's ServiceAccount."""
-
-        return cls(client.ApiClient(await _load(kubeconfig or os.environ.get("KUBECONFIG"))))
+        path = kubeconfig or os.environ.get("KUBECONFIG")
+        return cls(client.ApiClient(await _load(path, CONNECTIONS)), client.ApiClient(await _load(path, 0)))
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._api.close()
+        await self._watching.close()
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
         """One object."""
@@ -106,23 +117,28 @@ class KubeClient:
         return items, answer["metadata"]["resourceVersion"]
 
     async def watch(
-        self, resource: Resource, version: str, namespace: str | None = None, selector: str | None = None
-    ) -> AsyncIterator[WatchEvent]:
+        self,
+        resource: Resource,
+        version: str,
+        namespace: str | None = None,
+        selector: str | None = None,
+        seconds: float = WATCH_SECONDS,
+    ) -> AsyncGenerator[WatchEvent]:
         """The changes after a resourceVersion, including bookmarks.
 
-        A watch ends after some minutes. The caller continues from the last resourceVersion.
+        A watch ends after so many seconds. The caller continues from the last resourceVersion.
         """
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
-            "timeoutSeconds": str(WATCH_SECONDS),
+            "timeoutSeconds": str(max(1, math.ceil(seconds))),
         }
         if selector:
             query["labelSelector"] = selector
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT, sock_read=WATCH_SILENCE)
         response = await self._send(
-            "GET", resource.path(namespace), query, body=None, content_type=None, timeout=timeout
+            "GET", resource.path(namespace), query, body=None, content_type=None, timeout=timeout, api=self._watching
         )
         try:
             async for line in _lines(response):
@@ -227,7 +243,7 @@ class KubeClient:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
         response = await self._send(method, path, query or {}, body=body, content_type=content_type, timeout=limits)
         try:
-            answer = json.loads(await response.read())
+            answer = read_json(await response.read())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise KubeError(0, f"{method} {path}: {error or type(error).__name__}") from error
         return answer if isinstance(answer, dict) else {}
@@ -241,14 +257,16 @@ class KubeClient:
         body: Object | None,
         content_type: str | None,
         timeout: aiohttp.ClientTimeout,
+        api: Any = None,
     ) -> aiohttp.ClientResponse:
+        api = api or self._api
         headers = {"Accept": "application/json", "User-Agent": "qwen-operator"}
         if body is not None:
             headers["Content-Type"] = content_type or "application/json"
         try:
-            await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-            url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-            wrapped = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
+            await api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            url = api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+            wrapped = await api.call_api(method, url, headers, body, _request_timeout=timeout)
             response: aiohttp.ClientResponse = wrapped.response
             if response.status >= 400:
                 raise error_of(response.status, await response.read())
@@ -259,7 +277,7 @@ class KubeClient:
 
 def _event(line: bytes) -> Object:
     try:
-        event: Object = json.loads(line)
+        event: Object = read_json(line)
     except ValueError as error:
         raise KubeError(0, f"the watch was interrupted within a line: {error}") from error
     return event
@@ -267,7 +285,7 @@ def _event(line: bytes) -> Object:
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     try:
-        while line := await response.content.readline():
+        async for line in lines(response.content.iter_any()):
             yield line
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise KubeError(0, f"the watch was interrupted: {error or type(error).__name__}") from error
