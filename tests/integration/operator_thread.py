@@ -20,11 +20,15 @@ IMAGES = {"QWEN_OPERATOR_SERVER_IMAGE_CPU": "server:cpu", "QWEN_OPERATOR_SERVER_
 
 
 class OperatorThread:
-    """The operator in a thread of the tests, for one namespace, without leader election."""
+    """The operator in a thread of the tests, without leader election.
+
+    It watches one namespace, or several whose names are separated by commas.
+    """
 
     def __init__(self, kubeconfig: Path, namespace: str, url_of: Callable[[str], str]) -> None:
         self._kubeconfig = kubeconfig
         self._namespace = namespace
+        self.health = Health()
         self._url_of = url_of
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="operator")
         self._running = threading.Event()
@@ -37,13 +41,12 @@ class OperatorThread:
         self._loop = asyncio.get_running_loop()
         env = {**IMAGES, "QWEN_OPERATOR_WATCH_NAMESPACES": self._namespace, "QWEN_OPERATOR_POD_NAME": "test"}
         settings = read_settings(["--namespace", "qwen-system"], env)
-        health = Health()
         try:
             kube = await KubeClient.connect(str(self._kubeconfig))
-            self.controller = Controller(kube, settings, health, Poller(self._url_of))
+            self.controller = Controller(kube, settings, self.health, Poller(self._url_of))
             acting = Acting(self.controller, self._stop, kube.close)
             running = asyncio.create_task(acting.run())
-            while not health.ready and not running.done():  # noqa: ASYNC110 - no event tells it
+            while not self.health.ready and not running.done():  # noqa: ASYNC110 - no event tells it
                 await asyncio.sleep(0.05)
             self._running.set()
             assert await running == 0, "the operator failed"
