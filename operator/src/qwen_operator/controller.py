@@ -95,7 +95,8 @@ class Controller:
             return
         key, matters = key_of(obj), _matters(obj)
         SERVICES.set(len(self.cluster.services))
-        self._remediator.sync(key)
+        if self.cluster.sees(key[0]):
+            self._remediator.sync(key)
         if self._matters.get(key) != matters:
             self._matters[key] = matters
             self._queue.add(key)
@@ -144,6 +145,7 @@ class Controller:
             logger.info("waiting for the objects of a namespace", extra={"namespace": key[0], "service": key[1]})
             self._queue.add(key, _BLIND_SECONDS)
             return
+        self._remediator.sync(key)
         started = time.monotonic()
         try:
             await self._reconciler.reconcile(key)

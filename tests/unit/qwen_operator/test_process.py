@@ -173,6 +173,7 @@ async def test_services_whose_objects_cannot_be_listed_are_left_alone(server: Se
     await until(lambda: ("n", "news") in controller.cluster.services)
     await asyncio.sleep(1.0)
     assert {method for method, *_ in server.asked} == {"GET"}
+    assert controller._remediator._loops == {}
     denied = False
     await until(lambda: any("/deployments/" in path for method, path, *_ in server.asked if method == "PATCH"), 20)
     await stop(task)
