@@ -14,6 +14,9 @@ import yaml
 from aiohttp import web
 
 Object = dict[str, Any]
+KINDS: dict[str, Object] = {"/api": {"versions": ["v1"]}, "/api/v1": {"resources": []}, "/apis": {"groups": []}}
+"""What kopf asks for at its start."""
+
 DISCOVERY = 3
 """Slashes in the path of a discovery, such as /apis/apps/v1."""
 
@@ -136,6 +139,8 @@ class Objects:
             self.lists.append(namespace)
             items = [obj for key, obj in self.items.items() if namespace in ("", key[0])]
             return refused or web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
+        if request.path in KINDS:
+            return web.json_response(KINDS[request.path])
         if request.path.count("/") == DISCOVERY and request.path.startswith("/apis"):
             return refusal(404)
         return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
