@@ -37,10 +37,13 @@ async def informer(
     *namespaces: str,
     told: Callable[[Object], None] = lambda _: None,
     relist: float = 60.0,
+    removable: bool = True,
     health: Health | None = None,
 ) -> AsyncIterator[Informer]:
     """A running informer of QwenServices."""
-    subject = Informer(kube, QWEN_SERVICES, namespaces, told, selector="", relist=relist, health=health)
+    subject = Informer(
+        kube, QWEN_SERVICES, namespaces, told, selector="", relist=relist, removable=removable, health=health
+    )
     task = asyncio.create_task(subject.run())
     try:
         yield subject
@@ -263,6 +266,16 @@ async def test_without_its_definition_a_kind_has_no_objects_until_it_is_back(
         objects.put(item("new"))
         await until(lambda: names(subject) == ["new"], 10)
         assert subject.silence() < 5
+
+
+async def test_a_404_for_a_kind_that_is_always_there_is_not_believed(kube: KubeClient, objects: Objects) -> None:
+    objects.put(item())
+    async with informer(kube, removable=False) as subject:
+        await until(lambda: objects.watches)
+        objects.refuse = lambda _: refusal(404)
+        objects.end_watches()
+        await until(lambda: len(objects.lists) == 4, 10)
+        assert names(subject) == ["news"]
 
 
 async def test_a_version_that_does_not_exist_yet_is_listed_again(kube: KubeClient, objects: Objects) -> None:

@@ -82,6 +82,7 @@ class ClusterCache:
             self._service_changed,
             selector="",
             relist=relist,
+            removable=True,
             health=self._health,
         )
 

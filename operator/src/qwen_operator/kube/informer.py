@@ -70,7 +70,8 @@ class Informer:
 
     `on_change` is called with each object that was added, changed or deleted (then with its last
     known state). Objects are shared: do not modify them. With `relist`, a list is compared with the
-    copy at least every so many seconds, also while the watch seems to work.
+    copy at least every so many seconds, also while the watch seems to work. `removable` says that
+    the kind's definition may be deleted, so that a persistent 404 means that there are no objects.
     """
 
     def __init__(
@@ -82,9 +83,11 @@ class Informer:
         selector: str = SELECTOR,
         *,
         relist: float = math.inf,
+        removable: bool = False,
         health: Health | None = None,
     ) -> None:
         self.resource = resource
+        self._removable = removable
         self._kube = kube
         self._loops = [_Loop(namespace) for namespace in namespaces or (None,)]
         self._on_change = on_change
@@ -208,7 +211,8 @@ class Informer:
 
     def _bear(self, loop: _Loop, problem: Exception | None) -> None:
         """Handles that a namespace or the definition of a kind is not there, or is denied."""
-        loop.absences = loop.absences + 1 if isinstance(problem, NotFoundError) else 0
+        missing = self._removable and isinstance(problem, NotFoundError)
+        loop.absences = loop.absences + 1 if missing else 0
         # An API server that has just started may not know a definition yet, so once is not enough.
         if loop.absences == 2:
             logger.warning("%s are not served: their definition is missing", self.resource.plural)
