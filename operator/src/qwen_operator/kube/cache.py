@@ -13,7 +13,7 @@ from qwen_operator.api.names import child_name, label_value
 from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
-from qwen_operator.kube.informer import Informer, all_synced, service_label
+from qwen_operator.kube.informer import SELECTOR, Informer, all_synced, service_label
 from qwen_operator.kube.resources import (
     AUTOSCALERS,
     BUDGETS,
@@ -35,6 +35,9 @@ from qwen_operator.process.health import Health
 logger = logging.getLogger(__name__)
 
 DISCOVERY_SECONDS: Final = 60.0
+_COMPARE_SECONDS: Final = 900.0
+"""How often children and pods are listed and compared, also while their watches seem to work."""
+
 _REMEMBERED: Final = 1000
 _CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, CLAIMS)
 _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
@@ -72,18 +75,11 @@ class ClusterCache:
         self._served: frozenset[Resource] = frozenset()
         self._informers = {resource: self._informer(resource) for resource in _CHILDREN}
         # All budgets are watched: if one of the user's selects the pods, ours is removed.
-        self._informers[BUDGETS] = Informer(kube, BUDGETS, namespaces, self._changed, selector="", health=self._health)
-        self.pod_informer = Informer(kube, PODS, namespaces, on_pod, health=self._health)
+        self._informers[BUDGETS] = self._informer(BUDGETS, selector="")
+        self.pod_informer = self._informer(PODS, on_change=on_pod)
         self._needed = (*self._informers.values(), self.pod_informer)
-        self.service_informer = Informer(
-            kube,
-            QWEN_SERVICES,
-            namespaces,
-            self._service_changed,
-            selector="",
-            relist=relist,
-            removable=True,
-            health=self._health,
+        self.service_informer = self._informer(
+            QWEN_SERVICES, on_change=self._service_changed, selector="", relist=relist, removable=True
         )
 
     # The services.
@@ -223,8 +219,25 @@ class ClusterCache:
             logger.info("installed optional APIs: %s", ", ".join(sorted(item.plural for item in served)) or "none")
             self._on_api()
 
-    def _informer(self, resource: Resource) -> Informer:
-        return Informer(self._kube, resource, self._namespaces, self._changed, health=self._health)
+    def _informer(
+        self,
+        resource: Resource,
+        *,
+        on_change: Callable[[Object], None] | None = None,
+        selector: str = SELECTOR,
+        relist: float = _COMPARE_SECONDS,
+        removable: bool = False,
+    ) -> Informer:
+        return Informer(
+            self._kube,
+            resource,
+            self._namespaces,
+            on_change or self._changed,
+            selector,
+            relist=relist,
+            removable=removable,
+            health=self._health,
+        )
 
     def _changed(self, obj: Object) -> None:
         key = self.key_by_label(obj)
