@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.integration.admin_api import QS, AdminApi, qwen_service
 from tests.integration.control_plane import ControlPlane, find_program
+from tests.unit.qwen_operator.bad_specs import BAD_SPECS, UNKNOWN_MODEL, BadSpec, set_path
 
 pytestmark = pytest.mark.cluster
 
@@ -93,6 +95,23 @@ def test_bad_input_is_refused_with_the_field(
     assert result.returncode != 0
     assert expected in result.stderr
     assert not api.objects(QS, "qwenservices")
+
+
+@pytest.mark.parametrize("bad", [*BAD_SPECS, UNKNOWN_MODEL], ids=str)
+def test_a_spec_that_would_be_silently_wrong_is_refused_with_field_and_rule(api: AdminApi, bad: BadSpec) -> None:
+    obj = qwen_service()
+    set_path(obj["spec"], bad.path, bad.value)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        api.create(obj)
+    answer = json.loads(caught.value.read())
+    assert answer["reason"] == "Invalid"
+    causes = [(cause["field"], cause["message"]) for cause in answer["details"]["causes"]]
+    assert any(field == bad.named and bad.text in message for field, message in causes), causes
+
+
+def test_a_model_of_an_image_of_ones_own_is_accepted(api: AdminApi) -> None:
+    obj = qwen_service(model={"source": {"builtin": "mine"}}, engine={"device": "cpu", "image": "registry/mine:1"})
+    assert api.create(obj)["spec"]["model"]["source"] == {"builtin": "mine"}
 
 
 def test_more_parallelism_than_gpus_is_refused(plane: ControlPlane, api: AdminApi) -> None:

@@ -22,6 +22,7 @@ from qwen_operator.api import (
 from qwen_operator.api.alerting import AlertName
 from qwen_operator.api.base import DURATION_PATTERN
 from qwen_operator.api.catalogue import NAMES
+from tests.unit.qwen_operator.bad_specs import BAD_SPECS, BadSpec, set_path
 from tests.unit.qwen_operator.objects import NOW, gpu_service, load, service, service_object
 
 
@@ -81,6 +82,17 @@ def test_two_sources_are_refused() -> None:
 )
 def test_invalid_values_are_rejected_with_the_field(spec: dict[str, Any], field: str) -> None:
     assert refused(**spec).field == field
+
+
+@pytest.mark.parametrize("bad", BAD_SPECS, ids=str)
+def test_specs_that_would_be_silently_wrong_are_refused(bad: BadSpec) -> None:
+    raw = service_object()
+    set_path(raw["spec"], bad.path, bad.value)
+    with pytest.raises(InvalidSpecError) as caught:
+        QwenService.parse(raw)
+    assert caught.value.field.startswith(re.sub(r"\[(\d+)\]", r".\1", bad.named))
+    if "should match" not in bad.text and bad.text != "at least 1" and "greater than" not in bad.text:
+        assert bad.text in caught.value.detail
 
 
 def test_null_means_absent() -> None:

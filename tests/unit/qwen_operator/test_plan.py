@@ -120,6 +120,20 @@ def test_what_is_accepted_but_not_implemented_is_reported() -> None:
     assert reasons(service(autoscaling={"maxReplicas": 2, "scaler": "KEDA"})) == ["NotImplementedYet"]
 
 
+def test_minimum_above_the_replicas_is_reported() -> None:
+    minimum = {"minReadyReplicas": 3}
+    assert reasons(service(remediation=minimum, replicas=2)) == ["MinReadyAboveReplicas"]
+    assert reasons(service(remediation=minimum, replicas=3)) == []
+    assert reasons(service(remediation=minimum, replicas=0)) == []
+    assert reasons(service(remediation=minimum, autoscaling={"maxReplicas": 3})) == []
+
+
+def test_idle_gpus_are_reported() -> None:
+    reported = reasons(gpu_service(gpu={"count": 4}, engine={"tensorParallelSize": 2}, replicas=2))
+    assert reported == ["GPUsIdle"]
+    assert reasons(gpu_service(gpu={"count": 2}, engine={"tensorParallelSize": 2}, replicas=2)) == []
+
+
 def test_missing_apis_are_reported_if_the_spec_needs_them() -> None:
     assert reasons(service(monitoring={"serviceMonitor": "Enabled"})) == ["MonitoringUnavailable"]
     assert reasons(service(route={"parentRefs": [{"name": "gateway"}]})) == ["RouteUnavailable"]
@@ -161,7 +175,7 @@ class TestOperatorUpgrade:
         assert image(found) == "registry/server:old"
 
     def test_is_rolled_out_with_the_next_change_of_the_spec(self) -> None:
-        found = child(gpu_service(engine={"maxModelLen": 100}), "Deployment", live_deployment=self.before)
+        found = child(gpu_service(engine={"maxModelLen": 200}), "Deployment", live_deployment=self.before)
         assert image(found) == "registry/server:cuda"
 
     def test_is_applied_when_asked_for(self) -> None:

@@ -46,10 +46,10 @@ async def test_a_long_poll_interval_does_not_make_the_operator_look_dead() -> No
     health = Health(clock=lambda: clock)
     kube = cast("KubeClient", None)
     writer = Writer(kube, Recorder(kube, "test"), lambda _: None, lambda _: None)
-    remediator = Remediator(kube, OneService("10m"), Poller(), writer, health=health, on_change=lambda _: None)
+    remediator = Remediator(kube, OneService("30s"), Poller(), writer, health=health, on_change=lambda _: None)
     remediator.sync(KEY)
     await asyncio.sleep(0.1)
-    clock = 599.0
+    clock = 119.0
     overdue = health.overdue()
     await remediator.stop()
     assert overdue == []

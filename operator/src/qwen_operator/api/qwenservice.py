@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from qwen_operator.api.alerting import AlertSpec, RemediationSpec
 from qwen_operator.api.base import ApiObject, ValidationRule, map_list, section
-from qwen_operator.api.core import Resources
+from qwen_operator.api.metadata import PodTemplate
 from qwen_operator.api.operations import (
     AutoscalingSpec,
     CacheSpec,
@@ -19,7 +19,6 @@ from qwen_operator.api.operations import (
     DrainSpec,
     MonitoringSpec,
     NetworkPolicySpec,
-    PodTemplate,
     ProbesSpec,
     RolloutSpec,
     RouteSpec,
@@ -27,7 +26,8 @@ from qwen_operator.api.operations import (
     ServiceExposure,
     SloSpec,
 )
-from qwen_operator.api.replica import AuthSpec, EngineSpec, GpuSpec, LimitsSpec, ModelSpec
+from qwen_operator.api.replica import BUILTIN_MODELS, AuthSpec, EngineSpec, GpuSpec, LimitsSpec, ModelSpec
+from qwen_operator.api.resources import Resources
 from qwen_operator.api.status import ServiceStatus
 
 GROUP: Final = "qwen-vllm.io"
@@ -69,6 +69,32 @@ class QwenServiceSpec(ApiObject):
             "gpu.count must be 0 or unset if engine.device is cpu: the GPUs would be idle",
             lambda spec: not spec.gpu.count or spec.engine.device != "cpu",
             "gpu.count",
+        ),
+        ValidationRule(
+            "!(has(self.resources.requests) && self.gpu.resourceName in self.resources.requests) && "
+            "!(has(self.resources.limits) && self.gpu.resourceName in self.resources.limits)",
+            "resources must not contain gpu.resourceName: gpu.count sets it",
+            lambda spec: (
+                spec.gpu.resource_name not in spec.resources.requests
+                and spec.gpu.resource_name not in spec.resources.limits
+            ),
+            "resources",
+        ),
+        ValidationRule(
+            "!has(self.engine.maxModelLen) || self.engine.maxModelLen > self.limits.defaultMaxTokens",
+            "engine.maxModelLen must be above limits.defaultMaxTokens: it bounds prompt and answer",
+            lambda spec: (
+                spec.engine.max_model_len is None or spec.engine.max_model_len > spec.limits.default_max_tokens
+            ),
+            "engine.maxModelLen",
+        ),
+        ValidationRule(
+            f"!has(self.model.source.builtin) || self.engine.image != '' || "
+            f"self.model.source.builtin in {list(BUILTIN_MODELS)}",
+            f"model.source.builtin must be {' or '.join(BUILTIN_MODELS)}: the default images hold no other model",
+            # The images may be newer than the operator, which therefore does not check it.
+            lambda spec: True,
+            "model.source.builtin",
         ),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from qwen_operator.api import QwenService
+from qwen_operator.api import QwenService, QwenServiceSpec
 from qwen_operator.api.names import child_name
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import CacheSpec
@@ -190,13 +190,33 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
             "If there is a spare GPU, set rollout.maxSurge to 1, or use more replicas."
         )
         warnings.append(PlanWarning("RolloutMeansDowntime", message))
-    warnings += _monitoring_warnings(service, facts)
+    warnings += [*_size_warnings(spec), *_monitoring_warnings(service, facts)]
     if spec.route is not None and not facts.has_http_route:
         warnings.append(PlanWarning("RouteUnavailable", "spec.route needs the Gateway API, which is not installed."))
     if spec.autoscaling is not None and spec.autoscaling.scaler == "KEDA":
         warnings.append(_not_implemented("autoscaling.scaler: KEDA", "Use HPA, or create a ScaledObject."))
     if spec.slo is not None:
         warnings.append(_not_implemented("slo", "No burn-rate alerts are created."))
+    return warnings
+
+
+def _size_warnings(spec: QwenServiceSpec) -> list[PlanWarning]:
+    # Warnings and no rules of the schema, which would hold up autoscalers.
+    warnings = []
+    most = max(spec.replicas, spec.autoscaling.max_replicas if spec.autoscaling else 0)
+    needed = spec.remediation.min_ready_replicas
+    if isinstance(needed, int) and needed > most > 0:
+        message = (
+            f"remediation.minReadyReplicas is {needed}, but there are at most {most} replicas. Remediation takes out "
+            "and restarts only pods that have stopped answering. Lower it."
+        )
+        warnings.append(PlanWarning("MinReadyAboveReplicas", message))
+    if spec.gpu_count > spec.engine.world_size:
+        message = (
+            f"gpu.count is {spec.gpu_count}, but the engine uses {spec.engine.world_size} (tensorParallelSize x "
+            "pipelineParallelSize). The other GPUs of each replica are idle."
+        )
+        warnings.append(PlanWarning("GPUsIdle", message))
     return warnings
 
 
