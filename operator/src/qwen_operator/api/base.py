@@ -172,9 +172,13 @@ def from_to(low: str, high: str | None = None) -> ValidationRule:
 
 
 class ApiObject(BaseModel):
-    """An object of the API: camelCase in JSON, immutable, without unknown fields."""
+    """An object of the API: camelCase in JSON, immutable.
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    Unknown fields are ignored: the API server refuses those that no definition has, and a newer
+    definition has fields that this operator does not know.
+    """
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
     checks: ClassVar[tuple[ValidationRule, ...]] = ()
 
     @model_validator(mode="before")

@@ -34,6 +34,8 @@ GROUP: Final = "qwen-vllm.io"
 VERSION: Final = "v1alpha1"
 KIND: Final = "QwenService"
 PLURAL: Final = "qwenservices"
+# The deepest field of the schema has about 15.
+MAX_DEPTH: Final = 40
 
 
 class InvalidSpecError(Exception):
@@ -161,8 +163,11 @@ class QwenService:
     def parse(cls, obj: Mapping[str, Any]) -> QwenService:
         """Parses an object of the API. Raises InvalidSpecError, which names the field."""
         metadata = obj["metadata"]
+        written = obj.get("spec") or {}
+        if _is_deeper(written, MAX_DEPTH):
+            raise InvalidSpecError("spec", f"must not be nested deeper than {MAX_DEPTH} levels")
         try:
-            spec = QwenServiceSpec.model_validate(obj.get("spec") or {})
+            spec = QwenServiceSpec.model_validate(written)
         except ValidationError as error:
             raise _invalid(error) from error
         return cls(
@@ -173,6 +178,34 @@ class QwenService:
             spec=spec,
             status=parse_status(obj),
         )
+
+
+def remediation_spec(obj: Mapping[str, Any]) -> QwenServiceSpec | None:
+    """The spec of an object with only what remediation needs; None if that cannot be read either.
+
+    An error elsewhere in the spec must not end the care for pods that run.
+    """
+    written = obj.get("spec") or {}
+    needed = {name: written[name] for name in ("replicas", "alerts", "remediation", "drain") if name in written}
+    for section, field in (("engine", "device"), ("rollout", "startupTimeout")):
+        given = written.get(section)
+        if isinstance(given, Mapping) and field in given:
+            needed[section] = {field: given[field]}
+    try:
+        return QwenServiceSpec.model_validate({**needed, "model": {"source": {"builtin": BUILTIN_MODELS[0]}}})
+    except ValidationError:
+        return None
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether a JSON value has more levels. It does not recurse: the value may be very deep."""
+    layer = [value]
+    for _ in range(levels):
+        parts = (item.values() if isinstance(item, Mapping) else item for item in layer)
+        layer = [part for items in parts for part in items if isinstance(part, Mapping | list)]
+        if not layer:
+            return False
+    return True
 
 
 def parse_status(obj: Mapping[str, Any]) -> ServiceStatus:

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus
+from qwen_operator.api import InvalidSpecError, QwenService, QwenServiceSpec, RemediationStatus
 from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
 from qwen_operator.api.objects import Key, Object
-from qwen_operator.api.qwenservice import parse_status
+from qwen_operator.api.qwenservice import parse_status, remediation_spec
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.resources import NODES, REPLICA_SETS
@@ -66,6 +66,7 @@ class Remediator:
         self._on_change = on_change
         self._loops: dict[Key, asyncio.Task[None]] = {}
         self._memories: dict[Key, Memory] = {}
+        self._policies: dict[Key, tuple[Policy, int]] = {}
         self._suspended: dict[Key, Suspension] = {}
         self._proofs: dict[str, bool] = {}
         self._asked: set[asyncio.Task[None]] = set()
@@ -85,6 +86,7 @@ class Remediator:
             running.cancel()
             del self._loops[key]
             self._memories.pop(key, None)
+            self._policies.pop(key, None)
             self._suspended.pop(key, None)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
             for gauge in (PODS_OUT, SUSPENDED):
@@ -116,7 +118,10 @@ class Remediator:
         service = self._cluster.service(key)
         if service is None or "deletionTimestamp" in service["metadata"]:
             return 2.0
-        policy, desired = _policy(service)
+        found = _policy(service) or self._policies.get(key)
+        if found is None:
+            return 2.0  # unknown: gates stay as they are and a restart waits
+        policy, desired = self._policies[key] = found
         asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
         evidence = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
@@ -215,14 +220,16 @@ async def _cached(cache: dict[str, tuple[float, bool]], key: str, read: Callable
     return known[1]
 
 
-def _policy(service: Object) -> tuple[Policy, int]:
-    """The policy and the number of replicas. With an invalid spec remediation is off."""
+def _policy(service: Object) -> tuple[Policy, int] | None:
+    """The policy and the number of replicas; None if the spec does not say them.
 
+    An invalid field elsewhere in the spec changes nothing for the pods that run.
+    """
     try:
-        spec = QwenService.parse(service).spec
+        spec: QwenServiceSpec | None = QwenService.parse(service).spec
     except InvalidSpecError:
-        return Policy(mode="Off"), 0
-    return policy_of(spec), spec.replicas
+        spec = remediation_spec(service)
+    return None if spec is None else (policy_of(spec), spec.replicas)
 
 
 def _owned_by(obj: Object, deployment: str) -> bool:
