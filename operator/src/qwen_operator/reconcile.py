@@ -29,6 +29,7 @@ from qwen_operator.kube.resources import (
 )
 from qwen_operator.planning.builders.common import stable_hash
 from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, Reference, plan
+from qwen_operator.planning.replicas import replicas_left_out
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
@@ -78,9 +79,14 @@ class Reconciler:
         except InvalidSpecError as invalid:
             await self._write_status(obj, invalid_status(obj, invalid, now))
             return
+        replicas = replicas_left_out(service, self._cluster.deployment(key))
+        if replicas is not None:
+            service = service.with_replicas(replicas)
         todo = plan(service, await self._facts(key, service))
         if not await self._still_there(key, service, todo):
             return
+        if replicas is not None:
+            await self._write_replicas(obj, replicas)
         error, retry = await self._apply(key, service, todo)
         retry = await self._remove(service, todo.removed) or retry
         self._tell_warnings(key, obj, todo.warnings)
@@ -95,6 +101,18 @@ class Reconciler:
         await self._write_status(obj, evaluate(service, observed, now))
         if retry is not None:
             raise retry
+
+    async def _write_replicas(self, obj: Object, replicas: int) -> None:
+        """Writes the number of replicas that the spec leaves out: autoscalers read it there."""
+        metadata = obj["metadata"]
+        # A number that somebody wrote in the meantime wins.
+        body = {"metadata": {"resourceVersion": metadata.get("resourceVersion")}, "spec": {"replicas": replicas}}
+        try:
+            await self._kube.patch(QWEN_SERVICES, metadata["name"], metadata["namespace"], body, subresource="scale")
+        except KubeError as error:  # the Deployment gets the number anyway, and the next round tries again
+            logger.info("writing the replicas failed: %s", error, extra={"service": metadata["name"]})
+        else:
+            WRITES.labels("scale").inc()
 
     def forget(self, key: Key) -> None:
         """Drops what is known about a service."""

@@ -48,10 +48,9 @@ TIMES = [
         ("remediation.recoverAfter", ("61m",), "must be from 0s to 1h"),
         ("remediation.restartBudget.window", ("0s", "1000h"), "must be from 1m to 720h"),
         ("remediation.backoff.max", ("25h",), "must be from 0s to 24h"),
-        ("slo.ttft", ({"threshold": "0s", "objective": "95"},), "must be from 1ms to 1h"),
     )
     for value in values
-]
+] + [BadSpec("slo.ttft", {"threshold": "0s", "objective": "95"}, "must be from 1ms to 1h", "slo.ttft.threshold")]
 SOURCES = [
     BadSpec(f"{kind}.repo", repo, "should match")
     for kind in (HUB, SCOPE)

@@ -95,7 +95,11 @@ def test_specs_that_would_be_silently_wrong_are_refused(bad: BadSpec) -> None:
 
 
 def test_fields_of_a_newer_definition_are_ignored() -> None:
-    newer = {"novelty": {"a": 1}, "engine": {"device": "cpu", "speculation": "on"}, "podTemplate": {"more": {}}}
+    newer: dict[str, Any] = {
+        "novelty": {"a": 1},
+        "engine": {"device": "cpu", "speculation": "on"},
+        "podTemplate": {"more": {}},
+    }
     assert service(**newer).spec == service().spec
 
 
@@ -124,6 +128,13 @@ def test_remediation_is_read_from_a_spec_that_is_invalid_elsewhere() -> None:
 def test_remediation_that_cannot_be_read_is_unknown() -> None:
     assert remediation_spec(service_object(remediation={"mode": "Sometimes"})) is None
     assert remediation_spec(service_object(replicas=-1)) is None
+
+
+def test_replicas_that_are_left_out_are_those_of_the_status() -> None:
+    parsed = service(status={"replicas": 5})
+    assert (parsed.replicas_given, parsed.spec.replicas) == (False, 5)
+    assert service(status={"replicas": 5}, replicas=2).spec.replicas == 2
+    assert service().spec.replicas == 1
 
 
 def test_null_means_absent() -> None:

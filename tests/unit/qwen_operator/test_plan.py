@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from qwen_operator.planning.plan import Reference
+from qwen_operator.planning.replicas import replicas_left_out
 from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, live, planned, service, serving
 
 OLD_IMAGES = {"cpu": "registry/server:old", "cuda": "registry/server:old"}
@@ -118,6 +119,24 @@ def test_existing_claim_is_judged_by_its_own_access_modes() -> None:
 def test_what_is_accepted_but_not_implemented_is_reported() -> None:
     assert reasons(service(slo={"availability": "99"})) == ["NotImplementedYet"]
     assert reasons(service(autoscaling={"maxReplicas": 2, "scaler": "KEDA"})) == ["NotImplementedYet"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "running", "expected"),
+    [
+        ({}, None, 1),
+        ({}, 5, 5),
+        ({}, 0, 0),
+        ({"replicas": 3}, 5, None),
+        ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, None, 2),
+        ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 5, 5),
+        ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 1, 2),
+        ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 9, 8),
+    ],
+)
+def test_replicas_that_are_left_out_stay_what_they_are(spec: Object, running: int | None, expected: int | None) -> None:
+    deployment = None if running is None else {"spec": {"replicas": running}}
+    assert replicas_left_out(service(**spec), deployment) == expected
 
 
 def test_minimum_above_the_replicas_is_reported() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
@@ -102,7 +102,15 @@ class QwenServiceSpec(ApiObject):
 
     model: ModelSpec = Field(description="The model and the name that clients use for it.")
     engine: EngineSpec = section(EngineSpec, "How vLLM runs the model.")
-    replicas: int = Field(default=1, ge=0, le=1000, description="Number of pods. An autoscaler writes this field, too.")
+    # No default in the CRD: a removed field would become 1, and a busy service would lose its pods.
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="Number of pods. Autoscalers write this field, too. If it is left out, the operator writes it: a "
+        "running service keeps the number that it has, a new one starts with autoscaling.minReplicas, else 1.",
+        json_schema_extra={"default": None},
+    )
     gpu: GpuSpec = section(GpuSpec, "The GPUs of one replica.")
     resources: Resources = section(Resources, "Requests and limits of the server's container. GPUs come from gpu.")
     limits: LimitsSpec = section(LimitsSpec, "What one replica accepts.")
@@ -150,7 +158,12 @@ class QwenServiceSpec(ApiObject):
 
 @dataclass(frozen=True)
 class QwenService:
-    """One QwenService object."""
+    """One QwenService object.
+
+    Attributes:
+        replicas_given: whether the spec says the number of replicas. If not, `spec.replicas` is the
+            number of pods in the status.
+    """
 
     name: str
     namespace: str
@@ -158,6 +171,7 @@ class QwenService:
     generation: int
     spec: QwenServiceSpec
     status: ServiceStatus
+    replicas_given: bool = True
 
     @classmethod
     def parse(cls, obj: Mapping[str, Any]) -> QwenService:
@@ -170,14 +184,20 @@ class QwenService:
             spec = QwenServiceSpec.model_validate(written)
         except ValidationError as error:
             raise _invalid(error) from error
-        return cls(
+        service = cls(
             name=metadata["name"],
             namespace=metadata.get("namespace", "default"),
             uid=metadata.get("uid", ""),
             generation=int(metadata.get("generation", 0)),
             spec=spec,
             status=parse_status(obj),
+            replicas_given="replicas" in spec.model_fields_set,
         )
+        return service if service.replicas_given else service.with_replicas(max(1, service.status.replicas))
+
+    def with_replicas(self, replicas: int) -> QwenService:
+        """The same service with this number of replicas."""
+        return replace(self, spec=self.spec.model_copy(update={"replicas": replicas}))
 
 
 def remediation_spec(obj: Mapping[str, Any]) -> QwenServiceSpec | None:
@@ -187,10 +207,10 @@ def remediation_spec(obj: Mapping[str, Any]) -> QwenServiceSpec | None:
     """
     written = obj.get("spec") or {}
     needed = {name: written[name] for name in ("replicas", "alerts", "remediation", "drain") if name in written}
-    for section, field in (("engine", "device"), ("rollout", "startupTimeout")):
-        given = written.get(section)
+    for name, field in (("engine", "device"), ("rollout", "startupTimeout")):
+        given = written.get(name)
         if isinstance(given, Mapping) and field in given:
-            needed[section] = {field: given[field]}
+            needed[name] = {field: given[field]}
     try:
         return QwenServiceSpec.model_validate({**needed, "model": {"source": {"builtin": BUILTIN_MODELS[0]}}})
     except ValidationError:

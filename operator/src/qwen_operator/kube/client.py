@@ -6,6 +6,7 @@ Permissions that the operator needs (the chart grants exactly these):
 |-----------------------|-----------------------------------|-------------------------------------------------|
 | qwen-vllm.io          | qwenservices                      | get, list, watch                                |
 | qwen-vllm.io          | qwenservices/status               | patch                                           |
+| qwen-vllm.io          | qwenservices/scale                | patch (replicas that the spec leaves out)       |
 | qwen-vllm.io          | qwenservices/finalizers           | update (for blockOwnerDeletion on the children) |
 | core                  | pods                              | get, list, watch, patch (annotations)           |
 | core                  | pods/status                       | patch (the readiness gate)                      |
