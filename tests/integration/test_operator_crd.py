@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.admin_api import QS, AdminApi, qwen_service
+import pod_schema
+from tests.integration.admin_api import QS, AdminApi, path, qwen_service
 from tests.integration.control_plane import ControlPlane, find_program
 from tests.unit.qwen_operator.bad_specs import BAD_SPECS, UNKNOWN_MODEL, BadSpec, set_path
 
@@ -121,6 +122,61 @@ def test_more_parallelism_than_gpus_is_refused(plane: ControlPlane, api: AdminAp
     assert result.returncode != 0
     assert "spec.gpu.count" in result.stderr
     assert "tensorParallelSize" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("pod", "text"),
+    [
+        ({"terminationGracePeriodSecond": 5}, 'unknown field "spec.podTemplate.spec.terminationGracePeriodSecond"'),
+        ({"terminationGracePeriodSeconds": "5"}, "spec.podTemplate.spec.terminationGracePeriodSeconds"),
+        ({"containers": [{"image": "a"}]}, "spec.podTemplate.spec.containers[0].name"),
+        ({"containers": {"name": "server"}}, "spec.podTemplate.spec.containers"),
+        ({"containers": [{"name": ["server"]}]}, "spec.podTemplate.spec.containers[0].name"),
+        ({"containers": [{"name": "server", "imagePullPolicy": "Sometimes"}]}, "imagePullPolicy"),
+        ({"containers": [{"name": "server", "resources": {"limits": {"memory": "16GB"}}}]}, "limits.memory"),
+        ({"volumes": [{"name": "a", "hostPaht": {"path": "/"}}]}, "hostPaht"),
+        ({"tolerations": [{"key": 5}]}, "spec.podTemplate.spec.tolerations[0].key"),
+    ],
+)
+def test_errors_in_the_pod_template_are_refused(
+    plane: ControlPlane, api: AdminApi, pod: dict[str, Any], text: str
+) -> None:
+    result = kubectl_apply(plane, api.namespace, spec_with("podTemplate", {"spec": pod}))
+    assert result.returncode != 0
+    assert text in result.stderr
+
+
+def test_depth_of_the_pod_template_is_bounded(api: AdminApi) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(500):
+        deep = {"a": deep}
+    where = path(QS, "qwenservices", api.namespace)
+    # Without strict validation, what the schema does not know is dropped.
+    created = api.plane.request("POST", where, spec_with("podTemplate", {"spec": {"hostNetwork": True, "a": deep}}))
+    assert created["spec"]["podTemplate"]["spec"] == {"hostNetwork": True}
+
+
+def test_null_and_patch_directives_of_the_pod_template_are_kept(api: AdminApi) -> None:
+    pod = {
+        "topologySpreadConstraints": None,
+        "restartPolicy": None,
+        "nodeSelector": {"disk": None},
+        "securityContext": {"$patch": "replace", "runAsUser": 1},
+        "containers": [
+            {"name": "server", "resources": {"limits": {"cpu": 2, "memory": None}}, "imagePullPolicy": None},
+            {"name": "proxy", "$patch": "delete"},
+        ],
+        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}],
+    }
+    created = api.create(spec_with("podTemplate", {"spec": pod}))
+    assert created["spec"]["podTemplate"]["spec"] == pod
+
+
+def test_schema_of_pods_is_that_of_the_api_server(plane: ControlPlane) -> None:
+    openapi = plane.request("GET", "/openapi/v3/api/v1")
+    assert pod_schema.PATH.read_text(encoding="utf-8") == pod_schema.render(
+        pod_schema.compact(openapi), pod_schema.minor_version(openapi)
+    )
 
 
 def test_columns_are_printed(plane: ControlPlane, api: AdminApi) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 import pytest
 
 from generate_crd import build_crd, build_reference, main, render_crd
+from qwen_operator.api.qwenservice import MAX_DEPTH
+from qwen_operator.planning.builders.merge import LIST_KEYS
 from tests.unit.qwen_operator.objects import ROOT, load
 
 Schema = dict[str, Any]
+POD = ".spec.podTemplate.spec"
 
 
 @cache
@@ -59,13 +63,41 @@ def test_every_field_is_described() -> None:
         path
         for path, node in nodes(schema())
         if not node.get("description") and not path.endswith("[]") and path not in ("", ".metadata")
+        if not path.startswith(f"{POD}.")  # Kubernetes describes them
     ]
     assert bare == []
 
 
-def test_only_the_pod_template_takes_unknown_fields() -> None:
+def test_no_part_takes_unknown_fields() -> None:
     free = [path for path, node in nodes(schema()) if node.get("x-kubernetes-preserve-unknown-fields")]
-    assert free == [".spec.podTemplate.spec"]
+    assert free == []
+    objects = [(path, node) for path, node in nodes(schema()) if node.get("type") == "object"]
+    assert [path for path, node in objects if not {"properties", "additionalProperties"} & set(node)] == [".metadata"]
+
+
+def test_no_object_is_deeper_than_the_reader_accepts() -> None:
+    assert max(path.count(".") + path.count("[]") for path, _ in nodes(schema())) < MAX_DEPTH / 2
+
+
+def test_definition_fits_into_the_annotation_of_kubectl_apply() -> None:
+    assert len(json.dumps(build_crd(), separators=(",", ":"))) < 200 * 1024  # of 256 KiB
+
+
+def test_pod_template_has_the_fields_of_kubernetes_by_the_keys_of_the_merge() -> None:
+    container = at(f"{POD}.containers[]")
+    assert container["required"] == ["name"]
+    assert container["properties"]["$patch"]["enum"] == ["replace", "delete"]
+    assert container["properties"]["imagePullPolicy"]["nullable"]
+    assert at(f"{POD}.containers[].ports[]")["required"] == ["containerPort"]
+    assert at(f"{POD}.containers[].resources.limits[]")["x-kubernetes-int-or-string"]
+    assert "required" not in at(f"{POD}.volumes[].configMap.items[]")
+    assert "ephemeralContainers" not in at(POD)["properties"]
+
+
+def test_every_key_of_the_merge_is_a_field_of_a_pod() -> None:
+    known = {path.rsplit(".", 1)[-1]: path for path, _ in nodes(schema()) if path.startswith(POD)}
+    for field, keys in LIST_KEYS.items():
+        assert set(keys) <= set(at(f"{known[field]}[]")["properties"])
 
 
 def test_rules_that_fail_name_a_field_that_exists() -> None:
@@ -129,8 +161,6 @@ def test_samples_use_fields_that_exist(path: Path) -> None:
     known = {where for where, _ in nodes(schema())}
 
     def check(value: Any, where: str) -> None:
-        if where.startswith(".spec.podTemplate.spec"):
-            return
         if isinstance(value, dict) and not isinstance(at(where).get("additionalProperties"), dict):
             for key, part in value.items():
                 assert f"{where}.{key}" in known

@@ -47,10 +47,10 @@ class PodTemplate(ApiObject):
     """Changes to the pod template, applied last."""
 
     metadata: TemplateMetadata = section(TemplateMetadata, "Additional labels and annotations of the pods.")
+    # The CRD gets the schema of Kubernetes' PodSpec (operator/tools/pod_schema.py).
     spec: dict[str, Any] = Field(
         default_factory=dict,
-        description="A partial PodSpec that is merged into the pod template. Containers, env, volumes, mounts and "
-        "ports merge by key, other lists are replaced. null removes a field, `$patch: delete` removes an item. The "
-        "server's container is called `server`.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+        description="A partial PodSpec of Kubernetes that is merged into the pod template. Containers, env, volumes, "
+        "mounts and ports merge by key, other lists are replaced. null removes a field, `$patch: delete` removes an "
+        "item, `$patch: replace` replaces an object. The server's container is called `server`.",
     )
