@@ -9,7 +9,7 @@ from typing import Any
 
 from qwen_operator import __version__
 from qwen_operator.api import InvalidSpecError, QwenService, ServiceStatus
-from qwen_operator.api.names import CONFIG_HASH_ANNOTATION
+from qwen_operator.api.names import CONFIG_HASH_ANNOTATION, child_labels
 from qwen_operator.api.objects import Key, Object, is_owned_by
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
@@ -230,7 +230,7 @@ class Reconciler:
         # A retained claim has no owner, so its labels decide.
         return is_owned_by(live, service.uid) or (
             "ownerReferences" not in metadata
-            and metadata["labels"].items() <= (live["metadata"].get("labels") or {}).items()
+            and child_labels(service.name).items() <= (live["metadata"].get("labels") or {}).items()
         )
 
     async def _nudge(self, key: Key, digest: str) -> None:

@@ -167,9 +167,12 @@ OTHERS = [
     ),
     BadSpec("autoscaling", {"maxReplicas": 2, "scaleDownStabilization": "2h"}, "must be from 0s to 1h",
             "autoscaling.scaleDownStabilization"),
-    BadSpec("podTemplate.metadata.labels", {"app.kubernetes.io/instance": "x"}, "the operator sets them"),
+    BadSpec("podTemplate.metadata.labels", {"app.kubernetes.io/managed-by": "x"}, "the operator sets them"),
     BadSpec("podTemplate.metadata.labels", {"team": "a b"}, "should match", "podTemplate.metadata.labels.team"),
     BadSpec("podTemplate.metadata.annotations", {"qwen-vllm.io/restart": "1"}, "they belong to the operator"),
+    BadSpec("metadata.labels", {"qwen-vllm.io/service": "x"}, "the operator sets them"),
+    BadSpec("metadata.labels", {"team": "a b"}, "should match", "metadata.labels.team"),
+    BadSpec("metadata.annotations", {"qwen-vllm.io/restart": "1"}, "they belong to the operator"),
     BadSpec("monitoring.labels", {"qwen-vllm.io/service": "x"}, "the operator sets them"),
     BadSpec("service.annotations", {"qwen-vllm.io/config-hash": "1"}, "they belong to the operator"),
 ]  # fmt: skip

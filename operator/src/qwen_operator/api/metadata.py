@@ -12,7 +12,6 @@ from qwen_operator.api.core import Labels
 # The operator finds its children by these labels, so its own values would win.
 RESERVED_LABELS: Final = (
     "app.kubernetes.io/name",
-    "app.kubernetes.io/instance",
     "app.kubernetes.io/managed-by",
     "app.kubernetes.io/part-of",
     "qwen-vllm.io/service",
@@ -32,6 +31,17 @@ ANNOTATIONS_RULE: Final = ValidationRule(
 
 OwnLabels = Annotated[Labels, LABELS_RULE]
 Annotations = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], ANNOTATIONS_RULE]
+
+
+class ChildMetadata(ApiObject):
+    """Labels and annotations of everything that the operator creates."""
+
+    labels: OwnLabels = Field(
+        default_factory=dict, max_length=64, description="Additional labels of every object, pods included."
+    )
+    annotations: Annotations = Field(
+        default_factory=dict, max_length=64, description="Additional annotations of every object, pods included."
+    )
 
 
 class TemplateMetadata(ApiObject):

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from qwen_operator.api.alerting import AlertSpec, RemediationSpec
 from qwen_operator.api.base import ApiObject, ValidationRule, map_list, section
-from qwen_operator.api.metadata import PodTemplate
+from qwen_operator.api.metadata import ChildMetadata, PodTemplate
 from qwen_operator.api.operations import (
     AutoscalingSpec,
     CacheSpec,
@@ -131,6 +131,9 @@ class QwenServiceSpec(ApiObject):
     alerts: list[AlertSpec] = map_list(["name"], "Overrides of the alert catalogue, by name.", 32)
     slo: SloSpec | None = Field(default=None, description="Service level objectives, for burn-rate alerts.")
     remediation: RemediationSpec = section(RemediationSpec, "What the operator does about unhealthy replicas.")
+    metadata: ChildMetadata = section(
+        ChildMetadata, "Labels and annotations of everything that the operator creates. A change restarts the pods."
+    )
     pod_template: PodTemplate = section(PodTemplate, "Changes to the pod template, applied last.")
 
     @property

@@ -19,7 +19,8 @@ from qwen_operator.planning.builders.pod import pod_template
 
 # The sections of the spec that affect pods. The others (replicas, alerts, ...) never restart a pod.
 _POD_SECTIONS: Final = {
-    "model", "engine", "gpu", "resources", "limits", "auth", "scheduling", "cache", "probes", "drain", "pod_template",
+    "model", "engine", "gpu", "resources", "limits", "auth", "scheduling", "cache", "probes", "drain", "metadata",
+    "pod_template",
 }  # fmt: skip
 _IntOrPercent = int | str
 

@@ -32,7 +32,8 @@ def budgets_of_others(service: QwenService, budgets: Iterable[Mapping[str, Any]]
     Two budgets would block all evictions.
     """
 
-    labels = {**service.spec.pod_template.metadata.labels, **child_labels(service.name)}
+    spec = service.spec
+    labels = {**spec.metadata.labels, **spec.pod_template.metadata.labels, **child_labels(service.name)}
     return [
         budget["metadata"]["name"]
         for budget in budgets
