@@ -75,18 +75,13 @@ class Reconciler:
             return
         now = datetime.now(UTC)
         try:
-            service = QwenService.parse(obj)
+            service = self._with_replicas(key, QwenService.parse(obj))
         except InvalidSpecError as invalid:
             await self._write_status(obj, invalid_status(obj, invalid, now))
             return
-        replicas = replicas_left_out(service, self._cluster.deployment(key))
-        if replicas is not None:
-            service = service.with_replicas(replicas)
         todo = plan(service, await self._facts(key, service))
         if not await self._still_there(key, service, todo):
             return
-        if replicas is not None:
-            await self._write_replicas(obj, replicas)
         error, retry = await self._apply(key, service, todo)
         retry = await self._remove(service, todo.removed) or retry
         self._tell_warnings(key, obj, todo.warnings)
@@ -99,18 +94,27 @@ class Reconciler:
             suspended=self._suspended(key),
         )
         await self._write_status(obj, evaluate(service, observed, now))
+        if not service.replicas_given:
+            await self._write_replicas(key, service.spec.replicas)
         if retry is not None:
             raise retry
 
-    async def _write_replicas(self, obj: Object, replicas: int) -> None:
+    def _with_replicas(self, key: Key, service: QwenService) -> QwenService:
+        replicas = replicas_left_out(service, self._cluster.deployment(key))
+        return service if replicas is None else service.with_replicas(replicas)
+
+    async def _write_replicas(self, key: Key, replicas: int) -> None:
         """Writes the number of replicas that the spec leaves out: autoscalers read it there."""
-        metadata = obj["metadata"]
+        obj = self._cluster.service(key)
+        if obj is None or (obj.get("spec") or {}).get("replicas") is not None:
+            return
         # A number that somebody wrote in the meantime wins.
-        body = {"metadata": {"resourceVersion": metadata.get("resourceVersion")}, "spec": {"replicas": replicas}}
+        seen = obj["metadata"].get("resourceVersion")
+        body = {"metadata": {"resourceVersion": seen}, "spec": {"replicas": replicas}}
         try:
-            await self._kube.patch(QWEN_SERVICES, metadata["name"], metadata["namespace"], body, subresource="scale")
-        except KubeError as error:  # the Deployment gets the number anyway, and the next round tries again
-            logger.info("writing the replicas failed: %s", error, extra={"service": metadata["name"]})
+            await self._kube.patch(QWEN_SERVICES, key[1], key[0], body, subresource="scale")
+        except KubeError as error:  # the Deployment has the number anyway, and the next round tries again
+            logger.info("writing the replicas failed: %s", error, extra={"namespace": key[0], "service": key[1]})
         else:
             WRITES.labels("scale").inc()
 

@@ -44,7 +44,7 @@ TIMES = [
         ("monitoring.interval", ("0s", "2h"), "must be from 1s to 1h"),
         ("rollout.startupTimeout", ("0s", "0h0m", "99999h99999h"), "must be from 1s to 168h"),
         ("drain.timeout", ("25h",), "must be from 0s to 24h"),
-        ("remediation.pollInterval", ("0s", "99ms", "10m"), "must be from 100ms to 30s"),
+        ("remediation.pollInterval", ("0s", "99ms", "11m"), "must be from 100ms to 10m"),
         ("remediation.recoverAfter", ("61m",), "must be from 0s to 1h"),
         ("remediation.restartBudget.window", ("0s", "1000h"), "must be from 1m to 720h"),
         ("remediation.backoff.max", ("25h",), "must be from 0s to 24h"),
@@ -145,8 +145,8 @@ ALERTS = [
     ),
     BadSpec(
         "remediation.rules",
-        [{"alert": "EngineDead", "action": "Restart"}],
-        "action must be None or Event for EngineDead",
+        [{"alert": "EngineDead", "action": "Unready"}],
+        "action must not be Unready for EngineDead",
         "remediation.rules[0].action",
     ),
 ]

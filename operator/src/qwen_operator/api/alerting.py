@@ -128,9 +128,9 @@ class RemediationRule(ApiObject):
             "action",
         ),
         ValidationRule(
-            "!(self.action in ['Unready', 'Restart']) || self.alert != 'EngineDead'",
-            "action must be None or Event for EngineDead: the kubelet restarts a container whose engine died",
-            lambda rule: rule.action not in ("Unready", "Restart") or rule.alert != "EngineDead",
+            "self.action != 'Unready' || self.alert != 'EngineDead'",
+            "action must not be Unready for EngineDead: a pod whose engine died is out of rotation",
+            lambda rule: rule.action != "Unready" or rule.alert != "EngineDead",
             "action",
         ),
     )
@@ -166,7 +166,7 @@ class RemediationSpec(ApiObject):
         description="Whether the pods have the readiness gate qwen-vllm.io/slo-ready, by which the operator takes them "
         "out of rotation. A change restarts the pods.",
     )
-    poll_interval: Annotated[Duration, from_to("100ms", "30s")] = duration_field(
+    poll_interval: Annotated[Duration, from_to("100ms", "10m")] = duration_field(
         "2s", "How often the operator reads the metrics of each pod."
     )
     min_ready_replicas: IntOrPercent = Field(

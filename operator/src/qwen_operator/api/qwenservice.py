@@ -34,8 +34,8 @@ GROUP: Final = "qwen-vllm.io"
 VERSION: Final = "v1alpha1"
 KIND: Final = "QwenService"
 PLURAL: Final = "qwenservices"
-# The deepest field of the schema has about 15.
-MAX_DEPTH: Final = 40
+MAX_NESTING: Final = 64
+"""Levels of a field of the spec. A pod template has less than 20."""
 
 
 class InvalidSpecError(Exception):
@@ -180,11 +180,10 @@ class QwenService:
     def parse(cls, obj: Mapping[str, Any]) -> QwenService:
         """Parses an object of the API. Raises InvalidSpecError, which names the field."""
         metadata = obj["metadata"]
-        written = obj.get("spec") or {}
-        if _is_deeper(written, MAX_DEPTH):
-            raise InvalidSpecError("spec", f"must not be nested deeper than {MAX_DEPTH} levels")
+        if (field := _too_deep(obj.get("spec") or {})) is not None:
+            raise InvalidSpecError(f"spec.{field}", f"it is nested deeper than {MAX_NESTING} levels")
         try:
-            spec = QwenServiceSpec.model_validate(written)
+            spec = QwenServiceSpec.model_validate(obj.get("spec") or {})
         except ValidationError as error:
             raise _invalid(error) from error
         service = cls(
@@ -203,6 +202,22 @@ class QwenService:
         return replace(self, spec=self.spec.model_copy(update={"replicas": replicas}))
 
 
+def _too_deep(spec: Mapping[str, Any]) -> str | None:
+    """The field of the spec that is nested deeper than anything that Kubernetes has."""
+    for field, value in spec.items():
+        level = [value]
+        for _ in range(MAX_NESTING):
+            level = [
+                child
+                for parent in level
+                if isinstance(parent, (dict, list))
+                for child in (parent.values() if isinstance(parent, dict) else parent)
+            ]
+        if level:
+            return field
+    return None
+
+
 def remediation_spec(obj: Mapping[str, Any]) -> QwenServiceSpec | None:
     """The spec of an object with only what remediation needs; None if that cannot be read either.
 
@@ -218,17 +233,6 @@ def remediation_spec(obj: Mapping[str, Any]) -> QwenServiceSpec | None:
         return QwenServiceSpec.model_validate({**needed, "model": {"source": {"builtin": BUILTIN_MODELS[0]}}})
     except ValidationError:
         return None
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether a JSON value has more levels. It does not recurse: the value may be very deep."""
-    layer = [value]
-    for _ in range(levels):
-        parts = (item.values() if isinstance(item, Mapping) else item for item in layer)
-        layer = [part for items in parts for part in items if isinstance(part, Mapping | list)]
-        if not layer:
-            return False
-    return True
 
 
 def parse_status(obj: Mapping[str, Any]) -> ServiceStatus:
