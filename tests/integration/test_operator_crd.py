@@ -14,6 +14,7 @@ import pod_schema
 from tests.integration.admin_api import QS, AdminApi, path, qwen_service
 from tests.integration.control_plane import ControlPlane, find_program
 from tests.unit.qwen_operator.bad_specs import BAD_SPECS, UNKNOWN_MODEL, BadSpec, set_path
+from tests.unit.qwen_operator.good_specs import GOOD_SPECS
 
 pytestmark = pytest.mark.cluster
 
@@ -108,6 +109,21 @@ def test_a_spec_that_would_be_silently_wrong_is_refused_with_field_and_rule(api:
     assert answer["reason"] == "Invalid"
     causes = [(cause["field"], cause["message"]) for cause in answer["details"]["causes"]]
     assert any(field == bad.named and bad.text in message for field, message in causes), causes
+
+
+@pytest.mark.parametrize("name", GOOD_SPECS)
+def test_a_good_spec_is_accepted_and_kept_as_it_is(api: AdminApi, name: str) -> None:
+    obj = {**qwen_service(), "spec": GOOD_SPECS[name]}
+    assert has(api.create(obj)["spec"], GOOD_SPECS[name])
+
+
+def has(stored: Any, given: Any) -> bool:
+    """Whether a stored value is the given one, defaults aside."""
+    if isinstance(given, dict):
+        return isinstance(stored, dict) and all(key in stored and has(stored[key], part) for key, part in given.items())
+    if isinstance(given, list):
+        return len(stored) == len(given) and all(map(has, stored, given))
+    return bool(stored == given)
 
 
 def test_a_model_of_an_image_of_ones_own_is_accepted(api: AdminApi) -> None:

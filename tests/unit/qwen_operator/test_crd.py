@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from generate_crd import build_crd, build_reference, main, render_crd
+from qwen_operator.api import QwenService
 from qwen_operator.api.qwenservice import MAX_NESTING
 from qwen_operator.planning.builders.merge import LIST_KEYS
+from tests.unit.qwen_operator.good_specs import GOOD_SPECS
 from tests.unit.qwen_operator.objects import ROOT, load
 
 Schema = dict[str, Any]
@@ -170,6 +172,33 @@ def test_samples_use_fields_that_exist(path: Path) -> None:
                 check(part, f"{where}[]")
 
     check(load(str(path.relative_to(ROOT)))["spec"], ".spec")
+
+
+def test_good_specs_use_every_field() -> None:
+    def used(value: Any, where: str) -> Iterator[str]:
+        yield where
+        free = isinstance(at(where).get("additionalProperties"), dict) or where == POD
+        if isinstance(value, dict) and not free:
+            for key, part in value.items():
+                yield from used(part, f"{where}.{key}")
+        elif isinstance(value, list):
+            for part in value:
+                yield from used(part, f"{where}[]")
+
+    known = {
+        path
+        for path, node in nodes(schema()["properties"]["spec"], ".spec")
+        if not path.startswith(f"{POD}.") and not path.endswith("[]")
+    }
+    assert len(GOOD_SPECS) >= 30
+    assert known - {path for spec in GOOD_SPECS.values() for path in used(spec, ".spec")} == set()
+
+
+@pytest.mark.parametrize("name", GOOD_SPECS)
+def test_good_specs_are_read(name: str) -> None:
+    found = QwenService.parse({"metadata": {"name": "news"}, "spec": GOOD_SPECS[name]})
+    again = QwenService.parse({"metadata": {"name": "news"}, "spec": found.spec.to_dict()})
+    assert found.spec == again.spec
 
 
 def test_full_sample_shows_every_section() -> None:
