@@ -82,6 +82,8 @@ class Reconciler:
         todo = plan(service, await self._facts(key, service))
         if not await self._still_there(key, service, todo):
             return
+        if not service.replicas_given:  # first, so that drift of the Deployment is never taken for it
+            await self._write_replicas(key, service.spec.replicas)
         error, retry = await self._apply(key, service, todo)
         retry = await self._remove(service, todo.removed) or retry
         self._tell_warnings(key, obj, todo.warnings)
@@ -94,8 +96,6 @@ class Reconciler:
             suspended=self._suspended(key),
         )
         await self._write_status(obj, evaluate(service, observed, now))
-        if not service.replicas_given:
-            await self._write_replicas(key, service.spec.replicas)
         if retry is not None:
             raise retry
 
