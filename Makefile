@@ -48,7 +48,7 @@ test-e2e: deps ## run the tests on the local one-node cluster
 	@$(RUN) $(VENV)/python -m tests.cluster test e2e
 
 .PHONY: test-full
-test-full: deps ## run what make test leaves out: real client programs, PATCHES=off, fuzz, soak (an hour; by hand)
+test-full: deps ## run what make test leaves out: client programs, PATCHES=off, histories, fuzz, soak (an hour; by hand)
 	@$(TOOL) clients
 	@$(RUN) $(VENV)/python -m tests.cluster test-full 5 3000
 

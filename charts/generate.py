@@ -79,6 +79,24 @@ def render(*options: str) -> str:
     return result.stdout
 
 
+class _Dense(dict[str, Any]):
+    """A part of a manifest that is written in as few lines as possible."""
+
+
+yaml.SafeDumper.add_representer(
+    _Dense, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True)
+)
+
+
+def with_dense_pod_schema(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The CRD with the schema of pods, which is Kubernetes' own, in few lines."""
+    (version,) = manifest["spec"]["versions"]
+    path = ["schema", "openAPIV3Schema", "properties", "spec", "properties", "podTemplate", "properties", "spec"]
+    pod = lookup(version, path)
+    pod["properties"] = _Dense(pod["properties"])
+    return manifest
+
+
 def for_kubectl(manifest: dict[str, Any]) -> dict[str, Any]:
     """Removes what makes sense only for Helm, which does not manage these objects."""
     places = [manifest["metadata"]]
@@ -88,7 +106,7 @@ def for_kubectl(manifest: dict[str, Any]) -> dict[str, Any]:
         metadata["labels"].pop("helm.sh/chart", None)
         # Without this label, kubectl can take over a CRD that Helm has kept, without a conflict.
         metadata["labels"].pop("app.kubernetes.io/managed-by", None)
-    return manifest
+    return with_dense_pod_schema(manifest) if manifest["kind"] == "CustomResourceDefinition" else manifest
 
 
 def install_manifests() -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
+from pod_schema import pod_spec_schema
 from qwen_operator.api.base import ApiObject
 from qwen_operator.api.qwenservice import GROUP, KIND, PLURAL, VERSION, QwenServiceSpec
 from qwen_operator.api.status import ServiceStatus
@@ -67,7 +68,7 @@ def _version() -> Schema:
                     "apiVersion": {"type": "string", "description": "API version of this object."},
                     "kind": {"type": "string", "description": "Kind of this object: QwenService."},
                     "metadata": {"type": "object"},
-                    "spec": {**structural_schema(QwenServiceSpec), "description": "Desired state."},
+                    "spec": {**_spec_schema(), "description": "Desired state."},
                     "status": {**_without_defaults(structural_schema(ServiceStatus)), "description": "Observed state."},
                 },
             }
@@ -91,6 +92,17 @@ def _columns() -> list[Schema]:
         column("Desired", ".spec.replicas", "integer", priority=1),
         column("Reason", ".status.reason", priority=1),
     ]
+
+
+class _Dense(dict[str, Any]):
+    """A part of the schema that is written in as few lines as possible."""
+
+
+def _spec_schema() -> Schema:
+    schema = structural_schema(QwenServiceSpec)
+    template = schema["properties"]["podTemplate"]["properties"]
+    template["spec"] |= {key: _Dense(part) if key == "properties" else part for key, part in pod_spec_schema().items()}
+    return schema
 
 
 def structural_schema(model: type[ApiObject]) -> Schema:
@@ -164,6 +176,8 @@ def _rows(schema: Mapping[str, Any], path: str) -> Iterator[Row]:
     for name, child in schema.get("properties", {}).items():
         child_path = f"{path}.{name}"
         yield Row(child_path, _type_name(child), _default(child, name in required), _describe(child))
+        if isinstance(child.get("properties"), _Dense):
+            continue  # it is documented by Kubernetes
         if child.get("type") == "array":
             yield from _rows(child.get("items", {}), f"{child_path}[]")
         else:
@@ -230,6 +244,11 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+_Dumper.add_representer(
+    _Dense, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True)
+)
 
 
 def render_crd() -> str:

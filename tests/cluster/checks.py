@@ -23,6 +23,8 @@ TEST_PARTS = {
     "integration": ["tests/integration", *PARALLEL, "loadfile"],
     "e2e": ["tests/e2e"],
 }
+HISTORY_TESTS = ["tests/unit/qwen_operator/test_remediation_histories.py", *PARALLEL, "worksteal"]
+HISTORIES = {"REMEDIATION_HISTORIES": "10000"}
 SOAK_TESTS = ["tests/integration/test_vllm_alarms.py", "-k", "full_load or quiet_time"]
 _WHY_LENGTH = 300
 NEVER = ROOT / "operator" / "__init__.py"
@@ -100,6 +102,7 @@ def test_full(minutes: float, cases: int) -> None:
     outcomes = [
         _run_pytest(Run("clients", ["tests/clients"], str(Settings.from_env().clients / "bin" / "python"))),
         _run_pytest(_without_patches()),
+        _run_pytest(Run("remediation histories", HISTORY_TESTS, env=HISTORIES)),
         _checked("fuzz", lambda: _shown([sys.executable, "-m", "tests.fuzz", "--cases", str(cases)])),
         _run_pytest(Run("soak", SOAK_TESTS, env=soak)),
     ]

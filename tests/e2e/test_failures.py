@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from tests.cluster import images
+from tests.cluster.clusters import Local
 from tests.cluster.demo import REQUESTS
 from tests.cluster.settings import Settings
 from tests.e2e import pod_processes
@@ -17,14 +19,20 @@ pytestmark = pytest.mark.cluster
 MISSING = {"source": {"builtin": "no-such-model"}}
 
 
+@pytest.fixture
+def own_image(cluster: Settings) -> dict[str, str]:
+    """An engine with an image of its own: only the models of the default images are known."""
+    return {"device": "cpu", "image": Local(cluster).reference(images.SERVER)}
+
+
 def server_container(kubectl: Kubectl, pod: str) -> dict[str, object]:
     found: dict[str, object] = kubectl.get("pod", pod)["status"]["containerStatuses"][0]
     return found
 
 
 @pytest.mark.timeout(600)
-def test_model_that_cannot_be_loaded_says_so_with_the_log(kubectl: Kubectl) -> None:
-    kubectl.apply(qwen_service("broken", model=MISSING))
+def test_model_that_cannot_be_loaded_says_so_with_the_log(kubectl: Kubectl, own_image: dict[str, str]) -> None:
+    kubectl.apply(qwen_service("broken", model=MISSING, engine=own_image))
     wait_for(
         lambda: kubectl.condition("broken", "Ready")["reason"] == "ModelLoadFailed",
         90,
@@ -43,13 +51,16 @@ def test_model_that_cannot_be_loaded_says_so_with_the_log(kubectl: Kubectl) -> N
 
 
 @pytest.mark.timeout(900)
-def test_failed_upgrade_and_dead_engine_leave_clients_served(kubectl: Kubectl, cluster: Settings) -> None:
+def test_failed_upgrade_and_dead_engine_leave_clients_served(
+    kubectl: Kubectl, cluster: Settings, own_image: dict[str, str]
+) -> None:
     kubectl.apply(qwen_service("steady"))
     kubectl.wait_ready("steady")
     (old,) = kubectl.pods("steady")
     name = old["metadata"]["name"]
 
-    kubectl.apply(qwen_service("steady", model={**MISSING, "servedName": "qwen-news-classifier"}))
+    missing = {**MISSING, "servedName": "qwen-news-classifier"}
+    kubectl.apply(qwen_service("steady", model=missing, engine=own_image))
     wait_for(
         lambda: kubectl.condition("steady", "Degraded")["reason"] == "ModelLoadFailed",
         120,

@@ -83,7 +83,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A control plane with the operator installed from manifests/install.yaml."""
     with control_plane(tmp_path_factory.mktemp("control-plane")) as running:
         running.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests" / "install.yaml"))
-        running.kubectl("wait", "--for=condition=Established", "crd/qwenservices.qwen-vllm.io", "--timeout=30s")
+        running.wait_for_definition("qwenservices.qwen-vllm.io")
         yield running
 
 

@@ -123,6 +123,19 @@ class ControlPlane:
             text = response.read()
         return json.loads(text) if text.startswith(b"{") else text.decode()
 
+    def wait_for_definition(self, name: str) -> None:
+        """Waits until a CustomResourceDefinition is served.
+
+        `kubectl wait` fails on one that is so new that it has no conditions yet.
+        """
+        where = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+
+        def is_established() -> bool:
+            conditions = self.request("GET", where).get("status", {}).get("conditions") or ()
+            return any((item["type"], item["status"]) == ("Established", "True") for item in conditions)
+
+        wait_until(f"{name} is served", is_established)
+
     def service_account_token(self, namespace: str, name: str) -> str:
         """A ServiceAccount token from the API, like that of a pod."""
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}

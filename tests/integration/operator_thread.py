@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from qwen_operator.acting import Acting
 from qwen_operator.controller import Controller
-from qwen_operator.handlers import KopfThread
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.process.health import Health
 from qwen_operator.process.settings import read_settings
@@ -20,11 +20,15 @@ IMAGES = {"QWEN_OPERATOR_SERVER_IMAGE_CPU": "server:cpu", "QWEN_OPERATOR_SERVER_
 
 
 class OperatorThread:
-    """The operator in a thread of the tests, for one namespace, without leader election."""
+    """The operator in a thread of the tests, without leader election.
+
+    It watches one namespace, or several whose names are separated by commas.
+    """
 
     def __init__(self, kubeconfig: Path, namespace: str, url_of: Callable[[str], str]) -> None:
         self._kubeconfig = kubeconfig
         self._namespace = namespace
+        self.health = Health()
         self._url_of = url_of
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="operator")
         self._running = threading.Event()
@@ -39,24 +43,14 @@ class OperatorThread:
         settings = read_settings(["--namespace", "qwen-system"], env)
         try:
             kube = await KubeClient.connect(str(self._kubeconfig))
-            controller = self.controller = Controller(kube, settings, Health(), Poller(self._url_of))
-            work = asyncio.create_task(controller.run())
-            watcher = KopfThread(
-                controller.service_seen, controller.service_gone, self._stop.set, settings.watch_namespaces
-            )
-            ready = asyncio.create_task(controller.ready.wait())
-            await asyncio.wait((work, ready), return_when=asyncio.FIRST_COMPLETED)
-            watcher.start()
-            assert await watcher.started(), "kopf did not start"
+            self.controller = Controller(kube, settings, self.health, Poller(self._url_of))
+            acting = Acting(self.controller, self._stop, kube.close)
+            running = asyncio.create_task(acting.run())
+            while not self.health.ready and not running.done():  # noqa: ASYNC110 - no event tells it
+                await asyncio.sleep(0.05)
             self._running.set()
-            stopping = asyncio.create_task(self._stop.wait())
-            await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
-            await watcher.stop()
-            work.cancel()
-            [failure] = await asyncio.gather(work, return_exceptions=True)
-            await kube.close()
-            self._failure = failure if isinstance(failure, Exception) else None
-        except Exception as error:  # noqa: BLE001 - it is raised again where the test waits
+            assert await running == 0, "the operator failed"
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the test waits
             self._failure = error
         finally:
             self._running.set()

@@ -41,7 +41,7 @@ both = pytest.mark.parametrize("program", ["helm", "helm4/helm"], indirect=True)
 def installed(empty: ControlPlane, program: str) -> Iterator[ControlPlane]:
     """The chart with its defaults; it is removed completely afterwards."""
     helm(empty, "install", "qwen-operator", str(generate.CHART), "--create-namespace", program=program)
-    empty.kubectl("wait", "--for=condition=Established", "crd/qwenservices.qwen-vllm.io", "--timeout=30s")
+    empty.wait_for_definition("qwenservices.qwen-vllm.io")
     yield empty
     helm(empty, "uninstall", "qwen-operator", "--ignore-not-found", program=program)
     empty.kubectl("delete", "crd", "qwenservices.qwen-vllm.io", "--ignore-not-found")
@@ -160,7 +160,7 @@ def test_monitoring_appears_where_its_api_does(installed: ControlPlane) -> None:
     installed.kubectl("apply", "--server-side", "-f", str(builds.crds(settings)))
     kinds = "servicemonitors,prometheusrules"
     for kind in kinds.split(","):
-        installed.kubectl("wait", "--for=condition=Established", f"crd/{kind}.monitoring.coreos.com", "--timeout=30s")
+        installed.wait_for_definition(f"{kind}.monitoring.coreos.com")
     assert names(installed, kinds) == set()
     helm(installed, "upgrade", "qwen-operator", str(generate.CHART))
     found = names(installed, kinds)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import Counter
 
-from tests.integration.admin_api import QS, AdminApi, qwen_service
+from qwen_operator.process.operator_metrics import WRITES
+from tests.integration.admin_api import QS, STRATEGIC, AdminApi, qwen_service
 from tests.integration.control_plane import wait_until
-from tests.integration.operator_thread import OperatorThread
+from tests.integration.fake_pods import FakePodServers
+from tests.integration.operator_thread import IMAGES, OperatorThread
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 
@@ -45,7 +49,7 @@ def test_children_are_made_and_owned(api: AdminApi) -> None:
 
 
 def test_the_object_itself_gets_a_status_and_nothing_else(api: AdminApi) -> None:
-    created = api.create(qwen_service())
+    created = api.create(qwen_service(replicas=1))
     wait_until("a status", lambda: api.condition("Ready"))
     service = api.service()
     assert "finalizers" not in service["metadata"]
@@ -167,18 +171,24 @@ def test_the_scale_subresource_scales_the_deployment(api: AdminApi) -> None:
     assert "qwen-vllm.io/service=news" in scale["status"]["selector"]
 
 
-def test_a_refused_pod_template_changes_nothing_and_says_why(api: AdminApi) -> None:
+def test_a_refused_pod_template_holds_back_nothing_else_and_says_why(api: AdminApi) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     bad = {"spec": {"terminationGracePeriodSeconds": -5, "containers": [{"name": "server", "image": "other"}]}}
-    api.patch(QS, "qwenservices", "news", {"spec": {"podTemplate": bad, "service": {"port": 9000}}})
+    changes = {"podTemplate": bad, "service": {"port": 9000}, "replicas": 3, "networkPolicy": {"enabled": True}}
+    api.patch(QS, "qwenservices", "news", {"spec": changes})
     wait_until("the reason", lambda: api.condition("Progressing").get("reason") == "InvalidPodTemplate", seconds=10)
     assert "terminationGracePeriodSeconds" in api.condition("Progressing")["message"]
     assert container(api)["image"] == "server:cpu"
     service = api.get("v1", "services", "news")
     assert service is not None
-    assert service["spec"]["ports"][0]["port"] == 8000
-    wait_until("an event tells of it", lambda: api.events("InvalidPodTemplate"), seconds=10)
+    assert service["spec"]["ports"][0]["port"] == 9000
+    deployment = api.deployment()
+    assert deployment is not None
+    assert deployment["spec"]["replicas"] == 3
+    assert api.get("networking.k8s.io/v1", "networkpolicies", "news") is not None
+    [event] = wait_until("an event tells of it", lambda: api.events("InvalidPodTemplate"), seconds=10)
+    assert event["type"] == "Warning"
     api.patch(QS, "qwenservices", "news", {"spec": {"podTemplate": None}})
     wait_until(
         "the reason is gone",
@@ -187,17 +197,77 @@ def test_a_refused_pod_template_changes_nothing_and_says_why(api: AdminApi) -> N
     )
 
 
-def test_an_object_of_someone_else_is_not_taken(api: AdminApi) -> None:
+def test_a_service_of_someone_else_is_not_taken_and_the_status_does_not_speak_of_it(
+    api: AdminApi, servers: FakePodServers
+) -> None:
     theirs = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "news"}, "spec": {"ports": [{"port": 1}]}}
     api.create(theirs)
     api.create(qwen_service())
-    wait_until("the reason", lambda: api.condition("Progressing").get("reason") == "ApplyFailed", seconds=10)
-    assert "Service news exists" in api.condition("Progressing")["message"]
+    servers.add("10.0.0.1")
+    [pod] = api.started(1)
+    api.run_pod(pod, "10.0.0.1")
+    wait_until("the gate is open", lambda: api.gate(pod) == "True")
+    api.run_pod(pod, "10.0.0.1")
+    wait_until("the pod is seen", lambda: api.status().get("replicas") == 1)
+    time.sleep(1.0)  # the time to judge the pod, which is ready
+    ready = api.condition("Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "NameTaken")
+    assert "Service news exists" in ready["message"]
+    assert api.status()["readyReplicas"] == 0
     service = api.get("v1", "services", "news")
     assert service is not None
     assert service["spec"]["ports"][0]["port"] == 1
     api.delete("v1", "services", "news")
-    wait_until("all children exist", lambda: exist(api, CHILDREN), seconds=70)
+    wait_until("all children exist", lambda: exist(api, CHILDREN), seconds=30)
+    wait_until("it is ready", lambda: api.condition("Ready")["status"] == "True", seconds=10)
+
+
+def test_a_deployment_of_someone_else_is_named_and_not_changed(api: AdminApi) -> None:
+    labels = {"matchLabels": {"app": "theirs"}}
+    template = {"metadata": {"labels": {"app": "theirs"}}, "spec": {"containers": [{"name": "a", "image": "b"}]}}
+    theirs = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "news"},
+        "spec": {"replicas": 0, "selector": labels, "template": template},
+    }
+    before = api.create(theirs)
+    api.create(qwen_service())
+    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "NameTaken", seconds=10)
+    assert "Deployment news exists" in api.condition("Ready")["message"]
+    after = api.deployment()
+    assert after is not None
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+    assert "ownerReferences" not in after["metadata"]
+
+
+def test_children_without_an_owner_are_adopted_and_no_pod_changes(api: AdminApi) -> None:
+    api.create(qwen_service(cache={"size": "1Gi", "retain": False}))
+    children = [*CHILDREN, ("v1", "persistentvolumeclaims", "news-cache")]
+    wait_until("all children", lambda: exist(api, children))
+    [pod] = api.started(1)
+    before, uid = api.deployment(), api.pod(pod)["metadata"]["uid"]
+    assert before is not None
+    # As `kubectl delete --cascade=orphan` leaves them.
+    api.delete(QS, "qwenservices", "news?propagationPolicy=Orphan")
+    wait_until("it is gone", lambda: api.get(QS, "qwenservices", "news") is None)
+    wait_until("the children have no owner", lambda: not any(owners(api, child) for child in children))
+    again = api.create(qwen_service(cache={"size": "1Gi", "retain": False}))
+
+    def are_owned() -> bool:
+        return all(owners(api, child) == [again["metadata"]["uid"]] for child in children)
+
+    wait_until("the children are owned", are_owned, seconds=10)
+    after = api.deployment()
+    assert after is not None
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["spec"]["template"] == before["spec"]["template"]
+    assert [item["metadata"]["uid"] for item in api.pods()] == [uid]
+
+
+def owners(api: AdminApi, child: tuple[str, str, str]) -> list[str]:
+    found = api.get(*child)
+    return [] if found is None else [owner["uid"] for owner in found["metadata"].get("ownerReferences", ())]
 
 
 def test_thresholds_change_without_a_restart(api: AdminApi) -> None:
@@ -218,6 +288,71 @@ def test_thresholds_change_without_a_restart(api: AdminApi) -> None:
     after = api.deployment()
     assert after is not None
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
+
+
+def test_a_restarted_operator_changes_nothing(
+    api: AdminApi, servers: FakePodServers, operator: OperatorThread, operator_kubeconfig: Path
+) -> None:
+    api.create(qwen_service(cache={"size": "1Gi"}, networkPolicy={"enabled": True}, autoscaling={"maxReplicas": 2}))
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    api.started(1)
+    wait_until("the status has settled", lambda: api.status().get("replicas") == 1)
+    time.sleep(1.0)  # let the last of the deployment controller's writes through
+    operator.stop()
+    before = written(WRITES)
+    with OperatorThread(operator_kubeconfig, api.namespace, servers.url_of) as second:
+        time.sleep(2.0)  # the time in which all children were applied again
+        second.reconcile()
+        time.sleep(0.5)
+    assert written(WRITES) == before
+
+
+def test_a_pending_update_neither_takes_over_drift_nor_starts_by_a_blip_of_readiness(
+    api: AdminApi,
+    servers: FakePodServers,
+    operator: OperatorThread,
+    operator_kubeconfig: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers.add("10.0.0.1")
+    api.create(qwen_service(rollout={"minReadySeconds": 0}))
+    [pod] = api.started(1)
+    api.run_pod(pod, "10.0.0.1")
+    wait_until("the gate is open", lambda: api.gate(pod) == "True")
+    api.run_pod(pod, "10.0.0.1")
+    wait_until("it is complete", lambda: api.condition("Progressing").get("reason") == "Complete")
+    operator.stop()
+    monkeypatch.setitem(IMAGES, "QWEN_OPERATOR_SERVER_IMAGE_CPU", "server:next")
+    with OperatorThread(operator_kubeconfig, api.namespace, servers.url_of):
+        wait_until("it is pending", lambda: api.condition("Progressing").get("reason") == "UpdatePending")
+        wrong = {"spec": {"template": {"spec": {"containers": [{"name": "server", "image": "wrong"}]}}}}
+        api.patch("apps/v1", "deployments", "news", wrong, kind=STRATEGIC)
+        wait_until("the drift is repaired", lambda: container(api)["image"] == "server:cpu", seconds=10)
+        api.run_pod(pod, "10.0.0.1", ready=False)
+        wait_until("it is not ready", lambda: api.condition("Ready")["status"] == "False", seconds=10)
+        time.sleep(1.0)  # the time in which the update was rolled out
+        assert container(api)["image"] == "server:cpu"
+        assert pod in [item["metadata"]["name"] for item in api.pods()]
+
+
+def test_each_child_is_applied_once(api: AdminApi, operator: OperatorThread) -> None:
+    before = written(WRITES)
+    api.create(qwen_service(cache={"size": "1Gi"}, networkPolicy={"enabled": True}))
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    api.started(1)
+    wait_until("the status has settled", lambda: api.status().get("replicas") == 1)
+    for _ in range(3):
+        operator.reconcile()
+        time.sleep(0.7)
+    kinds = ("ConfigMap", "Service", "PersistentVolumeClaim", "Deployment", "PodDisruptionBudget", "NetworkPolicy")
+    after = written(WRITES)
+    assert {kind: after.get(kind, 0) - before.get(kind, 0) for kind in kinds} == dict.fromkeys(kinds, 1)
+
+
+def written(counter: Counter) -> dict[str, float]:
+    """The writes of the operators in this process by kind, Events aside."""
+    samples = [sample for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total")]
+    return {sample.labels["kind"]: sample.value for sample in samples if sample.labels["kind"] != "Event"}
 
 
 def test_an_operator_at_rest_writes_nothing(api: AdminApi, operator: OperatorThread) -> None:

@@ -1,12 +1,13 @@
 {{- /* The operator's permissions in a namespace that it serves. A test keeps them equal to the
      table in the operator's kube module. No wildcards, no access to Secrets. */ -}}
 {{- define "qwen-operator.namespaceRules" -}}
-# The QwenServices: read them, and write only their status.
+# The QwenServices: read them, and write only their status and, if it is left out, the number of
+# replicas.
 - apiGroups: [qwen-vllm.io]
   resources: [qwenservices]
   verbs: [get, list, watch]
 - apiGroups: [qwen-vllm.io]
-  resources: [qwenservices/status]
+  resources: [qwenservices/status, qwenservices/scale]
   verbs: [patch]
 # Owner references that block deletion, if the cluster enforces the admission plugin
 # OwnerReferencesPermissionEnforcement.
@@ -55,7 +56,7 @@
   verbs: [list]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [list, create, patch]
 {{- end -}}
 
 {{- /* Permissions that only a cluster-wide operator has. It leaves pods on a node that is not ready

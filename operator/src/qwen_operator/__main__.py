@@ -6,16 +6,14 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from qwen_operator import __version__
+from qwen_operator.acting import EXIT_LOST, Acting
 from qwen_operator.controller import Controller
-from qwen_operator.handlers import KopfThread
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.lease import RENEW_DEADLINE, Leader
-from qwen_operator.kube.resources import QWEN_SERVICES
 from qwen_operator.process.endpoints import serve
 from qwen_operator.process.health import Health
 from qwen_operator.process.logs import set_up_logging
@@ -24,9 +22,10 @@ from qwen_operator.process.settings import Settings, SettingsError, read_setting
 
 logger = logging.getLogger("qwen_operator")
 
-EXIT_LOST: Final = 1
+Close = Callable[[], Awaitable[None]]
 EXIT_BAD_SETTINGS: Final = 2
-_RETRY_SECONDS: Final = 2.0
+_LOSS_SECONDS: Final = RENEW_DEADLINE / 4
+"""Seconds for an orderly end after the Lease was lost. Others may take it a little later."""
 
 
 async def run(settings: Settings) -> int:
@@ -37,50 +36,71 @@ async def run(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     runner, port = await serve(health, settings.metrics_port)
     logger.info("qwen-operator %s", __version__, extra={"port": port, "pod": settings.pod_name})
-    kube = await KubeClient.connect()
     try:
-        if not settings.leader_election:
-            return await _act(kube, settings, health, stop)
-        return await _lead(kube, settings, health, stop)
+        if settings.leader_election:
+            return await _lead(settings, health, stop, runner.cleanup)
+        return await _alone(settings, health, stop, runner.cleanup)
     finally:
         health.ready = False
-        await kube.close()
         await runner.cleanup()
         logger.info("stopped")
 
 
-async def _lead(kube: KubeClient, settings: Settings, health: Health, stop: asyncio.Event) -> int:
+async def _alone(settings: Settings, health: Health, stop: asyncio.Event, close: Close) -> int:
+    kube = await KubeClient.connect()
+
+    async def stopped() -> None:
+        await kube.close()
+        await close()
+
+    return await Acting(Controller(kube, settings, health), stop, stopped).run()
+
+
+async def _lead(settings: Settings, health: Health, stop: asyncio.Event, close: Close) -> int:
+    # The Lease has connections of its own: no number of slow calls can delay its renewal.
+    kube = await KubeClient.connect()
     leader = Leader(kube, name=settings.lease_name, namespace=settings.namespace, identity=settings.pod_name)
-    standby = asyncio.create_task(_report_standby(leader, health))
     try:
-        won = await _unless(stop, leader.acquire())
+        standby = asyncio.create_task(_report_standby(leader, health))
+        try:
+            won = await _unless(stop, leader.acquire())
+        finally:
+            standby.cancel()
+        if not won:
+            return 0
+        LEADER.set(1)
+        return await _while_held(leader, settings, health, stop, close)
     finally:
-        standby.cancel()
-    if not won:
-        return 0
-    LEADER.set(1)
-    lost = asyncio.Event()
-
-    async def hold() -> None:
-        await leader.hold()
-        lost.set()
-
-    holding = asyncio.create_task(hold(), name="lease")
-    try:
-        acting = asyncio.create_task(_act(kube, settings, health, stop), name="controller")
-        losing = asyncio.create_task(lost.wait())
-        await asyncio.wait((acting, losing), return_when=asyncio.FIRST_COMPLETED)
-        losing.cancel()
-        if acting.done():
-            return acting.result()
-        # Another process may soon act, so stop at once.
-        acting.cancel()
-        await asyncio.wait((acting,), timeout=RENEW_DEADLINE / 4)
-        return EXIT_LOST
-    finally:
-        holding.cancel()
         LEADER.set(0)
         await leader.release()
+        await kube.close()
+
+
+async def _while_held(leader: Leader, settings: Settings, health: Health, stop: asyncio.Event, close: Close) -> int:
+    kube = await KubeClient.connect()
+    holding = asyncio.create_task(leader.hold(), name="lease")
+
+    async def stopped() -> None:
+        holding.cancel()
+        await asyncio.wait((holding,))
+        await leader.release()
+        await kube.close()
+        # kopf waits some seconds for what still runs, such as connections to the endpoints.
+        await close()
+
+    acting = Acting(Controller(kube, settings, health), stop, stopped)
+    running = asyncio.create_task(acting.run(), name="frame")
+    # Whatever ends `holding`, also an exception, ends the process: it must not act any longer.
+    await asyncio.wait((running, holding), return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        return running.result()
+    acting.end()
+    if not holding.cancelled():
+        if error := holding.exception():
+            logger.error("holding the lease failed", exc_info=error)
+        await asyncio.wait((running,), timeout=_LOSS_SECONDS)
+        return EXIT_LOST
+    return await running
 
 
 async def _report_standby(leader: Leader, health: Health) -> None:
@@ -89,51 +109,6 @@ async def _report_standby(leader: Leader, health: Health) -> None:
     while True:
         health.ready = leader.seen_at >= 0 and loop.time() - leader.seen_at < 3 * RENEW_DEADLINE
         await asyncio.sleep(1.0)
-
-
-async def _act(kube: KubeClient, settings: Settings, health: Health, stop: asyncio.Event) -> int:
-    """Watches and acts until `stop` is set. If a part fails, the process exits."""
-    if not await _unless(stop, _definition_served(kube)):
-        return 0
-    controller = Controller(kube, settings, health)
-    working = asyncio.create_task(controller.run(), name="controller")
-    died = asyncio.Event()
-    watcher = KopfThread(controller.service_seen, controller.service_gone, died.set, settings.watch_namespaces)
-    waits = [asyncio.create_task(event.wait()) for event in (stop, died, controller.ready)]
-    try:
-        await asyncio.wait((working, *waits), return_when=asyncio.FIRST_COMPLETED)
-        if controller.ready.is_set():
-            # Pods before services, so that the first reconciliation sees all pods.
-            watcher.start()
-            health.ready = await _unless(stop, watcher.started())
-            await asyncio.wait((working, *waits[:2]), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        # Whatever acts stops first: another process may already hold the Lease.
-        working.cancel()
-        results = await asyncio.gather(working, return_exceptions=True)
-        await watcher.stop()
-    if stop.is_set():
-        return 0
-    for failure in results:
-        if isinstance(failure, Exception):
-            logger.error("the controller failed", exc_info=failure)
-    return EXIT_LOST
-
-
-async def _definition_served(kube: KubeClient) -> None:
-    """Waits until the API server serves QwenServices: after an installation this takes a moment."""
-
-    while True:
-        try:
-            if await kube.serves(QWEN_SERVICES):
-                return
-            logger.info("waiting for the CustomResourceDefinition of QwenServices")
-        except KubeError as error:
-            logger.warning("the API server cannot be reached: %s", error)
-
-        await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def _unless(stop: asyncio.Event, work: Awaitable[Any]) -> bool:

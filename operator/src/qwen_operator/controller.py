@@ -26,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 POD_DEBOUNCE: Final = 0.3
 _BEAT: Final = "resync"
+_BLIND_SECONDS: Final = 2.0
+"""After so many seconds a service is tried again whose namespace cannot be seen."""
+
+_SILENCE: Final = 60.0
+"""Seconds without news beyond a resync after which the operator is not ready."""
 
 
 class Controller:
@@ -44,6 +49,9 @@ class Controller:
             on_child=self._queue.add,
             on_pod=self._pod_changed,
             on_api=self._all_due,
+            on_service=self._service_changed,
+            relist=settings.resync_seconds,
+            health=health,
         )
         writer = Writer(kube, self._recorder, self.cluster.pod_informer.store, self.cluster.store_service)
         self._gates = GateKeeper(self.cluster.pod_informer, self._poller, writer)
@@ -51,10 +59,16 @@ class Controller:
             kube, self.cluster, self._poller, writer, health=health, on_change=self._queue.add
         )
         self._reconciler = Reconciler(
-            kube, self.cluster, self._recorder, settings, suspended=self._remediator.suspended, gone=self.service_gone
+            kube,
+            self.cluster,
+            self._recorder,
+            settings,
+            suspended=self._remediator.suspended,
+            gone=self.service_gone,
+            again=self._queue.add,
         )
+        self._matters: dict[Key, tuple[Any, ...]] = {}
         self._ended = False
-        self.ready = asyncio.Event()
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -66,28 +80,37 @@ class Controller:
                 tasks.create_task(self.cluster.keep_discovering(), name="discovery")
                 tasks.create_task(self._queue.run(), name="reconcile")
                 tasks.create_task(self._resync(), name="resync")
-                self.ready.set()
+                tasks.create_task(self._report(), name="readiness")
         finally:
             self._ended = True
+            self._health.ready = False
             await self._remediator.stop()
             await self.cluster.stop()
             await self._poller.close()
+
+    def _service_changed(self, obj: Object) -> None:
+        live = self.cluster.service(key_of(obj))
+        if live is None:
+            self.service_gone(key_of(obj))
+        else:
+            self.service_seen(live)
 
     def service_seen(self, obj: Object) -> None:
         """Handles a new or changed QwenService."""
         if self._ended:
             return
-        key = key_of(obj)
-        old = self.cluster.service(key)
-        self.cluster.store_service(obj)
+        key, matters = key_of(obj), _matters(obj)
         SERVICES.set(len(self.cluster.services))
-        self._remediator.sync(key)
-        if old is None or _matters(old) != _matters(obj):
+        if self.cluster.sees(key[0]):
+            self._remediator.sync(key)
+        if self._matters.get(key) != matters:
+            self._matters[key] = matters
             self._queue.add(key)
 
     def service_gone(self, key: Key) -> None:
         """Handles a deleted QwenService. Kubernetes removes the objects that it owned."""
         self.cluster.forget_service(key)
+        self._matters.pop(key, None)
         SERVICES.set(len(self.cluster.services))
         self._remediator.sync(key)
         self._queue.forget(key)
@@ -111,12 +134,24 @@ class Controller:
             await asyncio.sleep(self._settings.resync_seconds)
             self._all_due()
 
+    async def _report(self) -> None:
+        """Keeps the process ready as long as it hears about QwenServices, in whatever namespace."""
+        while True:
+            silence = self.cluster.service_informer.silence()
+            self._health.ready = silence < self._settings.resync_seconds + _SILENCE
+            await asyncio.sleep(0.5)
+
     def _patience(self) -> float:
         """Seconds within which the next beat of a loop is due."""
         return 3 * self._settings.resync_seconds + 60.0
 
     async def _reconcile(self, key: Key) -> None:
         QUEUE.set(len(self._queue))
+        if not self.cluster.sees(key[0]):
+            logger.info("waiting for the objects of a namespace", extra={"namespace": key[0], "service": key[1]})
+            self._queue.add(key, _BLIND_SECONDS)
+            return
+        self._remediator.sync(key)
         started = time.monotonic()
         try:
             await self._reconciler.reconcile(key)

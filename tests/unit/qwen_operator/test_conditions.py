@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from qwen_operator.api import Condition, InvalidSpecError, QwenService, RemediationStatus, ServiceStatus
+from qwen_operator.api.names import selector_labels
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
+from qwen_operator.status.diagnosis import is_held_up
 from tests.unit.qwen_operator.objects import (
     NOW,
     READY_POD,
@@ -30,6 +33,7 @@ STALLED: Object = {"conditions": [{"type": "Progressing", "status": "False", "re
 
 def status_of(*pods: Object, subject: QwenService | None = None, replicas: int = 1, **observed: Any) -> ServiceStatus:
     observed.setdefault("deployment", deployment(replicas))
+    observed.setdefault("selector", selector_labels("news"))
     subject = service(replicas=replicas) if subject is None else subject
     return evaluate(subject, Observed(pods=pods, **observed), NOW)
 
@@ -139,6 +143,216 @@ def test_the_message_says_why_a_pod_is_not_ready(unhealthy: Object, reason: str,
     assert "news-" in found.message
 
 
+SERVES: Object = {"ready": True, "started": True, "state": {"running": {"startedAt": "2026-01-02T03:00:00Z"}}}
+T0, T1, T2 = "2026-01-02T02:59:00Z", "2026-01-02T03:01:00Z", "2026-01-02T03:02:00Z"
+
+
+def at(status: str, time: str) -> Object:
+    return {"status": status, "lastTransitionTime": time}
+
+
+def gated(found: Object, *gates: str) -> Object:
+    gates = gates or ("qwen-vllm.io/slo-ready",)
+    spec = {"nodeName": "worker-1", "readinessGates": [{"conditionType": gate} for gate in gates]}
+    return {**found, "spec": {**spec, **found.get("spec", {})}}
+
+
+def with_sidecar(found: Object, status: Object, **spec: Any) -> Object:
+    statuses = [*found["status"].get("containerStatuses", ()), {"name": "proxy", "restartCount": 1, **status}]
+    return {**found, "spec": spec, "status": {**found["status"], "containerStatuses": statuses}}
+
+
+def init_container(status: Object, **spec: Any) -> Object:
+    found = pod(initContainerStatuses=[{"name": "setup", "restartCount": 1, **status}])
+    return {**found, "spec": {"initContainers": [{"name": "setup", **spec}]}}
+
+
+@pytest.mark.parametrize(
+    ("unhealthy", "reason", "text"),
+    [
+        # The node controller withdraws Ready of a pod whose containers and gate are fine.
+        (
+            gated(pod(server=SERVES, gate=at("True", T1), containers=at("True", T1), ready=at("False", T2))),
+            "NodeLost",
+            "worker-1",
+        ),
+        (
+            gated(pod(server=SERVES, gate=at("True", T2), containers=at("True", T1), ready=at("False", T1))),
+            "GatePending",
+            "the kubelet has not counted it yet",
+        ),
+        (
+            gated(
+                pod(
+                    server=SERVES,
+                    gate=at("True", T1),
+                    containers=at("True", T1),
+                    ready={**at("False", T2), "reason": "ReadinessGatesNotReady"},
+                )
+            ),
+            "GatePending",
+            "the kubelet has not counted it yet",
+        ),
+        (gated(pod(server=SERVES)), "GatePending", "its readiness gate is not open yet"),
+        (
+            gated(pod(server=SERVES, gate=at("True", T1)), "qwen-vllm.io/slo-ready", "target-health.example.org"),
+            "GatePending",
+            "target-health.example.org",
+        ),
+        (with_sidecar(pod(server=SERVES), {**SERVES, "ready": False}), "SidecarNotReady", "container proxy"),
+        (with_sidecar(pod(server=SERVES), crashed(70, "port in use")), "SidecarFailed", "port in use"),
+        (with_sidecar(pod(server=SERVES), crashed(137, reason="OOMKilled")), "SidecarFailed", "OOMKilled"),
+        (init_container(crashed(78, "no such file")), "InitContainerFailed", "no such file"),
+        (init_container(crashed(1, "no route"), restartPolicy="Always"), "SidecarFailed", "no route"),
+        (init_container({"ready": False, "state": {"running": {}}}), "Starting", "init container setup is running"),
+        (init_container({"ready": False, "state": {"terminated": {"exitCode": 0}}}), "Starting", "images"),
+        (
+            pod(server={**SERVES, "ready": False}, containers=at("False", T0)),
+            "ProbePending",
+            "first readiness probe",
+        ),
+        (pod(server={**SERVES, "ready": False}, containers=at("False", T1)), "EngineUnresponsive", "readiness probe"),
+        (
+            pod(scheduled={"status": "False", "message": "0/1: pod has unbound immediate PersistentVolumeClaims."}),
+            "VolumeNotBound",
+            "unbound",
+        ),
+        (
+            pod(scheduled={"status": "False", "message": 'persistentvolumeclaim "weights" not found'}),
+            "VolumeNotBound",
+            '"weights"',
+        ),
+    ],
+)
+def test_the_reason_is_what_really_happened(unhealthy: Object, reason: str, text: str) -> None:
+    found = ready(unhealthy)
+    assert (found.status, found.reason) == ("False", reason)
+    assert text in found.message
+
+
+@pytest.mark.parametrize(
+    ("log", "advice"),
+    [
+        ("huggingface_hub.errors.RepositoryNotFoundError: 404 Client Error: Not Found for url", "repository"),
+        ("huggingface_hub.errors.RevisionNotFoundError: Invalid rev id: v2", "revision"),
+        ("huggingface_hub.errors.GatedRepoError: 401 Client Error. Access to model x/y is restricted", "denies access"),
+        ("requests.exceptions.HTTPError: 403 Client Error: Forbidden for url", "denies access"),
+        ("OSError: [Errno 28] No space left on device", "cache.size"),
+        (
+            "urllib3: Max retries exceeded with url: (Caused by NameResolutionError(Failed to resolve",
+            "cannot be reached",
+        ),
+        ("huggingface_hub.errors.LocalEntryNotFoundError: check your connection", "cannot be reached"),
+        ("requests.exceptions.HTTPError: 429 Client Error: Too Many Requests for url", "limits the number"),
+    ],
+)
+def test_the_causes_of_a_failed_download_are_told_apart(log: str, advice: str) -> None:
+    found = ready(pod(server=crashed(78, log)))
+    assert found.reason == "ModelDownloadFailed"
+    assert advice in found.message
+
+
+def test_memory_of_the_container_and_of_the_gpu_are_told_apart() -> None:
+    container = ready(pod(server=crashed(137, reason="OOMKilled"))).message
+    assert "resources.limits.memory" in container
+    assert "gpuMemoryUtilization" not in container
+    gpu = ready(pod(server=crashed(70, "torch.OutOfMemoryError: CUDA out of memory."))).message
+    assert "gpuMemoryUtilization" in gpu
+    assert "resources.limits.memory" not in gpu
+    either = ready(pod(server=crashed(70, "RuntimeError: cannot allocate memory"))).message
+    assert "gpuMemoryUtilization" in either
+    assert "resources.limits.memory" in either
+
+
+def test_loading_says_how_long_it_may_take() -> None:
+    subject = service(rollout={"startupTimeout": "20m"})
+    assert "may take until 2026-01-02T03:20:00Z" in ready(LOADING, subject=subject).message
+
+
+def test_a_container_in_back_off_says_how_long() -> None:
+    message = "back-off 2m40s restarting failed container=server pod=news-1_default(uid)"
+    looping = {**crashed(1), "state": {"waiting": {"reason": "CrashLoopBackOff", "message": message}}}
+    assert "back-off 2m40s" in ready(pod(server=looping)).message
+
+
+def test_a_pod_before_its_first_probe_is_not_degraded() -> None:
+    status = status_of(pod(server={**SERVES, "ready": False}, containers=at("False", T0)))
+    assert condition(status, "Degraded").status == "False"
+
+
+def event(reason: str, message: str, time: str = T1, **fields: Any) -> Object:
+    return {"reason": reason, "message": message, "lastTimestamp": time, **fields}
+
+
+NO_SECRET = event("FailedMount", 'MountVolume.SetUp failed for volume "hf" : secret "hf" not found')
+
+
+@pytest.mark.parametrize(
+    ("events", "reason", "text"),
+    [
+        ([NO_SECRET], "ContainerConfigError", 'secret "hf" not found'),
+        ([event("FailedMount", 'configmap "news-alerts" not found')], "ContainerConfigError", "news-alerts"),
+        (
+            [event("FailedMount", 'references non-existent secret key: "token"')],
+            "ContainerConfigError",
+            '"token"',
+        ),
+        ([event("FailedMount", "mount failed: exit status 32")], "VolumeNotMounted", "exit status 32"),
+        ([event("FailedAttachVolume", "Multi-Attach error")], "VolumeNotMounted", "Multi-Attach"),
+        ([event("FailedCreatePodSandBox", "cni plugin not initialized")], "SandboxFailed", "cni plugin"),
+        ([NO_SECRET, event("Pulling", 'Pulling image "server:1"', T2)], "Starting", 'Pulling image "server:1"'),
+        ([event("Pulled", "already present", T2), NO_SECRET], "Starting", "images"),
+        ([event("Pulled", "already present", T0), NO_SECRET], "ContainerConfigError", '"hf"'),
+        ([event("Scheduled", "assigned"), {"reason": "FailedMount", "eventTime": T1}], "VolumeNotMounted", "Mount"),
+        ([], "Starting", "images and volumes"),
+    ],
+)
+def test_events_say_why_a_pod_is_held_up(events: list[Object], reason: str, text: str) -> None:
+    waiting = pod(scheduled=True, server={"state": {"waiting": {"reason": "ContainerCreating"}}})
+    assert is_held_up(waiting)
+    found = ready(waiting, events={"uid-news-1": events})
+    assert found.reason == reason
+    assert text in found.message
+
+
+def test_only_a_pod_that_has_a_node_and_no_container_is_held_up() -> None:
+    assert not is_held_up(pod(scheduled=False))
+    assert not is_held_up(LOADING)
+    assert not is_held_up(pod(scheduled=True, server=crashed(1) | {"state": {"terminated": {"exitCode": 1}}}))
+    assert is_held_up(pod(scheduled=True))
+
+
+def failed(reason: str, message: str, time: str = "2026-01-02T03:03:00Z") -> Object:
+    return pod("news-0", phase="Failed", reason=reason, message=message, startTime=time)
+
+
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (failed("UnexpectedAdmissionError", "Allocate failed due to no healthy devices"), "PodRejected"),
+        (failed("OutOfcpu", "Node didn't have enough resource: cpu"), "PodRejected"),
+        (failed("Evicted", "The node was low on resource: memory."), "Evicted"),
+    ],
+)
+def test_a_rejected_or_evicted_pod_is_told_until_the_next_one_runs(last: Object, reason: str) -> None:
+    waiting = pod(scheduled=True)
+    for pods in ([last], [last, waiting]):
+        status = status_of(*pods)
+        found = condition(status, "Ready")
+        assert found.reason == reason
+        assert last["status"]["message"] in found.message
+        assert condition(status, "Degraded").reason == reason
+    assert ready(last, LOADING).reason == "ModelLoading"
+    assert ready(last, READY_POD).status == "True"
+    assert condition(status_of(last, READY_POD), "Degraded").status == "False"
+
+
+def test_a_pod_that_failed_long_ago_explains_nothing() -> None:
+    old = failed("Evicted", "disk", "2026-01-01T00:00:00Z")
+    assert ready(old, pod()).reason == "Starting"
+    assert ready(failed("UnexpectedAdmissionError", "now"), old).reason == "PodRejected"
+
+
 def test_a_crash_of_long_ago_explains_nothing() -> None:
     recovered = {**crashed(70, "old"), "started": True, "state": {"running": {}}}
     assert ready(pod(server=recovered)).reason == "EngineUnresponsive"
@@ -182,15 +396,60 @@ def test_stalled_rollout_degrades_even_without_a_failing_pod() -> None:
 
 
 def test_refused_pod_template_is_named_while_old_pods_serve() -> None:
-    status = status_of(READY_POD, apply_error=ApplyError("InvalidPodTemplate", "spec.containers[1].image: Required"))
+    status = status_of(
+        READY_POD, apply_errors=[ApplyError("InvalidPodTemplate", "spec.containers[1].image: Required", "Deployment")]
+    )
     assert condition(status, "Ready").status == "True"
     assert condition(status, "Progressing").reason == "InvalidPodTemplate"
     assert "Required" in condition(status, "Degraded").message
 
 
 def test_refused_pod_template_is_why_nothing_is_ready() -> None:
-    error = ApplyError("InvalidPodTemplate", "spec.containers[1].image: Required")
-    assert ready(deployment=None, apply_error=error).reason == "InvalidPodTemplate"
+    error = ApplyError("InvalidPodTemplate", "spec.containers[1].image: Required", "Deployment")
+    assert ready(deployment=None, apply_errors=[error]).reason == "InvalidPodTemplate"
+
+
+TAKEN = ApplyError("NameTaken", "Service news exists and belongs to something else. Rename one of the two.", "Service")
+
+
+def test_pods_behind_a_service_of_somebody_else_do_not_make_it_ready() -> None:
+    status = status_of(READY_POD, selector=None, apply_errors=[TAKEN])
+    found = condition(status, "Ready")
+    assert (found.status, found.reason) == ("False", "NameTaken")
+    assert "Service news exists" in found.message
+    assert status.ready_replicas == 0
+    assert status.reason == "NameTaken"
+    assert condition(status, "Degraded").reason == "NameTaken"
+
+
+def test_pods_of_a_deployment_of_somebody_else_do_not_make_it_ready() -> None:
+    taken = ApplyError("NameTaken", "Deployment news exists and belongs to something else.", "Deployment")
+    found = ready(READY_POD, deployment=None, apply_errors=[taken])
+    assert (found.status, found.reason) == ("False", "NameTaken")
+
+
+def test_pods_that_the_service_does_not_select_are_not_counted() -> None:
+    other = copy.deepcopy(READY_POD)
+    other["metadata"]["labels"]["app.kubernetes.io/name"] = "debugging"
+    assert status_of(READY_POD, other).ready_replicas == 1
+    found = ready(other)
+    assert (found.status, found.reason) == ("False", "NotSelected")
+    assert "news-1" in found.message
+
+
+def test_an_error_of_a_child_that_serves_nobody_leaves_the_reason_of_the_pods() -> None:
+    error = ApplyError("ApplyFailed", "NetworkPolicy news: forbidden", "NetworkPolicy")
+    status = status_of(LOADING, apply_errors=[error])
+    assert condition(status, "Ready").reason == "ModelLoading"
+    assert condition(status, "Degraded").message == "NetworkPolicy news: forbidden"
+
+
+def test_all_children_that_could_not_be_applied_are_named_the_service_first() -> None:
+    budget = ApplyError("ApplyFailed", "PodDisruptionBudget news: refused.", "PodDisruptionBudget")
+    found = condition(status_of(READY_POD, apply_errors=[budget, TAKEN]), "Degraded")
+    assert found.reason == "NameTaken"
+    assert "Service news exists" in found.message
+    assert "PodDisruptionBudget news" in found.message
 
 
 def test_pods_that_may_not_be_created_are_reported() -> None:
@@ -260,14 +519,16 @@ def test_what_remediation_remembers_is_kept() -> None:
 def test_transition_time_stays_while_the_status_stays() -> None:
     before = status_of(READY_POD)
     subject = service(status=before.to_dict())
-    later = evaluate(subject, Observed(deployment(), [LOADING]), NOW + timedelta(hours=1))
+    later = evaluate(subject, Observed(deployment(), [LOADING], selector_labels("news")), NOW + timedelta(hours=1))
     assert condition(later, "Degraded").last_transition_time == NOW
     assert condition(later, "Ready").last_transition_time == NOW + timedelta(hours=1)
 
 
 def test_an_unchanged_world_gives_an_unchanged_status() -> None:
     before = status_of(LOADING).to_dict()
-    again = evaluate(service(status=before), Observed(deployment(), [LOADING]), NOW + timedelta(minutes=7))
+    again = evaluate(
+        service(status=before), Observed(deployment(), [LOADING], selector_labels("news")), NOW + timedelta(minutes=7)
+    )
     assert again.to_dict() == before
 
 

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
-from qwen_operator.api import QwenService
+from qwen_operator.api import QwenService, flags
+from qwen_operator.api.replica import BUILTIN_MODELS
 from qwen_operator.planning.alerts import effective_alerts
 from qwen_operator.planning.builders.autoscaler import WAITING_METRIC
+from qwen_server.config import pass_through
 from qwen_server.config.command_line import load_settings
+from qwen_server.config.settings import Settings
 from qwen_server.control import alerts as server_alerts
 from qwen_server.observe import prometheus_page as prometheus
-from tests.unit.qwen_operator.objects import Object, child, container, gpu_service, load, service, service_object
+from tests.unit.qwen_operator.objects import ROOT, Object, child, container, gpu_service, load, service, service_object
 
 SERVICES = {
     "plain": service_object(),
@@ -62,6 +65,39 @@ def test_server_accepts_every_flag_that_the_operator_writes() -> None:
         flag.partition("=")[0] for obj in SERVICES.values() for flag in container(QwenService.parse(obj))["args"]
     }
     assert {"--rate-limit", "--api-keys-dir", "--kv-cache-gib", "--gpu-memory-utilization", "--revision"} <= written
+
+
+def test_both_refuse_the_same_flags() -> None:
+    own = {name.replace("_", "-") for name in Settings.model_fields} - {"pass-through", "log-level", "log-format"}
+    names = [name.rstrip("*") for name in pass_through._OWNED]
+    written = [
+        f"{dashes}{prefix}{name}{ending}"
+        for name in (*own, *names, *flags.SERVER_FLAGS, "log-level", "max-num-seqs", "seed", "enforce-eager-x", "O3")
+        for dashes in ("--", "-")
+        for prefix in ("", "no-")
+        for ending in ("", "=1", "-more", "_more=a=b")
+        if dashes == "--" or len(name) <= 3
+    ]
+    written += [f"-{name[:length]}" for name in names if len(name) <= 3 for length in (1, 2, 3)]
+    written += ["--max_model_len=9", "--disable-log-requests", "64", "-O3", "--no_log_error_stack"]
+    ours = {argument for argument in written if not flags.may_pass(argument)}
+    theirs = {argument for argument in written if pass_through.why_refused(argument, own)}
+    assert ours ^ theirs == set()
+
+
+def test_variables_that_are_refused_are_settings() -> None:
+    settings = {name.replace("_", "-") for name in Settings.model_fields}
+    assert set(flags.OWNED_SETTINGS) <= settings
+    always = [
+        {flag.partition("=")[0].removeprefix("--") for flag in container(QwenService.parse(SERVICES[name]))["args"]}
+        for name in ("plain", "gpu")
+    ]
+    assert (always[0] & always[1]) <= set(flags.OWNED_SETTINGS)
+
+
+def test_builtin_models_are_those_of_the_image() -> None:
+    folders = {path.parent.name for path in (ROOT / "server/models").glob("*/config.json")}
+    assert folders == set(BUILTIN_MODELS)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

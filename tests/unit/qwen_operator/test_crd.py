@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,9 +11,14 @@ from typing import Any
 import pytest
 
 from generate_crd import build_crd, build_reference, main, render_crd
+from qwen_operator.api import QwenService
+from qwen_operator.api.qwenservice import MAX_NESTING
+from qwen_operator.planning.builders.merge import LIST_KEYS
+from tests.unit.qwen_operator.good_specs import GOOD_SPECS
 from tests.unit.qwen_operator.objects import ROOT, load
 
 Schema = dict[str, Any]
+POD = ".spec.podTemplate.spec"
 
 
 @cache
@@ -59,13 +65,41 @@ def test_every_field_is_described() -> None:
         path
         for path, node in nodes(schema())
         if not node.get("description") and not path.endswith("[]") and path not in ("", ".metadata")
+        if not path.startswith(f"{POD}.")  # Kubernetes describes them
     ]
     assert bare == []
 
 
-def test_only_the_pod_template_takes_unknown_fields() -> None:
+def test_no_part_takes_unknown_fields() -> None:
     free = [path for path, node in nodes(schema()) if node.get("x-kubernetes-preserve-unknown-fields")]
-    assert free == [".spec.podTemplate.spec"]
+    assert free == []
+    objects = [(path, node) for path, node in nodes(schema()) if node.get("type") == "object"]
+    assert [path for path, node in objects if not {"properties", "additionalProperties"} & set(node)] == [".metadata"]
+
+
+def test_no_object_is_deeper_than_the_reader_accepts() -> None:
+    assert max(path.count(".") + path.count("[]") for path, _ in nodes(schema())) < MAX_NESTING / 2
+
+
+def test_definition_fits_into_the_annotation_of_kubectl_apply() -> None:
+    assert len(json.dumps(build_crd(), separators=(",", ":"))) < 200 * 1024  # of 256 KiB
+
+
+def test_pod_template_has_the_fields_of_kubernetes_by_the_keys_of_the_merge() -> None:
+    container = at(f"{POD}.containers[]")
+    assert container["required"] == ["name"]
+    assert container["properties"]["$patch"]["enum"] == ["replace", "delete"]
+    assert container["properties"]["imagePullPolicy"]["nullable"]
+    assert at(f"{POD}.containers[].ports[]")["required"] == ["containerPort"]
+    assert at(f"{POD}.containers[].resources.limits[]")["x-kubernetes-int-or-string"]
+    assert "required" not in at(f"{POD}.volumes[].configMap.items[]")
+    assert "ephemeralContainers" not in at(POD)["properties"]
+
+
+def test_every_key_of_the_merge_is_a_field_of_a_pod() -> None:
+    known = {path.rsplit(".", 1)[-1]: path for path, _ in nodes(schema()) if path.startswith(POD)}
+    for field, keys in LIST_KEYS.items():
+        assert set(keys) <= set(at(f"{known[field]}[]")["properties"])
 
 
 def test_rules_that_fail_name_a_field_that_exists() -> None:
@@ -84,7 +118,7 @@ def test_only_the_source_is_required() -> None:
 
 
 def test_defaults_are_those_of_the_reference() -> None:
-    assert at(".spec.replicas")["default"] == 1
+    assert "default" not in at(".spec.replicas")
     assert at(".spec.limits.queueTimeout")["default"] == "30s"
     assert at(".spec.rollout.startupTimeout")["default"] == "30m"
     assert at(".spec.remediation.backoff")["default"] == {"base": "30s", "max": "10m"}
@@ -129,8 +163,6 @@ def test_samples_use_fields_that_exist(path: Path) -> None:
     known = {where for where, _ in nodes(schema())}
 
     def check(value: Any, where: str) -> None:
-        if where.startswith(".spec.podTemplate.spec"):
-            return
         if isinstance(value, dict) and not isinstance(at(where).get("additionalProperties"), dict):
             for key, part in value.items():
                 assert f"{where}.{key}" in known
@@ -140,6 +172,33 @@ def test_samples_use_fields_that_exist(path: Path) -> None:
                 check(part, f"{where}[]")
 
     check(load(str(path.relative_to(ROOT)))["spec"], ".spec")
+
+
+def test_good_specs_use_every_field() -> None:
+    def used(value: Any, where: str) -> Iterator[str]:
+        yield where
+        free = isinstance(at(where).get("additionalProperties"), dict) or where == POD
+        if isinstance(value, dict) and not free:
+            for key, part in value.items():
+                yield from used(part, f"{where}.{key}")
+        elif isinstance(value, list):
+            for part in value:
+                yield from used(part, f"{where}[]")
+
+    known = {
+        path
+        for path, node in nodes(schema()["properties"]["spec"], ".spec")
+        if not path.startswith(f"{POD}.") and not path.endswith("[]")
+    }
+    assert len(GOOD_SPECS) >= 30
+    assert known - {path for spec in GOOD_SPECS.values() for path in used(spec, ".spec")} == set()
+
+
+@pytest.mark.parametrize("name", GOOD_SPECS)
+def test_good_specs_are_read(name: str) -> None:
+    found = QwenService.parse({"metadata": {"name": "news"}, "spec": GOOD_SPECS[name]})
+    again = QwenService.parse({"metadata": {"name": "news"}, "spec": found.spec.to_dict()})
+    assert found.spec == again.spec
 
 
 def test_full_sample_shows_every_section() -> None:

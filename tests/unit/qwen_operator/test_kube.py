@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from aiohttp import web
 
 from qwen_operator.controller import Controller
@@ -40,54 +36,7 @@ from qwen_operator.kube.resources import (
 from qwen_operator.process.health import Health
 from qwen_operator.process.settings import read_settings
 from qwen_operator.reconcile import Reconciler
-
-
-@dataclass
-class Server:
-    """The responses of the API server, and the requests to it."""
-
-    answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    asked: list[tuple[str, str, dict[str, str], Any, str]] = field(default_factory=list)
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        text = await request.text()
-        body = json.loads(text) if text else None
-        content_type = request.headers.get("Content-Type", "")
-        self.asked.append((request.method, request.path, dict(request.query), body, content_type))
-        return await self.answer(request)
-
-
-async def ok(_: web.Request) -> web.StreamResponse:
-    return web.json_response({"metadata": {"name": "x"}})
-
-
-@pytest.fixture
-async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    api = Server(ok)
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", api.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    config = {
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {"token": "secret"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-    (tmp_path / "config").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    yield api
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def kube(server: Server) -> AsyncIterator[KubeClient]:
-    assert server
-    client = await KubeClient.connect()
-    yield client
-    await client.close()
+from tests.unit.qwen_operator.kube_server import Server
 
 
 def test_paths() -> None:
@@ -101,13 +50,11 @@ def test_paths() -> None:
 async def test_apply_is_server_side_and_forced_under_our_name(server: Server, kube: KubeClient) -> None:
     obj = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "n"}}
     await kube.apply(obj)
-    await kube.apply(obj, dry_run=True)
     method, path, query, body, content_type = server.asked[0]
     assert (method, path) == ("PATCH", "/apis/apps/v1/namespaces/n/deployments/d")
     assert query == {"fieldManager": "qwen-operator", "force": "true"}
     assert body == obj
     assert content_type == "application/apply-patch+yaml"
-    assert server.asked[1][2]["dryRun"] == "All"
 
 
 async def test_the_token_is_sent(server: Server, kube: KubeClient) -> None:
@@ -279,7 +226,13 @@ async def test_a_missed_deletion_is_noticed_before_a_child_is_created(kube: Kube
     controller.cluster.store_service(service)
     recorder = Recorder(kube, "test")
     reconciler = Reconciler(
-        kube, controller.cluster, recorder, settings, suspended=lambda _: None, gone=controller.service_gone
+        kube,
+        controller.cluster,
+        recorder,
+        settings,
+        suspended=lambda _: None,
+        gone=controller.service_gone,
+        again=lambda *_: None,
     )
     await reconciler.reconcile(("n", "news"))
     assert controller.cluster.service(("n", "news")) is None
@@ -340,7 +293,9 @@ async def test_a_child_that_cannot_be_removed_does_not_keep_the_status_back(kube
     owner = {**metadata, "ownerReferences": [{"uid": "u"}]}
     cluster._informers[AUTOSCALERS]._put(("n", "news"), {"metadata": owner})
     recorder = Recorder(kube, "test")
-    reconciler = Reconciler(kube, cluster, recorder, settings, suspended=lambda _: None, gone=lambda _: None)
+    reconciler = Reconciler(
+        kube, cluster, recorder, settings, suspended=lambda _: None, gone=lambda _: None, again=lambda *_: None
+    )
     with pytest.raises(KubeError, match="webhook"):
         await reconciler.reconcile(("n", "news"))
     assert ("PATCH", "/apis/qwen-vllm.io/v1alpha1/namespaces/n/qwenservices/news/status") in [

@@ -11,6 +11,7 @@ import pytest
 
 from qwen_operator.kube import lease
 from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import ConflictError
 from qwen_operator.kube.lease import Leader, LeaseWatch, claim
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 5, tzinfo=UTC)
@@ -80,3 +81,77 @@ async def test_a_lease_that_cannot_be_renewed_is_given_up_at_the_deadline(monkey
     started = time.monotonic()
     await Leader(cast("KubeClient", Silent()), name="l", namespace="n", identity="me").hold()
     assert time.monotonic() - started < 1.4
+
+
+class Store:
+    """The API of one Lease. `answers` are returned or raised by the next reads."""
+
+    def __init__(self, lease: dict[str, Any], *answers: dict[str, Any] | Exception) -> None:
+        self.lease = lease
+        self.answers = list(answers)
+        self.reads = 0
+
+    async def get(self, *_: object) -> dict[str, Any]:
+        self.reads += 1
+        answer = self.answers.pop(0) if self.answers else self.lease
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def replace(self, lease: dict[str, Any]) -> dict[str, Any]:
+        if lease["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+            raise ConflictError(409, "another version")
+        version = str(int(lease["metadata"]["resourceVersion"]) + 1)
+        self.lease = {**lease, "metadata": {**lease["metadata"], "resourceVersion": version}}
+        return self.lease
+
+
+def leader(store: Store) -> Leader:
+    return Leader(cast("KubeClient", store), name="l", namespace="n", identity="me")
+
+
+@pytest.mark.parametrize(
+    "answer", [{"metadata": {}, "spec": {"leaseTransitions": "many"}}, {}, AttributeError("nobody thought of this")]
+)
+async def test_a_surprise_does_not_end_the_wait_for_the_lease(
+    monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | Exception
+) -> None:
+    monkeypatch.setattr(lease, "STANDBY_SECONDS", 0.05)
+    store = Store(lease_held_by(""), answer)
+    await asyncio.wait_for(leader(store).acquire(), 5)
+    assert store.lease["spec"]["holderIdentity"] == "me"
+
+
+@pytest.mark.parametrize("surprises", [1, 1000])
+async def test_a_surprise_while_renewing_counts_as_a_failed_try(
+    monkeypatch: pytest.MonkeyPatch, surprises: int
+) -> None:
+    monkeypatch.setattr(lease, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "RENEW_DEADLINE", 0.5)
+    store = Store(lease_held_by(""))
+    candidate = leader(store)
+    await candidate.acquire()
+    store.answers = [AttributeError("nobody thought of this")] * surprises
+    holding = asyncio.create_task(candidate.hold())
+    await asyncio.sleep(1.0)
+    assert holding.done() is (surprises > 1)
+    holding.cancel()
+    await asyncio.wait((holding,))
+
+
+async def test_a_lease_is_released_also_if_the_answer_to_its_last_renewal_was_lost() -> None:
+    store = Store(lease_held_by(""))
+    candidate = leader(store)
+    await candidate.acquire()
+    store.lease = {**store.lease, "metadata": {**store.lease["metadata"], "resourceVersion": "99"}}
+    await candidate.release()
+    assert store.lease["spec"]["holderIdentity"] == ""
+
+
+async def test_a_lease_that_someone_else_holds_is_not_released() -> None:
+    store = Store(lease_held_by(""))
+    candidate = leader(store)
+    await candidate.acquire()
+    store.lease = lease_held_by("other")
+    await candidate.release()
+    assert store.lease["spec"]["holderIdentity"] == "other"

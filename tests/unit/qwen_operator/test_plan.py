@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import pytest
 
 from qwen_operator.planning.plan import Reference
+from qwen_operator.planning.replicas import replicas_left_out
 from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, live, planned, service, serving
 
+ROLLED_OUT = [{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}]
 OLD_IMAGES = {"cpu": "registry/server:old", "cuda": "registry/server:old"}
 
 
@@ -120,6 +124,38 @@ def test_what_is_accepted_but_not_implemented_is_reported() -> None:
     assert reasons(service(autoscaling={"maxReplicas": 2, "scaler": "KEDA"})) == ["NotImplementedYet"]
 
 
+@pytest.mark.parametrize(
+    ("spec", "running", "expected"),
+    [
+        ({}, None, 1),
+        ({}, 5, 5),
+        ({}, 0, 0),
+        ({"replicas": 3}, 5, None),
+        ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, None, 2),
+        ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 5, 5),
+        ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 1, 2),
+        ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 9, 8),
+    ],
+)
+def test_replicas_that_are_left_out_stay_what_they_are(spec: Object, running: int | None, expected: int | None) -> None:
+    deployment = None if running is None else {"spec": {"replicas": running}}
+    assert replicas_left_out(service(**spec), deployment) == expected
+
+
+def test_minimum_above_the_replicas_is_reported() -> None:
+    minimum = {"minReadyReplicas": 3}
+    assert reasons(service(remediation=minimum, replicas=2)) == ["MinReadyAboveReplicas"]
+    assert reasons(service(remediation=minimum, replicas=3)) == []
+    assert reasons(service(remediation=minimum, replicas=0)) == []
+    assert reasons(service(remediation=minimum, autoscaling={"maxReplicas": 3})) == []
+
+
+def test_idle_gpus_are_reported() -> None:
+    reported = reasons(gpu_service(gpu={"count": 4}, engine={"tensorParallelSize": 2}, replicas=2))
+    assert reported == ["GPUsIdle"]
+    assert reasons(gpu_service(gpu={"count": 2}, engine={"tensorParallelSize": 2}, replicas=2)) == []
+
+
 def test_missing_apis_are_reported_if_the_spec_needs_them() -> None:
     assert reasons(service(monitoring={"serviceMonitor": "Enabled"})) == ["MonitoringUnavailable"]
     assert reasons(service(route={"parentRefs": [{"name": "gateway"}]})) == ["RouteUnavailable"]
@@ -161,7 +197,7 @@ class TestOperatorUpgrade:
         assert image(found) == "registry/server:old"
 
     def test_is_rolled_out_with_the_next_change_of_the_spec(self) -> None:
-        found = child(gpu_service(engine={"maxModelLen": 100}), "Deployment", live_deployment=self.before)
+        found = child(gpu_service(engine={"maxModelLen": 200}), "Deployment", live_deployment=self.before)
         assert image(found) == "registry/server:cuda"
 
     def test_is_applied_when_asked_for(self) -> None:
@@ -178,9 +214,53 @@ class TestOperatorUpgrade:
 
     def test_is_applied_where_no_pod_serves(self) -> None:
         before = live(child(gpu_service(), "Deployment", server_images=OLD_IMAGES))
-        assert image(child(gpu_service(), "Deployment", live_deployment=before)) == "registry/server:cuda"
+        for seconds, expected in ((5.0, "old"), (61.0, "cuda"), (math.inf, "cuda")):
+            found = child(gpu_service(), "Deployment", live_deployment=before, unready_seconds=seconds)
+            assert image(found) == f"registry/server:{expected}"
 
     def test_drift_of_the_same_version_is_repaired(self) -> None:
         drifted = live(child(gpu_service(), "Deployment"))
         drifted["spec"]["template"]["spec"]["containers"][0]["image"] = "intruder"
         assert image(child(gpu_service(), "Deployment", live_deployment=drifted)) == "registry/server:cuda"
+
+    def test_does_not_take_over_what_somebody_changed_meanwhile(self) -> None:
+        drifted = copy.deepcopy(self.before)
+        drifted["spec"]["template"]["spec"]["containers"][0]["image"] = "intruder"
+        found = planned(gpu_service(), live_deployment=drifted)
+        (deployment,) = [obj for obj in found.children if obj["kind"] == "Deployment"]
+        assert image(deployment) == "registry/server:old"
+        assert "UpdatePending" in [warning.reason for warning in found.warnings]
+
+    def test_applies_the_same_template_as_before_without_the_api_servers_defaults(self) -> None:
+        before = child(gpu_service(), "Deployment", operator_version="0.9.0", server_images=OLD_IMAGES)
+        kept = child(gpu_service(), "Deployment", live_deployment=serving(before))
+        assert kept["spec"]["template"] == before["spec"]["template"]
+
+    @pytest.mark.parametrize("recorded", [None, "", "no base64!", "bm8gemxpYg=="])
+    def test_keeps_the_live_template_where_none_was_recorded(self, recorded: str | None) -> None:
+        before = copy.deepcopy(self.before)
+        before["metadata"]["annotations"]["qwen-vllm.io/applied-template"] = recorded
+        if recorded is None:
+            del before["metadata"]["annotations"]["qwen-vllm.io/applied-template"]
+        once = child(gpu_service(), "Deployment", live_deployment=before)
+        assert image(once) == "registry/server:old"
+        drifted = serving(once)
+        drifted["spec"]["template"]["spec"]["containers"][0]["image"] = "intruder"
+        assert image(child(gpu_service(), "Deployment", live_deployment=drifted)) == "registry/server:old"
+
+    @pytest.mark.parametrize("seconds", [None, 3.0, 600.0])
+    def test_a_blip_of_readiness_is_no_reason_to_roll_out(self, seconds: float | None) -> None:
+        blip = {**self.before, "status": {"replicas": 1, "conditions": ROLLED_OUT}}
+        found = child(gpu_service(), "Deployment", live_deployment=blip, unready_seconds=seconds)
+        assert image(found) == "registry/server:old"
+
+    def test_is_applied_where_no_pod_has_served_for_as_long_as_a_start_may_take(self) -> None:
+        dead = {**self.before, "status": {"replicas": 1, "conditions": ROLLED_OUT}}
+        found = child(gpu_service(), "Deployment", live_deployment=dead, unready_seconds=2000.0)
+        assert image(found) == "registry/server:cuda"
+
+    def test_is_applied_to_a_service_that_is_scaled_to_zero(self) -> None:
+        subject = gpu_service(replicas=0)
+        before = live(child(subject, "Deployment", server_images=OLD_IMAGES))
+        before["status"] = {"conditions": ROLLED_OUT}
+        assert image(child(subject, "Deployment", live_deployment=before)) == "registry/server:cuda"

@@ -109,6 +109,16 @@ def test_garbled_metrics_are_no_evidence(body: bytes) -> None:
     assert parse_metrics(body) is None
 
 
+@pytest.mark.parametrize(
+    ("gpu", "uuids"),
+    [({"uuids": ["GPU-1", 3, "", "x" * 65]}, ("GPU-1",)), ({"uuids": "GPU-1"}, ()), ({}, ()), (None, ()), ([], ())],
+)
+def test_the_uuids_of_the_gpus_are_read(gpu: Any, uuids: tuple[str, ...]) -> None:
+    evidence = parse_metrics(metrics(gpu=gpu))
+    assert evidence is not None
+    assert evidence.gpus == uuids
+
+
 def test_garbled_alerts_are_ignored() -> None:
     evidence = parse_metrics(metrics(alerts=[None, 3, {}, {"name": 4}, {"name": "x" * 65}, {"name": "HighTTFT"}]))
     assert evidence is not None
@@ -151,7 +161,7 @@ def test_backoff_doubles_up_to_its_maximum() -> None:
     pauses = []
     for number in range(4):
         now = EPOCH + timedelta(seconds=number)
-        ledger = ledgers.finish(ledgers.begin(ledger, intent(number), rules, now), intent(number), rules, now)
+        ledger = ledgers.finish(ledgers.begin(ledger, intent(number), rules, ledger.restart_times), intent(number))
         assert ledger.backoff_until is not None
         pauses.append((ledger.backoff_until - now).total_seconds())
     assert pauses == [30.0, 60.0, 100.0, 100.0]
@@ -159,15 +169,15 @@ def test_backoff_doubles_up_to_its_maximum() -> None:
 
 def test_restarts_leave_the_window() -> None:
     rules = policy(window=600.0, max_restarts=1)
-    ledger = ledgers.begin(RemediationStatus(), intent(), rules, EPOCH)
+    ledger = ledgers.begin(RemediationStatus(), intent(), rules, [])
     assert ledgers.budget_left(ledger, rules, EPOCH + timedelta(seconds=599)) == 0
     assert ledgers.budget_left(ledger, rules, EPOCH + timedelta(seconds=600)) == 1
 
 
 def test_a_refunded_restart_does_not_count() -> None:
     rules = policy(max_restarts=1)
-    ledger = ledgers.begin(RemediationStatus(), intent(), rules, EPOCH)
-    refunded = ledgers.finish(ledger, intent(), rules, EPOCH, refund=True)
+    ledger = ledgers.begin(RemediationStatus(), intent(), rules, [])
+    refunded = ledgers.finish(ledger, intent(), refund=True)
     assert refunded.intents == []
     assert ledgers.budget_left(refunded, rules, EPOCH) == 1
 
@@ -366,7 +376,7 @@ def test_a_dead_engine_is_left_to_the_kubelet() -> None:
     assert len(world.steps(Died)) == 2
     assert world.steps(BeginRestart) == []
     world.rounds(60.0)
-    assert world.memory["u0"].deaths == 0
+    assert world.memory.pods["u0"].deaths == 0
 
 
 def test_a_pod_whose_engine_keeps_dying_is_evicted() -> None:
@@ -410,7 +420,7 @@ def test_a_closed_gate_is_remembered_by_the_pod_itself() -> None:
 
 def test_the_new_value_of_the_annotation_resets_the_budget_once() -> None:
     world = World.of(2, policy(max_restarts=1))
-    world.ledger = ledgers.begin(RemediationStatus(), intent(), world.policy, EPOCH).model_copy(update={"intents": []})
+    world.ledger = ledgers.begin(RemediationStatus(), intent(), world.policy, []).model_copy(update={"intents": []})
     world.reset = "again"
     world.round()
     assert world.ledger.handled_reset == "again"
@@ -545,3 +555,80 @@ def test_a_triggered_restart_is_not_refunded_by_a_change_of_mode(mode: str) -> N
     assert isinstance(finished, FinishRestart)
     assert finished.outcome == "Unattended"
     assert len(world.ledger.restart_times) == 1
+
+
+# Rules for a dead engine.
+
+
+def dead_rule(**rule: Any) -> World:
+    """A world whose spec has one rule for EngineDead."""
+    remediation = {"rules": [{"alert": "EngineDead", **rule}]}
+    world = World.of(2, policy_of(spec(engine={"device": "cuda"}, remediation=remediation)))
+    world.round()
+    return world
+
+
+def test_a_dead_engine_is_reported_and_replaced_by_default() -> None:
+    rule = policy_of(spec()).alerts["EngineDead"]
+    assert (rule.unready_after, rule.restart_after, rule.report_after) == (None, 0.0, 0.0)
+
+
+def test_no_action_for_a_dead_engine_leaves_it_to_the_kubelet_silently() -> None:
+    world = dead_rule(action="None")
+    for _ in range(5):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert world.steps(Died, BeginRestart) == []
+
+
+def test_an_event_for_a_dead_engine_never_evicts() -> None:
+    world = dead_rule(action="Event")
+    for _ in range(5):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert len(world.steps(Died)) == 5
+    assert world.steps(BeginRestart) == []
+
+
+def test_for_delays_the_replacement_of_a_dying_pod() -> None:
+    world = dead_rule(action="Restart", **{"for": "2m"})
+    for _ in range(11):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert world.steps(BeginRestart) == []
+    for _ in range(2):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert len(world.steps(BeginRestart)) == 1
+
+
+def test_an_alert_that_is_off_has_no_consequence() -> None:
+    world = World.of(2, policy_of(spec(alerts=[{"name": "EngineDead", "enabled": False}])))
+    world.round()
+    for _ in range(5):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert world.steps(Died, BeginRestart) == []
+
+
+# Refused evictions.
+
+
+def test_refused_evictions_share_one_entry_and_wait_longer_each_time() -> None:
+    rules = policy(backoff_base=30.0, backoff_max=600.0)
+    earlier: Any = {"time": EPOCH, "pod": "p9", "action": "Unready"}
+    ledger = ledgers.remember(RemediationStatus(), [HistoryEntry(**earlier)])
+    now, pauses = EPOCH, []
+    for _ in range(8):
+        tried = intent((now - EPOCH).total_seconds(), method="Evict")
+        decided: Any = {"time": now, "pod": "p0", "pod_uid": "u0", "action": "Evict"}
+        ledger = ledgers.remember(ledgers.begin(ledger, tried, rules, ledger.restart_times), [HistoryEntry(**decided)])
+        refused: Any = {**decided, "time": now + timedelta(seconds=1), "action": "Blocked"}
+        ledger = ledgers.blocked(ledger, tried, HistoryEntry(**refused), rules)
+        assert ledger.backoff_until is not None
+        pauses.append((ledger.backoff_until - now).total_seconds())
+        now = ledger.backoff_until
+    assert [(entry.pod, entry.action) for entry in ledger.history] == [("p9", "Unready"), ("p0", "Blocked")]
+    assert ledger.history[-1].time == EPOCH  # since when
+    assert pauses == [30.0, 30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]
+    assert ledger.restart_times == []

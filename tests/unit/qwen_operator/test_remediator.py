@@ -1,18 +1,25 @@
-"""The loop of remediation: its heartbeat."""
+"""The loop of remediation: its heartbeat, its pace and its metrics."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
+import pytest
+
+from qwen_operator.api import RemediationStatus
 from qwen_operator.api.objects import Key
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.events import Recorder
 from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import REGISTRY
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
+from qwen_operator.remediation.values import Evidence, Round
 from qwen_operator.remediation.writes import Writer
+from tests.unit.qwen_operator.remediation_world import World, policy
 
 Object = dict[str, Any]
 KEY: Key = ("n", "news")
@@ -41,15 +48,48 @@ class OneService:
         return None
 
 
+def remediator_of(cluster: OneService, health: Health | None = None) -> Remediator:
+    kube = cast("KubeClient", None)
+    writer = Writer(kube, Recorder(kube, "test"), lambda _: None, lambda _: None)
+    return Remediator(kube, cluster, Poller(), writer, health=health or Health(), on_change=lambda _: None)
+
+
 async def test_a_long_poll_interval_does_not_make_the_operator_look_dead() -> None:
     clock = 0.0
     health = Health(clock=lambda: clock)
-    kube = cast("KubeClient", None)
-    writer = Writer(kube, Recorder(kube, "test"), lambda _: None, lambda _: None)
-    remediator = Remediator(kube, OneService("10m"), Poller(), writer, health=health, on_change=lambda _: None)
+    remediator = remediator_of(OneService("10m"), health)
     remediator.sync(KEY)
     await asyncio.sleep(0.1)
     clock = 599.0
     overdue = health.overdue()
     await remediator.stop()
     assert overdue == []
+
+
+@pytest.mark.parametrize(("mode", "out"), [("Enforce", 1.0), ("DryRun", 0.0)])
+def test_a_dry_run_counts_no_pod_as_out_of_rotation(mode: str, out: float) -> None:
+    remediator = remediator_of(OneService("2s"))
+    world = World.of(2, policy(mode=mode))
+    for uptime in (1.0, 2.0, 3.0):
+        evidence = {"u0": Evidence(uptime, frozenset({"EngineUnresponsive"})), "u1": Evidence(uptime)}
+        seen = Round(tuple(patient.pod for patient in world.patients.values()), evidence, 2)
+        remediator.judge(KEY, seen, replace(world.policy, poll=0.0), RemediationStatus())
+    labels = {"namespace": KEY[0], "service": KEY[1]}
+    assert REGISTRY.get_sample_value("qwen_operator_pods_out_of_rotation", labels) == out
+
+
+async def test_a_round_follows_at_once_when_a_restart_has_begun() -> None:
+    remediator = remediator_of(OneService("30s"))
+    rounds: list[float] = []
+
+    async def tick(key: Key) -> float:
+        rounds.append(asyncio.get_running_loop().time())
+        if len(rounds) == 1:
+            remediator.hurry(key)
+        return 600.0
+
+    remediator.tick = tick  # type: ignore[method-assign]
+    remediator.sync(KEY)
+    await asyncio.sleep(0.5)
+    await remediator.stop()
+    assert len(rounds) == 2

@@ -33,6 +33,33 @@ def test_degraded_for_another_reason_than_ready_gets_an_event() -> None:
     assert events_for(old, new) == [("Warning", "Degraded", "OutOfMemory")]
 
 
+def test_the_first_event_of_a_failure_is_a_warning() -> None:
+    new = [condition("Ready", "False", "ImagePullError"), condition("Degraded", "True", "ImagePullError")]
+    assert events_for([], new) == [("Warning", "Ready", "ImagePullError")]
+
+
+def test_a_failing_update_of_a_service_that_serves_is_a_warning() -> None:
+    ready = condition("Ready", "True", "Serving")
+    old = [ready, condition("Progressing", "True", "RollingOut"), condition("Degraded", "False", "AsExpected")]
+    failing = [condition("Progressing", "True", "ModelLoadFailed"), condition("Degraded", "True", "ModelLoadFailed")]
+    assert events_for(old, [ready, *failing]) == [("Warning", "Degraded", "ModelLoadFailed")]
+    stalled = [condition("Progressing", "False", "RolloutStalled"), condition("Degraded", "True", "RolloutStalled")]
+    assert events_for(old, [ready, *stalled]) == [("Warning", "Progressing", "RolloutStalled")]
+
+
+def test_a_new_service_that_starts_is_no_warning() -> None:
+    new = [
+        condition("Ready", "False", "Starting"),
+        condition("Progressing", "True", "Starting"),
+        condition("Available", "False", "Starting"),
+        condition("Degraded", "False", "AsExpected"),
+    ]
+    assert events_for([], new) == [("Normal", "Ready", "Starting")]
+    assert events_for([], [condition("Ready", "False", "ScaledToZero")]) == [("Normal", "Ready", "ScaledToZero")]
+    done = [condition("Progressing", "False", "Complete")]
+    assert events_for([condition("Progressing", "True", "RollingOut")], done) == [("Normal", "Progressing", "Complete")]
+
+
 def test_what_is_unchanged_or_initially_fine_gets_no_event() -> None:
     ready = condition("Ready", "True", "Serving")
     rest = [condition("Degraded", "False", "AsExpected"), condition("HasWarnings", "True", "RolloutMeansDowntime")]

@@ -91,6 +91,7 @@ def test_memory_is_summed_over_the_engines_devices() -> None:
         3.0,
     )
     assert (reading.utilization_percent, reading.temperature, reading.faults) == (85.0, 61.0, ())
+    assert reading.uuids == ("GPU-0", "GPU-1")
     assert NvmlReader(FakeNvml(), 1).read().total_gb == 10.0
 
 

@@ -137,6 +137,13 @@ async def test_gpu_figures_are_the_specifications() -> None:
         assert "qwen_gpu_temperature_celsius 66" in (await served.client.get("/metrics/prometheus")).text
 
 
+async def test_the_uuids_of_the_gpus_are_shown() -> None:
+    reading = GpuReading("NVIDIA GeForce RTX 3080", 1, 2, uuids=("GPU-1", "GPU-2"))
+    async with serve(gpu=GpuMonitor(lambda: reading)) as served:
+        await until(lambda: served.service.gpu.latest is reading)
+        assert (await served.metrics())["gpu"]["uuids"] == ["GPU-1", "GPU-2"]
+
+
 async def test_promtool_finds_nothing_to_complain_about(served: Served) -> None:
     promtool = shutil.which("promtool")
     assert promtool, "promtool is needed (apt-get install prometheus)"

@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
@@ -25,7 +26,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 # The numbers are short, so that no sum of them overflows a datetime.
 DURATION_PATTERN = r"^([0-9]{1,7}(ms|s|m)|[0-9]{1,5}h){1,4}$"
@@ -33,6 +34,9 @@ WINDOW_PATTERN = r"^[1-9][0-9]{0,4}(h|d)$"
 PERCENT_PATTERN = r"^(100|[1-9]?[0-9])%$"
 QUANTITY_PATTERN = r"^[0-9]{1,20}(\.[0-9]{1,20})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]{1,2})?$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+WORD_PATTERN = r"^[^\s\x00-\x1f\x7f]+$"
+KEY_PATTERN = r"^[-._a-zA-Z0-9]+$"
+LABEL_VALUE_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 
 MAX_DURATION = timedelta(days=100_000)
 
@@ -70,7 +74,7 @@ def format_duration(value: timedelta) -> str:
 def parse_quantity(text: str) -> Decimal:
     """Reads a Kubernetes quantity (`500m`, `16Gi`, `2`) as a number of its base unit."""
     match = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)([0-9]*)", text)
-    if match is None or not re.match(QUANTITY_PATTERN, text):
+    if match is None or not re.fullmatch(QUANTITY_PATTERN, text):
         raise ValueError(f"{text!r} is not a quantity such as 500m, 2 or 16Gi")
     number, suffix, exponent = match.groups()
     return Decimal(f"{number}e{exponent}") if exponent else Decimal(number) * _QUANTITY_FACTOR[suffix]
@@ -86,7 +90,7 @@ def _int_or(pattern: str, example: str) -> Callable[[Any], Any]:
     def validate(value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        if isinstance(value, str) and re.match(pattern, value):
+        if isinstance(value, str) and re.fullmatch(pattern, value):
             return value
         raise ValueError(f"{value!r} is neither a number nor {example}")
 
@@ -96,6 +100,39 @@ def _int_or(pattern: str, example: str) -> Callable[[Any], Any]:
 def _int_or_string(pattern: str, **extra: object) -> WithJsonSchema:
     either = [{"type": "integer"}, {"type": "string"}]
     return WithJsonSchema({"anyOf": either, "x-kubernetes-int-or-string": True, "pattern": pattern, **extra})
+
+
+@dataclass(frozen=True)
+class ValidationRule:
+    """A rule as CEL (API server) and as a predicate (operator).
+
+    It is one of the `checks` of an object, or stands in the `Annotated` type of a value. `field` is
+    the path of the field that the error names, relative to the object with the rule. An empty path
+    names the object or the value itself.
+    """
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool]
+    field: str = ""
+
+    def schema(self) -> dict[str, str]:
+        """The entry of `x-kubernetes-validations`."""
+        entry = {"rule": self.cel, "message": self.message}
+        return {**entry, "fieldPath": f".{self.field}"} if self.field else entry
+
+    def check(self, value: Any) -> Any:
+        """Returns the value, or raises the error that pydantic reports."""
+        if not self.holds(value):
+            raise PydanticCustomError("rule", "{message}", {"message": self.message, "field": self.field})
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        found = handler(schema)
+        return {**found, "x-kubernetes-validations": [*found.get("x-kubernetes-validations", ()), self.schema()]}
 
 
 Duration = Annotated[
@@ -119,31 +156,29 @@ IntOrPercent = Annotated[
 ]
 ObjectName = Annotated[str, Field(max_length=253, pattern=NAME_PATTERN)]
 ShortText = Annotated[str, Field(max_length=253)]
+Word = Annotated[str, Field(min_length=1, max_length=253, pattern=WORD_PATTERN)]
+DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=KEY_PATTERN)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]
 
 
-@dataclass(frozen=True)
-class ValidationRule:
-    """A rule between fields of one object, as CEL (API server) and as a predicate (operator).
-
-    `field` is the path of the field that the error names, relative to the object with the rule.
-    An empty path names the object itself.
-    """
-
-    cel: str
-    message: str
-    holds: Callable[[Any], bool]
-    field: str = ""
-
-    def schema(self) -> dict[str, str]:
-        """The entry of `x-kubernetes-validations`."""
-        entry = {"rule": self.cel, "message": self.message}
-        return {**entry, "fieldPath": f".{self.field}"} if self.field else entry
+def from_to(low: str, high: str | None = None) -> ValidationRule:
+    """The rule that a `Duration` is at least `low` and at most `high`."""
+    lowest, highest = parse_duration(low), MAX_DURATION if high is None else parse_duration(high)
+    cel = f"duration(self) >= duration('{low}')"
+    message = f"must be at least {low}"
+    if high is not None:
+        cel, message = f"{cel} && duration(self) <= duration('{high}')", f"must be from {low} to {high}"
+    return ValidationRule(cel, message, lambda value: lowest <= value <= highest)
 
 
 class ApiObject(BaseModel):
-    """An object of the API: camelCase in JSON, immutable, without unknown fields."""
+    """An object of the API: camelCase in JSON, immutable.
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    Unknown fields are ignored: the API server refuses those that no definition has, and a newer
+    definition has fields that this operator does not know.
+    """
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
     checks: ClassVar[tuple[ValidationRule, ...]] = ()
 
     @model_validator(mode="before")
@@ -155,8 +190,7 @@ class ApiObject(BaseModel):
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:
         for rule in self.checks:
-            if not rule.holds(self):
-                raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})
+            rule.check(self)
         return self
 
     @classmethod

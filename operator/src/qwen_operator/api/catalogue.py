@@ -87,6 +87,7 @@ CATALOGUE: Final[tuple[Alert, ...]] = (
     Alert(
         "EngineDead", 0.0, "count", 0.0, "critical", AlertClass.DEATH,
         "The engine process has exited. The kubelet restarts the container",
+        (ActionRule(Action.EVENT), ActionRule(Action.RESTART)),
     ),
     Alert(
         "GPUUnhealthy", 0.0, "count", 0.0, "critical", AlertClass.BROKEN_HARDWARE,

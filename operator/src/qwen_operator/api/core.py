@@ -6,10 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from qwen_operator.api.base import ApiObject, ObjectName, Quantity, ShortText, ValidationRule
+from qwen_operator.api.base import (
+    ApiObject,
+    DataKey,
+    LabelValue,
+    ObjectName,
+    Quantity,
+    ShortText,
+    ValidationRule,
+)
+from qwen_operator.api.flags import VARIABLE_RULE
 
-LabelKey = Annotated[str, Field(max_length=317)]
-Labels = dict[str, Annotated[str, Field(max_length=63)]]
+LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+Labels = dict[str, LabelValue]
 
 
 class LocalObjectReference(ApiObject):
@@ -22,7 +31,7 @@ class KeySelector(ApiObject):
     """One key of a Secret or ConfigMap."""
 
     name: ObjectName = Field(description="Name of the Secret or ConfigMap.")
-    key: ShortText = Field(description="Key in the Secret or ConfigMap.")
+    key: DataKey = Field(description="Key in the Secret or ConfigMap.")
     optional: bool | None = Field(default=None, description="Whether the object or the key may be missing.")
 
 
@@ -30,7 +39,7 @@ class SecretKeyRef(ApiObject):
     """One key of a Secret."""
 
     name: ObjectName = Field(description="Name of the Secret.")
-    key: ShortText = Field(description="Key in the Secret.")
+    key: DataKey = Field(description="Key in the Secret.")
 
 
 class FieldRef(ApiObject):
@@ -50,8 +59,19 @@ class ResourceFieldRef(ApiObject):
     divisor: Quantity | None = Field(default=None, description="Unit in which the value is exposed.")
 
 
+_ENV_SOURCES = ("configMapKeyRef", "secretKeyRef", "fieldRef", "resourceFieldRef")
+
+
 class EnvVarSource(ApiObject):
     """Where an environment variable's value comes from."""
+
+    checks = (
+        ValidationRule(
+            f"[{', '.join(f'has(self.{name})' for name in _ENV_SOURCES)}].filter(given, given).size() == 1",
+            f"exactly one of {', '.join(_ENV_SOURCES)} must be set",
+            lambda source: len(source.model_dump(exclude_none=True)) == 1,
+        ),
+    )
 
     config_map_key_ref: KeySelector | None = Field(default=None, description="A key of a ConfigMap.")
     secret_key_ref: KeySelector | None = Field(default=None, description="A key of a Secret.")
@@ -68,6 +88,7 @@ class EnvVar(ApiObject):
             "value and valueFrom cannot both be set",
             lambda env: env.value is None or env.value_from is None,
         ),
+        VARIABLE_RULE,
     )
 
     name: Annotated[str, Field(max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")] = Field(
@@ -77,23 +98,12 @@ class EnvVar(ApiObject):
     value_from: EnvVarSource | None = Field(default=None, description="Source of the value, instead of value.")
 
 
-class Resources(ApiObject):
-    """Requests and limits of the server's container; GPUs come from spec.gpu."""
-
-    requests: dict[str, Quantity] = Field(
-        default_factory=dict, max_length=32, description="What the scheduler reserves, such as cpu and memory."
-    )
-    limits: dict[str, Quantity] = Field(
-        default_factory=dict, max_length=32, description="The most that the container may use."
-    )
-
-
 class Toleration(ApiObject):
     """A taint that the pods tolerate."""
 
     key: LabelKey | None = Field(default=None, description="Key of the taint. Empty with Exists matches every taint.")
     operator: Literal["Exists", "Equal"] | None = Field(default=None, description="How to compare. Defaults to Equal.")
-    value: Annotated[str, Field(max_length=63)] | None = Field(default=None, description="Value of the taint.")
+    value: LabelValue | None = Field(default=None, description="Value of the taint.")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         default=None, description="Effect of the taint. Defaults to every effect."
     )
@@ -107,9 +117,7 @@ class LabelSelectorRequirement(ApiObject):
 
     key: LabelKey = Field(description="The label.")
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="How to compare.")
-    values: list[Annotated[str, Field(max_length=63)]] | None = Field(
-        default=None, max_length=64, description="Values for In and NotIn."
-    )
+    values: list[LabelValue] | None = Field(default=None, max_length=64, description="Values for In and NotIn.")
 
 
 class LabelSelector(ApiObject):
@@ -236,17 +244,31 @@ class TopologySpreadConstraint(ApiObject):
     )
 
 
+Cidr = Annotated[str, Field(max_length=64, pattern=r"^[0-9a-fA-F.:]{2,45}/[0-9]{1,3}$")]
+
+
 class IPBlock(ApiObject):
     """A range of addresses."""
 
-    cidr: Annotated[str, Field(max_length=64)] = Field(description="The range, such as 10.0.0.0/8.")
-    except_: list[Annotated[str, Field(max_length=64)]] | None = Field(
+    cidr: Cidr = Field(description="The range, such as 10.0.0.0/8.")
+    except_: list[Cidr] | None = Field(
         default=None, alias="except", max_length=32, description="Ranges within cidr that are excluded."
     )
 
 
 class NetworkPolicyPeer(ApiObject):
     """Who may send requests."""
+
+    checks = (
+        ValidationRule(
+            "has(self.ipBlock) ? !has(self.podSelector) && !has(self.namespaceSelector) : "
+            "has(self.podSelector) || has(self.namespaceSelector)",
+            "podSelector, namespaceSelector or both must be set, or only ipBlock",
+            lambda peer: (
+                (peer.ip_block is not None) != (peer.pod_selector is not None or peer.namespace_selector is not None)
+            ),
+        ),
+    )
 
     pod_selector: LabelSelector | None = Field(default=None, description="Pods in this or the selected namespaces.")
     namespace_selector: LabelSelector | None = Field(default=None, description="Namespaces.")

@@ -21,6 +21,8 @@ RESET_BUDGET_ANNOTATION: Final = f"{GROUP}/reset-restart-budget"
 TEMPLATE_HASH_ANNOTATION: Final = f"{GROUP}/template-hash"
 SPEC_HASH_ANNOTATION: Final = f"{GROUP}/spec-hash"
 OPERATOR_VERSION_ANNOTATION: Final = f"{GROUP}/operator-version"
+APPLIED_TEMPLATE_ANNOTATION: Final = f"{GROUP}/applied-template"
+APPLIED_HASH_ANNOTATION: Final = f"{GROUP}/applied-hash"
 
 
 def child_name(service: str, suffix: str = "") -> str:
@@ -50,9 +52,12 @@ def selector_labels(service: str) -> dict[str, str]:
 
 
 def child_labels(service: str) -> dict[str, str]:
-    """The labels of every child and pod."""
+    """The labels of every child and pod.
+
+    `app.kubernetes.io/instance` is none of them: by it Argo CD knows the objects of an application,
+    and it would prune a cache claim that is kept and has no owner.
+    """
     return {
-        "app.kubernetes.io/instance": label_value(service),
         "app.kubernetes.io/managed-by": "qwen-operator",
         "app.kubernetes.io/part-of": "qwen-vllm",
         **selector_labels(service),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,11 +16,16 @@ from qwen_operator.api.base import (
     ValidationRule,
     Window,
     duration_field,
+    from_to,
+    parse_quantity,
     section,
 )
 from qwen_operator.api.core import Affinity, Labels, NetworkPolicyPeer, Toleration, TopologySpreadConstraint
+from qwen_operator.api.metadata import Annotations, OwnLabels
 
-Annotations = dict[str, Annotated[str, Field(max_length=4096)]]
+OptionalName = Annotated[str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")]
+Hostname = Annotated[str, Field(max_length=253, pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+Percentage = Annotated[str, Field(max_length=8, pattern=r"^[1-9][0-9]?(\.[0-9]+)?$")]
 Switch = Literal["Auto", "Enabled", "Disabled"]
 
 
@@ -48,9 +53,7 @@ class ParentRef(ApiObject):
 class RouteSpec(ApiObject):
     """An HTTPRoute, created if the Gateway API is installed."""
 
-    hostnames: list[ShortText] = Field(
-        default_factory=list, max_length=16, description="Host names. Empty matches all."
-    )
+    hostnames: list[Hostname] = Field(default_factory=list, max_length=16, description="Host names. Empty matches all.")
     parent_refs: list[ParentRef] = Field(min_length=1, max_length=32, description="The Gateways.")
 
 
@@ -67,19 +70,37 @@ class SchedulingSpec(ApiObject):
         max_length=16,
         description="How the pods spread. Empty spreads them over nodes and zones where possible.",
     )
-    priority_class_name: Annotated[str, Field(max_length=253)] = Field(
+    priority_class_name: OptionalName = Field(
         default="", description="Priority class of the pods. Empty uses the cluster's default."
     )
-    runtime_class_name: Annotated[str, Field(max_length=253)] = Field(
+    runtime_class_name: OptionalName = Field(
         default="", description="Runtime class of the pods, such as nvidia. Empty uses the cluster's default."
     )
+
+
+_SIZE = ValidationRule(
+    "quantity(string(self)).compareTo(quantity('1Mi')) >= 0",
+    "must be at least 1Mi",
+    lambda size: parse_quantity(size) >= parse_quantity("1Mi"),
+)
 
 
 class CacheSpec(ApiObject):
     """A volume that keeps downloaded weights."""
 
-    size: Quantity = Field(default="100Gi", description="Size of the claim that the operator creates.")
-    storage_class_name: Annotated[str, Field(max_length=253)] = Field(
+    checks = (
+        ValidationRule(
+            "self.existingClaim == '' || self.storageClassName == ''",
+            "storageClassName must not be set with existingClaim: that claim has its own",
+            lambda cache: not (cache.existing_claim and cache.storage_class_name),
+            "storageClassName",
+        ),
+    )
+
+    size: Annotated[Quantity, _SIZE] = Field(
+        default="100Gi", description="Size of the claim that the operator creates."
+    )
+    storage_class_name: OptionalName = Field(
         default="", description="Storage class of the claim. Empty uses the cluster's default."
     )
     access_modes: list[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]] = Field(
@@ -88,7 +109,7 @@ class CacheSpec(ApiObject):
         max_length=3,
         description="Access modes of the claim. Several replicas need ReadWriteMany.",
     )
-    existing_claim: Annotated[str, Field(max_length=253)] = Field(
+    existing_claim: OptionalName = Field(
         default="", description="Name of an existing claim to use instead of a new one."
     )
     retain: bool = Field(default=True, description="Whether the claim is kept when the QwenService is deleted.")
@@ -103,8 +124,8 @@ class MonitoringSpec(ApiObject):
     prometheus_rule: Switch = Field(
         default="Auto", description="Whether to create a PrometheusRule. Auto: if that API is installed."
     )
-    interval: Duration = duration_field("15s", "How often Prometheus scrapes.")
-    labels: Labels = Field(
+    interval: Annotated[Duration, from_to("1s", "1h")] = duration_field("15s", "How often Prometheus scrapes.")
+    labels: OwnLabels = Field(
         default_factory=dict,
         max_length=32,
         description="Additional labels of both, so that your Prometheus selects them.",
@@ -139,7 +160,7 @@ class AutoscalingSpec(ApiObject):
     max_replicas: int = Field(ge=1, le=1000, description="Maximum number of replicas.")
     scaler: Literal["HPA", "KEDA"] = Field(default="HPA", description="What scales the service.")
     target: ScalingTarget = section(ScalingTarget, "The target of the autoscaler.")
-    scale_down_stabilization: Duration = duration_field(
+    scale_down_stabilization: Annotated[Duration, from_to("0s", "1h")] = duration_field(
         "300s", "How long the load must be low before replicas are removed."
     )
 
@@ -154,6 +175,15 @@ class DisruptionSpec(ApiObject):
 
 class NetworkPolicySpec(ApiObject):
     """Who may reach the pods."""
+
+    checks = (
+        ValidationRule(
+            "self.enabled || !has(self.from) || self.from.size() == 0",
+            "from needs enabled: true: without a NetworkPolicy everybody may send requests",
+            lambda policy: policy.enabled or not policy.from_,
+            "from",
+        ),
+    )
 
     enabled: bool = Field(default=False, description="Whether to create a NetworkPolicy.")
     from_: list[NetworkPolicyPeer] = Field(
@@ -190,7 +220,9 @@ class RolloutSpec(ApiObject):
     min_ready_seconds: int = Field(
         default=60, ge=0, le=3600, description="Seconds that a new pod must be ready before it counts as available."
     )
-    startup_timeout: Duration = duration_field("30m", "How long a pod may take to become ready.")
+    startup_timeout: Annotated[Duration, from_to("1s", "168h")] = duration_field(
+        "30m", "How long a pod may take to become ready."
+    )
     on_operator_upgrade: Literal["Defer", "Apply"] = Field(
         default="Defer",
         description="What happens when only a new version of the operator, or its default images, would change the "
@@ -219,45 +251,23 @@ class ProbesSpec(ApiObject):
 class DrainSpec(ApiObject):
     """How a pod terminates."""
 
-    timeout: Duration = duration_field("60s", "How long accepted requests may take to finish when a pod terminates.")
+    timeout: Annotated[Duration, from_to("0s", "24h")] = duration_field(
+        "60s", "How long accepted requests may take to finish when a pod terminates."
+    )
 
 
 class LatencyObjective(ApiObject):
     """A latency and the percentage of requests that must meet it."""
 
-    threshold: Duration = Field(description="Latency.")
-    objective: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,2}(\.[0-9]+)?$")] = Field(
-        description="Percentage of requests, as a string."
-    )
+    threshold: Annotated[Duration, from_to("1ms", "1h")] = Field(description="Latency.")
+    objective: Percentage = Field(description="Percentage of requests, as a string.")
 
 
 class SloSpec(ApiObject):
     """Service level objectives, for burn-rate alerts."""
 
-    availability: Annotated[str, Field(max_length=8, pattern=r"^[0-9]{1,2}(\.[0-9]+)?$")] | None = Field(
+    availability: Percentage | None = Field(
         default=None, description="Percentage of requests that must succeed, as a string, such as 99.5."
     )
     ttft: LatencyObjective | None = Field(default=None, description="Time to the first token.")
     window: Window = duration_field("30d", "Window of the objectives.")
-
-
-class TemplateMetadata(ApiObject):
-    """Metadata of the pods."""
-
-    labels: Labels = Field(default_factory=dict, max_length=64, description="Additional labels of the pods.")
-    annotations: Annotations = Field(
-        default_factory=dict, max_length=64, description="Additional annotations of the pods."
-    )
-
-
-class PodTemplate(ApiObject):
-    """Changes to the pod template, applied last."""
-
-    metadata: TemplateMetadata = section(TemplateMetadata, "Additional labels and annotations of the pods.")
-    spec: dict[str, Any] = Field(
-        default_factory=dict,
-        description="A partial PodSpec that is merged into the pod template. Containers, env, volumes, mounts and "
-        "ports merge by key, other lists are replaced. null removes a field, `$patch: delete` removes an item. The "
-        "server's container is called `server`.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-    )

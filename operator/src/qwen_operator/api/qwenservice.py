@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
 from qwen_operator.api.alerting import AlertSpec, RemediationSpec
 from qwen_operator.api.base import ApiObject, ValidationRule, map_list, section
-from qwen_operator.api.core import Resources
+from qwen_operator.api.metadata import ChildMetadata, PodTemplate
 from qwen_operator.api.operations import (
     AutoscalingSpec,
     CacheSpec,
@@ -19,7 +19,6 @@ from qwen_operator.api.operations import (
     DrainSpec,
     MonitoringSpec,
     NetworkPolicySpec,
-    PodTemplate,
     ProbesSpec,
     RolloutSpec,
     RouteSpec,
@@ -27,13 +26,16 @@ from qwen_operator.api.operations import (
     ServiceExposure,
     SloSpec,
 )
-from qwen_operator.api.replica import AuthSpec, EngineSpec, GpuSpec, LimitsSpec, ModelSpec
-from qwen_operator.api.status import ServiceStatus
+from qwen_operator.api.replica import BUILTIN_MODELS, AuthSpec, EngineSpec, GpuSpec, LimitsSpec, ModelSpec
+from qwen_operator.api.resources import Resources
+from qwen_operator.api.status import ServiceStatus, read_status
 
 GROUP: Final = "qwen-vllm.io"
 VERSION: Final = "v1alpha1"
 KIND: Final = "QwenService"
 PLURAL: Final = "qwenservices"
+MAX_NESTING: Final = 64
+"""Levels of a field of the spec. A pod template has less than 20."""
 
 
 class InvalidSpecError(Exception):
@@ -70,11 +72,45 @@ class QwenServiceSpec(ApiObject):
             lambda spec: not spec.gpu.count or spec.engine.device != "cpu",
             "gpu.count",
         ),
+        ValidationRule(
+            "!(has(self.resources.requests) && self.gpu.resourceName in self.resources.requests) && "
+            "!(has(self.resources.limits) && self.gpu.resourceName in self.resources.limits)",
+            "resources must not contain gpu.resourceName: gpu.count sets it",
+            lambda spec: (
+                spec.gpu.resource_name not in spec.resources.requests
+                and spec.gpu.resource_name not in spec.resources.limits
+            ),
+            "resources",
+        ),
+        ValidationRule(
+            "!has(self.engine.maxModelLen) || self.engine.maxModelLen > self.limits.defaultMaxTokens",
+            "engine.maxModelLen must be above limits.defaultMaxTokens: it bounds prompt and answer",
+            lambda spec: (
+                spec.engine.max_model_len is None or spec.engine.max_model_len > spec.limits.default_max_tokens
+            ),
+            "engine.maxModelLen",
+        ),
+        ValidationRule(
+            f"!has(self.model.source.builtin) || self.engine.image != '' || "
+            f"self.model.source.builtin in {list(BUILTIN_MODELS)}",
+            f"model.source.builtin must be {' or '.join(BUILTIN_MODELS)}: the default images hold no other model",
+            # The images may be newer than the operator, which therefore does not check it.
+            lambda spec: True,
+            "model.source.builtin",
+        ),
     )
 
     model: ModelSpec = Field(description="The model and the name that clients use for it.")
     engine: EngineSpec = section(EngineSpec, "How vLLM runs the model.")
-    replicas: int = Field(default=1, ge=0, le=1000, description="Number of pods. An autoscaler writes this field, too.")
+    # No default in the CRD: a removed field would become 1, and a busy service would lose its pods.
+    replicas: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="Number of pods. Autoscalers write this field, too. If it is left out, the operator writes it: a "
+        "running service keeps the number that it has, a new one starts with autoscaling.minReplicas, else 1.",
+        json_schema_extra={"default": None},
+    )
     gpu: GpuSpec = section(GpuSpec, "The GPUs of one replica.")
     resources: Resources = section(Resources, "Requests and limits of the server's container. GPUs come from gpu.")
     limits: LimitsSpec = section(LimitsSpec, "What one replica accepts.")
@@ -95,6 +131,9 @@ class QwenServiceSpec(ApiObject):
     alerts: list[AlertSpec] = map_list(["name"], "Overrides of the alert catalogue, by name.", 32)
     slo: SloSpec | None = Field(default=None, description="Service level objectives, for burn-rate alerts.")
     remediation: RemediationSpec = section(RemediationSpec, "What the operator does about unhealthy replicas.")
+    metadata: ChildMetadata = section(
+        ChildMetadata, "Labels and annotations of everything that the operator creates. A change restarts the pods."
+    )
     pod_template: PodTemplate = section(PodTemplate, "Changes to the pod template, applied last.")
 
     @property
@@ -122,7 +161,12 @@ class QwenServiceSpec(ApiObject):
 
 @dataclass(frozen=True)
 class QwenService:
-    """One QwenService object."""
+    """One QwenService object.
+
+    Attributes:
+        replicas_given: whether the spec says the number of replicas. If not, `spec.replicas` is the
+            number of pods in the status.
+    """
 
     name: str
     namespace: str
@@ -130,31 +174,70 @@ class QwenService:
     generation: int
     spec: QwenServiceSpec
     status: ServiceStatus
+    replicas_given: bool = True
 
     @classmethod
     def parse(cls, obj: Mapping[str, Any]) -> QwenService:
         """Parses an object of the API. Raises InvalidSpecError, which names the field."""
         metadata = obj["metadata"]
+        if (field := _too_deep(obj.get("spec") or {})) is not None:
+            raise InvalidSpecError(f"spec.{field}", f"it is nested deeper than {MAX_NESTING} levels")
         try:
             spec = QwenServiceSpec.model_validate(obj.get("spec") or {})
         except ValidationError as error:
             raise _invalid(error) from error
-        return cls(
+        service = cls(
             name=metadata["name"],
             namespace=metadata.get("namespace", "default"),
             uid=metadata.get("uid", ""),
             generation=int(metadata.get("generation", 0)),
             spec=spec,
             status=parse_status(obj),
+            replicas_given="replicas" in spec.model_fields_set,
         )
+        return service if service.replicas_given else service.with_replicas(max(1, service.status.replicas))
+
+    def with_replicas(self, replicas: int) -> QwenService:
+        """The same service with this number of replicas."""
+        return replace(self, spec=self.spec.model_copy(update={"replicas": replicas}))
+
+
+def _too_deep(spec: Mapping[str, Any]) -> str | None:
+    """The field of the spec that is nested deeper than anything that Kubernetes has."""
+    for field, value in spec.items():
+        level = [value]
+        for _ in range(MAX_NESTING):
+            level = [
+                child
+                for parent in level
+                if isinstance(parent, (dict, list))
+                for child in (parent.values() if isinstance(parent, dict) else parent)
+            ]
+        if level:
+            return field
+    return None
+
+
+def remediation_spec(obj: Mapping[str, Any]) -> QwenServiceSpec | None:
+    """The spec of an object with only what remediation needs; None if that cannot be read either.
+
+    An error elsewhere in the spec must not end the care for pods that run.
+    """
+    written = obj.get("spec") or {}
+    needed = {name: written[name] for name in ("replicas", "alerts", "remediation", "drain") if name in written}
+    for name, field in (("engine", "device"), ("rollout", "startupTimeout")):
+        given = written.get(name)
+        if isinstance(given, Mapping) and field in given:
+            needed[name] = {field: given[field]}
+    try:
+        return QwenServiceSpec.model_validate({**needed, "model": {"source": {"builtin": BUILTIN_MODELS[0]}}})
+    except ValidationError:
+        return None
 
 
 def parse_status(obj: Mapping[str, Any]) -> ServiceStatus:
-    """The object's status. One that cannot be read (another version wrote it) counts as empty."""
-    try:
-        return ServiceStatus.model_validate(obj.get("status") or {})
-    except ValidationError:
-        return ServiceStatus()
+    """The object's status without what cannot be read, which another version may have written."""
+    return read_status(obj.get("status"))
 
 
 def _invalid(error: ValidationError) -> InvalidSpecError:

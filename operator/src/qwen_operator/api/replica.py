@@ -11,23 +11,33 @@ from qwen_operator.api.base import (
     CountOrAuto,
     Duration,
     ObjectName,
-    ShortText,
     ValidationRule,
+    Word,
     duration_field,
+    from_to,
 )
 from qwen_operator.api.core import EnvVar, LocalObjectReference, SecretKeyRef
+from qwen_operator.api.flags import FLAG_RULE
 
 SOURCES = ("builtin", "huggingFace", "modelScope", "pvc", "image")
-_RELATIVE_PATH = r"^[^/].*$|^$"
+# The models of the server's images. An image of one's own may have others.
+BUILTIN_MODELS = ("news-classifier",)
+_RELATIVE_PATH = r"^([^/\x00-\x1f\x7f][^\x00-\x1f\x7f]*)?$"
+_REPOSITORY_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+# What git allows in a reference, without a path that leaves it.
+_REVISION = r"^[^\s\x00-\x1f\x7f~^:?*\[\\./-][^\s\x00-\x1f\x7f~^:?*\[\\]*$"
+_IMAGE = r"[A-Za-z0-9\[][]A-Za-z0-9._:/@+-]*"
+_RESOURCE = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+Revision = Annotated[str, Field(max_length=253, pattern=_REVISION)]
 
 
 class HuggingFaceSource(ApiObject):
     """A repository on the Hugging Face Hub."""
 
-    repo: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+    repo: Annotated[str, Field(max_length=253, pattern=f"^({_REPOSITORY_PART}/)?{_REPOSITORY_PART}$")] = Field(
         description="The repository, such as Qwen/Qwen3-8B."
     )
-    revision: ShortText = Field(default="main", description="Branch, tag or commit.")
+    revision: Revision = Field(default="main", description="Branch, tag or commit.")
     token_secret_ref: SecretKeyRef | None = Field(
         default=None, description="Access token for gated repositories. Defaults to anonymous access."
     )
@@ -36,10 +46,10 @@ class HuggingFaceSource(ApiObject):
 class ModelScopeSource(ApiObject):
     """A repository on ModelScope."""
 
-    repo: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+    repo: Annotated[str, Field(max_length=253, pattern=f"^{_REPOSITORY_PART}/{_REPOSITORY_PART}$")] = Field(
         description="The repository, such as Qwen/Qwen3-8B."
     )
-    revision: ShortText = Field(default="master", description="Branch, tag or commit.")
+    revision: Revision = Field(default="master", description="Branch, tag or commit.")
     token_secret_ref: SecretKeyRef | None = Field(
         default=None, description="Access token. Defaults to anonymous access."
     )
@@ -47,6 +57,15 @@ class ModelScopeSource(ApiObject):
 
 class PvcSource(ApiObject):
     """A folder of a volume that already holds the model."""
+
+    checks = (
+        ValidationRule(
+            "!('..' in self.path.split('/'))",
+            "path must not contain .., so that it stays in the volume",
+            lambda pvc: ".." not in pvc.path.split("/"),
+            "path",
+        ),
+    )
 
     claim_name: ObjectName = Field(description="Name of the PersistentVolumeClaim. It is mounted read-only.")
     path: Annotated[str, Field(max_length=1024, pattern=_RELATIVE_PATH)] = Field(
@@ -57,7 +76,9 @@ class PvcSource(ApiObject):
 class ImageSource(ApiObject):
     """An OCI image or artifact with the model, mounted as an image volume (Kubernetes 1.33+)."""
 
-    reference: Annotated[str, Field(min_length=1, max_length=1024)] = Field(description="Reference of the image.")
+    reference: Annotated[str, Field(max_length=1024, pattern=f"^{_IMAGE}$")] = Field(
+        description="Reference of the image."
+    )
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         default="IfNotPresent", description="When to pull the image."
     )
@@ -88,12 +109,12 @@ class ModelSource(ApiObject):
 class ModelSpec(ApiObject):
     """The model and the name that clients use for it."""
 
-    served_name: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(
+    served_name: Word | None = Field(
         default=None,
         description="Name of the model in the API. Defaults to `qwen-NAME` for a built-in model, else to the last part "
         "of the repository, path or image.",
     )
-    aliases: list[Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^,*\s]*\*?$")]] = Field(
+    aliases: list[Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^,*\s\x00-\x1f\x7f]*\*?$")]] = Field(
         default_factory=list,
         max_length=32,
         description="Further names that clients may use for the model, such as those that an agent's sub-agents ask "
@@ -106,7 +127,7 @@ class EngineSpec(ApiObject):
     """How vLLM runs the model."""
 
     device: Literal["cuda", "cpu"] = Field(default="cuda", description="Device that the model runs on.")
-    image: Annotated[str, Field(max_length=1024)] = Field(
+    image: Annotated[str, Field(max_length=1024, pattern=f"^({_IMAGE})?$")] = Field(
         default="", description="Image of the server. Empty uses the operator's default for the device."
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
@@ -120,7 +141,7 @@ class EngineSpec(ApiObject):
         default=1, ge=1, le=1024, description="Groups of GPUs that the layers are distributed over."
     )
     max_model_len: int | None = Field(
-        default=None, ge=1, description="Maximum length of prompt plus answer, in tokens. Defaults to the model's own."
+        default=None, ge=2, description="Maximum length of prompt plus answer, in tokens. Defaults to the model's own."
     )
     gpu_memory_utilization: float = Field(
         default=0.9, gt=0, le=1, description="Fraction of each GPU's memory that vLLM allocates. Ignored on a CPU."
@@ -130,14 +151,14 @@ class EngineSpec(ApiObject):
         description="Data type of weights and activations. `auto` is the model's own (float16 or bfloat16); for a "
         "built-in model on a CPU without AVX-512 it is float32.",
     )
-    quantization: Annotated[str, Field(min_length=1, max_length=63)] | None = Field(
+    quantization: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9][-_.A-Za-z0-9]*$")] | None = Field(
         default=None, description="Quantization method of vLLM, such as fp8. Defaults to the model's own."
     )
-    extra_args: list[Annotated[str, Field(max_length=4096)]] = Field(
+    extra_args: list[Annotated[str, Field(min_length=1, max_length=4096), FLAG_RULE]] = Field(
         default_factory=list,
         max_length=64,
-        description="Additional flags of vLLM, one per item (`--max-num-seqs=64`). The server rejects flags that other "
-        "fields of the spec set.",
+        description="Additional flags of vLLM, one per item (`--max-num-seqs=64`). Flags that the operator or the "
+        "server sets are refused.",
     )
     env: list[EnvVar] = Field(
         default_factory=list,
@@ -161,7 +182,7 @@ class GpuSpec(ApiObject):
         le=1024,
         description="GPUs per replica. Defaults to tensorParallelSize x pipelineParallelSize, and to 0 on a CPU.",
     )
-    resource_name: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+    resource_name: Annotated[str, Field(max_length=253, pattern=_RESOURCE)] = Field(
         default="nvidia.com/gpu", description="Name of the extended resource for one GPU."
     )
 
@@ -196,7 +217,9 @@ class LimitsSpec(ApiObject):
     max_queue_size: CountOrAuto = Field(
         default=10, description="Requests that wait. Further requests get a 503. `auto` follows the completion rate."
     )
-    queue_timeout: Duration = duration_field("30s", "How long a request may wait in the queue.")
+    queue_timeout: Annotated[Duration, from_to("1ms", "1h")] = duration_field(
+        "30s", "How long a request may wait in the queue."
+    )
     default_max_tokens: int = Field(default=100, ge=1, description="max_tokens of requests that do not set it.")
     max_tokens: int = Field(default=512, ge=1, description="Maximum for max_tokens.")
     on_exceed: Literal["Refuse", "Clamp"] = Field(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from qwen_operator.api.base import ApiObject, map_list, section
@@ -13,6 +13,7 @@ from qwen_operator.api.base import ApiObject, map_list, section
 MAX_HISTORY = 20
 MAX_EVIDENCE = 2048
 MAX_RESTART_TIMES = 200
+MAX_REPLACED = 16
 
 
 def format_time(moment: datetime) -> str:
@@ -79,6 +80,15 @@ class HistoryEntry(StatusObject):
     )
 
 
+class HardwareReplacement(StatusObject):
+    """A pod that was replaced because its hardware seems to be broken."""
+
+    pod: str = Field(description="Name of the pod.")
+    node: str = Field(default="", description="Node of the pod.")
+    gpus: list[str] = Field(default_factory=list, max_length=64, description="UUIDs of its GPUs, if they are known.")
+    time: Time = Field(description="When the replacement was decided.")
+
+
 class RemediationStatus(StatusObject):
     """The state of remediation. It survives restarts of the operator."""
 
@@ -91,6 +101,12 @@ class RemediationStatus(StatusObject):
     restarts_in_window: int = Field(default=0, description="Number of restarts in the window of the budget.")
     last_restart_time: Time | None = Field(default=None, description="Time of the last restart.")
     backoff_until: Time | None = Field(default=None, description="No restart begins before this time.")
+    replaced: list[HardwareReplacement] = Field(
+        default_factory=list,
+        max_length=MAX_REPLACED,
+        description="Pods that were replaced because of their hardware. After two on the same GPU or node, remediation "
+        "replaces no more there until the budget is reset.",
+    )
     handled_reset: str = Field(
         default="",
         max_length=1024,
@@ -119,3 +135,41 @@ class ServiceStatus(StatusObject):
         """The condition of this type, if there is one."""
 
         return next((condition for condition in self.conditions if condition.type == kind), None)
+
+
+class UnreadableStatusError(Exception):
+    """A state of remediation that this version cannot read, such as one of a newer version."""
+
+
+def read_status(value: Any) -> ServiceStatus:
+    """The status of an object. Fields that cannot be read are left out, the others are kept."""
+    while True:
+        try:
+            return ServiceStatus.model_validate(value or {})
+        except ValidationError as error:
+            value = _without(value, error.errors(include_url=False)[0]["loc"])
+
+
+def _without(value: Any, place: tuple[int | str, ...]) -> Any:
+    """The status without a field, or without one item of its conditions."""
+    if not isinstance(value, dict) or not place or place[0] not in value:
+        return {}
+    name = place[0]
+    rest = {key: part for key, part in value.items() if key != name}
+    if name == "conditions" and len(place) > 1:
+        rest["conditions"] = [item for number, item in enumerate(value[name]) if number != place[1]]
+    return rest
+
+
+def read_ledger(value: Any) -> RemediationStatus:
+    """The state of remediation in the status of an object.
+
+    Raises UnreadableStatusError instead of leaving anything out: budget and intents must survive.
+    """
+    ledger = value.get("remediation") if isinstance(value, dict) else value
+    try:
+        return RemediationStatus.model_validate({} if ledger is None else ledger)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(["status.remediation", *(str(part) for part in first["loc"])])
+        raise UnreadableStatusError(f"{place}: {first['msg']}") from error

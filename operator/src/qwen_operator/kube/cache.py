@@ -1,9 +1,11 @@
-"""The operator's view of the cluster: QwenServices (from kopf) and all objects with our label."""
+"""The operator's view of the cluster: the QwenServices and all objects with our label."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -11,7 +13,7 @@ from qwen_operator.api.names import child_name, label_value
 from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
-from qwen_operator.kube.informer import Informer, all_synced, newer, service_label
+from qwen_operator.kube.informer import SELECTOR, Informer, all_synced, service_label
 from qwen_operator.kube.resources import (
     AUTOSCALERS,
     BUDGETS,
@@ -23,14 +25,20 @@ from qwen_operator.kube.resources import (
     OPTIONAL,
     PODS,
     PROMETHEUS_RULES,
+    QWEN_SERVICES,
     SERVICE_MONITORS,
     SERVICES,
     Resource,
 )
+from qwen_operator.process.health import Health
 
 logger = logging.getLogger(__name__)
 
 DISCOVERY_SECONDS: Final = 60.0
+_COMPARE_SECONDS: Final = 900.0
+"""How often children and pods are listed and compared, also while their watches seem to work."""
+
+_REMEMBERED: Final = 1000
 _CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, CLAIMS)
 _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
 
@@ -38,8 +46,9 @@ _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
 class ClusterCache:
     """A cache of the relevant objects, kept up to date by watches.
 
-    `on_child(key)` and `on_pod(pod)` are called when an object changes, `on_api()` when an optional
-    API was installed or removed.
+    `on_child(key)`, `on_pod(pod)` and `on_service(service)` are called when an object changes,
+    `on_api()` when an optional API was installed or removed. The list of QwenServices is compared
+    with the cache at least every `relist` seconds.
     """
 
     def __init__(
@@ -50,48 +59,86 @@ class ClusterCache:
         on_child: Callable[[Key], None],
         on_pod: Callable[[Object], None],
         on_api: Callable[[], None],
+        on_service: Callable[[Object], None] = lambda _: None,
+        relist: float = math.inf,
+        health: Health | None = None,
     ) -> None:
         self._kube = kube
         self._namespaces = namespaces
         self._on_child = on_child
         self._on_api = on_api
-        self._services: dict[Key, Object] = {}
+        self._on_service = on_service
+        self._health = health or Health()
         self._names: dict[Key, str] = {}
+        self._deleted: OrderedDict[str, None] = OrderedDict()
         self._optional_tasks: dict[Resource, asyncio.Task[None]] = {}
         self._served: frozenset[Resource] = frozenset()
         self._informers = {resource: self._informer(resource) for resource in _CHILDREN}
         # All budgets are watched: if one of the user's selects the pods, ours is removed.
-        self._informers[BUDGETS] = Informer(kube, BUDGETS, namespaces, self._changed, selector="")
-        self.pod_informer = Informer(kube, PODS, namespaces, on_pod)
+        self._informers[BUDGETS] = self._informer(BUDGETS, selector="")
+        self.pod_informer = self._informer(PODS, on_change=on_pod)
+        self._needed = (*self._informers.values(), self.pod_informer)
+        self.service_informer = self._informer(
+            QWEN_SERVICES, on_change=self._service_changed, selector="", relist=relist, removable=True
+        )
 
     # The services.
 
     @property
     def services(self) -> Mapping[Key, Object]:
         """All QwenServices."""
-        return self._services
+        return self.service_informer.objects
 
     def service(self, key: Key) -> Object | None:
         """A QwenService, None if it does not exist."""
-        return self._services.get(key)
+        return self.service_informer.get(*key)
 
     def store_service(self, obj: Object) -> None:
-        """Stores a QwenService unless a newer state is already known."""
-        key = key_of(obj)
-        if newer(obj, self._services.get(key)):
-            self._services[key] = obj
-            self._names[(key[0], label_value(key[1]))] = key[1]
+        """Stores a QwenService unless a newer state is already known, or it was deleted."""
+        if obj["metadata"]["uid"] in self._deleted:
+            return
+        self.service_informer.put(obj)
+        self._name(key_of(obj))
 
     def forget_service(self, key: Key) -> None:
         """Removes a QwenService that was deleted."""
-        self._services.pop(key, None)
+        known = self.service(key)
+        if known is not None:
+            self.service_informer.discard(key)
+            self._bury(known)
+
+    def _service_changed(self, obj: Object) -> None:
+        key = key_of(obj)
+        if self.service(key) is None:
+            self._bury(obj)
+        else:
+            self._deleted.pop(obj["metadata"]["uid"], None)
+            self._name(key)
+        self._on_service(obj)
+
+    def _bury(self, obj: Object) -> None:
+        """Remembers a deleted service, so that a late answer to a write does not bring it back."""
+        key = key_of(obj)
         self._names.pop((key[0], label_value(key[1])), None)
+        self._deleted[obj["metadata"]["uid"]] = None
+        while len(self._deleted) > _REMEMBERED:
+            self._deleted.popitem(last=False)
+
+    def _name(self, key: Key) -> None:
+        self._names[(key[0], label_value(key[1]))] = key[1]
 
     def key_by_label(self, obj: Object) -> Key | None:
         """The service that an object belongs to by its label."""
         namespace, label = obj["metadata"].get("namespace", ""), service_label(obj)
         name = self._names.get((namespace, label))
         return None if name is None else (namespace, name)
+
+    def sees(self, namespace: str) -> bool:
+        """Whether all objects of a namespace have been listed that decisions depend on.
+
+        Where they are denied, an empty view must not be taken for an empty namespace.
+        """
+        return all(informer.sees(namespace) for informer in self._needed)
 
     # The objects that belong to them.
 
@@ -129,11 +176,12 @@ class ClusterCache:
         An optional API that is installed but fails, for instance because its conversion webhook is
         down, delays nothing.
         """
-        needed = (*self._informers.values(), self.pod_informer)
-        for informer in needed:
+        for informer in self._needed:
             tasks.create_task(informer.run(), name=f"watch {informer.resource.plural}")
         await self.discover()
-        await all_synced(needed)
+        await all_synced(self._needed)
+        # Pods and children before services, so that the first reconciliation sees all of them.
+        tasks.create_task(self.service_informer.run(), name="watch qwenservices")
 
     async def stop(self) -> None:
         """Stops the watches of optional APIs. The others end with their task group."""
@@ -171,13 +219,30 @@ class ClusterCache:
             logger.info("installed optional APIs: %s", ", ".join(sorted(item.plural for item in served)) or "none")
             self._on_api()
 
-    def _informer(self, resource: Resource) -> Informer:
-        return Informer(self._kube, resource, self._namespaces, self._changed)
+    def _informer(
+        self,
+        resource: Resource,
+        *,
+        on_change: Callable[[Object], None] | None = None,
+        selector: str = SELECTOR,
+        relist: float = _COMPARE_SECONDS,
+        removable: bool = False,
+    ) -> Informer:
+        return Informer(
+            self._kube,
+            resource,
+            self._namespaces,
+            on_change or self._changed,
+            selector,
+            relist=relist,
+            removable=removable,
+            health=self._health,
+        )
 
     def _changed(self, obj: Object) -> None:
         key = self.key_by_label(obj)
         if key is not None:
             self._on_child(key)
         elif obj["kind"] == BUDGETS.kind:
-            for other in [other for other in self._services if other[0] == obj["metadata"]["namespace"]]:
+            for other in [other for other in self.services if other[0] == obj["metadata"]["namespace"]]:
                 self._on_child(other)

@@ -6,12 +6,13 @@ Permissions that the operator needs (the chart grants exactly these):
 |-----------------------|-----------------------------------|-------------------------------------------------|
 | qwen-vllm.io          | qwenservices                      | get, list, watch                                |
 | qwen-vllm.io          | qwenservices/status               | patch                                           |
+| qwen-vllm.io          | qwenservices/scale                | patch (replicas that the spec leaves out)       |
 | qwen-vllm.io          | qwenservices/finalizers           | update (for blockOwnerDeletion on the children) |
 | core                  | pods                              | get, list, watch, patch (annotations)           |
 | core                  | pods/status                       | patch (the readiness gate)                      |
 | core                  | pods/eviction                     | create                                          |
 | core                  | services, configmaps              | get, list, watch, create, patch, delete         |
-| core                  | events                            | create, patch                                   |
+| core                  | events                            | list (why a pod is held up), create, patch      |
 | core                  | nodes (optional)                  | get (whether the node of a pod is ready)        |
 | apps                  | deployments                       | get, list, watch, create, patch, delete         |
 | apps                  | replicasets                       | list                                            |
@@ -30,8 +31,9 @@ chart with this table.
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Self
 from urllib.parse import urlencode
 
@@ -41,11 +43,15 @@ from kubernetes.aio import client, config
 from qwen_operator.api.names import FIELD_MANAGER
 from qwen_operator.api.objects import Object
 from qwen_operator.kube.errors import KubeError, NotFoundError, error_of
+from qwen_operator.kube.reading import lines, read_json
 from qwen_operator.kube.resources import PODS, Resource, resource_for
 
 PatchType = Literal["merge", "strategic"]
 
 REQUEST_TIMEOUT: Final = 15.0
+CONNECTIONS: Final = 100
+"""Connections for calls; more calls at once wait for one."""
+
 WATCH_SECONDS: Final = 240
 WATCH_SILENCE: Final = 100.0
 """A watch gets a bookmark about every minute.
@@ -67,8 +73,8 @@ class WatchEvent(NamedTuple):
     object: Object
 
 
-async def _load(kubeconfig: str | None) -> Any:
-    configuration = client.Configuration()
+async def _load(kubeconfig: str | None, connections: int) -> Any:
+    configuration = client.Configuration(connection_pool_maxsize=connections)
     if kubeconfig:
         await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)
     else:
@@ -77,52 +83,72 @@ async def _load(kubeconfig: str | None) -> Any:
 
 
 class KubeClient:
-    """The API of one cluster. Every call has a timeout and raises nothing but `KubeError`."""
+    """The API of one cluster. Every call has a timeout and raises nothing but `KubeError`.
 
-    def __init__(self, api: Any) -> None:
+    Watches have connections of their own without a limit, because each keeps one for minutes: with
+    many namespaces they would leave none for the calls.
+    """
+
+    def __init__(self, api: Any, watching: Any) -> None:
         self._api = api
+        self._watching = watching
 
     @classmethod
     async def connect(cls, kubeconfig: str | None = None) -> Self:
         """Connects with a kubeconfig (the argument or KUBECONFIG) or the pod's ServiceAccount."""
-
-        return cls(client.ApiClient(await _load(kubeconfig or os.environ.get("KUBECONFIG"))))
+        path = kubeconfig or os.environ.get("KUBECONFIG")
+        return cls(client.ApiClient(await _load(path, CONNECTIONS)), client.ApiClient(await _load(path, 0)))
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._api.close()
+        await self._watching.close()
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
         """One object."""
         return await self._call("GET", resource.path(namespace, name))
 
     async def list(
-        self, resource: Resource, namespace: str | None = None, selector: str | None = None
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        selector: str | None = None,
+        *,
+        fields: str | None = None,
     ) -> tuple[Sequence[Object], str]:
-        """The objects that a label selector matches, and the resourceVersion to watch from."""
+        """The objects that a label selector and a field selector match, and the resourceVersion to
+        watch from.
+        """
         query = {"labelSelector": selector} if selector else {}
+        if fields:
+            query["fieldSelector"] = fields
         answer = await self._call("GET", resource.path(namespace), query, timeout=60.0)
         items = [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in answer["items"]]
         return items, answer["metadata"]["resourceVersion"]
 
     async def watch(
-        self, resource: Resource, version: str, namespace: str | None = None, selector: str | None = None
-    ) -> AsyncIterator[WatchEvent]:
+        self,
+        resource: Resource,
+        version: str,
+        namespace: str | None = None,
+        selector: str | None = None,
+        seconds: float = WATCH_SECONDS,
+    ) -> AsyncGenerator[WatchEvent]:
         """The changes after a resourceVersion, including bookmarks.
 
-        A watch ends after some minutes. The caller continues from the last resourceVersion.
+        A watch ends after so many seconds. The caller continues from the last resourceVersion.
         """
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
-            "timeoutSeconds": str(WATCH_SECONDS),
+            "timeoutSeconds": str(max(1, math.ceil(seconds))),
         }
         if selector:
             query["labelSelector"] = selector
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT, sock_read=WATCH_SILENCE)
         response = await self._send(
-            "GET", resource.path(namespace), query, body=None, content_type=None, timeout=timeout
+            "GET", resource.path(namespace), query, body=None, content_type=None, timeout=timeout, api=self._watching
         )
         try:
             async for line in _lines(response):
@@ -147,12 +173,10 @@ class KubeClient:
         metadata = obj["metadata"]
         return await self._call("PUT", resource_for(obj).path(metadata.get("namespace"), metadata["name"]), body=obj)
 
-    async def apply(self, obj: Object, *, dry_run: bool = False) -> Object:
+    async def apply(self, obj: Object) -> Object:
         """Applies an object (server-side apply). Fields that are no longer applied are removed."""
         metadata = obj["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        if dry_run:
-            query["dryRun"] = "All"
         path = resource_for(obj).path(metadata.get("namespace"), metadata["name"])
         return await self._call("PATCH", path, query, body=obj, content_type=_CONTENT_TYPES["apply"], timeout=30.0)
 
@@ -227,7 +251,7 @@ class KubeClient:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
         response = await self._send(method, path, query or {}, body=body, content_type=content_type, timeout=limits)
         try:
-            answer = json.loads(await response.read())
+            answer = read_json(await response.read())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise KubeError(0, f"{method} {path}: {error or type(error).__name__}") from error
         return answer if isinstance(answer, dict) else {}
@@ -241,14 +265,16 @@ class KubeClient:
         body: Object | None,
         content_type: str | None,
         timeout: aiohttp.ClientTimeout,
+        api: Any = None,
     ) -> aiohttp.ClientResponse:
+        api = api or self._api
         headers = {"Accept": "application/json", "User-Agent": "qwen-operator"}
         if body is not None:
             headers["Content-Type"] = content_type or "application/json"
         try:
-            await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-            url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-            wrapped = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
+            await api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            url = api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+            wrapped = await api.call_api(method, url, headers, body, _request_timeout=timeout)
             response: aiohttp.ClientResponse = wrapped.response
             if response.status >= 400:
                 raise error_of(response.status, await response.read())
@@ -259,7 +285,7 @@ class KubeClient:
 
 def _event(line: bytes) -> Object:
     try:
-        event: Object = json.loads(line)
+        event: Object = read_json(line)
     except ValueError as error:
         raise KubeError(0, f"the watch was interrupted within a line: {error}") from error
     return event
@@ -267,7 +293,7 @@ def _event(line: bytes) -> Object:
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     try:
-        while line := await response.content.readline():
+        async for line in lines(response.content.iter_any()):
             yield line
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise KubeError(0, f"the watch was interrupted: {error or type(error).__name__}") from error

@@ -5,7 +5,8 @@ KubeError                 any failed call; `status` is 0 if there was no answer
 ├── ForbiddenError        401, 403
 │   └── NamespaceEndingError  the namespace is being deleted: no object can be created in it
 ├── ConflictError         409: another resourceVersion, another UID, or the object exists already
-├── GoneError             410: the resourceVersion to watch from is too old
+├── GoneError             the resourceVersion to watch from is too old (410), or newer than any
+│                         (504: etcd was restored from a backup)
 ├── InvalidError          400, 422: the object is not valid; the message names the field
 └── TooManyRequestsError  429: throttled, or a PodDisruptionBudget forbids the eviction
 """
@@ -18,12 +19,16 @@ from typing import Final
 
 
 class KubeError(Exception):
-    """A failed call. `status` is the HTTP status, or 0 if there was no answer."""
+    """A failed call. `status` is the HTTP status, or 0 if there was no answer.
 
-    def __init__(self, status: int, message: str) -> None:
+    `retry_after` is the number of seconds after which the API server wants the next try, or 0.
+    """
+
+    def __init__(self, status: int, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.retry_after = retry_after
 
 
 class NotFoundError(KubeError):
@@ -43,7 +48,7 @@ class ConflictError(KubeError):
 
 
 class GoneError(KubeError):
-    """410."""
+    """410, or 504 for a resourceVersion that does not exist yet."""
 
 
 class InvalidError(KubeError):
@@ -68,13 +73,18 @@ _ERRORS: Final[Mapping[int, type[KubeError]]] = {
 
 def error_of(status: int, body: bytes) -> KubeError:
     """The exception for an answer."""
-
+    kind = _ERRORS.get(status, KubeError)
+    retry_after = 0.0
     try:
         answer = json.loads(body)
         message = str(answer.get("message") or answer)
-        causes = (answer.get("details") or {}).get("causes") or ()
-        if any(cause.get("reason") == "NamespaceTerminating" for cause in causes):
-            return NamespaceEndingError(status, message)
-    except (ValueError, AttributeError):
+        details = answer.get("details") or {}
+        retry_after = float(details.get("retryAfterSeconds") or 0)
+        reasons = {cause.get("reason") for cause in details.get("causes") or ()}
+        if "NamespaceTerminating" in reasons:
+            kind = NamespaceEndingError
+        elif "ResourceVersionTooLarge" in reasons:
+            kind = GoneError
+    except (ValueError, AttributeError, TypeError):
         message = body.decode(errors="replace")[:500]
-    return _ERRORS.get(status, KubeError)(status, message or f"HTTP {status}")
+    return kind(status, message or f"HTTP {status}", retry_after)

@@ -1,30 +1,42 @@
-"""Watches with a label selector, which keep a copy of the objects that they see.
+"""Watches that keep a copy of the objects that they see.
 
-kopf's own watches would not do: they do not report objects that were deleted while no watch was
-open, and keep no copies. (Since kopf 1.45 they can have selectors, by
-`settings.watching.label_selectors`.)
+Each namespace has a loop of its own: it lists, then watches from the version of the list. Whatever
+goes wrong, the loop tries again, and nothing that goes wrong in one namespace affects another. What
+a watch did not report, a deletion in a gap for instance, is found by comparing the next list with
+the copy. kopf's own watches do none of this (docs/decisions/0009-what-kopf-does-here.md).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Final
 
 from qwen_operator.api.names import SERVICE_LABEL
 from qwen_operator.api.objects import Key, Object, key_of
-from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.errors import ForbiddenError, GoneError, KubeError
+from qwen_operator.kube.client import WATCH_SECONDS, WATCH_SILENCE, KubeClient
+from qwen_operator.kube.errors import ForbiddenError, NotFoundError
 from qwen_operator.kube.resources import Resource
+from qwen_operator.kube.retries import must_list, pause
+from qwen_operator.process.health import Health
 
 logger = logging.getLogger(__name__)
 
 OnChange = Callable[[Object], None]
 
 SELECTOR: Final = "app.kubernetes.io/managed-by=qwen-operator"
-_BACKOFF: Final = (0.2, 1.0, 2.0, 5.0, 10.0)
-_FORBIDDEN_SECONDS: Final = 60.0
+BEAT_SECONDS: Final = WATCH_SILENCE + 80.0
+"""Within so many seconds a loop lists, hears something or fails, and tries again."""
+
+SHORT_SECONDS: Final = 1.0
+"""A watch that ends sooner and without an event counts as failed."""
+
+_DENIALS: Final = 3
+"""After so many denials in a row, the start no longer waits for a namespace."""
 
 
 def service_label(obj: Object) -> str:
@@ -41,11 +53,25 @@ def newer(obj: Object, old: Object | None) -> bool:
     return not all(version.isdigit() for version in versions) or int(versions[0]) >= int(versions[1])
 
 
+@dataclass
+class _Loop:
+    """The state of the loop of one namespace."""
+
+    namespace: str | None
+    version: str = ""
+    listed_at: float = -math.inf
+    heard_at: float = -math.inf
+    failures: int = 0
+    absences: int = 0
+
+
 class Informer:
-    """The objects of one kind with the operator's label, kept up to date by a list and a watch.
+    """The objects of one kind with a label, kept up to date by lists and watches.
 
     `on_change` is called with each object that was added, changed or deleted (then with its last
-    known state). Objects are shared: do not modify them.
+    known state). Objects are shared: do not modify them. With `relist`, a list is compared with the
+    copy at least every so many seconds, also while the watch seems to work. `removable` says that
+    the kind's definition may be deleted, so that a persistent 404 means that there are no objects.
     """
 
     def __init__(
@@ -55,16 +81,30 @@ class Informer:
         namespaces: Sequence[str],
         on_change: OnChange,
         selector: str = SELECTOR,
+        *,
+        relist: float = math.inf,
+        removable: bool = False,
+        health: Health | None = None,
     ) -> None:
         self.resource = resource
+        self._removable = removable
         self._kube = kube
-        self._namespaces: Sequence[str | None] = namespaces or (None,)
+        self._loops = [_Loop(namespace) for namespace in namespaces or (None,)]
         self._on_change = on_change
         self._selector = selector or None
+        self._relist = relist
+        self._health = health or Health()
         self._objects: dict[Key, Object] = {}
         self._by_service: dict[Key, set[Key]] = {}
-        self._pending = set(self._namespaces)
+        self._stored_at: dict[Key, float] = {}
+        self._listed: set[str | None] = set()
+        self._pending = {loop.namespace for loop in self._loops}
         self.synced = asyncio.Event()
+
+    @property
+    def objects(self) -> Mapping[Key, Object]:
+        """All objects."""
+        return self._objects
 
     def get(self, namespace: str, name: str) -> Object | None:
         """One object, None if it does not exist."""
@@ -78,66 +118,134 @@ class Informer:
         """All objects of a namespace, by name."""
         return [self._objects[key] for key in sorted(self._objects) if key[0] == namespace]
 
+    def sees(self, namespace: str) -> bool:
+        """Whether the objects of a namespace have been listed."""
+        return bool({None, namespace} & self._listed)
+
+    def silence(self) -> float:
+        """Seconds since the API server told anything of this kind, in whatever namespace."""
+        return asyncio.get_running_loop().time() - max(loop.heard_at for loop in self._loops)
+
     def store(self, obj: Object) -> None:
         """Stores a newer state that a write returned, so that nobody acts on the old one until the
         watch delivers it.
         """
         key = key_of(obj)
         old = self._objects.get(key)
-        if old is not None and old["metadata"]["uid"] == obj["metadata"]["uid"] and newer(obj, old):
+        if old is not None and old["metadata"]["uid"] == obj["metadata"]["uid"]:
+            self.put(obj)
+
+    def put(self, obj: Object) -> None:
+        """Stores an object, also one that is not known, unless a newer state of it is known."""
+        key = key_of(obj)
+        if newer(obj, self._objects.get(key)):
             self._put(key, obj)
+            self._stored_at[key] = asyncio.get_running_loop().time()
+
+    def discard(self, key: Key) -> None:
+        """Removes an object of which is known that it was deleted."""
+        old = self._objects.pop(key, None)
+        self._stored_at.pop(key, None)
+        if old is not None:
+            self._unindex(key, old)
 
     async def run(self) -> None:
         """Lists and watches until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for namespace in self._namespaces:
-                tasks.create_task(self._follow(namespace))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for loop in self._loops:
+                    tasks.create_task(self._follow(loop))
+        finally:
+            for loop in self._loops:
+                self._health.forget(self._part(loop))
 
-    async def _follow(self, namespace: str | None) -> None:
-        failures = 0
-        version = ""
+    def _part(self, loop: _Loop) -> str:
+        where = "" if loop.namespace is None else f" in {loop.namespace}"
+        return f"watch of {self.resource.plural}{where}"
+
+    async def _follow(self, loop: _Loop) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
+            self._health.beat(self._part(loop), BEAT_SECONDS)
+            started, problem = clock(), None
             try:
-                if not version:
-                    version = await self._list(namespace)
-                async for event in self._kube.watch(self.resource, version, namespace, self._selector):
-                    failures = 0
-                    version = event.object["metadata"]["resourceVersion"]
+                await self._once(loop)
+            except Exception as error:  # noqa: BLE001 - a watch that ends would leave the operator deaf
+                problem = error
+            if problem is None and clock() - started >= SHORT_SECONDS:
+                loop.failures = 0
+                continue
+            loop.failures += 1
+            if must_list(problem, loop.failures):
+                loop.version = ""
+            self._bear(loop, problem)
+            delay = pause(problem, loop.failures)
+            log = logger.warning if loop.failures in (2, 5) or loop.failures % 20 == 0 else logger.debug
+            log("%s: %s", self._part(loop), problem or "it ended at once", extra={"retry_in": round(delay, 1)})
+            self._health.beat(self._part(loop), delay + BEAT_SECONDS)
+            await asyncio.sleep(delay)
+
+    async def _once(self, loop: _Loop) -> None:
+        """Lists if necessary, then watches until the end of the watch."""
+        clock = asyncio.get_running_loop().time
+        if not loop.version or clock() - loop.listed_at >= self._relist:
+            await self._list(loop)
+        seconds = min(WATCH_SECONDS, max(1.0, loop.listed_at + self._relist - clock()))
+        # The API server ends the watch. One that does not is ended here.
+        with_patience = asyncio.timeout(seconds + min(10.0, seconds))
+        try:
+            changes = self._kube.watch(self.resource, loop.version, loop.namespace, self._selector, seconds)
+            async with with_patience, aclosing(changes):
+                async for event in changes:
+                    loop.failures = 0
+                    loop.version = event.object["metadata"]["resourceVersion"]
+                    self._heard(loop)
                     self._take(event.type, event.object)
-                failures = 0
-            except GoneError:
-                version = ""
-            except ForbiddenError as error:
-                version = ""
-                logger.warning("no permission to watch %s: %s", self.resource.plural, error)
-                # Without permission there is nothing to wait for.
-                self._listed(namespace)
-                await asyncio.sleep(_FORBIDDEN_SECONDS)
-            except KubeError as error:
-                # After a lost connection the watch continues. Any other error needs a new list.
-                version = version if error.status == 0 else ""
-                delay = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
-                failures += 1
-                log = logger.debug if failures == 1 else logger.warning
-                log("watching %s failed: %s", self.resource.plural, error, extra={"retry_in": delay})
+        except TimeoutError:
+            if not with_patience.expired():
+                raise
 
-                await asyncio.sleep(delay)
+    def _heard(self, loop: _Loop) -> None:
+        loop.heard_at = asyncio.get_running_loop().time()
+        self._health.beat(self._part(loop), BEAT_SECONDS)
 
-    async def _list(self, namespace: str | None) -> str:
-        items, version = await self._kube.list(self.resource, namespace, self._selector)
-        fresh = {key_of(item): item for item in items}
-        gone = [key for key in self._objects if key not in fresh and namespace in (None, key[0])]
-        for key in gone:
-            self._drop(key)
+    def _bear(self, loop: _Loop, problem: Exception | None) -> None:
+        """Handles that a namespace or the definition of a kind is not there, or is denied."""
+        missing = self._removable and isinstance(problem, NotFoundError)
+        loop.absences = loop.absences + 1 if missing else 0
+        # An API server that has just started may not know a definition yet, so once is not enough.
+        if loop.absences == 2:
+            logger.warning("%s are not served: their definition is missing", self.resource.plural)
+            self._replace(loop.namespace, {}, math.inf)
+        if loop.absences > 1:
+            loop.heard_at = -math.inf
+        if loop.absences > 1 or (isinstance(problem, ForbiddenError) and loop.failures >= _DENIALS):
+            self._no_longer_awaited(loop.namespace)
+
+    async def _list(self, loop: _Loop) -> None:
+        asked_at = asyncio.get_running_loop().time()
+        items, version = await self._kube.list(self.resource, loop.namespace, self._selector)
+        self._replace(loop.namespace, {key_of(item): item for item in items}, asked_at)
+        loop.version, loop.listed_at, loop.absences = version, asked_at, 0
+        self._heard(loop)
+        self._listed.add(loop.namespace)
+        self._no_longer_awaited(loop.namespace)
+
+    def _replace(self, namespace: str | None, fresh: Mapping[Key, Object], asked_at: float) -> None:
+        """Makes the copy equal to a list. The list is believed also if its versions are older.
+
+        Only what was written while the list was under way is kept.
+        """
+        for key in [key for key in self._objects if key not in fresh and namespace in (None, key[0])]:
+            if self._stored_at.get(key, -math.inf) < asked_at:
+                self._drop(key)
         for key, item in fresh.items():
             old = self._objects.get(key)
-            self._put(key, item)
-            if old is None or old["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
-                self._on_change(item)
-        self._listed(namespace)
-        return version
+            if self._stored_at.get(key, -math.inf) < asked_at or newer(item, old):
+                same = old is not None and old["metadata"]["resourceVersion"] == item["metadata"]["resourceVersion"]
+                self._update(key, item, told=same and key not in self._stored_at)
 
-    def _listed(self, namespace: str | None) -> None:
+    def _no_longer_awaited(self, namespace: str | None) -> None:
         self._pending.discard(namespace)
         if not self._pending:
             self.synced.set()
@@ -146,12 +254,21 @@ class Informer:
         if kind == "BOOKMARK":
             return
         key = key_of(obj)
+        old = self._objects.get(key)
         if kind == "DELETED":
-            self._drop(key)
-            return
-        if newer(obj, self._objects.get(key)):
-            self._put(key, obj)
-            self._on_change(obj)
+            if old is not None and old["metadata"]["uid"] == obj["metadata"]["uid"]:
+                self._drop(key)
+        elif newer(obj, old):
+            self._update(key, obj)
+
+    def _update(self, key: Key, obj: Object, *, told: bool = False) -> None:
+        old = self._objects.get(key)
+        if old is not None and old["metadata"]["uid"] != obj["metadata"]["uid"]:
+            self._drop(key)  # it was deleted, and this is another one with its name
+        self._put(key, obj)
+        self._stored_at.pop(key, None)
+        if not told:
+            self._tell(obj)
 
     def _put(self, key: Key, obj: Object) -> None:
         old = self._objects.get(key)
@@ -161,10 +278,10 @@ class Informer:
         self._by_service.setdefault((key[0], service_label(obj)), set()).add(key)
 
     def _drop(self, key: Key) -> None:
-        old = self._objects.pop(key, None)
+        old = self._objects.get(key)
         if old is not None:
-            self._unindex(key, old)
-            self._on_change(old)
+            self.discard(key)
+            self._tell(old)
 
     def _unindex(self, key: Key, obj: Object) -> None:
         group = (key[0], service_label(obj))
@@ -173,8 +290,14 @@ class Informer:
         if not members:
             self._by_service.pop(group, None)
 
+    def _tell(self, obj: Object) -> None:
+        try:
+            self._on_change(obj)
+        except Exception:  # the other objects are told of all the same
+            logger.exception("%s %s could not be handled", self.resource.kind, "/".join(key_of(obj)))
+
 
 async def all_synced(informers: Iterable[Informer]) -> None:
-    """Returns once every informer has listed its objects."""
+    """Returns once every informer has listed its objects, or was denied them."""
     for informer in informers:
         await informer.synced.wait()

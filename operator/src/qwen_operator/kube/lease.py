@@ -20,11 +20,13 @@ from qwen_operator.kube.resources import LEASES
 
 logger = logging.getLogger(__name__)
 
-LEASE_SECONDS: Final = 15
-RENEW_DEADLINE: Final = 10.0
+LEASE_SECONDS: Final = 10
+RENEW_DEADLINE: Final = 6.0
 """Seconds without a renewal after which the Lease counts as lost. Others can take it only later."""
 
 RETRY_SECONDS: Final = 2.0
+STANDBY_SECONDS: Final = 1.0
+"""How often a process on standby reads the Lease, so that it notices a release within a second."""
 
 
 class LeaseWatch:
@@ -61,6 +63,10 @@ def claim(lease: dict[str, Any] | None, name: str, namespace: str, identity: str
     return {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": spec}
 
 
+def _holder(lease: dict[str, Any]) -> str:
+    return str((lease.get("spec") or {}).get("holderIdentity") or "")
+
+
 class Leader:
     """One candidate."""
 
@@ -81,9 +87,9 @@ class Leader:
         """Returns once this process is the leader. Retries forever."""
         logger.info("waiting for the lease", extra={"lease": self._name, "identity": self._identity})
         while True:
-            if await self._try():
+            if await self._attempt(RENEW_DEADLINE):
                 break
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(STANDBY_SECONDS)
         logger.info("leading", extra={"lease": self._name, "identity": self._identity})
 
     async def hold(self) -> None:
@@ -92,15 +98,11 @@ class Leader:
         while (left := renewed + RENEW_DEADLINE - self._clock()) > 0:
             await asyncio.sleep(min(RETRY_SECONDS, left))
             started = self._clock()
-            try:
-                # An attempt must end by the deadline: after it another process may become leader.
-                async with asyncio.timeout(min(RENEW_DEADLINE / 2, renewed + RENEW_DEADLINE - started)):
-                    held = await self._try()
-            except TimeoutError:
-                continue
+            # An attempt must end by the deadline: after it another process may become leader.
+            held = await self._attempt(min(RENEW_DEADLINE / 2, renewed + RENEW_DEADLINE - started))
             if held:
                 renewed = started
-            elif self._lease and (self._lease.get("spec") or {}).get("holderIdentity") != self._identity:
+            elif self._lease and _holder(self._lease) != self._identity:
                 break
         logger.error("lost the lease", extra={"lease": self._name, "identity": self._identity})
 
@@ -109,16 +111,34 @@ class Leader:
 
         Does nothing if it is not ours.
         """
-        if self._lease is None or self._lease["spec"].get("holderIdentity") != self._identity:
+        if self._lease is None or _holder(self._lease) != self._identity:
             return
-        spec = {**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
         try:
             async with asyncio.timeout(5.0):
-                await self._kube.replace({**self._lease, "spec": spec})
-            logger.info("released the lease", extra={"lease": self._name})
+                # The answer to the last renewal may have been lost, so read the record first.
+                lease = await self._kube.get(LEASES, self._name, self._namespace)
+                if _holder(lease) == self._identity:
+                    spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+                    await self._kube.replace({**lease, "spec": spec})
+                    logger.info("released the lease", extra={"lease": self._name})
         except (KubeError, TimeoutError) as error:
             logger.warning("releasing the lease failed: %s", error)
         self._lease = None
+
+    async def _attempt(self, seconds: float) -> bool:
+        """Tries to take or renew the Lease, for so many seconds.
+
+        Whatever goes wrong is a failed try, so that a leader gives up at its deadline: not at the
+        first surprise, and never later.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._try()
+        except TimeoutError:
+            logger.warning("the API server did not answer in time", extra={"lease": self._name})
+        except Exception:
+            logger.exception("taking the lease failed")
+        return False
 
     async def _try(self) -> bool:
         moment = datetime.now(UTC)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from qwen_operator.api import QwenService
+from qwen_operator.api import QwenService, QwenServiceSpec
 from qwen_operator.api.names import child_name
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import CacheSpec
@@ -17,6 +17,8 @@ from qwen_operator.planning.builders.deployment import (
     build_deployment,
     keep_template,
     only_operator_changed,
+    progress_deadline,
+    rolled_out,
     rollout_means_downtime,
     rollout_numbers,
 )
@@ -26,6 +28,9 @@ from qwen_operator.planning.builders.networkpolicy import build_network_policy
 from qwen_operator.planning.builders.prometheusrule import build_prometheus_rule
 from qwen_operator.planning.builders.selectors import selects
 from qwen_operator.planning.builders.service import build_http_route, build_service
+
+_BLIP_SECONDS: Final = 60.0
+"""Pods that have not been available yet may be replaced when none has been ready for so long."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class ClusterFacts:
         operator_namespace: where the operator runs, for NetworkPolicies.
         has_service_monitor, has_prometheus_rule, has_http_route: whether these APIs are installed.
         live_deployment: the service's current Deployment, None if there is none.
+        unready_seconds: for how long the service has not been Ready; None if it was at the last
+            look, infinite if there was none.
         budgets: the PodDisruptionBudgets of the namespace. One of the user's that selects the pods
             replaces ours.
         claims: the known PersistentVolumeClaims of the namespace, by name. Only their access modes
@@ -52,6 +59,7 @@ class ClusterFacts:
     has_prometheus_rule: bool = False
     has_http_route: bool = False
     live_deployment: Mapping[str, Any] | None = None
+    unready_seconds: float | None = None
     budgets: Sequence[Mapping[str, Any]] = ()
     claims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prometheuses: Sequence[Mapping[str, Any]] | None = None
@@ -106,15 +114,28 @@ def _deployment(service: QwenService, facts: ClusterFacts) -> tuple[Object, list
     desired = build_deployment(service, _image(service, facts), facts.operator_version)
     live = facts.live_deployment
     deferred = service.spec.rollout.on_operator_upgrade == "Defer"
-    # Serving pods are left alone. Without any there is nothing to protect, and the change may help.
-    serving = live is not None and live.get("status", {}).get("readyReplicas", 0) > 0
-    if live is None or not serving or not deferred or not only_operator_changed(desired, live):
+    if live is None or not deferred or not only_operator_changed(desired, live) or _idle(service, facts, live):
         return desired, []
     message = (
         f"Operator {facts.operator_version} or its default image would change the pods. They stay as they are until "
         "the spec changes. To roll out now, set rollout.onOperatorUpgrade to Apply."
     )
     return keep_template(desired, live), [PlanWarning("UpdatePending", message)]
+
+
+def _idle(service: QwenService, facts: ClusterFacts, live: Mapping[str, Any]) -> bool:
+    """Whether no pod serves and none is about to: there is nothing to protect, a change may help.
+
+    Pods that served and are not ready for a while (a probe that fails, an engine that restarts) are
+    given the time that a pod may take to start.
+    """
+    status = live.get("status") or {}
+    if status.get("readyReplicas", 0) > 0:
+        return False
+    if live["spec"].get("replicas") == 0:
+        return True
+    patience = progress_deadline(service.spec) if rolled_out(live) else _BLIP_SECONDS
+    return facts.unready_seconds is not None and facts.unready_seconds > patience
 
 
 def _image(service: QwenService, facts: ClusterFacts) -> str:
@@ -190,13 +211,33 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
             "If there is a spare GPU, set rollout.maxSurge to 1, or use more replicas."
         )
         warnings.append(PlanWarning("RolloutMeansDowntime", message))
-    warnings += _monitoring_warnings(service, facts)
+    warnings += [*_size_warnings(spec), *_monitoring_warnings(service, facts)]
     if spec.route is not None and not facts.has_http_route:
         warnings.append(PlanWarning("RouteUnavailable", "spec.route needs the Gateway API, which is not installed."))
     if spec.autoscaling is not None and spec.autoscaling.scaler == "KEDA":
         warnings.append(_not_implemented("autoscaling.scaler: KEDA", "Use HPA, or create a ScaledObject."))
     if spec.slo is not None:
         warnings.append(_not_implemented("slo", "No burn-rate alerts are created."))
+    return warnings
+
+
+def _size_warnings(spec: QwenServiceSpec) -> list[PlanWarning]:
+    # Warnings and no rules of the schema, which would hold up autoscalers.
+    warnings = []
+    most = max(spec.replicas, spec.autoscaling.max_replicas if spec.autoscaling else 0)
+    needed = spec.remediation.min_ready_replicas
+    if isinstance(needed, int) and needed > most > 0:
+        message = (
+            f"remediation.minReadyReplicas is {needed}, but there are at most {most} replicas. Remediation takes out "
+            "and restarts only pods that have stopped answering. Lower it."
+        )
+        warnings.append(PlanWarning("MinReadyAboveReplicas", message))
+    if spec.gpu_count > spec.engine.world_size:
+        message = (
+            f"gpu.count is {spec.gpu_count}, but the engine uses {spec.engine.world_size} (tensorParallelSize x "
+            "pipelineParallelSize). The other GPUs of each replica are idle."
+        )
+        warnings.append(PlanWarning("GPUsIdle", message))
     return warnings
 
 

@@ -42,6 +42,7 @@ HUNG_GRACE: Final = 5
 _OPENED: Final = {
     "NewPod": "it is a new pod",
     "Recovered": "three consecutive test generations succeeded",
+    "Restarted": "its engine was restarted and a test generation succeeded",
     "NoEvidence": "its metrics cannot be read, and missing metrics never keep a pod out of rotation",
     "NotEnforced": "remediation is not enforced",
 }
@@ -51,7 +52,7 @@ _FINISHED: Final = {
     "NotCured": "the restart of pod {} did not help",
     "NotRestarted": "pod {} did not restart as requested",
     "Unattended": "the restart of pod {} continues, but remediation is no longer enforced",
-    "Cancelled": "the restart of pod {} was cancelled",
+    "Cancelled": "the restart of pod {} was cancelled: {}",
 }
 
 
@@ -120,7 +121,7 @@ class ServiceActor:
 
     async def _close(self, step: CloseGate) -> None:
         pod, alert = step.pod, step.alert
-        text = f"{alert} is active; out of rotation until three consecutive test generations succeed"
+        text = f"{alert} is active; out of rotation until it has proved its health"
         if not await self._writer.set_gate(pod, self._key[0], is_open=False, reason=alert or "Unhealthy", message=text):
             return
         message = f"pod {pod.name} was taken out of rotation: {alert} is active"
@@ -134,10 +135,11 @@ class ServiceActor:
         entry = self._entry(pod, intent.alert, intent.method, reason=intent.alert, message=message)
 
         def change(ledger: RemediationStatus) -> RemediationStatus | None:
-            # The decision may be based on an older status, so the budget is checked again here.
-            if ledger.intents or not ledgers.budget_left(ledger, self._policy, intent.time):
+            # The decision may be based on an older status. Then the next round decides again.
+            if ledger.intents or tuple(ledger.restart_times) != step.based_on:
                 return None
-            return ledgers.remember(ledgers.begin(ledger, intent, self._policy, intent.time), [entry])
+            begun = ledgers.begin(ledger, intent, self._policy, step.counted, step.hardware)
+            return ledgers.remember(begun, [entry])
 
         if await self._writer.update(self._key, change) is not None:
             self._tell(pod, "Warning", intent.alert, action=intent.method, reason="RestartDecided", message=message)
@@ -158,10 +160,7 @@ class ServiceActor:
             entry = self._entry(pod, intent.alert, "Blocked", reason="EvictionBlocked", message=message)
             await self._writer.update(
                 self._key,
-                lambda ledger: ledgers.remember(
-                    ledgers.finish(ledger, intent, self._policy, self._writer.now(), refund=True),
-                    [entry],
-                ),
+                lambda ledger: ledgers.blocked(ledger, intent, entry, self._policy),
             )
             return
         except (NotFoundError, ConflictError):
@@ -182,15 +181,14 @@ class ServiceActor:
     async def _finish(self, step: FinishRestart) -> None:
         intent, outcome = step.intent, step.outcome
         pod = Pod(uid=intent.pod_uid, name=intent.pod)
-        text = _FINISHED[outcome].format(intent.pod)
+        text = _FINISHED[outcome].format(intent.pod, step.why)
         entry = self._entry(
             pod, intent.alert, "Restarted" if outcome == "Recovered" else outcome, reason=outcome, message=text
         )
         refund = outcome == "Cancelled"
-        now = self._writer.now()
         done = await self._writer.update(
             self._key,
-            lambda ledger: ledgers.remember(ledgers.finish(ledger, intent, self._policy, now, refund=refund), [entry]),
+            lambda ledger: ledgers.remember(ledgers.finish(ledger, intent, refund=refund), [entry]),
         )
         if done is not None:
             kind: EventType = "Normal" if outcome == "Recovered" else "Warning"

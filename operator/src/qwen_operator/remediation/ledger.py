@@ -5,13 +5,15 @@ Times are whole seconds, rounded up, so that a window never ends early.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from qwen_operator.api import (
     MAX_EVIDENCE,
     MAX_HISTORY,
+    MAX_REPLACED,
     MAX_RESTART_TIMES,
+    HardwareReplacement,
     HistoryEntry,
     RemediationStatus,
     RestartIntent,
@@ -28,7 +30,7 @@ def whole_second(moment: datetime) -> datetime:
 def restarts_in_window(ledger: RemediationStatus, policy: Policy, now: datetime) -> list[datetime]:
     """The restarts that count against the budget. A time in the future counts as now."""
     start = now - timedelta(seconds=policy.window)
-    return sorted(clamped for time in ledger.restart_times if (clamped := min(time, whole_second(now))) > start)
+    return sorted(time for at in ledger.restart_times if (time := min(at, whole_second(now))) > start)
 
 
 def budget_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> int:
@@ -38,16 +40,48 @@ def budget_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> int
 
 def backoff_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> float:
     """Seconds until a restart may begin, at most the maximum back-off (the clock may change)."""
-
     if ledger.backoff_until is None:
         return 0.0
     return min(policy.backoff_max, max(0.0, (ledger.backoff_until - now).total_seconds()))
 
 
-def begin(ledger: RemediationStatus, intent: RestartIntent, policy: Policy, now: datetime) -> RemediationStatus:
-    """The ledger with a new intent, which counts against the budget."""
-    times = [*restarts_in_window(ledger, policy, now), intent.time]
+def future_times(
+    ledger: RemediationStatus, known: Mapping[datetime, datetime], now: datetime
+) -> dict[datetime, datetime]:
+    """The times in the ledger that are in the future, and when that was first noticed.
+
+    The clock that wrote them was ahead. They count as the moment when they were noticed, so that
+    they end at some time.
+    """
+    times = {*ledger.restart_times, *(intent.time for intent in ledger.intents), ledger.last_restart_time}
+    return {time: known.get(time, now) for time in times if time is not None and (time in known or time > now)}
+
+
+def clamped(ledger: RemediationStatus, ahead: Mapping[datetime, datetime], policy: Policy) -> RemediationStatus:
+    """The ledger with the times from `future_times` instead of those in the future."""
+    until, last = ledger.backoff_until, ledger.last_restart_time
+    if until is not None and last is not None and last in ahead:
+        pause = min(policy.backoff_max, (until - last).total_seconds())
+        until = ahead[last] + timedelta(seconds=pause)
+    times = [ahead.get(time, time) for time in ledger.restart_times]
+    return ledger.model_copy(update={"restart_times": times, "backoff_until": until})
+
+
+def begin(
+    ledger: RemediationStatus,
+    intent: RestartIntent,
+    policy: Policy,
+    counted: Sequence[datetime],
+    hardware: HardwareReplacement | None = None,
+) -> RemediationStatus:
+    """The ledger with a new intent, which counts against the budget.
+
+    `counted` are the earlier times in the ledger that still count, `hardware` is what the pod
+    leaves behind, if it is replaced for that.
+    """
+    times = [*counted, intent.time]
     pause = min(policy.backoff_max, policy.backoff_base * 2.0 ** min(len(times) - 1, 30))
+    replaced = [*ledger.replaced, hardware] if hardware is not None else ledger.replaced
     return ledger.model_copy(
         update={
             "intents": [*ledger.intents, intent],
@@ -55,6 +89,7 @@ def begin(ledger: RemediationStatus, intent: RestartIntent, policy: Policy, now:
             "restarts_in_window": len(times),
             "last_restart_time": intent.time,
             "backoff_until": whole_second(intent.time + timedelta(seconds=pause)),
+            "replaced": replaced[-MAX_REPLACED:],
         }
     )
 
@@ -65,32 +100,63 @@ def progress(ledger: RemediationStatus, intent: RestartIntent) -> RemediationSta
     return ledger.model_copy(update={"intents": intents})
 
 
-def finish(
-    ledger: RemediationStatus, intent: RestartIntent, policy: Policy, now: datetime, *, refund: bool = False
-) -> RemediationStatus:
+def finish(ledger: RemediationStatus, intent: RestartIntent, *, refund: bool = False) -> RemediationStatus:
     """The ledger without an intent. With a refund its restart no longer counts."""
-    times = restarts_in_window(ledger, policy, now)
+    times, replaced = list(ledger.restart_times), ledger.replaced
+    count = ledger.restarts_in_window
     if refund and intent.time in times:
         times.remove(intent.time)
+        count = max(0, count - 1)
+        replaced = [item for item in replaced if (item.pod, item.time) != (intent.pod, intent.time)]
     return ledger.model_copy(
         update={
             "intents": [old for old in ledger.intents if not _same(old, intent)],
             "restart_times": times,
-            "restarts_in_window": len(times),
+            "restarts_in_window": count,
+            "replaced": replaced,
         }
     )
+
+
+def blocked(ledger: RemediationStatus, intent: RestartIntent, entry: HistoryEntry, policy: Policy) -> RemediationStatus:
+    """The ledger after an eviction was refused. It is refunded.
+
+    All attempts share one entry in the history, with the time of the first one. The next attempt
+    waits for as long as the eviction has been refused.
+    """
+    freed = finish(ledger, intent, refund=True)
+    own = [item for item in freed.history if item.pod_uid == intent.pod_uid and not item.dry_run]
+    # The decision that this attempt follows from is told by the attempt itself.
+    decision = own.pop() if own and own[-1].action == "Evict" else None
+    history = [item for item in freed.history if item is not decision]
+    first = own[-1] if own and own[-1].action == entry.action else None
+    since = intent.time if first is None else min(first.time, intent.time)
+    pause = min(policy.backoff_max, max(policy.backoff_base, (intent.time - since).total_seconds()))
+    until = whole_second(intent.time + timedelta(seconds=pause))
+    if freed.backoff_until is not None:
+        until = max(until, freed.backoff_until)
+    freed = freed.model_copy(update={"history": history, "backoff_until": until})
+    if first is None:
+        return remember(freed, [entry.model_copy(update={"time": since})])
+    kept = [entry.model_copy(update={"time": since}) if item is first else item for item in history]
+    return freed.model_copy(update={"history": kept})
 
 
 def reset(ledger: RemediationStatus, value: str) -> RemediationStatus:
     """The ledger with a reset budget. `value` is that of the annotation."""
     return ledger.model_copy(
-        update={"handled_reset": value, "restart_times": [], "restarts_in_window": 0, "backoff_until": None}
+        update={
+            "handled_reset": value,
+            "restart_times": [],
+            "restarts_in_window": 0,
+            "backoff_until": None,
+            "replaced": [],
+        }
     )
 
 
 def remember(ledger: RemediationStatus, entries: Sequence[HistoryEntry]) -> RemediationStatus:
     """The ledger with new history entries. Long texts are cut, and the oldest entries dropped."""
-
     short = [
         entry.model_copy(
             update={

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Final
 
+from qwen_operator.api import RestartIntent
 from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
+from qwen_operator.status.conditions import Suspension
 from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED
 
 REPEAT_SECONDS: Final = 600.0
 """A pod that is taken out twice within so many seconds is restarted at once."""
-
-
 _PROBE_LOST = 30.0
 """A test generation without a result after so many seconds counts as lost."""
 _ENDPOINT_OUT = 5.0
@@ -22,11 +23,15 @@ _ENDPOINT_OUT = 5.0
 
 @dataclass(frozen=True)
 class Streak:
-    """An uninterrupted alert: the number of polls, its duration, the time of the last poll."""
+    """An uninterrupted alert: the number of polls, its duration, the time of the last poll.
+
+    Polls in quick succession count as one; `counted_at` is the time of the last one that counts.
+    """
 
     polls: int
     seconds: float
     at: float
+    counted_at: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Latch:
         since: when the pod was first to be taken out; the `for` of Restart counts from here.
         held_back: the pod stays in rotation, for lack of a gate or because of minReadyReplicas.
         repeated: the pod was out of rotation shortly before.
+        renewed: the container was restarted since, so the engine is a new one.
         released: why the pod may return; its gate is being opened.
     """
 
@@ -44,6 +50,7 @@ class Latch:
     since: float
     held_back: bool = False
     repeated: bool = False
+    renewed: bool = False
     released: str = ""
 
 
@@ -51,18 +58,21 @@ class Latch:
 class PodMemory:
     """What is remembered about a pod between rounds, but not across restarts of the operator.
 
-
     Attributes:
         fresh: whether the last round had fresh evidence; `fresh_at` is when there last was some.
-        quiet_since: since when fresh evidence shows no alert that takes a pod out.
+        last_active: when fresh evidence last had an alert, for the alerts of the last three polls.
+        quiet_since, quiet_polls: since when, and in how many polls, fresh evidence shows no alert
+            that takes a pod out.
         proofs: when the consecutive successful test generations were requested.
         failures: the number of consecutive failed test generations.
         probing_since: since when a test generation is in progress.
         idle_polls: consecutive polls without a request, some time after the gate closed.
         restarts_seen: the restart count in the last round.
-        deaths: how often the engine died since the pod was last ready.
+        deaths: how often the engine died since its container was last ready; `dying_since` is when
+            it first did.
         notified: alerts that were reported by an Event.
-        reported: steps that a dry run has reported.
+        would_leave: whether a dry run has reported that the pod would be taken out.
+        would_restart: the restart that a dry run has reported.
     """
 
     first_seen: float
@@ -70,7 +80,9 @@ class PodMemory:
     fresh: bool = False
     fresh_at: float | None = None
     streaks: Mapping[str, Streak] = field(default_factory=dict)
+    last_active: Mapping[str, float] = field(default_factory=dict)
     quiet_since: float | None = None
+    quiet_polls: int = 0
     latch: Latch | None = None
     last_latch: float | None = None
     proofs: tuple[float, ...] = ()
@@ -80,25 +92,48 @@ class PodMemory:
     idle_polls: int = 0
     restarts_seen: int | None = None
     deaths: int = 0
+    dying_since: float | None = None
     notified: frozenset[str] = frozenset()
-    reported: frozenset[str] = frozenset()
+    would_leave: bool = False
+    would_restart: RestartIntent | None = None
 
 
-Memory = Mapping[str, PodMemory]
-"""By pod UID."""
+@dataclass(frozen=True)
+class Memory:
+    """What is remembered about a service between rounds.
+
+    Attributes:
+        pods: by UID.
+        start: the time of the first round. Later, only the monotonic clock counts, so that a wall
+            clock that jumps neither ends a restart nor refills the budget.
+        ahead: times in the ledger that were in the future, and when that was noticed. They count as
+            that moment.
+        suspended: why remediation was suspended, and when it last was.
+    """
+
+    pods: Mapping[str, PodMemory] = field(default_factory=dict)
+    start: Instant | None = None
+    ahead: Mapping[datetime, datetime] = field(default_factory=dict)
+    suspended: tuple[Suspension, float] | None = None
+
+    def steady(self, now: Instant) -> Instant:
+        """The time, by a wall clock that advances with the monotonic one."""
+        if self.start is None:
+            return now
+        return Instant(now.mono, self.start.wall + timedelta(seconds=now.mono - self.start.mono))
 
 
 def observe(memory: Memory, seen: Round, policy: Policy, now: Instant) -> dict[str, PodMemory]:
-    """The memory after a round. Pods that no longer exist are dropped."""
+    """The memory of the pods after a round. Pods that no longer exist are dropped."""
     return {
-        pod.uid: _pod(memory.get(pod.uid) or PodMemory(first_seen=now.mono), pod, seen, policy, now)
+        pod.uid: _pod(memory.pods.get(pod.uid) or PodMemory(first_seen=now.mono), pod, seen, policy, now)
         for pod in seen.pods
         if not pod.deleting
     }
 
 
 def _pod(old: PodMemory, pod: Pod, seen: Round, policy: Policy, now: Instant) -> PodMemory:
-    memory = _deaths(_gate(old, pod, policy, now), pod)
+    memory = _deaths(_gate(old, pod, policy, now), pod, now)
     evidence = seen.evidence.get(pod.uid)
     fresh = evidence is not None and evidence.uptime != memory.uptime
     memory = replace(memory, fresh=fresh)
@@ -122,20 +157,22 @@ def _gate(memory: PodMemory, pod: Pod, policy: Policy, now: Instant) -> PodMemor
     return replace(memory, latch=latch, closed_since=closed_since, idle_polls=memory.idle_polls if closed else 0)
 
 
-def _deaths(memory: PodMemory, pod: Pod) -> PodMemory:
+def _deaths(memory: PodMemory, pod: Pod, now: Instant) -> PodMemory:
     """Counts deaths of the engine, starting at 0 when the operator starts."""
     more = 0 if memory.restarts_seen is None else max(0, pod.restarts - memory.restarts_seen)
     died = more if pod.exit_code == EXIT_ENGINE_DIED else 0
-    return replace(memory, restarts_seen=pod.restarts, deaths=0 if pod.ready and not died else memory.deaths + died)
+    deaths = 0 if pod.running and not died else memory.deaths + died
+    since = None if not deaths else memory.dying_since if memory.dying_since is not None else now.mono
+    return replace(memory, restarts_seen=pod.restarts, deaths=deaths, dying_since=since)
 
 
 def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) -> PodMemory:
     restarted = memory.uptime is not None and evidence.uptime < memory.uptime
     if restarted:
         # A new container starts from zero: all durations count from now.
-        latch = None if memory.latch is None else replace(memory.latch, since=now.mono, repeated=False)
+        latch = None if memory.latch is None else replace(memory.latch, since=now.mono, repeated=False, renewed=True)
         memory = replace(memory, latch=latch, streaks={}, proofs=(), failures=0, probing_since=None)
-        memory = replace(memory, quiet_since=None)
+        memory = replace(memory, quiet_since=None, quiet_polls=0, last_active={})
     streaks = _streaks(memory, evidence.alerts & policy.alerts.keys(), policy, now)
     unhealthy = any(policy.takes_out(alert) for alert in streaks)
     out_long_enough = memory.closed_since is not None and now.mono - memory.closed_since >= _ENDPOINT_OUT
@@ -147,7 +184,9 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
         uptime=evidence.uptime,
         fresh_at=now.mono,
         streaks=streaks,
+        last_active=_last_active(memory, streaks, policy, now),
         quiet_since=None if unhealthy else memory.quiet_since if memory.quiet_since is not None else now.mono,
+        quiet_polls=0 if unhealthy else memory.quiet_polls + 1,
         proofs=() if unhealthy else memory.proofs,
         idle_polls=memory.idle_polls + 1 if out_long_enough and evidence.busy == 0 else 0,
         notified=memory.notified & streaks.keys(),
@@ -161,11 +200,19 @@ def _streaks(memory: PodMemory, alerts: Iterable[str], policy: Policy, now: Inst
     for alert in alerts:
         old = memory.streaks.get(alert)
         gap = 0.0 if old is None else now.mono - old.at
-        if old is None or gap > 3 * policy.poll + 1.0:
-            streaks[alert] = Streak(polls=1, seconds=0.0, at=now.mono)
+        if old is None or gap > policy.current_for:
+            streaks[alert] = Streak(polls=1, seconds=0.0, at=now.mono, counted_at=now.mono)
         else:
-            streaks[alert] = Streak(polls=old.polls + 1, seconds=old.seconds + gap, at=now.mono)
+            # An extra poll, right after a decision, does not make an alert persistent.
+            polls = old.polls + (now.mono - old.counted_at >= policy.poll / 2)
+            counted_at = now.mono if polls > old.polls else old.counted_at
+            streaks[alert] = Streak(polls, old.seconds + gap, now.mono, counted_at)
     return streaks
+
+
+def _last_active(memory: PodMemory, alerts: Iterable[str], policy: Policy, now: Instant) -> dict[str, float]:
+    kept = {alert: at for alert, at in memory.last_active.items() if now.mono - at <= policy.current_for}
+    return {**kept, **dict.fromkeys(alerts, now.mono)}
 
 
 def _proof(memory: PodMemory, result: bool | None, now: Instant) -> PodMemory:
@@ -178,7 +225,9 @@ def _proof(memory: PodMemory, result: bool | None, now: Instant) -> PodMemory:
     if not result:
         return replace(memory, probing_since=None, proofs=(), failures=memory.failures + 1)
     healthy = memory.quiet_since is not None
-    proofs = (*memory.proofs, asked) if healthy else ()
+    # The first one and the last three say how many there were, and over how long.
+    kept = (*memory.proofs[:1], *memory.proofs[1:][-2:])
+    proofs = (*kept, asked) if healthy else ()
     return replace(memory, probing_since=None, proofs=proofs, failures=0)
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from qwen_operator.api import MAX_RESTART_TIMES, QwenServiceSpec
 from qwen_operator.api.catalogue import Action, Alert, AlertClass
 from qwen_operator.planning.alerts import effective_alerts
+
+EVIDENCE_POLLS: Final = 3
+"""Decisions never rest on evidence that is older than so many polls."""
+POLL_SECONDS: Final = 1.0
+"""Seconds that a pod has for an answer to a poll."""
 
 Mode = Literal["Enforce", "DryRun", "Off"]
 Method = Literal["Auto", "InPlace", "Evict"]
@@ -23,6 +28,8 @@ class AlertPolicy:
         unready_after: seconds that the alert must be active (in at least two polls) before the pod
             is taken out; None means never.
         restart_after: seconds from then until the restart; None means never.
+        restart_in_outage: the same while no other pod serves and the engine is hung beyond doubt.
+            Then only a delay that the spec sets is waited for.
         report_after: seconds until an Event reports the alert; None means never.
     """
 
@@ -30,6 +37,7 @@ class AlertPolicy:
     threshold: float = 0.0
     unready_after: float | None = None
     restart_after: float | None = None
+    restart_in_outage: float | None = None
     report_after: float | None = None
 
 
@@ -50,6 +58,11 @@ class Policy:
     startup: float = 1800.0
     drain: float = 60.0
 
+    @property
+    def current_for(self) -> float:
+        """Seconds for which evidence counts: three polls, and the time that a poll may take."""
+        return EVIDENCE_POLLS * self.poll + POLL_SECONDS
+
     def kind(self, alert: str) -> AlertClass | None:
         """The class of an alert, None if it is unknown or off."""
         policy = self.alerts.get(alert)
@@ -61,31 +74,36 @@ class Policy:
         return policy is not None and policy.unready_after is not None
 
 
-def alert_policy(alert: Alert) -> AlertPolicy:
-    """The policy of an alert.
+def alert_policy(alert: Alert, *, by_rule: bool = False) -> AlertPolicy:
+    """The policy of an alert. `by_rule` tells that its actions come from the spec.
 
-    Saturation never takes a pod out or restarts it, whatever the rules say.
+    Saturation never takes a pod out or restarts it, whatever the rules say. A dead engine is out
+    of rotation anyway, so its only actions are an Event and a replacement.
     """
     delays = {rule.action: rule.for_seconds or 0.0 for rule in alert.actions}
     acts = alert.alert_class in (AlertClass.ZERO_WORK, AlertClass.BROKEN_HARDWARE, AlertClass.RELATIVE)
     takes_out = acts and (Action.UNREADY in delays or Action.RESTART in delays)
+    died = alert.alert_class is AlertClass.DEATH
+    told = died and (Action.UNREADY in delays or Action.RESTART in delays)
+    restart_after = delays.get(Action.RESTART) if acts or died else None
     return AlertPolicy(
         kind=alert.alert_class,
         threshold=(alert.threshold or 0.0) if alert.unit == "seconds" else 0.0,
         unready_after=delays.get(Action.UNREADY, 0.0) if takes_out else None,
-        restart_after=delays.get(Action.RESTART) if acts else None,
-        report_after=delays.get(Action.EVENT),
+        restart_after=restart_after,
+        restart_in_outage=restart_after if by_rule or restart_after is None else 0.0,
+        report_after=delays.get(Action.EVENT, 0.0 if told else None),
     )
 
 
 def policy_of(spec: QwenServiceSpec) -> Policy:
     """The policy of a spec."""
-
     remediation = spec.remediation
+    ruled = {rule.alert for rule in remediation.rules}
     alerts = effective_alerts(spec.engine.device, spec.alerts, remediation.rules)
     return Policy(
         mode=remediation.mode,
-        alerts={alert.name: alert_policy(alert) for alert in alerts if alert.active},
+        alerts={alert.name: alert_policy(alert, by_rule=alert.name in ruled) for alert in alerts if alert.active},
         poll=max(0.1, remediation.poll_interval.total_seconds()),
         min_ready=spec.min_ready_replicas,
         recover_after=remediation.recover_after.total_seconds(),

@@ -11,12 +11,13 @@ import aiohttp
 
 from qwen_operator.api.names import PORT
 from qwen_operator.process.operator_metrics import POLLS
+from qwen_operator.remediation.policy import POLL_SECONDS
 from qwen_operator.remediation.values import Evidence
 
-METRICS_TIMEOUT: Final = 1.0
 GENERATE_TIMEOUT: Final = 15.0
 MAX_BODY: Final = 256 * 1024
 _MAX_ALERTS: Final = 64
+_MAX_GPUS: Final = 64
 
 
 def pod_url(ip: str) -> str:
@@ -37,7 +38,15 @@ def parse_metrics(body: bytes) -> Evidence | None:
         names = {alert["name"] for alert in alerts[:_MAX_ALERTS] if isinstance(alert, dict) and _is_name(alert)}
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
-    return Evidence(uptime=uptime, alerts=frozenset(names), busy=busy, raw=answer)
+    return Evidence(uptime=uptime, alerts=frozenset(names), busy=busy, gpus=_uuids(answer.get("gpu")), raw=answer)
+
+
+def _uuids(gpu: Any) -> tuple[str, ...]:
+    """The UUIDs of the GPUs; empty if the server does not report them."""
+    uuids = gpu.get("uuids") if isinstance(gpu, dict) else None
+    if not isinstance(uuids, list):
+        return ()
+    return tuple(uuid for uuid in uuids[:_MAX_GPUS] if isinstance(uuid, str) and 0 < len(uuid) <= 64)
 
 
 def _is_name(alert: Mapping[str, Any]) -> bool:
@@ -68,7 +77,7 @@ class Poller:
 
     async def metrics(self, ip: str) -> Evidence | None:
         """A pod's evidence, None if it gives none within a second."""
-        body = await self._get(ip, "/api/v1/metrics", METRICS_TIMEOUT)
+        body = await self._get(ip, "/api/v1/metrics", POLL_SECONDS)
         evidence = None if body is None else parse_metrics(body)
         POLLS.labels("no answer" if body is None else "invalid" if evidence is None else "ok").inc()
         return evidence

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus
+from qwen_operator.api import InvalidSpecError, QwenService, QwenServiceSpec, RemediationStatus
 from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
 from qwen_operator.api.objects import Key, Object
-from qwen_operator.api.qwenservice import parse_status
+from qwen_operator.api.qwenservice import parse_status, remediation_spec
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.resources import NODES, REPLICA_SETS
@@ -26,7 +27,7 @@ from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.steps import Decisions, Prove
 from qwen_operator.remediation.values import Evidence, Instant, Round
 from qwen_operator.remediation.views import newest_revision, pod_ip, pod_view, rollout_view
-from qwen_operator.remediation.writes import Writer
+from qwen_operator.remediation.writes import Writer, unreadable
 from qwen_operator.status.conditions import Suspension
 from qwen_operator.status.diagnosis import is_active
 
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 NODE_SECONDS: Final = 15.0
 _BEAT_SECONDS: Final = 90.0
+_AT_LEAST: Final = 0.1
+"""Seconds between two rounds of a service, also if one is to follow at once."""
 
 
 class ServiceCache(Protocol):
@@ -66,8 +69,10 @@ class Remediator:
         self._on_change = on_change
         self._loops: dict[Key, asyncio.Task[None]] = {}
         self._memories: dict[Key, Memory] = {}
+        self._policies: dict[Key, tuple[Policy, int]] = {}
         self._suspended: dict[Key, Suspension] = {}
         self._proofs: dict[str, bool] = {}
+        self._wake: dict[Key, asyncio.Event] = {}
         self._asked: set[asyncio.Task[None]] = set()
         self._nodes: dict[str, tuple[float, bool]] = {}
 
@@ -85,7 +90,9 @@ class Remediator:
             running.cancel()
             del self._loops[key]
             self._memories.pop(key, None)
+            self._policies.pop(key, None)
             self._suspended.pop(key, None)
+            self._wake.pop(key, None)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
             for gauge in (PODS_OUT, SUSPENDED):
                 gauge.remove(*key)
@@ -98,6 +105,7 @@ class Remediator:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _loop(self, key: Key) -> None:
+        wake = self._wake[key] = asyncio.Event()
         while True:
             started = time.monotonic()
             part = f"remediation of {key[0]}/{key[1]}"
@@ -109,34 +117,42 @@ class Remediator:
                 logger.exception("remediation failed", extra={"namespace": key[0], "service": key[1]})
             # pollInterval may be longer than a round may take
             self._health.beat(part, pause + _BEAT_SECONDS)
-            await asyncio.sleep(max(0.05, pause - (time.monotonic() - started)))
+            await asyncio.sleep(_AT_LEAST)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), max(0.0, pause - (time.monotonic() - started)))
+            wake.clear()
 
     async def tick(self, key: Key) -> float:
         """One round for a service; returns its poll interval in seconds."""
         service = self._cluster.service(key)
         if service is None or "deletionTimestamp" in service["metadata"]:
             return 2.0
-        policy, desired = _policy(service)
+        found = _policy(service) or self._policies.get(key)
+        if found is None:
+            return 2.0  # unknown: gates stay as they are and a restart waits
+        policy, desired = self._policies[key] = found
         asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
         evidence = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
         pods = self._cluster.pods(key)
         seen = await self._round(key, pods, evidence, policy, desired)
         service = self._cluster.service(key)
-        if service is None:
+        if service is None or self._unreadable(key, service):
             return policy.poll
         decisions = self.judge(key, seen, policy, parse_status(service).remediation)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
-        self._ask(decisions, by_uid)
+        self._ask(key, decisions, by_uid)
         await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.steps)
+        if decisions.go_on:
+            self.hurry(key)
         return policy.poll
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
         """Decides about one round and keeps the memory for the next."""
         now = Instant(time.monotonic(), datetime.now(UTC))
-        decisions = decide(seen, policy, ledger, self._memories.get(key, {}), now)
+        decisions = decide(seen, policy, ledger, self._memories.get(key, Memory()), now)
         self._memories[key] = decisions.memory
-        latches = [memory.latch for memory in decisions.memory.values()]
+        latches = [memory.latch for memory in decisions.memory.pods.values() if policy.mode == "Enforce"]
         PODS_OUT.labels(*key).set(sum(latch is not None and not latch.held_back for latch in latches))
         SUSPENDED.labels(*key).set(decisions.suspended is not None)
         if decisions.suspended != self._suspended.get(key):
@@ -146,6 +162,14 @@ class Remediator:
                 self._suspended[key] = decisions.suspended
             self._on_change(key)
         return decisions
+
+    def _unreadable(self, key: Key, service: Object) -> bool:
+        suspended = unreadable(service)
+        if suspended is not None and suspended != self._suspended.get(key):
+            self._suspended[key] = suspended
+            SUSPENDED.labels(*key).set(True)
+            self._on_change(key)
+        return suspended is not None
 
     async def _round(
         self, key: Key, pods: Sequence[Object], evidence: Mapping[str, Evidence | None], policy: Policy, desired: int
@@ -176,15 +200,21 @@ class Remediator:
             reset=annotations.get(RESET_BUDGET_ANNOTATION, "")[:1024],
         )
 
-    def _ask(self, decisions: Decisions, pods: Mapping[str, Object]) -> None:
+    def hurry(self, key: Key) -> None:
+        """Lets the next round of a service begin at once: every second of an outage counts."""
+        if key in self._wake:
+            self._wake[key].set()
+
+    def _ask(self, key: Key, decisions: Decisions, pods: Mapping[str, Object]) -> None:
         for step in decisions.steps:
             if isinstance(step, Prove) and step.pod.uid in pods:
-                task = asyncio.create_task(self._prove(step.pod.uid, pod_ip(pods[step.pod.uid])))
+                task = asyncio.create_task(self._prove(key, step.pod.uid, pod_ip(pods[step.pod.uid])))
                 self._asked.add(task)
                 task.add_done_callback(self._asked.discard)
 
-    async def _prove(self, uid: str, ip: str) -> None:
+    async def _prove(self, key: Key, uid: str, ip: str) -> None:
         self._proofs[uid] = await self._poller.generate(ip)
+        self.hurry(key)
 
     async def _newest(self, key: Key) -> str | None:
         try:
@@ -215,14 +245,16 @@ async def _cached(cache: dict[str, tuple[float, bool]], key: str, read: Callable
     return known[1]
 
 
-def _policy(service: Object) -> tuple[Policy, int]:
-    """The policy and the number of replicas. With an invalid spec remediation is off."""
+def _policy(service: Object) -> tuple[Policy, int] | None:
+    """The policy and the number of replicas; None if the spec does not say them.
 
+    An invalid field elsewhere in the spec changes nothing for the pods that run.
+    """
     try:
-        spec = QwenService.parse(service).spec
+        spec: QwenServiceSpec | None = QwenService.parse(service).spec
     except InvalidSpecError:
-        return Policy(mode="Off"), 0
-    return policy_of(spec), spec.replicas
+        spec = remediation_spec(service)
+    return None if spec is None else (policy_of(spec), spec.replicas)
 
 
 def _owned_by(obj: Object, deployment: str) -> bool:

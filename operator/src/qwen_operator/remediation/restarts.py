@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from qwen_operator.api import RestartIntent, format_time
 from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.remediation import hardware
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.state import State
 from qwen_operator.remediation.steps import BeginRestart, ExecuteRestart, FinishRestart, Step
-from qwen_operator.remediation.values import Gate, Instant, Pod
+from qwen_operator.remediation.values import Gate, Pod
 from qwen_operator.status.conditions import Suspension
 
 DEAD: Final = "EngineDead"
@@ -23,6 +24,8 @@ MAX_DEATHS: Final = 3
 """Deaths of the engine, without becoming ready in between, after which a pod is evicted."""
 MAX_FAILED_PROOFS: Final = 2
 """Consecutive failed test generations after which a pod without an alert counts as unhealthy."""
+SILENT_SECONDS: Final = 60.0
+"""Seconds without fresh evidence after which a closed gate opens and a restart is cancelled."""
 _RESTART_SECONDS: Final = 60.0
 """Seconds after which a container that was asked to restart has ignored the request."""
 
@@ -46,10 +49,9 @@ def call_off(state: State) -> list[FinishRestart]:
     """
     pods = {pod.uid: pod for pod in state.seen.pods}
     return [
-        FinishRestart(
-            intent,
-            "Cancelled" if intent.pod_uid in pods and not acted(intent, pods[intent.pod_uid]) else "Unattended",
-        )
+        FinishRestart(intent, "Cancelled", "remediation is not enforced")
+        if _waits(intent, pods)
+        else FinishRestart(intent, "Unattended")
         for intent in state.ledger.intents
     ]
 
@@ -57,30 +59,39 @@ def call_off(state: State) -> list[FinishRestart]:
 def next_steps(state: State) -> tuple[Sequence[Step], Suspension | None]:
     """Continues the restart in progress or begins one.
 
-    Also returns why none begins although one is due.
+    Also returns why one that is due does not begin.
     """
-    if state.ledger.intents:
-        return [step for intent in state.ledger.intents for step in _go_on(state, intent)], None
-    return _begin(state)
+    if not state.ledger.intents:
+        return _begin(state)
+    steps: list[Step] = []
+    pods = {pod.uid: pod for pod in state.seen.pods}
+    going = False
+    for intent in sorted(state.ledger.intents, key=lambda intent: (_waits(intent, pods), intent.time)):
+        pod = pods.get(intent.pod_uid)
+        if pod is None or acted(intent, pod):
+            outcome = _outcome(state, intent, pod)
+            steps += [FinishRestart(intent, outcome)] if outcome else []
+        elif going:
+            steps.append(FinishRestart(intent, "Cancelled", "another restart is in progress"))
+        else:
+            steps += _examine(state, intent, pod)
+        going = True
+    return steps, None
 
 
-def _go_on(state: State, intent: RestartIntent) -> list[Step]:
-    pod = next((pod for pod in state.seen.pods if pod.uid == intent.pod_uid), None)
-    age = _age(intent, state.now)
-    if pod is not None and not acted(intent, pod) and age <= state.policy.drain + state.policy.startup:
-        return _execute(state, intent, pod, age)
-    outcome = _outcome(state, intent, pod, age)
-    return [FinishRestart(intent, outcome)] if outcome else []
+def _waits(intent: RestartIntent, pods: Mapping[str, Pod]) -> bool:
+    return intent.pod_uid in pods and not acted(intent, pods[intent.pod_uid])
 
 
-def _outcome(state: State, intent: RestartIntent, pod: Pod | None, age: float) -> str:
+def _outcome(state: State, intent: RestartIntent, pod: Pod | None) -> str:
     """The outcome of a restart that was triggered; empty while it is in progress."""
+    age = state.age(intent)
     if age > state.policy.drain + state.policy.startup:
         return "ReplacementPending"
     if pod is None or pod.deleting:
         return _replaced(state)
     if pod.restarts > intent.restart_count:
-        not_cured = pod.running and _due(state, pod)
+        not_cured = pod.running and due(state, pod)
         return "Recovered" if pod.ready else "NotCured" if not_cured else ""
     return "NotRestarted" if intent.method == "InPlace" and age > state.policy.drain + _RESTART_SECONDS else ""
 
@@ -91,98 +102,169 @@ def _replaced(state: State) -> str:
     if sum(pod.ready for pod in members) >= state.seen.desired:
         return "Recovered"
     all_run = sum(pod.running for pod in members) >= state.seen.desired
-    return "NotCured" if all_run and any(_due(state, pod) for pod in members) else ""
+    return "NotCured" if all_run and any(due(state, pod) for pod in members) else ""
 
 
-def _execute(state: State, intent: RestartIntent, pod: Pod, age: float) -> list[Step]:
+def _examine(state: State, intent: RestartIntent, pod: Pod) -> list[Step]:
+    """Executes a restart that was decided, if current evidence still asks for it.
+
+    Much may have changed since, above all if the operator was away.
+    """
+    why_not = _obsolete(state, intent, pod)
+    if why_not:
+        return [FinishRestart(intent, "Cancelled", why_not)]
+    age = state.age(intent)
+    if not _still_right(state, intent, pod):
+        # After a start of the operator, two polls must show the state of the pod first.
+        watched = state.now.mono - state.memory[pod.uid].first_seen > state.policy.current_for
+        too_late = watched and age > state.policy.drain
+        return [FinishRestart(intent, "Cancelled", "it could not be restarted in time")] if too_late else []
     hung = state.policy.kind(intent.alert) is AlertClass.ZERO_WORK
-    if not state.may_leave(pod):
-        # Other pods became unhealthy since. Without a gate this one still serves.
-        return [FinishRestart(intent, "Cancelled")] if age > state.policy.drain else []
     shut = pod.gate in (Gate.CLOSED, Gate.MISSING) or not pod.running
     drained = hung or pod.gate is Gate.MISSING or not pod.running or state.memory[pod.uid].idle_polls >= 2
-    if (shut and drained) or age >= state.policy.drain:
-        return [ExecuteRestart(pod, intent, hung)]
-    return []
+    return [ExecuteRestart(pod, intent, hung)] if (shut and drained) or age >= state.policy.drain else []
+
+
+def _obsolete(state: State, intent: RestartIntent, pod: Pod) -> str:
+    """Why a restart that was decided is no longer wanted; empty if it is."""
+    memory = state.memory[pod.uid]
+    if intent.alert == DEAD:
+        return "its engine works again" if pod.running else ""
+    if state.current(pod) and memory.quiet_polls >= 2 and memory.failures < MAX_FAILED_PROOFS:
+        return "its alert has ended"
+    if silent_for(state, pod) >= SILENT_SECONDS:
+        return "there is no evidence of its state"
+    return ""
+
+
+def _still_right(state: State, intent: RestartIntent, pod: Pod) -> bool:
+    """Whether the restart of an intent may be executed now, by fresh evidence."""
+    alert = intent.alert
+    if not state.may_leave(pod) or not _rollout_allows(state, pod, alert) or not pod.node_ready:
+        return False
+    if alert == DEAD:
+        return state.age(intent) <= state.policy.drain or _keeps_dying(state, pod)
+    if state.policy.kind(alert) is AlertClass.RELATIVE and (state.systemic(alert, pod) or not state.others_serve(pod)):
+        return False
+    return state.memory[pod.uid].fresh and unhealthy(state, pod)
 
 
 def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
-    due = [pod for pod in state.members if _due(state, pod) or _keeps_dying(state, pod)]
-    allowed = [pod for pod in due if state.may_leave(pod) and _rollout_allows(state, pod)]
-    systemic = [pod for pod in allowed if _systemic(state, pod)]
-    candidates = [pod for pod in allowed if pod not in systemic and _has_peer(state, pod)]
+    candidates, suspended = _candidates(state)
     if not candidates:
-        if not systemic:
-            return [], None
-        return [], Suspension("SystemicErrors", "More than half of the pods have the alert: a restart would not help.")
+        return [], suspended
     if not ledgers.budget_left(state.ledger, state.policy, state.now.wall):
         return [], Suspension(
             "BudgetExhausted",
             f"The budget of {state.policy.max_restarts} restarts within {state.policy.window:g} s is exhausted. "
             "To reset it, change the value of the annotation qwen-vllm.io/reset-restart-budget.",
         )
-    if ledgers.backoff_left(state.ledger, state.policy, state.now.wall) > 0:
-        return [], None
-    pod = min(candidates, key=lambda pod: (_latch_since(state, pod), pod.name))
+    now = [pod for pod in candidates if state.memory[pod.uid].fresh or cause(state, pod) == DEAD]
+    if not now or ledgers.backoff_left(state.ledger, state.policy, state.now.wall) > 0:
+        return [], suspended
+    pod = min(now, key=lambda pod: (_latch_since(state, pod), pod.name))
+    alert = cause(state, pod)
     intent = RestartIntent(
         pod_uid=pod.uid,
         pod=pod.name,
-        alert=_cause(state, pod),
-        method=_method(state, pod),
-        time=ledgers.whole_second(state.now.wall),
+        alert=alert,
+        method=_method(state, pod, alert),
+        # The later of both clocks: a restart must not look older than it is to the next process.
+        time=ledgers.whole_second(max(state.now.wall, state.wall)),
         restart_count=pod.restarts,
     )
-    return [BeginRestart(pod, intent)], None
+    left = hardware.left_behind(state, pod, intent) if hardware.blamed(state, alert) else None
+    counted = _counted(state)
+    return [BeginRestart(pod, intent, state.restart_times, counted, left)], suspended
 
 
-def _due(state: State, pod: Pod) -> bool:
-    """Whether a pod has been out of rotation long enough without recovering, by fresh evidence."""
+def _counted(state: State) -> tuple[datetime, ...]:
+    """The restart times of the ledger in the API that count against the budget."""
+    start = state.now.wall - timedelta(seconds=state.policy.window)
+    return tuple(time for time in state.restart_times if state.ahead.get(time, time) > start)
+
+
+def _candidates(state: State) -> tuple[list[Pod], Suspension | None]:
+    """The pods that may be restarted, and why others that are due may not."""
+    candidates: list[Pod] = []
+    suspended = None
+    for pod in state.members:
+        if pod.uid in state.reported or not (due(state, pod) or _keeps_dying(state, pod)):
+            continue
+        alert = cause(state, pod)
+        if not state.may_leave(pod) or not _rollout_allows(state, pod, alert):
+            continue
+        if state.policy.kind(alert) is AlertClass.RELATIVE:
+            if state.systemic(alert, pod):
+                suspended = suspended or systemic_errors(alert)
+                continue
+            if not state.others_serve(pod):
+                continue  # the alert is meaningful only compared with a peer
+        if hardware.blamed(state, alert) and hardware.tried_enough(state, pod):
+            suspended = hardware.suspension(state, pod, alert)
+            continue
+        candidates.append(pod)
+    return candidates, suspended
+
+
+def systemic_errors(alert: str) -> Suspension:
+    """The suspension while more than half of the pods have the same alert."""
+    return Suspension("SystemicErrors", f"More than half of the pods have {alert}: a restart would not help.")
+
+
+def unhealthy(state: State, pod: Pod) -> bool:
+    """Whether two polls, one of them recent, or two test generations found the pod unhealthy."""
     memory = state.memory[pod.uid]
-    latch = memory.latch
-    if latch is None or latch.released or not memory.fresh or not pod.node_ready:
+    sick = any(streak.polls >= 2 and state.policy.takes_out(alert) for alert, streak in memory.streaks.items())
+    return state.current(pod) and (sick or memory.failures >= MAX_FAILED_PROOFS)
+
+
+def due(state: State, pod: Pod) -> bool:
+    """Whether a pod has been out of rotation long enough without recovering."""
+    latch = state.memory[pod.uid].latch
+    if latch is None or latch.released or not pod.node_ready or not unhealthy(state, pod):
         return False
     policy = state.policy.alerts.get(latch.alert)
     if policy is None or policy.restart_after is None:
         return False
-    unhealthy = memory.quiet_since is None or memory.failures >= MAX_FAILED_PROOFS
-    return unhealthy and state.now.mono - latch.since >= (0.0 if latch.repeated else policy.restart_after)
+    wait = 0.0 if latch.repeated else policy.restart_after
+    if state.surely_dead(pod) and policy.restart_in_outage is not None and _nobody_serves(state):
+        wait = min(wait, policy.restart_in_outage)
+    return state.now.mono - latch.since >= wait
+
+
+def _nobody_serves(state: State) -> bool:
+    return not any(state.in_rotation(pod) for pod in state.members)
+
+
+def silent_for(state: State, pod: Pod) -> float:
+    """Seconds without fresh evidence."""
+    memory = state.memory[pod.uid]
+    return state.now.mono - max(memory.first_seen, memory.fresh_at if memory.fresh_at is not None else 0.0)
 
 
 def _keeps_dying(state: State, pod: Pod) -> bool:
     """Whether restarts by the kubelet have not helped. Another node or GPU may."""
-    rule = state.policy.alerts.get(DEAD)
-    return rule is not None and pod.node_ready and not pod.ready and state.memory[pod.uid].deaths >= MAX_DEATHS
+    rule, memory = state.policy.alerts.get(DEAD), state.memory[pod.uid]
+    if rule is None or rule.restart_after is None or memory.dying_since is None:
+        return False
+    long_enough = state.now.mono - memory.dying_since >= rule.restart_after
+    return long_enough and pod.node_ready and not pod.running and memory.deaths >= MAX_DEATHS
 
 
-def _cause(state: State, pod: Pod) -> str:
+def cause(state: State, pod: Pod) -> str:
     """The alert that a restart would be a response to."""
     latch = state.memory[pod.uid].latch
-    return latch.alert if latch is not None and _due(state, pod) else DEAD
+    return latch.alert if latch is not None and due(state, pod) else DEAD
 
 
-def _rollout_allows(state: State, pod: Pod) -> bool:
+def _rollout_allows(state: State, pod: Pod, alert: str) -> bool:
     rollout = state.seen.rollout
     if rollout.stalled and pod.newest:
         return False
     if rollout.under_way:
-        return not pod.newest and _kind(state, pod) is AlertClass.ZERO_WORK
+        return not pod.newest and state.policy.kind(alert) is AlertClass.ZERO_WORK
     return True
-
-
-def _systemic(state: State, pod: Pod) -> bool:
-    return _kind(state, pod) is AlertClass.RELATIVE and state.systemic(_cause(state, pod))
-
-
-def _has_peer(state: State, pod: Pod) -> bool:
-    """Whether another pod serves. A relative alert is meaningful only compared with a peer."""
-
-    if _kind(state, pod) is not AlertClass.RELATIVE:
-        return True
-    return any(other.uid != pod.uid and state.in_rotation(other) for other in state.members)
-
-
-def _kind(state: State, pod: Pod) -> AlertClass | None:
-    return state.policy.kind(_cause(state, pod))
 
 
 def _latch_since(state: State, pod: Pod) -> float:
@@ -190,8 +272,8 @@ def _latch_since(state: State, pod: Pod) -> float:
     return latch.since if latch else state.now.mono
 
 
-def _method(state: State, pod: Pod) -> Literal["InPlace", "Evict"]:
-    if _kind(state, pod) in (AlertClass.BROKEN_HARDWARE, AlertClass.DEATH):
+def _method(state: State, pod: Pod, alert: str) -> Literal["InPlace", "Evict"]:
+    if hardware.blamed(state, alert):
         return "Evict"
     if state.policy.method != "Auto":
         return state.policy.method
@@ -201,7 +283,3 @@ def _method(state: State, pod: Pod) -> Literal["InPlace", "Evict"]:
         for entry in state.ledger.history
     )
     return "Evict" if tried else "InPlace"
-
-
-def _age(intent: RestartIntent, now: Instant) -> float:
-    return max(0.0, (now.wall - intent.time).total_seconds())

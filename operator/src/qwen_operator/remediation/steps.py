@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
-from qwen_operator.api import RestartIntent
+from qwen_operator.api import HardwareReplacement, RestartIntent
 from qwen_operator.remediation.memory import Memory
 from qwen_operator.remediation.values import Pod
 from qwen_operator.status.conditions import Suspension
@@ -29,10 +30,20 @@ class CloseGate:
 
 @dataclass(frozen=True)
 class BeginRestart:
-    """Records the intent to restart a pod. Nothing is done to the pod before that."""
+    """Records the intent to restart a pod. Nothing is done to the pod before that.
+
+    Attributes:
+        based_on: the restart times of the ledger that the decision is based on. If it has others,
+            the decision does not hold.
+        counted: those of them that still count against the budget.
+        hardware: what the pod leaves behind, if it is replaced for that.
+    """
 
     pod: Pod
     intent: RestartIntent
+    based_on: tuple[datetime, ...] = ()
+    counted: tuple[datetime, ...] = ()
+    hardware: HardwareReplacement | None = None
 
 
 @dataclass(frozen=True)
@@ -49,11 +60,12 @@ class FinishRestart:
     """Removes an intent.
 
     `outcome` is Recovered, NotCured, ReplacementPending, NotRestarted, Unattended (the restart
-    continues, but its end is not awaited) or Cancelled (the budget is refunded).
+    continues, but its end is not awaited) or Cancelled (the budget is refunded; `why` tells why).
     """
 
     intent: RestartIntent
     outcome: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,3 +118,8 @@ class Decisions:
     steps: tuple[Step, ...]
     memory: Memory
     suspended: Suspension | None = None
+
+    @property
+    def go_on(self) -> bool:
+        """Whether the next round should follow at once, because a restart has begun."""
+        return any(isinstance(step, BeginRestart) for step in self.steps)

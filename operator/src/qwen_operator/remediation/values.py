@@ -63,11 +63,15 @@ class Pod:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a pod reports: uptime in seconds, active alerts, requests running or waiting."""
+    """What a pod reports: uptime in seconds, active alerts, requests running or waiting.
+
+    `gpus` are the UUIDs of its GPUs.
+    """
 
     uptime: float
     alerts: frozenset[str] = frozenset()
     busy: int = 0
+    gpus: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 

@@ -9,13 +9,14 @@ from typing import Final
 from qwen_operator.api import RemediationStatus, format_time
 from qwen_operator.api.names import READINESS_GATE
 from qwen_operator.api.objects import Key, Object
-from qwen_operator.api.qwenservice import parse_status
+from qwen_operator.api.status import UnreadableStatusError, read_ledger
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ConflictError, NotFoundError
 from qwen_operator.kube.events import Recorder
 from qwen_operator.kube.resources import PODS, QWEN_SERVICES
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.remediation.values import Pod
+from qwen_operator.status.conditions import Suspension
 
 Change = Callable[[RemediationStatus], RemediationStatus | None]
 
@@ -39,6 +40,19 @@ def remediation_patch(ledger: RemediationStatus, version: str) -> Object:
     values = ledger.to_dict()
     absent = {name: None for name in ("backoffUntil", "lastRestartTime") if name not in values}
     return {"metadata": {"resourceVersion": version}, "status": {"remediation": {**values, **absent}}}
+
+
+def unreadable(service: Object) -> Suspension | None:
+    """Why remediation of a service must wait: its ledger cannot be read. None if it can be."""
+    try:
+        read_ledger(service.get("status"))
+    except UnreadableStatusError as error:
+        message = (
+            f"{error}. Remediation does nothing, so that budget and restarts in progress survive. Use the version of "
+            "the operator that wrote it, or remove the field from the status."
+        )
+        return Suspension("StatusUnreadable", message)
+    return None
 
 
 class Writer:
@@ -73,13 +87,16 @@ class Writer:
         return True
 
     async def update(self, key: Key, change: Change) -> RemediationStatus | None:
-        """Reads a service and changes its ledger. Returns None if the change no longer applies."""
+        """Reads a service and changes its ledger. Returns None if the change no longer applies.
+
+        Raises UnreadableStatusError for a ledger that it would overwrite without having read it.
+        """
 
         namespace, name = key
         for attempt in range(_ATTEMPTS):
             try:
                 obj = await self.kube.get(QWEN_SERVICES, name, namespace)
-                ledger = change(parse_status(obj).remediation)
+                ledger = change(read_ledger(obj.get("status")))
                 if ledger is None:
                     return None
                 body = remediation_patch(ledger, obj["metadata"]["resourceVersion"])

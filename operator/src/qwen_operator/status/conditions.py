@@ -1,6 +1,7 @@
 """Computes the status from what was observed. Pure; the clock is passed in.
 
-Ready                 True: at least one pod answers requests, even if something else is wrong.
+Ready                 True: at least one pod is ready and our own Service selects it, even if
+                      something else is wrong.
 Available             True: the Deployment has its minimum of pods, ready for minReadySeconds.
 Progressing           True: a change or a start is in progress. False: Complete, or stopped
                       (RolloutStalled, ...).
@@ -12,31 +13,43 @@ HasWarnings           True: something in the spec will not work as its author ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from qwen_operator.api import Condition, InvalidSpecError, QwenService, RemediationStatus, ServiceStatus
+from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus, ServiceStatus, format_time
 from qwen_operator.api.names import selector_string, service_url
 from qwen_operator.api.qwenservice import parse_status
+from qwen_operator.planning.builders.ownership import labels_select
 from qwen_operator.planning.builders.source import served_name
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, worst
+from qwen_operator.status.failed_pods import last_failed
+from qwen_operator.status.verdicts import Verdict, stamp
 
-MAX_MESSAGE: Final = 1024
+# Without these no pod gets requests. The first one is told first.
+_SERVING: Final = ("Service", "Deployment", "ConfigMap", "PersistentVolumeClaim")
 
 
 @dataclass(frozen=True)
 class ApplyError:
-    """A child that could not be applied: InvalidPodTemplate (the dry run failed) or ApplyFailed."""
+    """A child that could not be applied.
+
+    Attributes:
+        reason: InvalidPodTemplate (the API server refuses the Deployment), NameTaken (an object of
+            somebody else has the child's name) or ApplyFailed.
+        message: what was refused, with its name.
+        kind: the child's kind.
+    """
 
     reason: str
     message: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class Suspension:
-    """Why remediation has stopped acting: BudgetExhausted or SystemicErrors."""
+    """Why remediation has stopped acting: BudgetExhausted, SystemicErrors or StatusUnreadable."""
 
     reason: str
     message: str
@@ -49,7 +62,10 @@ class Observed:
     Attributes:
         deployment: its Deployment, None if there is none.
         pods: all of its pods, including those that are being deleted.
-        apply_error: the first child that could not be applied.
+        events: the Events of pods that are held up, by the UID of the pod.
+        selector: which pods the service's own Service selects; None if it has none, for instance
+            because somebody else's has its name.
+        apply_errors: the children that could not be applied.
         warnings: the warnings of the plan.
         remediation: the state of remediation; None keeps what the status says.
         suspended: why remediation has stopped acting; None while it is active.
@@ -57,20 +73,12 @@ class Observed:
 
     deployment: Mapping[str, Any] | None = None
     pods: Sequence[Mapping[str, Any]] = ()
-    apply_error: ApplyError | None = None
+    selector: Mapping[str, str] | None = None
+    events: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    apply_errors: Sequence[ApplyError] = ()
     warnings: Sequence[PlanWarning] = ()
     remediation: RemediationStatus | None = None
     suspended: Suspension | None = None
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """A condition before it is compared with the one in the status."""
-
-    type: str
-    holds: bool
-    reason: str
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,20 @@ class _View:
 
     desired: int
     ready: int
+    unselected: Sequence[str]
     problem: Problem | None
     deployment: Mapping[str, Any]
     observed: Observed
     url: str
+    startup: timedelta
+
+    @property
+    def error(self) -> ApplyError | None:
+        """The most important child that could not be applied, with the messages of all."""
+        errors = sorted(self.observed.apply_errors, key=lambda error: _importance(error.kind))
+        if not errors:
+            return None
+        return ApplyError(errors[0].reason, " ".join(error.message for error in errors), errors[0].kind)
 
     @property
     def failure(self) -> Problem | None:
@@ -109,14 +127,20 @@ class _View:
 def evaluate(service: QwenService, observed: Observed, now: datetime) -> ServiceStatus:
     """The status to write. A condition keeps its lastTransitionTime until its status changes."""
     active = [pod for pod in observed.pods if is_active(pod)]
-    problem = worst(found for pod in active if (found := diagnose(pod)) is not None)
+    problem = _problem(active, service.spec.replicas, observed, now)
+    ready = [pod for pod in active if is_ready(pod)]
+    if any(error.reason == "NameTaken" and error.kind in ("Service", "Deployment") for error in observed.apply_errors):
+        ready = []  # whatever is ready there is not what the spec describes, or clients do not reach it
+    unselected = [pod["metadata"]["name"] for pod in ready if not labels_select(observed.selector, pod)]
     view = _View(
         desired=service.spec.replicas,
-        ready=sum(1 for pod in active if is_ready(pod)),
+        ready=len(ready) - len(unselected),
+        unselected=unselected,
         problem=problem,
         deployment=observed.deployment or {},
         observed=observed,
         url=service_url(service.name, service.namespace, service.spec.service.port),
+        startup=service.spec.rollout.startup_timeout,
     )
     verdicts = [_ready(view), _progressing(view), _available(view), _degraded(view), _suspended(view), _warned(view)]
     return ServiceStatus(
@@ -128,9 +152,19 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
         model=served_name(service.spec),
         gpus=service.spec.gpu_count,
         reason=_headline(verdicts),
-        conditions=_stamp(verdicts, service.status, service.generation, now),
+        conditions=stamp(verdicts, service.status, service.generation, now),
         remediation=observed.remediation or service.status.remediation,
     )
+
+
+def _problem(active: Sequence[Mapping[str, Any]], desired: int, observed: Observed, now: datetime) -> Problem | None:
+    """The worst problem of the pods. Until a replacement has started, it is why the last failed."""
+    found = [diagnose(pod, observed.events.get(pod["metadata"]["uid"], ())) for pod in active]
+    problems = [problem for problem in found if problem is not None]
+    if len(active) < desired or any(problem.reason == "Starting" for problem in problems):
+        failed = last_failed(observed.pods, now)
+        problems += [] if failed is None else [failed]
+    return worst(problems)
 
 
 def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, now: datetime) -> ServiceStatus:
@@ -141,11 +175,11 @@ def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, now: datetim
     """
     status = parse_status(obj)
     message = f"{error}. Running pods are not changed. Correct the field."
-    verdicts = [_Verdict(kind, kind == "Degraded", "InvalidSpec", message) for kind in ("Progressing", "Degraded")]
+    verdicts = [Verdict(kind, kind == "Degraded", "InvalidSpec", message) for kind in ("Progressing", "Degraded")]
     if status.condition("Ready") is None:
-        verdicts.insert(0, _Verdict("Ready", holds=False, reason="InvalidSpec", message=message))
+        verdicts.insert(0, Verdict("Ready", holds=False, reason="InvalidSpec", message=message))
     generation = int(obj["metadata"].get("generation", 0))
-    fresh = {condition.type: condition for condition in _stamp(verdicts, status, generation, now)}
+    fresh = {condition.type: condition for condition in stamp(verdicts, status, generation, now)}
     kept = [fresh.pop(condition.type, condition) for condition in status.conditions]
     update = {
         "observed_generation": generation,
@@ -155,106 +189,124 @@ def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, now: datetim
     return status.model_copy(update=update)
 
 
-def _ready(view: _View) -> _Verdict:
+def _ready(view: _View) -> Verdict:
     if view.ready:
-        return _Verdict("Ready", True, "Serving", f"{view.ready} of {view.desired} replicas serve at {view.url}.")
-    return _Verdict("Ready", False, *_why_not(view))
+        return Verdict("Ready", True, "Serving", f"{view.ready} of {view.desired} replicas serve at {view.url}.")
+    return Verdict("Ready", False, *_why_not(view))
 
 
 def _why_not(view: _View) -> tuple[str, str]:
-    """Reason and message of a service without a ready pod."""
-    error = view.observed.apply_error
+    """Reason and message of a service without a ready pod behind its Service."""
+    error = view.error
     refused = view.deployment_condition("ReplicaFailure")
     if view.desired == 0:
         return "ScaledToZero", "spec.replicas is 0. Increase it to serve requests."
-    if error is not None and (view.problem is None or not view.problem.is_failure):
+    if error is not None and error.kind in _SERVING and view.failure is None:
         return error.reason, error.message
     if view.problem is not None:
-        return view.problem.reason, _explain(view.problem)
+        return view.problem.reason, _explain(view, view.problem)
     if refused.get("status") == "True":
         return "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}"
+    if view.unselected:
+        names = ", ".join(view.unselected)
+        return "NotSelected", f"The Service does not select {names}. Restore the labels of the pods."
     return "Starting", "The pods are being created."
 
 
-def _explain(problem: Problem) -> str:
-    return " ".join(part for part in (f"Pod {problem.pod}:", problem.detail.rstrip(".") + ".", problem.remedy) if part)
+def _importance(kind: str) -> int:
+    return _SERVING.index(kind) if kind in _SERVING else len(_SERVING)
 
 
-def _progressing(view: _View) -> _Verdict:
-    error = view.observed.apply_error
+def _explain(view: _View, problem: Problem) -> str:
+    remedy = problem.remedy
+    if problem.reason == "ModelLoading" and (began := _time(problem.since)) is not None:
+        remedy = f"It may take until {format_time(began + view.startup)} (rollout.startupTimeout)."
+    return " ".join(part for part in (f"Pod {problem.pod}:", problem.detail.rstrip(".") + ".", remedy) if part)
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _progressing(view: _View) -> Verdict:
+    error = view.error
     if error is not None:
-        return _Verdict("Progressing", False, error.reason, error.message)
+        return Verdict("Progressing", False, error.reason, error.message)
     if view.stalled:
-        cause = _explain(view.problem) if view.problem else view.deployment_condition("Progressing").get("message", "")
+        told = view.deployment_condition("Progressing").get("message", "")
+        cause = _explain(view, view.problem) if view.problem else told
         message = f"The rollout made no progress within rollout.startupTimeout. {cause}"
-        return _Verdict("Progressing", False, "RolloutStalled", message)
+        return Verdict("Progressing", False, "RolloutStalled", message)
     if view.rolling:
         reason, message = "RollingOut", "The pods are being updated to the spec."
         if view.problem is not None:
-            reason, message = view.problem.reason, _explain(view.problem)
-        return _Verdict("Progressing", True, reason, message)
+            reason, message = view.problem.reason, _explain(view, view.problem)
+        return Verdict("Progressing", True, reason, message)
     return _settled(view)
 
 
-def _settled(view: _View) -> _Verdict:
+def _settled(view: _View) -> Verdict:
     """Progressing of a service whose Deployment has reached its desired state."""
     intents = view.observed.remediation.intents if view.observed.remediation else []
     waiting = [intent.pod for intent in intents if intent.phase == "Waiting"]
     if waiting:
         message = f"The replacement of {', '.join(waiting)} is not ready yet."
-        return _Verdict("Progressing", True, "ReplacementPending", message)
+        return Verdict("Progressing", True, "ReplacementPending", message)
     pending = next((warning for warning in view.observed.warnings if warning.reason == "UpdatePending"), None)
     if pending is not None:
-        return _Verdict("Progressing", False, pending.reason, pending.message)
-    return _Verdict("Progressing", False, "Complete", "Everything matches the spec.")
+        return Verdict("Progressing", False, pending.reason, pending.message)
+    return Verdict("Progressing", False, "Complete", "Everything matches the spec.")
 
 
-def _available(view: _View) -> _Verdict:
+def _available(view: _View) -> Verdict:
     if view.deployment_condition("Available").get("status") == "True" and view.ready:
-        return _Verdict(
+        return Verdict(
             "Available", True, "MinimumReplicasAvailable", "Enough pods have been ready for minReadySeconds."
         )
     if view.ready:
-        return _Verdict(
+        return Verdict(
             "Available", False, "MinimumReplicasUnavailable", "Too few pods have been ready for minReadySeconds."
         )
-    return _Verdict("Available", False, *_why_not(view))
+    return Verdict("Available", False, *_why_not(view))
 
 
-def _degraded(view: _View) -> _Verdict:
-    error, suspended = view.observed.apply_error, view.observed.suspended
+def _degraded(view: _View) -> Verdict:
+    error, suspended = view.error, view.observed.suspended
     refused = view.deployment_condition("ReplicaFailure")
     if error is not None:
-        return _Verdict("Degraded", True, error.reason, error.message)
+        return Verdict("Degraded", True, error.reason, error.message)
     if view.failure is not None:
-        return _Verdict("Degraded", True, view.failure.reason, _explain(view.failure))
+        return Verdict("Degraded", True, view.failure.reason, _explain(view, view.failure))
     if refused.get("status") == "True":
-        return _Verdict("Degraded", True, "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}")
+        return Verdict("Degraded", True, "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}")
     if view.stalled:
-        return _Verdict(
+        return Verdict(
             "Degraded", True, "RolloutStalled", "The rollout makes no progress. See the condition Progressing."
         )
     if suspended is not None:
-        return _Verdict("Degraded", True, suspended.reason, suspended.message)
-    return _Verdict("Degraded", False, "AsExpected")
+        return Verdict("Degraded", True, suspended.reason, suspended.message)
+    return Verdict("Degraded", False, "AsExpected")
 
 
-def _suspended(view: _View) -> _Verdict:
+def _suspended(view: _View) -> Verdict:
     suspended = view.observed.suspended
     if suspended is None:
-        return _Verdict("RemediationSuspended", False, "Active")
-    return _Verdict("RemediationSuspended", True, suspended.reason, suspended.message)
+        return Verdict("RemediationSuspended", False, "Active")
+    return Verdict("RemediationSuspended", True, suspended.reason, suspended.message)
 
 
-def _warned(view: _View) -> _Verdict:
+def _warned(view: _View) -> Verdict:
     warnings = view.observed.warnings
     if not warnings:
-        return _Verdict("HasWarnings", False, "None")
+        return Verdict("HasWarnings", False, "None")
     message = " ".join(f"{warning.reason}: {warning.message.rstrip('.')}." for warning in warnings)
-    return _Verdict("HasWarnings", True, warnings[0].reason, message)
+    return Verdict("HasWarnings", True, warnings[0].reason, message)
 
 
-def _headline(verdicts: Sequence[_Verdict]) -> str:
+def _headline(verdicts: Sequence[Verdict]) -> str:
     """The reason that `kubectl get -o wide` shows."""
     by_type = {verdict.type: verdict for verdict in verdicts}
     if not by_type["Ready"].holds:
@@ -263,32 +315,3 @@ def _headline(verdicts: Sequence[_Verdict]) -> str:
         if by_type[kind].holds:
             return by_type[kind].reason
     return by_type["Ready"].reason
-
-
-def _stamp(verdicts: Sequence[_Verdict], status: ServiceStatus, generation: int, now: datetime) -> list[Condition]:
-    moment = now.astimezone(UTC).replace(microsecond=0)
-    conditions = []
-    for verdict in verdicts:
-        holds: Any = "True" if verdict.holds else "False"
-        before = status.condition(verdict.type)
-        since = before.last_transition_time if before is not None and before.status == holds else moment
-        conditions.append(
-            Condition(
-                type=verdict.type,
-                status=holds,
-                reason=verdict.reason,
-                message=_clip(verdict.message),
-                observed_generation=generation,
-                last_transition_time=since,
-            )
-        )
-    return conditions
-
-
-def _clip(message: str) -> str:
-    """At most MAX_MESSAGE characters. The middle is cut: the start says what, the end says why."""
-
-    if len(message) <= MAX_MESSAGE:
-        return message
-    half = (MAX_MESSAGE - 5) // 2
-    return f"{message[:half]} ... {message[-half:]}"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from qwen_operator.api.names import CONTAINER, READINESS_GATE
+from qwen_operator.status.exits import ENGINE_DIED, exit_reason
+from qwen_operator.status.pod_events import explain
 
-# The server's exit codes.
-EXIT_ENGINE_DIED: Final = 70
-EXIT_CONFIGURATION: Final = 78
-
+EXIT_ENGINE_DIED: Final = ENGINE_DIED
 _IMAGE_REASONS: Final = {
     "ErrImagePull",
     "ImagePullBackOff",
@@ -22,46 +21,65 @@ _IMAGE_REASONS: Final = {
     "RegistryUnavailable",
 }
 _CONFIG_REASONS: Final = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-_DOWNLOAD_FAILED: Final = re.compile(
-    r"repository not found|gatedrepo|gated repo|RepositoryNotFound|LocalEntryNotFound|RevisionNotFound|"
-    r"couldn't connect to|could not connect to|Max retries exceeded|Failed to resolve|"
-    r"401 Client Error|403 Client Error|404 Client Error|429 Client Error|No space left on device",
-    re.IGNORECASE,
-)
-_OUT_OF_MEMORY: Final = re.compile(r"out of memory|OutOfMemoryError|cannot allocate memory", re.IGNORECASE)
+_OTHERS: Final = {"init": "InitContainerFailed", "sidecar": "SidecarFailed"}
+_BACK_OFF: Final = re.compile(r"back-off [0-9a-z.]+")
 _TAIL_LINES: Final = 8
 _TAIL_LENGTH: Final = 600
+
+_VOLUME_NOT_BOUND: Final = re.compile(
+    r"unbound immediate PersistentVolumeClaims|persistentvolumeclaim \"?[^ ]*\"? not found|binding volumes|"
+    r"non-existent persistentvolume|available persistent volumes to bind|volume node affinity conflict",
+    re.IGNORECASE,
+)
 
 # All reasons with what to do, the most specific first: if pods differ, the first one is reported.
 FAILURES: Final[dict[str, str]] = {
     "ImagePullError": "Check engine.image, the operator's default images and engine.imagePullSecrets.",
-    "ContainerConfigError": "Check that the Secrets and ConfigMaps that the spec names exist.",
+    "ContainerConfigError": "Check that the Secrets and ConfigMaps that the spec names exist, and their keys.",
+    "VolumeNotBound": "Check that the claim exists, its storage class, and that a volume fits it.",
+    "VolumeNotMounted": "Check the claim, its volume and the storage driver on the node.",
     "Unschedulable": "Free or add nodes, or reduce what gpu, resources and scheduling request.",
+    "PodRejected": "The node refuses the pod. Check the node, its devices and their driver.",
+    "Evicted": "Kubernetes starts another pod. Check what the node ran out of.",
+    "SandboxFailed": "Check the network plugin and the container runtime of the node.",
+    "NodeLost": "Kubernetes replaces the pod after about 5 minutes. Check the node and its kubelet.",
+    "InitContainerFailed": "The last lines of the container's log show the cause. See podTemplate.",
+    "SidecarFailed": "The last lines of the container's log show the cause. See podTemplate.",
     "OutOfMemory": "Increase resources.limits.memory. On a GPU, reduce engine.gpuMemoryUtilization or "
     "engine.maxModelLen, or use more GPUs.",
     "ModelDownloadFailed": "Check model.source, its token Secret, the network and the free space of the cache.",
     "ModelLoadFailed": "Check model.source and the settings of the engine. The last lines of the log show the cause.",
     "EngineFailed": "The kubelet restarts the container with back-off. The last lines of the log show the cause.",
     "CrashLoopBackOff": "The kubelet restarts the container with back-off. The last lines of the log show the cause.",
+    "SidecarNotReady": "The pod gets no requests until all its containers are ready. See the container's log.",
     "EngineUnresponsive": "The pod gets no requests until it has recovered or was restarted.",
     "OutOfRotation": "The pod gets no requests until it has recovered or was restarted.",
 }
 TRANSIENT: Final[dict[str, str]] = {
     "Restarting": "",
     "ModelLoading": "No action is needed unless this takes longer than rollout.startupTimeout.",
-    "GatePending": "The operator opens the readiness gate after it has polled the pod once.",
-    "Starting": "Images are pulled and volumes are mounted. `kubectl describe pod` shows details.",
+    "ProbePending": "The kubelet probes it every few seconds.",
+    "GatePending": "The operator opens its own gate after it has polled the pod once.",
+    "Starting": "`kubectl describe pod` shows details.",
 }
 _RANK: Final = {reason: rank for rank, reason in enumerate([*FAILURES, *TRANSIENT])}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a pod is not ready. `reason` is from this module, or the alert that closed the gate."""
+    """Why a pod is not ready.
+
+    Attributes:
+        reason: from this module, or the alert that closed the gate.
+        advice: what to do in this case; empty for what the reason says.
+        since: when it began, if it only takes time.
+    """
 
     reason: str
     detail: str
     pod: str = ""
+    advice: str = ""
+    since: str = ""
 
     @property
     def is_failure(self) -> bool:
@@ -71,7 +89,7 @@ class Problem:
     @property
     def remedy(self) -> str:
         """What to do."""
-        return {**FAILURES, **TRANSIENT}.get(self.reason, FAILURES["OutOfRotation"])
+        return self.advice or {**FAILURES, **TRANSIENT}.get(self.reason, FAILURES["OutOfRotation"])
 
     @property
     def rank(self) -> int:
@@ -81,7 +99,7 @@ class Problem:
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
     """Whether the pod gets requests."""
-    return not pod["metadata"].get("deletionTimestamp") and _condition(pod, "Ready").get("status") == "True"
+    return not pod["metadata"].get("deletionTimestamp") and condition_of(pod, "Ready").get("status") == "True"
 
 
 def is_active(pod: Mapping[str, Any]) -> bool:
@@ -95,20 +113,46 @@ def worst(problems: Iterable[Problem]) -> Problem | None:
     return min(problems, key=lambda problem: problem.rank, default=None)
 
 
-def diagnose(pod: Mapping[str, Any]) -> Problem | None:
-    """Why the pod is not ready, or None if it is."""
+def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()) -> Problem | None:
+    """Why the pod is not ready, or None if it is.
+
+    `events` are the pod's Events, if its containers have not been created (see `is_held_up`).
+    """
     if is_ready(pod):
         return None
     name = pod["metadata"]["name"]
-    scheduled = _condition(pod, "PodScheduled")
+    scheduled = condition_of(pod, "PodScheduled")
     if scheduled.get("status") == "False":
-        return Problem("Unschedulable", scheduled.get("message") or scheduled.get("reason", ""), name)
-    status = pod.get("status", {})
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        problem = _waiting(container, name) or _terminated(container, name)
+        text = scheduled.get("message") or scheduled.get("reason", "")
+        return Problem("VolumeNotBound" if _VOLUME_NOT_BOUND.search(text) else "Unschedulable", text, name)
+    for container in _containers(pod):
+        problem = _waiting(container, name) or _terminated(container, name, _role(pod, container))
         if problem is not None:
             return problem
-    return _not_ready(pod, name)
+    return _not_ready(pod, name, events)
+
+
+def is_held_up(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod has a node, but no container has been created. Only its Events can say why."""
+    scheduled = condition_of(pod, "PodScheduled").get("status") == "True"
+    begun = any({"running", "terminated"} & (item.get("state") or {}).keys() for item in _containers(pod))
+    return scheduled and not begun and is_active(pod)
+
+
+def _containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    status = pod.get("status", {})
+    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+
+
+def _role(pod: Mapping[str, Any], container: Mapping[str, Any]) -> str:
+    """`server`, `init` or `sidecar`. An init container that restarts always is a sidecar."""
+    if container["name"] == CONTAINER:
+        return CONTAINER
+    inits = (pod.get("spec") or {}).get("initContainers") or ()
+    for init in inits:
+        if init["name"] == container["name"]:
+            return "sidecar" if init.get("restartPolicy") == "Always" else "init"
+    return "sidecar"
 
 
 def _waiting(container: Mapping[str, Any], pod: str) -> Problem | None:
@@ -121,7 +165,7 @@ def _waiting(container: Mapping[str, Any], pod: str) -> Problem | None:
     return None
 
 
-def _terminated(container: Mapping[str, Any], pod: str) -> Problem | None:
+def _terminated(container: Mapping[str, Any], pod: str, role: str) -> Problem | None:
     """Why the container last terminated, until it is up again."""
     state = container.get("state") or {}
     if container.get("ready") or ("running" in state and container.get("started")):
@@ -131,41 +175,74 @@ def _terminated(container: Mapping[str, Any], pod: str) -> Problem | None:
         return None
     code = last.get("exitCode", 0)
     if code == 0:
+        if role == "init":
+            return None
         return Problem("Restarting", "the container exited with code 0 and is restarted", pod)
     text = tail(last.get("message") or "")
-    looping = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
-    restarts = container.get("restartCount", 0)
+    waiting = state.get("waiting") or {}
+    looping = waiting.get("reason") == "CrashLoopBackOff"
+    back_off = _BACK_OFF.search(waiting.get("message") or "")
     detail = (
-        f"container {container['name']} exited with code {code} ({last.get('reason', 'Error')}), restarts: {restarts}"
+        f"container {container['name']} exited with code {code} ({last.get('reason', 'Error')}), "
+        f"restarts: {container.get('restartCount', 0)}{f', {back_off[0]}' if back_off else ''}"
     )
-    return Problem(_exit_reason(last, code, text, looping), f"{detail}\n{text}" if text else detail, pod)
+    reason, advice = exit_reason(last, code, text, looping) if role == CONTAINER else (_OTHERS[role], "")
+    return Problem(reason, f"{detail}\n{text}" if text else detail, pod, advice)
 
 
-def _exit_reason(last: Mapping[str, Any], code: int, text: str, looping: bool) -> str:
-    if last.get("reason") == "OOMKilled" or _OUT_OF_MEMORY.search(text):
-        return "OutOfMemory"
-    if code == EXIT_CONFIGURATION:
-        return "ModelDownloadFailed" if _DOWNLOAD_FAILED.search(text) else "ModelLoadFailed"
-    if code == EXIT_ENGINE_DIED:
-        return "EngineFailed"
-    return "CrashLoopBackOff" if looping else "EngineFailed"
-
-
-def _not_ready(pod: Mapping[str, Any], name: str) -> Problem:
-    """A pod that is not ready although nothing has failed."""
-    statuses = pod.get("status", {}).get("containerStatuses") or ()
-    server = next((status for status in statuses if status["name"] == CONTAINER), None)
-    running = ((server or {}).get("state") or {}).get("running")
-    if server is None or running is None:
-        return Problem("Starting", "waiting for images and volumes", name)
+def _not_ready(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, Any]]) -> Problem:
+    """A pod that is not ready although no container has failed."""
+    server = next((item for item in _containers(pod) if item["name"] == CONTAINER), {})
+    running = (server.get("state") or {}).get("running")
+    if running is None:
+        return _starting(pod, name, events)
     if not server.get("started"):
-        return Problem("ModelLoading", f"the model has been loading since {running.get('startedAt')}", name)
-    gate = _condition(pod, READINESS_GATE)
+        since = running.get("startedAt", "")
+        return Problem("ModelLoading", f"the model has been loading since {since}", name, since=since)
+    gate = condition_of(pod, READINESS_GATE)
     if gate.get("status") == "False":
         return Problem(gate.get("reason") or "OutOfRotation", gate.get("message") or "taken out of rotation", name)
     if not server.get("ready"):
-        return Problem("EngineUnresponsive", "the readiness probe of the server fails", name)
-    return Problem("GatePending", "the server is ready; its readiness gate is not open yet", name)
+        return _unprobed(pod, name, running.get("startedAt", ""))
+    waiting = [item["name"] for item in _containers(pod) if not item.get("ready") and _role(pod, item) == "sidecar"]
+    if waiting:
+        return Problem("SidecarNotReady", f"the server is ready, container {waiting[0]} is not", name)
+    return _gated(pod, name)
+
+
+def _unprobed(pod: Mapping[str, Any], name: str, started: str) -> Problem:
+    """A pod whose server has started, but whose readiness probe does not succeed."""
+    since = condition_of(pod, "ContainersReady").get("lastTransitionTime", "")
+    if since and since <= started:  # it has not been ready since it started
+        return Problem("ProbePending", "the server has started and waits for its first readiness probe", name)
+    return Problem("EngineUnresponsive", "the readiness probe of the server fails", name)
+
+
+def _starting(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, Any]]) -> Problem:
+    for item in pod.get("status", {}).get("initContainerStatuses") or ():
+        if "running" in (item.get("state") or {}) and _role(pod, item) == "init":
+            return Problem("Starting", f"init container {item['name']} is running", name)
+    reason, detail = explain(events) or ("Starting", "waiting for images and volumes")
+    return Problem(reason, detail, name)
+
+
+def _gated(pod: Mapping[str, Any], name: str) -> Problem:
+    """A pod whose containers are all ready."""
+    gates = [gate["conditionType"] for gate in (pod.get("spec") or {}).get("readinessGates") or ()]
+    others = [gate for gate in gates if gate != READINESS_GATE and condition_of(pod, gate).get("status") != "True"]
+    own = condition_of(pod, READINESS_GATE)
+    if READINESS_GATE in gates and own.get("status") != "True":
+        return Problem("GatePending", "the server is ready; its readiness gate is not open yet", name)
+    if others:
+        return Problem("GatePending", f"the server is ready; the readiness gate {others[0]} is not open", name)
+    ready, containers = condition_of(pod, "Ready"), condition_of(pod, "ContainersReady")
+    opened = max(item.get("lastTransitionTime", "") for item in (own, containers))
+    withdrawn = not ready.get("reason") and ready.get("lastTransitionTime", "") > opened
+    if containers.get("status") == "True" and withdrawn:
+        # The kubelet gives a reason. Where it is gone, the node controller takes Ready without one.
+        node = (pod.get("spec") or {}).get("nodeName", "")
+        return Problem("NodeLost", f"its node {node} no longer reports to the control plane", name)
+    return Problem("GatePending", "all its containers are ready; the kubelet has not counted it yet", name)
 
 
 def tail(text: str) -> str:
@@ -174,6 +251,7 @@ def tail(text: str) -> str:
     return "\n".join(lines[-_TAIL_LINES:])[-_TAIL_LENGTH:]
 
 
-def _condition(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+def condition_of(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """A condition of a pod; empty if it is not set."""
     conditions = pod.get("status", {}).get("conditions") or ()
     return next((condition for condition in conditions if condition["type"] == kind), {})

@@ -9,7 +9,8 @@ from qwen_operator.api.objects import EventType, Object
 from qwen_operator.status.diagnosis import TRANSIENT
 
 _GOOD_WHEN_FALSE: Final = ("Degraded", "RemediationSuspended")
-_TAKES_TIME: Final = {*TRANSIENT, "MinimumReplicasUnavailable"}
+_CALM: Final = {*TRANSIENT, "MinimumReplicasUnavailable", "ScaledToZero", "Complete", "UpdatePending"}
+"""Reasons of conditions that are not good, but nothing has failed."""
 
 
 def status_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
@@ -26,21 +27,20 @@ def transitions(
 ) -> list[tuple[EventType, Mapping[str, Any]]]:
     """The conditions whose change is worth an Event, with the type of the Event.
 
-    A condition that changes for the same reason as an earlier one is skipped (Ready comes first in
-    a status). What only takes time is not a warning.
+    Conditions that change for the same reason make one Event, about the first that is bad. What
+    only takes time is not a warning.
     """
     before = {item["type"]: (item["status"], item["reason"]) for item in old}
-    worth_an_event: list[tuple[EventType, Mapping[str, Any]]] = []
-    reasons: set[str] = set()
+    worth_an_event: dict[str, tuple[EventType, Mapping[str, Any]]] = {}
     for item in new:
         kind, status, reason = item["type"], item["status"], item["reason"]
         good = (status == "False") == (kind in _GOOD_WHEN_FALSE)
         at_rest = good and kind not in before and kind in _GOOD_WHEN_FALSE
         # Each warning in HasWarnings gets an Event of its own.
-
-        if kind == "HasWarnings" or before.get(kind) == (status, reason) or at_rest or reason in reasons:
+        if kind == "HasWarnings" or before.get(kind) == (status, reason) or at_rest:
             continue
-        reasons.add(reason)
-        calm = good or kind == "Progressing" or kind not in before or reason in _TAKES_TIME
-        worth_an_event.append(("Normal" if calm else "Warning", item))
-    return worth_an_event
+        severity: EventType = "Normal" if good or reason in _CALM else "Warning"
+        known = worth_an_event.get(reason)
+        if known is None or (known[0] == "Normal" and severity == "Warning"):
+            worth_an_event[reason] = (severity, item)
+    return list(worth_an_event.values())

@@ -30,7 +30,7 @@ class GpuReading:
     """One reading of the engine's GPUs.
 
     `allocated` and `total` are sums in bytes. `temperature` is that of the hottest GPU, in degrees
-    Celsius. `faults` has a description of each fault.
+    Celsius. `faults` has a description of each fault, `uuids` the UUID of each GPU.
     """
 
     name: str = "cpu"
@@ -38,6 +38,7 @@ class GpuReading:
     total: int = 0
     temperature: float | None = None
     faults: tuple[str, ...] = ()
+    uuids: tuple[str, ...] = ()
 
     @property
     def allocated_gb(self) -> float:
@@ -106,7 +107,11 @@ class NvmlReader:
             total=sum(info.total for info in memory),
             temperature=float(max(temperatures)) if temperatures else None,
             faults=tuple(self._faults()),
+            uuids=tuple(uuid for handle in self._handles if (uuid := self._uuid(handle))),
         )
+
+    def _uuid(self, handle: Any) -> str:
+        return self._text(self._try(self._nvml.nvmlDeviceGetUUID, handle))
 
     def _faults(self) -> list[str]:
         faults = []

@@ -65,6 +65,7 @@ def metrics(seen: Observation) -> dict[str, Any]:
             "total_gb": gpu.total_gb,
             "free_gb": gpu.free_gb,
             "utilization_percent": gpu.utilization_percent,
+            **({"uuids": list(gpu.uuids)} if gpu.uuids else {}),
         },
         "errors": {"total": counters.errors.total(), "by_type": dict(counters.errors)},
         "alerts": list(seen.alerts),

@@ -36,16 +36,18 @@ def child(
 ) -> Object:
     """An object in the service's namespace, with name, labels and owner.
 
-    `body` follows the metadata.
+    `labels` and `annotations` are added to those that the spec gives to every child. `body` follows
+    the metadata.
     """
+    common = service.spec.metadata
 
     metadata: Object = {
         "name": child_name(service.name, suffix),
         "namespace": service.namespace,
-        "labels": {**(labels or {}), **child_labels(service.name)},
+        "labels": {**common.labels, **(labels or {}), **child_labels(service.name)},
     }
-    if annotations:
-        metadata["annotations"] = dict(annotations)
+    if common.annotations or annotations:
+        metadata["annotations"] = {**common.annotations, **(annotations or {})}
     if owned:
         metadata["ownerReferences"] = [owner_reference(service)]
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body}

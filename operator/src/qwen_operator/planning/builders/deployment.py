@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import math
+import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
 from qwen_operator.api import QwenService, QwenServiceSpec
 from qwen_operator.api.names import (
+    APPLIED_TEMPLATE_ANNOTATION,
     OPERATOR_VERSION_ANNOTATION,
     SPEC_HASH_ANNOTATION,
     TEMPLATE_HASH_ANNOTATION,
@@ -19,7 +24,8 @@ from qwen_operator.planning.builders.pod import pod_template
 
 # The sections of the spec that affect pods. The others (replicas, alerts, ...) never restart a pod.
 _POD_SECTIONS: Final = {
-    "model", "engine", "gpu", "resources", "limits", "auth", "scheduling", "cache", "probes", "drain", "pod_template",
+    "model", "engine", "gpu", "resources", "limits", "auth", "scheduling", "cache", "probes", "drain", "metadata",
+    "pod_template",
 }  # fmt: skip
 _IntOrPercent = int | str
 
@@ -37,6 +43,7 @@ def build_deployment(service: QwenService, image: str, operator_version: str) ->
             TEMPLATE_HASH_ANNOTATION: stable_hash(template),
             SPEC_HASH_ANNOTATION: spec_hash(spec),
             OPERATOR_VERSION_ANNOTATION: operator_version,
+            APPLIED_TEMPLATE_ANNOTATION: pack(template),
         },
         spec={
             "replicas": spec.replicas,
@@ -53,18 +60,45 @@ def build_deployment(service: QwenService, image: str, operator_version: str) ->
 
 
 def keep_template(desired: Object, live: Mapping[str, Any]) -> Object:
-    """The desired Deployment with the live pod template and the annotations that describe it."""
+    """The desired Deployment with the pod template that was applied last, and the annotations that
+    describe it.
+
+    The live template may contain what others changed, so it is used only where none was recorded.
+    """
 
     recorded = live["metadata"].get("annotations") or {}
     names = (TEMPLATE_HASH_ANNOTATION, SPEC_HASH_ANNOTATION, OPERATOR_VERSION_ANNOTATION)
     annotations = {**desired["metadata"]["annotations"], **{name: recorded[name] for name in names if name in recorded}}
-    template = dict(live["spec"]["template"])
-    template["metadata"] = {key: value for key, value in template["metadata"].items() if key != "creationTimestamp"}
+    template = unpack(recorded.get(APPLIED_TEMPLATE_ANNOTATION, "")) or _live_template(live)
     return {
         **desired,
-        "metadata": {**desired["metadata"], "annotations": annotations},
+        "metadata": {
+            **desired["metadata"],
+            "annotations": {**annotations, APPLIED_TEMPLATE_ANNOTATION: pack(template)},
+        },
         "spec": {**desired["spec"], "template": template},
     }
+
+
+def pack(template: Object) -> str:
+    """A pod template as the value of an annotation: compressed JSON."""
+    text = json.dumps(template, sort_keys=True, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def unpack(value: str) -> Object | None:
+    """The pod template in the value of an annotation; None if it cannot be read."""
+    try:
+        template = json.loads(zlib.decompress(base64.b64decode(value, validate=True)))
+    except (binascii.Error, zlib.error, ValueError):
+        return None
+    return template if isinstance(template, dict) and "spec" in template else None
+
+
+def _live_template(live: Mapping[str, Any]) -> Object:
+    template = dict(live["spec"]["template"])
+    template["metadata"] = {key: value for key, value in template["metadata"].items() if key != "creationTimestamp"}
+    return template
 
 
 def only_operator_changed(desired: Object, live: Mapping[str, Any]) -> bool:
@@ -78,6 +112,12 @@ def only_operator_changed(desired: Object, live: Mapping[str, Any]) -> bool:
         and made_from != wanted[TEMPLATE_HASH_ANNOTATION]
         and recorded.get(SPEC_HASH_ANNOTATION) == wanted[SPEC_HASH_ANNOTATION]
     )
+
+
+def rolled_out(live: Mapping[str, Any]) -> bool:
+    """Whether the pods of the current template have all been available once."""
+    conditions = (live.get("status") or {}).get("conditions") or ()
+    return any(item["type"] == "Progressing" and item.get("reason") == "NewReplicaSetAvailable" for item in conditions)
 
 
 def spec_hash(spec: QwenServiceSpec) -> str:

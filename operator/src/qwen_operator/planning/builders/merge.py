@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-_LIST_KEYS: Final[dict[str, tuple[str, ...]]] = {
+LIST_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "containers": ("name",),
     "initContainers": ("name",),
     "env": ("name",),
@@ -28,7 +28,7 @@ _LIST_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "hostAliases": ("ip",),
     "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
 }
-_KEY_DEFAULTS: Final = {"protocol": "TCP"}
+KEY_DEFAULTS: Final = {"protocol": "TCP"}
 _PROBE_HANDLERS: Final = frozenset({"httpGet", "tcpSocket", "exec", "grpc"})
 _UNIONS: Final[dict[str, frozenset[str]]] = {
     "env": frozenset({"value", "valueFrom"}),
@@ -59,7 +59,7 @@ def merge(base: Mapping[str, Any], patch: Mapping[str, Any], field: str = "") ->
 def _merge_value(base: Any, patch: Any, field: str) -> Any:
     if isinstance(patch, Mapping):
         return merge(base if isinstance(base, Mapping) else {}, patch, field)
-    if isinstance(patch, list) and field in _LIST_KEYS and all(isinstance(item, Mapping) for item in patch):
+    if isinstance(patch, list) and field in LIST_KEYS and all(isinstance(item, Mapping) for item in patch):
         return _merge_list(base if isinstance(base, list) else [], patch, field)
     return patch
 
@@ -78,7 +78,7 @@ def _merge_list(base: list[Any], patch: list[Any], field: str) -> list[Any]:
 def _identity(item: Mapping[str, Any], field: str) -> tuple[str, ...]:
     # As text, because a free-form patch may have a list as a name, which the API server rejects.
 
-    return tuple(json.dumps(item.get(key, _KEY_DEFAULTS.get(key)), sort_keys=True) for key in _LIST_KEYS[field])
+    return tuple(json.dumps(item.get(key, KEY_DEFAULTS.get(key)), sort_keys=True) for key in LIST_KEYS[field])
 
 
 def _displaced(key: str, patch: Mapping[str, Any], field: str) -> bool:

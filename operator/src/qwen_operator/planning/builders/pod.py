@@ -43,10 +43,11 @@ def pod_template(name: str, spec: QwenServiceSpec, image: str) -> Object:
 
     Selector labels always win.
     """
-    extra = spec.pod_template
-    metadata: Object = {"labels": {**extra.metadata.labels, **child_labels(name)}}
-    if extra.metadata.annotations:
-        metadata["annotations"] = dict(extra.metadata.annotations)
+    extra, common = spec.pod_template, spec.metadata
+    metadata: Object = {"labels": {**common.labels, **extra.metadata.labels, **child_labels(name)}}
+    annotations = {**common.annotations, **extra.metadata.annotations}
+    if annotations:
+        metadata["annotations"] = annotations
     return {"metadata": metadata, "spec": merge(_pod_spec(name, spec, image), extra.spec)}
 
 

@@ -114,6 +114,7 @@ class Gpu(Exact):
     total_gb: float = Field(ge=0)
     free_gb: float = Field(ge=0, description="total - allocated")
     utilization_percent: Percent = Field(description="allocated / total")
+    uuids: list[str] = Field(default=[], description="UUIDs of the devices; left out where there is no GPU")
 
 
 class Errors(Exact):

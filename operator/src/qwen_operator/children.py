@@ -1,0 +1,191 @@
+"""Makes the children of a QwenService what was planned: applies, removes and adopts them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from qwen_operator.api import QwenService
+from qwen_operator.api.names import CONFIG_HASH_ANNOTATION
+from qwen_operator.api.objects import Key, Object
+from qwen_operator.kube.cache import ClusterCache
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    KubeError,
+    NamespaceEndingError,
+    NotFoundError,
+)
+from qwen_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, PODS, Resource, resource_for, resource_of
+from qwen_operator.planning.builders.common import stable_hash
+from qwen_operator.planning.builders.deployment import keep_template
+from qwen_operator.planning.builders.ownership import is_applied, is_ours, stamped
+from qwen_operator.planning.plan import Reference
+from qwen_operator.process.operator_metrics import WRITES
+from qwen_operator.status.conditions import ApplyError
+
+logger = logging.getLogger(__name__)
+
+TAKEN_SECONDS: Final = 15.0
+"""How often a name is looked at again that an object of somebody else has."""
+_WATCH_LAG: Final = 1.0
+"""Seconds within which a watch delivers what a write has created."""
+
+# What the pods mount, and what a route sends requests to. Without it the child would do harm.
+_NEEDS: Final = {"Deployment": ("ConfigMap", "PersistentVolumeClaim"), "HTTPRoute": ("Service",)}
+
+
+class Children:
+    """The children of all services. At most one call at a time for each service.
+
+    `again(key, seconds)` is called for a service that must be looked at later.
+    """
+
+    def __init__(self, kube: KubeClient, cluster: ClusterCache, again: Callable[[Key, float], None]) -> None:
+        self._kube = kube
+        self._cluster = cluster
+        self._again = again
+        self._created: dict[tuple[Resource, Key], tuple[float, Object]] = {}
+
+    def live(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """The child that exists, also if the watch has not delivered it yet."""
+        place = (resource, (namespace, name))
+        found = self._cluster.child(resource, namespace, name)
+        created = self._created.get(place)
+        if created is not None and (found is not None or time.monotonic() - created[0] > _WATCH_LAG):
+            del self._created[place]
+        return found if found is not None or place not in self._created else self._created[place][1]
+
+    def own(self, resource: Resource, service: QwenService, name: str) -> Object | None:
+        """The same, None if it is somebody else's."""
+        found = self.live(resource, service.namespace, name)
+        return found if found is not None and is_ours(found, service) else None
+
+    async def apply(
+        self, key: Key, service: QwenService, planned: Sequence[Object]
+    ) -> tuple[list[ApplyError], KubeError | None]:
+        """Applies the children that differ. Returns the errors and the first retryable one.
+
+        An error holds back only the children that need the refused one.
+        """
+        errors: list[ApplyError] = []
+        retry: KubeError | None = None
+        for child in planned:
+            kind = child["kind"]
+            if self._lacks(child, errors):
+                continue
+            try:
+                errors += await self._apply(key, service, child)
+            except NamespaceEndingError:
+                continue  # the QwenService will be deleted, too
+            except KubeError as error:
+                errors.append(ApplyError("ApplyFailed", f"{kind} {child['metadata']['name']}: {error.message}", kind))
+                retry = retry or (None if isinstance(error, InvalidError) else error)
+        return errors, retry
+
+    async def remove(self, service: QwenService, references: Sequence[Reference]) -> KubeError | None:
+        """Deletes what the spec no longer asks for.
+
+        Returns the last error: the status is written anyway.
+        """
+        failure = None
+        for reference in references:
+            resource = resource_of(reference.api_version, reference.kind)
+            found = self.own(resource, service, reference.name)
+            if found is None:
+                continue
+            try:
+                await self._kube.delete(resource, reference.name, service.namespace, uid=found["metadata"]["uid"])
+            except KubeError as error:
+                failure = error
+                continue
+            WRITES.labels(reference.kind).inc()
+            logger.info("removed %s %s/%s", reference.kind, service.namespace, reference.name)
+        return failure
+
+    def forget(self, key: Key) -> None:
+        """Drops what is known about a service's children. Others have names of their own."""
+        now = time.monotonic()
+        for place in [place for place, (since, _) in self._created.items() if now - since > _WATCH_LAG]:
+            del self._created[place]
+
+    def _lacks(self, child: Object, errors: Sequence[ApplyError]) -> bool:
+        """Whether a child that does not exist yet needs one that was refused."""
+        needs = _NEEDS.get(child["kind"], ())
+        metadata = child["metadata"]
+        return any(error.kind in needs for error in errors) and (
+            self.live(resource_for(child), metadata["namespace"], metadata["name"]) is None
+        )
+
+    async def _apply(self, key: Key, service: QwenService, planned: Object) -> list[ApplyError]:
+        """Applies one child if it differs."""
+        child = stamped(planned)
+        resource, name = resource_for(child), child["metadata"]["name"]
+        live = self.live(resource, key[0], name)
+        if live is not None and is_ours(live, service) and is_applied(child, live):
+            return []
+        if live is None:
+            live = await self._look(resource, key, name)
+        if live is not None and not is_ours(live, service):
+            self._again(key, TAKEN_SECONDS)
+            message = f"{child['kind']} {name} exists and belongs to something else. Rename one of the two."
+            return [ApplyError("NameTaken", message, child["kind"])]
+        try:
+            await self._write(key, child)
+        except InvalidError as error:
+            if resource is not DEPLOYMENTS:
+                raise
+            await self._keep_template(key, planned, live)
+            return [ApplyError("InvalidPodTemplate", error.message, child["kind"])]
+        except ForbiddenError as error:
+            if resource is DEPLOYMENTS and not isinstance(error, NamespaceEndingError):
+                await self._keep_template(key, planned, live)
+            raise
+        return []
+
+    async def _look(self, resource: Resource, key: Key, name: str) -> Object | None:
+        """An object that the cache does not have: it has only objects with our label."""
+        try:
+            return await self._kube.get(resource, name, key[0])
+        except NotFoundError:
+            return None
+
+    async def _keep_template(self, key: Key, planned: Object, live: Object | None) -> None:
+        """Applies the rest of a Deployment whose pod template was refused, such as its replicas."""
+        if live is None:
+            return
+        kept = stamped(keep_template(planned, live))
+        if not is_applied(kept, live):
+            try:
+                await self._write(key, kept)
+            except (InvalidError, ForbiddenError) as error:
+                logger.debug("the Deployment is refused with its old template, too: %s", error)
+
+    async def _write(self, key: Key, child: Object) -> None:
+        applied = await self._kube.apply(child)
+        WRITES.labels(child["kind"]).inc()
+        resource, name = resource_for(child), child["metadata"]["name"]
+        if self._cluster.child(resource, key[0], name) is None:
+            self._created[(resource, (key[0], name))] = (time.monotonic(), applied)
+            self._again(key, _WATCH_LAG + 0.1)
+        self._cluster.store_child(resource, applied)
+        if resource is CONFIG_MAPS:
+            await self._nudge(key, stable_hash(child["data"]))
+
+    async def _nudge(self, key: Key, digest: str) -> None:
+        """Changes an annotation of the pods: this makes the kubelet refresh their ConfigMap."""
+
+        for pod in self._cluster.pods(key):
+            metadata = pod["metadata"]
+            body = {"metadata": {"uid": metadata["uid"], "annotations": {CONFIG_HASH_ANNOTATION: digest}}}
+            if (metadata.get("annotations") or {}).get(CONFIG_HASH_ANNOTATION) == digest:
+                continue
+            try:
+                self._cluster.pod_informer.store(await self._kube.patch(PODS, metadata["name"], key[0], body))
+            except (NotFoundError, ConflictError):
+                continue
+            WRITES.labels("nudge").inc()

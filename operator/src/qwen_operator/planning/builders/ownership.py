@@ -1,0 +1,92 @@
+"""Which objects belong to a service, and whether they still are what was applied. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from qwen_operator.api import QwenService
+from qwen_operator.api.names import APPLIED_HASH_ANNOTATION, FIELD_MANAGER, child_labels
+from qwen_operator.api.objects import Object, is_owned_by
+from qwen_operator.planning.builders.common import stable_hash
+
+
+def is_ours(obj: Mapping[str, Any], service: QwenService) -> bool:
+    """Whether the service owns an object, or may adopt it: it has the service's labels and nothing
+    else controls it.
+
+    Owners are lost by `kubectl delete --cascade=orphan` and by some backups. A cache claim that is
+    retained has none at any time.
+    """
+    if is_owned_by(obj, service.uid):
+        return True
+    metadata = obj["metadata"]
+    controlled = any(owner.get("controller") for owner in metadata.get("ownerReferences") or ())
+    return not controlled and child_labels(service.name).items() <= (metadata.get("labels") or {}).items()
+
+
+def stamped(child: Object) -> Object:
+    """A child with an annotation that holds its hash, by which a later process knows it again."""
+    metadata = child["metadata"]
+    annotations = {**metadata.get("annotations", {}), APPLIED_HASH_ANNOTATION: stable_hash(child)}
+    return {**child, "metadata": {**metadata, "annotations": annotations}}
+
+
+def is_applied(child: Object, live: Mapping[str, Any]) -> bool:
+    """Whether an object still is what applying the stamped child made of it.
+
+    The API server records who set each field. Whoever changes a field takes it from us, so nobody
+    has touched a child whose fields are all ours. Fields that we do not set do not matter.
+    """
+    annotations = live["metadata"].get("annotations") or {}
+    if annotations.get(APPLIED_HASH_ANNOTATION) != child["metadata"]["annotations"][APPLIED_HASH_ANNOTATION]:
+        return False
+    metadata = {
+        name: child["metadata"][name]
+        for name in ("labels", "annotations", "ownerReferences")
+        if name in child["metadata"]
+    }
+    body = {name: value for name, value in child.items() if name not in ("apiVersion", "kind", "metadata")}
+    return any(
+        _owns(entry.get("fieldsV1") or {}, {**body, "metadata": metadata})
+        for entry in live["metadata"].get("managedFields") or ()
+        if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+    )
+
+
+def _owns(fields: Mapping[str, Any], value: Any) -> bool:
+    """Whether a set of fields (FieldsV1) has all fields of a value."""
+    if isinstance(value, Mapping):
+        return all(
+            f"f:{name}" in fields and _owns_below(fields[f"f:{name}"], part)
+            for name, part in value.items()
+            if part is not None and part not in ({}, [])
+        )
+    if isinstance(value, list):
+        return all(_owns_item(fields, item) for item in value)
+    return True
+
+
+def _owns_below(fields: Mapping[str, Any], value: Any) -> bool:
+    # Without further fields it is a single value, or a list or map that is set as a whole.
+    return not fields or _owns(fields, value)
+
+
+def _owns_item(fields: Mapping[str, Any], item: Any) -> bool:
+    """Whether a list's fields have an item: by its keys, or by its value if it has none."""
+    if not isinstance(item, Mapping):
+        return f"v:{json.dumps(item, separators=(',', ':'))}" in fields
+    return any(
+        _owns_below(fields[name], item) for name in fields if name.startswith("k:") and _has(item, json.loads(name[2:]))
+    )
+
+
+def _has(item: Mapping[str, Any], keys: Mapping[str, Any]) -> bool:
+    """Whether an item has these keys. One that is not set has the API server's default."""
+    return any(key in item for key in keys) and all(item.get(key, value) == value for key, value in keys.items())
+
+
+def labels_select(selector: Mapping[str, str] | None, pod: Mapping[str, Any]) -> bool:
+    """Whether the selector of a Service selects a pod. None and an empty one select nothing."""
+    return bool(selector) and (selector or {}).items() <= (pod["metadata"].get("labels") or {}).items()

@@ -1,0 +1,57 @@
+"""Why the server's container exited, and what to do about it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+# The server's exit codes.
+ENGINE_DIED: Final = 70
+CONFIGURATION: Final = 78
+
+# Why a download failed, by the text of the error, with what to do.
+_DOWNLOAD_FAILED: Final = {
+    re.compile(pattern, re.IGNORECASE): advice
+    for pattern, advice in (
+        (
+            r"No space left on device|not enough free disk space|Disk quota exceeded",
+            "The disk is full: increase cache.size, or the ephemeral storage of the node.",
+        ),
+        (
+            r"429 Client Error|Too Many Requests",
+            "The hub limits the number of requests: wait, set a token, or use a mirror (HF_ENDPOINT).",
+        ),
+        (
+            r"gated ?repo|401 Client Error|403 Client Error|Unauthorized|Access to model .* is restricted",
+            "The hub denies access: check the token's Secret, its access to the model, and the model's name.",
+        ),
+        (
+            r"RepositoryNotFound|repository not found|RevisionNotFound|RemoteEntryNotFound|404 Client Error",
+            "The hub does not have it: check the repository and the revision in model.source.",
+        ),
+        (
+            r"couldn't connect to|could not connect to|Max retries exceeded|Failed to resolve|LocalEntryNotFound|"
+            r"Name or service not known|Temporary failure in name resolution|Read timed out",
+            "The hub cannot be reached: check DNS, the network, NetworkPolicies and the proxy, or use a mirror "
+            "(HF_ENDPOINT).",
+        ),
+    )
+}
+_OUT_OF_MEMORY: Final = re.compile(r"out of memory|OutOfMemoryError|cannot allocate memory", re.IGNORECASE)
+_MEMORY: Final = "Increase resources.limits.memory."
+_GPU_MEMORY: Final = "Reduce engine.gpuMemoryUtilization or engine.maxModelLen, or use more GPUs."
+
+
+def exit_reason(last: Mapping[str, Any], code: int, text: str, looping: bool) -> tuple[str, str]:
+    """The reason of the server's exit, and what to do if the reason does not say it."""
+    if last.get("reason") == "OOMKilled":
+        return "OutOfMemory", _MEMORY
+    if _OUT_OF_MEMORY.search(text):
+        return "OutOfMemory", _GPU_MEMORY if "cuda" in text.lower() else ""
+    if code == CONFIGURATION:
+        found = [advice for pattern, advice in _DOWNLOAD_FAILED.items() if pattern.search(text)]
+        return ("ModelDownloadFailed", found[0]) if found else ("ModelLoadFailed", "")
+    if code == ENGINE_DIED:
+        return "EngineFailed", ""
+    return "CrashLoopBackOff" if looping else "EngineFailed", ""

@@ -1,0 +1,47 @@
+"""What the Events of a pod say about its start. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+# What the kubelet could not do, and the reason in our status.
+_TROUBLE: Final = {
+    "FailedMount": "VolumeNotMounted",
+    "FailedAttachVolume": "VolumeNotMounted",
+    "FailedMapVolume": "VolumeNotMounted",
+    "FailedCreatePodSandBox": "SandboxFailed",
+    "NetworkNotReady": "SandboxFailed",
+}
+_MISSING: Final = re.compile(
+    r"(secret|configmap) \"[^\"]*\" not found|references? non-existent (secret|config)", re.IGNORECASE
+)
+_PULLING: Final = "Pulling"
+_LATER: Final = {_PULLING, "Pulled", "Created", "Started"}
+"""Volumes are mounted and the sandbox exists before the kubelet pulls an image."""
+
+
+def explain(events: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Reason and detail of a pod that has not started; None if its Events say nothing."""
+    told = sorted(
+        (event for event in events if event.get("reason") in _TROUBLE or event.get("reason") in _LATER),
+        key=_time,
+    )
+    if not told:
+        return None
+    last = told[-1]
+    reason, message = last["reason"], last.get("message", "")
+    if reason == _PULLING:
+        return "Starting", f"an image is being pulled since {_time(last)}: {message}"
+    if reason not in _TROUBLE:
+        return None
+    missing = reason == "FailedMount" and _MISSING.search(message)
+    return "ContainerConfigError" if missing else _TROUBLE[reason], message or reason
+
+
+def _time(event: Mapping[str, Any]) -> str:
+    """When it happened last, with whole seconds."""
+    series = event.get("series") or {}
+    times = (event.get("lastTimestamp"), series.get("lastObservedTime"), event.get("eventTime"))
+    return max((str(time)[:19] + "Z" for time in times if time), default=str(event.get("firstTimestamp") or ""))

@@ -1,0 +1,127 @@
+"""Applying children: what is refused or belongs to somebody else holds back nothing but itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from qwen_operator.api import QwenService
+from qwen_operator.api.objects import Key
+from qwen_operator.children import TAKEN_SECONDS, Children
+from qwen_operator.kube.errors import ForbiddenError, InvalidError, KubeError, NotFoundError
+from qwen_operator.kube.resources import Resource
+from tests.unit.qwen_operator.objects import Object, planned, service
+
+KEY: Key = ("default", "news")
+FULL = service(
+    networkPolicy={"enabled": True}, cache={"size": "1Gi"}, route={"parentRefs": [{"name": "gateway"}]}, replicas=2
+)
+
+
+class Cluster:
+    """The API server and the cache of what it has."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.refused: dict[str, KubeError] = {}
+        self.calls: list[tuple[str, str]] = []
+
+    async def get(self, resource: Resource, name: str, _: str) -> Object:
+        self.calls.append(("get", resource.kind))
+        if (resource.kind, name) not in self.objects:
+            raise NotFoundError(404, "not found")
+        return self.objects[(resource.kind, name)]
+
+    async def apply(self, obj: Object) -> Object:
+        self.calls.append(("apply", obj["kind"]))
+        refusal = self.refused.get(obj["kind"])
+        if refusal is not None and "bad" in str(obj):
+            raise refusal
+        applied = copy.deepcopy(obj)
+        self.objects[(obj["kind"], obj["metadata"]["name"])] = applied
+        return applied
+
+    def child(self, resource: Resource, _: str, name: str) -> Object | None:
+        found = self.objects.get((resource.kind, name))
+        labelled = found is not None and "app.kubernetes.io/managed-by" in found["metadata"].get("labels", {})
+        return found if labelled else None
+
+    def store_child(self, *_: Any) -> None:
+        """What was applied is known already."""
+
+    def pods(self, _: Key) -> list[Object]:
+        return []
+
+    def kinds(self, call: str = "apply") -> list[str]:
+        return [kind for name, kind in self.calls if name == call]
+
+
+async def apply(cluster: Cluster, subject: QwenService, again: list[float] | None = None) -> list[tuple[str, str]]:
+    """Applies the plan. Returns reason and kind of the errors."""
+    fake: Any = cluster
+    children = Children(fake, fake, lambda _, seconds: None if again is None else again.append(seconds))
+    todo = planned(subject, has_http_route=True)
+    errors, _ = await children.apply(KEY, subject, todo.children)
+    return [(error.reason, error.kind) for error in errors]
+
+
+def taken(kind: str, name: str = "news") -> tuple[tuple[str, str], Object]:
+    return (kind, name), {"kind": kind, "metadata": {"name": name, "uid": "x"}, "spec": {"template": {"metadata": {}}}}
+
+
+async def test_all_children_are_applied_without_a_trial() -> None:
+    cluster = Cluster()
+    assert await apply(cluster, FULL) == []
+    assert cluster.kinds() == [child["kind"] for child in planned(FULL, has_http_route=True).children]
+
+
+async def test_an_object_of_somebody_else_is_left_and_looked_at_again() -> None:
+    cluster, again = Cluster(), list[float]()
+    cluster.objects.update([taken("Deployment")])
+    assert await apply(cluster, FULL, again) == [("NameTaken", "Deployment")]
+    assert TAKEN_SECONDS in again
+    assert "Deployment" not in cluster.kinds()
+    assert {"Service", "ConfigMap", "NetworkPolicy", "HTTPRoute"} <= set(cluster.kinds())
+
+
+async def test_no_route_leads_to_a_service_of_somebody_else() -> None:
+    cluster = Cluster()
+    cluster.objects.update([taken("Service")])
+    assert await apply(cluster, FULL) == [("NameTaken", "Service")]
+    assert "HTTPRoute" not in cluster.kinds()
+    assert "Deployment" in cluster.kinds()
+
+
+@pytest.mark.parametrize(("kind", "name"), [("ConfigMap", "news-alerts"), ("PersistentVolumeClaim", "news-cache")])
+async def test_no_pods_are_made_that_would_mount_what_somebody_else_has(kind: str, name: str) -> None:
+    cluster = Cluster()
+    cluster.objects.update([taken(kind, name)])
+    assert await apply(cluster, FULL) == [("NameTaken", kind)]
+    assert "Deployment" not in cluster.kinds()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [(InvalidError(422, "spec.template.spec: bad"), "InvalidPodTemplate"), (ForbiddenError(403, "no"), "ApplyFailed")],
+)
+async def test_a_refused_template_does_not_hold_back_replicas(refusal: KubeError, reason: str) -> None:
+    cluster = Cluster()
+    await apply(cluster, FULL)
+    cluster.refused["Deployment"] = refusal
+    bad = service(replicas=5, podTemplate={"spec": {"schedulerName": "bad"}}, networkPolicy={"enabled": True})
+    assert await apply(cluster, bad) == [(reason, "Deployment")]
+    kept = cluster.objects[("Deployment", "news")]
+    assert kept["spec"]["replicas"] == 5
+    assert "bad" not in str(kept)
+    assert cluster.kinds()[-2:] == ["PodDisruptionBudget", "NetworkPolicy"]
+
+
+async def test_an_orphan_is_adopted() -> None:
+    cluster = Cluster()
+    await apply(cluster, FULL)
+    deployment = cluster.objects[("Deployment", "news")]
+    owners = deployment["metadata"].pop("ownerReferences")
+    assert await apply(cluster, FULL) == []
+    assert cluster.objects[("Deployment", "news")]["metadata"]["ownerReferences"] == owners

@@ -1,0 +1,208 @@
+"""The process: what ends it, and that nothing goes on acting after that."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+
+from qwen_operator import __main__ as process
+from qwen_operator.acting import EXIT_LOST, Acting
+from qwen_operator.api.objects import Object
+from qwen_operator.controller import Controller
+from qwen_operator.kube.client import KubeClient
+from qwen_operator.kube.lease import Leader
+from qwen_operator.kube.resources import QWEN_SERVICES
+from qwen_operator.process.health import Health
+from qwen_operator.process.settings import Settings, read_settings
+from tests.unit.qwen_operator.kube_server import Objects, Server, refusal, until
+
+SERVICE = {
+    "apiVersion": "qwen-vllm.io/v1alpha1",
+    "kind": "QwenService",
+    "metadata": {"namespace": "n", "name": "news", "uid": "u", "resourceVersion": "1", "generation": 1},
+    "spec": {"engine": {"device": "cpu"}, "model": {"source": {"builtin": "x"}}},
+}
+
+
+def settings(*flags: str) -> Settings:
+    return read_settings(["--server-image-cpu=a", "--server-image-cuda=b", "--metrics-port=0", *flags], {})
+
+
+def service(name: str = "news", **metadata: Any) -> Object:
+    return {**SERVICE, "metadata": {**SERVICE["metadata"], "name": name, **metadata}}  # type: ignore[dict-item]
+
+
+class Work:
+    """In place of the controller."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.running = asyncio.Event()
+        self.stopped_at = 0.0
+
+    async def run(self) -> None:
+        self.running.set()
+        try:
+            if self.failure is not None:
+                raise self.failure
+            await asyncio.Event().wait()
+        finally:
+            self.stopped_at = time.monotonic()
+
+
+def acting(work: Work, ending: asyncio.Event, ends: list[float]) -> Acting:
+    async def stopped() -> None:
+        ends.append(time.monotonic())
+
+    return Acting(cast("Controller", work), ending, stopped)
+
+
+async def test_the_controller_runs_within_kopf_and_the_lease_is_released_after_it(server: Server) -> None:
+    server.answer = Objects()
+    work, ending, ends = Work(), asyncio.Event(), list[float]()
+    running = asyncio.create_task(acting(work, ending, ends).run())
+    await asyncio.wait_for(work.running.wait(), 10)
+    ending.set()
+    assert await asyncio.wait_for(running, 10) == 0
+    assert 0 < work.stopped_at <= ends[0]
+
+
+async def test_a_failed_controller_ends_the_process_with_an_error(server: Server) -> None:
+    server.answer = Objects()
+    ends = list[float]()
+    running = acting(Work(RuntimeError("broken")), asyncio.Event(), ends).run()
+    assert await asyncio.wait_for(running, 10) == EXIT_LOST
+    assert len(ends) == 1
+
+
+async def test_the_end_of_kopf_ends_the_controller_and_the_process(server: Server) -> None:
+    objects, work, ends = Objects(), Work(), list[float]()
+    failing = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await failing.wait()  # kopf asks which kinds there are
+        return refusal(404)
+
+    server.answer = answer
+    running = asyncio.create_task(acting(work, asyncio.Event(), ends).run())
+    await asyncio.wait_for(work.running.wait(), 10)
+    failing.set()
+    assert await asyncio.wait_for(running, 10) == EXIT_LOST
+    assert work.stopped_at > 0
+    assert len(ends) == 1
+    assert objects.lists == []
+
+
+@pytest.mark.parametrize("broken", ["returns", "raises"])
+async def test_a_process_without_its_lease_does_not_act(
+    server: Server, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    works: list[Work] = []
+
+    def controller(*_: object) -> Work:
+        works.append(Work())
+        return works[0]
+
+    async def hold(_: Leader) -> None:
+        await works[0].running.wait()
+        if broken == "raises":
+            raise AttributeError("nobody thought of this")
+
+    server.answer = Objects()
+    monkeypatch.setattr(process, "Controller", controller)
+    monkeypatch.setattr(Leader, "acquire", lambda _: asyncio.sleep(0))
+    monkeypatch.setattr(Leader, "hold", hold)
+    assert await asyncio.wait_for(process.run(settings()), 10) == EXIT_LOST
+    assert works[0].stopped_at > 0
+
+
+async def run_controller(kube: KubeClient, health: Health, *flags: str) -> tuple[Controller, asyncio.Task[None]]:
+    controller = Controller(kube, settings("--resync-seconds=1", *flags), health)
+    return controller, asyncio.create_task(controller.run())
+
+
+async def stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+async def test_readiness_tells_whether_services_are_heard_of(
+    server: Server, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qwen_operator.controller._SILENCE", 0.0)
+    server.answer = objects = Objects()
+    health = Health()
+    objects.refuse = lambda _: refusal(404)
+    controller, task = await run_controller(kube, health)
+    await until(lambda: len(objects.lists) >= 2)
+    assert not health.ready
+    objects.refuse = lambda _: None
+    await until(lambda: health.ready)
+    objects.put(service())
+    await until(lambda: ("n", "news") in controller.cluster.services)
+    objects.delete("news", quietly=True)
+    objects.refuse = lambda _: refusal(404)
+    await until(lambda: not health.ready)
+    await until(lambda: not controller.cluster.services)
+    assert not task.done()
+    await stop(task)
+
+
+async def test_services_whose_objects_cannot_be_listed_are_left_alone(server: Server, kube: KubeClient) -> None:
+    objects = Objects()
+    denied = True
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if denied and request.path.endswith("/namespaces/n/pods"):
+            return refusal(403)
+        if request.path.endswith("/qwenservices/news"):
+            return web.json_response(service())
+        if request.method == "PATCH":
+            return web.json_response({**(await request.json()), "status": {}})
+        if request.path.rpartition("/")[2].startswith("news"):
+            return refusal(404)
+        return await objects(request)
+
+    server.answer = answer
+    objects.put(service())
+    controller, task = await run_controller(kube, Health(), "--watch-namespaces=n")
+    await until(lambda: ("n", "news") in controller.cluster.services)
+    await asyncio.sleep(1.0)
+    assert {method for method, *_ in server.asked} == {"GET"}
+    assert controller._remediator._loops == {}
+    denied = False
+    await until(lambda: any("/deployments/" in path for method, path, *_ in server.asked if method == "PATCH"), 20)
+    await stop(task)
+
+
+async def test_the_answer_to_a_late_write_does_not_bring_a_deleted_service_back(kube: KubeClient) -> None:
+    cluster = Controller(kube, settings(), Health()).cluster
+    cluster.store_service(service())
+    cluster.forget_service(("n", "news"))
+    cluster.store_service(service(resourceVersion="2"))
+    assert cluster.service(("n", "news")) is None
+    cluster.store_service(service(uid="another"))
+    assert cluster.service(("n", "news")) is not None
+
+
+async def test_calls_have_connections_however_many_watches_there_are(
+    server: Server, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = Objects()
+    namespaces = ",".join(f"team-{number}" for number in range(50))
+    health = Health()
+    _, task = await run_controller(kube, health, f"--watch-namespaces={namespaces}")
+
+    def watches() -> int:
+        return sum("watch" in query for _, _, query, _, _ in server.asked)
+
+    await until(lambda: health.ready and watches() >= 50 * 9, 60)
+    started = time.monotonic()
+    await kube.get(QWEN_SERVICES, "news", "team-1")
+    assert time.monotonic() - started < 5
+    assert not task.done()
+    await stop(task)

@@ -1,0 +1,455 @@
+"""What evidence is worth: stale intents, silent pods, missed polls, and clocks that jump."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from qwen_operator.api import RestartIntent
+from qwen_operator.remediation.steps import (
+    BeginRestart,
+    CloseGate,
+    ExecuteRestart,
+    FinishRestart,
+    OpenGate,
+    WouldDo,
+)
+from qwen_operator.remediation.values import Gate, Rollout
+from tests.unit.qwen_operator.remediation_world import ALERTS, EPOCH, Patient, World, policy
+
+HUNG = frozenset({"EngineUnresponsive"})
+ERRORS = frozenset({"HighErrorRate"})
+BROKEN = frozenset({"GPUUnhealthy"})
+
+
+def until(world: World, kind: type, seconds: float = 300.0) -> None:
+    """Runs rounds until a step of this kind was decided."""
+    end = world.mono + seconds
+    while not world.steps(kind):
+        assert world.mono < end, f"no {kind.__name__} within {seconds} s"
+        world.round()
+
+
+def away(world: World, seconds: float) -> None:
+    """The operator is away, and forgets what it knew."""
+    world.forget()
+    world.advance(seconds)
+
+
+def outcomes(world: World) -> list[str]:
+    return [step.outcome for step in world.steps(FinishRestart) if isinstance(step, FinishRestart)]
+
+
+# Intents.
+
+
+def test_an_old_intent_is_not_executed_on_a_pod_that_is_well() -> None:
+    world = World.of(2)
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    until(world, BeginRestart)
+    away(world, 600.0)
+    world["u0"].alerts, world["u0"].generates = frozenset(), True
+    world.rounds(40.0)
+    assert world.steps(ExecuteRestart) == []
+    assert outcomes(world) == ["Cancelled"]
+    assert world.ledger.restart_times == []  # refunded
+    assert world.gate("u0") is Gate.OPEN
+
+
+def test_an_old_intent_is_executed_once_if_the_pod_is_still_hung() -> None:
+    world = World.of(2)
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    until(world, BeginRestart)
+    away(world, 600.0)
+    world.round()
+    assert world.steps(ExecuteRestart) == []  # one poll is not enough
+    world.rounds(60.0)
+    assert len(world.steps(ExecuteRestart)) == 1
+    assert world["u0"].pod.restarts == 1
+
+
+def test_an_intent_without_evidence_is_cancelled_after_a_minute() -> None:
+    world = World.of(2)
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    until(world, BeginRestart)
+    away(world, 600.0)
+    world["u0"].silent = True
+    world.rounds(70.0)
+    assert world.steps(ExecuteRestart) == []
+    assert outcomes(world) == ["Cancelled"]
+    assert world.gate("u0") is Gate.OPEN
+
+
+def test_an_intent_is_not_executed_after_a_rollout_has_begun() -> None:
+    world = World.of(3, policy(drain=30.0))
+    world["u0"].alerts, world["u0"].busy = ERRORS, 1
+    until(world, BeginRestart)
+    world.rollout = Rollout(under_way=True)
+    world.rounds(60.0)
+    assert world.steps(ExecuteRestart) == []
+    assert outcomes(world) == ["Cancelled"]
+
+
+def test_of_two_intents_one_at_a_time_is_executed() -> None:
+    world = World.of(3, policy(backoff_base=0.0))
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    world["u1"].alerts, world["u1"].generates = HUNG, False
+    until(world, BeginRestart)
+    [intent] = world.ledger.intents
+    other = {"u0": "u1", "u1": "u0"}[intent.pod_uid]
+    second = intent.model_copy(update={"pod_uid": other, "time": intent.time + timedelta(seconds=1)})
+    world.ledger = world.ledger.model_copy(update={"intents": [intent, second]})
+    world.round()
+    assert [step.pod.uid for step in world.steps(ExecuteRestart)] == [intent.pod_uid]  # type: ignore[union-attr]
+    assert outcomes(world) == ["Cancelled"]
+
+
+# Silent pods.
+
+
+@pytest.mark.parametrize("alerts", [ERRORS, HUNG, BROKEN])
+def test_the_last_pod_that_answers_stays_when_its_peer_is_silent(alerts: frozenset[str]) -> None:
+    world = World.of(2)
+    world.rounds(10.0)
+    world["u1"].silent = True  # its node is gone; the API still calls the pod ready
+    world.rounds(10.0)
+    world["u0"].alerts = alerts
+    world.rounds(12.0)
+    assert world.steps(CloseGate, BeginRestart) == []
+
+
+def test_a_pod_that_was_silent_for_one_poll_still_serves() -> None:
+    world = World.of(2)
+    world.rounds(10.0)
+    world["u0"].alerts = BROKEN
+    world.round()
+    world["u1"].silent = True
+    world.round()
+    assert [step.pod.uid for step in world.steps(CloseGate)] == ["u0"]  # type: ignore[union-attr]
+
+
+def test_a_hung_peer_is_no_pod_that_serves() -> None:
+    world = World.of(2)
+    world.rounds(10.0)
+    world["u0"].alerts = BROKEN
+    world.round()
+    world["u1"].alerts = HUNG
+    world.round()
+    assert world.steps(CloseGate) == []
+
+
+def test_the_old_alert_of_a_silent_pod_makes_nothing_systemic() -> None:
+    world = World.of(3)
+    world["u1"].alerts = ERRORS
+    world.round()
+    world["u1"].silent = True
+    world.rounds(20.0)
+    world["u0"].alerts, world["u0"].generates = ERRORS, False
+    world.rounds(10.0)
+    assert world.suspended is None
+    assert [step.pod.uid for step in world.steps(CloseGate)] == ["u0"]  # type: ignore[union-attr]
+
+
+# Missed and frozen polls.
+
+
+def test_a_missed_poll_does_not_end_the_suspension_for_systemic_errors() -> None:
+    world = World.of(2)
+    for patient in world.patients.values():
+        patient.alerts = ERRORS
+    world.rounds(10.0)
+    for silent in (["u0"], ["u0", "u1"], []):
+        for uid, patient in world.patients.items():
+            patient.silent = uid in silent
+        world.round()
+        assert world.suspended is not None
+
+
+def test_a_missed_poll_does_not_end_the_suspension_for_a_spent_budget() -> None:
+    world = World.of(2, policy(max_restarts=0))
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    world.rounds(80.0)
+    for silent in (True, True, False):
+        world["u0"].silent = silent
+        world.round()
+        assert world.suspended is not None
+        assert world.suspended.reason == "BudgetExhausted"
+
+
+def test_a_suspension_ends_when_its_reason_is_gone() -> None:
+    world = World.of(2)
+    for patient in world.patients.values():
+        patient.alerts = ERRORS
+    world.rounds(10.0)
+    for patient in world.patients.values():
+        patient.alerts = frozenset()
+    world.rounds(12.0)
+    assert world.suspended is None
+
+
+def test_one_poll_without_the_alert_does_not_make_the_errors_of_a_peer_its_own() -> None:
+    world = World.of(3)
+    world["u0"].alerts = world["u1"].alerts = ERRORS
+    world.rounds(10.0)
+    world["u1"].alerts = frozenset()
+    world.round()
+    world["u1"].alerts = ERRORS
+    world.rounds(10.0)
+    assert world.steps(CloseGate) == []
+
+
+def test_a_frozen_answer_after_a_restart_of_the_operator_begins_no_restart() -> None:
+    closed = EPOCH - timedelta(seconds=100)
+    world = World.of(2, gate=Gate.CLOSED, closed_for="EngineUnresponsive", closed_since=closed)
+    world.change("u1", gate=Gate.OPEN)
+    world["u0"].alerts, world["u0"].frozen = HUNG, True
+    world.rounds(30.0)
+    assert world.steps(BeginRestart) == []
+
+
+def test_one_poll_after_a_restart_of_the_operator_begins_no_restart() -> None:
+    closed = EPOCH - timedelta(seconds=100)
+    world = World.of(2, gate=Gate.CLOSED, closed_for="EngineUnresponsive", closed_since=closed)
+    world.change("u1", gate=Gate.OPEN)
+    world["u0"].alerts = HUNG
+    world.round()
+    assert world.steps(BeginRestart) == []
+    world.round()
+    assert len(world.steps(BeginRestart)) == 1
+
+
+# Clocks.
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_jumps_while_a_pod_drains_spends_no_second_restart(hours: int) -> None:
+    world = World.of(3, policy(drain=30.0))
+    world["u0"].alerts, world["u0"].busy = ERRORS, 1
+    until(world, BeginRestart)
+    world.wall += timedelta(hours=hours)
+    world.rounds(100.0)
+    assert len(world.steps(BeginRestart)) == 1
+    assert len(world.steps(ExecuteRestart)) == 1
+    assert outcomes(world) == ["Recovered"]
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_jumps_while_a_container_restarts_spends_no_second_restart(hours: int) -> None:
+    world = World.of(2)
+    world.start_seconds = 600.0
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    until(world, ExecuteRestart)
+    world.wall += timedelta(hours=hours)
+    world.rounds(700.0)
+    assert len(world.steps(BeginRestart)) == 1
+    assert outcomes(world) == ["Recovered"]
+
+
+def test_a_clock_that_jumps_ahead_does_not_refill_the_budget() -> None:
+    world = World.of(2, policy(max_restarts=1, backoff_base=0.0))
+    world["u0"].alerts, world["u0"].generates, world["u0"].cured_by_restart = HUNG, False, False
+    until(world, ExecuteRestart)
+    world.rounds(200.0)
+    world.wall += timedelta(hours=2)
+    world.rounds(200.0)
+    assert len(world.steps(BeginRestart)) == 1
+
+
+def test_times_from_a_clock_that_was_ahead_end_after_the_window() -> None:
+    rules = policy(max_restarts=1, window=600.0, backoff_max=60.0)
+    world = World.of(2, rules)
+    ahead = EPOCH + timedelta(days=1)
+    world.ledger = world.ledger.model_copy(
+        update={"restart_times": [ahead], "last_restart_time": ahead, "backoff_until": ahead + timedelta(seconds=30)}
+    )
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    world.rounds(590.0)
+    assert world.steps(BeginRestart) == []
+    world.rounds(20.0)
+    assert len(world.steps(BeginRestart)) == 1
+
+
+def test_a_restart_after_a_jump_counts_for_the_next_process_too() -> None:
+    world = World.of(2, policy(max_restarts=1, backoff_base=0.0))
+    world.round()
+    world.wall += timedelta(hours=2)
+    world["u0"].alerts, world["u0"].generates, world["u0"].cured_by_restart = HUNG, False, False
+    until(world, ExecuteRestart)
+    world.rounds(100.0)
+    world.forget()
+    world.rounds(200.0)
+    assert len(world.steps(BeginRestart)) == 1
+
+
+def test_the_backoff_is_the_usual_one_after_a_jump() -> None:
+    world = World.of(2, policy(backoff_base=30.0))
+    world.round()
+    world.wall += timedelta(hours=2)
+    for patient in world.patients.values():
+        patient.alerts, patient.generates = HUNG, False
+    world.rounds(300.0)
+    assert len(world.steps(BeginRestart)) == 2
+
+
+# A gate that could not be closed.
+
+
+def test_a_gate_that_could_not_be_closed_stays_open_once_its_pod_is_needed() -> None:
+    world = World.of(2)
+    world.rounds(10.0)
+    world["u0"].alerts = BROKEN
+    world.round()
+    world["u1"].silent = True
+    for _ in range(5):
+        world.round(perform=0)  # the API takes no writes
+    assert world.steps(CloseGate)
+    world.rounds(20.0)
+    assert world.gate("u0") is Gate.OPEN
+
+
+# A dry run.
+
+
+def test_a_dry_run_tells_the_steps_of_each_pod_once() -> None:
+    world = World.of(2, policy(mode="DryRun"))
+    for patient in world.patients.values():
+        patient.alerts, patient.generates = HUNG, False
+    world.rounds(600.0)
+    told = [(type(step.step).__name__, step.step.pod.uid) for step in world.steps(WouldDo) if isinstance(step, WouldDo)]
+    assert sorted(told) == [
+        ("BeginRestart", "u0"),
+        ("BeginRestart", "u1"),
+        ("CloseGate", "u0"),
+        ("CloseGate", "u1"),
+    ]
+
+
+def test_a_dry_run_tells_no_more_restarts_than_the_budget_allows() -> None:
+    world = World.of(4, policy(mode="DryRun", max_restarts=2))
+    for patient in world.patients.values():
+        patient.alerts, patient.generates = HUNG, False
+    world.rounds(1200.0)
+    restarts = [
+        step for step in world.steps(WouldDo) if isinstance(step, WouldDo) and isinstance(step.step, BeginRestart)
+    ]
+    assert len(restarts) == 2
+    assert world.suspended is None  # nothing was done, so nothing is suspended
+
+
+# Broken hardware.
+
+
+def broken(count: int, **pod: object) -> World:
+    """A service whose pod keeps landing on a broken GPU."""
+    world = World.of(count, policy(backoff_base=0.0, max_restarts=20, window=600.0), **pod)
+    world["u0"].alerts, world["u0"].cured_by_restart, world["u0"].gpus = BROKEN, False, ("GPU-1",)
+    return world
+
+
+def test_broken_hardware_does_not_evict_for_ever() -> None:
+    world = broken(2, node="n1")
+    world.rounds(7200.0)
+    assert world.evicted == 2
+    assert world.suspended is not None
+    assert world.suspended.reason == "SameGPU"
+    assert "GPU-1" in world.suspended.message
+    assert "n1" in world.suspended.message
+    [sick] = [patient for patient in world.patients.values() if patient.alerts]
+    assert sick.pod.gate is Gate.CLOSED
+
+
+def test_the_same_gpu_is_recognized_after_a_restart_of_the_operator() -> None:
+    world = broken(2)
+    for _ in range(20):
+        world.forget()
+        world.rounds(200.0)
+    assert world.evicted == 2
+
+
+def test_another_pod_is_still_replaced_while_one_stays_on_a_broken_gpu() -> None:
+    world = broken(3, node="n1")
+    world.rounds(1000.0)
+    assert world.evicted == 2
+    world["u1"].alerts, world["u1"].generates = HUNG, False
+    world.rounds(200.0)
+    assert world["u1"].pod.restarts == 1
+    assert world.suspended is not None
+    assert world.suspended.reason == "SameGPU"
+
+
+def test_a_reset_of_the_budget_allows_replacements_again() -> None:
+    world = broken(2, node="n1")
+    world.rounds(1000.0)
+    world.reset = "again"
+    world.rounds(1000.0)
+    assert world.evicted == 4
+
+
+# A lone pod.
+
+
+@pytest.mark.parametrize("alert", ["EngineUnresponsive", "GenerationStalled"])
+def test_a_lone_hung_pod_is_back_after_twice_its_threshold_and_a_start(alert: str) -> None:
+    world = World.of(1)
+    world.rounds(10.0)
+    threshold, hung_at = ALERTS[alert].threshold, world.mono
+    world.rounds(threshold)  # the server raises the alert after its threshold
+    world["u0"].alerts, world["u0"].generates = frozenset({alert}), False
+    until(world, OpenGate)
+    back = next(at for at, step in world.log if isinstance(step, OpenGate))
+    # A poll is up to two seconds late when the alert begins, and when the pod is up again.
+    assert back - hung_at <= 2 * threshold + world.start_seconds + 3.0 + world.policy.poll
+    [opened] = world.steps(OpenGate)
+    assert isinstance(opened, OpenGate)
+    assert opened.reason == "Restarted"
+
+
+def test_a_rule_that_sets_for_is_waited_for_in_an_outage_too() -> None:
+    rule = replace(ALERTS["EngineUnresponsive"], restart_after=300.0, restart_in_outage=300.0)
+    world = World.of(1, policy(alerts={**ALERTS, "EngineUnresponsive": rule}))
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    world.rounds(290.0)
+    assert world.steps(BeginRestart) == []
+    world.rounds(30.0)
+    assert len(world.steps(BeginRestart)) == 1
+
+
+def test_a_hung_pod_with_a_peer_gets_its_minute() -> None:
+    world = World.of(2)
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    world.rounds(58.0)
+    assert world.steps(BeginRestart) == []
+
+
+def test_a_restarted_container_needs_one_proof_and_a_latched_one_three() -> None:
+    world = World.of(2)
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    until(world, ExecuteRestart)
+    up = world.mono + world.start_seconds
+    until(world, OpenGate)
+    assert world.mono - up <= 6.0
+
+
+def test_a_container_that_the_kubelet_restarted_needs_one_proof() -> None:
+    world = World.of(2)
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    world.rounds(6.0)
+    world.change("u0", restarts=1, exit_code=137)
+    world.patients["u0"] = Patient(world["u0"].pod, uptime=0.0)
+    start = world.mono
+    until(world, OpenGate)
+    assert world.mono - start <= 8.0
+
+
+def test_an_intent_for_a_dead_engine_ends_when_the_container_is_ready() -> None:
+    world = World.of(2, gate=Gate.CLOSED, closed_for="GPUUnhealthy")
+    world.change("u1", gate=Gate.OPEN)
+    world.ledger = world.ledger.model_copy(
+        update={"intents": [RestartIntent(pod_uid="u0", pod="p0", alert="EngineDead", method="Evict", time=EPOCH)]}
+    )
+    world.rounds(40.0)
+    assert world.steps(ExecuteRestart) == []
+    assert outcomes(world) == ["Cancelled"]
+    assert world.gate("u0") is Gate.OPEN
