@@ -59,7 +59,7 @@ async def test_a_bad_request_is_refused(served: Served, bad: Bad, caplog: pytest
     finally:
         await connection.close()
     check(bad, answer)
-    assert answer.seconds < 1  # 30 ms at most on an idle machine
+    assert answer.seconds < 3  # 30 ms at most on an idle machine
     admission = served.service.admission
     assert (admission.running, admission.waiting, served.engine.unfinished) == (0, 0, 0)
     assert not [record.getMessage() for record in caplog.records if record.exc_info]
