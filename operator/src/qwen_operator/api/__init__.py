@@ -17,6 +17,7 @@ from qwen_operator.api.status import (
     RestartIntent,
     ServiceStatus,
     format_time,
+    parse_time,
 )
 
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -49,4 +50,5 @@ __all__ = [
     "format_time",
     "parse_duration",
     "parse_quantity",
+    "parse_time",
 ]

@@ -21,6 +21,16 @@ def format_time(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def parse_time(text: str | None) -> datetime | None:
+    """A time from the API; None if it is missing or not valid."""
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
 Time = Annotated[
     datetime,
     PlainSerializer(format_time, return_type=str, when_used="json"),

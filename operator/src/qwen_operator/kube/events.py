@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from qwen_operator.api import format_time
 from qwen_operator.api.objects import EventType
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError, NamespaceEndingError, NotFoundError
@@ -80,7 +81,7 @@ class Recorder:
                 logger.info("writing an event failed: %s", error, extra={"reason": message.reason})
 
     async def _write(self, message: _Message) -> None:
-        stamp = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        stamp = format_time(self._now())
         known = self._written.get(message)
         WRITES.labels("Event").inc()
         if known is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
+from qwen_operator.api import parse_time
 from qwen_operator.api.names import CONTAINER, READINESS_GATE, RESTART_ANNOTATION
 from qwen_operator.api.objects import Object
 from qwen_operator.remediation.values import Gate, Pod, Rollout
@@ -92,17 +92,6 @@ def newest_revision(replica_sets: Sequence[Object]) -> str | None:
 
     newest = max(replica_sets, key=revision, default=None)
     return None if newest is None else (newest["metadata"].get("labels") or {}).get("pod-template-hash")
-
-
-def parse_time(text: str | None) -> datetime | None:
-    """A time from the API; None if it is missing or not valid."""
-
-    if not text:
-        return None
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
 
 
 def _true(condition: Mapping[str, Any] | None) -> bool:

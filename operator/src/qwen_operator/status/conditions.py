@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus, ServiceStatus, format_time
+from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus, ServiceStatus, format_time, parse_time
 from qwen_operator.api.names import selector_string, service_url
 from qwen_operator.api.qwenservice import parse_status
 from qwen_operator.planning.builders.ownership import labels_select
@@ -219,16 +219,9 @@ def _importance(kind: str) -> int:
 
 def _explain(view: _View, problem: Problem) -> str:
     remedy = problem.remedy
-    if problem.reason == "ModelLoading" and (began := _time(problem.since)) is not None:
+    if problem.reason == "ModelLoading" and (began := parse_time(problem.since)) is not None:
         remedy = f"It may take until {format_time(began + view.startup)} (rollout.startupTimeout)."
     return " ".join(part for part in (f"Pod {problem.pod}:", problem.detail.rstrip(".") + ".", remedy) if part)
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        return None
 
 
 def _progressing(view: _View) -> Verdict:

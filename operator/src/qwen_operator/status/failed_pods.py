@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from qwen_operator.api import format_time
 from qwen_operator.status.diagnosis import Problem
 
 RECENT: Final = timedelta(minutes=10)
@@ -19,7 +20,7 @@ def last_failed(pods: Iterable[Mapping[str, Any]], now: datetime) -> Problem | N
     """
     failed = [pod for pod in pods if pod.get("status", {}).get("phase") == "Failed" and pod["status"].get("reason")]
     last = max(failed, key=_end, default=None)
-    if last is None or _end(last) < _text(now.astimezone(UTC) - RECENT):
+    if last is None or _end(last) < format_time(now.astimezone(UTC) - RECENT):
         return None
     status, name = last["status"], last["metadata"]["name"]
     reason = "Evicted" if status["reason"] in _EVICTED else "PodRejected"
@@ -34,7 +35,3 @@ def _end(pod: Mapping[str, Any]) -> str:
     for item in status.get("containerStatuses") or ():
         times.append(((item.get("state") or {}).get("terminated") or {}).get("finishedAt"))
     return max((str(time) for time in times if time), default="")
-
-
-def _text(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
