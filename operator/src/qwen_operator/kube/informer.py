@@ -123,7 +123,7 @@ class Informer:
         return bool({None, namespace} & self._listed)
 
     def silence(self) -> float:
-        """Seconds since the API server told anything of this kind, in whatever namespace."""
+        """Seconds since the API server reported anything of this kind, in whatever namespace."""
         return asyncio.get_running_loop().time() - max(loop.heard_at for loop in self._loops)
 
     def store(self, obj: Object) -> None:
@@ -243,7 +243,7 @@ class Informer:
             old = self._objects.get(key)
             if self._stored_at.get(key, -math.inf) < asked_at or newer(item, old):
                 same = old is not None and old["metadata"]["resourceVersion"] == item["metadata"]["resourceVersion"]
-                self._update(key, item, told=same and key not in self._stored_at)
+                self._update(key, item, handled=same and key not in self._stored_at)
 
     def _no_longer_awaited(self, namespace: str | None) -> None:
         self._pending.discard(namespace)
@@ -261,13 +261,13 @@ class Informer:
         elif newer(obj, old):
             self._update(key, obj)
 
-    def _update(self, key: Key, obj: Object, *, told: bool = False) -> None:
+    def _update(self, key: Key, obj: Object, *, handled: bool = False) -> None:
         old = self._objects.get(key)
         if old is not None and old["metadata"]["uid"] != obj["metadata"]["uid"]:
             self._drop(key)  # it was deleted, and this is another one with its name
         self._put(key, obj)
         self._stored_at.pop(key, None)
-        if not told:
+        if not handled:
             self._tell(obj)
 
     def _put(self, key: Key, obj: Object) -> None:
@@ -293,7 +293,7 @@ class Informer:
     def _tell(self, obj: Object) -> None:
         try:
             self._on_change(obj)
-        except Exception:  # the other objects are told of all the same
+        except Exception:  # the changes of other objects are still handled
             logger.exception("%s %s could not be handled", self.resource.kind, "/".join(key_of(obj)))
 
 

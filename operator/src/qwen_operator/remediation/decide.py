@@ -69,12 +69,12 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
 
 def _decisions(state: State, steps: list[Step], before: Memory, suspended: Suspension | None) -> Decisions:
     """The result of a round. A suspension ends when its reason is gone for three polls."""
-    told = None if suspended is None else (suspended, state.now.mono)
-    if told is None and before.suspended is not None:
+    current = None if suspended is None else (suspended, state.now.mono)
+    if current is None and before.suspended is not None:
         _, at = before.suspended
-        told = before.suspended if state.now.mono - at <= state.policy.current_for else None
-    memory = Memory(state.memory, before.start or state.now, state.ahead, told)
-    return Decisions(tuple(steps), memory, None if told is None else told[0])
+        current = before.suspended if state.now.mono - at <= state.policy.current_for else None
+    memory = Memory(state.memory, before.start or state.now, state.ahead, current)
+    return Decisions(tuple(steps), memory, None if current is None else current[0])
 
 
 def _died(state: State, before: Memory) -> list[Step]:

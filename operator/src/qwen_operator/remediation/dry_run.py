@@ -38,9 +38,9 @@ def would_do(state: State) -> list[Step]:
 
 def _pretend(state: State) -> None:
     """Enters the restarts that were reported into the ledger of this decision."""
-    told = {uid: memory.would_restart for uid, memory in state.memory.items() if memory.would_restart is not None}
+    reported = {uid: memory.would_restart for uid, memory in state.memory.items() if memory.would_restart is not None}
     ledger = state.ledger.model_copy(update={"intents": []})
-    for intent in sorted(told.values(), key=lambda intent: intent.time):
+    for intent in sorted(reported.values(), key=lambda intent: intent.time):
         counted = ledgers.restarts_in_window(ledger, state.policy, state.now.wall)
         ledger = ledgers.finish(ledgers.begin(ledger, intent, state.policy, counted), intent)
-    state.ledger, state.reported = ledger, frozenset(told)
+    state.ledger, state.reported = ledger, frozenset(reported)

@@ -126,7 +126,7 @@ def blocked(ledger: RemediationStatus, intent: RestartIntent, entry: HistoryEntr
     """
     freed = finish(ledger, intent, refund=True)
     own = [item for item in freed.history if item.pod_uid == intent.pod_uid and not item.dry_run]
-    # The decision that this attempt follows from is told by the attempt itself.
+    # The entry of this attempt also stands for the decision that it follows from.
     decision = own.pop() if own and own[-1].action == "Evict" else None
     history = [item for item in freed.history if item is not decision]
     first = own[-1] if own and own[-1].action == entry.action else None

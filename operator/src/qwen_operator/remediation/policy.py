@@ -82,9 +82,9 @@ def alert_policy(alert: Alert, *, by_rule: bool = False) -> AlertPolicy:
     """
     delays = {rule.action: rule.for_seconds or 0.0 for rule in alert.actions}
     acts = alert.alert_class in (AlertClass.ZERO_WORK, AlertClass.BROKEN_HARDWARE, AlertClass.RELATIVE)
-    takes_out = acts and (Action.UNREADY in delays or Action.RESTART in delays)
+    disruptive = Action.UNREADY in delays or Action.RESTART in delays
+    takes_out = acts and disruptive
     died = alert.alert_class is AlertClass.DEATH
-    told = died and (Action.UNREADY in delays or Action.RESTART in delays)
     restart_after = delays.get(Action.RESTART) if acts or died else None
     return AlertPolicy(
         kind=alert.alert_class,
@@ -92,7 +92,7 @@ def alert_policy(alert: Alert, *, by_rule: bool = False) -> AlertPolicy:
         unready_after=delays.get(Action.UNREADY, 0.0) if takes_out else None,
         restart_after=restart_after,
         restart_in_outage=restart_after if by_rule or restart_after is None else 0.0,
-        report_after=delays.get(Action.EVENT, 0.0 if told else None),
+        report_after=delays.get(Action.EVENT, 0.0 if died and disruptive else None),
     )
 
 

@@ -27,7 +27,7 @@ from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_read
 from qwen_operator.status.failed_pods import last_failed
 from qwen_operator.status.verdicts import Verdict, stamp
 
-# Without these no pod gets requests. The first one is told first.
+# Without these no pod gets requests. Their errors come in this order.
 _SERVING: Final = ("Service", "Deployment", "ConfigMap", "PersistentVolumeClaim")
 
 
@@ -229,8 +229,8 @@ def _progressing(view: _View) -> Verdict:
     if error is not None:
         return Verdict("Progressing", False, error.reason, error.message)
     if view.stalled:
-        told = view.deployment_condition("Progressing").get("message", "")
-        cause = _explain(view, view.problem) if view.problem else told
+        given = view.deployment_condition("Progressing").get("message", "")
+        cause = _explain(view, view.problem) if view.problem else given
         message = f"The rollout made no progress within rollout.startupTimeout. {cause}"
         return Verdict("Progressing", False, "RolloutStalled", message)
     if view.rolling:

@@ -24,13 +24,13 @@ _LATER: Final = {_PULLING, "Pulled", "Created", "Started"}
 
 def explain(events: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """Reason and detail of a pod that has not started; None if its Events say nothing."""
-    told = sorted(
+    relevant = sorted(
         (event for event in events if event.get("reason") in _TROUBLE or event.get("reason") in _LATER),
         key=_time,
     )
-    if not told:
+    if not relevant:
         return None
-    last = told[-1]
+    last = relevant[-1]
     reason, message = last["reason"], last.get("message", "")
     if reason == _PULLING:
         return "Starting", f"an image is being pulled since {_time(last)}: {message}"
