@@ -107,8 +107,8 @@ class Children:
             logger.info("removed %s %s/%s", reference.kind, service.namespace, reference.name)
         return failure
 
-    def forget(self, key: Key) -> None:
-        """Drops what is known about a service's children. Others have names of their own."""
+    def tidy(self) -> None:
+        """Drops what is remembered of writes that every watch has delivered by now."""
         now = time.monotonic()
         for place in [place for place, (since, _) in self._created.items() if now - since > _WATCH_LAG]:
             del self._created[place]

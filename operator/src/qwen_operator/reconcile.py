@@ -120,7 +120,7 @@ class Reconciler:
     def forget(self, key: Key) -> None:
         """Drops what is known about a service."""
         self._warned.pop(key, None)
-        self._children.forget(key)
+        self._children.tidy()
         self._pod_events.forget(key)
 
     def _selector(self, service: QwenService) -> Mapping[str, str] | None:
