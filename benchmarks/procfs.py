@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_LOW_PRIORITY = 10  # a "nice" value
 
 
 class Memory(NamedTuple):
@@ -45,3 +46,10 @@ def pin(pids: Iterable[int], cores: Iterable[int]) -> None:
     for pid in pids:
         for thread in os.listdir(f"/proc/{pid}/task"):
             os.sched_setaffinity(int(thread), allowed)
+
+
+def yield_to_others(pids: Iterable[int]) -> None:
+    """Lets other processes on the same cores run before every thread of these processes."""
+    for pid in pids:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            os.setpriority(os.PRIO_PROCESS, int(thread), _LOW_PRIORITY)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -100,6 +102,19 @@ def test_pinning_reaches_every_thread() -> None:
         procfs.pin([os.getpid()], allowed)
         stop.set()
         thread.join()
+
+
+def test_yielding_to_others_reaches_every_thread() -> None:
+    program = "import threading; threading.Thread(target=input).start(); print('up', flush=True)"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"up\n"
+        procfs.yield_to_others([process.pid])
+        threads = [int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir()]
+        assert len(threads) >= 2
+        assert all(os.getpriority(os.PRIO_PROCESS, of) > os.getpriority(os.PRIO_PROCESS, 0) for of in threads)
+        process.stdin.close()
 
 
 @given(st.floats(10, 1e6), st.floats(1, 1e7), st.sampled_from([1.1, 1.25]))
