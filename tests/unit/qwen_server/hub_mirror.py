@@ -47,6 +47,7 @@ class Mirror:
         cut_after: so many bytes of the next answer with weights are sent, then the connection ends.
         damaged: how many answers with weights have a wrong byte.
         chunk_seconds: a pause after each 64 KiB.
+        files: the content of the repository.
         token: if it is set, requests without it are denied as the Hub does it.
         requests: method, path and range of all requests.
     """
@@ -56,6 +57,7 @@ class Mirror:
     damaged: int = 0
     chunk_seconds: float = 0.0
     token: str = ""
+    files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
     refusals: list[Refusal] = field(default_factory=list)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -82,9 +84,9 @@ class Mirror:
         return [found[1] for method, path, _ in self.requests if method == "GET" and (found := pattern.search(path))]
 
 
-def _listing() -> list[dict[str, Any]]:
+def _listing(files: dict[str, bytes]) -> list[dict[str, Any]]:
     entries = []
-    for path, content in FILES.items():
+    for path, content in files.items():
         entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": _etag("x", content)}
         if path.endswith(LARGE):
             entry["lfs"] = {"oid": _etag(path, content), "size": len(content), "pointerSize": 130}
@@ -118,7 +120,7 @@ def _handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
             elif path == f"/api/models/{REPOSITORY}/revision/main":
                 self._send(200, json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode(), {})
             elif path == f"/api/models/{REPOSITORY}/tree/{COMMIT}":
-                self._send(200, json.dumps(_listing()).encode(), {})
+                self._send(200, json.dumps(_listing(mirror.files)).encode(), {})
             elif path.startswith(f"/{REPOSITORY}/resolve/{COMMIT}/"):
                 self._file(path.split(f"/{COMMIT}/")[1])
             elif path.startswith(f"/api/models/{REPOSITORY}/revision/"):
@@ -127,7 +129,7 @@ def _handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
                 self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
         def _file(self, name: str) -> None:
-            content = FILES[name]
+            content = mirror.files[name]
             headers = {"ETag": f'"{_etag(name, content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
             start = int((self.headers.get("Range") or "bytes=0-")[len("bytes=") :].split("-")[0])
             if start:

@@ -64,7 +64,8 @@ def download(
     tick: seconds between two looks at the disk.
     """
     work: Future[None] = Future()
-    threading.Thread(target=_carry_out, args=(work, repository, tracker), name="download", daemon=True).start()
+    stop = threading.Event()
+    threading.Thread(target=_carry_out, args=(work, repository, tracker, stop), name="download", daemon=True).start()
     logged_at = time.monotonic()
     while not work.done():
         wait([work], timeout=tick)
@@ -72,28 +73,30 @@ def download(
         if tracker.idle_seconds() > patience:
             cause = tracker.trouble or f"the hub cannot be reached: nothing has arrived for {patience:.0f} s"
             tracker.phase = "Failed"
+            stop.set()
             return Failure(cause, permanent=False)
         if time.monotonic() - logged_at >= _LOG_SECONDS:
             logged_at = time.monotonic()
             _log.info("%s", _summary(tracker))
+    tracker.sample(repository.downloaded())
     error = work.exception()
     tracker.phase = "Complete" if error is None else "Failed"
     return None if error is None else explain(error)
 
 
-def _carry_out(work: Future[None], repository: Repository, tracker: Tracker) -> None:
+def _carry_out(work: Future[None], repository: Repository, tracker: Tracker, stop: threading.Event) -> None:
     try:
-        _persist(repository, tracker)
+        _persist(repository, tracker, stop)
     except Exception as error:  # noqa: BLE001 - the main thread explains it
         work.set_exception(error)
     else:
         work.set_result(None)
 
 
-def _persist(repository: Repository, tracker: Tracker) -> None:
-    """Tries until it succeeds or cannot succeed. The main thread gives up when nothing arrives."""
+def _persist(repository: Repository, tracker: Tracker, stop: threading.Event) -> None:
+    """Tries until it succeeds or cannot succeed, or the main thread stops it."""
     attempts = 0
-    while True:
+    while not stop.is_set():
         before = tracker.downloaded_bytes
         try:
             repository.fetch()
@@ -104,10 +107,10 @@ def _persist(repository: Repository, tracker: Tracker) -> None:
         else:
             return
         attempts = 1 if tracker.downloaded_bytes > before else attempts + 1
-        pause = failure.retry_after if failure.retry_after is not None else min(_LONGEST_PAUSE, 2.0**attempts)
+        pause = failure.retry_after if failure.retry_after is not None else min(_LONGEST_PAUSE, 2.0 ** (attempts - 1))
         tracker.trouble = failure.cause
         _log.warning("%s; trying again in %.0f s", failure.cause, pause)
-        time.sleep(pause)
+        stop.wait(pause)
 
 
 def _summary(tracker: Tracker) -> str:
