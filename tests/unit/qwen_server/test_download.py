@@ -24,7 +24,7 @@ from qwen_server.download import command
 from qwen_server.download.command import download
 from qwen_server.download.failures import EXIT_TEMPORARY, Failure, explain
 from qwen_server.download.files import DamagedFileError, left_out
-from qwen_server.download.hugging_face import HuggingFaceRepository
+from qwen_server.download.hugging_face import HuggingFaceRepository, _size
 from qwen_server.download.progress import Tracker, serve
 from tests.unit.qwen_server.hub_mirror import FILES, REPOSITORY, WEIGHTS, Mirror, serve_mirror
 
@@ -305,7 +305,7 @@ def test_a_killed_program_is_continued_by_the_next(
     blobs = tmp_path / "cache/hub/models--Qwen--Tiny/blobs"
     first = start(f"--model={REPOSITORY}")
     deadline = time.monotonic() + 30
-    while not any(path.stat().st_size >= CHUNK for path in blobs.glob("*.partial")):
+    while not any(_size(path) >= CHUNK for path in blobs.glob("*.partial")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     first.process.send_signal(signal.SIGKILL)

@@ -80,8 +80,11 @@ def download(
             _log.info("%s", _summary(tracker))
     tracker.sample(repository.downloaded())
     error = work.exception()
-    tracker.phase = "Complete" if error is None else "Failed"
-    return None if error is None else explain(error)
+    if error is not None:
+        tracker.phase = "Failed"
+        return explain(error)
+    tracker.phase, tracker.trouble = "Complete", ""
+    return None
 
 
 def _carry_out(work: Future[None], repository: Repository, tracker: Tracker, stop: threading.Event) -> None:
