@@ -24,6 +24,7 @@ from qwen_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, PODS, Resourc
 from qwen_operator.planning.builders.common import stable_hash
 from qwen_operator.planning.builders.deployment import keep_template
 from qwen_operator.planning.builders.ownership import is_applied, is_ours, stamped
+from qwen_operator.planning.builders.source import image_volumes_advice, lacks_image_volumes
 from qwen_operator.planning.plan import Reference
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.status.conditions import ApplyError
@@ -140,6 +141,8 @@ class Children:
             if resource is not DEPLOYMENTS:
                 raise
             await self._keep_template(key, planned, live)
+            if lacks_image_volumes(planned, error.message):
+                return [ApplyError("ImageVolumeUnsupported", image_volumes_advice(error.message), child["kind"])]
             return [ApplyError("InvalidPodTemplate", error.message, child["kind"])]
         except ForbiddenError as error:
             if resource is DEPLOYMENTS and not isinstance(error, NamespaceEndingError):
