@@ -60,6 +60,7 @@ class PodMemory:
 
     Attributes:
         fresh: whether the last round had fresh evidence; `fresh_at` is when there last was some.
+        unread_since: since when a ready pod has given no new metrics that can be read.
         last_active: when fresh evidence last had an alert, for the alerts of the last three polls.
         quiet_since, quiet_polls: since when, and in how many polls, fresh evidence shows no alert
             that takes a pod out.
@@ -79,6 +80,7 @@ class PodMemory:
     uptime: float | None = None
     fresh: bool = False
     fresh_at: float | None = None
+    unread_since: float | None = None
     streaks: Mapping[str, Streak] = field(default_factory=dict)
     last_active: Mapping[str, float] = field(default_factory=dict)
     quiet_since: float | None = None
@@ -136,7 +138,9 @@ def _pod(old: PodMemory, pod: Pod, seen: Round, policy: Policy, now: Instant) ->
     memory = _deaths(_gate(old, pod, policy, now), pod, now)
     evidence = seen.evidence.get(pod.uid)
     fresh = evidence is not None and evidence.uptime != memory.uptime
-    memory = replace(memory, fresh=fresh)
+    unread = pod.uid in seen.evidence and not fresh and pod.ready and pod.node_ready
+    since = memory.unread_since if memory.unread_since is not None else now.mono
+    memory = replace(memory, fresh=fresh, unread_since=since if unread else None)
     if evidence is not None and fresh:
         memory = _fresh(memory, evidence, policy, now)
     return _proof(memory, seen.proofs.get(pod.uid), now)

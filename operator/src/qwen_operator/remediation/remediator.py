@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -133,9 +134,11 @@ class Remediator:
         policy, desired = self._policies[key] = found
         asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
-        evidence = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
+        by_pod = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
+        evidence = {uid: answer.evidence for uid, answer in by_pod.items()}
         pods = self._cluster.pods(key)
         seen = await self._round(key, pods, evidence, policy, desired)
+        seen = replace(seen, garbled=frozenset(uid for uid, answer in by_pod.items() if answer.garbled))
         service = self._cluster.service(key)
         if service is None or self._unreadable(key, service):
             return policy.poll
