@@ -71,7 +71,7 @@ class PodMemory:
         restarts_seen: the restart count in the last round.
         deaths: how often the engine died since its container was last ready; `dying_since` is when
             it first did.
-        notified: alerts that were reported by an Event.
+        notified: the reasons of the Events that were written: alerts, and MetricsUnreadable.
         would_leave: whether a dry run has reported that the pod would be taken out.
         would_restart: the restart that a dry run has reported.
     """
