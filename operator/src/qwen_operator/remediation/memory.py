@@ -15,6 +15,8 @@ from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED
 
 REPEAT_SECONDS: Final = 600.0
 """A pod that is taken out twice within so many seconds is restarted at once."""
+_SECOND_POLL: Final = 0.6
+"""After this part of the poll interval, an alert that was seen once is looked at again."""
 _PROBE_LOST = 30.0
 """A test generation without a result after so many seconds counts as lost."""
 _ENDPOINT_OUT = 5.0
@@ -233,6 +235,20 @@ def _proof(memory: PodMemory, result: bool | None, now: Instant) -> PodMemory:
     kept = (*memory.proofs[:1], *memory.proofs[1:][-2:])
     proofs = (*kept, asked) if healthy else ()
     return replace(memory, probing_since=None, proofs=proofs, failures=0)
+
+
+def next_poll(memory: Memory, policy: Policy) -> float:
+    """Seconds until the next poll.
+
+    The second poll of an alert decides whether its pod leaves rotation, so it comes sooner. It is
+    late enough to count, see `Streak`.
+    """
+    decisive = any(
+        pod.fresh and streak.polls == 1 and policy.takes_out(alert)
+        for pod in memory.pods.values()
+        for alert, streak in pod.streaks.items()
+    )
+    return _SECOND_POLL * policy.poll if decisive else policy.poll
 
 
 def take_out(memory: PodMemory, alert: str, now: Instant, *, held_back: bool) -> PodMemory:

@@ -22,7 +22,7 @@ from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import PODS_OUT, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
-from qwen_operator.remediation.memory import Memory
+from qwen_operator.remediation.memory import Memory, next_poll
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.steps import Decisions, Prove
@@ -124,7 +124,7 @@ class Remediator:
             wake.clear()
 
     async def tick(self, key: Key) -> float:
-        """One round for a service; returns its poll interval in seconds."""
+        """One round for a service. Returns the seconds from its beginning until the next one."""
         service = self._cluster.service(key)
         if service is None or "deletionTimestamp" in service["metadata"]:
             return 2.0
@@ -148,7 +148,7 @@ class Remediator:
         await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.steps)
         if decisions.go_on:
             self.hurry(key)
-        return policy.poll
+        return next_poll(decisions.memory, policy)
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
         """Decides about one round and keeps the memory for the next."""
