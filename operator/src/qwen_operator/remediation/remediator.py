@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -21,7 +22,7 @@ from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import PODS_OUT, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
-from qwen_operator.remediation.memory import Memory
+from qwen_operator.remediation.memory import Memory, next_poll
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.steps import Decisions, Prove
@@ -123,7 +124,7 @@ class Remediator:
             wake.clear()
 
     async def tick(self, key: Key) -> float:
-        """One round for a service; returns its poll interval in seconds."""
+        """One round for a service. Returns the seconds from its beginning until the next one."""
         service = self._cluster.service(key)
         if service is None or "deletionTimestamp" in service["metadata"]:
             return 2.0
@@ -133,9 +134,11 @@ class Remediator:
         policy, desired = self._policies[key] = found
         asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
-        evidence = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
+        by_pod = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
+        evidence = {uid: answer.evidence for uid, answer in by_pod.items()}
         pods = self._cluster.pods(key)
         seen = await self._round(key, pods, evidence, policy, desired)
+        seen = replace(seen, garbled=frozenset(uid for uid, answer in by_pod.items() if answer.garbled))
         service = self._cluster.service(key)
         if service is None or self._unreadable(key, service):
             return policy.poll
@@ -145,7 +148,7 @@ class Remediator:
         await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.steps)
         if decisions.go_on:
             self.hurry(key)
-        return policy.poll
+        return next_poll(decisions.memory, policy)
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
         """Decides about one round and keeps the memory for the next."""
