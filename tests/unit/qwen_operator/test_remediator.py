@@ -105,6 +105,14 @@ def test_the_poll_that_decides_about_a_pod_comes_sooner() -> None:
     assert next_poll(world.memory, world.policy) == 2.0
 
 
+def test_a_hung_pod_that_is_the_last_is_polled_at_that_pace_until_it_leaves() -> None:
+    world = World.of(1)
+    world["u0"].alerts = frozenset({"EngineUnresponsive"})
+    for _ in range(3):
+        world.round()
+        assert next_poll(world.memory, world.policy) == pytest.approx(1.2)
+
+
 def test_a_pod_that_falls_silent_after_one_poll_with_an_alert_changes_no_pace() -> None:
     world = World.of(2)
     world["u0"].alerts = frozenset({"EngineUnresponsive"})

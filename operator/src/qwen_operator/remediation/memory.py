@@ -240,11 +240,11 @@ def _proof(memory: PodMemory, result: bool | None, now: Instant) -> PodMemory:
 def next_poll(memory: Memory, policy: Policy) -> float:
     """Seconds until the next poll.
 
-    The second poll of an alert decides whether its pod leaves rotation, so it comes sooner. It is
-    late enough to count, see `Streak`.
+    The polls that decide whether a pod with an alert leaves rotation come sooner. They are late
+    enough to count, see `Streak`.
     """
     decisive = any(
-        pod.fresh and streak.polls == 1 and policy.takes_out(alert)
+        pod.fresh and streak.polls >= 1 and (pod.latch is None or pod.latch.held_back) and policy.takes_out(alert)
         for pod in memory.pods.values()
         for alert, streak in pod.streaks.items()
     )
