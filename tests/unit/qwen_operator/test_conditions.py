@@ -483,11 +483,11 @@ def test_available_waits_for_min_ready_seconds() -> None:
 
 
 def test_warnings_have_a_condition_of_their_own() -> None:
-    warnings = [PlanWarning("RolloutMeansDowntime", "one replica."), PlanWarning("NotImplementedYet", "spec.slo")]
+    warnings = [PlanWarning("RolloutMeansDowntime", "one replica."), PlanWarning("GPUsIdle", "two of four.")]
     status = status_of(READY_POD, warnings=warnings)
     found = condition(status, "HasWarnings")
     assert (found.status, found.reason) == ("True", "RolloutMeansDowntime")
-    assert "NotImplementedYet: spec.slo." in found.message
+    assert "GPUsIdle: two of four." in found.message
     assert condition(status, "Degraded").status == "False"
 
 

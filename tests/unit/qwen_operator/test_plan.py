@@ -119,11 +119,6 @@ def test_existing_claim_is_judged_by_its_own_access_modes() -> None:
     assert reasons(subject) == []
 
 
-def test_what_is_accepted_but_not_implemented_is_reported() -> None:
-    assert reasons(service(slo={"availability": "99"})) == ["NotImplementedYet"]
-    assert reasons(service(autoscaling={"maxReplicas": 2, "scaler": "KEDA"})) == ["NotImplementedYet"]
-
-
 @pytest.mark.parametrize(
     ("spec", "running", "expected"),
     [
@@ -156,23 +151,151 @@ def test_idle_gpus_are_reported() -> None:
     assert reasons(gpu_service(gpu={"count": 2}, engine={"tensorParallelSize": 2}, replicas=2)) == []
 
 
+KEDA = {"maxReplicas": 2, "scaler": "KEDA", "prometheusAddress": "http://prometheus:9090"}
+
+
+def test_missing_keda_is_reported_and_no_other_autoscaler_made() -> None:
+    subject = service(autoscaling=KEDA)
+    assert reasons(subject) == ["AutoscalerUnavailable"]
+    assert not {obj["kind"] for obj in planned(subject).children} & {"ScaledObject", "HorizontalPodAutoscaler"}
+    assert reasons(subject, has_scaled_object=True) == []
+
+
+def test_one_autoscaler_replaces_the_other() -> None:
+    keda = planned(service(autoscaling=KEDA), has_scaled_object=True)
+    assert Reference("autoscaling/v2", "HorizontalPodAutoscaler", "news") in keda.removed
+    hpa = planned(service(autoscaling={"maxReplicas": 2}), has_scaled_object=True)
+    assert Reference("keda.sh/v1alpha1", "ScaledObject", "news") in hpa.removed
+    assert "ScaledObject" not in {reference.kind for reference in planned(service()).removed}
+
+
+def test_objectives_without_prometheus_rules_are_reported() -> None:
+    subject = service(slo={"availability": "99"})
+    assert reasons(subject) == ["MonitoringUnavailable"]
+    assert reasons(subject, has_prometheus_rule=True) == []
+
+
+def test_claims_without_their_api_are_reported() -> None:
+    claims = {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}
+    subject = gpu_service(gpu=claims, replicas=2)
+    assert reasons(subject) == ["ResourceClaimsUnavailable"]
+    assert reasons(subject, has_resource_claims=True) == []
+
+
+def test_a_claim_that_several_pods_share_is_reported() -> None:
+    claims = {"resourceClaims": [{"name": "gpu", "resourceClaimName": "my-gpu"}]}
+    cluster = {"has_resource_claims": True}
+    assert reasons(gpu_service(gpu=claims, replicas=2), **cluster) == ["GPUsShared"]
+    assert reasons(gpu_service(gpu=claims, autoscaling={"maxReplicas": 2}), **cluster) == [
+        "RolloutMeansDowntime",
+        "GPUsShared",
+    ]
+    assert reasons(gpu_service(gpu=claims, rollout={"maxSurge": 1}), **cluster) == ["GPUsShared"]
+    assert reasons(gpu_service(gpu=claims), **cluster) == ["RolloutMeansDowntime"]
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "expected"),
+    [
+        ("", None, []),
+        ("", {"nginx": True}, []),
+        ("", {"nginx": False}, ["IngressClassMissing"]),
+        ("", {}, ["IngressClassMissing"]),
+        ("nginx", {"nginx": False}, []),
+        ("traefik", {"nginx": True}, ["IngressClassMissing"]),
+    ],
+)
+def test_an_ingress_that_no_controller_serves_is_reported(
+    name: str, classes: dict[str, bool] | None, expected: list[str]
+) -> None:
+    assert reasons(service(ingress={"className": name}), ingress_classes=classes) == expected
+
+
+@pytest.mark.parametrize("front", [{"ingress": {}}, {"route": {"parentRefs": [{"name": "gateway"}]}}])
+def test_a_policy_that_may_keep_the_gateway_out_is_reported(front: Object) -> None:
+    cluster = {"has_http_route": True}
+    assert reasons(service(networkPolicy={"enabled": True}, **front), **cluster) == ["GatewayNotAdmitted"]
+    peers = {"enabled": True, "from": [{"namespaceSelector": {}}]}
+    assert reasons(service(networkPolicy=peers, **front), **cluster) == []
+    assert reasons(service(**front), **cluster) == []
+
+
 def test_missing_apis_are_reported_if_the_spec_needs_them() -> None:
     assert reasons(service(monitoring={"serviceMonitor": "Enabled"})) == ["MonitoringUnavailable"]
     assert reasons(service(route={"parentRefs": [{"name": "gateway"}]})) == ["RouteUnavailable"]
 
 
+def prometheus(
+    selector: Any, namespaces: Any = None, namespace: str = "default", name: str = "main"
+) -> dict[str, Any]:
+    selectors = {"serviceMonitorSelector": selector, "serviceMonitorNamespaceSelector": namespaces}
+    return {"metadata": {"name": name, "namespace": namespace}, "spec": selectors}
+
+
 @pytest.mark.parametrize(
-    ("selector", "expected"),
-    [({}, []), ({"matchLabels": {"release": "x"}}, []), ({"matchLabels": {"release": "y"}}, ["MonitoringNotSelected"])],
+    ("selector", "namespaces", "namespace", "expected"),
+    [
+        ({}, None, "default", []),
+        ({"matchLabels": {"release": "x"}}, None, "default", []),
+        ({"matchLabels": {"release": "y"}}, None, "default", ["MonitoringNotSelected"]),
+        (None, {}, "default", ["MonitoringNotSelected"]),
+        ({}, None, "monitoring", ["MonitoringNotSelected"]),
+        ({}, {}, "monitoring", []),
+        ({}, {"matchLabels": {"kubernetes.io/metadata.name": "default"}}, "monitoring", []),
+        ({}, {"matchLabels": {"kubernetes.io/metadata.name": "other"}}, "monitoring", ["MonitoringNotSelected"]),
+        ({}, {"matchLabels": {"team": "unknown-here"}}, "monitoring", []),
+        ({}, {"matchExpressions": [{"key": "team", "operator": "Exists"}]}, "monitoring", []),
+    ],
 )
-def test_monitor_that_no_prometheus_selects_is_reported(selector: Object, expected: list[str]) -> None:
-    prometheus = {"spec": {"serviceMonitorSelector": selector}}
+def test_monitor_that_no_prometheus_selects_is_reported(
+    selector: Any, namespaces: Any, namespace: str, expected: list[str]
+) -> None:
     subject = service(monitoring={"labels": {"release": "x"}})
-    assert reasons(subject, has_service_monitor=True, prometheuses=[prometheus]) == expected
+    found = [prometheus(selector, namespaces, namespace)]
+    assert reasons(subject, has_service_monitor=True, prometheuses=found) == expected
 
 
 def test_unknown_prometheuses_are_no_reason_to_warn() -> None:
     assert reasons(service(), has_service_monitor=True) == []
+
+
+SCRAPED = {
+    "has_service_monitor": True,
+    "prometheuses": [prometheus({}, {}, "monitoring"), prometheus(None, None, "default", "other")],
+}
+
+
+class TestScrapersAndTheNetworkPolicy:
+    """A NetworkPolicy of ours lets Prometheus in, or says that it does not."""
+
+    def peers(self, **spec: Any) -> list[Object]:
+        subject = service(networkPolicy={"enabled": True}, **spec)
+        return list(child(subject, "NetworkPolicy", **SCRAPED)["spec"]["ingress"][0]["from"][1:-1])
+
+    def test_the_prometheus_that_selects_the_monitor_is_admitted(self) -> None:
+        assert self.peers() == [
+            {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+                "podSelector": {"matchLabels": {"operator.prometheus.io/name": "main"}},
+            }
+        ]
+        assert reasons(service(networkPolicy={"enabled": True}), **SCRAPED) == []
+
+    def test_given_peers_replace_it(self) -> None:
+        given = [{"namespaceSelector": {"matchLabels": {"team": "observability"}}, "podSelector": {}}]
+        assert self.peers(monitoring={"networkPolicyFrom": given}) == given
+        assert self.peers(monitoring={"networkPolicyFrom": []}) == []
+
+    def test_nobody_is_admitted_for_a_monitor_that_is_not_made(self) -> None:
+        assert self.peers(monitoring={"serviceMonitor": "Disabled"}) == []
+
+    def test_an_unknown_prometheus_that_is_kept_out_is_reported(self) -> None:
+        unknown = {"has_service_monitor": True}
+        policy = {"enabled": True, "from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}
+        assert reasons(service(networkPolicy=policy), **unknown) == ["PrometheusNotAdmitted"]
+        assert reasons(service(networkPolicy=policy, monitoring={"networkPolicyFrom": []}), **unknown) == []
+        assert reasons(service(networkPolicy=policy, monitoring={"serviceMonitor": "Disabled"}), **unknown) == []
+        assert reasons(service(networkPolicy=policy)) == []
 
 
 class TestOperatorUpgrade:
