@@ -92,6 +92,7 @@ GOOD_SPECS: dict[str, Spec] = {
         },
         "gpu": {"count": 8, "resourceName": "nvidia.com/mig-3g.40gb"},
     },
+    "more GPUs than the engine uses": {**GPU, "gpu": {"count": 2}},
     "claimed GPUs": {
         **GPU,
         "gpu": {
@@ -142,8 +143,8 @@ GOOD_SPECS: dict[str, Spec] = {
             "maxConcurrentRequests": "auto",
             "maxQueueSize": 0,
             "queueTimeout": "500ms",
-            "defaultMaxTokens": 512,
-            "maxTokens": 512,
+            "defaultMaxTokens": 256,
+            "maxTokens": 256,
             "onExceed": "Clamp",
             "maxStops": 1,
             "minTemperature": 0.5,
@@ -260,6 +261,7 @@ GOOD_SPECS: dict[str, Spec] = {
         "networkPolicy": {"enabled": True},
         "monitoring": {"networkPolicyFrom": []},
     },
+    "rollout by deletion": {**GPU, "replicas": 4, "rollout": {"maxUnavailable": "50%"}},
     "careful rollout": {
         **GPU,
         "replicas": 4,
@@ -279,9 +281,10 @@ GOOD_SPECS: dict[str, Spec] = {
     },
     "strict remediation": {
         **GPU,
+        "replicas": 4,
         "alerts": [
             {"name": "EngineUnresponsive", "threshold": 1},
-            {"name": "HighErrorRate", "threshold": 100, "for": "0s", "severity": "info", "enabled": False},
+            {"name": "HighErrorRate", "threshold": 100, "for": "5m", "severity": "info", "enabled": False},
             {"name": "HighTTFT", "threshold": 0},
         ],
         "remediation": {
