@@ -119,6 +119,15 @@ def test_existing_claim_is_judged_by_its_own_access_modes() -> None:
     assert reasons(subject) == []
 
 
+TO_ZERO = {
+    "minReplicas": 0,
+    "maxReplicas": 2,
+    "scaler": "KEDA",
+    "prometheusAddress": "http://prometheus:9090",
+    "activationQuery": "sum(gateway_requests)",
+}
+
+
 @pytest.mark.parametrize(
     ("spec", "running", "expected"),
     [
@@ -130,6 +139,9 @@ def test_existing_claim_is_judged_by_its_own_access_modes() -> None:
         ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 5, 5),
         ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 1, 2),
         ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 9, 8),
+        ({"autoscaling": TO_ZERO}, None, 0),
+        ({"autoscaling": TO_ZERO}, 0, 0),
+        ({"autoscaling": TO_ZERO}, 3, 2),
     ],
 )
 def test_replicas_that_are_left_out_stay_what_they_are(spec: Object, running: int | None, expected: int | None) -> None:

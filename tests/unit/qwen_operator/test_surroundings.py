@@ -57,26 +57,30 @@ async def test_what_matters_is_kept_and_a_change_is_told_once(cluster: Cluster, 
     assert seen.ingress_classes == {"nginx": False}
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
-async def test_what_may_not_be_listed_is_unknown(cluster: Cluster, kube: KubeClient, status: int) -> None:
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+async def test_what_cannot_be_listed_is_unknown(cluster: Cluster, kube: KubeClient, status: int) -> None:
+    cluster.lists = {"prometheuses": status, "ingressclasses": status}
+    seen = Surroundings(kube)
+    assert not await seen.look()
+    assert (seen.prometheuses, seen.ingress_classes) == (None, None)
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500])
+async def test_a_failure_of_a_moment_changes_nothing(cluster: Cluster, kube: KubeClient, status: int) -> None:
     seen = Surroundings(kube)
     await seen.look()
     cluster.lists = {"prometheuses": status, "ingressclasses": status}
-    assert await seen.look()
-    assert (seen.prometheuses, seen.ingress_classes) == (None, None)
-
-
-async def test_a_failure_of_a_moment_changes_nothing(cluster: Cluster, kube: KubeClient) -> None:
-    seen = Surroundings(kube)
-    cluster.lists = {"prometheuses": 500, "ingressclasses": 500}
-    assert not await seen.look()
-    assert (seen.prometheuses, seen.ingress_classes) == (None, None)
-    cluster.lists = {"prometheuses": [PROMETHEUS], "ingressclasses": [NGINX]}
-    await seen.look()
-    cluster.lists = {"prometheuses": 500, "ingressclasses": 429}
     assert not await seen.look()
     assert seen.prometheuses
     assert seen.ingress_classes
+
+
+async def test_an_api_that_was_removed_leaves_nothing(cluster: Cluster, kube: KubeClient) -> None:
+    seen = Surroundings(kube)
+    await seen.look()
+    cluster.lists = {"prometheuses": 404, "ingressclasses": 404}
+    assert await seen.look()
+    assert (seen.prometheuses, seen.ingress_classes) == (None, None)
 
 
 async def test_without_a_prometheus_object_others_may_read_service_monitors(cluster: Cluster, kube: KubeClient) -> None:
@@ -92,6 +96,6 @@ async def test_a_change_makes_every_service_due(cluster: Cluster, kube: KubeClie
     await cache.discover()
     await cache.discover()
     assert told == ["changed"]
-    cluster.lists["prometheuses"] = 403
+    cluster.lists["prometheuses"] = 404
     await cache.discover()
     assert told == ["changed", "changed"]

@@ -13,7 +13,7 @@ _CLAIM_SOURCES = ("resourceClaimName", "resourceClaimTemplateName")
 
 
 class GpuClaim(ApiObject):
-    """A ResourceClaim of the pod, for GPUs that a driver allocates dynamically (Kubernetes 1.34)."""
+    """A ResourceClaim of the pod: GPUs that a driver allocates dynamically (Kubernetes 1.34)."""
 
     checks = (
         ValidationRule(

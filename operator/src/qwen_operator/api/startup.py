@@ -42,7 +42,7 @@ def startup_timeout(source: ModelSource) -> timedelta:
 
 
 def weights_gb(name: str) -> float | None:
-    """The size of a model's weights, from the number of parameters in its name; None without one."""
+    """The size of a model's weights by the number of parameters in its name; None without one."""
     found = _SIZE.search(name)
     if found is None:
         return None

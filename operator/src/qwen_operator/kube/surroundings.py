@@ -43,13 +43,17 @@ class Surroundings:
         return before != (self.prometheuses, self.ingress_classes)
 
     async def _list(self, resource: Resource) -> Sequence[Object] | None:
-        """The objects of a kind in all namespaces; the last known ones if the API server fails."""
+        """The objects of a kind in all namespaces.
+
+        The last known ones if the API server fails, or denies it: it may do so for a moment.
+        """
         try:
             self._listed[resource], _ = await self._kube.list(resource)
-        except (ForbiddenError, NotFoundError):
+        except NotFoundError:
             self._listed[resource] = None
         except KubeError as error:
-            logger.warning("listing %s failed: %s", resource.plural, error)
+            if not isinstance(error, ForbiddenError):
+                logger.warning("listing %s failed: %s", resource.plural, error)
         return self._listed.get(resource)
 
 

@@ -24,7 +24,7 @@ def most_replicas(spec: QwenServiceSpec) -> int:
 
 
 def size_warnings(spec: QwenServiceSpec) -> list[PlanWarning]:
-    """Numbers that do not fit each other. No rules of the schema: those would hold up autoscalers."""
+    """Numbers that do not fit each other. As rules of the schema they would hold up autoscalers."""
     warnings = []
     most = most_replicas(spec)
     needed = spec.remediation.min_ready_replicas

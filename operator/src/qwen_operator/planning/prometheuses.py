@@ -1,4 +1,4 @@
-"""Which Prometheus objects scrape a service, and by which peers a NetworkPolicy lets them in. Pure."""
+"""Which Prometheus objects scrape a service, and how a NetworkPolicy admits them. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The certificate authorities of `engine.trustedCA`: their volume, and the variables that name it."""
+"""The certificate authorities of `engine.trustedCA`: their volume, and variables that name it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from qwen_operator.api.objects import Object
 _VOLUME: Final = "trusted-ca"
 _FOLDER: Final = "/etc/qwen/trusted-ca"
 _FILE: Final = "ca-bundle.crt"
-# OpenSSL, and with it httpx, huggingface_hub and aiohttp; requests and with it ModelScope; curl. Each
-# of them replaces the authorities of the image.
+# OpenSSL, and with it httpx, huggingface_hub and aiohttp; requests, and with it ModelScope; curl.
+# Each of them replaces the authorities of the image.
 _VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
