@@ -19,6 +19,7 @@ from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError
 from qwen_operator.kube.events import Recorder, Subject
 from qwen_operator.kube.pod_events import PodEvents
 from qwen_operator.kube.resources import (
+    AUTOSCALERS,
     CLAIMS,
     DEPLOYMENTS,
     HTTP_ROUTES,
@@ -31,6 +32,7 @@ from qwen_operator.kube.resources import (
     resource_for,
 )
 from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, plan
+from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.process.settings import Settings
@@ -179,7 +181,13 @@ class Reconciler:
             claims=claims,
             prometheuses=cluster.surroundings.prometheuses,
             ingress_classes=cluster.surroundings.ingress_classes,
+            scaling_trouble=scaling_trouble(self._autoscaler(service), now),
         )
+
+    def _autoscaler(self, service: QwenService) -> Object | None:
+        scaling = service.spec.autoscaling
+        resource = SCALED_OBJECTS if scaling is not None and scaling.scaler == "KEDA" else AUTOSCALERS
+        return self._children.own(resource, service, child_name(service.name))
 
     async def _write_status(self, obj: Object, status: ServiceStatus) -> None:
         old, new = obj.get("status") or {}, status.to_dict()

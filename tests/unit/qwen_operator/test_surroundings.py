@@ -92,7 +92,9 @@ async def test_without_a_prometheus_object_others_may_read_service_monitors(clus
 
 async def test_a_change_makes_every_service_due(cluster: Cluster, kube: KubeClient) -> None:
     told: list[str] = []
-    cache = ClusterCache(kube, (), on_child=lambda _: None, on_pod=lambda _: None, on_api=lambda: told.append("changed"))
+    cache = ClusterCache(
+        kube, (), on_child=lambda _: None, on_pod=lambda _: None, on_api=lambda: told.append("changed")
+    )
     await cache.discover()
     await cache.discover()
     assert told == ["changed"]

@@ -65,6 +65,7 @@ class ClusterFacts:
         prometheuses: the Prometheus objects of the cluster, None if they are not known.
         ingress_classes: the IngressClasses, and whether they are the default; None if they are not
             known.
+        scaling_trouble: why the autoscaler does not work, empty if it does.
     """
 
     operator_version: str
@@ -81,6 +82,7 @@ class ClusterFacts:
     claims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prometheuses: Sequence[Mapping[str, Any]] | None = None
     ingress_classes: Mapping[str, bool] | None = None
+    scaling_trouble: str = ""
 
 
 class Reference(NamedTuple):
@@ -245,5 +247,5 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
             scraping=None if facts.prometheuses is None else scraping(service, facts.prometheuses),
         ),
         *exposure_warnings(spec, has_routes=facts.has_http_route, ingress_classes=facts.ingress_classes),
-        *scaling_warnings(spec, has_keda=facts.has_scaled_object),
+        *scaling_warnings(spec, has_keda=facts.has_scaled_object, trouble=facts.scaling_trouble),
     ]

@@ -5,10 +5,19 @@ work as it seems. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
-from qwen_operator.api import QwenService, QwenServiceSpec
+from qwen_operator.api import QwenService, QwenServiceSpec, parse_time
 from qwen_operator.planning.builders.deployment import rollout_numbers
+
+_SCALING_PATIENCE: Final = 120.0
+"""Seconds."""
+
+# Of a HorizontalPodAutoscaler and of a ScaledObject.
+_SCALING_CONDITIONS: Final = ("ScalingActive", "AbleToScale", "Ready")
+_EXPECTED: Final = ("ScalingDisabled",)
+"""The service is scaled to zero."""
 
 
 class PlanWarning(NamedTuple):
@@ -63,15 +72,37 @@ def claim_warnings(spec: QwenServiceSpec, *, supported: bool) -> list[PlanWarnin
     return warnings
 
 
-def scaling_warnings(spec: QwenServiceSpec, *, has_keda: bool) -> list[PlanWarning]:
-    """About the autoscaler."""
-    if spec.autoscaling is None or spec.autoscaling.scaler != "KEDA" or has_keda:
+def scaling_warnings(spec: QwenServiceSpec, *, has_keda: bool, trouble: str = "") -> list[PlanWarning]:
+    """About the autoscaler. `trouble` is what it says about itself."""
+    if spec.autoscaling is None:
         return []
-    message = (
-        "autoscaling.scaler is KEDA, which is not installed. Nothing scales the service. Install KEDA, or set "
-        "autoscaling.scaler to HPA."
-    )
-    return [PlanWarning("AutoscalerUnavailable", message)]
+    if spec.autoscaling.scaler == "KEDA" and not has_keda:
+        message = (
+            "autoscaling.scaler is KEDA, which is not installed. Nothing scales the service. Install KEDA, or set "
+            "autoscaling.scaler to HPA."
+        )
+        return [PlanWarning("AutoscalerUnavailable", message)]
+    if trouble:
+        return [PlanWarning("AutoscalerNotActive", f"Nothing scales the service. The autoscaler says: {trouble}")]
+    return []
+
+
+def scaling_trouble(autoscaler: Mapping[str, Any] | None, now: datetime) -> str:
+    """Why a HorizontalPodAutoscaler or a ScaledObject does not work; empty if it does.
+
+    It is given a while, because new pods have no metrics yet.
+    """
+    for condition in ((autoscaler or {}).get("status") or {}).get("conditions") or ():
+        since = parse_time(condition.get("lastTransitionTime"))
+        lasts = since is None or (now - since).total_seconds() > _SCALING_PATIENCE
+        if (
+            condition["type"] in _SCALING_CONDITIONS
+            and condition["status"] == "False"
+            and condition.get("reason") not in _EXPECTED
+            and lasts
+        ):
+            return f"{condition.get('reason', condition['type'])}: {condition.get('message', '')}"
+    return ""
 
 
 def exposure_warnings(
