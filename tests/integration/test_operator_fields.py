@@ -79,9 +79,7 @@ def test_an_ingress_follows_the_spec_and_says_that_nobody_serves_it(operator: Op
     api.create(qwen_service(ingress={"hosts": ["news.example.com"], "tlsSecretName": "news-tls"}))
     found = wait_until("the Ingress", lambda: api.get(*INGRESS), seconds=10)
     assert found["spec"]["tls"] == [{"hosts": ["news.example.com"], "secretName": "news-tls"}]
-    wait_until(
-        "a warning", lambda: api.condition("HasWarnings").get("reason") == "IngressClassMissing", seconds=10
-    )
+    wait_until("a warning", lambda: api.condition("HasWarnings").get("reason") == "IngressClassMissing", seconds=10)
     changed = {"className": "nginx", "hosts": ["other.example.com"], "tlsSecretName": None}
     api.patch(QS, "qwenservices", "news", {"spec": {"ingress": changed}})
 

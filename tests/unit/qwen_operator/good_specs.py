@@ -310,7 +310,7 @@ GOOD_SPECS: dict[str, Spec] = {
                 "labels": {"app.kubernetes.io/version": "1"},
                 "annotations": {"sidecar.istio.io/inject": "no"},
             },
-            "spec": {"containers": [{"name": "server", "volumeMounts": [{"mountPath": "/a", "$patch": "delete"}]}]},
+            "spec": {"containers": [{"name": "server", "volumeMounts": [{"mountPath": "/dev/shm", "$patch": "delete"}]}]},
         },
     },
 }

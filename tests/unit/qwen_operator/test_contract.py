@@ -144,5 +144,5 @@ def test_outcomes_and_bounds_of_objectives_are_those_of_the_server() -> None:
     assert bounds == list(request_figures.RequestFigures().ttft.edges)
     slo = {"availability": "99.5"}
     rule = child(service(slo=slo), "PrometheusRule", has_prometheus_rule=True)
-    named = set(re.findall(r"[a-z]+", "".join(re.findall(r'outcome=~"([a-z|]+)"', str(rule)))))
+    named = set(re.findall(r"[a-z]+", " ".join(re.findall(r'outcome=~"([a-z|]+)"', str(rule)))))
     assert named == {"failed", "refused", "successful"} <= set(request_figures.OUTCOMES)

@@ -39,7 +39,10 @@ def autoscaler(kind: str, status: str, reason: str, since: str | None = "2026-01
         (autoscaler("ScalingLimited", "False", "DesiredWithinRange"), ""),
         (autoscaler("ScalingActive", "False", "FailedGetPodsMetric", "2026-01-02T03:03:00Z"), ""),
         (autoscaler("ScalingActive", "False", "FailedGetPodsMetric"), "FailedGetPodsMetric: no custom metrics API"),
-        (autoscaler("Ready", "False", "ScaledObjectCheckFailed", None), "ScaledObjectCheckFailed: no custom metrics API"),
+        (
+            autoscaler("Ready", "False", "ScaledObjectCheckFailed", None),
+            "ScaledObjectCheckFailed: no custom metrics API",
+        ),
     ],
 )
 def test_an_autoscaler_that_does_not_work_is_reported_after_a_while(live: Object | None, trouble: str) -> None:
@@ -109,9 +112,7 @@ def test_a_policy_that_may_keep_the_gateway_out_is_reported(front: Object) -> No
     assert reasons(service(**front), **cluster) == []
 
 
-def prometheus(
-    selector: Any, namespaces: Any = None, namespace: str = "default", name: str = "main"
-) -> dict[str, Any]:
+def prometheus(selector: Any, namespaces: Any = None, namespace: str = "default", name: str = "main") -> dict[str, Any]:
     selectors = {"serviceMonitorSelector": selector, "serviceMonitorNamespaceSelector": namespaces}
     return {"metadata": {"name": name, "namespace": namespace}, "spec": selectors}
 
