@@ -310,7 +310,9 @@ GOOD_SPECS: dict[str, Spec] = {
                 "labels": {"app.kubernetes.io/version": "1"},
                 "annotations": {"sidecar.istio.io/inject": "no"},
             },
-            "spec": {"containers": [{"name": "server", "volumeMounts": [{"mountPath": "/dev/shm", "$patch": "delete"}]}]},
+            "spec": {
+                "containers": [{"name": "server", "volumeMounts": [{"mountPath": "/dev/shm", "$patch": "delete"}]}]
+            },
         },
     },
 }
