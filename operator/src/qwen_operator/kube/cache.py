@@ -21,15 +21,18 @@ from qwen_operator.kube.resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     HTTP_ROUTES,
+    INGRESSES,
     NETWORK_POLICIES,
     OPTIONAL,
     PODS,
     PROMETHEUS_RULES,
     QWEN_SERVICES,
+    SCALED_OBJECTS,
     SERVICE_MONITORS,
     SERVICES,
     Resource,
 )
+from qwen_operator.kube.surroundings import Surroundings
 from qwen_operator.process.health import Health
 
 logger = logging.getLogger(__name__)
@@ -39,16 +42,16 @@ _COMPARE_SECONDS: Final = 900.0
 """How often children and pods are listed and compared, also while their watches seem to work."""
 
 _REMEMBERED: Final = 1000
-_CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, CLAIMS)
-_OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
+_CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, INGRESSES, CLAIMS)
+_OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, SCALED_OBJECTS)
 
 
 class ClusterCache:
     """A cache of the relevant objects, kept up to date by watches.
 
     `on_child(key)`, `on_pod(pod)` and `on_service(service)` are called when an object changes,
-    `on_api()` when an optional API was installed or removed. The list of QwenServices is compared
-    with the cache at least every `relist` seconds.
+    `on_api()` when an optional API or something in the surroundings has changed. The list of
+    QwenServices is compared with the cache at least every `relist` seconds.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class ClusterCache:
         self._on_api = on_api
         self._on_service = on_service
         self._health = health or Health()
+        self.surroundings = Surroundings(kube)
         self._names: dict[Key, str] = {}
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._optional_tasks: dict[Resource, asyncio.Task[None]] = {}
@@ -190,13 +194,16 @@ class ClusterCache:
         await asyncio.gather(*self._optional_tasks.values(), return_exceptions=True)
 
     async def keep_discovering(self) -> None:
-        """Discovers once a minute which optional APIs are installed."""
+        """Discovers once a minute what has changed around the services."""
         while True:
             await asyncio.sleep(DISCOVERY_SECONDS)
             await self.discover()
 
     async def discover(self) -> None:
-        """Finds out which optional APIs are installed, and watches our children of these kinds."""
+        """Finds out which optional APIs are installed, and watches our children of these kinds.
+
+        Then it reads the surroundings.
+        """
         served = set()
         for resource in OPTIONAL:
             try:
@@ -217,6 +224,7 @@ class ClusterCache:
                 self._optional_tasks.pop(resource).cancel()
         if changed:
             logger.info("installed optional APIs: %s", ", ".join(sorted(item.plural for item in served)) or "none")
+        if await self.surroundings.look() or changed:
             self._on_api()
 
     def _informer(
