@@ -66,7 +66,7 @@ class GateKeeper:
             if pod is None or pod["metadata"]["uid"] != uid or not is_active(pod) or gate_of(pod) is not Gate.UNSET:
                 return
             if attempt == 0:
-                await self._poller.metrics(pod_ip(pod))
+                await self._poller.metrics(pod_ip(pod), namespace)
             try:
                 await self._writer.set_gate(
                     pod_view(pod), namespace, is_open=True, reason="NewPod", message="it is a new pod"

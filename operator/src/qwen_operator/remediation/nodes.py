@@ -32,10 +32,11 @@ class Nodes:
         now = self._clock()
         self._known = {name: known for name, known in self._known.items() if now - known[0] <= NODE_SECONDS}
         wanted = {name for name in names if name}
-        slots = asyncio.Semaphore(_AT_ONCE)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_SECONDS):
-                await asyncio.gather(*(self._look(name, slots) for name in sorted(wanted - self._known.keys())))
+        unknown, slots = sorted(wanted - self._known.keys()), asyncio.Semaphore(_AT_ONCE)
+        if unknown:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await asyncio.gather(*(self._look(name, slots) for name in unknown))
         return frozenset(name for name in wanted if name in self._known and not self._known[name][1])
 
     async def _look(self, name: str, slots: asyncio.Semaphore) -> None:
