@@ -30,6 +30,7 @@ from qwen_operator.remediation.steps import (
 from qwen_operator.remediation.values import Evidence, Pod
 from qwen_operator.remediation.writes import Writer
 from tests.unit.qwen_operator.remediation_world import policy
+from tests.unit.qwen_operator.test_poller import nested
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 POD = Pod(uid="u0", name="p0", node="n1")
@@ -170,14 +171,6 @@ async def test_the_history_says_why_a_restart_was_cancelled() -> None:
     await cluster.perform(FinishRestart(intent, "Cancelled", "its alert has ended"))
     assert cluster.ledger.history[-1].message == "the restart of pod p0 was cancelled: its alert has ended"
     assert cluster.ledger.restart_times == []
-
-
-def nested(depth: int) -> Any:
-    """Lists in lists."""
-    value: Any = []
-    for _ in range(depth):
-        value = [value]
-    return value
 
 
 @pytest.mark.parametrize(

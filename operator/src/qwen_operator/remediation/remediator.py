@@ -36,7 +36,8 @@ from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED, is_active
 logger = logging.getLogger(__name__)
 
 
-_BEAT_SECONDS: Final = 90.0
+_BEAT_SECONDS: Final = 120.0
+"""Seconds that a part of a round may take: seven calls of the API make a restart at most."""
 _AT_LEAST: Final = 0.1
 """Seconds between two rounds of a service, also if one is to follow at once."""
 
