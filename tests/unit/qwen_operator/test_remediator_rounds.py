@@ -1,4 +1,4 @@
-"""The rounds of remediation: their pace, their proofs, their counters, and the first of a leader."""
+"""The rounds of remediation: their pace, proofs and counters, and the first one of a leader."""
 
 from __future__ import annotations
 
