@@ -99,7 +99,7 @@ def test_a_refund_of_an_older_restart_keeps_the_back_off_of_the_last() -> None:
 def test_a_back_off_from_a_clock_that_was_ahead_does_not_last() -> None:
     entry: Any = {"time": EPOCH, "pod": "p0", "pod_uid": "u0", "action": "Blocked"}
     ledger = RemediationStatus(backoff_until=EPOCH + timedelta(days=1), history=[HistoryEntry(**entry)])
-    assert ledgers.pause_left(ledger, policy(), "u0", EPOCH) == 0.0
+    assert ledgers.paused_until(ledger, policy(), "u0", EPOCH) is None
 
 
 # Cancelled.
@@ -146,8 +146,9 @@ def test_only_a_restart_that_was_made_counts_as_tried(actions: list[str], tried_
 def test_a_cancelled_restart_makes_only_its_own_pod_wait() -> None:
     entry: Any = {"time": EPOCH, "pod": "p0", "pod_uid": "u0", "action": "Cancelled"}
     ledger, now = RemediationStatus(history=[HistoryEntry(**entry)]), EPOCH + timedelta(seconds=10)
-    assert ledgers.pause_left(ledger, policy(backoff_base=30.0), "u0", now) == 20.0
-    assert ledgers.pause_left(ledger, policy(backoff_base=30.0), "u1", now) == 0.0
+    assert ledgers.paused_until(ledger, policy(backoff_base=30.0), "u0", now) == EPOCH + timedelta(seconds=30)
+    assert ledgers.paused_until(ledger, policy(backoff_base=5.0), "u0", now) is None
+    assert ledgers.paused_until(ledger, policy(backoff_base=30.0), "u1", now) is None
 
 
 # Unfinished.

@@ -49,23 +49,23 @@ def backoff_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> fl
     return left if 0.0 < left <= policy.backoff_max + 1.0 else 0.0
 
 
-def pause_left(ledger: RemediationStatus, policy: Policy, pod_uid: str, now: datetime) -> float:
-    """Seconds until a restart of the pod may begin.
+def paused_until(ledger: RemediationStatus, policy: Policy, pod_uid: str, now: datetime) -> datetime | None:
+    """Until when a restart of the pod must wait; None if it may begin now.
 
     After a restart, all pods wait for the back-off. After one that was refused or cancelled, only
     its own pod waits.
     """
-    backoff, ended = backoff_left(ledger, policy, now), not_made(ledger, pod_uid)
+    backoff = ledger.backoff_until if backoff_left(ledger, policy, now) else None
+    ended = not_made(ledger, pod_uid)
     if ended is not None and ended.action == "Blocked":
         return backoff
-    left = 0.0
-    if ledger.restart_times:
+    ends = []
+    if backoff is not None and ledger.restart_times:
         pause = timedelta(seconds=_pause(policy, len(ledger.restart_times)))
-        until = whole_second(max(ledger.restart_times) + pause)
-        left = min(backoff, max(0.0, (until - now).total_seconds()))
+        ends.append(min(backoff, whole_second(max(ledger.restart_times) + pause)))
     if ended is not None and ended.time <= now:
-        left = max(left, policy.backoff_base - (now - ended.time).total_seconds())
-    return left
+        ends.append(whole_second(ended.time + timedelta(seconds=policy.backoff_base)))
+    return max((end for end in ends if end > now), default=None)
 
 
 def not_made(ledger: RemediationStatus, pod_uid: str) -> HistoryEntry | None:

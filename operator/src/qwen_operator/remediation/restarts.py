@@ -173,7 +173,7 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
         pod
         for pod in candidates
         if (state.memory[pod.uid].fresh or cause(state, pod) == DEAD)
-        and not ledgers.pause_left(state.ledger, state.policy, pod.uid, state.now.wall)
+        and ledgers.paused_until(state.ledger, state.policy, pod.uid, state.now.wall) is None
     ]
     if not now:
         return [], suspended
