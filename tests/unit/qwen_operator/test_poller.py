@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from qwen_operator.remediation.poll import GENERATIONS_AT_ONCE, MAX_BODY, POLLS_AT_ONCE, Poller
+from qwen_operator.remediation.poll import GENERATIONS_AT_ONCE, MAX_BODY, Poller
 from qwen_operator.remediation.shares import Shares
 from qwen_operator.remediation.values import Evidence
 from tests.unit.qwen_operator.kube_server import until
@@ -76,11 +76,17 @@ async def test_test_generations_that_hang_silence_no_pod_of_another_namespace() 
     assert held.most["health/generate"] == GENERATIONS_AT_ONCE
 
 
+async def poll_again_and_again(poller: Poller, ip: str) -> None:
+    while True:
+        await poller.metrics(ip, "a")
+
+
 async def test_pods_that_are_silent_silence_no_pod_of_another_namespace() -> None:
     held = Held()
     async with pods(held) as poller:
-        silent = [asyncio.create_task(poller.metrics(f"a{number}", "a")) for number in range(POLLS_AT_ONCE + 50)]
-        await until(lambda: held.most.get("api/v1/metrics", 0) >= POLLS_AT_ONCE)
+        poller._polls = Shares(8)
+        silent = [asyncio.create_task(poll_again_and_again(poller, f"a{number}")) for number in range(20)]
+        await until(lambda: held.most.get("api/v1/metrics", 0) >= 8)
         polls = [await poller.metrics("b", "b") for _ in range(10)]
         await cancelled(silent)
     assert sum(evidence is not None for evidence in polls) >= 9
