@@ -21,6 +21,7 @@ from qwen_operator.remediation.steps import (
     FinishRestart,
     OpenGate,
     Prove,
+    Recount,
     ResetBudget,
     Step,
 )
@@ -161,6 +162,8 @@ class World:
                 self.ledger = ledgers.finish(self.ledger, step.intent, refund=refund)
             case ResetBudget():
                 self.ledger = ledgers.reset(self.ledger, step.value)
+            case Recount():
+                self.ledger = self.ledger.model_copy(update={"restarts_in_window": step.count})
             case Prove() if step.pod.uid in self.patients:
                 patient = self.patients[step.pod.uid]
                 self.proofs[step.pod.uid] = patient.generates and self.mono >= patient.down_until
@@ -178,7 +181,7 @@ class World:
             self.evicted += 1
             del self.patients[intent.pod_uid]
             name = f"{old.pod.name}-{self.evicted}"
-            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET, node=old.pod.node)
+            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET, node=old.pod.node, created=self.wall)
         new = Patient(restarted, uptime=0.0, down_until=self.mono + self.start_seconds)
         if not old.cured_by_restart:
             new = replace(new, alerts=old.alerts, generates=old.generates, gpus=old.gpus, cured_by_restart=False)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -17,26 +17,27 @@ from qwen_operator.api.objects import Key, Object
 from qwen_operator.api.qwenservice import parse_status, remediation_spec
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
-from qwen_operator.kube.resources import NODES, REPLICA_SETS
+from qwen_operator.kube.resources import REPLICA_SETS
 from qwen_operator.process.health import Health
-from qwen_operator.process.operator_metrics import PODS_OUT, SUSPENDED
+from qwen_operator.process.operator_metrics import ACTIONS, PODS_OUT, RESTARTS, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.memory import Memory, next_poll
+from qwen_operator.remediation.nodes import Nodes
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.steps import Decisions, Prove
-from qwen_operator.remediation.values import Evidence, Instant, Round
+from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
 from qwen_operator.remediation.views import newest_revision, pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer, unreadable
 from qwen_operator.status.conditions import Suspension
-from qwen_operator.status.diagnosis import is_active
+from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED, is_active
 
 logger = logging.getLogger(__name__)
 
 
-NODE_SECONDS: Final = 15.0
-_BEAT_SECONDS: Final = 90.0
+_BEAT_SECONDS: Final = 120.0
+"""Seconds that a part of a round may take: seven calls of the API make a restart at most."""
 _AT_LEAST: Final = 0.1
 """Seconds between two rounds of a service, also if one is to follow at once."""
 
@@ -74,12 +75,17 @@ class Remediator:
         self._suspended: dict[Key, Suspension] = {}
         self._proofs: dict[str, bool] = {}
         self._wake: dict[Key, asyncio.Event] = {}
-        self._asked: set[asyncio.Task[None]] = set()
-        self._nodes: dict[str, tuple[float, bool]] = {}
+        self._asked: dict[str, asyncio.Task[None]] = {}
+        self._nodes = Nodes(kube)
 
     def suspended(self, key: Key) -> Suspension | None:
-        """Why remediation of a service is suspended; None while it is active."""
-        return self._suspended.get(key)
+        """Why remediation of a service is suspended; None while it is active.
+
+        Until the first decision, such as after a failover, it is what the status says.
+        """
+        if key in self._suspended or key in self._memories:
+            return self._suspended.get(key)
+        return _suspended_before(self._cluster.service(key))
 
     def sync(self, key: Key) -> None:
         """Starts the loop of a new service, or stops that of a deleted one."""
@@ -95,12 +101,13 @@ class Remediator:
             self._suspended.pop(key, None)
             self._wake.pop(key, None)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
-            for gauge in (PODS_OUT, SUSPENDED):
-                gauge.remove(*key)
+            for metric in (PODS_OUT, SUSPENDED, RESTARTS):
+                metric.remove(*key)
+            ACTIONS.remove_by_labels({"namespace": key[0], "service": key[1]})
 
     async def stop(self) -> None:
         """Stops all loops."""
-        tasks = [*self._loops.values(), *self._asked]
+        tasks = [*self._loops.values(), *self._asked.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -132,8 +139,9 @@ class Remediator:
         if found is None:
             return 2.0  # unknown: gates stay as they are and a restart waits
         policy, desired = self._policies[key] = found
+        policy = replace(policy, poll=max(policy.poll, self._poller.shortest))
         asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
-        answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
+        answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod), key[0]) for pod in asked))
         by_pod = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
         evidence = {uid: answer.evidence for uid, answer in by_pod.items()}
         pods = self._cluster.pods(key)
@@ -145,7 +153,8 @@ class Remediator:
         decisions = self.judge(key, seen, policy, parse_status(service).remediation)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         self._ask(key, decisions, by_uid)
-        await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.steps)
+        actor = ServiceActor(self._writer, service, by_uid, evidence, policy, beat=lambda: self._beat(key))
+        await actor.carry_out(decisions.steps)
         if decisions.go_on:
             self.hurry(key)
         return next_poll(decisions.memory, policy)
@@ -153,9 +162,14 @@ class Remediator:
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
         """Decides about one round and keeps the memory for the next."""
         now = Instant(time.monotonic(), datetime.now(UTC))
-        decisions = decide(seen, policy, ledger, self._memories.get(key, Memory()), now)
+        memory = self._memories.get(key)
+        if memory is None:
+            before = _suspended_before(self._cluster.service(key))
+            memory = Memory(suspended=None if before is None else (before, now.mono))
+        decisions = decide(seen, policy, ledger, memory, now)
         self._memories[key] = decisions.memory
         latches = [memory.latch for memory in decisions.memory.pods.values() if policy.mode == "Enforce"]
+        RESTARTS.labels(*key)  # from now on it exists: without a first 0, no increase can be seen
         PODS_OUT.labels(*key).set(sum(latch is not None and not latch.held_back for latch in latches))
         SUSPENDED.labels(*key).set(decisions.suspended is not None)
         if decisions.suspended != self._suspended.get(key):
@@ -186,11 +200,10 @@ class Remediator:
         newest = None
         if unhealthy and (rollout.under_way or rollout.stalled):
             newest = await self._newest(key)
-        views = []
-        for pod in pods:
-            node = (pod.get("spec") or {}).get("nodeName", "")
-            ready = await self._node_ready(node) if pod["metadata"]["uid"] in unhealthy else True
-            views.append(pod_view(pod, node_ready=ready, newest_hash=newest))
+        views = [pod_view(pod, newest_hash=newest) for pod in pods]
+        suspects = [view for view in views if view.uid in unhealthy or _may_be_restarted(view)]
+        lost = await self._nodes.not_ready(view.node for view in suspects)
+        views = [replace(view, node_ready=False) if view.node in lost else view for view in views]
         known = {pod["metadata"]["uid"] for pod in pods}
         proofs = {uid: self._proofs.pop(uid) for uid in known & self._proofs.keys()}
         annotations = (self._cluster.service(key) or {"metadata": {}})["metadata"].get("annotations") or {}
@@ -208,16 +221,24 @@ class Remediator:
         if key in self._wake:
             self._wake[key].set()
 
+    def _beat(self, key: Key) -> None:
+        """Tells that a round of a service makes progress, however slow the API server is."""
+        self._health.beat(f"remediation of {key[0]}/{key[1]}", _BEAT_SECONDS)
+
     def _ask(self, key: Key, decisions: Decisions, pods: Mapping[str, Object]) -> None:
         for step in decisions.steps:
-            if isinstance(step, Prove) and step.pod.uid in pods:
-                task = asyncio.create_task(self._prove(key, step.pod.uid, pod_ip(pods[step.pod.uid])))
-                self._asked.add(task)
-                task.add_done_callback(self._asked.discard)
+            # One that waits for its turn counts as lost after a while, but is still in progress.
+            if isinstance(step, Prove) and step.pod.uid in pods and step.pod.uid not in self._asked:
+                uid = step.pod.uid
+                self._asked[uid] = asyncio.create_task(self._prove(key, uid, pod_ip(pods[uid])))
 
     async def _prove(self, key: Key, uid: str, ip: str) -> None:
-        self._proofs[uid] = await self._poller.generate(ip)
-        self.hurry(key)
+        try:
+            well = self._proofs[uid] = await self._poller.generate(ip, key[0])
+        finally:
+            del self._asked[uid]
+        if well:  # after a failure the next one waits for the next round
+            self.hurry(key)
 
     async def _newest(self, key: Key) -> str | None:
         try:
@@ -227,25 +248,6 @@ class Remediator:
             return None
         owner = child_name(key[1])
         return newest_revision([item for item in sets if _owned_by(item, owner)])
-
-    async def _node_ready(self, name: str) -> bool:
-        """Whether a node is ready. Without permission to read nodes it counts as ready."""
-        return await _cached(self._nodes, name, lambda: self._look_at_node(name)) if name else True
-
-    async def _look_at_node(self, name: str) -> bool:
-        try:
-            node = await self._kube.get(NODES, name)
-        except KubeError:
-            return True
-        conditions = (node.get("status") or {}).get("conditions") or ()
-        return all(item.get("status") == "True" for item in conditions if item["type"] == "Ready")
-
-
-async def _cached(cache: dict[str, tuple[float, bool]], key: str, read: Callable[[], Awaitable[bool]]) -> bool:
-    known = cache.get(key)
-    if known is None or time.monotonic() - known[0] > NODE_SECONDS:
-        known = cache[key] = (time.monotonic(), await read())
-    return known[1]
 
 
 def _policy(service: Object) -> tuple[Policy, int] | None:
@@ -258,6 +260,17 @@ def _policy(service: Object) -> tuple[Policy, int] | None:
     except InvalidSpecError:
         spec = remediation_spec(service)
     return None if spec is None else (policy_of(spec), spec.replicas)
+
+
+def _may_be_restarted(pod: Pod) -> bool:
+    """Whether a pod may be restarted that has no alert in this round: out, or its engine died."""
+    return pod.gate is Gate.CLOSED or (not pod.running and pod.exit_code == EXIT_ENGINE_DIED)
+
+
+def _suspended_before(service: Object | None) -> Suspension | None:
+    """Why remediation is suspended by what the status says, perhaps of an earlier process."""
+    condition = None if service is None else parse_status(service).condition("RemediationSuspended")
+    return None if condition is None or condition.status != "True" else Suspension(condition.reason, condition.message)
 
 
 def _owned_by(obj: Object, deployment: str) -> bool:

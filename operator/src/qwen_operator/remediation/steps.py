@@ -106,8 +106,29 @@ class ResetBudget:
     value: str
 
 
+@dataclass(frozen=True)
+class Recount:
+    """Corrects the number of restarts in the window, which falls as time passes.
+
+    `based_on` are the restart times of the ledger that it was counted from.
+    """
+
+    count: int
+    based_on: tuple[datetime, ...]
+
+
 Step = (
-    OpenGate | CloseGate | BeginRestart | ExecuteRestart | FinishRestart | Prove | Report | Died | WouldDo | ResetBudget
+    OpenGate
+    | CloseGate
+    | BeginRestart
+    | ExecuteRestart
+    | FinishRestart
+    | Prove
+    | Report
+    | Died
+    | WouldDo
+    | ResetBudget
+    | Recount
 )
 
 
