@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from qwen_operator.api.alerting import AlertSpec, RemediationSpec
 from qwen_operator.api.base import ApiObject, ValidationRule, map_list, section
+from qwen_operator.api.bounds import excess
 from qwen_operator.api.metadata import ChildMetadata, PodTemplate
 from qwen_operator.api.operations import (
     AutoscalingSpec,
@@ -34,8 +35,6 @@ GROUP: Final = "qwen-vllm.io"
 VERSION: Final = "v1alpha1"
 KIND: Final = "QwenService"
 PLURAL: Final = "qwenservices"
-MAX_NESTING: Final = 64
-"""Levels of a field of the spec. A pod template has less than 20."""
 
 
 class InvalidSpecError(Exception):
@@ -180,8 +179,9 @@ class QwenService:
     def parse(cls, obj: Mapping[str, Any]) -> QwenService:
         """Parses an object of the API. Raises InvalidSpecError, which names the field."""
         metadata = obj["metadata"]
-        if (field := _too_deep(obj.get("spec") or {})) is not None:
-            raise InvalidSpecError(f"spec.{field}", f"it is nested deeper than {MAX_NESTING} levels")
+        for field, value in (obj.get("spec") or {}).items():
+            if (problem := excess(value)) is not None:
+                raise InvalidSpecError(f"spec.{field}", problem)
         try:
             spec = QwenServiceSpec.model_validate(obj.get("spec") or {})
         except ValidationError as error:
@@ -200,22 +200,6 @@ class QwenService:
     def with_replicas(self, replicas: int) -> QwenService:
         """The same service with this number of replicas."""
         return replace(self, spec=self.spec.model_copy(update={"replicas": replicas}))
-
-
-def _too_deep(spec: Mapping[str, Any]) -> str | None:
-    """The field of the spec that is nested deeper than anything that Kubernetes has."""
-    for field, value in spec.items():
-        level = [value]
-        for _ in range(MAX_NESTING):
-            level = [
-                child
-                for parent in level
-                if isinstance(parent, (dict, list))
-                for child in (parent.values() if isinstance(parent, dict) else parent)
-            ]
-        if level:
-            return field
-    return None
 
 
 def remediation_spec(obj: Mapping[str, Any]) -> QwenServiceSpec | None:
