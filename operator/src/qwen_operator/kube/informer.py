@@ -20,6 +20,7 @@ from qwen_operator.api.names import SERVICE_LABEL
 from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import WATCH_SECONDS, WATCH_SILENCE, KubeClient
 from qwen_operator.kube.errors import ForbiddenError, NotFoundError
+from qwen_operator.kube.projection import keeper
 from qwen_operator.kube.resources import Resource
 from qwen_operator.kube.retries import must_list, pause
 from qwen_operator.process.health import Health
@@ -87,6 +88,7 @@ class Informer:
         health: Health | None = None,
     ) -> None:
         self.resource = resource
+        self._keep = keeper(resource)
         self._removable = removable
         self._kube = kube
         self._loops = [_Loop(namespace) for namespace in namespaces or (None,)]
@@ -137,6 +139,7 @@ class Informer:
 
     def put(self, obj: Object) -> None:
         """Stores an object, also one that is not known, unless a newer state of it is known."""
+        obj = self._keep(obj)
         key = key_of(obj)
         if newer(obj, self._objects.get(key)):
             self._put(key, obj)
@@ -224,7 +227,7 @@ class Informer:
 
     async def _list(self, loop: _Loop) -> None:
         asked_at = asyncio.get_running_loop().time()
-        items, version = await self._kube.list(self.resource, loop.namespace, self._selector)
+        items, version = await self._kube.list(self.resource, loop.namespace, self._selector, keep=self._keep)
         self._replace(loop.namespace, {key_of(item): item for item in items}, asked_at)
         loop.version, loop.listed_at, loop.absences = version, asked_at, 0
         self._heard(loop)
@@ -253,6 +256,7 @@ class Informer:
     def _take(self, kind: str, obj: Object) -> None:
         if kind == "BOOKMARK":
             return
+        obj = self._keep(obj)
         key = key_of(obj)
         old = self._objects.get(key)
         if kind == "DELETED":
