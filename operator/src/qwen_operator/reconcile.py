@@ -15,7 +15,7 @@ from qwen_operator.api.objects import Key, Object
 from qwen_operator.children import Children
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError
+from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, worse
 from qwen_operator.kube.events import Recorder, Subject
 from qwen_operator.kube.pod_events import PodEvents
 from qwen_operator.kube.resources import (
@@ -81,7 +81,7 @@ class Reconciler:
         if not service.replicas_given:  # first, so that drift of the Deployment is never taken for it
             await self._write_replicas(key, service.spec.replicas)
         errors, retry = await self._children.apply(key, service, todo.children)
-        retry = await self._children.remove(service, todo.removed) or retry
+        retry = worse(await self._children.remove(service, todo.removed), retry)
         self._tell_warnings(key, obj, todo.warnings)
         pods = self._cluster.pods(key)
         observed = Observed(

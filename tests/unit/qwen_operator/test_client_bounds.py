@@ -9,7 +9,16 @@ from aiohttp import web
 
 from qwen_operator.kube import client
 from qwen_operator.kube.client import PAGE, KubeClient
-from qwen_operator.kube.errors import MAX_MESSAGE, GoneError, KubeError, RefusedError, TooLargeError, error_of
+from qwen_operator.kube.errors import (
+    MAX_MESSAGE,
+    GoneError,
+    InvalidError,
+    KubeError,
+    RefusedError,
+    TooLargeError,
+    error_of,
+    worse,
+)
 from qwen_operator.kube.resources import PODS
 from tests.unit.qwen_operator.kube_server import Server, refusal
 from tests.unit.qwen_operator.objects import Object
@@ -131,3 +140,17 @@ def test_an_error_that_is_nested_too_deep_is_an_error() -> None:
 )
 def test_a_refusal_by_the_cluster_is_told_from_a_missing_right(message: str, *, refused: bool) -> None:
     assert isinstance(error_of(403, json.dumps({"message": message}).encode()), RefusedError) is refused
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(413, "the request is too large"), (500, "etcdserver: request is too large")]
+)
+def test_an_object_that_is_too_large_is_not_valid(status: int, message: str) -> None:
+    assert isinstance(error_of(status, json.dumps({"message": message}).encode()), InvalidError)
+
+
+def test_of_two_errors_the_one_that_is_no_refusal_matters() -> None:
+    refusal_by_quota, failure = RefusedError(403, "exceeded quota"), KubeError(500, "no")
+    assert worse(None, None) is None
+    assert worse(refusal_by_quota, None) is worse(None, refusal_by_quota) is refusal_by_quota
+    assert worse(refusal_by_quota, failure) is worse(failure, refusal_by_quota) is failure

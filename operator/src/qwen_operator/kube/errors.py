@@ -8,7 +8,7 @@ KubeError                 any failed call; `status` is 0 if there was no answer
 ├── ConflictError         409: another resourceVersion, another UID, or the object exists already
 ├── GoneError             the resourceVersion to watch from is too old (410), or newer than any
 │                         (504: etcd was restored from a backup)
-├── InvalidError          400, 422: the object is not valid; the message names the field
+├── InvalidError          400, 413, 422: the object is not valid, or too large
 ├── TooManyRequestsError  429: throttled, or a PodDisruptionBudget forbids the eviction
 └── TooLargeError         the answer is larger than it may be
 """
@@ -24,6 +24,8 @@ from qwen_operator.kube.reading import read_json
 MAX_MESSAGE: Final = 4096
 """Characters of a message. The API server repeats in it what it was sent."""
 
+# What the API server says of an object that is too large for its database, with the status 500.
+_TOO_LARGE: Final = "etcdserver: request is too large"
 # What the API server says if the operator itself lacks a right.
 _LACKS_RIGHT: Final = re.compile(r'User "[^"]{1,300}" cannot [a-z]{1,30} ')
 
@@ -66,7 +68,7 @@ class GoneError(KubeError):
 
 
 class InvalidError(KubeError):
-    """400 or 422."""
+    """400, 413 or 422. The message names the field that is not valid."""
 
 
 class TooManyRequestsError(KubeError):
@@ -84,6 +86,7 @@ _ERRORS: Final[Mapping[int, type[KubeError]]] = {
     404: NotFoundError,
     409: ConflictError,
     410: GoneError,
+    413: InvalidError,
     422: InvalidError,
     429: TooManyRequestsError,
 }
@@ -105,6 +108,8 @@ def error_of(status: int, body: bytes) -> KubeError:
             kind = GoneError
     except (ValueError, AttributeError, TypeError):
         message = body.decode(errors="replace")[:500]
+    if status >= 500 and _TOO_LARGE in message:
+        kind = InvalidError
     if status == 403 and kind is ForbiddenError and not _LACKS_RIGHT.search(message):
         kind = RefusedError
     return kind(status, _cut(message) or f"HTTP {status}", retry_after)
