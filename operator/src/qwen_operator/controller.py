@@ -174,7 +174,7 @@ class Controller:
 
 
 def _result(error: Exception | None) -> str:
-    """How a reconciliation counts. A refusal by a quota or a policy is a matter of its namespace."""
+    """How a reconciliation counts: what a quota or a policy refuses is no error of the operator."""
     if error is None:
         return "ok"
     return "refused" if isinstance(error, RefusedError) else "error"

@@ -39,7 +39,8 @@ async def connect(port: int, number: int) -> list[Connection]:
 
 async def healthy(port: int) -> bool:
     timeout = aiohttp.ClientTimeout(total=1.0)  # that of a probe
-    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"http://127.0.0.1:{port}/healthz") as got:
+    url = f"http://127.0.0.1:{port}/healthz"
+    async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as got:
         return got.status == 200
 
 

@@ -194,7 +194,11 @@ def test_records_that_somebody_has_made_are_compared_in_one_pass() -> None:
 
 
 def test_an_item_without_one_of_its_keys_has_the_default_of_the_api_server() -> None:
-    fields = {'k:{"containerPort":80,"protocol":"TCP"}': {}, 'k:{"containerPort":80,"protocol":"UDP"}': {}, "v:1": {}}
+    fields: Object = {
+        'k:{"containerPort":80,"protocol":"TCP"}': {},
+        'k:{"containerPort":80,"protocol":"UDP"}': {},
+        "v:1": {},
+    }
     items = ListItems(fields)
     assert items.names_of({"containerPort": 80}) == list(fields)[:2]
     assert items.names_of({"containerPort": 80, "protocol": "UDP"}) == list(fields)[1:2]

@@ -240,7 +240,7 @@ class Cluster:
         body = await request.json()
         if plural == "qwenservices":
             return {**self.objects.items[(namespace, name)], "status": body.get("status", {})}
-        metadata = {"namespace": namespace, "name": name, "uid": request.path, **body["metadata"]}
+        metadata = {"namespace": namespace, "name": name, "uid": request.path, **body.get("metadata", {})}
         return {"status": {}, **body, "metadata": {**metadata, "resourceVersion": "100"}}
 
     def has_deployment(self, namespace: str) -> bool:

@@ -31,7 +31,8 @@ def size(obj: Object) -> int:
 def test_a_child_is_still_recognized_as_what_was_applied() -> None:
     desired = stamped(child(FULL, "Deployment"))
     live = applied(desired)
-    live["metadata"]["managedFields"].append({"manager": "controller", "subresource": "status", "fieldsV1": {"f:x": {}}})
+    of_status = {"manager": "controller", "subresource": "status", "fieldsV1": {"f:x": {}}}
+    live["metadata"]["managedFields"].append(of_status)
     kept = keeper(DEPLOYMENTS)(live)
     assert is_applied(desired, kept)
     assert [record["manager"] for record in kept["metadata"]["managedFields"]] == ["kubectl", "qwen-operator"]

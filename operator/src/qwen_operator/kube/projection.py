@@ -2,8 +2,8 @@
 
 Whoever may create a pod, a Service or a PodDisruptionBudget may give it our labels and fill it up:
 with annotations, with fields, and with the records of who set them, which are larger than what they
-record. The cache keeps what this operator reads. Whatever else is to be read of a cached object must
-be kept here first.
+record. The cache keeps what this operator reads. Whatever else is to be read of a cached object
+must be kept here first.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _pod(pod: Object) -> Object:
 
 
 def _pod_spec(spec: Object) -> Object:
-    kept = {name: spec[name] for name in _POD_SPEC if name in spec}
+    kept: Object = {name: spec[name] for name in _POD_SPEC if name in spec}
     for kind in ("containers", "initContainers"):
         if spec.get(kind):
             kept[kind] = [

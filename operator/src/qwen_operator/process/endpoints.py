@@ -1,6 +1,6 @@
 """The HTTP endpoints of the operator: /metrics, /healthz and /readyz.
 
-Every pod of the cluster may connect to them, and the kubelet's probes must be answered all the same.
+Every pod of the cluster may connect to them. The kubelet's probes must be answered all the same.
 """
 
 from __future__ import annotations
