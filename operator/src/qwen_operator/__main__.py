@@ -66,6 +66,7 @@ async def _lead(settings: Settings, health: Health, stop: asyncio.Event, close: 
             won = await _unless(stop, leader.acquire())
         finally:
             standby.cancel()
+            health.ready = False  # the leader is ready when it sees what it acts on
         if not won:
             return 0
         LEADER.set(1)

@@ -19,6 +19,7 @@ from qwen_operator.kube.errors import (
     KubeError,
     NamespaceEndingError,
     NotFoundError,
+    worse,
 )
 from qwen_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, PODS, Resource, resource_for, resource_of
 from qwen_operator.planning.builders.common import stable_hash
@@ -88,7 +89,7 @@ class Children:
                 continue  # the QwenService will be deleted, too
             except KubeError as error:
                 errors.append(ApplyError("ApplyFailed", f"{kind} {child['metadata']['name']}: {error.message}", kind))
-                retry = retry or (None if isinstance(error, InvalidError) else error)
+                retry = worse(retry, None if isinstance(error, InvalidError) else error)
         return errors, retry
 
     async def remove(self, service: QwenService, references: Sequence[Reference]) -> KubeError | None:

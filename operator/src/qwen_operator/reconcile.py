@@ -15,7 +15,7 @@ from qwen_operator.api.objects import Key, Object
 from qwen_operator.children import Children
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError
+from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, worse
 from qwen_operator.kube.events import Recorder, Subject
 from qwen_operator.kube.pod_events import PodEvents
 from qwen_operator.kube.resources import (
@@ -87,7 +87,7 @@ class Reconciler:
         # First, because an autoscaler of another kind is refused while the old one exists.
         failed = await self._children.remove(service, todo.removed)
         errors, retry = await self._children.apply(key, service, todo.children)
-        retry = failed or retry
+        retry = worse(failed, retry)
         self._tell_warnings(key, obj, todo.warnings)
         pods = self._cluster.pods(key)
         observed = Observed(

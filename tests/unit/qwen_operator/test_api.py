@@ -114,6 +114,21 @@ def test_a_spec_that_is_nested_too_deep_is_refused(depth: int) -> None:
         QwenService.parse(raw)
 
 
+def with_variables(number: int) -> dict[str, Any]:
+    """A service whose pod template has so many variables."""
+    raw = service_object()
+    variables = [{"name": f"V{position}", "value": "x"} for position in range(number)]
+    raw["spec"]["podTemplate"] = {"spec": {"containers": [{"name": "server", "env": variables}]}}
+    return raw
+
+
+def test_a_spec_with_too_many_values_is_refused() -> None:
+    assert QwenService.parse(with_variables(1_000))
+    with pytest.raises(InvalidSpecError, match="it has more than 10000 values") as caught:
+        QwenService.parse(with_variables(5_000))
+    assert caught.value.field == "spec.podTemplate"
+
+
 def test_remediation_is_read_from_a_spec_that_is_invalid_elsewhere() -> None:
     remediation = {"mode": "DryRun", "minReadyReplicas": 2}
     raw = service_object(engine={"device": "cpu", "dtype": "int3"}, remediation=remediation, replicas=4)

@@ -12,7 +12,7 @@ import pytest
 
 from generate_crd import build_crd, build_reference, main, render_crd
 from qwen_operator.api import QwenService
-from qwen_operator.api.qwenservice import MAX_NESTING
+from qwen_operator.api.bounds import MAX_NESTING
 from qwen_operator.planning.builders.merge import LIST_KEYS
 from tests.unit.qwen_operator.good_specs import GOOD_SPECS
 from tests.unit.qwen_operator.objects import ROOT, load
@@ -79,6 +79,10 @@ def test_no_part_takes_unknown_fields() -> None:
 
 def test_no_object_is_deeper_than_the_reader_accepts() -> None:
     assert max(path.count(".") + path.count("[]") for path, _ in nodes(schema())) < MAX_NESTING / 2
+
+
+def test_every_list_is_bounded() -> None:
+    assert [path for path, node in nodes(schema()) if node.get("type") == "array" and "maxItems" not in node] == []
 
 
 def test_definition_fits_into_the_annotation_of_kubectl_apply() -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from qwen_operator.api.alerting import AlertSpec, RemediationSpec
 from qwen_operator.api.base import ApiObject, ValidationRule, map_list, section
+from qwen_operator.api.bounds import excess
 from qwen_operator.api.exposure import IngressSpec, RouteSpec, ServiceExposure
 from qwen_operator.api.gpu import GpuSpec
 from qwen_operator.api.metadata import ChildMetadata, PodTemplate
@@ -38,9 +39,6 @@ KIND: Final = "QwenService"
 PLURAL: Final = "qwenservices"
 _LONGEST_INTERVAL: Final = timedelta(minutes=2)
 """Between two scrapes: a rate over five minutes needs two of them at least."""
-
-MAX_NESTING: Final = 64
-"""Levels of a field of the spec. A pod template has less than 20."""
 
 
 class InvalidSpecError(Exception):
@@ -212,8 +210,9 @@ class QwenService:
     def parse(cls, obj: Mapping[str, Any]) -> QwenService:
         """Parses an object of the API. Raises InvalidSpecError, which names the field."""
         metadata = obj["metadata"]
-        if (field := _too_deep(obj.get("spec") or {})) is not None:
-            raise InvalidSpecError(f"spec.{field}", f"it is nested deeper than {MAX_NESTING} levels")
+        for field, value in (obj.get("spec") or {}).items():
+            if (problem := excess(value)) is not None:
+                raise InvalidSpecError(f"spec.{field}", problem)
         try:
             spec = QwenServiceSpec.model_validate(obj.get("spec") or {})
         except ValidationError as error:
@@ -245,22 +244,6 @@ def _with_startup_timeout(spec: QwenServiceSpec) -> QwenServiceSpec:
     values = {**dict(rollout), "startup_timeout": startup_timeout(spec.model.source)}
     derived = RolloutSpec.model_construct(_fields_set=set(rollout.model_fields_set), **values)
     return spec.model_copy(update={"rollout": derived})
-
-
-def _too_deep(spec: Mapping[str, Any]) -> str | None:
-    """The field of the spec that is nested deeper than anything that Kubernetes has."""
-    for field, value in spec.items():
-        level = [value]
-        for _ in range(MAX_NESTING):
-            level = [
-                child
-                for parent in level
-                if isinstance(parent, (dict, list))
-                for child in (parent.values() if isinstance(parent, dict) else parent)
-            ]
-        if level:
-            return field
-    return None
 
 
 def remediation_spec(obj: Mapping[str, Any]) -> QwenServiceSpec | None:

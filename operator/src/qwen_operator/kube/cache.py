@@ -144,6 +144,10 @@ class ClusterCache:
         """
         return all(informer.sees(namespace) for informer in self._needed)
 
+    def sees_any(self) -> bool:
+        """The same for at least one of the namespaces. Otherwise nothing can be done."""
+        return any(self.sees(namespace) for namespace in self._namespaces or ("",))
+
     # The objects that belong to them.
 
     def pods(self, key: Key) -> Sequence[Object]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +19,8 @@ from typing import Final
 from qwen_operator.api.names import SERVICE_LABEL
 from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import WATCH_SECONDS, WATCH_SILENCE, KubeClient
-from qwen_operator.kube.errors import ForbiddenError, NotFoundError
+from qwen_operator.kube.errors import NotFoundError
+from qwen_operator.kube.projection import keeper
 from qwen_operator.kube.resources import Resource
 from qwen_operator.kube.retries import must_list, pause
 from qwen_operator.process.health import Health
@@ -35,8 +36,10 @@ BEAT_SECONDS: Final = WATCH_SILENCE + 80.0
 SHORT_SECONDS: Final = 1.0
 """A watch that ends sooner and without an event counts as failed."""
 
-_DENIALS: Final = 3
-"""After so many denials in a row, the start no longer waits for a namespace."""
+_TRIES: Final = 3
+"""After so many failures in a row, the start no longer waits for a namespace."""
+START_SECONDS: Final = 20.0
+"""For so long the start waits for lists that neither come nor fail."""
 
 
 def service_label(obj: Object) -> str:
@@ -87,6 +90,7 @@ class Informer:
         health: Health | None = None,
     ) -> None:
         self.resource = resource
+        self._keep = keeper(resource)
         self._removable = removable
         self._kube = kube
         self._loops = [_Loop(namespace) for namespace in namespaces or (None,)]
@@ -137,6 +141,7 @@ class Informer:
 
     def put(self, obj: Object) -> None:
         """Stores an object, also one that is not known, unless a newer state of it is known."""
+        obj = self._keep(obj)
         key = key_of(obj)
         if newer(obj, self._objects.get(key)):
             self._put(key, obj)
@@ -219,12 +224,12 @@ class Informer:
             self._replace(loop.namespace, {}, math.inf)
         if loop.absences > 1:
             loop.heard_at = -math.inf
-        if loop.absences > 1 or (isinstance(problem, ForbiddenError) and loop.failures >= _DENIALS):
+        if loop.absences > 1 or loop.failures >= _TRIES:
             self._no_longer_awaited(loop.namespace)
 
     async def _list(self, loop: _Loop) -> None:
         asked_at = asyncio.get_running_loop().time()
-        items, version = await self._kube.list(self.resource, loop.namespace, self._selector)
+        items, version = await self._kube.list(self.resource, loop.namespace, self._selector, keep=self._keep)
         self._replace(loop.namespace, {key_of(item): item for item in items}, asked_at)
         loop.version, loop.listed_at, loop.absences = version, asked_at, 0
         self._heard(loop)
@@ -253,6 +258,7 @@ class Informer:
     def _take(self, kind: str, obj: Object) -> None:
         if kind == "BOOKMARK":
             return
+        obj = self._keep(obj)
         key = key_of(obj)
         old = self._objects.get(key)
         if kind == "DELETED":
@@ -297,7 +303,15 @@ class Informer:
             logger.exception("%s %s could not be handled", self.resource.kind, "/".join(key_of(obj)))
 
 
-async def all_synced(informers: Iterable[Informer]) -> None:
-    """Returns once every informer has listed its objects, or was denied them."""
-    for informer in informers:
-        await informer.synced.wait()
+async def all_synced(informers: Sequence[Informer]) -> None:
+    """Returns once every informer has listed its objects, or has failed to.
+
+    Whoever acts on objects of a namespace must ask the informers whether they see it.
+    """
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            for informer in informers:
+                await informer.synced.wait()
+    except TimeoutError:
+        missing = [informer.resource.plural for informer in informers if not informer.synced.is_set()]
+        logger.warning("not everything could be listed, and services may have to wait: %s", ", ".join(missing))
