@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ SHORT_SECONDS: Final = 1.0
 _DENIALS: Final = 3
 """After so many denials in a row, the start no longer waits for a namespace."""
 
+_REMEMBERED: Final = 1000
+"""So many deleted objects are remembered, by UID."""
+
 
 def service_label(obj: Object) -> str:
     """The label with the service that an object belongs to; empty if it has none."""
@@ -51,6 +55,10 @@ def newer(obj: Object, old: Object | None) -> bool:
     versions = (obj["metadata"]["resourceVersion"], old["metadata"]["resourceVersion"])
     # Resource versions of one resource are growing numbers. If they are not, the last state wins.
     return not all(version.isdigit() for version in versions) or int(versions[0]) >= int(versions[1])
+
+
+def _same(obj: Object, old: Object | None) -> bool:
+    return old is not None and old["metadata"]["resourceVersion"] == obj["metadata"]["resourceVersion"]
 
 
 @dataclass
@@ -72,6 +80,7 @@ class Informer:
     known state). Objects are shared: do not modify them. With `relist`, a list is compared with the
     copy at least every so many seconds, also while the watch seems to work. `removable` says that
     the kind's definition may be deleted, so that a persistent 404 means that there are no objects.
+    Without `echoes`, nobody is told what a watch reports of a write whose answer is stored already.
     """
 
     def __init__(
@@ -84,9 +93,11 @@ class Informer:
         *,
         relist: float = math.inf,
         removable: bool = False,
+        echoes: bool = True,
         health: Health | None = None,
     ) -> None:
         self.resource = resource
+        self._echoes = echoes
         self._removable = removable
         self._kube = kube
         self._loops = [_Loop(namespace) for namespace in namespaces or (None,)]
@@ -97,6 +108,7 @@ class Informer:
         self._objects: dict[Key, Object] = {}
         self._by_service: dict[Key, set[Key]] = {}
         self._stored_at: dict[Key, float] = {}
+        self._deleted: OrderedDict[str, None] = OrderedDict()
         self._listed: set[str | None] = set()
         self._pending = {loop.namespace for loop in self._loops}
         self.synced = asyncio.Event()
@@ -136,9 +148,13 @@ class Informer:
             self.put(obj)
 
     def put(self, obj: Object) -> None:
-        """Stores an object, also one that is not known, unless a newer state of it is known."""
+        """Stores an object, also one that is not known.
+
+        Unless a newer state of it is known or it was deleted: an answer may come after what the
+        watch reports.
+        """
         key = key_of(obj)
-        if newer(obj, self._objects.get(key)):
+        if obj["metadata"]["uid"] not in self._deleted and newer(obj, self._objects.get(key)):
             self._put(key, obj)
             self._stored_at[key] = asyncio.get_running_loop().time()
 
@@ -148,6 +164,9 @@ class Informer:
         self._stored_at.pop(key, None)
         if old is not None:
             self._unindex(key, old)
+            self._deleted[old["metadata"]["uid"]] = None
+            if len(self._deleted) > _REMEMBERED:
+                self._deleted.popitem(last=False)
 
     async def run(self) -> None:
         """Lists and watches until cancelled."""
@@ -242,8 +261,7 @@ class Informer:
         for key, item in fresh.items():
             old = self._objects.get(key)
             if self._stored_at.get(key, -math.inf) < asked_at or newer(item, old):
-                same = old is not None and old["metadata"]["resourceVersion"] == item["metadata"]["resourceVersion"]
-                self._update(key, item, handled=same and key not in self._stored_at)
+                self._update(key, item, handled=key not in self._stored_at and _same(item, old))
 
     def _no_longer_awaited(self, namespace: str | None) -> None:
         self._pending.discard(namespace)
@@ -259,7 +277,7 @@ class Informer:
             if old is not None and old["metadata"]["uid"] == obj["metadata"]["uid"]:
                 self._drop(key)
         elif newer(obj, old):
-            self._update(key, obj)
+            self._update(key, obj, handled=not self._echoes and key in self._stored_at and _same(obj, old))
 
     def _update(self, key: Key, obj: Object, *, handled: bool = False) -> None:
         old = self._objects.get(key)
@@ -267,6 +285,7 @@ class Informer:
             self._drop(key)  # it was deleted, and this is another one with its name
         self._put(key, obj)
         self._stored_at.pop(key, None)
+        self._deleted.pop(obj["metadata"]["uid"], None)
         if not handled:
             self._tell(obj)
 
