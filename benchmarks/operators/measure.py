@@ -118,7 +118,7 @@ def _compile(subject: Subject) -> None:
 
 def _create(cluster: Bench, name: str) -> None:
     """Creates an object of the operator."""
-    cluster.plane.request("POST", cluster.subject.objects, cluster.subject.object(name))
+    cluster.plane.request("POST", cluster.subject.objects, cluster.subject.body(name))
 
 
 def _first_start(cluster: Bench, process: OperatorProcess) -> None:
@@ -215,7 +215,7 @@ def _hand_over(cluster: Bench) -> None:
 
 
 def _time_hand_over(cluster: Bench, end: Callable[[], None], successor: str, how: str) -> None:
-    """Seconds until the Lease changes hands, and until a service of that moment has a Deployment."""
+    """Times until the Lease changes hands and until a service of that moment has a Deployment."""
     name = f"late-{how}"
     began = time.monotonic()
     end()

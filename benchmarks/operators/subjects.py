@@ -50,7 +50,7 @@ class Subject(Protocol):
     def install(self, plane: ControlPlane) -> None:
         """Installs definitions and rights."""
 
-    def object(self, name: str) -> Object:
+    def body(self, name: str) -> Object:
         """An object with two replicas."""
 
     def start(self, plane: ControlPlane, identity: str, port: int) -> Start:
@@ -80,7 +80,7 @@ class Ours:
         """Installs what manifests/install.yaml has. Its Deployment has no node to run on."""
         plane.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests" / "install.yaml"))
 
-    def object(self, name: str) -> Object:
+    def body(self, name: str) -> Object:
         """A QwenService with a NetworkPolicy, so that it has five children."""
         return {
             "apiVersion": "qwen-vllm.io/v1alpha1",
@@ -130,7 +130,7 @@ class Theirs:
         self._built = built
 
     def install(self, plane: ControlPlane) -> None:
-        """Installs its definitions, a ServiceAccount, and the RuntimeClass that its pods ask for."""
+        """Installs its definitions, a ServiceAccount and the RuntimeClass that its pods ask for."""
         plane.kubectl("apply", "--server-side", "-f", str(self._built.definitions))
         binding = {
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -147,7 +147,7 @@ class Theirs:
         ]
         plane.kubectl("apply", "-f", "-", text=yaml.safe_dump_all(objects))
 
-    def object(self, name: str) -> Object:
+    def body(self, name: str) -> Object:
         """The module's own sample without LM cache, sidecar, volume and token."""
         obj: Object = copy.deepcopy(self._built.sample)
         obj["metadata"] = {"name": name, "namespace": NAMESPACE}

@@ -105,7 +105,7 @@ class Controller:
             self._remediator.sync(key)
         if self._matters.get(key) != matters:
             self._matters[key] = matters
-            # What a user changes does not wait behind all the services that were there at the start.
+            # What a user changes does not wait behind the services that were there at the start.
             self._queue.add(key, first=self.cluster.service_informer.synced.is_set())
 
     def service_gone(self, key: Key) -> None:

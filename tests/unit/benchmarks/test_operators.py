@@ -86,14 +86,14 @@ def test_only_the_operator_is_recorded() -> None:
 
 @pytest.mark.parametrize("subject", [Ours(), Theirs(Peer(Path("p"), Path("d"), SAMPLE))], ids=lambda item: item.name)
 def test_objects_have_two_replicas_in_the_namespace(subject: Subject) -> None:
-    obj = subject.object("s1")
+    obj = subject.body("s1")
     assert obj["metadata"] == {"name": "s1", "namespace": "fleet"}
     assert subject.objects == f"/apis/{obj['apiVersion']}/namespaces/fleet/{subject.definition.split('.')[0]}"
     assert obj["spec"].get("replicas", obj["spec"].get("deploymentConfig", {}).get("replicas")) == 2
 
 
 def test_the_sample_is_used_without_what_makes_further_children() -> None:
-    obj = Theirs(Peer(Path("p"), Path("d"), SAMPLE)).object("s1")
+    obj = Theirs(Peer(Path("p"), Path("d"), SAMPLE)).body("s1")
     assert obj["spec"] == {"model": {"modelURL": "m"}, "deploymentConfig": {"replicas": 2}}
     assert "storageConfig" in SAMPLE["spec"]
 

@@ -58,10 +58,11 @@ async def test_apply_is_server_side_and_forced_under_our_name(server: Server, ku
 
 
 async def test_a_new_object_is_applied_with_a_version_that_no_object_has(server: Server, kube: KubeClient) -> None:
-    obj = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "n"}}
+    metadata = {"name": "d", "namespace": "n"}
+    obj = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata}
     await kube.apply(obj, new=True)
-    assert server.asked[0][3] == {**obj, "metadata": {**obj["metadata"], "resourceVersion": "1"}}  # type: ignore[dict-item]
-    assert "resourceVersion" not in obj["metadata"]
+    assert server.asked[0][3] == {**obj, "metadata": {**metadata, "resourceVersion": "1"}}
+    assert "resourceVersion" not in metadata
 
 
 async def test_the_token_is_sent(server: Server, kube: KubeClient) -> None:

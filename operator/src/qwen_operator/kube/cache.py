@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from qwen_operator.api import API_VERSION, KIND
 from qwen_operator.api.names import child_name, label_value
 from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import KubeClient
@@ -45,6 +46,11 @@ _BELIEVED_SECONDS: Final = 60.0
 
 _CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, CLAIMS)
 _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
+
+
+def _is_child(obj: Object) -> bool:
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return any(owner.get("kind") == KIND and owner.get("apiVersion") == API_VERSION for owner in owners)
 
 
 class ClusterCache:
@@ -170,8 +176,11 @@ class ClusterCache:
             self._informers[resource].put(obj)
 
     def budgets(self, namespace: str) -> Sequence[Object]:
-        """All PodDisruptionBudgets of a namespace."""
-        return self._informers[BUDGETS].in_namespace(namespace)
+        """The PodDisruptionBudgets of a namespace that may concern the pods of any service.
+
+        One that a QwenService owns selects only the pods of that service.
+        """
+        return [budget for budget in self._informers[BUDGETS].in_namespace(namespace) if not _is_child(budget)]
 
     def serves(self, resource: Resource) -> bool:
         """Whether an optional API was installed at the last discovery."""

@@ -184,7 +184,7 @@ class KubeClient:
         metadata = obj["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         path = resource_for(obj).path(metadata.get("namespace"), metadata["name"])
-        # An existing object has another version than this one, so the API server refuses the change.
+        # An existing object has another version, so that the API server refuses to change it.
         body = {**obj, "metadata": {**metadata, "resourceVersion": _NEVER}} if new else obj
         return await self._call("PATCH", path, query, body=body, content_type=_CONTENT_TYPES["apply"], timeout=30.0)
 

@@ -128,7 +128,7 @@ class Informer:
 
     def in_namespace(self, namespace: str) -> list[Object]:
         """All objects of a namespace, by name."""
-        return [self._objects[key] for key in sorted(self._objects) if key[0] == namespace]
+        return [self._objects[key] for key in sorted(key for key in self._objects if key[0] == namespace)]
 
     def sees(self, namespace: str) -> bool:
         """Whether the objects of a namespace have been listed."""

@@ -278,7 +278,7 @@ async def _cached(cache: dict[str, tuple[float, bool]], key: str, read: Callable
 
 
 def _state(service: Object) -> tuple[Any, ...]:
-    """What the policy of a service depends on: its spec, and the pods of one that leaves them out."""
+    """What a policy depends on: the spec, and the number of pods if the spec leaves it out."""
     metadata, written = service["metadata"], service.get("spec") or {}
     pods = None if "replicas" in written else (service.get("status") or {}).get("replicas")
     return metadata["uid"], metadata["generation"], pods
