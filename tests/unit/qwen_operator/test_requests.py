@@ -13,7 +13,7 @@ from aiohttp import web
 from qwen_operator.controller import Controller
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.resources import CONFIG_MAPS
+from qwen_operator.kube.resources import BUDGETS, CONFIG_MAPS
 from qwen_operator.kube.workqueue import WorkQueue
 from qwen_operator.process.files import raise_file_limit
 from qwen_operator.process.health import Health
@@ -121,6 +121,32 @@ async def test_a_late_answer_does_not_bring_a_deleted_child_back(server: Server,
     assert cluster.child(CONFIG_MAPS, "n", "news-alerts") is None
     cluster.store_child(CONFIG_MAPS, config_map(uid="another"))
     assert cluster.child(CONFIG_MAPS, "n", "news-alerts") is not None
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+async def test_the_status_of_a_budget_concerns_no_service(server: Server, kube: KubeClient) -> None:
+    """The status of a budget changes with each pod, and each change made a reconciliation."""
+    server.answer = objects = Objects("poddisruptionbudgets")
+    told: list[str] = []
+    cluster = ClusterCache(
+        kube, (), on_child=lambda key: told.append(key[1]), on_pod=lambda _: None, on_api=lambda: None
+    )
+    service = service_object()
+    service["metadata"].update(namespace="n", resourceVersion="1")
+    cluster.store_service(service)
+    metadata = {"namespace": "n", "name": "theirs", "uid": "b", "generation": 1}
+    budget: Object = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata}
+    budget["spec"] = {"maxUnavailable": 1}
+    objects.put(copy.deepcopy(budget))
+    informer = cluster._informers[BUDGETS]
+    task = asyncio.create_task(informer.run())
+    await until(lambda: told == ["news"])
+    objects.put({**copy.deepcopy(budget), "status": {"currentHealthy": 1}})
+    await until(lambda: informer.objects[("n", "theirs")].get("status"))
+    assert told == ["news"]
+    objects.put({**copy.deepcopy(budget), "spec": {"maxUnavailable": 2}})
+    await until(lambda: told == ["news", "news"])
     task.cancel()
     await asyncio.wait((task,))
 

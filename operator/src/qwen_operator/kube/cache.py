@@ -46,6 +46,8 @@ _BELIEVED_SECONDS: Final = 60.0
 
 _CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, CLAIMS)
 _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
+# Their controllers change the status often, and nothing here reads it.
+_RESTLESS: Final = (AUTOSCALERS, BUDGETS)
 
 
 def _is_child(obj: Object) -> bool:
@@ -83,9 +85,9 @@ class ClusterCache:
         self._reported: dict[Key, float] = {}
         self._optional_tasks: dict[Resource, asyncio.Task[None]] = {}
         self._served: frozenset[Resource] = frozenset()
-        self._informers = {resource: self._informer(resource, echoes=False) for resource in _CHILDREN}
+        self._informers = {resource: self._child_informer(resource) for resource in _CHILDREN}
         # All budgets are watched: if one of the user's selects the pods, ours is removed.
-        self._informers[BUDGETS] = self._informer(BUDGETS, selector="", echoes=False)
+        self._informers[BUDGETS] = self._child_informer(BUDGETS, selector="")
         self.pod_informer = self._informer(PODS, on_change=on_pod)
         self._needed = (*self._informers.values(), self.pod_informer)
         self.service_informer = self._informer(
@@ -231,7 +233,7 @@ class ClusterCache:
         self._served = frozenset(served)
         for resource in _OPTIONAL_CHILDREN:
             if resource in served and resource not in self._informers:
-                informer = self._informers[resource] = self._informer(resource, echoes=False)
+                informer = self._informers[resource] = self._child_informer(resource)
                 self._optional_tasks[resource] = asyncio.create_task(informer.run(), name=f"watch {resource.plural}")
             elif resource not in served and resource in self._informers:
                 del self._informers[resource]
@@ -239,6 +241,9 @@ class ClusterCache:
         if changed:
             logger.info("installed optional APIs: %s", ", ".join(sorted(item.plural for item in served)) or "none")
             self._on_api()
+
+    def _child_informer(self, resource: Resource, selector: str = SELECTOR) -> Informer:
+        return self._informer(resource, selector=selector, echoes=False, status=resource not in _RESTLESS)
 
     def _informer(
         self,
@@ -249,6 +254,7 @@ class ClusterCache:
         relist: float = _COMPARE_SECONDS,
         removable: bool = False,
         echoes: bool = True,
+        status: bool = True,
     ) -> Informer:
         return Informer(
             self._kube,
@@ -259,6 +265,7 @@ class ClusterCache:
             relist=relist,
             removable=removable,
             echoes=echoes,
+            status=status,
             health=self._health,
         )
 

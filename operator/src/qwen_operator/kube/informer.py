@@ -61,6 +61,11 @@ def _same(obj: Object, old: Object | None) -> bool:
     return old is not None and old["metadata"]["resourceVersion"] == obj["metadata"]["resourceVersion"]
 
 
+def _without_status(obj: Object) -> Object:
+    metadata = {key: value for key, value in obj["metadata"].items() if key not in ("resourceVersion", "managedFields")}
+    return {**obj, "metadata": metadata, "status": None}
+
+
 @dataclass
 class _Loop:
     """The state of the loop of one namespace."""
@@ -80,7 +85,8 @@ class Informer:
     known state). Objects are shared: do not modify them. With `relist`, a list is compared with the
     copy at least every so many seconds, also while the watch seems to work. `removable` says that
     the kind's definition may be deleted, so that a persistent 404 means that there are no objects.
-    Without `echoes`, nobody is told what a watch reports of a write whose answer is stored already.
+    Without `echoes`, nobody is told what a watch reports of a write whose answer is stored already,
+    and without `status`, nobody is told that only the status has changed.
     """
 
     def __init__(
@@ -94,10 +100,12 @@ class Informer:
         relist: float = math.inf,
         removable: bool = False,
         echoes: bool = True,
+        status: bool = True,
         health: Health | None = None,
     ) -> None:
         self.resource = resource
         self._echoes = echoes
+        self._status = status
         self._removable = removable
         self._kube = kube
         self._loops = [_Loop(namespace) for namespace in namespaces or (None,)]
@@ -277,7 +285,12 @@ class Informer:
             if old is not None and old["metadata"]["uid"] == obj["metadata"]["uid"]:
                 self._drop(key)
         elif newer(obj, old):
-            self._update(key, obj, handled=not self._echoes and key in self._stored_at and _same(obj, old))
+            self._update(key, obj, handled=self._is_no_news(key, obj, old))
+
+    def _is_no_news(self, key: Key, obj: Object, old: Object | None) -> bool:
+        if not self._echoes and key in self._stored_at and _same(obj, old):
+            return True
+        return not self._status and old is not None and _without_status(obj) == _without_status(old)
 
     def _update(self, key: Key, obj: Object, *, handled: bool = False) -> None:
         old = self._objects.get(key)
