@@ -23,6 +23,7 @@ from qwen_operator.kube.client import WATCH_SECONDS, WATCH_SILENCE, KubeClient
 from qwen_operator.kube.errors import ForbiddenError, NotFoundError
 from qwen_operator.kube.resources import Resource
 from qwen_operator.kube.retries import must_list, pause
+from qwen_operator.kube.states import newer, same, same_but_status
 from qwen_operator.process.health import Health
 
 logger = logging.getLogger(__name__)
@@ -46,24 +47,6 @@ _REMEMBERED: Final = 1000
 def service_label(obj: Object) -> str:
     """The label with the service that an object belongs to; empty if it has none."""
     return str((obj["metadata"].get("labels") or {}).get(SERVICE_LABEL, ""))
-
-
-def newer(obj: Object, old: Object | None) -> bool:
-    """Whether a state of an object is at least as new as another one."""
-    if old is None or old["metadata"]["uid"] != obj["metadata"]["uid"]:
-        return True
-    versions = (obj["metadata"]["resourceVersion"], old["metadata"]["resourceVersion"])
-    # Resource versions of one resource are growing numbers. If they are not, the last state wins.
-    return not all(version.isdigit() for version in versions) or int(versions[0]) >= int(versions[1])
-
-
-def _same(obj: Object, old: Object | None) -> bool:
-    return old is not None and old["metadata"]["resourceVersion"] == obj["metadata"]["resourceVersion"]
-
-
-def _without_status(obj: Object) -> Object:
-    metadata = {key: value for key, value in obj["metadata"].items() if key not in ("resourceVersion", "managedFields")}
-    return {**obj, "metadata": metadata, "status": None}
 
 
 @dataclass
@@ -269,7 +252,7 @@ class Informer:
         for key, item in fresh.items():
             old = self._objects.get(key)
             if self._stored_at.get(key, -math.inf) < asked_at or newer(item, old):
-                self._update(key, item, handled=key not in self._stored_at and _same(item, old))
+                self._update(key, item, handled=key not in self._stored_at and same(item, old))
 
     def _no_longer_awaited(self, namespace: str | None) -> None:
         self._pending.discard(namespace)
@@ -288,9 +271,9 @@ class Informer:
             self._update(key, obj, handled=self._is_no_news(key, obj, old))
 
     def _is_no_news(self, key: Key, obj: Object, old: Object | None) -> bool:
-        if not self._echoes and key in self._stored_at and _same(obj, old):
+        if not self._echoes and key in self._stored_at and same(obj, old):
             return True
-        return not self._status and old is not None and _without_status(obj) == _without_status(old)
+        return not self._status and same_but_status(obj, old)
 
     def _update(self, key: Key, obj: Object, *, handled: bool = False) -> None:
         old = self._objects.get(key)
