@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from qwen_operator.api import QwenService
@@ -64,8 +64,7 @@ def _owns(fields: Mapping[str, Any], value: Any) -> bool:
             if part is not None and part not in ({}, [])
         )
     if isinstance(value, list):
-        keyed = [(json.loads(name[2:]), below) for name, below in fields.items() if name.startswith("k:")]
-        return all(_owns_item(fields, keyed, item) for item in value)
+        return all(_owns_item(fields, item) for item in value)
     return True
 
 
@@ -74,11 +73,13 @@ def _owns_below(fields: Mapping[str, Any], value: Any) -> bool:
     return not fields or _owns(fields, value)
 
 
-def _owns_item(fields: Mapping[str, Any], keyed: Sequence[tuple[Mapping[str, Any], Any]], item: Any) -> bool:
+def _owns_item(fields: Mapping[str, Any], item: Any) -> bool:
     """Whether a list's fields have an item: by its keys, or by its value if it has none."""
     if not isinstance(item, Mapping):
         return f"v:{json.dumps(item, separators=(',', ':'))}" in fields
-    return any(_owns_below(below, item) for keys, below in keyed if _has(item, keys))
+    return any(
+        _owns_below(fields[name], item) for name in fields if name.startswith("k:") and _has(item, json.loads(name[2:]))
+    )
 
 
 def _has(item: Mapping[str, Any], keys: Mapping[str, Any]) -> bool:
