@@ -1,7 +1,7 @@
 """`python -m benchmarks.operators.kubelet KUBECONFIG`: pretends that all pods run.
 
 Each pod gets an address of the loopback network, so that one server answers for all of them. It
-also notes how late they are polled.
+also notes how late they are polled, and how soon a sick one is taken out of rotation.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from aiohttp import web
 
 from benchmarks.figures import percentile
 from benchmarks.operators.subjects import NAMESPACE
+from qwen_operator.api.names import READINESS_GATE
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
-from qwen_operator.kube.informer import Informer
+from qwen_operator.kube.informer import Informer, service_label
 from qwen_operator.kube.resources import PODS
 
 Object = dict[str, Any]
 
 PORT: Final = 8000
 """Where the operator polls its pods."""
+ALERT: Final = "EngineUnresponsive"
 POLL_SECONDS: Final = 2.0
 """How often it does, by default."""
 _AT_ONCE: Final = 8
@@ -73,6 +75,9 @@ class Kubelet:
         self._begun = time.monotonic()
         self._polled_at: dict[str, float] = {}
         self._lags: list[float] = []
+        self._sick: set[str] = set()
+        self._shown: dict[str, float] = {}
+        self._out: dict[str, float] = {}
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -82,6 +87,9 @@ class Kubelet:
                 tasks.create_task(self._report())
 
     def _offer(self, pod: Object) -> None:
+        ip = _address(pod)
+        if ip in self._shown and _condition(pod, READINESS_GATE) == "False":
+            self._out.setdefault(ip, time.monotonic() - self._shown[ip])
         self._changed.put_nowait(pod["metadata"]["name"])
 
     async def _report(self) -> None:
@@ -108,17 +116,21 @@ class Kubelet:
     # The HTTP server of all pods.
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """The answer of a pod that has nothing to do."""
+        """The answer of a pod that has nothing to do, or whose engine hangs."""
         now = time.monotonic()
-        last = self._polled_at.get(request.host)
-        self._polled_at[request.host] = now
+        ip = request.host.partition(":")[0]
+        last = self._polled_at.get(ip)
+        self._polled_at[ip] = now
         if last is not None and now - last < _POLLED:
             self._lags.append(max(0.0, now - last - POLL_SECONDS))
+        if ip in self._sick:
+            self._shown.setdefault(ip, now)
+        alerts = [{"name": ALERT, "severity": "critical"}] if ip in self._sick else []
         body = {
-            "status": "healthy",
+            "status": "unhealthy" if alerts else "healthy",
             "uptime": {"seconds": now - self._begun, "human": ""},
             "requests": {"running": 0, "waiting": 0},
-            "alerts": [],
+            "alerts": alerts,
         }
         return web.json_response(body)
 
@@ -130,12 +142,32 @@ class Kubelet:
 
     async def ready(self, _: web.Request) -> web.Response:
         """The number of pods that are ready."""
-        return web.json_response({"ready": sum(_is_ready(pod) for pod in self._pods.objects.values())})
+        ready = sum(_condition(pod, "Ready") == "True" for pod in self._pods.objects.values())
+        return web.json_response({"ready": ready})
+
+    async def sicken(self, _: web.Request) -> web.Response:
+        """Lets the engine of one pod of each tenth service hang."""
+        by_service: dict[str, Object] = {}
+        for key in sorted(self._pods.objects):
+            by_service.setdefault(service_label(self._pods.objects[key]), self._pods.objects[key])
+        chosen = list(by_service.values())[::10]
+        self._sick = {ip for pod in chosen if (ip := _address(pod))}
+        return web.json_response({"sick": len(self._sick)})
+
+    async def out(self, _: web.Request) -> web.Response:
+        """How many sick pods are out of rotation, and how long after their first alert."""
+        times = list(self._out.values())
+        body = {"out": len(times), "p50": percentile(times, 0.5), "p99": percentile(times, 0.99)}
+        return web.json_response(body if times else {"out": 0})
 
 
-def _is_ready(pod: Object) -> bool:
+def _address(pod: Object) -> str:
+    return str((pod.get("status") or {}).get("podIP") or "")
+
+
+def _condition(pod: Object, kind: str) -> str:
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    return next((str(item["status"]) for item in conditions if item["type"] == kind), "")
 
 
 async def main(arguments: Sequence[str]) -> None:
@@ -145,6 +177,8 @@ async def main(arguments: Sequence[str]) -> None:
     app.router.add_get("/api/v1/metrics", kubelet.metrics)
     app.router.add_get("/lags", kubelet.lags)
     app.router.add_get("/ready", kubelet.ready)
+    app.router.add_get("/sicken", kubelet.sicken)
+    app.router.add_get("/out", kubelet.out)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "0.0.0.0", PORT, backlog=1024).start()

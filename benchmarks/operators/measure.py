@@ -212,6 +212,10 @@ def _hand_over(cluster: Bench) -> None:
             with operator(subject, plane, folder, "three") as three:
                 until_ready(three)
                 _time_hand_over(cluster, two.kill, "three", "kill")
+                if cluster.options.pods:
+                    until_ready(three)
+                    cluster.rest()
+                    _sicken(cluster)
 
 
 def _time_hand_over(cluster: Bench, end: Callable[[], None], successor: str, how: str) -> None:
@@ -227,6 +231,15 @@ def _time_hand_over(cluster: Bench, end: Callable[[], None], successor: str, how
     served = time.monotonic() - began
     say(f"{cluster.subject.name}: handed over ({how}) after {led:.1f} s, served after {served:.1f} s")
     cluster.figures.update({f"{how}_leads": led, f"{how}_serves": served})
+
+
+def _sicken(cluster: Bench) -> None:
+    """The engine of one pod of each tenth service hangs."""
+    sick = _ask_kubelet("sicken")["sick"]
+    wait_until("all sick pods are out of rotation", lambda: _ask_kubelet("out").get("out", 0) >= sick, 60.0)
+    found = _ask_kubelet("out")
+    say(f"{cluster.subject.name}: {sick} sick pods were out of rotation within {found['p99']:.1f} s")
+    cluster.note(out_p50=found["p50"], out_p99=found["p99"])
 
 
 def _holder(cluster: Bench) -> str:

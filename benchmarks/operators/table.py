@@ -48,6 +48,8 @@ LINES: Final = (
     Line("term_serves", "SIGTERM to a Deployment for a service of that moment", "s"),
     Line("kill_leads", "SIGKILL to the next leader", "s", Target("value", "<=", 15)),
     Line("kill_serves", "SIGKILL to a Deployment for a service of that moment", "s"),
+    Line("out_p50", "first poll with an alert to the closed gate, p50", "s"),
+    Line("out_p99", "first poll with an alert to the closed gate, p99", "s", Target("value", "<=", 3)),
 )
 
 
