@@ -87,7 +87,7 @@ class Kubelet:
                 tasks.create_task(self._report())
 
     def _offer(self, pod: Object) -> None:
-        ip = _address(pod)
+        ip = _ip(pod)
         if ip in self._shown and _condition(pod, READINESS_GATE) == "False":
             self._out.setdefault(ip, time.monotonic() - self._shown[ip])
         self._changed.put_nowait(pod["metadata"]["name"])
@@ -151,7 +151,7 @@ class Kubelet:
         for key in sorted(self._pods.objects):
             by_service.setdefault(service_label(self._pods.objects[key]), self._pods.objects[key])
         chosen = list(by_service.values())[::10]
-        self._sick = {ip for pod in chosen if (ip := _address(pod))}
+        self._sick = {ip for pod in chosen if (ip := _ip(pod))}
         return web.json_response({"sick": len(self._sick)})
 
     async def out(self, _: web.Request) -> web.Response:
@@ -161,7 +161,7 @@ class Kubelet:
         return web.json_response(body if times else {"out": 0})
 
 
-def _address(pod: Object) -> str:
+def _ip(pod: Object) -> str:
     return str((pod.get("status") or {}).get("podIP") or "")
 
 
