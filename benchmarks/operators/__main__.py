@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.console import Problem
+from tests.cluster.settings import KUBERNETES_VERSION, ROOT
+
 from benchmarks import machine, report
 from benchmarks.console import say
 from benchmarks.operators import peer, table
 from benchmarks.operators.measure import Figures, Options, measure
 from benchmarks.operators.subjects import Ours, Subject, Theirs
-from tests.cluster.console import Problem
-from tests.cluster.settings import KUBERNETES_VERSION, ROOT
 
 PAGE = ROOT / "benchmarks" / "OPERATOR.md"
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from benchmarks.console import say
 from tests.cluster.builds import require_go
 from tests.cluster.console import Problem
 from tests.cluster.settings import cache_dir
 from tests.cluster.shell import logged, output
+
+from benchmarks.console import say
 
 MODULE = "github.com/vllm-project/production-stack/operator"
 VERSION = "v0.0.0-20260805165315-a6c01db05f65"
