@@ -154,4 +154,4 @@ async def test_no_answer_and_one_that_is_not_valid_are_told_apart(
 
     poller = Poller()
     monkeypatch.setattr(poller, "_get", get)
-    assert await poller.metrics("192.0.2.1") == Answer(None, garbled=garbled)
+    assert await poller.metrics("192.0.2.1", "default") == Answer(None, garbled=garbled)

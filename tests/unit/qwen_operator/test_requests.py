@@ -241,10 +241,10 @@ async def test_no_poll_waits_for_the_connection_of_another(monkeypatch: pytest.M
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
     port = runner.addresses[0][1]
     poller = Poller(lambda pod: f"http://127.0.0.1:{port}/{pod}")
-    waiting = [asyncio.create_task(poller.generate(f"slow{number}")) for number in range(300)]
+    waiting = [asyncio.create_task(poller.generate(f"slow{number}", "slow")) for number in range(300)]
     await asyncio.sleep(0.5)
     before = answered()
-    await asyncio.gather(*(poller.metrics(f"well{number}") for number in range(20)))
+    await asyncio.gather(*(poller.metrics(f"well{number}", "well") for number in range(20)))
     assert answered() - before == 20
     over.set()
     assert all(await asyncio.gather(*waiting))
