@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from qwen_operator.api import QwenService
+from qwen_operator.api import QwenService, format_time
 from qwen_operator.api.names import CONFIG_HASH_ANNOTATION
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.kube.cache import ClusterCache
@@ -20,13 +21,16 @@ from qwen_operator.kube.errors import (
     NamespaceEndingError,
     NotFoundError,
 )
+from qwen_operator.kube.pacing import Pacing, Place
 from qwen_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, PODS, Resource, resource_for, resource_of
 from qwen_operator.planning.builders.common import stable_hash
 from qwen_operator.planning.builders.deployment import keep_template
-from qwen_operator.planning.builders.ownership import is_applied, is_ours, stamped
+from qwen_operator.planning.builders.drift import describe, drift_of, managers
+from qwen_operator.planning.builders.ownership import applied_hash, is_applied, is_ours, stamped
 from qwen_operator.planning.plan import Reference
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.status.conditions import ApplyError
+from qwen_operator.status.diagnosis import is_active
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +42,33 @@ _WATCH_LAG: Final = 1.0
 # What the pods mount, and what a route sends requests to. Without it the child would do harm.
 _NEEDS: Final = {"Deployment": ("ConfigMap", "PersistentVolumeClaim"), "HTTPRoute": ("Service",)}
 
+Errors = Sequence[ApplyError]
+Tell = Callable[[QwenService, str, str], None]
+
 
 class Children:
     """The children of all services. At most one call at a time for each service.
 
-    `again(key, seconds)` is called for a service that must be looked at later.
+    `again(key, seconds)` is called for a service that must be looked at later, and
+    `tell(service, reason, message)` if somebody else changed a child. A child that was refused, or
+    that somebody keeps changing, is written again with a back-off of its own.
     """
 
-    def __init__(self, kube: KubeClient, cluster: ClusterCache, again: Callable[[Key, float], None]) -> None:
+    def __init__(
+        self,
+        kube: KubeClient,
+        cluster: ClusterCache,
+        again: Callable[[Key, float], None],
+        tell: Tell = lambda *_: None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._kube = kube
         self._cluster = cluster
         self._again = again
+        self._tell = tell
+        self._now = now
         self._created: dict[tuple[Resource, Key], tuple[float, Object]] = {}
+        self._paces: dict[Key, Pacing[Errors]] = {}
 
     def live(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """The child that exists, also if the watch has not delivered it yet."""
@@ -68,14 +87,14 @@ class Children:
     async def apply(
         self, key: Key, service: QwenService, planned: Sequence[Object]
     ) -> tuple[list[ApplyError], KubeError | None]:
-        """Applies the children that differ. Returns the errors and the first retryable one.
+        """Applies the children that differ.
 
-        An error holds back only the children that need the refused one.
+        Returns the errors, also of children that wait for their next try, and the first write that
+        has failed now. An error holds back only the children that need the refused one.
         """
         errors: list[ApplyError] = []
-        retry: KubeError | None = None
+        failure: KubeError | None = None
         for child in planned:
-            kind = child["kind"]
             if self._lacks(child, errors):
                 continue
             try:
@@ -83,29 +102,39 @@ class Children:
             except NamespaceEndingError:
                 continue  # the QwenService will be deleted, too
             except KubeError as error:
-                errors.append(ApplyError("ApplyFailed", f"{kind} {child['metadata']['name']}: {error.message}", kind))
-                retry = retry or (None if isinstance(error, InvalidError) else error)
-        return errors, retry
+                place = (child["kind"], child["metadata"]["name"])
+                message = f"{place[0]} {place[1]}: {error.message}"
+                errors += self._wait(key, place, applied_hash(stamped(child)), "ApplyFailed", message)
+                failure = failure or (None if isinstance(error, InvalidError) else error)
+        return errors, failure
 
-    async def remove(self, service: QwenService, references: Sequence[Reference]) -> KubeError | None:
-        """Deletes what the spec no longer asks for.
-
-        Returns the last error: the status is written anyway.
-        """
-        failure = None
+    async def remove(
+        self, key: Key, service: QwenService, references: Sequence[Reference]
+    ) -> tuple[list[ApplyError], KubeError | None]:
+        """Deletes what the spec no longer asks for. Returns the same as `apply`."""
+        errors: list[ApplyError] = []
+        failure: KubeError | None = None
+        pacing = self._pacing(key)
         for reference in references:
             resource = resource_of(reference.api_version, reference.kind)
+            place = (reference.kind, reference.name)
             found = self.own(resource, service, reference.name)
             if found is None:
-                continue
-            try:
-                await self._kube.delete(resource, reference.name, service.namespace, uid=found["metadata"]["uid"])
-            except KubeError as error:
-                failure = error
-                continue
-            WRITES.labels(reference.kind).inc()
-            logger.info("removed %s %s/%s", reference.kind, service.namespace, reference.name)
-        return failure
+                pacing.forget(place)
+            elif left := pacing.left(place, ""):
+                self._again(key, left)
+                errors += pacing.note(place)
+            else:
+                try:
+                    await self._kube.delete(resource, reference.name, service.namespace, uid=found["metadata"]["uid"])
+                except KubeError as error:
+                    message = f"{reference.kind} {reference.name} cannot be removed: {error.message}"
+                    errors += self._wait(key, place, "", "ApplyFailed", message)
+                    failure = failure or error
+                    continue
+                WRITES.labels(reference.kind).inc()
+                logger.info("removed %s %s/%s", reference.kind, service.namespace, reference.name)
+        return errors, failure
 
     def tidy(self) -> None:
         """Drops what is remembered of writes that every watch has delivered by now."""
@@ -113,39 +142,92 @@ class Children:
         for place in [place for place, (since, _) in self._created.items() if now - since > _WATCH_LAG]:
             del self._created[place]
 
-    def _lacks(self, child: Object, errors: Sequence[ApplyError]) -> bool:
+    def forget(self, key: Key) -> None:
+        """Drops what is remembered of the children of a service."""
+        self._paces.pop(key, None)
+
+    def _pacing(self, key: Key) -> Pacing[Errors]:
+        return self._paces.setdefault(key, Pacing(()))
+
+    def _wait(
+        self, key: Key, place: Place, wish: str, reason: str, message: str, seconds: float | None = None
+    ) -> Errors:
+        """Reports an error of a child until the next try, which is made with back-off."""
+        errors = (ApplyError(reason, message, place[0]),)
+        self._again(key, self._pacing(key).failed(place, wish, errors, seconds))
+        return errors
+
+    def _lacks(self, child: Object, errors: Errors) -> bool:
         """Whether a child that does not exist yet needs one that was refused."""
         needs = _NEEDS.get(child["kind"], ())
         metadata = child["metadata"]
-        return any(error.kind in needs for error in errors) and (
-            self.live(resource_for(child), metadata["namespace"], metadata["name"]) is None
-        )
+        refused = any(error.kind in needs and error.reason != "Contested" for error in errors)
+        return refused and self.live(resource_for(child), metadata["namespace"], metadata["name"]) is None
 
-    async def _apply(self, key: Key, service: QwenService, planned: Object) -> list[ApplyError]:
-        """Applies one child if it differs."""
-        child = stamped(planned)
-        resource, name = resource_for(child), child["metadata"]["name"]
+    async def _apply(self, key: Key, service: QwenService, planned: Object) -> Errors:
+        """Applies one child if it differs and may be written now."""
+        child, pacing = stamped(planned), self._pacing(key)
+        resource, name, wish = resource_for(child), child["metadata"]["name"], applied_hash(child)
+        place = (child["kind"], name)
         live = self.live(resource, key[0], name)
-        if live is not None and is_ours(live, service) and is_applied(child, live):
-            return []
+        if _is_done(child, live, service):
+            return self._at_rest(key, place)
+        if left := pacing.left(place, wish):
+            self._again(key, left)
+            return pacing.note(place)
         if live is None:
             live = await self._look(resource, key, name)
+            if _is_done(child, live, service):
+                return self._at_rest(key, place)
         if live is not None and not is_ours(live, service):
-            self._again(key, TAKEN_SECONDS)
             message = f"{child['kind']} {name} exists and belongs to something else. Rename one of the two."
-            return [ApplyError("NameTaken", message, child["kind"])]
+            return self._wait(key, place, wish, "NameTaken", message, TAKEN_SECONDS)
         try:
             await self._write(key, child)
         except InvalidError as error:
             if resource is not DEPLOYMENTS:
                 raise
             await self._keep_template(key, planned, live)
-            return [ApplyError("InvalidPodTemplate", error.message, child["kind"])]
+            return self._wait(key, place, wish, "InvalidPodTemplate", error.message)
         except ForbiddenError as error:
             if resource is DEPLOYMENTS and not isinstance(error, NamespaceEndingError):
                 await self._keep_template(key, planned, live)
             raise
-        return []
+        if pacing.is_written(place, wish) or (live is not None and applied_hash(live) == wish):
+            return self._repaired(key, service, child, live)
+        pacing.wrote(place, wish)
+        return ()
+
+    def _at_rest(self, key: Key, place: Place) -> Errors:
+        """What is reported of a child that is as it should be: that it was fought over, for a while."""
+        pacing = self._pacing(key)
+        if not (left := pacing.fight_left(place)):
+            return ()
+        self._again(key, left)
+        return pacing.note(place)
+
+    def _repaired(self, key: Key, service: QwenService, child: Object, live: Object | None) -> Errors:
+        """Reports that somebody else had changed a child, which was set back.
+
+        Whoever changes it again and again is answered less and less often.
+        """
+        pacing, place = self._pacing(key), (child["kind"], child["metadata"]["name"])
+        drift = [] if live is None else drift_of(child, live)
+        what = "deleted and was created again" if live is None else f"changed and was set back: {describe(drift)}"
+        self._tell(service, "DriftRepaired", f"{place[0]} {place[1]} was {what}.")
+        repairs, pause = pacing.repaired(place, applied_hash(child))
+        if not pause:
+            return ()
+        until = format_time(self._now() + timedelta(seconds=pause))
+        who = managers(drift)
+        message = (
+            f"{place[0]} {place[1]} was {what}. This was repair {repairs} in a row. The next one is not made before "
+            f"{until}. Find out who changes it ({who}) and stop that, or change the QwenService."
+        )
+        errors = (ApplyError("Contested", message, place[0]),)
+        pacing.fight(place, errors)
+        self._again(key, pause)
+        return errors
 
     async def _look(self, resource: Resource, key: Key, name: str) -> Object | None:
         """An object that the cache does not have: it has only objects with our label."""
@@ -182,10 +264,14 @@ class Children:
         for pod in self._cluster.pods(key):
             metadata = pod["metadata"]
             body = {"metadata": {"uid": metadata["uid"], "annotations": {CONFIG_HASH_ANNOTATION: digest}}}
-            if (metadata.get("annotations") or {}).get(CONFIG_HASH_ANNOTATION) == digest:
+            if not is_active(pod) or (metadata.get("annotations") or {}).get(CONFIG_HASH_ANNOTATION) == digest:
                 continue
             try:
                 self._cluster.pod_informer.store(await self._kube.patch(PODS, metadata["name"], key[0], body))
             except (NotFoundError, ConflictError):
                 continue
             WRITES.labels("nudge").inc()
+
+
+def _is_done(child: Object, live: Object | None, service: QwenService) -> bool:
+    return live is not None and is_ours(live, service) and is_applied(child, live)

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from qwen_operator.api import InvalidSpecError, QwenService, QwenServiceSpec, RemediationStatus
-from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
-from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, selector_string
+from qwen_operator.api.objects import Key, Object, is_owned_by
 from qwen_operator.api.qwenservice import parse_status, remediation_spec
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
@@ -222,8 +222,9 @@ class Remediator:
         except KubeError as error:
             logger.warning("listing the ReplicaSets failed: %s", error)
             return None
-        owner = child_name(key[1])
-        return newest_revision([item for item in sets if _owned_by(item, owner)])
+        deployment = self._cluster.deployment(key)
+        owner = "" if deployment is None else deployment["metadata"]["uid"]
+        return newest_revision([item for item in sets if is_owned_by(item, owner)])
 
     async def _node_ready(self, name: str) -> bool:
         """Whether a node is ready. Without permission to read nodes it counts as ready."""
@@ -255,8 +256,3 @@ def _policy(service: Object) -> tuple[Policy, int] | None:
     except InvalidSpecError:
         spec = remediation_spec(service)
     return None if spec is None else (policy_of(spec), spec.replicas)
-
-
-def _owned_by(obj: Object, deployment: str) -> bool:
-    owners = obj["metadata"].get("ownerReferences") or ()
-    return any(owner.get("kind") == "Deployment" and owner.get("name") == deployment for owner in owners)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qwen_operator.api import QwenService
@@ -39,20 +39,35 @@ def is_applied(child: Object, live: Mapping[str, Any]) -> bool:
     The API server records who set each field. Whoever changes a field takes it from us, so nobody
     has touched a child whose fields are all ours. Fields that we do not set do not matter.
     """
-    annotations = live["metadata"].get("annotations") or {}
-    if annotations.get(APPLIED_HASH_ANNOTATION) != child["metadata"]["annotations"][APPLIED_HASH_ANNOTATION]:
+    if applied_hash(live) != applied_hash(child):
         return False
+    value = applied_value(child)
+    return any(_owns(fields, value) for fields in applied_fields(live))
+
+
+def applied_hash(obj: Mapping[str, Any]) -> str:
+    """The hash of the child that an object was made from; empty if it was not stamped."""
+    return str((obj["metadata"].get("annotations") or {}).get(APPLIED_HASH_ANNOTATION, ""))
+
+
+def applied_value(child: Object) -> Object:
+    """The part of a child whose fields the API server records."""
     metadata = {
         name: child["metadata"][name]
         for name in ("labels", "annotations", "ownerReferences")
         if name in child["metadata"]
     }
     body = {name: value for name, value in child.items() if name not in ("apiVersion", "kind", "metadata")}
-    return any(
-        _owns(entry.get("fieldsV1") or {}, {**body, "metadata": metadata})
+    return {**body, "metadata": metadata}
+
+
+def applied_fields(live: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The records (FieldsV1) of what we have applied, one for each version of the API."""
+    return [
+        entry.get("fieldsV1") or {}
         for entry in live["metadata"].get("managedFields") or ()
         if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
-    )
+    ]
 
 
 def _owns(fields: Mapping[str, Any], value: Any) -> bool:
@@ -74,12 +89,22 @@ def _owns_below(fields: Mapping[str, Any], value: Any) -> bool:
 
 
 def _owns_item(fields: Mapping[str, Any], item: Any) -> bool:
-    """Whether a list's fields have an item: by its keys, or by its value if it has none."""
+    """Whether a list's fields have an item."""
     if not isinstance(item, Mapping):
-        return f"v:{json.dumps(item, separators=(',', ':'))}" in fields
-    return any(
-        _owns_below(fields[name], item) for name in fields if name.startswith("k:") and _has(item, json.loads(name[2:]))
-    )
+        return item_of(fields, item) is not None
+    return any(_owns_below(fields[name], item) for name in _items_of(fields, item))
+
+
+def item_of(fields: Mapping[str, Any], item: Any) -> str | None:
+    """Where an item is among a list's fields: by its keys, or by its value if it has none."""
+    if isinstance(item, Mapping):
+        return next(_items_of(fields, item), None)
+    token = f"v:{json.dumps(item, separators=(',', ':'))}"
+    return token if token in fields else None
+
+
+def _items_of(fields: Mapping[str, Any], item: Mapping[str, Any]) -> Iterator[str]:
+    return (name for name in fields if name.startswith("k:") and _has(item, json.loads(name[2:])))
 
 
 def _has(item: Mapping[str, Any], keys: Mapping[str, Any]) -> bool:
