@@ -61,12 +61,14 @@ class Children:
         again: Callable[[Key, float], None],
         tell: Tell = lambda *_: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube = kube
         self._cluster = cluster
         self._again = again
         self._tell = tell
         self._now = now
+        self._clock = clock
         self._created: dict[tuple[Resource, Key], tuple[float, Object]] = {}
         self._paces: dict[Key, Pacing[Errors]] = {}
 
@@ -147,7 +149,7 @@ class Children:
         self._paces.pop(key, None)
 
     def _pacing(self, key: Key) -> Pacing[Errors]:
-        return self._paces.setdefault(key, Pacing(()))
+        return self._paces.setdefault(key, Pacing((), self._clock))
 
     def _wait(
         self, key: Key, place: Place, wish: str, reason: str, message: str, seconds: float | None = None

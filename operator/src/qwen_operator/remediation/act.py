@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
-from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus
+from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus, format_time
 from qwen_operator.api.names import RESTART_ANNOTATION
 from qwen_operator.api.objects import EventType, Key, Object
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
@@ -15,6 +16,7 @@ from qwen_operator.kube.events import Subject
 from qwen_operator.kube.resources import PODS
 from qwen_operator.process.operator_metrics import ACTIONS, WRITES
 from qwen_operator.remediation import ledger as ledgers
+from qwen_operator.remediation.outlook import POSTPONED, Outlook
 from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.restarts import DEAD, restart_id
 from qwen_operator.remediation.steps import (
@@ -29,6 +31,7 @@ from qwen_operator.remediation.steps import (
     Step,
     WouldDo,
 )
+from qwen_operator.remediation.symptoms import in_brackets, symptom
 from qwen_operator.remediation.values import Evidence, Pod
 from qwen_operator.remediation.views import termination_message
 from qwen_operator.remediation.writes import Writer
@@ -69,6 +72,7 @@ class ServiceActor:
         pods: Mapping[str, Object],
         evidence: Mapping[str, Evidence | None],
         policy: Policy,
+        outlooks: Mapping[str, Outlook] | None = None,
     ) -> None:
         self._writer = writer
         self._subject = Subject.of(service)
@@ -76,6 +80,7 @@ class ServiceActor:
         self._pods = pods
         self._evidence = evidence
         self._policy = policy
+        self._outlooks = outlooks or {}
 
     async def carry_out(self, steps: Sequence[Step]) -> None:
         """Performs the steps in order. After a failure the next round decides again."""
@@ -105,7 +110,7 @@ class ServiceActor:
             case WouldDo():
                 await self._would(step)
             case Report():
-                self._tell(step.pod, "Warning", step.alert, action="Event", reason=step.reason, message=step.message)
+                self._report(step)
             case ResetBudget():
                 await self._reset(step)
 
@@ -121,17 +126,22 @@ class ServiceActor:
 
     async def _close(self, step: CloseGate) -> None:
         pod, alert = step.pod, step.alert
-        text = f"{alert} is active; out of rotation until it has proved its health"
+        what = self._symptom(pod, alert)
+        text = f"taken out of rotation for {alert}{what}"
         if not await self._writer.set_gate(pod, self._key[0], is_open=False, reason=alert or "Unhealthy", message=text):
             return
-        message = f"pod {pod.name} was taken out of rotation: {alert} is active"
+        message = f"pod {pod.name} was taken out of rotation: {alert} is active{what}.{self._next(pod)}"
         self._tell(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
         await self._remember(self._entry(pod, alert, "Unready", reason=alert, message=message))
 
     async def _begin(self, step: BeginRestart) -> None:
         pod, intent = step.pod, step.intent
         how = "in place" if intent.method == "InPlace" else "by eviction"
-        message = f"pod {pod.name} will be restarted {how}: {intent.alert} persists"
+        what, policy = self._symptom(pod, intent.alert), self._policy
+        message = (
+            f"pod {pod.name} will be restarted {how}: {intent.alert} persists{what}; it is restart "
+            f"{len(step.counted) + 1} of {policy.max_restarts} within {policy.window:g} s"
+        )
         entry = self._entry(pod, intent.alert, intent.method, reason=intent.alert, message=message)
 
         def change(ledger: RemediationStatus) -> RemediationStatus | None:
@@ -167,13 +177,14 @@ class ServiceActor:
             pass  # the pod is gone already
         WRITES.labels("restart").inc()
         reason = "RestartedInPlace" if intent.method == "InPlace" else "Evicted"
+        last = intent.time + timedelta(seconds=self._policy.drain + self._policy.startup)
         self._tell(
             pod,
             "Warning",
             intent.alert,
             action=intent.method,
             reason=reason,
-            message=f"pod {pod.name} is being restarted",
+            message=f"pod {pod.name} is being restarted, which may take until {format_time(last)}",
         )
         moved = intent.model_copy(update={"phase": "Restarting" if intent.method == "InPlace" else "Waiting"})
         await self._writer.update(self._key, lambda ledger: ledgers.progress(ledger, moved))
@@ -201,6 +212,14 @@ class ServiceActor:
         detailed = f"{message}: {cause[-300:]}" if cause else message
         self._tell(pod, "Warning", DEAD, action="Died", reason=DEAD, message=detailed)
         await self._remember(self._entry(pod, DEAD, "Died", reason=DEAD, message=message))
+
+    def _report(self, step: Report) -> None:
+        message = step.message
+        if step.reason != POSTPONED:
+            message = f"{message}{self._symptom(step.pod, step.alert)}"
+        if step.reason == "KeptInRotation":
+            message = f"{message}.{self._next(step.pod)}"
+        self._tell(step.pod, "Warning", step.alert, action="Event", reason=step.reason, message=message)
 
     async def _would(self, step: WouldDo) -> None:
         wanted, pod = step.step, step.step.pod
@@ -242,13 +261,22 @@ class ServiceActor:
             termination_message="" if obj is None else termination_message(obj)[-MAX_EVIDENCE:],
         )
 
+    def _symptom(self, pod: Pod, alert: str) -> str:
+        """What the pod reports about an alert, in brackets."""
+        return in_brackets(symptom(self._evidence.get(pod.uid), alert))
+
+    def _next(self, pod: Pod) -> str:
+        """What is next for a pod, after a blank; empty if that is not known."""
+        outlook = self._outlooks.get(pod.uid)
+        return f" {outlook.text}" if outlook is not None else ""
+
     def _tell(self, pod: Pod, kind: EventType, alert: str, *, action: str, reason: str, message: str) -> None:
         namespace, name = self._key
         recorder = self._writer.recorder
         ACTIONS.labels(namespace, name, alert, action, reason).inc()
         logger.info(message, extra={"namespace": namespace, "service": name, "pod": pod.name, "reason": reason})
-        recorder.emit(self._subject, kind, reason, message)
-        recorder.emit(Subject("v1", "Pod", namespace, pod.name, pod.uid), kind, reason, message)
+        recorder.emit(self._subject, kind, reason, message, action=action)
+        recorder.emit(Subject("v1", "Pod", namespace, pod.name, pod.uid), kind, reason, message, action=action)
 
 
 def _short(raw: Mapping[str, Any]) -> Mapping[str, Any]:

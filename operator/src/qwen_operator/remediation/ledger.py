@@ -38,6 +38,14 @@ def budget_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> int
     return max(0, policy.max_restarts - len(restarts_in_window(ledger, policy, now)))
 
 
+def free_at(ledger: RemediationStatus, policy: Policy, now: datetime) -> datetime | None:
+    """When an exhausted budget allows the next restart; None if it allows one now, or never."""
+    times = restarts_in_window(ledger, policy, now)
+    if not policy.max_restarts or len(times) < policy.max_restarts:
+        return None
+    return times[-policy.max_restarts] + timedelta(seconds=policy.window)
+
+
 def backoff_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> float:
     """Seconds until a restart may begin, at most the maximum back-off (the clock may change)."""
     if ledger.backoff_until is None:

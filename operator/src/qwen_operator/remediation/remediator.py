@@ -22,9 +22,10 @@ from qwen_operator.process.operator_metrics import PODS_OUT, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.memory import Memory
+from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, texts
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
-from qwen_operator.remediation.steps import Decisions, Prove
+from qwen_operator.remediation.steps import Decisions, Prove, Report
 from qwen_operator.remediation.values import Evidence, Instant, Round
 from qwen_operator.remediation.views import newest_revision, pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer, unreadable
@@ -49,7 +50,10 @@ class ServiceCache(Protocol):
 
 
 class Remediator:
-    """The loops of all services. `on_change` is called when the suspension of a service changes."""
+    """The loops of all services.
+
+    `on_change` is called when the suspension or the outlook of a service changes.
+    """
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class Remediator:
         self._memories: dict[Key, Memory] = {}
         self._policies: dict[Key, tuple[Policy, int]] = {}
         self._suspended: dict[Key, Suspension] = {}
+        self._outlooks: dict[Key, dict[str, Outlook]] = {}
         self._proofs: dict[str, bool] = {}
         self._wake: dict[Key, asyncio.Event] = {}
         self._asked: set[asyncio.Task[None]] = set()
@@ -79,6 +84,10 @@ class Remediator:
     def suspended(self, key: Key) -> Suspension | None:
         """Why remediation of a service is suspended; None while it is active."""
         return self._suspended.get(key)
+
+    def outlook(self, key: Key) -> Mapping[str, str]:
+        """What is next for each pod of a service that is out of rotation, by its UID."""
+        return texts(self._outlooks.get(key, {}))
 
     def sync(self, key: Key) -> None:
         """Starts the loop of a new service, or stops that of a deleted one."""
@@ -92,6 +101,7 @@ class Remediator:
             self._memories.pop(key, None)
             self._policies.pop(key, None)
             self._suspended.pop(key, None)
+            self._outlooks.pop(key, None)
             self._wake.pop(key, None)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
             for gauge in (PODS_OUT, SUSPENDED):
@@ -139,10 +149,13 @@ class Remediator:
         service = self._cluster.service(key)
         if service is None or self._unreadable(key, service):
             return policy.poll
-        decisions = self.judge(key, seen, policy, parse_status(service).remediation)
+        ledger = parse_status(service).remediation
+        decisions = self.judge(key, seen, policy, ledger)
+        outlooks, late = self._look_ahead(key, seen, policy, ledger, decisions)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         self._ask(key, decisions, by_uid)
-        await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.steps)
+        actor = ServiceActor(self._writer, service, by_uid, evidence, policy, outlooks)
+        await actor.carry_out((*decisions.steps, *late))
         if decisions.go_on:
             self.hurry(key)
         return policy.poll
@@ -163,8 +176,21 @@ class Remediator:
             self._on_change(key)
         return decisions
 
+    def _look_ahead(
+        self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus, decisions: Decisions
+    ) -> tuple[dict[str, Outlook], list[Report]]:
+        """What is next for the pods, and the reports of restarts that began to wait."""
+        before = self._outlooks.get(key, {})
+        now = Instant(time.monotonic(), datetime.now(UTC))
+        outlooks = self._outlooks[key] = look_ahead(seen, policy, ledger, decisions, now)
+        if outlooks != before:
+            self._on_change(key)
+        return outlooks, delays(seen, decisions, before, outlooks)
+
     def _unreadable(self, key: Key, service: Object) -> bool:
         suspended = unreadable(service)
+        if suspended is not None:
+            self._outlooks.pop(key, None)
         if suspended is not None and suspended != self._suspended.get(key):
             self._suspended[key] = suspended
             SUSPENDED.labels(*key).set(True)

@@ -69,6 +69,7 @@ class Observed:
         warnings: the warnings of the plan.
         remediation: the state of remediation; None keeps what the status says.
         suspended: why remediation has stopped acting; None while it is active.
+        outlook: what remediation does next about pods out of rotation, by the UID of the pod.
     """
 
     deployment: Mapping[str, Any] | None = None
@@ -79,6 +80,7 @@ class Observed:
     warnings: Sequence[PlanWarning] = ()
     remediation: RemediationStatus | None = None
     suspended: Suspension | None = None
+    outlook: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class _View:
     observed: Observed
     url: str
     startup: timedelta
+    drain: timedelta
 
     @property
     def error(self) -> ApplyError | None:
@@ -141,6 +144,7 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
         observed=observed,
         url=service_url(service.name, service.namespace, service.spec.service.port),
         startup=service.spec.rollout.startup_timeout,
+        drain=service.spec.drain.timeout,
     )
     verdicts = [_ready(view), _progressing(view), _available(view), _degraded(view), _suspended(view), _warned(view)]
     return ServiceStatus(
@@ -159,7 +163,11 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
 
 def _problem(active: Sequence[Mapping[str, Any]], desired: int, observed: Observed, now: datetime) -> Problem | None:
     """The worst problem of the pods. Until a replacement has started, it is why the last failed."""
-    found = [diagnose(pod, observed.events.get(pod["metadata"]["uid"], ())) for pod in active]
+    uids = [pod["metadata"]["uid"] for pod in active]
+    found = [
+        diagnose(pod, observed.events.get(uid, ()), observed.outlook.get(uid, ""))
+        for pod, uid in zip(active, uids, strict=True)
+    ]
     problems = [problem for problem in found if problem is not None]
     if len(active) < desired or any(problem.reason == "Starting" for problem in problems):
         failed = last_failed(observed.pods, now)
@@ -244,9 +252,11 @@ def _progressing(view: _View) -> Verdict:
 def _settled(view: _View) -> Verdict:
     """Progressing of a service whose Deployment has reached its desired state."""
     intents = view.observed.remediation.intents if view.observed.remediation else []
-    waiting = [intent.pod for intent in intents if intent.phase == "Waiting"]
+    waiting = [intent for intent in intents if intent.phase == "Waiting"]
     if waiting:
-        message = f"The replacement of {', '.join(waiting)} is not ready yet."
+        names = ", ".join(intent.pod for intent in waiting)
+        until = format_time(max(intent.time for intent in waiting) + view.drain + view.startup)
+        message = f"The replacement of {names} is not ready yet. It may take until {until} (rollout.startupTimeout)."
         return Verdict("Progressing", True, "ReplacementPending", message)
     pending = next((warning for warning in view.observed.warnings if warning.reason == "UpdatePending"), None)
     if pending is not None:
