@@ -201,7 +201,7 @@ class Children:
         return ()
 
     def _at_rest(self, key: Key, place: Place) -> Errors:
-        """What is reported of a child that is as it should be: that it was fought over, for a while."""
+        """What is reported of a child that is as it should be: for a while, that it was not."""
         pacing = self._pacing(key)
         if not (left := pacing.fight_left(place)):
             return ()
@@ -221,10 +221,10 @@ class Children:
         if not pause:
             return ()
         until = format_time(self._now() + timedelta(seconds=pause))
-        who = managers(drift)
+        who = f" ({found})" if (found := managers(drift)) else ""
         message = (
             f"{place[0]} {place[1]} was {what}. This was repair {repairs} in a row. The next one is not made before "
-            f"{until}. Find out who changes it ({who}) and stop that, or change the QwenService."
+            f"{until}. Find out who changes it{who} and stop that, or change the QwenService."
         )
         errors = (ApplyError("Contested", message, place[0]),)
         pacing.fight(place, errors)

@@ -93,6 +93,7 @@ class Reconciler:
         observed = Observed(
             deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
             selector=self._selector(service),
+            port=self._port(service),
             pods=pods,
             events=await self._pod_events.of(key, [pod for pod in pods if is_held_up(pod)]),
             apply_errors=[*errors, *left],
@@ -134,6 +135,12 @@ class Reconciler:
         """Which pods the Service selects; None if it does not exist or is not ours."""
         found = self._children.own(SERVICES, service, child_name(service.name))
         return None if found is None else found["spec"].get("selector") or {}
+
+    def _port(self, service: QwenService) -> str:
+        """The name of the pods' port that the Service sends requests to; empty for a number."""
+        found = self._children.own(SERVICES, service, child_name(service.name)) or {"spec": {}}
+        names = [port.get("targetPort") for port in found["spec"].get("ports") or ()]
+        return next((name for name in names if isinstance(name, str)), "")
 
     async def _still_there(self, key: Key, service: QwenService, todo: Plan) -> bool:
         """Whether the service still exists. Checked before a child is created for it.

@@ -611,3 +611,16 @@ class TestInvalidSpec:
         assert condition(status, "Degraded").reason == "InvalidSpec"
         assert status.ready_replicas == 1
         assert len(status.conditions) == len(before.conditions)
+
+
+def test_pods_without_the_port_of_the_service_get_no_requests() -> None:
+    renamed = copy.deepcopy(READY_POD)
+    renamed["spec"] = {"containers": [{"name": "server", "ports": [{"containerPort": 8000, "name": "api"}]}]}
+    found = ready(renamed, port="http")
+    assert (found.status, found.reason) == ("False", "PortMissing")
+    assert "news-1 has the port http" in found.message
+    renamed["spec"]["containers"].append({"name": "proxy", "ports": [{"containerPort": 8000, "name": "http"}]})
+    assert ready(renamed, port="http").status == "True"
+    sidecar = {"name": "proxy", "restartPolicy": "Always", "ports": [{"containerPort": 8000, "name": "http"}]}
+    renamed["spec"] = {"containers": [{"name": "server"}], "initContainers": [sidecar]}
+    assert ready(renamed, port="http").status == "True"

@@ -20,7 +20,7 @@ from typing import Any, Final
 from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus, ServiceStatus, format_time, parse_time
 from qwen_operator.api.names import selector_string, service_url
 from qwen_operator.api.qwenservice import parse_status
-from qwen_operator.planning.builders.ownership import labels_select
+from qwen_operator.planning.builders.ownership import has_port, labels_select
 from qwen_operator.planning.builders.source import served_name
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, worst
@@ -65,6 +65,7 @@ class Observed:
         events: the Events of pods that are held up, by the UID of the pod.
         selector: which pods the service's own Service selects; None if it has none, for instance
             because somebody else's has its name.
+        port: the name of the pods' port to which the Service sends requests; empty for any.
         apply_errors: the children that could not be applied.
         warnings: the warnings of the plan.
         remediation: the state of remediation; None keeps what the status says.
@@ -75,6 +76,7 @@ class Observed:
     deployment: Mapping[str, Any] | None = None
     pods: Sequence[Mapping[str, Any]] = ()
     selector: Mapping[str, str] | None = None
+    port: str = ""
     events: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     apply_errors: Sequence[ApplyError] = ()
     warnings: Sequence[PlanWarning] = ()
@@ -90,6 +92,7 @@ class _View:
     desired: int
     ready: int
     unselected: Sequence[str]
+    portless: Sequence[str]
     problem: Problem | None
     deployment: Mapping[str, Any]
     observed: Observed
@@ -135,10 +138,12 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
     if any(error.reason == "NameTaken" and error.kind in ("Service", "Deployment") for error in observed.apply_errors):
         ready = []  # whatever is ready there is not what the spec describes, or clients do not reach it
     unselected = [pod["metadata"]["name"] for pod in ready if not labels_select(observed.selector, pod)]
+    portless = [pod["metadata"]["name"] for pod in ready if not has_port(pod, observed.port)]
     view = _View(
         desired=service.spec.replicas,
-        ready=len(ready) - len(unselected),
+        ready=len(ready) - len({*unselected, *portless}),
         unselected=unselected,
+        portless=portless,
         problem=problem,
         deployment=observed.deployment or {},
         observed=observed,
@@ -215,9 +220,17 @@ def _why_not(view: _View) -> tuple[str, str]:
         return view.problem.reason, _explain(view, view.problem)
     if refused.get("status") == "True":
         return "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}"
+    return _unreached(view)
+
+
+def _unreached(view: _View) -> tuple[str, str]:
+    """Why the Service reaches no pod although pods are ready."""
     if view.unselected:
         names = ", ".join(view.unselected)
         return "NotSelected", f"The Service does not select {names}. Restore the labels of the pods."
+    if view.portless:
+        names, port = ", ".join(view.portless), view.observed.port
+        return "PortMissing", f"No container of {names} has the port {port} of the Service. Restore it in podTemplate."
     return "Starting", "The pods are being created."
 
 

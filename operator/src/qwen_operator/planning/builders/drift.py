@@ -53,8 +53,8 @@ def describe(drift: Sequence[Drift]) -> str:
 
 
 def managers(drift: Sequence[Drift]) -> str:
-    """Who changed the fields."""
-    return ", ".join(sorted({item.manager for item in drift if item.manager})) or "Somebody"
+    """Who changed the fields; empty if nobody knows."""
+    return ", ".join(sorted({item.manager for item in drift if item.manager}))
 
 
 def _lost(value: Any, mine: _Fields, others: Sequence[tuple[str, _Fields]], path: str) -> Iterator[Drift]:

@@ -115,3 +115,13 @@ def _has(item: Mapping[str, Any], keys: Mapping[str, Any]) -> bool:
 def labels_select(selector: Mapping[str, str] | None, pod: Mapping[str, Any]) -> bool:
     """Whether the selector of a Service selects a pod. None and an empty one select nothing."""
     return bool(selector) and (selector or {}).items() <= (pod["metadata"].get("labels") or {}).items()
+
+
+def has_port(pod: Mapping[str, Any], name: str) -> bool:
+    """Whether a container of a pod has the port of this name, so that a Service reaches it."""
+    if not name:
+        return True
+    spec = pod.get("spec") or {}
+    sidecars = [item for item in spec.get("initContainers") or () if item.get("restartPolicy") == "Always"]
+    containers = [*(spec.get("containers") or ()), *sidecars]
+    return any(port.get("name") == name for container in containers for port in container.get("ports") or ())
