@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qwen_operator.process.operator_metrics import WRITES
+from qwen_operator.process.operator_metrics import REGISTRY
 from tests.integration.admin_api import AdminApi, qwen_service
 from tests.integration.control_plane import wait_until
 from tests.integration.fake_pods import FakePodServers
@@ -69,7 +69,7 @@ def test_a_restart_that_waits_says_for_what(api: AdminApi, servers: FakePodServe
 
 def written() -> float:
     """The writes of Deployments in this process."""
-    return WRITES.labels("Deployment")._value.get()
+    return REGISTRY.get_sample_value("qwen_operator_writes_total", {"kind": "Deployment"}) or 0.0
 
 
 def test_somebody_who_keeps_changing_a_child_is_named_and_answered_less_often(api: AdminApi) -> None:
