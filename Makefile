@@ -65,6 +65,10 @@ soak: venv ## keep a real vLLM at full load, then idle; fail on any alert: make 
 bench-server: venv ## compare this server with vLLM's own two (half an hour): make bench-server ARGS="--only startup --runs 1"
 	@$(RUN) $(VENV)/python -m benchmarks $(ARGS)
 
+.PHONY: bench-operator
+bench-operator: deps ## compare this operator with production-stack's (12 minutes): make bench-operator ARGS="--services 30"
+	@$(RUN) $(VENV)/python -m benchmarks.operators $(ARGS)
+
 .PHONY: vllm-contract
 vllm-contract: venv ## what a vLLM release changes of what the server relies on: make vllm-contract VERSION=0.33.0
 	@$(RUN) $(VENV)/python -m tests.contract $(VERSION) $(ARGS)

@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 TAKEN_SECONDS: Final = 15.0
 """How often a name is looked at again that an object of somebody else has."""
-_WATCH_LAG: Final = 1.0
-"""Seconds within which a watch delivers what a write has created."""
 
 # What the pods mount, and what a route sends requests to. Without it the child would do harm.
 _NEEDS: Final = {"Deployment": ("ConfigMap", "PersistentVolumeClaim"), "HTTPRoute": ("Service",)}
@@ -69,17 +67,11 @@ class Children:
         self._tell = tell
         self._now = now
         self._clock = clock
-        self._created: dict[tuple[Resource, Key], tuple[float, Object]] = {}
         self._paces: dict[Key, Pacing[Errors]] = {}
 
     def live(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """The child that exists, also if the watch has not delivered it yet."""
-        place = (resource, (namespace, name))
-        found = self._cluster.child(resource, namespace, name)
-        created = self._created.get(place)
-        if created is not None and (found is not None or time.monotonic() - created[0] > _WATCH_LAG):
-            del self._created[place]
-        return found if found is not None or place not in self._created else self._created[place][1]
+        """An object with our label."""
+        return self._cluster.child(resource, namespace, name)
 
     def own(self, resource: Resource, service: QwenService, name: str) -> Object | None:
         """The same, None if it is somebody else's."""
@@ -138,12 +130,6 @@ class Children:
                 logger.info("removed %s %s/%s", reference.kind, service.namespace, reference.name)
         return errors, failure
 
-    def tidy(self) -> None:
-        """Drops what is remembered of writes that every watch has delivered by now."""
-        now = time.monotonic()
-        for place in [place for place, (since, _) in self._created.items() if now - since > _WATCH_LAG]:
-            del self._created[place]
-
     def forget(self, key: Key) -> None:
         """Drops what is remembered of the children of a service."""
         self._paces.pop(key, None)
@@ -177,15 +163,8 @@ class Children:
         if left := pacing.left(place, wish):
             self._again(key, left)
             return pacing.note(place)
-        if live is None:
-            live = await self._look(resource, key, name)
-            if _is_done(child, live, service):
-                return self._at_rest(key, place)
-        if live is not None and not is_ours(live, service):
-            message = f"{child['kind']} {name} exists and belongs to something else. Rename one of the two."
-            return self._wait(key, place, wish, "NameTaken", message, TAKEN_SECONDS)
         try:
-            await self._write(key, child)
+            return await self._change(key, service, child, live)
         except InvalidError as error:
             if resource is not DEPLOYMENTS:
                 raise
@@ -195,10 +174,45 @@ class Children:
             if resource is DEPLOYMENTS and not isinstance(error, NamespaceEndingError):
                 await self._keep_template(key, planned, live)
             raise
+
+    async def _change(self, key: Key, service: QwenService, child: Object, live: Object | None) -> Errors:
+        """Writes a child that differs, unless its name belongs to somebody else."""
+        pacing, wish = self._pacing(key), applied_hash(child)
+        place = kind, name = child["kind"], child["metadata"]["name"]
+        if live is None:
+            live = await self._create(key, child, pacing.note(place))
+        if _is_done(child, live, service):
+            return self._at_rest(key, place)
+        if live is not None and not is_ours(live, service):
+            message = f"{kind} {name} exists and belongs to something else. Rename one of the two."
+            return self._wait(key, place, wish, "NameTaken", message, TAKEN_SECONDS)
+        if live is not None:
+            await self._write(key, child)
         if pacing.is_written(place, wish) or (live is not None and applied_hash(live) == wish):
             return self._repaired(key, service, child, live)
         pacing.wrote(place, wish)
         return ()
+
+    async def _create(self, key: Key, child: Object, before: Errors) -> Object | None:
+        """Creates a child that the cache does not have, and returns None.
+
+        Returns the object that has its name if there is one: the cache has only objects with our
+        label. A name that was taken `before` is read first, so that no write is refused again and
+        again.
+        """
+        resource, name = resource_for(child), child["metadata"]["name"]
+        if not self._cluster.knows(resource, key[0]) or any(error.reason == "NameTaken" for error in before):
+            found = await self._look(resource, key, name)
+            if found is not None:
+                return found
+        try:
+            await self._write(key, child, new=True)
+        except ConflictError:
+            found = await self._look(resource, key, name)
+            if found is None:  # it was deleted in between
+                await self._write(key, child)
+            return found
+        return None
 
     def _at_rest(self, key: Key, place: Place) -> Errors:
         """What is reported of a child that is as it should be: for a while, that it was not."""
@@ -232,7 +246,6 @@ class Children:
         return errors
 
     async def _look(self, resource: Resource, key: Key, name: str) -> Object | None:
-        """An object that the cache does not have: it has only objects with our label."""
         try:
             return await self._kube.get(resource, name, key[0])
         except NotFoundError:
@@ -249,13 +262,10 @@ class Children:
             except (InvalidError, ForbiddenError) as error:
                 logger.debug("the Deployment is refused with its old template, too: %s", error)
 
-    async def _write(self, key: Key, child: Object) -> None:
-        applied = await self._kube.apply(child)
+    async def _write(self, key: Key, child: Object, *, new: bool = False) -> None:
+        applied = await self._kube.apply(child, new=new)
         WRITES.labels(child["kind"]).inc()
-        resource, name = resource_for(child), child["metadata"]["name"]
-        if self._cluster.child(resource, key[0], name) is None:
-            self._created[(resource, (key[0], name))] = (time.monotonic(), applied)
-            self._again(key, _WATCH_LAG + 0.1)
+        resource = resource_for(child)
         self._cluster.store_child(resource, applied)
         if resource is CONFIG_MAPS:
             await self._nudge(key, stable_hash(child["data"]))

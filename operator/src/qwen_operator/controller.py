@@ -106,7 +106,8 @@ class Controller:
             self._remediator.sync(key)
         if self._matters.get(key) != matters:
             self._matters[key] = matters
-            self._queue.add(key)
+            # What a user changes does not wait behind the services that were there at the start.
+            self._queue.add(key, first=self.cluster.service_informer.synced.is_set())
 
     def service_gone(self, key: Key) -> None:
         """Handles a deleted QwenService. Kubernetes removes the objects that it owned."""

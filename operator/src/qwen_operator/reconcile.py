@@ -127,7 +127,6 @@ class Reconciler:
     def forget(self, key: Key) -> None:
         """Drops what is known about a service."""
         self._warned.pop(key, None)
-        self._children.tidy()
         self._children.forget(key)
         self._pod_events.forget(key)
 
@@ -146,12 +145,15 @@ class Reconciler:
         """Whether the service still exists. Checked before a child is created for it.
 
         A deletion that fell into a gap of the watch shows only in the next list. Until then,
-        children of a deleted service would be garbage collected and created again.
+        children of a deleted service would be garbage collected and created again. A report of the
+        service is proof enough, but only once.
         """
         if all(
             self._children.live(resource_for(child), key[0], child["metadata"]["name"]) is not None
             for child in todo.children
         ):
+            return True
+        if self._cluster.take_report(key):
             return True
         try:
             live: Object | None = await self._kube.get(QWEN_SERVICES, key[1], key[0])

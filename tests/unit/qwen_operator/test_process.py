@@ -18,7 +18,7 @@ from qwen_operator.kube.lease import Leader
 from qwen_operator.kube.resources import QWEN_SERVICES
 from qwen_operator.process.health import Health
 from qwen_operator.process.settings import Settings, read_settings
-from tests.unit.qwen_operator.kube_server import Objects, Server, refusal, until
+from tests.unit.qwen_operator.kube_server import Objects, Server, refusal, until, written
 
 SERVICE = {
     "apiVersion": "qwen-vllm.io/v1alpha1",
@@ -162,7 +162,7 @@ async def test_services_whose_objects_cannot_be_listed_are_left_alone(server: Se
         if request.path.endswith("/qwenservices/news"):
             return web.json_response(service())
         if request.method == "PATCH":
-            return web.json_response({**(await request.json()), "status": {}})
+            return await written(request)
         if request.path.rpartition("/")[2].startswith("news"):
             return refusal(404)
         return await objects(request)

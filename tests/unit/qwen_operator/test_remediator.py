@@ -32,9 +32,14 @@ class OneService:
         self.obj: Object = {
             "apiVersion": "qwen-vllm.io/v1alpha1",
             "kind": "QwenService",
-            "metadata": {"namespace": "n", "name": "news", "uid": "u"},
+            "metadata": {"namespace": "n", "name": "news", "uid": "u", "generation": 1},
             "spec": {"model": {"source": {"builtin": "x"}}, "remediation": {"pollInterval": interval}},
         }
+
+    def change(self, **remediation: Any) -> None:
+        """Changes the section `remediation` of the spec."""
+        self.obj["spec"]["remediation"].update(remediation)
+        self.obj["metadata"]["generation"] += 1
 
     def service(self, key: Key) -> Object | None:
         return self.obj if key == KEY else None

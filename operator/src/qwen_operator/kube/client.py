@@ -59,6 +59,9 @@ WATCH_SILENCE: Final = 100.0
 One that is silent for longer is considered broken.
 """
 
+_NEVER: Final = "1"
+"""A resourceVersion that no object has: etcd gives 2 to its first one."""
+
 _CONTENT_TYPES: Final = {
     "merge": "application/merge-patch+json",
     "strategic": "application/strategic-merge-patch+json",
@@ -173,12 +176,17 @@ class KubeClient:
         metadata = obj["metadata"]
         return await self._call("PUT", resource_for(obj).path(metadata.get("namespace"), metadata["name"]), body=obj)
 
-    async def apply(self, obj: Object) -> Object:
-        """Applies an object (server-side apply). Fields that are no longer applied are removed."""
+    async def apply(self, obj: Object, *, new: bool = False) -> Object:
+        """Applies an object (server-side apply). Fields that are no longer applied are removed.
+
+        With `new`, raises `ConflictError` if the object exists, and leaves it as it is.
+        """
         metadata = obj["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         path = resource_for(obj).path(metadata.get("namespace"), metadata["name"])
-        return await self._call("PATCH", path, query, body=obj, content_type=_CONTENT_TYPES["apply"], timeout=30.0)
+        # An existing object has another version, so that the API server refuses to change it.
+        body = {**obj, "metadata": {**metadata, "resourceVersion": _NEVER}} if new else obj
+        return await self._call("PATCH", path, query, body=body, content_type=_CONTENT_TYPES["apply"], timeout=30.0)
 
     async def patch(
         self,
@@ -230,13 +238,13 @@ class KubeClient:
         }
         await self._call("POST", PODS.path(namespace, pod, "eviction"), body=body)
 
-    async def serves(self, resource: Resource) -> bool:
-        """Whether the cluster serves this API."""
+    async def served(self, api_version: str) -> frozenset[str]:
+        """The plurals that the cluster serves of a version of an API group; none if it has none."""
         try:
-            answer = await self._call("GET", f"/apis/{resource.api_version}")
+            answer = await self._call("GET", f"/apis/{api_version}")
         except NotFoundError:
-            return False
-        return any(item["name"] == resource.plural for item in answer.get("resources", ()))
+            return frozenset()
+        return frozenset(str(item["name"]) for item in answer.get("resources", ()))
 
     async def _call(
         self,

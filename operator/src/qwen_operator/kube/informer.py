@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from qwen_operator.kube.client import WATCH_SECONDS, WATCH_SILENCE, KubeClient
 from qwen_operator.kube.errors import ForbiddenError, NotFoundError
 from qwen_operator.kube.resources import Resource
 from qwen_operator.kube.retries import must_list, pause
+from qwen_operator.kube.states import newer, same, same_but_status
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import FAILING_WATCHES
 
@@ -41,19 +43,13 @@ FAILING: Final = 2
 _DENIALS: Final = 3
 """After so many denials in a row, the start no longer waits for a namespace."""
 
+_REMEMBERED: Final = 1000
+"""So many deleted objects are remembered, by UID."""
+
 
 def service_label(obj: Object) -> str:
     """The label with the service that an object belongs to; empty if it has none."""
     return str((obj["metadata"].get("labels") or {}).get(SERVICE_LABEL, ""))
-
-
-def newer(obj: Object, old: Object | None) -> bool:
-    """Whether a state of an object is at least as new as another one."""
-    if old is None or old["metadata"]["uid"] != obj["metadata"]["uid"]:
-        return True
-    versions = (obj["metadata"]["resourceVersion"], old["metadata"]["resourceVersion"])
-    # Resource versions of one resource are growing numbers. If they are not, the last state wins.
-    return not all(version.isdigit() for version in versions) or int(versions[0]) >= int(versions[1])
 
 
 @dataclass
@@ -76,6 +72,8 @@ class Informer:
     known state). Objects are shared: do not modify them. With `relist`, a list is compared with the
     copy at least every so many seconds, also while the watch seems to work. `removable` says that
     the kind's definition may be deleted, so that a persistent 404 means that there are no objects.
+    Without `echoes`, nobody is told what a watch reports of a write whose answer is stored already,
+    and without `status`, nobody is told that only the status has changed.
     """
 
     def __init__(
@@ -88,9 +86,13 @@ class Informer:
         *,
         relist: float = math.inf,
         removable: bool = False,
+        echoes: bool = True,
+        status: bool = True,
         health: Health | None = None,
     ) -> None:
         self.resource = resource
+        self._echoes = echoes
+        self._status = status
         self._removable = removable
         self._kube = kube
         self._loops = [_Loop(namespace) for namespace in namespaces or (None,)]
@@ -101,6 +103,7 @@ class Informer:
         self._objects: dict[Key, Object] = {}
         self._by_service: dict[Key, set[Key]] = {}
         self._stored_at: dict[Key, float] = {}
+        self._deleted: OrderedDict[str, None] = OrderedDict()
         self._listed: set[str | None] = set()
         self._pending = {loop.namespace for loop in self._loops}
         self.synced = asyncio.Event()
@@ -120,7 +123,7 @@ class Informer:
 
     def in_namespace(self, namespace: str) -> list[Object]:
         """All objects of a namespace, by name."""
-        return [self._objects[key] for key in sorted(self._objects) if key[0] == namespace]
+        return [self._objects[key] for key in sorted(key for key in self._objects if key[0] == namespace)]
 
     def sees(self, namespace: str) -> bool:
         """Whether the objects of a namespace have been listed."""
@@ -140,9 +143,13 @@ class Informer:
             self.put(obj)
 
     def put(self, obj: Object) -> None:
-        """Stores an object, also one that is not known, unless a newer state of it is known."""
+        """Stores an object, also one that is not known.
+
+        Unless a newer state of it is known or it was deleted: an answer may come after what the
+        watch reports.
+        """
         key = key_of(obj)
-        if newer(obj, self._objects.get(key)):
+        if obj["metadata"]["uid"] not in self._deleted and newer(obj, self._objects.get(key)):
             self._put(key, obj)
             self._stored_at[key] = asyncio.get_running_loop().time()
 
@@ -152,6 +159,9 @@ class Informer:
         self._stored_at.pop(key, None)
         if old is not None:
             self._unindex(key, old)
+            self._deleted[old["metadata"]["uid"]] = None
+            if len(self._deleted) > _REMEMBERED:
+                self._deleted.popitem(last=False)
 
     async def run(self) -> None:
         """Lists and watches until cancelled."""
@@ -255,8 +265,7 @@ class Informer:
         for key, item in fresh.items():
             old = self._objects.get(key)
             if self._stored_at.get(key, -math.inf) < asked_at or newer(item, old):
-                same = old is not None and old["metadata"]["resourceVersion"] == item["metadata"]["resourceVersion"]
-                self._update(key, item, handled=same and key not in self._stored_at)
+                self._update(key, item, handled=key not in self._stored_at and same(item, old))
 
     def _no_longer_awaited(self, namespace: str | None) -> None:
         self._pending.discard(namespace)
@@ -272,7 +281,12 @@ class Informer:
             if old is not None and old["metadata"]["uid"] == obj["metadata"]["uid"]:
                 self._drop(key)
         elif newer(obj, old):
-            self._update(key, obj)
+            self._update(key, obj, handled=self._is_no_news(key, obj, old))
+
+    def _is_no_news(self, key: Key, obj: Object, old: Object | None) -> bool:
+        if not self._echoes and key in self._stored_at and same(obj, old):
+            return True
+        return not self._status and same_but_status(obj, old)
 
     def _update(self, key: Key, obj: Object, *, handled: bool = False) -> None:
         old = self._objects.get(key)
@@ -280,6 +294,7 @@ class Informer:
             self._drop(key)  # it was deleted, and this is another one with its name
         self._put(key, obj)
         self._stored_at.pop(key, None)
+        self._deleted.pop(obj["metadata"]["uid"], None)
         if not handled:
             self._tell(obj)
 

@@ -89,7 +89,8 @@ class Poller:
 
     async def _get(self, ip: str, path: str, timeout: float) -> bytes | None:
         if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=256), trust_env=False)
+            # No limit: the time that a poll waits for a connection counts as silence of its pod.
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
         try:
             async with self._session.get(
                 self._url_of(ip) + path, timeout=aiohttp.ClientTimeout(total=timeout), allow_redirects=False

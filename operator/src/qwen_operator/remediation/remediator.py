@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from qwen_operator.api import InvalidSpecError, QwenService, QwenServiceSpec, RemediationStatus
 from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, selector_string
@@ -39,6 +40,9 @@ NODE_SECONDS: Final = 15.0
 _BEAT_SECONDS: Final = 90.0
 _AT_LEAST: Final = 0.1
 """Seconds between two rounds of a service, also if one is to follow at once."""
+_FIRST_SECONDS: Final = 2.0
+"""Seconds within which the first rounds of all services begin, evenly spread."""
+_GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
 
 class ServiceCache(Protocol):
@@ -47,6 +51,14 @@ class ServiceCache(Protocol):
     def service(self, key: Key) -> Object | None: ...
     def pods(self, key: Key) -> Sequence[Object]: ...
     def deployment(self, key: Key) -> Object | None: ...
+
+
+class _Known(NamedTuple):
+    """What the spec of a service says about remediation, and for which state of the object."""
+
+    state: tuple[Any, ...]
+    policy: Policy | None
+    desired: int = 0
 
 
 class Remediator:
@@ -73,7 +85,8 @@ class Remediator:
         self._on_change = on_change
         self._loops: dict[Key, asyncio.Task[None]] = {}
         self._memories: dict[Key, Memory] = {}
-        self._policies: dict[Key, tuple[Policy, int]] = {}
+        self._known: dict[Key, _Known] = {}
+        self._started = 0
         self._suspended: dict[Key, Suspension] = {}
         self._outlooks: dict[Key, dict[str, Outlook]] = {}
         self._proofs: dict[str, bool] = {}
@@ -94,12 +107,15 @@ class Remediator:
         exists = self._cluster.service(key) is not None
         running = self._loops.get(key)
         if exists and (running is None or running.done()):
-            self._loops[key] = asyncio.create_task(self._loop(key), name=f"remediation {key[0]}/{key[1]}")
+            # Multiples of the golden ratio spread any number of loops: no burst of polls.
+            delay = _FIRST_SECONDS * (self._started * _GOLDEN % 1)
+            self._started += 1
+            self._loops[key] = asyncio.create_task(self._loop(key, delay), name=f"remediation {key[0]}/{key[1]}")
         elif not exists and running is not None:
             running.cancel()
             del self._loops[key]
             self._memories.pop(key, None)
-            self._policies.pop(key, None)
+            self._known.pop(key, None)
             self._suspended.pop(key, None)
             self._outlooks.pop(key, None)
             self._wake.pop(key, None)
@@ -114,8 +130,9 @@ class Remediator:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _loop(self, key: Key) -> None:
+    async def _loop(self, key: Key, delay: float) -> None:
         wake = self._wake[key] = asyncio.Event()
+        await asyncio.sleep(delay)
         while True:
             started = time.monotonic()
             part = f"remediation of {key[0]}/{key[1]}"
@@ -137,10 +154,10 @@ class Remediator:
         service = self._cluster.service(key)
         if service is None or "deletionTimestamp" in service["metadata"]:
             return 2.0
-        found = _policy(service) or self._policies.get(key)
-        if found is None:
+        known = self._policy(key, service)
+        if known.policy is None:
             return 2.0  # unknown: gates stay as they are and a restart waits
-        policy, desired = self._policies[key] = found
+        policy, desired = known.policy, known.desired
         asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
         evidence = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
@@ -159,6 +176,21 @@ class Remediator:
         if decisions.go_on:
             self.hurry(key)
         return policy.poll
+
+    def _policy(self, key: Key, service: Object) -> _Known:
+        """The policy of a service. Its spec is parsed only after a change.
+
+        One that cannot be read leaves the last one in force.
+        """
+        known, state = self._known.get(key), _state(service)
+        if known is None or known.state != state:
+            found = _read_policy(service)
+            if found is not None:
+                known = _Known(state, *found)
+            else:
+                known = known._replace(state=state) if known is not None else _Known(state, None)
+            self._known[key] = known
+        return known
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
         """Decides about one round and keeps the memory for the next."""
@@ -272,7 +304,14 @@ async def _cached(cache: dict[str, tuple[float, bool]], key: str, read: Callable
     return known[1]
 
 
-def _policy(service: Object) -> tuple[Policy, int] | None:
+def _state(service: Object) -> tuple[Any, ...]:
+    """What a policy depends on: the spec, and the number of pods if the spec leaves it out."""
+    metadata, written = service["metadata"], service.get("spec") or {}
+    pods = None if "replicas" in written else (service.get("status") or {}).get("replicas")
+    return metadata["uid"], metadata["generation"], pods
+
+
+def _read_policy(service: Object) -> tuple[Policy, int] | None:
     """The policy and the number of replicas; None if the spec does not say them.
 
     An invalid field elsewhere in the spec changes nothing for the pods that run.
