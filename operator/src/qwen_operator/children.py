@@ -177,15 +177,8 @@ class Children:
         if left := pacing.left(place, wish):
             self._again(key, left)
             return pacing.note(place)
-        if live is None:
-            live = await self._look(resource, key, name)
-            if _is_done(child, live, service):
-                return self._at_rest(key, place)
-        if live is not None and not is_ours(live, service):
-            message = f"{child['kind']} {name} exists and belongs to something else. Rename one of the two."
-            return self._wait(key, place, wish, "NameTaken", message, TAKEN_SECONDS)
         try:
-            await self._write(key, child)
+            return await self._change(key, service, child, live)
         except InvalidError as error:
             if resource is not DEPLOYMENTS:
                 raise
@@ -195,6 +188,19 @@ class Children:
             if resource is DEPLOYMENTS and not isinstance(error, NamespaceEndingError):
                 await self._keep_template(key, planned, live)
             raise
+
+    async def _change(self, key: Key, service: QwenService, child: Object, live: Object | None) -> Errors:
+        """Writes a child that differs, unless its name belongs to somebody else."""
+        pacing, resource, wish = self._pacing(key), resource_for(child), applied_hash(child)
+        place = kind, name = child["kind"], child["metadata"]["name"]
+        if live is None:
+            live = await self._look(resource, key, name)
+        if _is_done(child, live, service):
+            return self._at_rest(key, place)
+        if live is not None and not is_ours(live, service):
+            message = f"{kind} {name} exists and belongs to something else. Rename one of the two."
+            return self._wait(key, place, wish, "NameTaken", message, TAKEN_SECONDS)
+        await self._write(key, child)
         if pacing.is_written(place, wish) or (live is not None and applied_hash(live) == wish):
             return self._repaired(key, service, child, live)
         pacing.wrote(place, wish)
