@@ -47,8 +47,8 @@ class Recorded(Cluster):
     def now(self) -> datetime:
         return NOW + timedelta(seconds=self.seconds)
 
-    async def apply(self, obj: Object) -> Object:
-        await super().apply(obj)
+    async def apply(self, obj: Object, **options: Any) -> Object:
+        await super().apply(obj, **options)
         live = self.objects[(obj["kind"], obj["metadata"]["name"])] = applied(obj)
         live["metadata"]["uid"] = f"uid-{obj['kind']}"
         return live
