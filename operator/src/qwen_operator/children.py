@@ -105,8 +105,8 @@ class Children:
                 continue  # the QwenService will be deleted, too
             except KubeError as error:
                 place = (child["kind"], child["metadata"]["name"])
-                message = f"{place[0]} {place[1]}: {error.message}"
-                errors += self._wait(key, place, applied_hash(stamped(child)), "ApplyFailed", message)
+                refused = ApplyError("ApplyFailed", f"{place[0]} {place[1]}: {error.message}", place[0])
+                errors += self._wait(key, place, applied_hash(stamped(child)), refused)
                 failure = failure or (None if isinstance(error, InvalidError) else error)
         return errors, failure
 
@@ -131,7 +131,7 @@ class Children:
                     await self._kube.delete(resource, reference.name, service.namespace, uid=found["metadata"]["uid"])
                 except KubeError as error:
                     message = f"{reference.kind} {reference.name} cannot be removed: {error.message}"
-                    errors += self._wait(key, place, "", "ApplyFailed", message)
+                    errors += self._wait(key, place, "", ApplyError("ApplyFailed", message, reference.kind))
                     failure = failure or error
                     continue
                 WRITES.labels(reference.kind).inc()
@@ -151,11 +151,9 @@ class Children:
     def _pacing(self, key: Key) -> Pacing[Errors]:
         return self._paces.setdefault(key, Pacing((), self._clock))
 
-    def _wait(
-        self, key: Key, place: Place, wish: str, reason: str, message: str, seconds: float | None = None
-    ) -> Errors:
+    def _wait(self, key: Key, place: Place, wish: str, error: ApplyError, seconds: float | None = None) -> Errors:
         """Reports an error of a child until the next try, which is made with back-off."""
-        errors = (ApplyError(reason, message, place[0]),)
+        errors = (error,)
         self._again(key, self._pacing(key).failed(place, wish, errors, seconds))
         return errors
 
@@ -183,7 +181,7 @@ class Children:
             if resource is not DEPLOYMENTS:
                 raise
             await self._keep_template(key, planned, live)
-            return self._wait(key, place, wish, "InvalidPodTemplate", error.message)
+            return self._wait(key, place, wish, ApplyError("InvalidPodTemplate", error.message, place[0]))
         except ForbiddenError as error:
             if resource is DEPLOYMENTS and not isinstance(error, NamespaceEndingError):
                 await self._keep_template(key, planned, live)
@@ -199,7 +197,7 @@ class Children:
             return self._at_rest(key, place)
         if live is not None and not is_ours(live, service):
             message = f"{kind} {name} exists and belongs to something else. Rename one of the two."
-            return self._wait(key, place, wish, "NameTaken", message, TAKEN_SECONDS)
+            return self._wait(key, place, wish, ApplyError("NameTaken", message, kind), TAKEN_SECONDS)
         await self._write(key, child)
         if pacing.is_written(place, wish) or (live is not None and applied_hash(live) == wish):
             return self._repaired(key, service, child, live)
