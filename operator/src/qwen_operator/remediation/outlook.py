@@ -41,7 +41,7 @@ def look_ahead(
 ) -> dict[str, Outlook]:
     """The outlook of each pod that is latched, by its UID, after the decisions of a round."""
     memory = decisions.memory
-    if policy.mode != "Enforce":
+    if policy.mode != "Enforce" or not any(pod.latch for pod in memory.pods.values()):
         return {}
     steady = memory.steady(now)
     done = [step.intent for step in decisions.steps if isinstance(step, FinishRestart)]
