@@ -87,7 +87,7 @@ class Kubectl:
         for arguments in (
             ("get", "qwenservices,deployments,pods,endpointslices", "-o", "wide"),
             ("describe", "qwenservices"),
-            ("get", "events", "--sort-by=.metadata.creationTimestamp"),
+            ("get", "events", "--sort-by=.lastTimestamp"),
             ("logs", "-l", "app.kubernetes.io/name=qwen-server", "--tail=40", "--prefix"),
             ("logs", "-n", "qwen-system", "-l", "app.kubernetes.io/name=qwen-operator", "--tail=80", "--prefix"),
         ):

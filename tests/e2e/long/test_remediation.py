@@ -67,7 +67,7 @@ def moment(stamp: str) -> float:
 def dry_run_events(kubectl: Kubectl, pod: Object) -> list[str]:
     """The messages of the pod's Events about a dry run, repeated as often as they were counted."""
     found = [event for event in kubectl.find("events") if event["involvedObject"]["name"] == name_of(pod)]
-    return [event["message"] for event in found if event["reason"] == "DryRun" for _ in range((event.get("series") or {}).get("count", 1))]
+    return [event["message"] for event in found if event["reason"] == "DryRun" for _ in range(event.get("count") or 1)]
 
 
 def was_reported(kubectl: Kubectl, pod: Object) -> bool:
