@@ -47,8 +47,12 @@ test-integration: deps ## run the tests against a real API server and a real vLL
 test-e2e: deps ## run the tests on the local one-node cluster
 	@$(RUN) $(VENV)/python -m tests.cluster test e2e
 
+.PHONY: test-e2e-full
+test-e2e-full: deps ## run the scenarios on the local one-node cluster that take minutes each
+	@$(RUN) $(VENV)/python -m tests.cluster test e2e-full
+
 .PHONY: test-full
-test-full: deps ## run what make test leaves out: client programs, PATCHES=off, histories, fuzz, soak (an hour; by hand)
+test-full: deps ## run what make test leaves out: clients, PATCHES=off, histories, fuzz, soak, scenarios (by hand)
 	@$(TOOL) clients
 	@$(RUN) $(VENV)/python -m tests.cluster test-full 5 3000
 

@@ -92,6 +92,6 @@ def test_somebody_who_keeps_changing_a_child_is_named_and_answered_less_often(ap
     )
 
     def is_repaired() -> bool:
-        return (api.deployment() or {})["spec"]["replicas"] == 1
+        return bool((api.deployment() or {})["spec"]["replicas"] == 1)
 
     wait_until("the drift is repaired", is_repaired, seconds=15)

@@ -57,6 +57,7 @@ class Children:
         kube: KubeClient,
         cluster: ClusterCache,
         again: Callable[[Key, float], None],
+        *,
         tell: Tell = lambda *_: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,

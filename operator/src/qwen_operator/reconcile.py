@@ -61,7 +61,7 @@ class Reconciler:
         self._suspended = suspended
         self._gone = gone
         self._outlook = outlook
-        self._children = Children(kube, cluster, again, self._tell_drift)
+        self._children = Children(kube, cluster, again, tell=self._tell_drift)
         self._pod_events = PodEvents(kube, again)
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
 

@@ -35,7 +35,7 @@ def deployment(lose: Callable[[Object], Any], *others: Object) -> tuple[Object, 
 
 
 def test_a_field_that_somebody_set_is_named_with_its_manager() -> None:
-    image = {"f:spec": {"f:template": {"f:spec": {"f:containers": {CONTAINER: {".": {}, "f:image": {}}}}}}}
+    image: Object = {"f:spec": {"f:template": {"f:spec": {"f:containers": {CONTAINER: {".": {}, "f:image": {}}}}}}}
     found = drift_of(
         *deployment(
             lambda fields: template(fields)["f:containers"][CONTAINER].pop("f:image"),
@@ -59,7 +59,7 @@ def test_a_field_that_somebody_removed_has_no_manager() -> None:
 
 
 def test_an_item_that_somebody_replaced_is_found_among_the_fields_of_others() -> None:
-    variable = {CONTAINER: {"f:env": {'k:{"name":"HOME"}': {".": {}, "f:value": {}}}}}
+    variable: Object = {CONTAINER: {"f:env": {'k:{"name":"HOME"}': {".": {}, "f:value": {}}}}}
     record = {"f:spec": {"f:template": {"f:spec": {"f:containers": variable}}}}
 
     def lose(fields: Object) -> None:

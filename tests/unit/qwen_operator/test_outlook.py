@@ -31,6 +31,7 @@ REPORTED: dict[str, Any] = {
 
 def ahead(world: World) -> dict[str, Outlook]:
     """What is next after a round now."""
+    world._kubelet()
     ledger, now = world.ledger, world.now
     decisions = world.look()
     return look_ahead(world.seen, world.policy, ledger, decisions, now)
@@ -270,7 +271,7 @@ async def told_of(*steps: Step) -> Told:
     metadata = {"namespace": "n", "name": "news", "uid": "s"}
     service = {"apiVersion": "qwen-vllm.io/v1alpha1", "kind": "QwenService", "metadata": metadata}
     outlooks = {"u0": Outlook("It is restarted at noon unless it recovers.")}
-    actor = ServiceActor(cast("Writer", told), service, {}, {"u0": evidence()}, policy(), outlooks)
+    actor = ServiceActor(cast("Writer", told), service, {}, {"u0": evidence()}, policy(), outlooks=outlooks)
     await actor.carry_out(steps)
     return told
 

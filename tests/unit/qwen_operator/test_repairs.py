@@ -39,7 +39,7 @@ class Recorded(Cluster):
             fake,
             fake,
             lambda _, seconds: self.again.append(seconds),
-            lambda _, reason, message: self.told.append((reason, message)),
+            tell=lambda _, reason, message: self.told.append((reason, message)),
             now=self.now,
             clock=lambda: self.seconds,
         )

@@ -1,13 +1,13 @@
 """Kubernetes Events, in the order in which things happened. A failed write affects no caller.
 
-An Event has a time with microseconds (`eventTime`), by which `kubectl describe` sorts, and what
-happens again becomes a series of one Event. Objects with many Events are held back, and no
-namespace waits for the Events of another.
+`kubectl describe` sorts by `lastTimestamp`, which has whole seconds, and leaves Events of the same
+second in the order of their names. So the name contains the time. What happens again becomes a
+series of one Event. Objects with many Events are held back, and no namespace waits for the Events
+of another.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections import OrderedDict
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from qwen_operator.api import format_time
 from qwen_operator.api.objects import EventType
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError, NamespaceEndingError, NotFoundError
@@ -116,6 +117,7 @@ class Recorder:
         self._allowance = _Allowance(clock)
         self._pending: dict[str, dict[_Message, _Occurrences]] = {}
         self._written: OrderedDict[_Message, _Series] = OrderedDict()
+        self._stamp = 0
         self._queue: WorkQueue[str] = WorkQueue(self._write_next, _failed, rest=1.0)
 
     def emit(self, subject: Subject, kind: EventType, reason: str, text: str, *, action: str = "Reconcile") -> None:
@@ -163,7 +165,8 @@ class Recorder:
         known = self._written.get(message)
         if known is not None:
             known.count += happened.count
-            body = {"series": _series(known.count, happened.last)}
+            last = happened.last
+            body = {"series": _series(known.count, last), "count": known.count, "lastTimestamp": format_time(last)}
             try:
                 await self._kube.patch(CORE_EVENTS, known.name, message.subject.namespace, body)
             except NotFoundError:
@@ -179,12 +182,11 @@ class Recorder:
 
     def _event(self, message: _Message, happened: _Occurrences) -> dict[str, Any]:
         subject = message.subject
-        moment = _micro_time(happened.first)
-        unique = hashlib.sha256(repr((message, moment)).encode()).hexdigest()[:16]
+        self._stamp = max(int(happened.first.timestamp() * 1_000_000) * 1000, self._stamp + 1)
         event = {
             "apiVersion": CORE_EVENTS.api_version,
             "kind": CORE_EVENTS.kind,
-            "metadata": {"name": f"{subject.name[:230]}.{unique}", "namespace": subject.namespace},
+            "metadata": {"name": f"{subject.name[:230]}.{self._stamp:x}", "namespace": subject.namespace},
             "involvedObject": {
                 "apiVersion": subject.api_version,
                 "kind": subject.kind,
@@ -196,8 +198,10 @@ class Recorder:
             "reason": message.reason,
             "message": message.text,
             "action": message.action,
-            # Without lastTimestamp, which has whole seconds and by which kubectl would sort.
-            "eventTime": moment,
+            "eventTime": _micro_time(happened.first),
+            "firstTimestamp": format_time(happened.first),
+            "lastTimestamp": format_time(happened.last),
+            "count": happened.count,
             "source": {"component": _COMPONENT},
             "reportingComponent": _COMPONENT,
             "reportingInstance": self._reporter,

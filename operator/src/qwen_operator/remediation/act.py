@@ -72,6 +72,7 @@ class ServiceActor:
         pods: Mapping[str, Object],
         evidence: Mapping[str, Evidence | None],
         policy: Policy,
+        *,
         outlooks: Mapping[str, Outlook] | None = None,
     ) -> None:
         self._writer = writer

@@ -171,7 +171,7 @@ class Remediator:
         outlooks, late = self._look_ahead(key, seen, policy, ledger, decisions)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         self._ask(key, decisions, by_uid)
-        actor = ServiceActor(self._writer, service, by_uid, evidence, policy, outlooks)
+        actor = ServiceActor(self._writer, service, by_uid, evidence, policy, outlooks=outlooks)
         await actor.carry_out((*decisions.steps, *late))
         if decisions.go_on:
             self.hurry(key)

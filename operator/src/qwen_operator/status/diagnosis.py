@@ -114,9 +114,7 @@ def worst(problems: Iterable[Problem]) -> Problem | None:
     return min(problems, key=lambda problem: problem.rank, default=None)
 
 
-def diagnose(
-    pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = (), outlook: str = ""
-) -> Problem | None:
+def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = (), outlook: str = "") -> Problem | None:
     """Why the pod is not ready, or None if it is.
 
     `events` are the pod's Events, if its containers have not been created (see `is_held_up`).

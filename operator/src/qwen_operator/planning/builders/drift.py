@@ -69,9 +69,7 @@ def _lost(value: Any, mine: _Fields, others: Sequence[tuple[str, _Fields]], path
             yield from _lost(part, below, theirs, where)
 
 
-def _parts(
-    value: Any, known: Sequence[_Fields]
-) -> Iterator[tuple[str, Any, Callable[[_Fields], _Fields | None]]]:
+def _parts(value: Any, known: Sequence[_Fields]) -> Iterator[tuple[str, Any, Callable[[_Fields], _Fields | None]]]:
     """The parts of a value: name, value, and where it is among the fields of a manager."""
     if isinstance(value, Mapping):
         for name, part in value.items():
