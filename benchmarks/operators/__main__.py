@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.console import Problem
+from tests.cluster.settings import KUBERNETES_VERSION, ROOT
+
 from benchmarks import machine, report
 from benchmarks.console import say
 from benchmarks.operators import peer, table
 from benchmarks.operators.measure import Figures, Options, measure
 from benchmarks.operators.subjects import Ours, Subject, Theirs
-from tests.cluster.console import Problem
-from tests.cluster.settings import KUBERNETES_VERSION, ROOT
 
 PAGE = ROOT / "benchmarks" / "OPERATOR.md"
 
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     built.add_argument("--runs", type=int, default=1, help="runs, in turns (default 1)")
     built.add_argument("--quiet", type=float, default=60.0, metavar="SECONDS", help="the quiet time (default 60)")
     built.add_argument("--without-peer", action="store_true", help="measure only this operator")
+    built.add_argument("--peer", type=Path, metavar="FOLDER", help="operator/ of a checkout of production-stack")
     built.add_argument("--without-pods", action="store_true", help="let no pod run")
     built.add_argument(
         "--folder", type=Path, default=ROOT / ".bench" / "operators", help="for logs (default .bench/operators)"
@@ -47,7 +49,7 @@ def main(line: Sequence[str]) -> int:
         command.error("--services, --runs and --quiet must be positive")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all processes are stopped
     began, load = time.monotonic(), os.getloadavg()[0]
-    subjects, notes = _subjects(without_peer=options.without_peer)
+    subjects, notes = _subjects(options)
     figures: dict[str, list[Figures]] = {subject.name: [] for subject in subjects}
     failed = False
     folder = options.folder.resolve() / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
@@ -79,17 +81,18 @@ def main(line: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _subjects(*, without_peer: bool) -> tuple[list[Subject], list[str]]:
+def _subjects(options: argparse.Namespace) -> tuple[list[Subject], list[str]]:
     """What is measured, and a note if the other operator is not."""
     subjects: list[Subject] = [Ours()]
-    if without_peer:
+    if options.without_peer:
         return subjects, [f"{Theirs.name} was left out (`--without-peer`)."]
     try:
-        subjects.append(Theirs(peer.build()))
+        subjects.append(Theirs(peer.build(options.peer)))
     except Problem as problem:
         say(f"without {Theirs.name}: {problem}")
         return subjects, [f"{Theirs.name} could not be built: {problem.what}."]
-    return subjects, [f"{Theirs.name}: {peer.MODULE}@{peer.VERSION}."]
+    version = "a checkout" if options.peer else f"version {peer.VERSION}"
+    return subjects, [f"{Theirs.name}: {peer.MODULE}, {version}."]
 
 
 def _measured(subject: Subject, folder: Path, options: argparse.Namespace) -> tuple[Figures, str]:

@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from tests.cluster.settings import ROOT
+from tests.integration.control_plane import ControlPlane, control_plane, stop, wait_until
+
 from benchmarks.console import say
 from benchmarks.operators.audit import AuditLog, policy
 from benchmarks.operators.kubelet import PORT
 from benchmarks.operators.process import OperatorProcess, operator, until_ready
 from benchmarks.operators.subjects import LEASE, NAMESPACE, REPLICAS, SOURCE, Ours, Subject
-from tests.cluster.settings import ROOT
-from tests.integration.control_plane import ControlPlane, control_plane, stop, wait_until
 
 Object = dict[str, Any]
 Figures = dict[str, float]

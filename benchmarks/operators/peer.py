@@ -1,4 +1,4 @@
-"""The other operator, built from its Go module, which is pinned here."""
+"""The other operator, built from its Go module, which is pinned here, or from a checkout."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from benchmarks.console import say
 from tests.cluster.builds import require_go
 from tests.cluster.console import Problem
 from tests.cluster.settings import cache_dir
-from tests.cluster.shell import logged, output
+from tests.cluster.shell import digest, logged, output
+
+from benchmarks.console import say
 
 MODULE = "github.com/vllm-project/production-stack/operator"
 VERSION = "v0.0.0-20260805165315-a6c01db05f65"
@@ -34,19 +34,22 @@ class Peer:
     sample: dict[str, Any]
 
 
-def build() -> Peer:
+def build(checkout: Path | None = None) -> Peer:
     """Builds it, or finds what was built before. Raises Problem with the reason if it cannot.
 
     The module's go.mod has another name than its place, so that `go install` refuses it. The
-    sources are copied out of the module cache, which is read-only, and built there.
+    sources are copied out of the module cache, which is read-only, and built there. With
+    `checkout`, they are those of that folder.
     """
-    folder = cache_dir() / "operators" / f"production-stack-{VERSION.rpartition('-')[2]}"
+    version = VERSION.rpartition("-")[2] if checkout is None else f"checkout-{digest([checkout])}"
+    folder = cache_dir() / "operators" / f"production-stack-{version}"
     program, sources = folder / "manager", folder / "src"
     if not program.exists():
         require_go()
-        say(f"building {MODULE}@{VERSION} (minutes)")
+        say(f"building {MODULE} (minutes)")
+        source = _download() if checkout is None else checkout
         shutil.rmtree(folder, ignore_errors=True)
-        _copy(_download(), sources)
+        _copy(source, sources)
         flags = ["-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(folder / "unfinished")]
         environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local"}
         log = folder / "build.log"
@@ -60,9 +63,11 @@ def _download() -> Path:
     """The module's folder in the module cache."""
     with tempfile.TemporaryDirectory() as empty:
         command = ["go", "-C", empty, "mod", "download", "-json", f"{MODULE}@{VERSION}"]
-        found = json.loads(output(command, timeout=_BUILD_SECONDS))
-    if "Dir" not in found:
-        raise Problem(f"{MODULE} cannot be downloaded", details=str(found.get("Error", "")))
+        try:
+            found = json.loads(output(command, timeout=_BUILD_SECONDS))
+        except Problem as problem:
+            what = f"the Go module proxy does not deliver {MODULE}@{VERSION}"
+            raise Problem(what, "give a checkout with --peer", problem.details) from problem
     return Path(found["Dir"])
 
 

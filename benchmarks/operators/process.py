@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.operators.subjects import Subject
-from benchmarks.procfs import cpu_of, memory_of
 from tests.cluster.shell import tail
 from tests.integration.control_plane import ControlPlane, free_ports, stop, wait_until
+
+from benchmarks.operators.subjects import Subject
+from benchmarks.procfs import cpu_of, memory_of
 
 
 class OperatorProcess:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import yaml
-
-from benchmarks.operators.peer import Peer as Built
 from tests.cluster.settings import ROOT
 from tests.integration.control_plane import ControlPlane
+
+from benchmarks.operators.peer import Peer as Built
 
 Object = dict[str, Any]
 

@@ -200,7 +200,8 @@ async def test_the_first_polls_of_many_services_are_spread(monkeypatch: pytest.M
     subject = remediator_of(Many("30s"))
     begun: list[float] = []
 
-    async def tick(_: tuple[str, str]) -> float:
+    async def tick(key: tuple[str, str]) -> float:
+        assert key[0] == "n"
         begun.append(asyncio.get_running_loop().time())
         return 30.0
 
