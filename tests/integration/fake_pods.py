@@ -17,6 +17,7 @@ class FakePodServer:
     alerts: list[str] = field(default_factory=list)
     generates: bool = True
     silent: bool = False
+    garbled: bool = False
     busy: int = 0
     uptime: float = 100.0
     asked: dict[str, int] = field(default_factory=dict)
@@ -28,6 +29,8 @@ class FakePodServer:
         self.asked[where] = self.asked.get(where, 0) + 1
         if self.silent:
             return 500, b"oops"
+        if self.garbled and where == "/api/v1/metrics":
+            return 200, b"oops"
         if where == "/health/generate":
             return (200 if self.generates else 503), b"{}"
         self.uptime += 0.1

@@ -48,6 +48,8 @@ class Patient:
     silent: bool = False
     frozen: bool = False
     """Its metrics answer, but uptime does not advance."""
+    garbled: bool = False
+    """Its metrics answer something that is not valid."""
     generates: bool = True
     busy: int = 0
     gpus: tuple[str, ...] = ()
@@ -118,12 +120,13 @@ class World:
         """What `decide` returns now, without performing it."""
         evidence: dict[str, Evidence | None] = {}
         for uid, patient in self.patients.items():
-            if patient.silent or self.mono < patient.down_until:
+            if patient.silent or patient.garbled or self.mono < patient.down_until:
                 evidence[uid] = None
             else:
                 evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy, patient.gpus)
         pods = tuple(patient.pod for patient in self.patients.values())
-        self.seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset)
+        garbled = frozenset(uid for uid, patient in self.patients.items() if patient.garbled)
+        self.seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset, garbled)
         return decide(self.seen, self.policy, self.ledger, self.memory, self.now)
 
     def advance(self, seconds: float) -> None:

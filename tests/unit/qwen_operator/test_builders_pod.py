@@ -262,3 +262,13 @@ def test_null_in_the_pod_template_removes_what_was_built() -> None:
     assert "topologySpreadConstraints" not in found
     assert "fsGroup" not in found["securityContext"]
     assert found["securityContext"]["runAsUser"] == 65532
+
+
+def test_a_server_that_answers_nothing_leaves_rotation_and_is_restarted_by_the_kubelet() -> None:
+    found = container(service())
+    seconds = {
+        kind: probe["periodSeconds"] * probe["failureThreshold"] + probe["timeoutSeconds"]
+        for kind in ("readiness", "liveness")
+        for probe in [found[f"{kind}Probe"]]
+    }
+    assert seconds == {"readiness": 20, "liveness": 70}

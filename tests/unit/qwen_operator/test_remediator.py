@@ -15,6 +15,7 @@ from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.events import Recorder
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import REGISTRY
+from qwen_operator.remediation.memory import next_poll
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.values import Evidence, Round
@@ -120,3 +121,21 @@ async def test_the_newest_revision_is_that_of_our_own_deployment() -> None:
     assert await remediator._newest(KEY) == "hash-ours"
     remediator._cluster = OneService("2s")
     assert await remediator._newest(KEY) is None
+
+
+def test_the_poll_that_decides_about_a_pod_comes_sooner() -> None:
+    world = World.of(2)
+    world["u0"].alerts, world["u1"].alerts = frozenset({"EngineUnresponsive"}), frozenset({"QueueSaturated"})
+    world.round()
+    assert next_poll(world.memory, world.policy) == pytest.approx(1.2)
+    world.round()
+    assert next_poll(world.memory, world.policy) == 2.0
+
+
+def test_a_pod_that_falls_silent_after_one_poll_with_an_alert_changes_no_pace() -> None:
+    world = World.of(2)
+    world["u0"].alerts = frozenset({"EngineUnresponsive"})
+    world.round()
+    world["u0"].silent = True
+    world.round()
+    assert next_poll(world.memory, world.policy) == 2.0

@@ -13,7 +13,7 @@ from typing import Final
 from qwen_operator.api import RemediationStatus
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import ledger as ledgers
-from qwen_operator.remediation import recovery, restarts
+from qwen_operator.remediation import recovery, restarts, silence
 from qwen_operator.remediation.dry_run import would_do
 from qwen_operator.remediation.memory import Memory, observe, take_out
 from qwen_operator.remediation.policy import Policy
@@ -60,11 +60,11 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
     suspended = _take_out(state)
     if policy.mode == "DryRun":
         steps += [*restarts.call_off(state), *would_do(state), *_open_all(state), *_reports(state)]
-        return _decisions(state, steps, memory, suspended)
+        return _decisions(state, steps, memory, suspended or silence.suspension(state))
     steps += recovery.gates(state)
     restart, blocked = restarts.next_steps(state)
     steps += [*restart, *_reports(state), *recovery.proofs(state)]
-    return _decisions(state, steps, memory, blocked or suspended)
+    return _decisions(state, steps, memory, blocked or suspended or silence.suspension(state))
 
 
 def _decisions(state: State, steps: list[Step], before: Memory, suspended: Suspension | None) -> Decisions:
@@ -183,7 +183,7 @@ def _reports(state: State) -> list[Step]:
             steps.append(Report(pod, latch.alert, "KeptInRotation", _held_back_message(state, pod, latch.alert)))
         if notified:
             state.memory[pod.uid] = replace(memory, notified=memory.notified | notified)
-    return steps
+    return [*steps, *silence.reports(state)]
 
 
 def _held_back_message(state: State, pod: Pod, alert: str) -> str:

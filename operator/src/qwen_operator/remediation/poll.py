@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
@@ -18,6 +19,14 @@ GENERATE_TIMEOUT: Final = 15.0
 MAX_BODY: Final = 256 * 1024
 _MAX_ALERTS: Final = 64
 _MAX_GPUS: Final = 64
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a pod answered to a poll: evidence, or something that is not valid, or nothing."""
+
+    evidence: Evidence | None
+    garbled: bool = False
 
 
 def pod_url(ip: str) -> str:
@@ -75,12 +84,12 @@ class Poller:
         if self._session is not None:
             await self._session.close()
 
-    async def metrics(self, ip: str) -> Evidence | None:
-        """A pod's evidence, None if it gives none within a second."""
+    async def metrics(self, ip: str) -> Answer:
+        """What a pod answers within a second."""
         body = await self._get(ip, "/api/v1/metrics", POLL_SECONDS)
         evidence = None if body is None else parse_metrics(body)
         POLLS.labels("no answer" if body is None else "invalid" if evidence is None else "ok").inc()
-        return evidence
+        return Answer(evidence, garbled=body is not None and evidence is None)
 
     async def generate(self, ip: str) -> bool:
         """Whether a test generation of one token succeeds."""

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import PODS_OUT, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
-from qwen_operator.remediation.memory import Memory
+from qwen_operator.remediation.memory import Memory, next_poll
 from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, texts
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
@@ -150,7 +151,7 @@ class Remediator:
             wake.clear()
 
     async def tick(self, key: Key) -> float:
-        """One round for a service; returns its poll interval in seconds."""
+        """One round for a service. Returns the seconds from its beginning until the next one."""
         service = self._cluster.service(key)
         if service is None or "deletionTimestamp" in service["metadata"]:
             return 2.0
@@ -160,9 +161,11 @@ class Remediator:
         policy, desired = known.policy, known.desired
         asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
-        evidence = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
+        by_pod = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
+        evidence = {uid: answer.evidence for uid, answer in by_pod.items()}
         pods = self._cluster.pods(key)
         seen = await self._round(key, pods, evidence, policy, desired)
+        seen = replace(seen, garbled=frozenset(uid for uid, answer in by_pod.items() if answer.garbled))
         service = self._cluster.service(key)
         if service is None or self._unreadable(key, service):
             return policy.poll
@@ -175,7 +178,7 @@ class Remediator:
         await actor.carry_out((*decisions.steps, *late))
         if decisions.go_on:
             self.hurry(key)
-        return policy.poll
+        return next_poll(decisions.memory, policy)
 
     def _policy(self, key: Key, service: Object) -> _Known:
         """The policy of a service. Its spec is parsed only after a change.

@@ -77,7 +77,7 @@ class Prove:
 
 @dataclass(frozen=True)
 class Report:
-    """Reports an alert that has no other consequence, or a step that the guards prevent."""
+    """Reports an alert without other consequences, a step that the guards prevent, or silence."""
 
     pod: Pod
     alert: str

@@ -87,8 +87,9 @@ class Rollout:
 class Round:
     """The result of one round of polling.
 
-    `evidence` has an entry for each pod that was polled, None if it gave no valid answer. `proofs`
-    has the results of the test generations that ended since the last round.
+    `evidence` has an entry for each pod that was polled, None if it gave no valid answer; those in
+    `garbled` gave an answer that is not valid. `proofs` has the results of the test generations
+    that ended since the last round.
     """
 
     pods: tuple[Pod, ...]
@@ -98,3 +99,4 @@ class Round:
     rollout: Rollout = Rollout()
     reset: str = ""
     """The value of the annotation that resets the budget."""
+    garbled: frozenset[str] = frozenset()

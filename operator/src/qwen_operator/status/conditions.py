@@ -49,7 +49,7 @@ class ApplyError:
 
 @dataclass(frozen=True)
 class Suspension:
-    """Why remediation has stopped acting: BudgetExhausted, SystemicErrors or StatusUnreadable."""
+    """Why remediation has stopped acting, such as BudgetExhausted or PodsUnreachable."""
 
     reason: str
     message: str
