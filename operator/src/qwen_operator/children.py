@@ -38,7 +38,11 @@ TAKEN_SECONDS: Final = 15.0
 """How often a name is looked at again that an object of somebody else has."""
 
 # What the pods mount, and what a route sends requests to. Without it the child would do harm.
-_NEEDS: Final = {"Deployment": ("ConfigMap", "PersistentVolumeClaim"), "HTTPRoute": ("Service",)}
+_NEEDS: Final = {
+    "Deployment": ("ConfigMap", "PersistentVolumeClaim"),
+    "HTTPRoute": ("Service",),
+    "Ingress": ("Service",),
+}
 
 Errors = Sequence[ApplyError]
 Tell = Callable[[QwenService, str, str], None]

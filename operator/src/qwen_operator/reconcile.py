@@ -19,16 +19,20 @@ from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError
 from qwen_operator.kube.events import Recorder, Subject
 from qwen_operator.kube.pod_events import PodEvents
 from qwen_operator.kube.resources import (
+    AUTOSCALERS,
     CLAIMS,
     DEPLOYMENTS,
     HTTP_ROUTES,
     PROMETHEUS_RULES,
     QWEN_SERVICES,
+    RESOURCE_CLAIMS,
+    SCALED_OBJECTS,
     SERVICE_MONITORS,
     SERVICES,
     resource_for,
 )
 from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, plan
+from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.process.settings import Settings
@@ -86,8 +90,9 @@ class Reconciler:
             return None
         if not service.replicas_given:  # first, so that drift of the Deployment is never taken for it
             await self._write_replicas(key, service.spec.replicas)
-        errors, failure = await self._children.apply(key, service, todo.children)
+        # First, because an autoscaler of another kind is refused while the old one exists.
         left, stuck = await self._children.remove(key, service, todo.removed)
+        errors, failure = await self._children.apply(key, service, todo.children)
         self._tell_warnings(key, obj, todo.warnings)
         pods = self._cluster.pods(key)
         observed = Observed(
@@ -183,11 +188,21 @@ class Reconciler:
             has_service_monitor=cluster.serves(SERVICE_MONITORS),
             has_prometheus_rule=cluster.serves(PROMETHEUS_RULES),
             has_http_route=cluster.serves(HTTP_ROUTES),
+            has_scaled_object=cluster.serves(SCALED_OBJECTS),
+            has_resource_claims=cluster.serves(RESOURCE_CLAIMS),
             live_deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
             unready_seconds=_unready_seconds(service, now),
             budgets=cluster.budgets(key[0]),
             claims=claims,
+            prometheuses=cluster.surroundings.prometheuses,
+            ingress_classes=cluster.surroundings.ingress_classes,
+            scaling_trouble=scaling_trouble(self._autoscaler(service), now),
         )
+
+    def _autoscaler(self, service: QwenService) -> Object | None:
+        scaling = service.spec.autoscaling
+        resource = SCALED_OBJECTS if scaling is not None and scaling.scaler == "KEDA" else AUTOSCALERS
+        return self._children.own(resource, service, child_name(service.name))
 
     async def _write_status(self, obj: Object, status: ServiceStatus) -> None:
         old, new = obj.get("status") or {}, status.to_dict()

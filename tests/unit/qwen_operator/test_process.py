@@ -200,7 +200,7 @@ async def test_calls_have_connections_however_many_watches_there_are(
     def watches() -> int:
         return sum("watch" in query for _, _, query, _, _ in server.asked)
 
-    await until(lambda: health.ready and watches() >= 50 * 9, 60)
+    await until(lambda: health.ready and watches() >= 50 * 10, 60)
     started = time.monotonic()
     await kube.get(QWEN_SERVICES, "news", "team-1")
     assert time.monotonic() - started < 5

@@ -23,15 +23,18 @@ from qwen_operator.kube.resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     HTTP_ROUTES,
+    INGRESSES,
     NETWORK_POLICIES,
     OPTIONAL,
     PODS,
     PROMETHEUS_RULES,
     QWEN_SERVICES,
+    SCALED_OBJECTS,
     SERVICE_MONITORS,
     SERVICES,
     Resource,
 )
+from qwen_operator.kube.surroundings import Surroundings
 from qwen_operator.process.health import Health
 
 logger = logging.getLogger(__name__)
@@ -44,8 +47,8 @@ _OPTIONAL_SECONDS: Final = 2.0
 _BELIEVED_SECONDS: Final = 60.0
 """For so long a report of a service proves that it exists."""
 
-_CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, CLAIMS)
-_OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
+_CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, INGRESSES, CLAIMS)
+_OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, SCALED_OBJECTS)
 # Their controllers change the status often, and nothing here reads it.
 _RESTLESS: Final = (AUTOSCALERS, BUDGETS)
 
@@ -59,8 +62,8 @@ class ClusterCache:
     """A cache of the relevant objects, kept up to date by watches.
 
     `on_child(key)`, `on_pod(pod)` and `on_service(service)` are called when an object changes,
-    `on_api()` when an optional API was installed or removed. The list of QwenServices is compared
-    with the cache at least every `relist` seconds.
+    `on_api()` when an optional API or something in the surroundings has changed. The list of
+    QwenServices is compared with the cache at least every `relist` seconds.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class ClusterCache:
         self._on_api = on_api
         self._on_service = on_service
         self._health = health or Health()
+        self.surroundings = Surroundings(kube)
         self._names: dict[Key, str] = {}
         self._reported: dict[Key, float] = {}
         self._optional_tasks: dict[Resource, asyncio.Task[None]] = {}
@@ -213,13 +217,16 @@ class ClusterCache:
         await asyncio.gather(*self._optional_tasks.values(), return_exceptions=True)
 
     async def keep_discovering(self) -> None:
-        """Discovers once a minute which optional APIs are installed."""
+        """Discovers once a minute what has changed around the services."""
         while True:
             await asyncio.sleep(DISCOVERY_SECONDS)
             await self.discover()
 
     async def discover(self) -> None:
-        """Finds out which optional APIs are installed, and watches our children of these kinds."""
+        """Finds out which optional APIs are installed, and watches our children of these kinds.
+
+        Then it reads the surroundings.
+        """
         served: set[Resource] = set()
         for api_version in dict.fromkeys(resource.api_version for resource in OPTIONAL):
             group = [resource for resource in OPTIONAL if resource.api_version == api_version]
@@ -240,6 +247,7 @@ class ClusterCache:
                 self._optional_tasks.pop(resource).cancel()
         if changed:
             logger.info("installed optional APIs: %s", ", ".join(sorted(item.plural for item in served)) or "none")
+        if await self.surroundings.look() or changed:
             self._on_api()
 
     def _child_informer(self, resource: Resource, selector: str = SELECTOR) -> Informer:

@@ -18,9 +18,12 @@ Permissions that the operator needs (the chart grants exactly these):
 | apps                  | replicasets                       | list                                            |
 | policy                | poddisruptionbudgets              | get, list, watch, create, patch, delete         |
 | monitoring.coreos.com | servicemonitors, prometheusrules  | get, list, watch, create, patch, delete         |
-| networking.k8s.io     | networkpolicies                   | get, list, watch, create, patch, delete         |
+| monitoring.coreos.com | prometheuses (optional)           | list (who scrapes the pods)                     |
+| networking.k8s.io     | networkpolicies, ingresses        | get, list, watch, create, patch, delete         |
+| networking.k8s.io     | ingressclasses (optional)         | list (whether one serves an Ingress)            |
 | autoscaling           | horizontalpodautoscalers          | get, list, watch, create, patch, delete         |
 | gateway.networking.k8s.io | httproutes                    | get, list, watch, create, patch, delete         |
+| keda.sh               | scaledobjects                     | get, list, watch, create, patch, delete         |
 | core                  | persistentvolumeclaims            | get, list, watch, create, patch (never deleted) |
 | coordination.k8s.io   | leases (in its own namespace)     | get, create, update                             |
 

@@ -126,10 +126,12 @@ def spec_hash(spec: QwenServiceSpec) -> str:
     A new field with its default value does not change it.
     """
     written = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=_POD_SECTIONS)
+    # A time that follows from the model is a default, too.
+    given = "startup_timeout" in spec.rollout.model_fields_set
     return stable_hash(
         {
             **written,
-            "startupTimeout": spec.rollout.startup_timeout.total_seconds(),
+            "startupTimeout": spec.rollout.startup_timeout.total_seconds() if given else None,
             "readinessGate": spec.remediation.readiness_gate,
         }
     )
