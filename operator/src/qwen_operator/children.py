@@ -27,6 +27,7 @@ from qwen_operator.planning.builders.common import stable_hash
 from qwen_operator.planning.builders.deployment import keep_template
 from qwen_operator.planning.builders.drift import describe, drift_of, managers
 from qwen_operator.planning.builders.ownership import applied_hash, is_applied, is_ours, stamped
+from qwen_operator.planning.builders.source import image_volumes_advice, lacks_image_volumes
 from qwen_operator.planning.plan import Reference
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.status.conditions import ApplyError
@@ -172,7 +173,10 @@ class Children:
             if resource is not DEPLOYMENTS:
                 raise
             await self._keep_template(key, planned, live)
-            return self._wait(key, place, wish, ApplyError("InvalidPodTemplate", error.message, place[0]))
+            refused = ApplyError("InvalidPodTemplate", error.message, place[0])
+            if lacks_image_volumes(planned, error.message):
+                refused = ApplyError("ImageVolumeUnsupported", image_volumes_advice(error.message), place[0])
+            return self._wait(key, place, wish, refused)
         except ForbiddenError as error:
             if resource is DEPLOYMENTS and not isinstance(error, NamespaceEndingError):
                 await self._keep_template(key, planned, live)

@@ -183,6 +183,14 @@ async def test_a_refused_template_does_not_hold_back_replicas(refusal: KubeError
     assert cluster.kinds()[-2:] == ["PodDisruptionBudget", "NetworkPolicy"]
 
 
+async def test_a_cluster_without_image_volumes_is_named() -> None:
+    cluster = Cluster()
+    text = 'Deployment.apps "news" is invalid: spec.template.spec.volumes[4]: Required value: must specify a volume type'
+    cluster.refused["Deployment"] = InvalidError(422, text)
+    subject = service(model={"source": {"builtin": None, "image": {"reference": "registry/bad:1"}}})
+    assert await apply(cluster, subject) == [("ImageVolumeUnsupported", "Deployment")]
+
+
 async def test_an_orphan_is_adopted() -> None:
     cluster = Cluster()
     await apply(cluster, FULL)

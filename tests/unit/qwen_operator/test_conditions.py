@@ -243,6 +243,7 @@ def test_the_reason_is_what_really_happened(unhealthy: Object, reason: str, text
             "cannot be reached",
         ),
         ("huggingface_hub.errors.LocalEntryNotFoundError: check your connection", "cannot be reached"),
+        ("404 Client Error. Repository Not Found. For a private or gated repo, authenticate", "does not have it"),
         ("requests.exceptions.HTTPError: 429 Client Error: Too Many Requests for url", "limits the number"),
     ],
 )

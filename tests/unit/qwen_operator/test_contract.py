@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import re
@@ -13,11 +14,19 @@ from qwen_operator.api import QwenService, flags, parse_duration
 from qwen_operator.api.objectives import TTFT_BOUNDS
 from qwen_operator.api.replica import BUILTIN_MODELS
 from qwen_operator.planning.alerts import effective_alerts
+<<<<<<< HEAD
 from qwen_operator.planning.builders.autoscaler import RUNNING_METRIC, WAITING_METRIC
+=======
+from qwen_operator.planning.builders.autoscaler import WAITING_METRIC
+from qwen_operator.status.exits import exit_reason
+>>>>>>> d
 from qwen_server.config import pass_through
 from qwen_server.config.command_line import load_settings
 from qwen_server.config.settings import Settings
 from qwen_server.control import alerts as server_alerts
+from qwen_server.control.lifecycle import EXIT_CONFIGURATION
+from qwen_server.download.failures import EXIT_TEMPORARY, explain
+from qwen_server.download.files import DamagedFileError
 from qwen_server.observe import prometheus_page as prometheus
 from qwen_server.observe import request_figures
 from tests.unit.qwen_operator.objects import ROOT, Object, child, container, gpu_service, load, service, service_object
@@ -128,6 +137,7 @@ def test_server_accepts_the_overrides_of_the_config_map() -> None:
 
 def test_figures_that_rules_and_autoscalers_ask_for_are_exported() -> None:
     source = inspect.getsource(prometheus)
+<<<<<<< HEAD
     slo = {"availability": "99.5", "ttft": {"threshold": "2s", "objective": "95"}}
     rule = child(gpu_service(slo=slo), "PrometheusRule", has_prometheus_rule=True)
     alerts, objectives = (group["rules"] for group in rule["spec"]["groups"])
@@ -146,3 +156,42 @@ def test_outcomes_and_bounds_of_objectives_are_those_of_the_server() -> None:
     rule = child(service(slo=slo), "PrometheusRule", has_prometheus_rule=True)
     named = set(re.findall(r"[a-z]+", " ".join(re.findall(r'outcome=~"([a-z|]+)"', str(rule)))))
     assert named == {"failed", "refused", "successful"} <= set(request_figures.OUTCOMES)
+=======
+    rule = child(gpu_service(), "PrometheusRule", has_prometheus_rule=True)
+    assert f'"{WAITING_METRIC}"' in source
+    assert '"qwen_alert_active"' in source
+    assert all(
+        "qwen_alert_active" in entry["expr"] or "up{" in entry["expr"] for entry in rule["spec"]["groups"][0]["rules"]
+    )
+
+
+class HubError(OSError):
+    """An error of a hub's library."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status} for url. If this is a private or gated repo, check your token")
+        self.status_code = status
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (HubError(401), "denies access"),
+        (HubError(403), "denies access"),
+        (HubError(404), "does not have it"),
+        (HubError(410), "does not have it"),
+        (HubError(429), "limits the number of requests"),
+        (HubError(503), "has an error"),
+        (OSError(errno.ENOSPC, "not enough free disk space: 9 GB are missing"), "disk is full"),
+        (ConnectionError("no route to host"), "cannot be reached"),
+        (TimeoutError("timed out"), "cannot be reached"),
+        (DamagedFileError("model.safetensors has another checksum than at the hub"), "arrive damaged"),
+    ],
+)
+def test_the_operator_knows_why_a_download_failed(error: Exception, advice: str) -> None:
+    failure = explain(error)
+    code = EXIT_CONFIGURATION if failure.permanent else EXIT_TEMPORARY
+    reason, found = exit_reason({}, code, f"the model cannot be downloaded: {failure.cause}", looping=False)
+    assert reason == "ModelDownloadFailed"
+    assert advice in found
+>>>>>>> d

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 # The server's exit codes.
 ENGINE_DIED: Final = 70
+TRY_LATER: Final = 75
 CONFIGURATION: Final = 78
 
-# Why a download failed, by the text of the error, with what to do.
+# Why a download failed, by the text of the error, with what to do. `HTTP 404` and the like are the
+# words of `qwen-server download`, the others those of the libraries that vLLM downloads with.
 _DOWNLOAD_FAILED: Final = {
     re.compile(pattern, re.IGNORECASE): advice
     for pattern, advice in (
@@ -19,19 +21,30 @@ _DOWNLOAD_FAILED: Final = {
             "The disk is full: increase cache.size, or the ephemeral storage of the node.",
         ),
         (
-            r"429 Client Error|Too Many Requests",
+            r"429 Client Error|HTTP 429|Too Many Requests",
             "The hub limits the number of requests: wait, set a token, or use a mirror (HF_ENDPOINT).",
         ),
         (
-            r"gated ?repo|401 Client Error|403 Client Error|Unauthorized|Access to model .* is restricted",
+            r"(?<!private or )gated ?repo|40[13] Client Error|HTTP 40[13]|Unauthorized|"
+            r"Access to model .* is restricted",
             "The hub denies access: check the token's Secret, its access to the model, and the model's name.",
         ),
         (
-            r"RepositoryNotFound|repository not found|RevisionNotFound|RemoteEntryNotFound|404 Client Error",
+            r"RepositoryNotFound|repository not found|RevisionNotFound|RemoteEntryNotFound|404 Client Error|"
+            r"HTTP 404|HTTP 410",
             "The hub does not have it: check the repository and the revision in model.source.",
         ),
         (
-            r"couldn't connect to|could not connect to|Max retries exceeded|Failed to resolve|LocalEntryNotFound|"
+            r"HTTP 5[0-9][0-9]",
+            "The hub has an error: wait, or use a mirror (HF_ENDPOINT).",
+        ),
+        (
+            r"another checksum",
+            "Files arrive damaged: check the mirror or the proxy, and the disk.",
+        ),
+        (
+            r"couldn't connect to|could not connect to|cannot be reached|Max retries exceeded|Failed to resolve|"
+            r"LocalEntryNotFound|"
             r"Name or service not known|Temporary failure in name resolution|Read timed out",
             "The hub cannot be reached: check DNS, the network, NetworkPolicies and the proxy, or use a mirror "
             "(HF_ENDPOINT).",
@@ -49,9 +62,11 @@ def exit_reason(last: Mapping[str, Any], code: int, text: str, looping: bool) ->
         return "OutOfMemory", _MEMORY
     if _OUT_OF_MEMORY.search(text):
         return "OutOfMemory", _GPU_MEMORY if "cuda" in text.lower() else ""
-    if code == CONFIGURATION:
+    if code in (CONFIGURATION, TRY_LATER):
         found = [advice for pattern, advice in _DOWNLOAD_FAILED.items() if pattern.search(text)]
-        return ("ModelDownloadFailed", found[0]) if found else ("ModelLoadFailed", "")
+        if found or code == TRY_LATER:
+            return "ModelDownloadFailed", found[0] if found else ""
+        return "ModelLoadFailed", ""
     if code == ENGINE_DIED:
         return "EngineFailed", ""
     return "CrashLoopBackOff" if looping else "EngineFailed", ""

@@ -55,7 +55,8 @@ def _parser() -> _Parser:
         prog="qwen-server",
         description="OpenAI-compatible HTTP server for Qwen models over vLLM.",
         epilog="Every flag can also be set by an environment variable, for example QWEN_MAX_QUEUE_SIZE=20. "
-        "Everything after `--` goes to vLLM, for example: qwen-server --model Qwen/Qwen3-8B -- --max-num-seqs=64",
+        "Everything after `--` goes to vLLM, for example: qwen-server --model Qwen/Qwen3-8B -- --max-num-seqs=64. "
+        "`qwen-server download`, followed by the same flags, only puts the model into the cache.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"qwen-server {__version__}")

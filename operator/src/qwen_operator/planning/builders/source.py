@@ -68,6 +68,23 @@ def _local(source: ModelSource) -> Source:
     return Source(f"builtin:{builtin}", builtin if builtin.startswith("qwen") else f"qwen-{builtin}")
 
 
+def lacks_image_volumes(deployment: Object, refusal: str) -> bool:
+    """Whether the API server refuses a Deployment because it has no image volumes.
+
+    Without the feature gate it drops the field, and the volume is left without a source.
+    """
+    volumes = deployment["spec"]["template"]["spec"].get("volumes") or ()
+    return "must specify a volume type" in refusal and any("image" in volume for volume in volumes)
+
+
+def image_volumes_advice(refusal: str) -> str:
+    """What to do about it."""
+    return (
+        "This cluster has no image volumes, which model.source.image needs: Kubernetes 1.33 or newer with the feature "
+        f"gate ImageVolume. Use another source, such as pvc. ({refusal})"
+    )
+
+
 def served_name(spec: QwenServiceSpec) -> str:
     """The model's name in the API."""
     return spec.model.served_name or resolve_source(spec).default_name
