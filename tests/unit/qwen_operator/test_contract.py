@@ -14,12 +14,8 @@ from qwen_operator.api import QwenService, flags, parse_duration
 from qwen_operator.api.objectives import TTFT_BOUNDS
 from qwen_operator.api.replica import BUILTIN_MODELS
 from qwen_operator.planning.alerts import effective_alerts
-<<<<<<< HEAD
 from qwen_operator.planning.builders.autoscaler import RUNNING_METRIC, WAITING_METRIC
-=======
-from qwen_operator.planning.builders.autoscaler import WAITING_METRIC
 from qwen_operator.status.exits import exit_reason
->>>>>>> d
 from qwen_server.config import pass_through
 from qwen_server.config.command_line import load_settings
 from qwen_server.config.settings import Settings
@@ -137,7 +133,6 @@ def test_server_accepts_the_overrides_of_the_config_map() -> None:
 
 def test_figures_that_rules_and_autoscalers_ask_for_are_exported() -> None:
     source = inspect.getsource(prometheus)
-<<<<<<< HEAD
     slo = {"availability": "99.5", "ttft": {"threshold": "2s", "objective": "95"}}
     rule = child(gpu_service(slo=slo), "PrometheusRule", has_prometheus_rule=True)
     alerts, objectives = (group["rules"] for group in rule["spec"]["groups"])
@@ -156,13 +151,6 @@ def test_outcomes_and_bounds_of_objectives_are_those_of_the_server() -> None:
     rule = child(service(slo=slo), "PrometheusRule", has_prometheus_rule=True)
     named = set(re.findall(r"[a-z]+", " ".join(re.findall(r'outcome=~"([a-z|]+)"', str(rule)))))
     assert named == {"failed", "refused", "successful"} <= set(request_figures.OUTCOMES)
-=======
-    rule = child(gpu_service(), "PrometheusRule", has_prometheus_rule=True)
-    assert f'"{WAITING_METRIC}"' in source
-    assert '"qwen_alert_active"' in source
-    assert all(
-        "qwen_alert_active" in entry["expr"] or "up{" in entry["expr"] for entry in rule["spec"]["groups"][0]["rules"]
-    )
 
 
 class HubError(OSError):
@@ -194,4 +182,3 @@ def test_the_operator_knows_why_a_download_failed(error: Exception, advice: str)
     reason, found = exit_reason({}, code, f"the model cannot be downloaded: {failure.cause}", looping=False)
     assert reason == "ModelDownloadFailed"
     assert advice in found
->>>>>>> d
