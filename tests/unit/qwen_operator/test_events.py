@@ -113,6 +113,19 @@ async def test_what_happens_again_is_a_series_of_one_event() -> None:
     assert api.described() == ["again", "in between"]
 
 
+async def test_what_happens_again_after_something_else_is_an_event_of_its_own_so_that_all_are_in_order() -> None:
+    api = Api()
+    texts = ["Ready", "hung", "Ready", "hung"]
+    async with recording(api) as recorder:
+        for count, text in enumerate(texts, 1):
+            recorder.emit(subject(), "Normal", "Step", text)
+            await until(lambda count=count: api.writes == count)  # type: ignore[misc]
+            api.ticks += 1000  # a second
+    times = [api.events[name]["lastTimestamp"] for name in sorted(api.events)]
+    assert times == sorted(times)
+    assert api.described() == texts
+
+
 async def test_what_happens_again_before_it_is_written_is_one_write() -> None:
     api = Api()
     async with recording(api) as recorder:
@@ -161,13 +174,13 @@ async def test_what_is_held_back_is_counted_all_the_same() -> None:
             recorder.emit(subject(), "Warning", "Step", f"number {number}")
         await until(lambda: api.writes == BURST)
         for _ in range(10):
-            recorder.emit(subject(), "Warning", "Step", "number 0")
+            recorder.emit(subject(), "Warning", "Step", f"number {BURST - 1}")
         await asyncio.sleep(0.05)
         assert api.writes == BURST
         api.mono += REFILL_SECONDS
-        recorder.emit(subject(), "Warning", "Step", "number 0")
+        recorder.emit(subject(), "Warning", "Step", f"number {BURST - 1}")
         await until(lambda: api.writes == BURST + 1)
-    [event] = [event for event in api.events.values() if event["message"] == "number 0"]
+    [event] = [event for event in api.events.values() if event["message"] == f"number {BURST - 1}"]
     assert event["series"]["count"] == 12
 
 

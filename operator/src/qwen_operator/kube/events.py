@@ -1,9 +1,9 @@
 """Kubernetes Events, in the order in which things happened. A failed write affects no caller.
 
 `kubectl describe` sorts by `lastTimestamp`, which has whole seconds, and leaves Events of the same
-second in the order of their names. So the name contains the time. What happens again becomes a
-series of one Event. Objects with many Events are held back, and no namespace waits for the Events
-of another.
+second in the order of their names, if they are in order already. So the name contains the time, and
+only the last Event of an object becomes a series if it happens again. Objects with many Events are
+held back, and no namespace waits for the Events of another.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class _Occurrences:
 
 @dataclass
 class _Series:
-    """An Event that was written: its name, and how often it happened."""
+    """The last Event of an object: its name, and how often it happened in a row."""
 
+    message: _Message
     name: str
     count: int
 
@@ -116,7 +117,7 @@ class Recorder:
         self._now = now
         self._allowance = _Allowance(clock)
         self._pending: dict[str, dict[_Message, _Occurrences]] = {}
-        self._written: OrderedDict[_Message, _Series] = OrderedDict()
+        self._last: OrderedDict[str, _Series] = OrderedDict()
         self._stamp = 0
         self._queue: WorkQueue[str] = WorkQueue(self._write_next, _failed, rest=1.0)
 
@@ -133,7 +134,7 @@ class Recorder:
             known.count, known.last = known.count + 1, now
         elif len(pending) < MAX_PENDING and self._allowance.take(subject.uid):
             pending[message] = _Occurrences(now, now)
-        elif (series := self._written.get(message)) is not None:
+        elif (series := self._series(message)) is not None:
             series.count += 1
         else:
             logger.debug("too many events, dropped one", extra={"reason": reason, "object": subject.name})
@@ -162,7 +163,7 @@ class Recorder:
 
     async def _write(self, message: _Message, happened: _Occurrences) -> None:
         WRITES.labels("Event").inc()
-        known = self._written.get(message)
+        known = self._series(message)
         if known is not None:
             known.count += happened.count
             last = happened.last
@@ -170,15 +171,21 @@ class Recorder:
             try:
                 await self._kube.patch(CORE_EVENTS, known.name, message.subject.namespace, body)
             except NotFoundError:
-                del self._written[message]  # it was too old
+                pass  # it was too old
             else:
-                self._written.move_to_end(message)
+                self._last.move_to_end(message.subject.uid)
                 return
         event = self._event(message, happened)
         await self._kube.create(event)
-        self._written[message] = _Series(event["metadata"]["name"], happened.count)
-        while len(self._written) > _MAX_REMEMBERED:
-            self._written.popitem(last=False)
+        self._last[message.subject.uid] = _Series(message, event["metadata"]["name"], happened.count)
+        self._last.move_to_end(message.subject.uid)
+        while len(self._last) > _MAX_REMEMBERED:
+            self._last.popitem(last=False)
+
+    def _series(self, message: _Message) -> _Series | None:
+        """The last Event of an object, if it says the same."""
+        last = self._last.get(message.subject.uid)
+        return last if last is not None and last.message == message else None
 
     def _event(self, message: _Message, happened: _Occurrences) -> dict[str, Any]:
         subject = message.subject
