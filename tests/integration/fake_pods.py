@@ -21,6 +21,8 @@ class FakePodServer:
     busy: int = 0
     uptime: float = 100.0
     asked: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    """What its alerts say beside their name."""
 
     def answer(self, where: str) -> tuple[int, bytes]:
         """The status and body for a path."""
@@ -36,7 +38,7 @@ class FakePodServer:
             "status": "unhealthy" if self.alerts else "healthy",
             "uptime": {"seconds": self.uptime, "human": ""},
             "requests": {"running": self.busy, "waiting": 0},
-            "alerts": [{"name": name, "severity": "critical"} for name in self.alerts],
+            "alerts": [{"name": name, "severity": "critical", **self.details} for name in self.alerts],
         }
         return 200, json.dumps(body).encode()
 

@@ -66,6 +66,7 @@ class Controller:
             suspended=self._remediator.suspended,
             gone=self.service_gone,
             again=self._queue.add,
+            outlook=self._remediator.outlook,
         )
         self._matters: dict[Key, tuple[Any, ...]] = {}
         self._ended = False
@@ -158,12 +159,15 @@ class Controller:
         self._remediator.sync(key)
         started = time.monotonic()
         try:
-            await self._reconciler.reconcile(key)
+            failure = await self._reconciler.reconcile(key)
         finally:
             if self.cluster.services:
                 self._health.beat("reconcile", self._patience())
         RECONCILE_SECONDS.observe(time.monotonic() - started)
-        RECONCILES.labels(_result(None)).inc()
+        RECONCILES.labels(_result(failure)).inc()
+        if failure is not None:
+            where = {"namespace": key[0], "service": key[1]}
+            logger.warning("a write failed and is tried again: %s", failure, extra=where)
 
     def _failed(self, key: Key, error: Exception, failures: int) -> None:
         RECONCILES.labels(_result(error)).inc()

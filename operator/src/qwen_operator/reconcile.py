@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from qwen_operator import __version__
-from qwen_operator.api import InvalidSpecError, QwenService, ServiceStatus
+from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus
 from qwen_operator.api.names import child_name
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.children import Children
@@ -56,6 +56,7 @@ class Reconciler:
         suspended: Callable[[Key], Suspension | None],
         gone: Callable[[Key], None],
         again: Callable[[Key, float], None],
+        outlook: Callable[[Key], Mapping[str, str]] = lambda _: {},
     ) -> None:
         self._kube = kube
         self._cluster = cluster
@@ -63,46 +64,51 @@ class Reconciler:
         self._settings = settings
         self._suspended = suspended
         self._gone = gone
-        self._children = Children(kube, cluster, again)
+        self._outlook = outlook
+        self._children = Children(kube, cluster, again, tell=self._tell_drift)
         self._pod_events = PodEvents(kube, again)
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
 
-    async def reconcile(self, key: Key) -> None:
-        """Makes the cluster match the service's spec. Raises KubeError if it must be retried."""
+    async def reconcile(self, key: Key) -> KubeError | None:
+        """Makes the cluster match the service's spec.
+
+        Returns the first write of a child that has failed; it is tried again by itself. Raises
+        KubeError if all of it must be tried again.
+        """
         obj = self._cluster.service(key)
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             self.forget(key)
-            return
+            return None
         now = datetime.now(UTC)
         try:
             service = self._with_replicas(key, QwenService.parse(obj))
         except InvalidSpecError as invalid:
             await self._write_status(obj, invalid_status(obj, invalid, now))
-            return
+            return None
         todo = plan(service, await self._facts(key, service, now))
         if not await self._still_there(key, service, todo):
-            return
+            return None
         if not service.replicas_given:  # first, so that drift of the Deployment is never taken for it
             await self._write_replicas(key, service.spec.replicas)
         # First, because an autoscaler of another kind is refused while the old one exists.
-        failed = await self._children.remove(service, todo.removed)
-        errors, retry = await self._children.apply(key, service, todo.children)
-        retry = worse(failed, retry)
+        left, stuck = await self._children.remove(key, service, todo.removed)
+        errors, failure = await self._children.apply(key, service, todo.children)
         self._tell_warnings(key, obj, todo.warnings)
         pods = self._cluster.pods(key)
         observed = Observed(
             deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
             selector=self._selector(service),
+            port=self._port(service),
             pods=pods,
             events=await self._pod_events.of(key, [pod for pod in pods if is_held_up(pod)]),
-            apply_errors=errors,
+            apply_errors=[*errors, *left],
             warnings=todo.warnings,
             remediation=service.status.remediation,
             suspended=self._suspended(key),
+            outlook=self._outlook(key),
         )
         await self._write_status(obj, evaluate(service, observed, now))
-        if retry is not None:
-            raise retry
+        return worse(stuck, failure)
 
     def _with_replicas(self, key: Key, service: QwenService) -> QwenService:
         replicas = replicas_left_out(service, self._cluster.deployment(key))
@@ -133,6 +139,12 @@ class Reconciler:
         """Which pods the Service selects; None if it does not exist or is not ours."""
         found = self._children.own(SERVICES, service, child_name(service.name))
         return None if found is None else found["spec"].get("selector") or {}
+
+    def _port(self, service: QwenService) -> str:
+        """The name of the pods' port that the Service sends requests to; empty for a number."""
+        found = self._children.own(SERVICES, service, child_name(service.name)) or {"spec": {}}
+        names = [port.get("targetPort") for port in found["spec"].get("ports") or ()]
+        return next((name for name in names if isinstance(name, str)), "")
 
     async def _still_there(self, key: Key, service: QwenService, todo: Plan) -> bool:
         """Whether the service still exists. Checked before a child is created for it.
@@ -223,6 +235,11 @@ class Reconciler:
             if warning not in known:
                 self._recorder.emit(Subject.of(obj), "Warning", warning.reason, warning.message)
         self._warned[key] = frozenset(warnings)
+
+    def _tell_drift(self, service: QwenService, reason: str, message: str) -> None:
+        subject = Subject(API_VERSION, KIND, service.namespace, service.name, service.uid)
+        logger.info(message, extra={"namespace": service.namespace, "service": service.name, "reason": reason})
+        self._recorder.emit(subject, "Warning", reason, message)
 
 
 def _unready_seconds(service: QwenService, now: datetime) -> float | None:

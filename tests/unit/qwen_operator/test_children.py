@@ -138,11 +138,13 @@ async def test_a_name_that_was_taken_is_read_before_the_next_try() -> None:
     key, theirs = taken("Service")
     cluster.objects[key] = theirs
     fake: Any = cluster
-    children = Children(fake, fake, lambda *_: None)
+    seconds = 0.0
+    children = Children(fake, fake, lambda *_: None, clock=lambda: seconds)
     todo = [child for child in planned(FULL).children if child["kind"] == "Service"]
     for _ in range(2):
-        errors, _retry = await children.apply(KEY, FULL, todo)
+        errors, _failure = await children.apply(KEY, FULL, todo)
         assert [error.reason for error in errors] == ["NameTaken"]
+        seconds += TAKEN_SECONDS
     assert [call for call, _ in cluster.calls] == ["create", "get", "get"]
     del cluster.objects[key]
     assert await children.apply(KEY, FULL, todo) == ([], None)

@@ -276,6 +276,50 @@ def test_a_container_in_back_off_says_how_long() -> None:
     assert "back-off 2m40s" in ready(pod(server=looping)).message
 
 
+OUT = pod(
+    gate={"status": "False", "reason": "EngineUnresponsive", "message": "taken out of rotation for X (16 seconds)"},
+    server={"ready": True, "started": True, "state": {"running": {}}},
+)
+
+
+def test_a_pod_out_of_rotation_says_what_is_next() -> None:
+    outlook = {"uid-news-1": "It is restarted at 2026-01-02T03:05:00Z unless it recovers."}
+    status = status_of(OUT, outlook=outlook)
+    message = (
+        "Pod news-1: taken out of rotation for X (16 seconds). "
+        "It is restarted at 2026-01-02T03:05:00Z unless it recovers."
+    )
+    assert condition(status, "Ready").message == message
+    assert condition(status, "Degraded").message == message
+    assert "until it has recovered or was restarted" in ready(OUT).message
+
+
+def test_a_container_in_back_off_says_until_when() -> None:
+    message = "back-off 2m40s restarting failed container=server pod=news-1_default(uid)"
+    last = {"exitCode": 1, "reason": "Error", "finishedAt": "2026-01-02T03:00:00Z"}
+    state = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
+    looping = {**crashed(1), "state": state, "lastState": {"terminated": last}}
+    assert "back-off 2m40s until 2026-01-02T03:02:40Z" in ready(pod(server=looping)).message
+    state["waiting"]["message"] = "back-off 1.5x restarting"
+    assert "back-off 1.5x" in ready(pod(server=looping)).message
+
+
+def test_a_missing_replacement_says_how_long_it_may_take() -> None:
+    intent = {"podUID": "u", "pod": "news-7", "method": "Evict", "phase": "Waiting", "time": "2026-01-02T03:00:00Z"}
+    subject = service(rollout={"startupTimeout": "20m"}, drain={"timeout": "1m"})
+    memory = RemediationStatus.model_validate({"intents": [intent]})
+    found = condition(status_of(READY_POD, subject=subject, remediation=memory), "Progressing")
+    assert "news-7" in found.message
+    assert "may take until 2026-01-02T03:21:00Z" in found.message
+
+
+def test_a_child_that_is_fought_over_degrades_the_service_and_leaves_it_ready() -> None:
+    error = ApplyError("Contested", "Deployment news was changed and was set back: ...", "Deployment")
+    status = status_of(READY_POD, apply_errors=[error])
+    assert condition(status, "Ready").status == "True"
+    assert condition(status, "Degraded").reason == condition(status, "Progressing").reason == "Contested"
+
+
 def test_a_pod_before_its_first_probe_is_not_degraded() -> None:
     status = status_of(pod(server={**SERVES, "ready": False}, containers=at("False", T0)))
     assert condition(status, "Degraded").status == "False"
@@ -586,3 +630,16 @@ class TestInvalidSpec:
         assert condition(status, "Degraded").reason == "InvalidSpec"
         assert status.ready_replicas == 1
         assert len(status.conditions) == len(before.conditions)
+
+
+def test_pods_without_the_port_of_the_service_get_no_requests() -> None:
+    renamed = copy.deepcopy(READY_POD)
+    renamed["spec"] = {"containers": [{"name": "server", "ports": [{"containerPort": 8000, "name": "api"}]}]}
+    found = ready(renamed, port="http")
+    assert (found.status, found.reason) == ("False", "PortMissing")
+    assert "news-1 has the port http" in found.message
+    renamed["spec"]["containers"].append({"name": "proxy", "ports": [{"containerPort": 8000, "name": "http"}]})
+    assert ready(renamed, port="http").status == "True"
+    sidecar = {"name": "proxy", "restartPolicy": "Always", "ports": [{"containerPort": 8000, "name": "http"}]}
+    renamed["spec"] = {"containers": [{"name": "server"}], "initContainers": [sidecar]}
+    assert ready(renamed, port="http").status == "True"

@@ -24,15 +24,15 @@ def test_ownership_is_by_uid() -> None:
 
 
 def test_a_status_patch_holds_what_changed_and_never_remediation() -> None:
-    old = {"replicas": 1, "url": "a", "gone": 1, "remediation": {"restartsInWindow": 1}}
+    old = {"replicas": 1, "url": "a", "observedGeneration": 1, "remediation": {"restartsInWindow": 1}}
     new = {"replicas": 2, "url": "a", "remediation": {"restartsInWindow": 0}}
-    assert status_patch(old, new) == {"replicas": 2, "gone": None}
+    assert status_patch(old, new) == {"replicas": 2, "observedGeneration": None}
     assert status_patch(new, new) == {}
 
 
-def test_backoff_grows_to_five_minutes() -> None:
+def test_backoff_grows_to_a_minute() -> None:
     assert [backoff(failures) for failures in (1, 2, 3)] == [1.0, 2.0, 4.0]
-    assert backoff(1000) == BACKOFF_MAX
+    assert backoff(1000) == BACKOFF_MAX == 60.0
 
 
 async def work_on(queue: WorkQueue[str], until: asyncio.Event) -> None:
@@ -82,3 +82,89 @@ async def test_a_failure_is_retried_and_does_not_block_other_keys() -> None:
     await work_on(queue, done)
     assert failures == [1]
     assert len(queue) == 1
+
+
+async def test_an_event_does_not_override_a_back_off() -> None:
+    tries: list[float] = []
+
+    async def work(_: str) -> None:
+        tries.append(asyncio.get_running_loop().time())
+        raise ValueError("no")
+
+    queue: WorkQueue[str] = WorkQueue(work, lambda *_: None)
+    queue.add("bad", 0.0)
+    task = asyncio.create_task(queue.run())
+    for _ in range(60):
+        await asyncio.sleep(0.02)
+        queue.add("bad", 0.0)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert len(tries) == 2
+    assert tries[1] - tries[0] >= backoff(1)
+
+
+async def test_a_key_that_is_always_due_gets_a_quarter_of_a_worker() -> None:
+    loop = asyncio.get_running_loop()
+    busy, turns = 0.0, 0
+
+    async def work(key: str) -> None:
+        nonlocal busy, turns
+        started = loop.time()
+        queue.add(key, 0.0)
+        await asyncio.sleep(0.03)
+        busy, turns = busy + loop.time() - started, turns + 1
+
+    queue: WorkQueue[str] = WorkQueue(work, lambda *_: None)
+    queue.add("hot", 0.0)
+    started = loop.time()
+    task = asyncio.create_task(queue.run())
+    await asyncio.sleep(0.6)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert turns >= 2
+    assert busy / (loop.time() - started) < 0.4
+
+
+async def test_keys_that_are_always_due_do_not_keep_others_waiting() -> None:
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        if key == "calm":
+            done.set()
+        else:
+            queue.add(key, 0.0)
+            await asyncio.sleep(0.05)
+
+    queue: WorkQueue[str] = WorkQueue(work, lambda *_: None)
+    for number in range(8):
+        queue.add(f"hot-{number}", 0.0)
+    started = asyncio.get_running_loop().time()
+    queue.add("calm", 0.01)
+    await work_on(queue, done)
+    assert asyncio.get_running_loop().time() - started < 0.5
+
+
+async def test_a_forgotten_key_starts_without_its_past() -> None:
+    calls: list[str] = []
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        calls.append(key)
+        if len(calls) == 1:
+            raise ValueError(key)
+        done.set()
+
+    def failed(key: str, *_: object) -> None:
+        asyncio.get_running_loop().call_soon(again, key)
+
+    def again(key: str) -> None:
+        queue.forget(key)
+        queue.add(key, 0.0)
+
+    queue: WorkQueue[str] = WorkQueue(work, failed)
+    queue.add("a", 0.0)
+    started = asyncio.get_running_loop().time()
+    await work_on(queue, done)
+    assert asyncio.get_running_loop().time() - started < backoff(1)

@@ -117,3 +117,24 @@ def test_an_invalid_spec_keeps_what_the_status_says() -> None:
     new = invalid_status(service_object(status=copy.deepcopy(NEWER)), error, NOW).to_dict()
     assert not status_patch(NEWER, new).keys() & {"replicas", "readyReplicas", "url", "remediation"}
     assert READY["lastTransitionTime"] in {item["lastTransitionTime"] for item in new["conditions"]}
+
+
+def test_fields_that_a_newer_version_wrote_survive() -> None:
+    newer = {**NEWER, "download": {"phase": "Done"}}
+    patch = status_patch(newer, evaluate(service(status=copy.deepcopy(newer)), Observed(), NOW).to_dict())
+    assert "download" not in patch
+    assert patch["replicas"] == 0
+
+
+async def test_budget_and_intents_survive_a_version_that_cannot_read_them() -> None:
+    cluster: Any = Cluster()
+    remediator = Remediator(cluster, cluster, Poller(), writer(cluster), health=Health(), on_change=lambda _: None)
+    for _ in range(3):
+        await remediator.tick(KEY)
+        new = evaluate(service(status=cluster.obj["status"]), Observed(suspended=remediator.suspended(KEY)), NOW)
+        patch = status_patch(cluster.obj["status"], new.to_dict())
+        cluster.obj["status"] = {**cluster.obj["status"], **patch}
+    assert cluster.patched == []
+    assert cluster.obj["status"]["remediation"] == NEWER["remediation"]
+    degraded = next(item for item in cluster.obj["status"]["conditions"] if item["type"] == "Degraded")
+    assert degraded["reason"] == "StatusUnreadable"

@@ -21,6 +21,7 @@ from qwen_operator.kube.reading import lines, prune, read_json
 from qwen_operator.kube.resources import QWEN_SERVICES
 from qwen_operator.kube.retries import must_list, pause
 from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import REGISTRY
 from tests.unit.qwen_operator.kube_server import Objects, Server, refusal, until
 
 Object = dict[str, Any]
@@ -348,6 +349,30 @@ async def test_a_watch_that_neither_ends_nor_hears_anything_is_overdue(
         assert health.overdue() == ["watch of qwenservices in a"]
     assert health.overdue() == []
     assert objects.lists == []
+
+
+def failing_watches() -> float | None:
+    return REGISTRY.get_sample_value("qwen_operator_failing_watches", {"kind": "QwenService"})
+
+
+async def test_watches_that_fail_again_and_again_are_counted(kube: KubeClient, objects: Objects) -> None:
+    objects.refuse = lambda request: refusal(403) if "/namespaces/a/" in request.path else None
+    async with informer(kube, "a", "b"):
+        await until(lambda: failing_watches() == 1)
+        objects.refuse = lambda _: None
+        await until(lambda: failing_watches() == 0)
+        objects.refuse = lambda _: refusal(403)
+        objects.end_watches()
+        await until(lambda: failing_watches() == 2)
+    assert failing_watches() == 0
+
+
+async def test_a_watch_that_fails_once_is_no_failing_one(kube: KubeClient, objects: Objects) -> None:
+    async with informer(kube, "a"):
+        await until(lambda: objects.watches)
+        objects.end_watches()  # within its first second
+        await until(lambda: len(objects.watches) > 1)
+        assert not failing_watches()
 
 
 def test_what_is_too_deep_is_null_and_the_rest_is_kept() -> None:

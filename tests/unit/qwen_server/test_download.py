@@ -151,7 +151,7 @@ def test_what_a_killed_process_has_left_is_removed_when_it_is_old(subject: Downl
 )
 @pytest.mark.parametrize("part", ["/revision/", "/resolve/"])
 def test_a_refusal_ends_the_download_at_once(
-    subject: Downloading, part: str, status: int, headers: dict[str, str], words: str
+    subject: Downloading, part: str, status: int, headers: dict[str, Any], words: str
 ) -> None:
     subject.mirror.refuse(part, status, **headers)
     failure = subject.run()

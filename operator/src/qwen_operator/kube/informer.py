@@ -26,6 +26,7 @@ from qwen_operator.kube.resources import Resource
 from qwen_operator.kube.retries import must_list, pause
 from qwen_operator.kube.states import newer, same, same_but_status
 from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import FAILING_WATCHES
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ _TRIES: Final = 3
 """After so many failures in a row, the start no longer waits for a namespace."""
 START_SECONDS: Final = 20.0
 """For so long the start waits for lists that neither come nor fail."""
+FAILING: Final = 2
+"""A watch that has failed so often in a row counts as failing: each fails once in a while."""
 
 _REMEMBERED: Final = 1000
 """So many deleted objects are remembered, by UID."""
@@ -62,6 +65,7 @@ class _Loop:
     heard_at: float = -math.inf
     failures: int = 0
     absences: int = 0
+    failing: bool = False
 
 
 class Informer:
@@ -173,6 +177,7 @@ class Informer:
         finally:
             for loop in self._loops:
                 self._health.forget(self._part(loop))
+                self._count(loop, failing=False)
 
     def _part(self, loop: _Loop) -> str:
         where = "" if loop.namespace is None else f" in {loop.namespace}"
@@ -189,8 +194,10 @@ class Informer:
                 problem = error
             if problem is None and clock() - started >= SHORT_SECONDS:
                 loop.failures = 0
+                self._count(loop, failing=False)
                 continue
             loop.failures += 1
+            self._count(loop, failing=loop.failures >= FAILING)
             if must_list(problem, loop.failures):
                 loop.version = ""
             self._bear(loop, problem)
@@ -222,7 +229,13 @@ class Informer:
 
     def _heard(self, loop: _Loop) -> None:
         loop.heard_at = asyncio.get_running_loop().time()
+        self._count(loop, failing=False)
         self._health.beat(self._part(loop), BEAT_SECONDS)
+
+    def _count(self, loop: _Loop, *, failing: bool) -> None:
+        if loop.failing != failing:
+            loop.failing = failing
+            FAILING_WATCHES.labels(self.resource.kind).set(sum(other.failing for other in self._loops))
 
     def _bear(self, loop: _Loop, problem: Exception | None) -> None:
         """Handles that a namespace or the definition of a kind is not there, or is denied."""

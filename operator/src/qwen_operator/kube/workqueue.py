@@ -13,7 +13,10 @@ K = TypeVar("K")
 
 DEBOUNCE: Final = 0.1
 BACKOFF_BASE: Final = 1.0
-BACKOFF_MAX: Final = 300.0
+BACKOFF_MAX: Final = 60.0
+REST: Final = 3.0
+"""A key rests for so many times the time that its work took: it gets a quarter of a worker."""
+LONGEST_REST: Final = 30.0
 
 
 def backoff(failures: int) -> float:
@@ -22,15 +25,26 @@ def backoff(failures: int) -> float:
 
 
 class WorkQueue(Generic[K]):
-    """Keys with the time when they are due.
+    """Keys with the time when they are due. The key that has been due for longest is next.
 
-    A key that is added while it is handled is handled again.
+    A key that is added while it is handled is handled again. Between two turns a key rests, in
+    proportion to the time that its work took, or until its back-off is over if the work failed.
+    Nothing that is added meanwhile shortens the rest, so no key can keep the workers from the
+    others, however often it is added and however long its work takes.
     """
 
-    def __init__(self, work: Callable[[K], Awaitable[None]], on_error: Callable[[K, Exception, int], None]) -> None:
+    def __init__(
+        self,
+        work: Callable[[K], Awaitable[None]],
+        on_error: Callable[[K, Exception, int], None],
+        *,
+        rest: float = REST,
+    ) -> None:
         self._work = work
         self._on_error = on_error
+        self._rest = rest
         self._due: dict[K, float] = {}
+        self._resting: dict[K, float] = {}
         self._busy: set[K] = set()
         self._failures: dict[K, int] = {}
         self._first: set[K] = set()
@@ -54,6 +68,7 @@ class WorkQueue(Generic[K]):
     def forget(self, key: K) -> None:
         """Removes a key."""
         self._due.pop(key, None)
+        self._resting.pop(key, None)
         self._first.discard(key)
         self._failures.pop(key, None)
 
@@ -67,15 +82,19 @@ class WorkQueue(Generic[K]):
                 tasks.create_task(self._worker(by_time=number == 0))
 
     async def _worker(self, *, by_time: bool) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
             key = await self._next(by_time=by_time)
+            started = clock()
             try:
                 await self._work(key)
                 self._failures.pop(key, None)
+                self._resting[key] = clock() + min(LONGEST_REST, self._rest * (clock() - started))
             except Exception as error:  # noqa: BLE001 - the key is retried and the others continue
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 self._on_error(key, error, failures)
-                self.add(key, backoff(failures))
+                self._resting[key] = clock() + backoff(failures)
+                self.add(key, 0.0)
             finally:
                 self._busy.discard(key)
                 self._changed.set()
@@ -84,7 +103,10 @@ class WorkQueue(Generic[K]):
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
-            waiting = {key: due for key, due in self._due.items() if key not in self._busy}
+            self._resting = {key: until for key, until in self._resting.items() if until > now}
+            waiting = {
+                key: max(due, self._resting.get(key, due)) for key, due in self._due.items() if key not in self._busy
+            }
             due_now = [(not by_time and key not in self._first, due, key) for key, due in waiting.items() if due <= now]
             if due_now:
                 key = min(due_now, key=lambda item: item[:2])[2]

@@ -41,3 +41,9 @@ SUSPENDED = Gauge(
     ["namespace", "service"],
     registry=REGISTRY,
 )
+FAILING_WATCHES = Gauge(
+    "qwen_operator_failing_watches",
+    "Watches that have failed twice in a row or more, by the kind of their objects.",
+    ["kind"],
+    registry=REGISTRY,
+)

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Final
 
-from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus, RestartIntent
+from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus, RestartIntent, format_time
 from qwen_operator.api.names import RESTART_ANNOTATION
 from qwen_operator.api.objects import EventType, Key, Object
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
@@ -16,6 +17,7 @@ from qwen_operator.kube.events import Subject
 from qwen_operator.kube.resources import PODS
 from qwen_operator.process.operator_metrics import ACTIONS, RESTARTS, WRITES
 from qwen_operator.remediation import ledger as ledgers
+from qwen_operator.remediation.outlook import POSTPONED, Outlook
 from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.restarts import DEAD, restart_id
 from qwen_operator.remediation.steps import (
@@ -31,6 +33,7 @@ from qwen_operator.remediation.steps import (
     Step,
     WouldDo,
 )
+from qwen_operator.remediation.symptoms import in_brackets, symptom
 from qwen_operator.remediation.values import Evidence, Pod
 from qwen_operator.remediation.views import termination_message
 from qwen_operator.remediation.writes import Writer
@@ -85,6 +88,7 @@ class ServiceActor:
         *,
         beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        outlooks: Mapping[str, Outlook] | None = None,
     ) -> None:
         self._writer = writer
         self._subject = Subject.of(service)
@@ -95,6 +99,7 @@ class ServiceActor:
         self._beat = beat
         self._clock = clock
         self._history: list[HistoryEntry] = []
+        self._outlooks = outlooks or {}
 
     async def carry_out(self, steps: Sequence[Step]) -> None:
         """Performs the steps: first the gates, several at a time, then the others in order.
@@ -154,7 +159,7 @@ class ServiceActor:
             case WouldDo():
                 self._would(step)
             case Report():
-                self._tell(step.pod, "Warning", step.alert, action="Event", reason=step.reason, message=step.message)
+                self._report(step)
             case ResetBudget():
                 await self._reset(step)
             case Recount():
@@ -172,17 +177,22 @@ class ServiceActor:
 
     async def _close(self, step: CloseGate) -> None:
         pod, alert = step.pod, step.alert
-        text = f"{alert} is active; out of rotation until it has proved its health"
+        what = self._symptom(pod, alert)
+        text = f"taken out of rotation for {alert}{what}"
         if not await self._writer.set_gate(pod, self._key[0], is_open=False, reason=alert or "Unhealthy", message=text):
             return
-        message = f"pod {pod.name} was taken out of rotation: {alert} is active"
+        message = f"pod {pod.name} was taken out of rotation: {alert} is active{what}.{self._next(pod)}"
         self._tell(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
         self._history.append(self._entry(pod, alert, "Unready", reason=alert, message=message))
 
     async def _begin(self, step: BeginRestart) -> None:
         pod, intent = step.pod, step.intent
         how = "in place" if intent.method == "InPlace" else "by eviction"
-        message = f"pod {pod.name} will be restarted {how}: {intent.alert} persists"
+        what, policy = self._symptom(pod, intent.alert), self._policy
+        message = (
+            f"pod {pod.name} will be restarted {how}: {intent.alert} persists{what}; it is restart "
+            f"{len(step.counted) + 1} of {policy.max_restarts} within {policy.window:g} s"
+        )
         entry = self._entry(pod, intent.alert, intent.method, reason=intent.alert, message=message)
 
         def change(ledger: RemediationStatus) -> RemediationStatus | None:
@@ -215,13 +225,14 @@ class ServiceActor:
         WRITES.labels("restart").inc()
         RESTARTS.labels(*self._key).inc()
         reason = "RestartedInPlace" if intent.method == "InPlace" else "Evicted"
+        last = intent.time + timedelta(seconds=self._policy.drain + self._policy.startup)
         self._tell(
             pod,
             "Warning",
             intent.alert,
             action=intent.method,
             reason=reason,
-            message=f"pod {pod.name} is being restarted",
+            message=f"pod {pod.name} is being restarted, which may take until {format_time(last)}",
         )
         moved = intent.model_copy(update={"phase": "Restarting" if intent.method == "InPlace" else "Waiting"})
         await self._writer.update(self._key, lambda ledger: ledgers.progress(ledger, moved))
@@ -268,6 +279,14 @@ class ServiceActor:
         self._tell(pod, "Warning", DEAD, action="Died", reason=DEAD, message=detailed)
         self._history.append(self._entry(pod, DEAD, "Died", reason=DEAD, message=message))
 
+    def _report(self, step: Report) -> None:
+        message = step.message
+        if step.reason != POSTPONED:
+            message = f"{message}{self._symptom(step.pod, step.alert)}"
+        if step.reason == "KeptInRotation":
+            message = f"{message}.{self._next(step.pod)}"
+        self._tell(step.pod, "Warning", step.alert, action="Event", reason=step.reason, message=message)
+
     def _would(self, step: WouldDo) -> None:
         wanted, pod = step.step, step.step.pod
         if isinstance(wanted, CloseGate):
@@ -312,10 +331,19 @@ class ServiceActor:
             termination_message="" if obj is None else termination_message(obj)[-MAX_EVIDENCE:],
         )
 
+    def _symptom(self, pod: Pod, alert: str) -> str:
+        """What the pod reports about an alert, in brackets."""
+        return in_brackets(symptom(self._evidence.get(pod.uid), alert))
+
+    def _next(self, pod: Pod) -> str:
+        """What is next for a pod, after a blank; empty if that is not known."""
+        outlook = self._outlooks.get(pod.uid)
+        return f" {outlook.text}" if outlook is not None else ""
+
     def _tell(self, pod: Pod, kind: EventType, alert: str, *, action: str, reason: str, message: str) -> None:
         namespace, name = self._key
         recorder = self._writer.recorder
         ACTIONS.labels(namespace, name, alert, action, reason).inc()
         logger.info(message, extra={"namespace": namespace, "service": name, "pod": pod.name, "reason": reason})
-        recorder.emit(self._subject, kind, reason, message)
-        recorder.emit(Subject("v1", "Pod", namespace, pod.name, pod.uid), kind, reason, message)
+        recorder.emit(self._subject, kind, reason, message, action=action)
+        recorder.emit(Subject("v1", "Pod", namespace, pod.name, pod.uid), kind, reason, message, action=action)

@@ -1,7 +1,7 @@
 """Opens the readiness gates of new pods. It runs in a task of its own.
 
 A new pod is polled once, for at most a second. Then its gate opens, whatever the result. This needs
-neither a valid spec nor a working reconciliation.
+neither a valid spec nor a working reconciliation, and no service waits for the gates of another.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from qwen_operator.api.objects import Key
 from qwen_operator.kube.errors import KubeError
-from qwen_operator.kube.informer import Informer
+from qwen_operator.kube.fair_queue import FairQueue
+from qwen_operator.kube.informer import Informer, service_label
 from qwen_operator.remediation.policy import POLL_SECONDS
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.values import Gate
@@ -26,6 +28,15 @@ _BACKOFF: Final = (0.5, 1.0, 2.0, 5.0)
 _AT_ONCE: Final = 32
 
 
+class _NewPod(NamedTuple):
+    """A pod whose gate is to be opened, and how often that has failed."""
+
+    namespace: str
+    name: str
+    uid: str
+    failures: int = 0
+
+
 class GateKeeper:
     """Opens the gates of pods whose gate was never written."""
 
@@ -33,7 +44,7 @@ class GateKeeper:
         self._pods = pods
         self._poller = poller
         self._writer = writer
-        self._waiting: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
+        self._waiting: FairQueue[Key, _NewPod] = FairQueue()
         self._known: set[str] = set()
 
     def offer(self, pod: dict[str, Any]) -> None:
@@ -44,7 +55,8 @@ class GateKeeper:
         metadata = pod["metadata"]
         if gate_of(pod) is Gate.UNSET and pod_ip(pod) and is_active(pod) and metadata["uid"] not in self._known:
             self._known.add(metadata["uid"])
-            self._waiting.put_nowait((metadata["namespace"], metadata["name"], metadata["uid"]))
+            new = _NewPod(metadata["namespace"], metadata["name"], metadata["uid"])
+            self._waiting.put((new.namespace, service_label(pod)), new)
 
     async def run(self) -> None:
         """Opens gates until cancelled."""
@@ -54,31 +66,38 @@ class GateKeeper:
 
     async def _work(self) -> None:
         while True:
-            namespace, name, uid = await self._waiting.get()
+            service, new = await self._waiting.get()
+            done = True
             try:
-                await self._open(namespace, name, uid)
+                done = await self._open(new)
             except Exception:  # the gates of the other pods must open
-                logger.exception("opening a gate failed", extra={"namespace": namespace, "pod": name})
+                logger.exception("opening a gate failed", extra={"namespace": new.namespace, "pod": new.name})
             finally:
-                self._known.discard(uid)
+                self._waiting.done(service)
+            if done:
+                self._known.discard(new.uid)
+            else:  # nobody waits for the next try
+                pause = _BACKOFF[min(new.failures, len(_BACKOFF) - 1)]
+                again = new._replace(failures=new.failures + 1)
+                asyncio.get_running_loop().call_later(pause, self._waiting.put, service, again)
 
-    async def _open(self, namespace: str, name: str, uid: str) -> None:
-        for attempt in range(1000):
-            pod = self._pods.get(namespace, name)
-            if pod is None or pod["metadata"]["uid"] != uid or not is_active(pod) or gate_of(pod) is not Gate.UNSET:
-                return
-            if attempt == 0:
-                # Its namespace may have no slot left. The workers are there for all of them.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await self._poller.metrics(pod_ip(pod), namespace)
-            try:
-                await self._writer.set_gate(
-                    pod_view(pod), namespace, is_open=True, reason="NewPod", message="it is a new pod"
-                )
-            except KubeError as error:
-                logger.warning("opening a gate failed: %s", error, extra={"namespace": namespace, "pod": name})
-                await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)])
-            else:
-                logger.info("opened a gate", extra={"namespace": namespace, "pod": name})
-                return
+    async def _open(self, new: _NewPod) -> bool:
+        """Opens the gate of a pod. Returns False if it must be tried again."""
+        namespace, name, uid, failures = new
+        pod = self._pods.get(namespace, name)
+        if pod is None or pod["metadata"]["uid"] != uid or not is_active(pod) or gate_of(pod) is not Gate.UNSET:
+            return True
+        if failures == 0:
+            # Its namespace may have no slot left. The workers are there for all of them.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._poller.metrics(pod_ip(pod), namespace)
+        try:
+            await self._writer.set_gate(
+                pod_view(pod), namespace, is_open=True, reason="NewPod", message="it is a new pod"
+            )
+        except KubeError as error:
+            logger.warning("opening a gate failed: %s", error, extra={"namespace": namespace, "pod": name})
+            return False
+        logger.info("opened a gate", extra={"namespace": namespace, "pod": name})
+        return True

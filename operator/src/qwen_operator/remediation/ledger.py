@@ -43,6 +43,14 @@ def budget_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> int
     return max(0, policy.max_restarts - len(restarts_in_window(ledger, policy, now)))
 
 
+def free_at(ledger: RemediationStatus, policy: Policy, now: datetime) -> datetime | None:
+    """When an exhausted budget allows the next restart; None if it allows one now, or never."""
+    times = restarts_in_window(ledger, policy, now)
+    if not policy.max_restarts or len(times) < policy.max_restarts:
+        return None
+    return times[-policy.max_restarts] + timedelta(seconds=policy.window)
+
+
 def backoff_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> float:
     """Seconds until `backoffUntil`. One that is too far away is from a clock that was ahead."""
     left = 0.0 if ledger.backoff_until is None else (ledger.backoff_until - now).total_seconds()

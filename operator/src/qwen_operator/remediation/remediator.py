@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
 from qwen_operator.api import InvalidSpecError, QwenService, QwenServiceSpec, RemediationStatus
-from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
-from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, selector_string
+from qwen_operator.api.objects import Key, Object, is_owned_by
 from qwen_operator.api.qwenservice import parse_status, remediation_spec
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
@@ -25,9 +25,10 @@ from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.memory import Memory, next_poll
 from qwen_operator.remediation.nodes import Nodes
+from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, texts
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
-from qwen_operator.remediation.steps import Decisions, Prove
+from qwen_operator.remediation.steps import Decisions, Prove, Report
 from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
 from qwen_operator.remediation.views import newest_revision, pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer, unreadable
@@ -63,7 +64,10 @@ class _Known(NamedTuple):
 
 
 class Remediator:
-    """The loops of all services. `on_change` is called when the suspension of a service changes."""
+    """The loops of all services.
+
+    `on_change` is called when the suspension or the outlook of a service changes.
+    """
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class Remediator:
         self._known: dict[Key, _Known] = {}
         self._started = 0
         self._suspended: dict[Key, Suspension] = {}
+        self._outlooks: dict[Key, dict[str, Outlook]] = {}
         self._proofs: dict[str, bool] = {}
         self._wake: dict[Key, asyncio.Event] = {}
         self._asked: dict[str, asyncio.Task[None]] = {}
@@ -99,6 +104,10 @@ class Remediator:
         if key in self._suspended or key in self._memories:
             return self._suspended.get(key)
         return _suspended_before(self._cluster.service(key))
+
+    def outlook(self, key: Key) -> Mapping[str, str]:
+        """What is next for each pod of a service that is out of rotation, by its UID."""
+        return texts(self._outlooks.get(key, {}))
 
     def sync(self, key: Key) -> None:
         """Starts the loop of a new service, or stops that of a deleted one."""
@@ -115,6 +124,7 @@ class Remediator:
             self._memories.pop(key, None)
             self._known.pop(key, None)
             self._suspended.pop(key, None)
+            self._outlooks.pop(key, None)
             self._wake.pop(key, None)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
             for metric in (PODS_OUT, SUSPENDED, RESTARTS):
@@ -167,11 +177,15 @@ class Remediator:
         service = self._cluster.service(key)
         if service is None or self._unreadable(key, service):
             return policy.poll
-        decisions = self.judge(key, seen, policy, parse_status(service).remediation)
+        ledger = parse_status(service).remediation
+        decisions = self.judge(key, seen, policy, ledger)
+        outlooks, late = self._look_ahead(key, seen, policy, ledger, decisions)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         self._ask(key, decisions, by_uid)
-        actor = ServiceActor(self._writer, service, by_uid, evidence, policy, beat=lambda: self._beat(key))
-        await actor.carry_out(decisions.steps)
+        actor = ServiceActor(
+            self._writer, service, by_uid, evidence, policy, beat=lambda: self._beat(key), outlooks=outlooks
+        )
+        await actor.carry_out((*decisions.steps, *late))
         if decisions.go_on:
             self.hurry(key)
         return next_poll(decisions.memory, policy)
@@ -212,8 +226,21 @@ class Remediator:
             self._on_change(key)
         return decisions
 
+    def _look_ahead(
+        self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus, decisions: Decisions
+    ) -> tuple[dict[str, Outlook], list[Report]]:
+        """What is next for the pods, and the reports of restarts that began to wait."""
+        before = self._outlooks.get(key, {})
+        now = Instant(time.monotonic(), datetime.now(UTC))
+        outlooks = self._outlooks[key] = look_ahead(seen, policy, ledger, decisions, now)
+        if outlooks != before:
+            self._on_change(key)
+        return outlooks, delays(seen, decisions, before, outlooks)
+
     def _unreadable(self, key: Key, service: Object) -> bool:
         suspended = unreadable(service)
+        if suspended is not None:
+            self._outlooks.pop(key, None)
         if suspended is not None and suspended != self._suspended.get(key):
             self._suspended[key] = suspended
             SUSPENDED.labels(*key).set(True)
@@ -278,8 +305,9 @@ class Remediator:
         except KubeError as error:
             logger.warning("listing the ReplicaSets failed: %s", error)
             return None
-        owner = child_name(key[1])
-        return newest_revision([item for item in sets if _owned_by(item, owner)])
+        deployment = self._cluster.deployment(key)
+        owner = "" if deployment is None else deployment["metadata"]["uid"]
+        return newest_revision([item for item in sets if is_owned_by(item, owner)])
 
 
 def _state(service: Object) -> tuple[Any, ...]:
@@ -310,8 +338,3 @@ def _suspended_before(service: Object | None) -> Suspension | None:
     """Why remediation is suspended by what the status says, perhaps of an earlier process."""
     condition = None if service is None else parse_status(service).condition("RemediationSuspended")
     return None if condition is None or condition.status != "True" else Suspension(condition.reason, condition.message)
-
-
-def _owned_by(obj: Object, deployment: str) -> bool:
-    owners = obj["metadata"].get("ownerReferences") or ()
-    return any(owner.get("kind") == "Deployment" and owner.get("name") == deployment for owner in owners)

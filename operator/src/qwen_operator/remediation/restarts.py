@@ -166,8 +166,7 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
     if not ledgers.budget_left(state.ledger, state.policy, state.now.wall):
         return [], Suspension(
             "BudgetExhausted",
-            f"The budget of {state.policy.max_restarts} restarts within {state.policy.window:g} s is exhausted. "
-            "To reset it, change the value of the annotation qwen-vllm.io/reset-restart-budget.",
+            f"{spent(state)} To reset it, change the value of the annotation qwen-vllm.io/reset-restart-budget.",
         )
     now = [
         pod
@@ -191,6 +190,13 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
     left = hardware.left_behind(state, pod, intent) if hardware.blamed(state, alert) else None
     counted = _counted(state)
     return [BeginRestart(pod, intent, state.restart_times, counted, left)], suspended
+
+
+def spent(state: State) -> str:
+    """That the budget is exhausted, and when it allows the next restart."""
+    policy, free = state.policy, ledgers.free_at(state.ledger, state.policy, state.now.wall)
+    text = f"The budget of {policy.max_restarts} restarts within {policy.window:g} s is exhausted."
+    return text if free is None else f"{text} The next restart is possible at {format_time(free)}."
 
 
 def _counted(state: State) -> tuple[datetime, ...]:

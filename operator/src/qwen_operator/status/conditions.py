@@ -20,7 +20,7 @@ from typing import Any, Final
 from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus, ServiceStatus, format_time, parse_time
 from qwen_operator.api.names import selector_string, service_url
 from qwen_operator.api.qwenservice import parse_status
-from qwen_operator.planning.builders.ownership import labels_select
+from qwen_operator.planning.builders.ownership import has_port, labels_select
 from qwen_operator.planning.builders.source import served_name
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, worst
@@ -65,20 +65,24 @@ class Observed:
         events: the Events of pods that are held up, by the UID of the pod.
         selector: which pods the service's own Service selects; None if it has none, for instance
             because somebody else's has its name.
+        port: the name of the pods' port to which the Service sends requests; empty for any.
         apply_errors: the children that could not be applied.
         warnings: the warnings of the plan.
         remediation: the state of remediation; None keeps what the status says.
         suspended: why remediation has stopped acting; None while it is active.
+        outlook: what remediation does next about pods out of rotation, by the UID of the pod.
     """
 
     deployment: Mapping[str, Any] | None = None
     pods: Sequence[Mapping[str, Any]] = ()
     selector: Mapping[str, str] | None = None
+    port: str = ""
     events: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     apply_errors: Sequence[ApplyError] = ()
     warnings: Sequence[PlanWarning] = ()
     remediation: RemediationStatus | None = None
     suspended: Suspension | None = None
+    outlook: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,13 @@ class _View:
     desired: int
     ready: int
     unselected: Sequence[str]
+    portless: Sequence[str]
     problem: Problem | None
     deployment: Mapping[str, Any]
     observed: Observed
     url: str
     startup: timedelta
+    drain: timedelta
 
     @property
     def error(self) -> ApplyError | None:
@@ -132,15 +138,18 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
     if any(error.reason == "NameTaken" and error.kind in ("Service", "Deployment") for error in observed.apply_errors):
         ready = []  # whatever is ready there is not what the spec describes, or clients do not reach it
     unselected = [pod["metadata"]["name"] for pod in ready if not labels_select(observed.selector, pod)]
+    portless = [pod["metadata"]["name"] for pod in ready if not has_port(pod, observed.port)]
     view = _View(
         desired=service.spec.replicas,
-        ready=len(ready) - len(unselected),
+        ready=len(ready) - len({*unselected, *portless}),
         unselected=unselected,
+        portless=portless,
         problem=problem,
         deployment=observed.deployment or {},
         observed=observed,
         url=service_url(service.name, service.namespace, service.spec.service.port),
         startup=service.spec.rollout.startup_timeout,
+        drain=service.spec.drain.timeout,
     )
     verdicts = [_ready(view), _progressing(view), _available(view), _degraded(view), _suspended(view), _warned(view)]
     return ServiceStatus(
@@ -159,7 +168,11 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
 
 def _problem(active: Sequence[Mapping[str, Any]], desired: int, observed: Observed, now: datetime) -> Problem | None:
     """The worst problem of the pods. Until a replacement has started, it is why the last failed."""
-    found = [diagnose(pod, observed.events.get(pod["metadata"]["uid"], ())) for pod in active]
+    uids = [pod["metadata"]["uid"] for pod in active]
+    found = [
+        diagnose(pod, observed.events.get(uid, ()), observed.outlook.get(uid, ""))
+        for pod, uid in zip(active, uids, strict=True)
+    ]
     problems = [problem for problem in found if problem is not None]
     if len(active) < desired or any(problem.reason == "Starting" for problem in problems):
         failed = last_failed(observed.pods, now)
@@ -207,9 +220,17 @@ def _why_not(view: _View) -> tuple[str, str]:
         return view.problem.reason, _explain(view, view.problem)
     if refused.get("status") == "True":
         return "PodsRefused", f"Pods cannot be created: {refused.get('message', '')}"
+    return _unreached(view)
+
+
+def _unreached(view: _View) -> tuple[str, str]:
+    """Why the Service reaches no pod although pods are ready."""
     if view.unselected:
         names = ", ".join(view.unselected)
         return "NotSelected", f"The Service does not select {names}. Restore the labels of the pods."
+    if view.portless:
+        names, port = ", ".join(view.portless), view.observed.port
+        return "PortMissing", f"No container of {names} has the port {port} of the Service. Restore it in podTemplate."
     return "Starting", "The pods are being created."
 
 
@@ -244,9 +265,11 @@ def _progressing(view: _View) -> Verdict:
 def _settled(view: _View) -> Verdict:
     """Progressing of a service whose Deployment has reached its desired state."""
     intents = view.observed.remediation.intents if view.observed.remediation else []
-    waiting = [intent.pod for intent in intents if intent.phase == "Waiting"]
+    waiting = [intent for intent in intents if intent.phase == "Waiting"]
     if waiting:
-        message = f"The replacement of {', '.join(waiting)} is not ready yet."
+        names = ", ".join(intent.pod for intent in waiting)
+        until = format_time(max(intent.time for intent in waiting) + view.drain + view.startup)
+        message = f"The replacement of {names} is not ready yet. It may take until {until} (rollout.startupTimeout)."
         return Verdict("Progressing", True, "ReplacementPending", message)
     pending = next((warning for warning in view.observed.warnings if warning.reason == "UpdatePending"), None)
     if pending is not None:

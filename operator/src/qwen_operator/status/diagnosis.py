@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from qwen_operator.api import format_time, parse_duration, parse_time
 from qwen_operator.api.names import CONTAINER, READINESS_GATE
 from qwen_operator.status.exits import ENGINE_DIED, exit_reason
 from qwen_operator.status.pod_events import explain
@@ -22,7 +23,7 @@ _IMAGE_REASONS: Final = {
 }
 _CONFIG_REASONS: Final = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 _OTHERS: Final = {"init": "InitContainerFailed", "sidecar": "SidecarFailed"}
-_BACK_OFF: Final = re.compile(r"back-off [0-9a-z.]+")
+_BACK_OFF: Final = re.compile(r"back-off ([0-9a-z.]+)")
 _TAIL_LINES: Final = 8
 _TAIL_LENGTH: Final = 600
 
@@ -114,10 +115,11 @@ def worst(problems: Iterable[Problem]) -> Problem | None:
     return min(problems, key=lambda problem: problem.rank, default=None)
 
 
-def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()) -> Problem | None:
+def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = (), outlook: str = "") -> Problem | None:
     """Why the pod is not ready, or None if it is.
 
     `events` are the pod's Events, if its containers have not been created (see `is_held_up`).
+    `outlook` says what remediation does next about it.
     """
     if is_ready(pod):
         return None
@@ -130,7 +132,7 @@ def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()) -
         problem = _waiting(container, name) or _terminated(container, name, _role(pod, container))
         if problem is not None:
             return problem
-    return _not_ready(pod, name, events)
+    return _not_ready(pod, name, events, outlook)
 
 
 def is_held_up(pod: Mapping[str, Any]) -> bool:
@@ -187,16 +189,28 @@ def _terminated(container: Mapping[str, Any], pod: str, role: str) -> Problem | 
     text = tail(last.get("message") or "")
     waiting = state.get("waiting") or {}
     looping = waiting.get("reason") == "CrashLoopBackOff"
-    back_off = _BACK_OFF.search(waiting.get("message") or "")
+    back_off = _back_off(waiting.get("message") or "", last.get("finishedAt"))
     detail = (
         f"container {container['name']} exited with code {code} ({last.get('reason', 'Error')}), "
-        f"restarts: {container.get('restartCount', 0)}{f', {back_off[0]}' if back_off else ''}"
+        f"restarts: {container.get('restartCount', 0)}{back_off}"
     )
     reason, advice = exit_reason(last, code, text, looping) if role == CONTAINER else (_OTHERS[role], "")
     return Problem(reason, f"{detail}\n{text}" if text else detail, pod, advice)
 
 
-def _not_ready(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, Any]]) -> Problem:
+def _back_off(message: str, finished: str | None) -> str:
+    """How long the kubelet waits before it starts a container again, and until when."""
+    found, ended = _BACK_OFF.search(message), parse_time(finished)
+    if found is None:
+        return ""
+    try:
+        until = "" if ended is None else f" until {format_time(ended + parse_duration(found[1]))}"
+    except ValueError:
+        until = ""
+    return f", {found[0]}{until}"
+
+
+def _not_ready(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, Any]], outlook: str) -> Problem:
     """A pod that is not ready although no container has failed."""
     server = next((item for item in _containers(pod) if item["name"] == CONTAINER), {})
     running = (server.get("state") or {}).get("running")
@@ -207,7 +221,8 @@ def _not_ready(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, 
         return Problem("ModelLoading", f"the model has been loading since {since}", name, since=since)
     gate = condition_of(pod, READINESS_GATE)
     if gate.get("status") == "False":
-        return Problem(gate.get("reason") or "OutOfRotation", gate.get("message") or "taken out of rotation", name)
+        reason, detail = gate.get("reason") or "OutOfRotation", gate.get("message") or "taken out of rotation"
+        return Problem(reason, detail, name, outlook)
     if not server.get("ready"):
         return _unprobed(pod, name, running.get("startedAt", ""))
     waiting = [item["name"] for item in _containers(pod) if not item.get("ready") and _role(pod, item) == "sidecar"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from qwen_operator.api import ServiceStatus
 from qwen_operator.api.objects import EventType, Object
 from qwen_operator.status.diagnosis import TRANSIENT
 
+_FIELDS: Final = frozenset(field.alias or name for name, field in ServiceStatus.model_fields.items())
 _GOOD_WHEN_FALSE: Final = ("Degraded", "RemediationSuspended")
 _CALM: Final = {*TRANSIENT, "MinimumReplicasUnavailable", "ScaledToZero", "Complete", "UpdatePending"}
 """Reasons of conditions that are not good, but nothing has failed."""
@@ -16,9 +18,9 @@ _CALM: Final = {*TRANSIENT, "MinimumReplicasUnavailable", "ScaledToZero", "Compl
 def status_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
     """The merge patch from one status to another; empty if nothing changes.
 
-    Remediation writes its own.
+    Remediation writes its own part. Fields that this version does not know are left as they are.
     """
-    keys = (old.keys() | new.keys()) - {"remediation"}
+    keys = ((old.keys() & _FIELDS) | new.keys()) - {"remediation"}
     return {key: new.get(key) for key in sorted(keys) if old.get(key) != new.get(key)}
 
 

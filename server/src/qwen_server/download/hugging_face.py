@@ -24,7 +24,8 @@ from typing import Any, Final
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.file_download import get_hf_file_metadata, hf_hub_url, http_get, repo_folder_name
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from qwen_server.download.files import DamagedFileError, RemoteFile, is_intact, is_left_out, left_out
 from qwen_server.download.progress import Tracker

@@ -39,20 +39,35 @@ def is_applied(child: Object, live: Mapping[str, Any]) -> bool:
     The API server records who set each field. Whoever changes a field takes it from us, so nobody
     has touched a child whose fields are all ours. Fields that we do not set do not matter.
     """
-    annotations = live["metadata"].get("annotations") or {}
-    if annotations.get(APPLIED_HASH_ANNOTATION) != child["metadata"]["annotations"][APPLIED_HASH_ANNOTATION]:
+    if applied_hash(live) != applied_hash(child):
         return False
+    value = applied_value(child)
+    return any(_owns(fields, value) for fields in applied_fields(live))
+
+
+def applied_hash(obj: Mapping[str, Any]) -> str:
+    """The hash of the child that an object was made from; empty if it was not stamped."""
+    return str((obj["metadata"].get("annotations") or {}).get(APPLIED_HASH_ANNOTATION, ""))
+
+
+def applied_value(child: Object) -> Object:
+    """The part of a child whose fields the API server records."""
     metadata = {
         name: child["metadata"][name]
         for name in ("labels", "annotations", "ownerReferences")
         if name in child["metadata"]
     }
     body = {name: value for name, value in child.items() if name not in ("apiVersion", "kind", "metadata")}
-    return any(
-        _owns(entry.get("fieldsV1") or {}, {**body, "metadata": metadata})
+    return {**body, "metadata": metadata}
+
+
+def applied_fields(live: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The records (FieldsV1) of what we have applied, one for each version of the API."""
+    return [
+        entry.get("fieldsV1") or {}
         for entry in live["metadata"].get("managedFields") or ()
         if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
-    )
+    ]
 
 
 def _owns(fields: Mapping[str, Any], value: Any) -> bool:
@@ -77,3 +92,13 @@ def _owns_below(fields: Mapping[str, Any], value: Any) -> bool:
 def labels_select(selector: Mapping[str, str] | None, pod: Mapping[str, Any]) -> bool:
     """Whether the selector of a Service selects a pod. None and an empty one select nothing."""
     return bool(selector) and (selector or {}).items() <= (pod["metadata"].get("labels") or {}).items()
+
+
+def has_port(pod: Mapping[str, Any], name: str) -> bool:
+    """Whether a container of a pod has the port of this name, so that a Service reaches it."""
+    if not name:
+        return True
+    spec = pod.get("spec") or {}
+    sidecars = [item for item in spec.get("initContainers") or () if item.get("restartPolicy") == "Always"]
+    containers = [*(spec.get("containers") or ()), *sidecars]
+    return any(port.get("name") == name for container in containers for port in container.get("ports") or ())
