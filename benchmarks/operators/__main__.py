@@ -76,7 +76,7 @@ def main(line: Sequence[str]) -> int:
     text = table.render(result)
     print(text)
     if not options.no_page:
-        PAGE.write_text(report.insert(PAGE.read_text(encoding="utf-8"), text, "cpu"), encoding="utf-8")
+        PAGE.write_text(report.insert(PAGE.read_text(encoding="utf-8"), text, "operator"), encoding="utf-8")
         say("wrote benchmarks/OPERATOR.md")
     return 1 if failed else 0
 

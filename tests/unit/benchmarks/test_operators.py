@@ -159,4 +159,4 @@ def test_without_the_peer_there_is_no_ratio_and_a_failed_run_does_not_vanish() -
 
 def test_the_page_has_a_place_for_the_table() -> None:
     page = (ROOT / "benchmarks" / "OPERATOR.md").read_text(encoding="utf-8")
-    assert "a table" in report.insert(page, "a table", "cpu")
+    assert "a table" in report.insert(page, "a table", "operator")

@@ -49,8 +49,8 @@ _BELIEVED_SECONDS: Final = 60.0
 
 _CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, INGRESSES, CLAIMS)
 _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, SCALED_OBJECTS)
-# Their controllers change the status often, and nothing here reads it.
-_RESTLESS: Final = (AUTOSCALERS, BUDGETS)
+# Its controller changes the status with each pod, and nothing here reads it.
+_RESTLESS: Final = (BUDGETS,)
 
 
 def _is_child(obj: Object) -> bool:
