@@ -12,6 +12,7 @@ from qwen_operator.api.names import READINESS_GATE, SERVICE_LABEL
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.fair_queue import FairQueue
 from qwen_operator.remediation.gates import GateKeeper
+from qwen_operator.remediation.poll import Answer
 from qwen_operator.remediation.values import Pod
 from tests.unit.qwen_operator.kube_server import until
 from tests.unit.qwen_operator.objects import Object
@@ -48,9 +49,10 @@ class Cluster:
         assert namespace == "n"
         return self.pods.get(name)
 
-    async def metrics(self, ip: str) -> None:
+    async def metrics(self, ip: str, _namespace: str) -> Answer:
         self.asked += 1
         await asyncio.sleep(0.2 if ip.startswith("ip-slow") else 0.0)
+        return Answer(None)
 
     async def set_gate(self, pod: Pod, namespace: str, *, is_open: bool, reason: str, message: str) -> bool:
         assert (namespace, is_open, reason) == ("n", True, "NewPod")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from qwen_operator.remediation.poll import GENERATIONS_AT_ONCE, MAX_BODY, Poller
+from qwen_operator.remediation.poll import GENERATIONS_AT_ONCE, MAX_BODY, Answer, Poller
 from qwen_operator.remediation.shares import Shares
 from qwen_operator.remediation.values import Evidence
 from tests.unit.qwen_operator.kube_server import until
@@ -121,7 +121,7 @@ async def test_an_answer_has_a_bound(size: int, valid: bool) -> None:
         return web.Response(body=padded(size))
 
     async with pods(answer) as poller:
-        assert (await poller.metrics("a", "a") is not None) is valid
+        assert ((await poller.metrics("a", "a")).evidence is not None) is valid
 
 
 async def test_an_answer_is_not_unpacked() -> None:
@@ -129,7 +129,7 @@ async def test_an_answer_is_not_unpacked() -> None:
         return web.Response(body=gzip.compress(padded(1000)), headers={"Content-Encoding": "gzip"})
 
     async with pods(answer) as poller:
-        assert await poller.metrics("a", "a") is None
+        assert await poller.metrics("a", "a") == Answer(None, garbled=True)
 
 
 async def test_a_cookie_of_a_pod_is_not_kept() -> None:

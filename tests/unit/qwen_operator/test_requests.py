@@ -100,9 +100,11 @@ async def test_what_a_write_has_created_is_known_at_once_and_its_echo_is_no_news
     await until(lambda: objects.watches)
     made = config_map(11, labels={"qwen-vllm.io/service": "news"})
     cluster.store_child(CONFIG_MAPS, made)
-    assert cluster.child(CONFIG_MAPS, "n", "news-alerts") is made
+    stored = cluster.child(CONFIG_MAPS, "n", "news-alerts")
+    assert stored is not None
+    assert stored["metadata"]["resourceVersion"] == "11"
     objects.put(copy.deepcopy(made))  # as version 11
-    await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts") is not made)
+    await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts") is not stored)
     assert told == []
     objects.put(copy.deepcopy(made))  # as version 12, by somebody else
     await until(lambda: told == ["news"])
