@@ -14,8 +14,8 @@ K = TypeVar("K")
 DEBOUNCE: Final = 0.1
 BACKOFF_BASE: Final = 1.0
 BACKOFF_MAX: Final = 60.0
-REST: Final = 3.0
-"""A key rests for so many times the time that its work took: it gets a quarter of a worker."""
+REST: Final = 1.0
+"""A key rests for so many times the time that its work took: it gets half of a worker."""
 LONGEST_REST: Final = 30.0
 
 
