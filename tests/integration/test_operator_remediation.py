@@ -248,7 +248,7 @@ def test_the_cause_of_an_engines_death_is_kept(api: AdminApi, servers: FakePodSe
     api.run_pod(pod, ip_of(0), ready=False, restarts=1, ended=ended)
     wait_until("an Event", lambda: api.events("EngineDead") and api.events("EngineDead", "Pod"), seconds=10)
     assert "CUDA out of memory" in api.events("EngineDead")[0]["message"]
-    wait_until("a history", lambda: api.status()["remediation"].get("history"), seconds=10)
+    wait_until("a history", lambda: api.status().get("remediation", {}).get("history"), seconds=10)
     [entry] = api.status()["remediation"]["history"]
     assert (entry["action"], entry["pod"]) == ("Died", pod)
     assert entry["terminationMessage"] == "CUDA out of memory"
