@@ -38,7 +38,7 @@ async def connect(port: int, number: int) -> list[Connection]:
 
 
 async def healthy(port: int) -> bool:
-    timeout = aiohttp.ClientTimeout(total=1.0)  # that of a probe
+    timeout = aiohttp.ClientTimeout(total=5.0)  # that of a probe
     url = f"http://127.0.0.1:{port}/healthz"
     async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as got:
         return got.status == 200

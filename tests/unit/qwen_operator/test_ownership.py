@@ -161,12 +161,12 @@ def wide(length: int, item: Callable[[int], Object]) -> Object:
 
 
 def seconds_of(desired: Object, live: Object) -> float:
-    """The shortest of three comparisons."""
+    """The shortest of three comparisons, in seconds of CPU: other programs do not count."""
     durations = []
     for _ in range(3):
-        started = time.perf_counter()
+        started = time.thread_time()
         assert is_applied(desired, live)
-        durations.append(time.perf_counter() - started)
+        durations.append(time.thread_time() - started)
     return min(durations)
 
 

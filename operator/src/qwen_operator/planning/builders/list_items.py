@@ -79,4 +79,9 @@ def _decoded(name: str) -> Mapping[str, Any]:
 
 def _values(item: Mapping[str, Any], keys: _Texts) -> _Texts:
     # As text, because a free-form part of a spec may have an object where a name belongs.
-    return tuple(json.dumps(item[key], sort_keys=True) for key in keys)
+    return tuple(_text(item[key]) for key in keys)
+
+
+def _text(value: Any) -> str:
+    # Nearly all keys are strings. Nothing else begins with a quotation mark in JSON.
+    return f'"{value}' if isinstance(value, str) else json.dumps(value, sort_keys=True)
