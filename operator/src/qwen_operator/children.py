@@ -131,7 +131,7 @@ class Children:
                 except KubeError as error:
                     message = f"{reference.kind} {reference.name} cannot be removed: {error.message}"
                     errors += self._wait(key, place, "", ApplyError("ApplyFailed", message, reference.kind))
-                    failure = failure or error
+                    failure = worse(failure, error)
                     continue
                 WRITES.labels(reference.kind).inc()
                 logger.info("removed %s %s/%s", reference.kind, service.namespace, reference.name)
