@@ -6,34 +6,44 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import IO, Any
 
 from tests.cluster.settings import ROOT, Settings
 from tests.e2e.kubectl import Kubectl
 
 
+@dataclass(frozen=True)
+class Load:
+    """A running load. It writes to a file, because a pipe that nobody reads would stop it."""
+
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+
 @contextmanager
-def keep_alive_load(
-    cluster: Settings, url: str, workers: int = 4, text: str | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def keep_alive_load(cluster: Settings, url: str, workers: int = 4, text: str | None = None) -> Iterator[Load]:
     """Sends requests through kube-proxy during the block, a connection for each worker."""
     program = [sys.executable, "-m", "tests.e2e.keep_alive_load", "--url", url, "--workers", str(workers)]
     program += [] if text is None else ["--text", text]
-    load = subprocess.Popen([*cluster.nsenter(), *program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        yield load
-    finally:
-        load.terminate()
-        load.wait(timeout=30)
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen([*cluster.nsenter(), *program], cwd=ROOT, stdout=output)
+        try:
+            yield Load(process, output)
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
-def results(load: subprocess.Popen[str]) -> list[dict[str, Any]]:
+def results(load: Load) -> list[dict[str, Any]]:
     """Stops the load and returns its requests."""
-    load.send_signal(signal.SIGTERM)
-    printed, _ = load.communicate(timeout=30)
-    return [json.loads(line) for line in printed.splitlines()]
+    load.process.send_signal(signal.SIGTERM)
+    load.process.wait(timeout=30)
+    load.output.seek(0)
+    return [json.loads(line) for line in load.output]
 
 
 def service_url(kubectl: Kubectl, name: str) -> str:
