@@ -23,7 +23,8 @@ def number(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _spread(value: Spread | None) -> str:
+def median_and_range(value: Spread | None) -> str:
+    """The median with (lowest-highest); empty for None."""
     if value is None:
         return ""
     if value.low == value.high or math.isnan(value.median):
@@ -58,13 +59,13 @@ def _compared(
     """The cells that compare with another server."""
     verdict = "" if reached is None else ("met" if reached else "**missed**")
     shown = str(target) if reached is not None else ""
-    return [_spread(spread(values)) if values else "", _spread(ratio), shown, verdict]
+    return [median_and_range(spread(values)) if values else "", median_and_range(ratio), shown, verdict]
 
 
 def _line(row: Row, columns: _Columns) -> str:
-    cells = [row.name, row.unit, _spread(spread(row.ours))]
+    cells = [row.name, row.unit, median_and_range(spread(row.ours))]
     if columns.unpatched:
-        cells.append(_spread(spread(row.unpatched)) if row.unpatched else "")
+        cells.append(median_and_range(spread(row.unpatched)) if row.unpatched else "")
     cells += _compared(row.vllm, row.ratio(), row.target, reached=row.reached())
     if columns.rust:
         cells += _compared(row.rust, row.rust_ratio(), row.rust_target, reached=row.rust_reached())

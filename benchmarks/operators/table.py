@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from benchmarks.figures import Spread, ratios, spread
-from benchmarks.report import number
+from benchmarks.report import median_and_range
 from benchmarks.results import Target
 
 
@@ -95,7 +95,7 @@ def _line(line: Line, result: Result) -> str:
     ours, peer = result.ours.get(line.key, ()), result.peer.get(line.key, ())
     ratio = ratios(ours, peer) if ours and len(ours) == len(peer) else None
     shown, verdict = _verdict(line.target, ours, ratio)
-    cells = [line.name, line.unit, _cell(ours), _cell(peer), _spread(ratio), shown, verdict]
+    cells = [line.name, line.unit, _cell(ours), _cell(peer), median_and_range(ratio), shown, verdict]
     return "| " + " | ".join(cells) + " |\n"
 
 
@@ -107,15 +107,7 @@ def _verdict(target: Target | None, ours: Sequence[float], ratio: Spread | None)
 
 
 def _cell(values: Sequence[float]) -> str:
-    return _spread(spread(values)) if values else ""
-
-
-def _spread(value: Spread | None) -> str:
-    if value is None:
-        return ""
-    if value.low == value.high or math.isnan(value.median):
-        return number(value.median)
-    return f"{number(value.median)} ({number(value.low)}-{number(value.high)})"
+    return median_and_range(spread(values)) if values else ""
 
 
 def _conditions(got: Mapping[str, Any]) -> str:
