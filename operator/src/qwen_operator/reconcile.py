@@ -95,10 +95,11 @@ class Reconciler:
         errors, failure = await self._children.apply(key, service, todo.children)
         self._tell_warnings(key, obj, todo.warnings)
         pods = self._cluster.pods(key)
+        front = self._children.own(SERVICES, service, child_name(key[1]))
         observed = Observed(
             deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
-            selector=self._selector(service),
-            port=self._port(service),
+            selector=_selector(front),
+            port=_port(front),
             pods=pods,
             events=await self._pod_events.of(key, [pod for pod in pods if is_held_up(pod)]),
             apply_errors=[*errors, *left],
@@ -134,17 +135,6 @@ class Reconciler:
         self._warned.pop(key, None)
         self._children.forget(key)
         self._pod_events.forget(key)
-
-    def _selector(self, service: QwenService) -> Mapping[str, str] | None:
-        """Which pods the Service selects; None if it does not exist or is not ours."""
-        found = self._children.own(SERVICES, service, child_name(service.name))
-        return None if found is None else found["spec"].get("selector") or {}
-
-    def _port(self, service: QwenService) -> str:
-        """The name of the pods' port that the Service sends requests to; empty for a number."""
-        found = self._children.own(SERVICES, service, child_name(service.name)) or {"spec": {}}
-        names = [port.get("targetPort") for port in found["spec"].get("ports") or ()]
-        return next((name for name in names if isinstance(name, str)), "")
 
     async def _still_there(self, key: Key, service: QwenService, todo: Plan) -> bool:
         """Whether the service still exists. Checked before a child is created for it.
@@ -240,6 +230,18 @@ class Reconciler:
         subject = Subject(API_VERSION, KIND, service.namespace, service.name, service.uid)
         logger.info(message, extra={"namespace": service.namespace, "service": service.name, "reason": reason})
         self._recorder.emit(subject, "Warning", reason, message)
+
+
+def _selector(front: Object | None) -> Mapping[str, str] | None:
+    """Which pods our own Service selects; None if there is none."""
+    return None if front is None else front["spec"].get("selector") or {}
+
+
+def _port(front: Object | None) -> str:
+    """The name of the pods' port that the Service sends requests to; empty for a number."""
+    ports = () if front is None else front["spec"].get("ports") or ()
+    names = [port.get("targetPort") for port in ports]
+    return next((name for name in names if isinstance(name, str)), "")
 
 
 def _unready_seconds(service: QwenService, now: datetime) -> float | None:
