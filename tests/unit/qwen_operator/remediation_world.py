@@ -201,3 +201,11 @@ class World:
     def steps(self, *kinds: type) -> list[Step]:
         """The steps of some kinds so far."""
         return [step for _, step in self.log if isinstance(step, kinds)]
+
+
+def until(world: World, kind: type[Step], count: int = 1, seconds: float = 300.0) -> None:
+    """Runs rounds until so many steps of a kind were decided."""
+    end = world.mono + seconds
+    while len(world.steps(kind)) < count:
+        assert world.mono < end, f"no {kind.__name__} within {seconds} s"
+        world.round()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -20,6 +21,7 @@ from qwen_operator.remediation.steps import BeginRestart, CloseGate, ExecuteRest
 from qwen_operator.remediation.symptoms import symptom
 from qwen_operator.remediation.values import Evidence, Pod, Rollout
 from qwen_operator.remediation.writes import Writer
+from tests.unit.qwen_operator import remediation_world
 from tests.unit.qwen_operator.remediation_world import ALERTS, EPOCH, World, policy
 
 HUNG = "EngineUnresponsive"
@@ -37,6 +39,9 @@ def ahead(world: World) -> dict[str, Outlook]:
     return look_ahead(world.seen, world.policy, ledger, decisions, now)
 
 
+until = partial(remediation_world.until, seconds=200.0)
+
+
 def moment(mono: float) -> str:
     """The time of the world in the format of Kubernetes, rounded up."""
     return format_time(whole_second(EPOCH + timedelta(seconds=mono - 1000.0)))
@@ -45,15 +50,6 @@ def moment(mono: float) -> str:
 def when(world: World, kind: type[Step]) -> float:
     """When a step was first taken."""
     return next(mono for mono, step in world.log if isinstance(step, kind))
-
-
-def until(world: World, kind: type[Step]) -> None:
-    """Runs rounds until a step of some kind is taken."""
-    for _ in range(100):
-        if world.steps(kind):
-            return
-        world.round()
-    pytest.fail(f"no {kind.__name__}")
 
 
 def hung(count: int, alert: str = HUNG, **changes: Any) -> World:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,27 +14,7 @@ from qwen_operator.remediation.poll import GENERATIONS_AT_ONCE, MAX_BODY, Answer
 from qwen_operator.remediation.shares import Shares
 from qwen_operator.remediation.values import Evidence
 from tests.unit.qwen_operator.kube_server import until
-
-WELL = {"uptime": {"seconds": 5.0}, "requests": {"running": 0, "waiting": 0}, "alerts": []}
-
-
-@asynccontextmanager
-async def pods(answer: Callable[[str, str], Awaitable[web.Response]]) -> AsyncIterator[Poller]:
-    """A client of pods whose servers answer so: the arguments are their address and the path."""
-
-    async def handle(request: web.Request) -> web.Response:
-        return await answer(request.match_info["ip"], request.match_info["path"])
-
-    app = web.Application()
-    app.router.add_get("/{ip}/{path:.*}", handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
-    port = runner.addresses[0][1]
-    poller = Poller(lambda ip: f"http://127.0.0.1:{port}/{ip}")
-    yield poller
-    await poller.close()
-    await runner.cleanup()
+from tests.unit.qwen_operator.pod_server import WELL, pods
 
 
 class Held:

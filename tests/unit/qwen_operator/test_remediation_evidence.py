@@ -17,19 +17,11 @@ from qwen_operator.remediation.steps import (
     WouldDo,
 )
 from qwen_operator.remediation.values import Gate, Rollout
-from tests.unit.qwen_operator.remediation_world import ALERTS, EPOCH, Patient, World, policy
+from tests.unit.qwen_operator.remediation_world import ALERTS, EPOCH, Patient, World, policy, until
 
 HUNG = frozenset({"EngineUnresponsive"})
 ERRORS = frozenset({"HighErrorRate"})
 BROKEN = frozenset({"GPUUnhealthy"})
-
-
-def until(world: World, kind: type, seconds: float = 300.0) -> None:
-    """Runs rounds until a step of this kind was decided."""
-    end = world.mono + seconds
-    while not world.steps(kind):
-        assert world.mono < end, f"no {kind.__name__} within {seconds} s"
-        world.round()
 
 
 def away(world: World, seconds: float) -> None:

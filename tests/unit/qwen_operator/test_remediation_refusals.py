@@ -13,7 +13,7 @@ from qwen_operator.api import HistoryEntry, RemediationStatus, RestartIntent
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.steps import BeginRestart, CloseGate, ExecuteRestart, FinishRestart, OpenGate, Step
 from qwen_operator.remediation.values import Gate
-from tests.unit.qwen_operator.remediation_world import EPOCH, World, policy
+from tests.unit.qwen_operator.remediation_world import EPOCH, World, policy, until
 
 HUNG = frozenset({"EngineUnresponsive"})
 ERRORS = frozenset({"HighErrorRate"})
@@ -34,14 +34,6 @@ class Remembering(World):
     def _remember(self, intent: RestartIntent, action: str) -> None:
         entry = HistoryEntry(time=self.wall, pod=intent.pod, pod_uid=intent.pod_uid, action=action)
         self.ledger = ledgers.remember(self.ledger, [entry])
-
-
-def until(world: World, kind: type, count: int = 1, seconds: float = 300.0) -> None:
-    """Runs rounds until so many steps of this kind were decided."""
-    end = world.mono + seconds
-    while len(world.steps(kind)) < count:
-        assert world.mono < end, f"no {kind.__name__} within {seconds} s"
-        world.round()
 
 
 def begun(world: World) -> list[RestartIntent]:

@@ -20,9 +20,9 @@ from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import REGISTRY
 from qwen_operator.process.settings import read_settings
 from qwen_operator.remediation import poll, remediator
-from qwen_operator.remediation.poll import Poller
 from tests.unit.qwen_operator.kube_server import Objects, Server, refusal, until, written
 from tests.unit.qwen_operator.objects import Object, service_object
+from tests.unit.qwen_operator.pod_server import WELL, pods
 from tests.unit.qwen_operator.test_remediator import KEY, OneService, remediator_of
 
 SETTINGS = read_settings(["--server-image-cpu=a", "--server-image-cuda=b", "--metrics-port=0"], {})
@@ -227,31 +227,20 @@ async def test_no_poll_waits_for_the_connection_of_another(monkeypatch: pytest.M
     monkeypatch.setattr(poll, "POLL_SECONDS", 3.0)
     over = asyncio.Event()
 
-    async def generate(_: web.Request) -> web.Response:
-        await over.wait()
-        return web.Response()
+    async def answer(_ip: str, path: str) -> web.Response:
+        if path == "health/generate":
+            await over.wait()
+            return web.Response()
+        return web.json_response(WELL)
 
-    async def metrics(_: web.Request) -> web.Response:
-        body = {"uptime": {"seconds": 1}, "requests": {"running": 0, "waiting": 0}, "alerts": []}
-        return web.json_response(body)
-
-    app = web.Application()
-    app.router.add_get("/{pod}/health/generate", generate)
-    app.router.add_get("/{pod}/api/v1/metrics", metrics)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
-    port = runner.addresses[0][1]
-    poller = Poller(lambda pod: f"http://127.0.0.1:{port}/{pod}")
-    waiting = [asyncio.create_task(poller.generate(f"slow{number}", "slow")) for number in range(300)]
-    await asyncio.sleep(0.5)
-    before = answered()
-    await asyncio.gather(*(poller.metrics(f"well{number}", "well") for number in range(20)))
-    assert answered() - before == 20
-    over.set()
-    assert all(await asyncio.gather(*waiting))
-    await poller.close()
-    await runner.cleanup()
+    async with pods(answer) as poller:
+        waiting = [asyncio.create_task(poller.generate(f"slow{number}", "slow")) for number in range(300)]
+        await asyncio.sleep(0.5)
+        before = answered()
+        await asyncio.gather(*(poller.metrics(f"well{number}", "well") for number in range(20)))
+        assert answered() - before == 20
+        over.set()
+        assert all(await asyncio.gather(*waiting))
 
 
 def test_the_limit_of_open_files_is_the_highest_that_is_allowed() -> None:
