@@ -56,6 +56,12 @@ def client(cluster: Settings) -> Client:
 
 
 @pytest.fixture
+def operator(cluster: Settings) -> Kubectl:
+    """kubectl in the operator's namespace."""
+    return Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, "qwen-system")
+
+
+@pytest.fixture
 def kubectl(cluster: Settings, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """kubectl in a new namespace, which is deleted afterwards. Failures print a diagnosis."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())

@@ -50,11 +50,7 @@ def no_pods_created(kubectl: Kubectl) -> bool:
 def expect(kubectl: Kubectl, reason: str, fact: Fact, *says: str, fact_seconds: float = FACT_SECONDS) -> None:
     """Waits for the fact and then for the reason, and checks that the message says these words."""
     wait_for(lambda: fact(kubectl), fact_seconds, f"Kubernetes does not show what leads to {reason}")
-    wait_for(
-        lambda: kubectl.condition(NAME, "Ready")["reason"] == reason,
-        REASON_SECONDS,
-        lambda: f"Ready is {kubectl.condition(NAME, 'Ready')}",
-    )
+    kubectl.wait_reason(NAME, "Ready", reason, REASON_SECONDS)
     ready = kubectl.condition(NAME, "Ready")
     assert ready["status"] == "False"
     for words in says:

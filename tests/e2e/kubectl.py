@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Object = dict[str, Any]
+OPERATOR_PODS = "app.kubernetes.io/name=qwen-operator"
 T = TypeVar("T")
 
 
@@ -66,6 +67,15 @@ class Kubectl:
         conditions = self.get("qwenservice", name).get("status", {}).get("conditions", [])
         return next((c for c in conditions if c["type"] == kind), {"status": "", "reason": "", "message": ""})
 
+    def wait_reason(self, name: str, kind: str, reason: str, timeout: float) -> str:
+        """Waits until a condition of a QwenService has this reason. Returns its message."""
+        wait_for(
+            lambda: self.condition(name, kind)["reason"] == reason,
+            timeout,
+            lambda: f"{kind} is {self.condition(name, kind)}",
+        )
+        return str(self.condition(name, kind)["message"])
+
     def wait_ready(self, name: str, replicas: int = 1, timeout: float = 420) -> None:
         """Waits until the QwenService is Ready with this many replicas."""
 
@@ -89,7 +99,7 @@ class Kubectl:
             ("describe", "qwenservices"),
             ("get", "events", "--sort-by=.lastTimestamp"),
             ("logs", "-l", "app.kubernetes.io/name=qwen-server", "--tail=40", "--prefix"),
-            ("logs", "-n", "qwen-system", "-l", "app.kubernetes.io/name=qwen-operator", "--tail=80", "--prefix"),
+            ("logs", "-n", "qwen-system", "-l", OPERATOR_PODS, "--tail=80", "--prefix"),
         ):
             try:
                 parts.append(f"$ kubectl {' '.join(arguments)}\n{self.run(*arguments)}")

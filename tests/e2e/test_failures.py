@@ -33,11 +33,7 @@ def server_container(kubectl: Kubectl, pod: str) -> dict[str, object]:
 @pytest.mark.timeout(600)
 def test_model_that_cannot_be_loaded_says_so_with_the_log(kubectl: Kubectl, own_image: dict[str, str]) -> None:
     kubectl.apply(qwen_service("broken", model=MISSING, engine=own_image))
-    wait_for(
-        lambda: kubectl.condition("broken", "Ready")["reason"] == "ModelLoadFailed",
-        90,
-        lambda: f"Ready is {kubectl.condition('broken', 'Ready')}",
-    )
+    kubectl.wait_reason("broken", "Ready", "ModelLoadFailed", 90)
     ready = kubectl.condition("broken", "Ready")
     assert ready["status"] == "False"
     assert "no-such-model" in ready["message"], "the message does not show why"
@@ -61,11 +57,7 @@ def test_failed_upgrade_and_dead_engine_leave_clients_served(
 
     missing = {**MISSING, "servedName": "qwen-news-classifier"}
     kubectl.apply(qwen_service("steady", model=missing, engine=own_image))
-    wait_for(
-        lambda: kubectl.condition("steady", "Degraded")["reason"] == "ModelLoadFailed",
-        120,
-        lambda: f"Degraded is {kubectl.condition('steady', 'Degraded')}",
-    )
+    kubectl.wait_reason("steady", "Degraded", "ModelLoadFailed", 120)
     assert kubectl.condition("steady", "Ready")["status"] == "True"
     assert kubectl.endpoints("steady") == {old["status"]["podIP"]}
     assert ask_through_service(kubectl, cluster, "steady", *REQUESTS[0])["object"] == "chat.completion"

@@ -8,24 +8,24 @@ import pytest
 
 from tests.cluster.settings import Settings
 from tests.e2e.clients import keep_alive_load, restarts, results, service_url
-from tests.e2e.kubectl import Kubectl, wait_for
+from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, wait_for
 from tests.e2e.services import qwen_service
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.mark.timeout(600)
-def test_operator_gone_and_back_changes_nothing_for_clients(kubectl: Kubectl, cluster: Settings) -> None:
+def test_operator_gone_and_back_changes_nothing_for_clients(
+    kubectl: Kubectl, operator: Kubectl, cluster: Settings
+) -> None:
     kubectl.apply(qwen_service("steady"))
     kubectl.wait_ready("steady")
     (pod,) = kubectl.pods("steady")
     before = kubectl.get("deployment", "steady")
-    operator = Kubectl(kubectl.program, kubectl.kubeconfig, "qwen-system")
 
     with keep_alive_load(cluster, service_url(kubectl, "steady")) as load:
         operator.run("scale", "deployment", "qwen-operator", "--replicas=0")
-        gone = "app.kubernetes.io/name=qwen-operator"
-        wait_for(lambda: not operator.find("pods", gone), 60, "the operator's pods stay")
+        wait_for(lambda: not operator.find("pods", OPERATOR_PODS), 60, "the operator's pods stay")
         time.sleep(10)  # the time in which clients without an operator could notice
         assert kubectl.endpoints("steady") == {pod["status"]["podIP"]}
         operator.run("scale", "deployment", "qwen-operator", "--replicas=2")

@@ -179,11 +179,7 @@ def test_reason_of_ready_while_the_model_loads(kubectl: Kubectl) -> None:
     scripted_pods.install(kubectl)
     kubectl.apply(scripted_service(NAME, start_seconds=600))
     wait_for(lambda: runs(kubectl), FACT_SECONDS, "the server's container does not run")
-    wait_for(
-        lambda: kubectl.condition(NAME, "Ready")["reason"] == "ModelLoading",
-        REASON_SECONDS,
-        lambda: f"Ready is {kubectl.condition(NAME, 'Ready')}",
-    )
+    kubectl.wait_reason(NAME, "Ready", "ModelLoading", REASON_SECONDS)
     message = kubectl.condition(NAME, "Ready")["message"]
     assert "since" in message
     assert "It may take until" in message

@@ -7,7 +7,7 @@ import pytest
 from tests.cluster import images
 from tests.cluster.clusters import Local
 from tests.cluster.settings import BELIEVED_GPUS, Settings
-from tests.e2e.kubectl import Kubectl, wait_for
+from tests.e2e.kubectl import Kubectl
 from tests.e2e.services import qwen_service
 
 pytestmark = pytest.mark.cluster
@@ -42,11 +42,7 @@ def test_service_that_asks_for_a_gpu_gets_one(kubectl: Kubectl, server_image: st
 
 def test_service_that_asks_for_too_many_gpus_says_unschedulable(kubectl: Kubectl, server_image: str) -> None:
     kubectl.apply(gpu_service("many", BELIEVED_GPUS * 2, server_image))
-    wait_for(
-        lambda: kubectl.condition("many", "Ready")["reason"] == "Unschedulable",
-        60,
-        lambda: f"Ready is {kubectl.condition('many', 'Ready')}",
-    )
+    kubectl.wait_reason("many", "Ready", "Unschedulable", 60)
     ready = kubectl.condition("many", "Ready")
     assert ready["status"] == "False"
     assert "nvidia.com/gpu" in ready["message"]

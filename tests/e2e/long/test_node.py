@@ -53,16 +53,6 @@ def program_of(process: Path) -> str:
         return ""
 
 
-def wait_for_reason(kubectl: Kubectl, condition: str, reason: str, seconds: float) -> str:
-    """Waits for the reason of a condition. Returns its message."""
-    wait_for(
-        lambda: kubectl.condition(NAME, condition)["reason"] == reason,
-        seconds,
-        lambda: f"{condition} is {kubectl.condition(NAME, condition)}",
-    )
-    return str(kubectl.condition(NAME, condition)["message"])
-
-
 def test_node_lost(kubectl: Kubectl) -> None:
     kubectl.apply(scripted_service(NAME))
     kubectl.wait_ready(NAME, timeout=120)
@@ -70,7 +60,7 @@ def test_node_lost(kubectl: Kubectl) -> None:
     node = pod["spec"]["nodeName"]
     with stopped_kubelet():
         wait_for(lambda: ready_status(kubectl, node) == "Unknown", LOST_SECONDS, "the node is not lost")
-        assert f"node {node}" in wait_for_reason(kubectl, "Ready", "NodeLost", 5)
+        assert f"node {node}" in kubectl.wait_reason(NAME, "Ready", "NodeLost", 5)
         assert kubectl.condition(NAME, "Ready")["status"] == "False"
     kubectl.wait_ready(NAME, timeout=120)
     assert [found["metadata"]["uid"] for found in kubectl.pods(NAME)] == [pod["metadata"]["uid"]]
@@ -94,7 +84,7 @@ def test_evicted(kubectl: Kubectl, cluster: Settings) -> None:
     template["containers"].append(filler)
     kubectl.apply(service)
     wait_for(lambda: was_evicted(kubectl), EVICTION_SECONDS, "the kubelet evicts no pod")
-    assert "exceeds the limit" in wait_for_reason(kubectl, "Degraded", "Evicted", 5)
+    assert "exceeds the limit" in kubectl.wait_reason(NAME, "Degraded", "Evicted", 5)
 
 
 def was_evicted(kubectl: Kubectl) -> bool:
@@ -104,7 +94,7 @@ def was_evicted(kubectl: Kubectl) -> bool:
 def test_rollout_stalled(kubectl: Kubectl) -> None:
     rollout = {"minReadySeconds": 0, "startupTimeout": "15s"}
     kubectl.apply(scripted_service(NAME, start_seconds=600, rollout=rollout))
-    message = wait_for_reason(kubectl, "Progressing", "RolloutStalled", 300)
+    message = kubectl.wait_reason(NAME, "Progressing", "RolloutStalled", 300)
     assert "startupTimeout" in message
     assert kubectl.condition(NAME, "Degraded")["status"] == "True"
     # A spec that starts ends it.

@@ -9,19 +9,12 @@ import pytest
 from tests.cluster.settings import Settings
 from tests.e2e import scripted_pods
 from tests.e2e.clients import keep_alive_load, restarts, results, service_url
-from tests.e2e.kubectl import Kubectl, wait_for
+from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, wait_for
 from tests.e2e.scripted_pods import scripted_service
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NAME = "news"
-OPERATOR_PODS = "app.kubernetes.io/name=qwen-operator"
-
-
-@pytest.fixture
-def operator(kubectl: Kubectl) -> Kubectl:
-    """kubectl in the operator's namespace."""
-    return Kubectl(kubectl.program, kubectl.kubeconfig, "qwen-system")
 
 
 def start(kubectl: Kubectl) -> None:

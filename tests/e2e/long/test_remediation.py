@@ -16,14 +16,13 @@ from tests.cluster.settings import Settings
 from tests.cluster.shell import output
 from tests.e2e import pod_processes, scripted_pods
 from tests.e2e.clients import keep_alive_load, restarts, results, service_url
-from tests.e2e.kubectl import Kubectl, Object, wait_for
+from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, Object, wait_for
 from tests.e2e.scripted_pods import chat, scripted_service, toggle_hang
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NAME = "news"
 THRESHOLD = 4
-OPERATOR_PODS = "app.kubernetes.io/name=qwen-operator"
 GATE = "qwen-vllm.io/slo-ready"
 HANGS: dict[str, Any] = {"alerts": [{"name": "EngineUnresponsive", "threshold": THRESHOLD}]}
 FAST = {"recoverAfter": "4s", "backoff": {"base": "1s", "max": "5s"}}
@@ -113,11 +112,7 @@ def test_an_exhausted_budget_is_said_and_a_reset_restarts_the_pod(kubectl: Kubec
     wait_for(lambda: restarts(kubectl, name_of(pod)) == 1, 60, "the hung pod was not restarted")
     wait_for(lambda: kubectl.endpoints(NAME) == {address_of(pod)}, 60, "the restarted pod did not come back")
     toggle_hang(pod)
-    wait_for(
-        lambda: kubectl.condition(NAME, "RemediationSuspended")["reason"] == "BudgetExhausted",
-        60,
-        lambda: f"RemediationSuspended is {kubectl.condition(NAME, 'RemediationSuspended')}",
-    )
+    kubectl.wait_reason(NAME, "RemediationSuspended", "BudgetExhausted", 60)
     time.sleep(3 * THRESHOLD)  # the time in which it would have been restarted
     assert counts(kubectl, [pod]) == [1]
     kubectl.run("annotate", "qwenservice", NAME, f"qwen-vllm.io/reset-restart-budget={time.time():.0f}")
@@ -143,11 +138,7 @@ def test_errors_of_all_pods_restart_none_and_suspend_remediation(kubectl: Kubect
     pods = start(kubectl, replicas=2, remediation=FAST)
     for pod in pods:
         assert set(chat(cluster, pod, ERROR, 25)) == {500}
-    wait_for(
-        lambda: kubectl.condition(NAME, "RemediationSuspended")["reason"] == "SystemicErrors",
-        30,
-        lambda: f"RemediationSuspended is {kubectl.condition(NAME, 'RemediationSuspended')}",
-    )
+    kubectl.wait_reason(NAME, "RemediationSuspended", "SystemicErrors", 30)
     assert len(kubectl.endpoints(NAME)) >= 1, "remediation took out the last pod for errors that all pods have"
     wait_for(
         lambda: kubectl.condition(NAME, "RemediationSuspended")["status"] == "False",
@@ -183,10 +174,11 @@ def test_overload_neither_restarts_a_pod_nor_takes_one_out(kubectl: Kubectl, clu
 
 
 @pytest.mark.parametrize("step", ["TakenOutOfRotation", "RestartDecided", "RestartedInPlace"])
-def test_an_operator_that_is_killed_after_a_step_restarts_the_pod_once(kubectl: Kubectl, step: str) -> None:
+def test_an_operator_that_is_killed_after_a_step_restarts_the_pod_once(
+    kubectl: Kubectl, operator: Kubectl, step: str
+) -> None:
     rules = [{"alert": "EngineUnresponsive", "action": "Restart", "for": "2s"}]
     sick, healthy = start(kubectl, replicas=2, **HANGS, remediation={**FAST, "rules": rules})
-    operator = Kubectl(kubectl.program, kubectl.kubeconfig, "qwen-system")
     toggle_hang(sick)
     wait_for(lambda: step in kubectl.events(name_of(sick)), 60, f"no Event says {step}", interval=0.1)
     leader = operator.get("lease", "qwen-operator")["spec"]["holderIdentity"]
@@ -207,14 +199,10 @@ def kill(operator: Object) -> None:
     pod_processes.send(signal.SIGKILL, pod_processes.pids(operator, "python"))
 
 
-def test_an_operator_that_reaches_no_pod_says_so_and_lets_new_pods_serve(kubectl: Kubectl) -> None:
+def test_an_operator_that_reaches_no_pod_says_so_and_lets_new_pods_serve(kubectl: Kubectl, operator: Kubectl) -> None:
     pods = start(kubectl, replicas=2)
-    with cut_off(Kubectl(kubectl.program, kubectl.kubeconfig, "qwen-system")):
-        wait_for(
-            lambda: kubectl.condition(NAME, "RemediationSuspended")["reason"] == "PodsUnreachable",
-            90,
-            lambda: f"RemediationSuspended is {kubectl.condition(NAME, 'RemediationSuspended')}",
-        )
+    with cut_off(operator):
+        kubectl.wait_reason(NAME, "RemediationSuspended", "PodsUnreachable", 90)
         assert kubectl.endpoints(NAME) == set(map(address_of, pods))
         kubectl.run("scale", "qwenservice", NAME, "--replicas=3")
         wait_for(lambda: len(kubectl.endpoints(NAME)) == 3, 90, "the new pod gets no requests")
