@@ -438,6 +438,11 @@ TEXTS: tuple[Relied, ...] = (
         ("Worker proc %s died unexpectedly (exit code: %s)",),
     ),
     Says(
+        "vllm.transformers_utils.config",
+        "NO_CONFIG",
+        ("Invalid repository ID or local directory specified:",),
+    ),
+    Says(
         "vllm.v1.worker.gpu_worker",
         "NO_DEVICE",
         ("adjusted local rank {} is out of bounds for {} devices.",),

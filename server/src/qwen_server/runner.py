@@ -31,7 +31,7 @@ from qwen_server.control.lifecycle import (
     Lifecycle,
     RestartWatch,
 )
-from qwen_server.engine.base import Engine, EngineError
+from qwen_server.engine.base import Engine, EngineError, NoModelError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
 from qwen_server.http.connections import BACKLOG, clients_since, uvicorn_config
 from qwen_server.observe import logs
@@ -137,10 +137,19 @@ class Runner:
         if error is None:
             return None
         cause = f"the model cannot be served: {error or type(error).__name__}"
+        if isinstance(error, NoModelError):
+            cause = await self._why_no_model() or cause
         if not isinstance(error, EngineError):
             _log.error("the engine failed to start", exc_info=error)
         self._lifecycle.mark_dead(cause)
         return Ending(EXIT_CONFIGURATION, cause)
+
+    async def _why_no_model(self) -> str | None:
+        """Asks the hub, because vLLM does not say why it found no model there."""
+        from qwen_server.download.command import trouble_with  # noqa: PLC0415 - few starts need it
+
+        trouble = await asyncio.to_thread(trouble_with, self._settings)
+        return None if trouble is None else f"the model cannot be downloaded: {trouble}"
 
     async def _watch(self, serving: asyncio.Task[None]) -> Ending:
         """Waits until the engine dies, the HTTP server stops or a stop is requested."""

@@ -45,6 +45,17 @@ def make_settings(**values: Any) -> Settings:
     return Settings(**(defaults | values))
 
 
+class IdleServer:
+    """An HTTP server without requests, for a runner. It serves until it should exit."""
+
+    should_exit = False
+
+    async def serve(self, sockets: Any) -> None:
+        """Serves nothing."""
+        while not self.should_exit:  # noqa: ASYNC110 (what uvicorn does)
+            await asyncio.sleep(0.001)
+
+
 @dataclass
 class Served:
     """A running server and everything behind it."""

@@ -14,19 +14,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httpx
 import pytest
 from huggingface_hub import constants, snapshot_download
 
+from qwen_server.control.lifecycle import EXIT_CONFIGURATION, Lifecycle
 from qwen_server.download import command
 from qwen_server.download.command import download
 from qwen_server.download.failures import EXIT_TEMPORARY, Failure, explain
 from qwen_server.download.files import DamagedFileError, left_out
 from qwen_server.download.hugging_face import HuggingFaceRepository, _size
 from qwen_server.download.progress import Tracker, serve
+from qwen_server.engine.base import NoModelError
+from qwen_server.runner import Runner
 from tests.unit.qwen_server.hub_mirror import FILES, REPOSITORY, WEIGHTS, Mirror, serve_mirror
+from tests.unit.qwen_server.serving import IdleServer, make_settings
 
 ROOT = Path(__file__).parents[3]
 NEEDED = sorted(name for name in FILES if not name.endswith(".bin") and "/" not in name)
@@ -44,6 +48,16 @@ def mirror() -> Iterator[Mirror]:
 @pytest.fixture
 def tracker() -> Tracker:
     return Tracker()
+
+
+class EngineWithoutModel:
+    """An engine to which every failure of the hub looks the same."""
+
+    async def start(self) -> None:
+        raise NoModelError("Invalid repository ID or local directory specified")
+
+    async def shutdown(self, drain_seconds: float) -> None:
+        pass
 
 
 class Downloading(NamedTuple):
@@ -353,6 +367,30 @@ def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
         command.main(arguments)
     code, text = end.value.args
     return code, text
+
+
+@pytest.mark.parametrize(
+    ("model", "refusal", "told"),
+    [
+        (REPOSITORY, None, "the model cannot be served: Invalid repository ID"),
+        (REPOSITORY, 401, "the model cannot be downloaded: the hub denies access (HTTP 401)"),
+        ("Qwen/Nothing", None, "the model cannot be downloaded: the hub does not have it (HTTP 404)"),
+        (REPOSITORY, "no hub", "the model cannot be downloaded: the hub cannot be reached"),
+        ("/models/none", "no hub", "the model cannot be served: Invalid repository ID"),
+    ],
+)
+async def test_a_server_that_found_no_model_says_why_the_hub_does_not_give_it(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, model: str, refusal: int | str | None, told: str
+) -> None:
+    if isinstance(refusal, int):
+        mirror.refuse("", refusal)
+    address = "http://127.0.0.1:1" if refusal == "no hub" else mirror.url
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    server, engine = cast("Any", IdleServer()), cast("Any", EngineWithoutModel())
+    runner = Runner(make_settings(model=model), engine, Lifecycle(), server, is_stuck=lambda: False)
+    ending = await runner.run(cast("Any", None))
+    assert ending.code == EXIT_CONFIGURATION
+    assert ending.cause.startswith(told)
 
 
 def test_weights_in_other_formats_are_left_out_only_beside_safetensors() -> None:

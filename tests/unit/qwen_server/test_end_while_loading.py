@@ -11,7 +11,7 @@ import pytest
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.engine.base import EngineError
 from qwen_server.runner import Ending, Runner
-from tests.unit.qwen_server.serving import make_settings
+from tests.unit.qwen_server.serving import IdleServer, make_settings
 
 
 class LoadingEngine:
@@ -31,18 +31,8 @@ class LoadingEngine:
         await asyncio.sleep(0.01)
 
 
-class Server:
-    """An HTTP server that serves until it should exit."""
-
-    should_exit = False
-
-    async def serve(self, sockets: Any) -> None:
-        while not self.should_exit:  # noqa: ASYNC110 (what uvicorn does)
-            await asyncio.sleep(0.001)
-
-
 async def test_a_start_that_fails_after_a_stop_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
-    engine, server = cast("Any", LoadingEngine()), cast("Any", Server())
+    engine, server = cast("Any", LoadingEngine()), cast("Any", IdleServer())
     runner = Runner(make_settings(), engine, Lifecycle(), server, is_stuck=lambda: False, poll_seconds=0.01)
     running = asyncio.create_task(runner.run(cast("Any", None)))
     await engine.begun.wait()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from qwen_server.engine.base import EngineError, InvalidRequestError
+from qwen_server.engine.base import EngineError, InvalidRequestError, NoModelError
 from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants
 from qwen_server.engine.vllm import environment
 from qwen_server.engine.vllm.causes import LoggedError, cause_of, ending_of, explain, read_errors, with_advice
@@ -198,7 +198,15 @@ async def test_a_failed_start_gives_advice_for_the_device_that_vllm_is_built_for
     monkeypatch.setattr(environment, "version", version)
     failed = ValueError("No available memory. Try increasing `gpu_memory_utilization`")
     engine = VllmEngine(make_settings(device="auto"))
-    assert engine._start_failure(failed) == f"{failed}{advice}"
+    assert str(engine._start_failure(failed)) == f"{failed}{advice}"
+    await engine.shutdown(0)
+
+
+async def test_a_model_that_vllm_does_not_find_is_told_apart() -> None:
+    engine = VllmEngine(make_settings())
+    logged = ValueError("Invalid repository ID or local directory specified: 'Qwen/X'.\nPlease verify")
+    assert isinstance(engine._start_failure(logged), NoModelError)
+    assert not isinstance(engine._start_failure(ValueError("out of memory")), NoModelError)
     await engine.shutdown(0)
 
 

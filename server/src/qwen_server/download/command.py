@@ -36,6 +36,9 @@ class Repository(Protocol):
     def downloaded(self) -> int:
         """The bytes that are on the disk."""
 
+    def find(self) -> object:
+        """Lists the files that vLLM needs. Raises what the hub's library raises, or OSError."""
+
     def fetch(self) -> None:
         """Downloads what is missing and checks everything. It may be called again."""
 
@@ -53,6 +56,20 @@ def repository_of(settings: Settings, tracker: Tracker) -> Repository:
     from qwen_server.download.hugging_face import HuggingFaceRepository  # noqa: PLC0415
 
     return HuggingFaceRepository(settings.model, settings.revision, tracker)
+
+
+def trouble_with(settings: Settings) -> str | None:
+    """Why the hub does not list the files of the model. None if it does, or if no hub is needed.
+
+    It may block for half a minute.
+    """
+    try:
+        repository_of(settings, Tracker()).find()
+    except ConfigurationError:
+        return None
+    except Exception as error:  # noqa: BLE001 - the libraries raise anything
+        return explain(error).cause
+    return None
 
 
 def download(

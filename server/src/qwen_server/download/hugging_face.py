@@ -74,7 +74,7 @@ class HuggingFaceRepository:
 
         Raises what the Hub's library raises, OSError, or DamagedFileError. It may be called again.
         """
-        commit = self._find()
+        commit = self.find()
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._alone():
             self._tidy()
@@ -96,7 +96,7 @@ class HuggingFaceRepository:
             self._tracker.phase = "Verifying"
             self._verify(snapshot)
 
-    def _find(self) -> str:
+    def find(self) -> str:
         """Lists the files that vLLM needs. Returns the commit."""
         api = HfApi(endpoint=self._endpoint)
         commit = api.model_info(self._repository, revision=self._revision, timeout=30).sha

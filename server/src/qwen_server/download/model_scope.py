@@ -46,8 +46,17 @@ class ModelScopeRepository:
         again.
         """
         # Imported here, because few need it and it takes a second.
-        from modelscope.hub.api import HubApi  # noqa: PLC0415
         from modelscope.hub.snapshot_download import snapshot_download  # noqa: PLC0415
+
+        patterns = self.find()
+        self._tracker.begin(sum(file.size for file in self._files), self.downloaded())
+        folder = Path(snapshot_download(self._repository, revision=self._revision, ignore_patterns=patterns))
+        self._tracker.phase = "Verifying"
+        self._verify(folder)
+
+    def find(self) -> list[str]:
+        """Lists the files that vLLM needs. Returns the patterns of the others."""
+        from modelscope.hub.api import HubApi  # noqa: PLC0415 - as above
 
         entries = HubApi().get_model_files(self._repository, revision=self._revision, recursive=True)
         files = [
@@ -57,10 +66,7 @@ class ModelScopeRepository:
         ]
         patterns = left_out(file.path for file in files)
         self._files = [file for file in files if not is_left_out(file.path, patterns)]
-        self._tracker.begin(sum(file.size for file in self._files), self.downloaded())
-        folder = Path(snapshot_download(self._repository, revision=self._revision, ignore_patterns=patterns))
-        self._tracker.phase = "Verifying"
-        self._verify(folder)
+        return patterns
 
     def _verify(self, folder: Path) -> None:
         for file in self._files:

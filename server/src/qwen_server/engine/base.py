@@ -21,6 +21,10 @@ class EngineError(Exception):
     """The engine failed. The client gets a 500 with this text."""
 
 
+class NoModelError(EngineError):
+    """The engine has not found the model. A hub that cannot be asked looks the same to it."""
+
+
 class EngineGoneError(EngineError):
     """The engine's processes have ended. The server must exit, because nothing restarts them."""
 

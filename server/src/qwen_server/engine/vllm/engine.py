@@ -27,6 +27,7 @@ from qwen_server.engine.base import (
     EngineState,
     InvalidRequestError,
     Kind,
+    NoModelError,
     Observer,
     Output,
     Prepared,
@@ -42,6 +43,7 @@ from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.patches.bounded_masks import BOUNDED_MASKS
 from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
 from qwen_server.engine.vllm.patches.polite_compiler import POLITE_COMPILER
+from qwen_server.engine.vllm.patches.vllm_texts import NO_CONFIG
 from qwen_server.engine.vllm.warmup import warm_up
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ class VllmEngine:
 
         Raises:
             EngineError: the engine did not start. The text is the cause.
+            NoModelError: vLLM found no model.
             EngineGoneError: the engine died during the warm-up.
         """
         environment.prepare(self._folder, self._settings)
@@ -132,7 +135,7 @@ class VllmEngine:
             raise
         except Exception as error:
             _log.debug("the engine did not start", exc_info=True)
-            raise EngineError(self._start_failure(error)) from error
+            raise self._start_failure(error) from error
         finally:
             if child is not None:
                 child.discard()
@@ -168,9 +171,10 @@ class VllmEngine:
         self._processes = multiprocessing.active_children()
         return _Running(parts, FastPath(parts, cause), ReferencePath(parts, cause))
 
-    def _start_failure(self, error: BaseException) -> str:
+    def _start_failure(self, error: BaseException) -> EngineError:
         logged = causes.cause_of(causes.read_errors(self._errors), since=self._started_wall, server=os.getpid())
-        return causes.with_advice(logged or causes.explain(error), environment.expected_device(self._settings))
+        cause = causes.with_advice(logged or causes.explain(error), environment.expected_device(self._settings))
+        return NoModelError(cause) if NO_CONFIG.search(cause) else EngineError(cause)
 
     # --- requests ---
 

@@ -53,5 +53,7 @@ HEARSAY: Final = re.compile(
 )
 WORKER_ENDED: Final = re.compile(r"Worker proc (\S+) died unexpectedly \(exit code: (-?\d+|None)\)")
 CORE_ENDED: Final = re.compile(r"Failed core proc\(s\): \{'(\w+)': (-?\d+)\}")
+# vLLM says this even if the hub could not be asked.
+NO_CONFIG: Final = re.compile(r"Invalid repository ID or local directory")
 # CUDA offers the engine no GPU, although NVML or the driver may know some.
 NO_DEVICE: Final = re.compile(r"local rank \S+ is out of bounds for 0 devices")
