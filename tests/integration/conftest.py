@@ -13,6 +13,7 @@ import anthropic
 import httpx
 import openai
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.cluster.settings import ROOT
 from tests.integration.admin_api import AdminApi
@@ -22,7 +23,25 @@ from tests.integration.operator_thread import OperatorThread
 from tests.integration.server_process import ServerProcess
 
 SHOWN_LINES = 30
+# Modules that share a server or a control plane, each of which takes most of a minute to start.
+TOGETHER = ("tests/integration/clients/", "tests/integration/test_operator_")
 LINES_BEFORE = pytest.StashKey[dict[ServerProcess, int]]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives each process whole modules, and those that belong together to one process."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = scope_of
+    return scheduler
+
+
+def scope_of(nodeid: str) -> str:
+    """The modules that one process runs: a module, or all that belong together."""
+    module = nodeid.split("::", 1)[0]
+    return next((folder for folder in TOGETHER if module.startswith(folder)), module)
 
 
 @pytest.hookimpl(tryfirst=True)

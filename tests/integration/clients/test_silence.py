@@ -7,9 +7,8 @@ import time
 import httpx
 import pytest
 
-from tests.integration.clients import tool_model
 from tests.integration.hostile_bodies import bodies, longest_silence
-from tests.integration.server_process import ServerProcess, real_server
+from tests.integration.server_process import ServerProcess
 from tests.integration.silence import Watch
 
 pytestmark = pytest.mark.vllm
@@ -32,14 +31,6 @@ WORST = (
     "JSON: a million empty objects",
 )
 ALLOWED_SECONDS = 0.5
-
-
-@pytest.fixture(scope="module")
-def model_with_tools(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tool_model.build(tmp_path_factory.mktemp("model") / "tools"))
-
-
-server = real_server(model="model_with_tools")
 
 
 def test_no_body_silences_the_server(server: ServerProcess, http: httpx.Client) -> None:
