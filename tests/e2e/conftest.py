@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import re
 import uuid
@@ -14,6 +15,7 @@ from tests.cluster.clusters import Local
 from tests.cluster.demo import Client, install_operator
 from tests.cluster.settings import Settings
 from tests.e2e.kubectl import Kubectl
+from tests.e2e.services import qwen_service
 
 REPORT = pytest.StashKey[pytest.TestReport]()
 
@@ -64,14 +66,41 @@ def operator(cluster: Settings) -> Kubectl:
 @pytest.fixture
 def kubectl(cluster: Settings, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """kubectl in a new namespace, which is deleted afterwards. Failures print a diagnosis."""
-    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
+    with new_namespace(cluster, request.node.name) as kubectl:
+        yield kubectl
+        diagnose(kubectl, request.node)
+
+
+@pytest.fixture(scope="module")
+def steady_service(cluster: Settings) -> Iterator[Kubectl]:
+    with new_namespace(cluster, "steady") as kubectl:
+        kubectl.apply(qwen_service("steady"))
+        yield kubectl
+
+
+@pytest.fixture
+def steady(steady_service: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    """kubectl in a namespace with the ready service `steady`, which a module's tests share."""
+    steady_service.wait_ready("steady")
+    yield steady_service
+    diagnose(steady_service, request.node)
+
+
+def diagnose(kubectl: Kubectl, test: pytest.Item) -> None:
+    """Prints what is in the namespace if the test failed."""
+    report = test.stash.get(REPORT, None)
+    if report is not None and report.failed:
+        print(kubectl.diagnosis())
+
+
+@contextlib.contextmanager
+def new_namespace(cluster: Settings, title: str) -> Iterator[Kubectl]:
+    """kubectl in a new namespace, which is deleted afterwards."""
+    words = re.sub(r"[^a-z0-9]+", "-", title.removeprefix("test_").lower())
     namespace = f"{words[:40].strip('-')}-{uuid.uuid4().hex[:6]}"
     kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
     kubectl.run("create", "namespace", namespace)
     yield kubectl
-    report = request.node.stash.get(REPORT, None)
-    if report is not None and report.failed:
-        print(kubectl.diagnosis())
     # All at once, so that the next test gets the whole node.
     kubectl.run("delete", "qwenservices", "--all", "--wait=false")
     kubectl.run("delete", "pods", "--all", "--grace-period=1", "--wait=true")

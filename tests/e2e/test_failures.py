@@ -1,8 +1,9 @@
-"""A model that cannot be loaded and an engine that dies, with real vLLM."""
+"""An operator that is away, a model that cannot be loaded, an engine that dies; with real vLLM."""
 
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -11,7 +12,8 @@ from tests.cluster.clusters import Local
 from tests.cluster.demo import REQUESTS
 from tests.cluster.settings import Settings
 from tests.e2e import pod_processes
-from tests.e2e.kubectl import Kubectl, wait_for
+from tests.e2e.clients import keep_alive_load, restarts, results, service_url
+from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, wait_for
 from tests.e2e.services import ask_through_service, qwen_service
 
 pytestmark = pytest.mark.cluster
@@ -46,29 +48,55 @@ def test_model_that_cannot_be_loaded_says_so_with_the_log(kubectl: Kubectl, own_
     assert [p["metadata"]["uid"] for p in kubectl.pods("broken")] == [pod["metadata"]["uid"]]
 
 
+@pytest.mark.timeout(600)
+def test_operator_gone_and_back_changes_nothing_for_clients(
+    steady: Kubectl, operator: Kubectl, cluster: Settings
+) -> None:
+    (pod,) = steady.pods("steady")
+    before = steady.get("deployment", "steady")
+
+    with keep_alive_load(cluster, service_url(steady, "steady")) as load:
+        operator.run("scale", "deployment", "qwen-operator", "--replicas=0")
+        wait_for(lambda: not operator.find("pods", OPERATOR_PODS), 60, "the operator's pods stay")
+        time.sleep(10)  # the time in which clients without an operator could notice
+        assert steady.endpoints("steady") == {pod["status"]["podIP"]}
+        operator.run("scale", "deployment", "qwen-operator", "--replicas=2")
+        operator.run("rollout", "status", "deployment/qwen-operator", "--timeout=120s")
+        # Proves that the operator works again: it restores a deleted object.
+        steady.run("delete", "poddisruptionbudget", "steady")
+        budgets = "qwen-vllm.io/service=steady"
+        wait_for(lambda: steady.find("poddisruptionbudgets", budgets), 60, "the deleted budget does not come back")
+        requests = results(load)
+
+    assert len(requests) > 50
+    assert [r for r in requests if r["status"] != 200] == []
+    after = steady.get("deployment", "steady")
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+    assert restarts(steady, pod["metadata"]["name"]) == 0
+    assert steady.endpoints("steady") == {pod["status"]["podIP"]}
+
+
 @pytest.mark.timeout(900)
 def test_failed_upgrade_and_dead_engine_leave_clients_served(
-    kubectl: Kubectl, cluster: Settings, own_image: dict[str, str]
+    steady: Kubectl, cluster: Settings, own_image: dict[str, str]
 ) -> None:
-    kubectl.apply(qwen_service("steady"))
-    kubectl.wait_ready("steady")
-    (old,) = kubectl.pods("steady")
+    (old,) = steady.pods("steady")
     name = old["metadata"]["name"]
 
     missing = {**MISSING, "servedName": "qwen-news-classifier"}
-    kubectl.apply(qwen_service("steady", model=missing, engine=own_image))
-    kubectl.wait_reason("steady", "Degraded", "ModelLoadFailed", 120)
-    assert kubectl.condition("steady", "Ready")["status"] == "True"
-    assert kubectl.endpoints("steady") == {old["status"]["podIP"]}
-    assert ask_through_service(kubectl, cluster, "steady", *REQUESTS[0])["object"] == "chat.completion"
-    kubectl.apply(qwen_service("steady", model={"source": {"builtin": "news-classifier"}}))
+    steady.apply(qwen_service("steady", model=missing, engine=own_image))
+    steady.wait_reason("steady", "Degraded", "ModelLoadFailed", 120)
+    assert steady.condition("steady", "Ready")["status"] == "True"
+    assert steady.endpoints("steady") == {old["status"]["podIP"]}
+    assert ask_through_service(steady, cluster, "steady", *REQUESTS[0])["object"] == "chat.completion"
+    steady.apply(qwen_service("steady", model={"source": {"builtin": "news-classifier"}}))
 
     pod_processes.send(signal.SIGKILL, pod_processes.pids(old, "VLLM::EngineCore"))
-    wait_for(lambda: server_container(kubectl, name)["restartCount"] == 1, 60, "the container was not restarted")
-    ended = server_container(kubectl, name)["lastState"]["terminated"]  # type: ignore[index]
+    wait_for(lambda: server_container(steady, name)["restartCount"] == 1, 60, "the container was not restarted")
+    ended = server_container(steady, name)["lastState"]["terminated"]  # type: ignore[index]
     assert ended["exitCode"] == 70
     assert ended["message"].strip(), "the kubelet was told no cause"
-    wait_for(lambda: kubectl.condition("steady", "Ready")["status"] == "False", 60, "Ready although nobody answers")
-    kubectl.wait_ready("steady")
-    assert [p["metadata"]["uid"] for p in kubectl.pods("steady")] == [old["metadata"]["uid"]]
-    assert ask_through_service(kubectl, cluster, "steady", *REQUESTS[1])["object"] == "text_completion"
+    wait_for(lambda: steady.condition("steady", "Ready")["status"] == "False", 60, "Ready although nobody answers")
+    steady.wait_ready("steady")
+    assert [p["metadata"]["uid"] for p in steady.pods("steady")] == [old["metadata"]["uid"]]
+    assert ask_through_service(steady, cluster, "steady", *REQUESTS[1])["object"] == "text_completion"
