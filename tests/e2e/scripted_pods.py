@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from tests.cluster.settings import ROOT, Settings
@@ -19,8 +20,11 @@ from tests.e2e.kubectl import Kubectl, Object
 from tests.e2e.services import qwen_service
 
 SCRIPTS = "scripted-engine"
-_FILES = ("scripted_engine.py", "scripted_answers.py")
-_COMMAND = ("python", "-m", "tests.scripted_engine")
+_FILES = ("scripted_engine.py", "scripted_answers.py", "scripted_metrics.py")
+_PYTHON = ("python", "-m")
+_ENGINE = "tests.scripted_engine"
+_METRICS = "tests.scripted_metrics"
+_METRICS_FILE = "tmp/metrics"
 # Sends chats to one server and prints the statuses of the answers.
 _CHAT = """\
 import json, os, urllib.error, urllib.request
@@ -45,15 +49,25 @@ def install(kubectl: Kubectl) -> None:
 
 
 def scripted_service(
-    name: str, replicas: int = 1, *, start_seconds: float = 0.0, start_failure: str = "", **sections: Any
+    name: str,
+    replicas: int = 1,
+    *,
+    start_seconds: float = 0.0,
+    start_failure: str = "",
+    replaceable_metrics: bool = False,
+    **sections: Any,
 ) -> dict[str, Any]:
-    """A QwenService whose engine is scripted: it starts within `start_seconds`, or fails then."""
+    """A QwenService whose engine is scripted: it starts within `start_seconds`, or fails then.
+
+    With `replaceable_metrics`, `replace_metrics` works on its pods.
+    """
     container = {
         "name": "server",
-        "command": ["tini", "--", *_COMMAND],
+        "command": ["tini", "--", *_PYTHON, _METRICS if replaceable_metrics else _ENGINE],
         "env": [
             {"name": "PYTHONPATH", "value": "/scripts:/opt/qwen/src"},
             {"name": "SCRIPTED_START_SECONDS", "value": str(start_seconds)},
+            {"name": "SCRIPTED_METRICS", "value": f"/{_METRICS_FILE}"},
             *([{"name": "SCRIPTED_START_FAILURE", "value": start_failure}] if start_failure else []),
         ],
         "volumeMounts": [{"name": SCRIPTS, "mountPath": "/scripts/tests", "readOnly": True}],
@@ -66,12 +80,28 @@ def scripted_service(
 
 def servers(pod: Object) -> list[int]:
     """The server's process in the pod, as the node sees it."""
-    return pod_processes.pids(pod, "\0".join(_COMMAND))
+    return [pid for module in (_ENGINE, _METRICS) for pid in pod_processes.pids(pod, "\0".join((*_PYTHON, module)))]
 
 
 def toggle_hang(pod: Object) -> None:
     """Hangs the engine of a pod, or lets it go on."""
     pod_processes.send(signal.SIGUSR1, servers(pod))
+
+
+def metrics(cluster: Settings, pod: Object) -> bytes:
+    """The answer of one pod to a request for its metrics."""
+    url = f"http://{pod['status']['podIP']}:8000/api/v1/metrics"
+    return output([*cluster.nsenter(), "curl", "--fail", "--silent", "--max-time", "10", url], timeout=20).encode()
+
+
+def replace_metrics(pod: Object, content: bytes | None) -> None:
+    """Lets a pod answer requests for its metrics so; None means with the real ones."""
+    [server] = servers(pod)
+    file = Path("/proc", str(server), "root", _METRICS_FILE)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
 
 
 def chat(cluster: Settings, pod: Object, text: str, count: int = 1) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.settings import Settings
 from tests.e2e import scripted_pods
 from tests.e2e.clients import keep_alive_load, restarts, results, service_url
-from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, wait_for
+from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, KubectlError, wait_for
 from tests.e2e.scripted_pods import scripted_service
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -39,6 +39,28 @@ def test_a_rollout_and_a_restart_lose_no_request(kubectl: Kubectl, cluster: Sett
     assert len(requests) > 100
     assert [request for request in requests if request["status"] != 200] == []
     assert len({request["pod"] for request in requests}) >= 4, "the load did not follow the rollouts"
+
+
+def test_a_drained_node_loses_no_request_and_keeps_the_last_pod(kubectl: Kubectl, cluster: Settings) -> None:
+    """There is one node: the evicted pod comes back when it takes pods again."""
+    start(kubectl)
+    before = {pod["metadata"]["uid"] for pod in kubectl.pods(NAME)}
+    node = kubectl.pods(NAME)[0]["spec"]["nodeName"]
+    selector = f"--pod-selector=qwen-vllm.io/service={NAME}"
+    with keep_alive_load(cluster, service_url(kubectl, NAME)) as load:
+        time.sleep(3)
+        try:
+            with pytest.raises(KubectlError, match="disruption budget"):
+                kubectl.run("drain", node, selector, "--delete-emptydir-data", "--timeout=40s")
+            assert len(kubectl.endpoints(NAME)) == 1, "the drain did not evict exactly one pod"
+            assert kubectl.condition(NAME, "Ready")["status"] == "True"
+        finally:
+            kubectl.run("uncordon", node)
+        wait_for(lambda: len(kubectl.endpoints(NAME)) == 2, 90, "the evicted pod was not replaced")
+        requests = results(load)
+    assert len(requests) > 100
+    assert [request for request in requests if request["status"] != 200] == []
+    assert len(before & {pod["metadata"]["uid"] for pod in kubectl.pods(NAME)}) == 1
 
 
 def test_a_version_that_cannot_start_stops_the_rollout_and_the_old_pods_serve_on(

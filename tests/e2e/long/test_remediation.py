@@ -214,6 +214,32 @@ def test_an_operator_that_reaches_no_pod_says_so_and_lets_new_pods_serve(kubectl
     assert counts(kubectl, pods) == [0, 0]
 
 
+def test_a_pod_whose_metrics_cannot_be_read_serves_on_and_an_event_says_why(
+    kubectl: Kubectl, cluster: Settings
+) -> None:
+    pods = start(kubectl, replicas=2, replaceable_metrics=True, remediation=FAST)
+    odd, _ = pods
+    causes = {
+        b"<html>rubbish</html>": "its answer is not valid",
+        b"": "it does not answer with status 200",
+        scripted_pods.metrics(cluster, odd): "its answer does not change",
+    }
+    for content, cause in causes.items():
+        scripted_pods.replace_metrics(odd, content)
+        wait_for(lambda cause=cause: has_event(kubectl, odd, cause), 60, f"no Event says: {cause}")  # type: ignore[misc]
+        assert kubectl.endpoints(NAME) == set(map(address_of, pods))
+        assert chat(cluster, odd, "is it still there?") == [200]
+        scripted_pods.replace_metrics(odd, None)
+        time.sleep(5)  # the real metrics are read again, so that the next cause is another case
+    assert counts(kubectl, pods) == [0, 0]
+    assert kubectl.condition(NAME, "RemediationSuspended")["status"] == "False"
+
+
+def has_event(kubectl: Kubectl, pod: Object, text: str) -> bool:
+    found = [event for event in kubectl.find("events") if event["involvedObject"]["name"] == name_of(pod)]
+    return any(event["reason"] == "MetricsUnreadable" and text in event["message"] for event in found)
+
+
 @contextmanager
 def cut_off(operator: Kubectl) -> Iterator[None]:
     """Lets no pod of the operator reach a server during the block."""
