@@ -25,9 +25,9 @@ class Load:
 
 
 @contextmanager
-def keep_alive_load(cluster: Settings, url: str, workers: int = 4, text: str | None = None) -> Iterator[Load]:
-    """Sends requests through kube-proxy during the block, a connection for each worker."""
-    program = [sys.executable, "-m", "tests.e2e.keep_alive_load", "--url", url, "--workers", str(workers)]
+def keep_alive_load(cluster: Settings, url: str, rate: float = 5, text: str | None = None) -> Iterator[Load]:
+    """Sends so many requests a second through kube-proxy during the block."""
+    program = [sys.executable, "-m", "tests.e2e.keep_alive_load", "--url", url, "--rate", str(rate)]
     program += [] if text is None else ["--text", text]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen([*cluster.nsenter(), *program], cwd=ROOT, stdout=output)

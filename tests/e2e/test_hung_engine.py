@@ -49,6 +49,7 @@ def test_hung_pod_leaves_the_service_and_comes_back_restarted(kubectl: Kubectl, 
         requests = results(load)
 
     failed = [r for r in requests if r["status"] != 200]
+    assert out - stopped <= THRESHOLD + 4 + 2, "the hung pod was out late; two seconds are for kubectl"
     assert {r["pod"] for r in failed} <= {address}, f"requests failed that were not on the hung pod: {failed}"
     # kube-proxy sees the EndpointSlice slightly later than this test
     settled = [r for r in failed if r["start"] > out + 3]

@@ -154,26 +154,27 @@ def test_overload_neither_restarts_a_pod_nor_takes_one_out(kubectl: Kubectl, clu
     slow = '@{"tokens": 16, "delay": 0.1}'
     alerts = [{"name": "QueueSaturated", "for": "5s"}]
     pods = start(kubectl, replicas=2, limits=limits, alerts=alerts)
-    with keep_alive_load(cluster, service_url(kubectl, NAME), workers=24, text=slow) as load:
+    # Two pods answer 1.25 requests a second.
+    with keep_alive_load(cluster, service_url(kubectl, NAME), rate=4, text=slow) as load:
         wait_for(
             lambda: any("QueueSaturated" in kubectl.events(name) for name in (NAME, *map(name_of, pods))),
             60,
             "no Event says QueueSaturated",
         )
         begun = time.time()
-        while time.time() - begun < 60:
+        while time.time() - begun < 180:
             assert kubectl.endpoints(NAME) == set(map(address_of, pods)), "overload took a pod out"
             time.sleep(2)
         requests = results(load)
     statuses = [request["status"] for request in requests]
     assert set(statuses) <= {200, 503}
-    assert statuses.count(200) > 20
-    assert statuses.count(503) > 20, "that was no overload"
+    assert statuses.count(200) > 100
+    assert statuses.count(503) > 1.6 * statuses.count(200), "that was no overload"
     assert counts(kubectl, pods) == [0, 0]
     assert kubectl.condition(NAME, "RemediationSuspended")["status"] == "False"
 
 
-@pytest.mark.parametrize("step", ["TakenOutOfRotation", "RestartDecided", "RestartedInPlace"])
+@pytest.mark.parametrize("step", ["TakenOutOfRotation", "RestartDecided", "RestartedInPlace", "BackInRotation"])
 def test_an_operator_that_is_killed_after_a_step_restarts_the_pod_once(
     kubectl: Kubectl, operator: Kubectl, step: str
 ) -> None:
