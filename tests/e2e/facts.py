@@ -42,6 +42,12 @@ def unschedulable(kubectl: Kubectl) -> bool:
     return any(item["type"] == "PodScheduled" and item["status"] == "False" for item in conditions)
 
 
+def not_ready(kubectl: Kubectl) -> bool:
+    """A pod gets no requests although it had been ready or could be."""
+    conditions = [item for pod in kubectl.pods(NAME) for item in pod["status"].get("conditions", [])]
+    return any(item["type"] == "Ready" and item["status"] == "False" for item in conditions)
+
+
 def no_pods_created(kubectl: Kubectl) -> bool:
     conditions = [item for found in kubectl.find("deployments") for item in found["status"].get("conditions", [])]
     return any(item["type"] == "ReplicaFailure" and item["status"] == "True" for item in conditions)

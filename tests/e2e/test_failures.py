@@ -13,6 +13,7 @@ from tests.cluster.demo import REQUESTS
 from tests.cluster.settings import Settings
 from tests.e2e import pod_processes
 from tests.e2e.clients import keep_alive_load, restarts, results, service_url
+from tests.e2e.facts import NAME, ended, expect
 from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, wait_for
 from tests.e2e.services import ask_through_service, qwen_service
 
@@ -33,19 +34,16 @@ def server_container(kubectl: Kubectl, pod: str) -> dict[str, object]:
 
 
 @pytest.mark.timeout(600)
-def test_model_that_cannot_be_loaded_says_so_with_the_log(kubectl: Kubectl, own_image: dict[str, str]) -> None:
-    kubectl.apply(qwen_service("broken", model=MISSING, engine=own_image))
-    kubectl.wait_reason("broken", "Ready", "ModelLoadFailed", 90)
-    ready = kubectl.condition("broken", "Ready")
-    assert ready["status"] == "False"
-    assert "no-such-model" in ready["message"], "the message does not show why"
-    assert kubectl.get("qwenservice", "broken")["status"]["readyReplicas"] == 0
-    (pod,) = kubectl.pods("broken")
+def test_reason_of_ready_is_model_load_failed_with_the_log(kubectl: Kubectl, own_image: dict[str, str]) -> None:
+    kubectl.apply(qwen_service(NAME, model=MISSING, engine=own_image))
+    expect(kubectl, "ModelLoadFailed", ended, "no-such-model")
+    assert kubectl.get("qwenservice", NAME)["status"]["readyReplicas"] == 0
+    (pod,) = kubectl.pods(NAME)
     name = pod["metadata"]["name"]
     # Only the kubelet restarts it, with growing delays; the operator neither deletes nor evicts it.
     wait_for(lambda: "CrashLoopBackOff" in str(server_container(kubectl, name)["state"]), 120, "no back-off")
-    assert kubectl.condition("broken", "Ready")["reason"] == "ModelLoadFailed"
-    assert [p["metadata"]["uid"] for p in kubectl.pods("broken")] == [pod["metadata"]["uid"]]
+    assert kubectl.condition(NAME, "Ready")["reason"] == "ModelLoadFailed"
+    assert [p["metadata"]["uid"] for p in kubectl.pods(NAME)] == [pod["metadata"]["uid"]]
 
 
 @pytest.mark.timeout(600)
@@ -93,10 +91,10 @@ def test_failed_upgrade_and_dead_engine_leave_clients_served(
 
     pod_processes.send(signal.SIGKILL, pod_processes.pids(old, "VLLM::EngineCore"))
     wait_for(lambda: server_container(steady, name)["restartCount"] == 1, 60, "the container was not restarted")
-    ended = server_container(steady, name)["lastState"]["terminated"]  # type: ignore[index]
-    assert ended["exitCode"] == 70
-    assert ended["message"].strip(), "the kubelet was told no cause"
-    wait_for(lambda: steady.condition("steady", "Ready")["status"] == "False", 60, "Ready although nobody answers")
+    last = server_container(steady, name)["lastState"]["terminated"]  # type: ignore[index]
+    assert last["exitCode"] == 70
+    assert last["message"].strip(), "the kubelet was told no cause"
+    steady.wait_reason("steady", "Ready", "EngineFailed", 5)
     steady.wait_ready("steady")
     assert [p["metadata"]["uid"] for p in steady.pods("steady")] == [old["metadata"]["uid"]]
     assert ask_through_service(steady, cluster, "steady", *REQUESTS[1])["object"] == "text_completion"

@@ -61,6 +61,16 @@ NO_PODS = {
     "metadata": {"name": "no-pods"},
     "spec": {"hard": {"pods": "0"}},
 }
+UNBOUND = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "unbound"},
+    "spec": {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "nobodys",
+        "resources": {"requests": {"storage": "1Gi"}},
+    },
+}
 SECRET_KEY = {"secretKeyRef": {"name": "lost-secret", "key": "token"}}
 CONFIG_KEY = {"configMapKeyRef": {"name": "lost-map", "key": "level"}}
 CONFIG_VOLUME = {"name": "extra", "configMap": {"name": "lost-map"}}
@@ -110,7 +120,15 @@ CASES = (
         {"model": {"source": {"pvc": {"claimName": "lost-claim"}}}},
     ),
     Case(
-        "OutOfMemory",
+        "VolumeNotBound-unbound",
+        "VolumeNotBound",
+        unschedulable,
+        "unbound",
+        {"model": {"source": {"pvc": {"claimName": "unbound"}}}},
+        objects=(UNBOUND,),
+    ),
+    Case(
+        "OutOfMemory-container",
         "OutOfMemory",
         ended,
         "memory",
@@ -173,6 +191,12 @@ def test_reason_of_ready_names_the_container_that_fails(
     kubectl.apply(qwen_service(NAME, **pod(initContainers=[own])))
     words = str(container["command"][-1]).split(";")[0].removeprefix("echo ")
     expect(kubectl, reason, waits_for("CrashLoopBackOff"), f"container {container['name']} exited with code 3", words)
+
+
+def test_reason_of_ready_is_out_of_memory_of_the_engine(kubectl: Kubectl) -> None:
+    scripted_pods.install(kubectl)
+    kubectl.apply(scripted_service(NAME, start_failure="CUDA out of memory. Tried to allocate 20.00 GiB"))
+    expect(kubectl, "OutOfMemory", ended, "Tried to allocate 20.00 GiB", "gpuMemoryUtilization")
 
 
 def test_reason_of_ready_while_the_model_loads(kubectl: Kubectl) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.cluster import images
 from tests.cluster.clusters import Local
 from tests.cluster.settings import BELIEVED_GPUS, Settings
+from tests.e2e.facts import NAME, expect, unschedulable
 from tests.e2e.kubectl import Kubectl
 from tests.e2e.services import qwen_service
 
@@ -40,10 +41,7 @@ def test_service_that_asks_for_a_gpu_gets_one(kubectl: Kubectl, server_image: st
     kubectl.run("delete", "qwenservice", "one", "--wait=true")
 
 
-def test_service_that_asks_for_too_many_gpus_says_unschedulable(kubectl: Kubectl, server_image: str) -> None:
-    kubectl.apply(gpu_service("many", BELIEVED_GPUS * 2, server_image))
-    kubectl.wait_reason("many", "Ready", "Unschedulable", 60)
-    ready = kubectl.condition("many", "Ready")
-    assert ready["status"] == "False"
-    assert "nvidia.com/gpu" in ready["message"]
-    kubectl.run("delete", "qwenservice", "many", "--wait=true")
+def test_reason_of_ready_is_unschedulable_without_enough_gpus(kubectl: Kubectl, server_image: str) -> None:
+    kubectl.apply(gpu_service(NAME, BELIEVED_GPUS * 2, server_image))
+    expect(kubectl, "Unschedulable", unschedulable, "nvidia.com/gpu")
+    kubectl.run("delete", "qwenservice", NAME, "--wait=true")
