@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -85,10 +86,32 @@ async def test_a_pod_that_starts_at_once_costs_nothing(clock: Clock) -> None:
     assert kube.asked == []
 
 
-async def test_a_pod_that_is_held_up_is_asked_soon_and_then_less_and_less_often(clock: Clock) -> None:
+async def test_a_late_event_of_a_pod_that_is_held_up_is_read_within_five_seconds(clock: Clock) -> None:
     kube: Any = Kube()
-    assert await looks(clock, kube, [pod()], 200) == [2.0, 6.0, 14.0, 30.0, 62.0, 122.0, 182.0, 242.0]
-    assert kube.asked == ["involvedObject.uid=uid-news-1"] * 7
+    times = await looks(clock, kube, [pod()], 300)
+    assert times[:4] == [2.0, 7.0, 12.0, 17.0]
+    assert max(after - before for before, after in pairwise(times)) <= 5.0
+    assert set(kube.asked) == {"involvedObject.uid=uid-news-1"}
+
+
+async def test_a_pod_that_stays_held_up_is_asked_less_and_less_often(clock: Clock) -> None:
+    kube: Any = Kube()
+    times = await looks(clock, kube, [pod()], 2 * 3600)
+    pauses = [after - before for before, after in pairwise(times)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 60.0
+
+
+async def test_many_pods_that_are_held_up_cost_two_reads_a_second(clock: Clock) -> None:
+    kube: Any = Kube()
+    events = PodEvents(kube, lambda key, after: None)
+    keys = [("default", f"s{number}") for number in range(100)]
+    for _ in range(60):
+        for key in keys:
+            await events.of(key, [pod()])
+        await settle(events)
+        clock.now += 1.0
+    assert 100 <= len(kube.asked) <= 220
 
 
 async def test_of_a_thousand_pods_a_few_are_asked(clock: Clock) -> None:

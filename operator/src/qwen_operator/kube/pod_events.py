@@ -27,7 +27,12 @@ MAX_BYTES: Final = 1024 * 1024
 MAX_EVENTS: Final = 50
 AT_ONCE: Final = 8
 """Reads at the same time. A namespace has one of them."""
+AGAIN_SECONDS: Final = 5.0
+"""Some Events come minutes after the pod, such as those about volumes that cannot be attached."""
+A_SECOND: Final = 2
+"""Reads a second, about. With many pods that are held up, each is read less often."""
 _MAX_SECONDS: Final = 60.0
+_AGING: Final = 60.0
 _MAX_PODS: Final = 5
 _MAX_TEXT: Final = 1024
 _TEXTS: Final = ("reason", "message", "firstTimestamp", "lastTimestamp", "eventTime")
@@ -35,15 +40,15 @@ _TEXTS: Final = ("reason", "message", "firstTimestamp", "lastTimestamp", "eventT
 
 @dataclass
 class _Look:
-    """The Events of a pod as they were last read, and when and after which pause they are next."""
+    """The Events of a pod as they were last read, since when it is held up, and when it is next."""
 
+    begun: float
     due: float
-    pause: float = FIRST_SECONDS
     events: Sequence[Object] = ()
 
 
 class PodEvents:
-    """Reads the Events of pods, less and less often.
+    """Reads the Events of pods: soon after they come, but of pods that stay held up less often.
 
     `again(key, seconds)` is called for a service whose pods must be looked at again.
     """
@@ -70,13 +75,12 @@ class PodEvents:
         """
         known, now = self._looks.get(key, {}), time.monotonic()
         uids = [(pod["metadata"]["uid"], pod["metadata"]["name"]) for pod in pods[:_MAX_PODS]]
-        looks = {uid: known.get(uid) or _Look(now + FIRST_SECONDS) for uid, _ in uids}
+        looks = {uid: known.get(uid) or _Look(now, now + FIRST_SECONDS) for uid, _ in uids}
         due = [(uid, name) for uid, name in uids if looks[uid].due <= now]
-        for uid, _ in due:
-            looks[uid].pause = min(2 * looks[uid].pause, _MAX_SECONDS)
-            looks[uid].due = now + looks[uid].pause
         if looks:
             self._looks[key] = looks
+            for uid, _ in due:
+                looks[uid].due = now + self._pause(now - looks[uid].begun)
             self._again(key, max(0.1, min(look.due for look in looks.values()) - now))
         else:
             self.forget(key)
@@ -84,6 +88,11 @@ class PodEvents:
             task = self._reading[key] = asyncio.create_task(self._read(key, due), name=f"events of {key[0]}/{key[1]}")
             task.add_done_callback(lambda done: self._ended(key, done))
         return {uid: look.events for uid, look in looks.items()}
+
+    def _pause(self, age: float) -> float:
+        """Seconds until the Events of a pod are read again that has been held up for so long."""
+        pods = sum(len(looks) for looks in self._looks.values())
+        return min(_MAX_SECONDS, max(AGAIN_SECONDS, pods / A_SECOND, age / _AGING))
 
     def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
         if self._reading.get(key) is task:
