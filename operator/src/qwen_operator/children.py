@@ -37,7 +37,11 @@ _WATCH_LAG: Final = 1.0
 """Seconds within which a watch delivers what a write has created."""
 
 # What the pods mount, and what a route sends requests to. Without it the child would do harm.
-_NEEDS: Final = {"Deployment": ("ConfigMap", "PersistentVolumeClaim"), "HTTPRoute": ("Service",)}
+_NEEDS: Final = {
+    "Deployment": ("ConfigMap", "PersistentVolumeClaim"),
+    "Job": ("PersistentVolumeClaim",),
+    "HTTPRoute": ("Service",),
+}
 
 
 class Children:

@@ -66,6 +66,7 @@ class Controller:
             suspended=self._remediator.suspended,
             gone=self.service_gone,
             again=self._queue.add,
+            ask=self._poller.progress,
         )
         self._matters: dict[Key, tuple[Any, ...]] = {}
         self._ended = False

@@ -28,6 +28,7 @@ def test_a_status_patch_holds_what_changed_and_never_remediation() -> None:
     new = {"replicas": 2, "url": "a", "remediation": {"restartsInWindow": 0}}
     assert status_patch(old, new) == {"replicas": 2, "gone": None}
     assert status_patch(new, new) == {}
+    assert status_patch({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": None}}
 
 
 def test_backoff_grows_to_five_minutes() -> None:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from qwen_operator.api.names import child_name, label_value
+from qwen_operator.api.names import DOWNLOAD_LABEL, child_name, label_value
 from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
@@ -21,6 +21,7 @@ from qwen_operator.kube.resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     HTTP_ROUTES,
+    JOBS,
     NETWORK_POLICIES,
     OPTIONAL,
     PODS,
@@ -39,7 +40,7 @@ _COMPARE_SECONDS: Final = 900.0
 """How often children and pods are listed and compared, also while their watches seem to work."""
 
 _REMEMBERED: Final = 1000
-_CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, CLAIMS)
+_CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, CLAIMS, JOBS)
 _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
 
 
@@ -129,7 +130,8 @@ class ClusterCache:
 
     def key_by_label(self, obj: Object) -> Key | None:
         """The service that an object belongs to by its label."""
-        namespace, label = obj["metadata"].get("namespace", ""), service_label(obj)
+        namespace = obj["metadata"].get("namespace", "")
+        label = service_label(obj) or _download_label(obj)
         name = self._names.get((namespace, label))
         return None if name is None else (namespace, name)
 
@@ -145,6 +147,15 @@ class ClusterCache:
     def pods(self, key: Key) -> Sequence[Object]:
         """The pods of a service."""
         return self.pod_informer.of_service(key[0], label_value(key[1]))
+
+    def download_pods(self, key: Key) -> Sequence[Object]:
+        """The pods that download the model of a service."""
+        without_service = self.pod_informer.of_service(key[0], "")
+        return [pod for pod in without_service if _download_label(pod) == label_value(key[1])]
+
+    def jobs(self, key: Key) -> Sequence[Object]:
+        """The Jobs of a service."""
+        return self._informers[JOBS].of_service(key[0], label_value(key[1]))
 
     def deployment(self, key: Key) -> Object | None:
         """The Deployment of a service."""
@@ -246,3 +257,7 @@ class ClusterCache:
         elif obj["kind"] == BUDGETS.kind:
             for other in [other for other in self.services if other[0] == obj["metadata"]["namespace"]]:
                 self._on_child(other)
+
+
+def _download_label(obj: Object) -> str:
+    return str((obj["metadata"].get("labels") or {}).get(DOWNLOAD_LABEL, ""))

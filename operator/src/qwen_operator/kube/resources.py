@@ -38,6 +38,7 @@ NODES: Final = Resource("v1", "Node", "nodes", namespaced=False)
 SERVICES: Final = Resource("v1", "Service", "services")
 CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+JOBS: Final = Resource("batch/v1", "Job", "jobs")
 CORE_EVENTS: Final = Resource("v1", "Event", "events")
 DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
 REPLICA_SETS: Final = Resource("apps/v1", "ReplicaSet", "replicasets")
@@ -50,7 +51,7 @@ PROMETHEUS_RULES: Final = Resource("monitoring.coreos.com/v1", "PrometheusRule",
 HTTP_ROUTES: Final = Resource("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes")
 
 _ALL: Final = (
-    QWEN_SERVICES, PODS, NODES, SERVICES, CONFIG_MAPS, CLAIMS, CORE_EVENTS, DEPLOYMENTS, REPLICA_SETS, LEASES,
+    QWEN_SERVICES, PODS, NODES, SERVICES, CONFIG_MAPS, CLAIMS, JOBS, CORE_EVENTS, DEPLOYMENTS, REPLICA_SETS, LEASES,
     BUDGETS, NETWORK_POLICIES, AUTOSCALERS, SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES,
 )  # fmt: skip
 _BY_KIND: Final = {(resource.api_version, resource.kind): resource for resource in _ALL}

@@ -24,6 +24,7 @@ from qwen_operator.planning.builders.ownership import labels_select
 from qwen_operator.planning.builders.source import served_name
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, worst
+from qwen_operator.status.download import DownloadView
 from qwen_operator.status.failed_pods import last_failed
 from qwen_operator.status.verdicts import Verdict, stamp
 
@@ -69,6 +70,7 @@ class Observed:
         warnings: the warnings of the plan.
         remediation: the state of remediation; None keeps what the status says.
         suspended: why remediation has stopped acting; None while it is active.
+        download: the download of the model by a Job.
     """
 
     deployment: Mapping[str, Any] | None = None
@@ -154,6 +156,7 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
         reason=_headline(verdicts),
         conditions=stamp(verdicts, service.status, service.generation, now),
         remediation=observed.remediation or service.status.remediation,
+        download=observed.download.status,
     )
 
 
@@ -164,6 +167,8 @@ def _problem(active: Sequence[Mapping[str, Any]], desired: int, observed: Observ
     if len(active) < desired or any(problem.reason == "Starting" for problem in problems):
         failed = last_failed(observed.pods, now)
         problems += [] if failed is None else [failed]
+    if observed.download.problem is not None:
+        problems.append(observed.download.problem)
     return worst(problems)
 
 
@@ -233,6 +238,9 @@ def _progressing(view: _View) -> Verdict:
         cause = _explain(view, view.problem) if view.problem else given
         message = f"The rollout made no progress within rollout.startupTimeout. {cause}"
         return Verdict("Progressing", False, "RolloutStalled", message)
+    waiting = view.observed.download.problem
+    if waiting is not None:
+        return Verdict("Progressing", not waiting.is_failure, waiting.reason, _explain(view, waiting))
     if view.rolling:
         reason, message = "RollingOut", "The pods are being updated to the spec."
         if view.problem is not None:

@@ -1,0 +1,121 @@
+"""The Job that downloads the model into the cache, once, before any pod needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from qwen_operator.api import QwenService
+from qwen_operator.api.names import CONTAINER, DOWNLOAD_LABEL, PORT, PORT_NAME, label_value, selector_labels
+from qwen_operator.api.objects import Object
+from qwen_operator.planning.builders.common import child, stable_hash
+
+RETRY_SECONDS: Final = 600
+"""A Job is kept for so long after its end. Then one that has failed is made again."""
+
+# The exit code of the server's image for what waiting does not help with.
+_PERMANENT: Final = 78
+_RETRIES: Final = 3
+_EXIT_SECONDS: Final = 10
+# It moves bytes and compares checksums.
+_RESOURCES: Final[Object] = {
+    "requests": {"cpu": "250m", "memory": "512Mi"},
+    "limits": {"cpu": "4", "memory": "4Gi"},
+}
+_OF_THE_CONTAINER: Final = ("name", "image", "imagePullPolicy", "command", "envFrom", "securityContext")
+# What a pod has only because it serves, or uses a GPU.
+_NOT_OF_THE_POD: Final = {
+    "containers", "volumes", "initContainers", "ephemeralContainers", "readinessGates", "topologySpreadConstraints",
+    "schedulingGates", "resourceClaims", "resources", "hostname", "subdomain", "activeDeadlineSeconds",
+}  # fmt: skip
+_NOT_MOUNTED: Final = {"alerts", "podinfo", "api-keys", "shm"}
+# An offline server is meant to read the cache. Somebody has to fill it.
+_NOT_IN_ENV: Final = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
+_WHERE: Final = {"VLLM_USE_MODELSCOPE", "HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE"}
+
+
+def build_download_job(service: QwenService, template: Object) -> Object:
+    """The Job for the model of a pod template.
+
+    A Job cannot be changed, so its name has a hash of its spec.
+    """
+    pod: Object = template["spec"]
+    serving = selector_labels(service.name)
+    common = {key: value for key, value in template["metadata"]["labels"].items() if key not in serving}
+    labels = {**common, "app.kubernetes.io/name": "qwen-download", DOWNLOAD_LABEL: label_value(service.name)}
+    annotations = template["metadata"].get("annotations")
+    spec: Object = {
+        "backoffLimit": _RETRIES,
+        "ttlSecondsAfterFinished": RETRY_SECONDS,
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [_PERMANENT]},
+                },
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ]
+        },
+        "template": {
+            "metadata": {"labels": labels, **({"annotations": annotations} if annotations else {})},
+            "spec": _pod_spec(service, pod),
+        },
+    }
+    return child(service, "batch/v1", "Job", suffix=f"download-{stable_hash(spec)[:8]}", spec=spec)
+
+
+def what_it_loads(template: Mapping[str, Any]) -> Sequence[str]:
+    """The model that a pod template loads, where from, and the claim that it is kept on."""
+    server = _server(template["spec"])
+    variables = [f"{item['name']}={item.get('value')}" for item in server.get("env") or () if item["name"] in _WHERE]
+    volumes = template["spec"].get("volumes") or ()
+    claims = [item["persistentVolumeClaim"]["claimName"] for item in volumes if item["name"] == "cache"]
+    return [*_model_flags(server), *sorted(variables), *claims]
+
+
+def _pod_spec(service: QwenService, pod: Object) -> Object:
+    container = _container(_server(pod))
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    return {
+        **{key: value for key, value in pod.items() if key not in _NOT_OF_THE_POD},
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": _EXIT_SECONDS,
+        "affinity": _near_the_pods(service, pod.get("affinity") or {}),
+        "containers": [container],
+        "volumes": [volume for volume in pod.get("volumes") or () if volume["name"] in mounted],
+    }
+
+
+def _container(server: Object) -> Object:
+    variables = [item for item in server.get("env") or () if item["name"] not in _NOT_IN_ENV]
+    # Where NVIDIA's runtime is the default, an image built on CUDA would otherwise see all GPUs.
+    variables = [item for item in variables if item["name"] != "NVIDIA_VISIBLE_DEVICES"]
+    return {
+        **{key: server[key] for key in _OF_THE_CONTAINER if key in server},
+        "args": ["download", *_model_flags(server)],
+        "env": [*variables, {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
+        "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
+        "resources": _RESOURCES,
+        "volumeMounts": [mount for mount in server.get("volumeMounts") or () if mount["name"] not in _NOT_MOUNTED],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _near_the_pods(service: QwenService, affinity: Mapping[str, Any]) -> Object:
+    """The affinity, with a preference for the node of the service's pods.
+
+    A claim that only one node can mount is mounted there while they run.
+    """
+    near = {"labelSelector": {"matchLabels": selector_labels(service.name)}, "topologyKey": "kubernetes.io/hostname"}
+    pods: Object = dict(affinity.get("podAffinity") or {})
+    field = "preferredDuringSchedulingIgnoredDuringExecution"
+    pods[field] = [*(pods.get(field) or ()), {"weight": 100, "podAffinityTerm": near}]
+    return {**affinity, "podAffinity": pods}
+
+
+def _server(pod: Mapping[str, Any]) -> Object:
+    return next((item for item in pod["containers"] if item["name"] == CONTAINER), {})
+
+
+def _model_flags(server: Mapping[str, Any]) -> list[str]:
+    return [flag for flag in server.get("args") or () if flag.startswith(("--model=", "--revision="))]
