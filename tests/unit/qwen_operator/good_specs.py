@@ -180,7 +180,13 @@ GOOD_SPECS: dict[str, Spec] = {
     },
     "cache": {
         **GPU,
-        "cache": {"size": "1Ti", "storageClassName": "fast", "accessModes": ["ReadWriteMany"], "retain": False, "download": "Pods"},
+        "cache": {
+            "size": "1Ti",
+            "storageClassName": "fast",
+            "accessModes": ["ReadWriteMany"],
+            "retain": False,
+            "download": "Pods",
+        },
     },
     "cache of one's own": {**GPU, "cache": {"existingClaim": "models"}},
     "monitored": {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -369,7 +369,7 @@ async def test_a_pod_is_asked_every_ten_seconds_and_less_often_if_it_is_silent(
         asked.append(now)
         return answer
 
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr("qwen_operator.downloads.time", SimpleNamespace(monotonic=lambda: now))
     downloads = Downloads(ask, lambda _, seconds: again.append(seconds))
     pod = {**RUNNING, "status": {**RUNNING["status"], "podIP": "10.0.0.1"}}
     for _ in range(3):
