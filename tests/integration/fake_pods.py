@@ -19,6 +19,7 @@ class FakePodServer:
     silent: bool = False
     busy: int = 0
     uptime: float = 100.0
+    progress: dict[str, Any] | None = None
     asked: dict[str, int] = field(default_factory=dict)
 
     def answer(self, where: str) -> tuple[int, bytes]:
@@ -26,6 +27,8 @@ class FakePodServer:
         self.asked[where] = self.asked.get(where, 0) + 1
         if self.silent:
             return 500, b"oops"
+        if where == "/progress":
+            return (404, b"") if self.progress is None else (200, json.dumps(self.progress).encode())
         if where == "/health/generate":
             return (200 if self.generates else 503), b"{}"
         self.uptime += 0.1
