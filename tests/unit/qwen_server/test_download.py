@@ -370,6 +370,7 @@ def test_weights_in_other_formats_are_left_out_only_beside_safetensors() -> None
         (DamagedFileError("x has another checksum than at the hub"), False, "another checksum"),
         (ValueError("Repo id must be in the form"), True, "Repo id"),
         (ModuleNotFoundError("No module named 'modelscope'"), True, "modelscope"),
+        (PermissionError(errno.EACCES, "Permission denied"), True, "Permission denied"),
     ],
 )
 def test_why_it_failed_and_whether_waiting_may_help(error: Exception, permanent: bool, words: str) -> None:

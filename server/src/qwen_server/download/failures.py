@@ -26,7 +26,10 @@ _UNREACHABLE: Final = {
 _OFFLINE: Final = "OfflineModeIsEnabled"
 # Too slow, a range that does not exist (the file has changed), too early, too many requests.
 _TEMPORARY_STATUS: Final = (408, 416, 425, 429)
-_MISTAKES: Final = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError)
+_MISTAKES: Final = (
+    *(ValueError, TypeError, LookupError, AttributeError, AssertionError, ImportError),
+    PermissionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
