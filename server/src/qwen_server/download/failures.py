@@ -21,8 +21,9 @@ _MAX_TEXT: Final = 400
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 # By name, because the hubs' libraries raise the classes of httpx, httpx2, requests and urllib3.
 _UNREACHABLE: Final = {
-    "ConnectionError", "NetworkError", "ProxyError", "SSLError", "Timeout", "TimeoutError", "TransportError", "gaierror",
-}  # fmt: skip
+    *("ConnectionError", "NetworkError", "ProxyError", "SSLError"),
+    *("Timeout", "TimeoutError", "TransportError", "gaierror"),
+}
 _OFFLINE: Final = "OfflineModeIsEnabled"
 # Too slow, a range that does not exist (the file has changed), too early, too many requests.
 _TEMPORARY_STATUS: Final = (408, 416, 425, 429)
