@@ -54,7 +54,8 @@ class Downloads:
             look = self._looks[key] = _Look(uid, now)
         if look.due <= now:
             figures = read_figures(await self._ask(_address(pod)))
-            # A pod that cannot be reached, because of a NetworkPolicy for instance, is asked less often.
+            # A pod that cannot be reached, because of a NetworkPolicy for instance, is asked less
+            # often.
             look.pause = ASK_SECONDS if figures is not None else min(2 * look.pause, _SLOWEST_SECONDS)
             look.figures = figures or look.figures
             look.due = now + look.pause

@@ -144,8 +144,9 @@ def _waiting(download: Download, last: Mapping[str, Any] | None, running: bool, 
         if problem is not None and problem.is_failure:
             return problem
     since = (last or {}).get("status", {}).get("startTime") or ""
-    what = f"the model {download.model} is being downloaded"
-    return Problem("ModelDownloading", f"{what} since {since}" if since else what, name)
+    model = download.model
+    what = f"the model {model} has been downloading since {since}" if since else f"it is about to download {model}"
+    return Problem("ModelDownloading", what, name)
 
 
 def _of_pod(pod: Mapping[str, Any], now: datetime) -> Problem | None:
