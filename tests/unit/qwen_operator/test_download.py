@@ -16,7 +16,7 @@ from qwen_operator.downloads import ASK_SECONDS, Downloads
 from qwen_operator.planning.builders.ownership import labels_select
 from qwen_operator.planning.download import Download
 from qwen_operator.planning.plan import Plan, Reference
-from qwen_operator.status.conditions import Observed, evaluate
+from qwen_operator.status.conditions import ApplyError, Observed, evaluate
 from qwen_operator.status.download import DownloadView, Figures, read_figures, view_download
 from qwen_operator.status.transitions import status_patch
 from qwen_server.config.command_line import load_settings
@@ -167,9 +167,16 @@ def test_the_job_has_the_pods_place_account_and_secrets_but_no_gpu() -> None:
     assert {volume["name"] for volume in pod["volumes"]} == {"cache", "tmp", "ca"}
 
 
-def test_the_job_runs_near_the_pods_that_have_the_claim() -> None:
-    (near,) = job_spec(FULL)["template"]["spec"]["affinity"]["podAffinity"].values()
+def test_the_job_runs_near_the_pods_that_have_the_claim_and_where_gpus_are() -> None:
+    affinity = job_spec(FULL)["template"]["spec"]["affinity"]
+    (near,) = affinity["podAffinity"].values()
     assert near[-1]["podAffinityTerm"]["labelSelector"]["matchLabels"] == selector_labels("news")
+    (preferred,) = affinity["nodeAffinity"].values()
+    assert "nvidia.com/gpu.present" in str(preferred)
+    own = {"weight": 9, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}}
+    given = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [own]}}
+    on_cpu = job_spec(service(**CACHED, scheduling={"affinity": given}))["template"]["spec"]["affinity"]
+    assert on_cpu["nodeAffinity"] == given["nodeAffinity"]
 
 
 def test_the_server_understands_the_arguments() -> None:
@@ -303,6 +310,12 @@ def test_a_job_without_pods_says_what_kubernetes_says() -> None:
     failed = ended(download_of(SUBJECT).job, "Failed", message="it was active too long")
     found = status_of(view(job=failed))
     assert reason(found, "Ready") == ("False", "ModelDownloadFailed")
+
+
+def test_a_refused_job_is_named() -> None:
+    error = ApplyError("ApplyFailed", "Job news-download-1: image is required", "Job")
+    found = status_of(view(), apply_errors=[error])
+    assert reason(found, "Ready") == ("False", "ApplyFailed")
 
 
 def test_an_evicted_pod_of_a_job_is_named() -> None:

@@ -29,7 +29,7 @@ from qwen_operator.status.failed_pods import last_failed
 from qwen_operator.status.verdicts import Verdict, stamp
 
 # Without these no pod gets requests. Their errors come in this order.
-_SERVING: Final = ("Service", "Deployment", "ConfigMap", "PersistentVolumeClaim")
+_SERVING: Final = ("Service", "Deployment", "Job", "ConfigMap", "PersistentVolumeClaim")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,13 @@ _NOT_OF_THE_POD: Final = {
 _NOT_MOUNTED: Final = {"alerts", "podinfo", "api-keys", "shm"}
 # An offline server is meant to read the cache. Somebody has to fill it.
 _NOT_IN_ENV: Final = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
+# Labels of nodes with GPUs: NVIDIA's operator, GKE, Karpenter, AKS.
+_GPU_NODES: Final = (
+    "nvidia.com/gpu.present",
+    "cloud.google.com/gke-accelerator",
+    "karpenter.k8s.aws/instance-gpu-name",
+    "kubernetes.azure.com/accelerator",
+)
 _WHERE: Final = {"VLLM_USE_MODELSCOPE", "HF_HOME", "HF_HUB_CACHE", "MODELSCOPE_CACHE"}
 
 
@@ -80,7 +87,7 @@ def _pod_spec(service: QwenService, pod: Object) -> Object:
         **{key: value for key, value in pod.items() if key not in _NOT_OF_THE_POD},
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _EXIT_SECONDS,
-        "affinity": _near_the_pods(service, pod.get("affinity") or {}),
+        "affinity": _affinity(service, pod.get("affinity") or {}),
         "containers": [container],
         "volumes": [volume for volume in pod.get("volumes") or () if volume["name"] in mounted],
     }
@@ -101,16 +108,26 @@ def _container(server: Object) -> Object:
     }
 
 
-def _near_the_pods(service: QwenService, affinity: Mapping[str, Any]) -> Object:
-    """The affinity, with a preference for the node of the service's pods.
+def _affinity(service: QwenService, given: Mapping[str, Any]) -> Object:
+    """The affinity of the pods, and preferences because of the claim.
 
-    A claim that only one node can mount is mounted there while they run.
+    One that only one node can mount is mounted where the pods run. A new one is often bound to the
+    node or zone of its first pod, and has to be where GPUs are.
     """
     near = {"labelSelector": {"matchLabels": selector_labels(service.name)}, "topologyKey": "kubernetes.io/hostname"}
-    pods: Object = dict(affinity.get("podAffinity") or {})
+    gpus = [
+        {"weight": 50, "preference": {"matchExpressions": [{"key": key, "operator": "Exists"}]}}
+        for key in (_GPU_NODES if service.spec.gpu_count else ())
+    ]
+    nodes = _preferring(given.get("nodeAffinity"), gpus)
+    pods = _preferring(given.get("podAffinity"), [{"weight": 100, "podAffinityTerm": near}])
+    return {**given, **({"nodeAffinity": nodes} if nodes else {}), "podAffinity": pods}
+
+
+def _preferring(given: Mapping[str, Any] | None, terms: Sequence[Object]) -> Object:
+    """An affinity with further preferences."""
     field = "preferredDuringSchedulingIgnoredDuringExecution"
-    pods[field] = [*(pods.get(field) or ()), {"weight": 100, "podAffinityTerm": near}]
-    return {**affinity, "podAffinity": pods}
+    return {**(given or {}), **({field: [*((given or {}).get(field) or ()), *terms]} if terms else {})}
 
 
 def _server(pod: Mapping[str, Any]) -> Object:
