@@ -76,8 +76,8 @@ def what_it_loads(template: Mapping[str, Any]) -> Sequence[str]:
     server = _server(template["spec"])
     variables = [f"{item['name']}={item.get('value')}" for item in server.get("env") or () if item["name"] in _WHERE]
     volumes = template["spec"].get("volumes") or ()
-    claims = [item["persistentVolumeClaim"]["claimName"] for item in volumes if item["name"] == "cache"]
-    return [*_model_flags(server), *sorted(variables), *claims]
+    caches = [item.get("persistentVolumeClaim") or {} for item in volumes if item["name"] == "cache"]
+    return [*_model_flags(server), *sorted(variables), *(claim.get("claimName", "") for claim in caches)]
 
 
 def _pod_spec(service: QwenService, pod: Object) -> Object:
