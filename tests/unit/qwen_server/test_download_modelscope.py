@@ -1,0 +1,104 @@
+"""Downloads from ModelScope, whose library is played here: it only logs what it cannot download."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from qwen_server.config.command_line import load_settings
+from qwen_server.download import command
+from qwen_server.download.command import repository_of
+from qwen_server.download.files import DamagedFileError
+from qwen_server.download.hugging_face import HuggingFaceRepository
+from qwen_server.download.model_scope import ModelScopeRepository
+from qwen_server.download.progress import Tracker
+
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights" * 1000,
+    "pytorch_model.bin": b"the same weights",
+}
+NEEDED = sum(len(content) for name, content in FILES.items() if not name.endswith(".bin"))
+
+
+class Hub:
+    """ModelScope and its library. `fails` are files that it does not download, `damages` those that
+    arrive damaged.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self.fails: set[str] = set()
+        self.damages: set[str] = set()
+        self.asked: list[tuple[str, str]] = []
+
+    def get_model_files(self, model_id: str, *, revision: str, recursive: bool) -> list[dict[str, Any]]:
+        assert recursive
+        self.asked.append((model_id, revision))
+        blobs = [
+            {"Path": name, "Type": "blob", "Size": len(content), "Sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in FILES.items()
+        ]
+        return [{"Path": "folder", "Type": "tree", "Size": 0}, *blobs]
+
+    def snapshot_download(self, model_id: str, *, revision: str, ignore_patterns: list[str]) -> str:
+        folder = self.cache / "models" / model_id.replace(".", "___")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in FILES.items():
+            if name not in self.fails and f"*{Path(name).suffix}" not in ignore_patterns:
+                (folder / name).write_bytes(content[:-1] + b"!" if name in self.damages else content)
+        return str(folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    playing = Hub(tmp_path)
+    api, download = ModuleType("modelscope.hub.api"), ModuleType("modelscope.hub.snapshot_download")
+    vars(api)["HubApi"] = lambda: playing
+    vars(download)["snapshot_download"] = playing.snapshot_download
+    for name in ("modelscope", "modelscope.hub"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, api.__name__, api)
+    monkeypatch.setitem(sys.modules, download.__name__, download)
+    return playing
+
+
+def test_the_files_that_vllm_reads_are_downloaded_and_checked(hub: Hub) -> None:
+    tracker = Tracker()
+    repository = ModelScopeRepository("Qwen/Qwen2.5-7B", None, tracker, hub.cache)
+    assert command.download(repository, tracker, tick=0.05) is None
+    assert hub.asked == [("Qwen/Qwen2.5-7B", "master")]
+    assert not list(hub.cache.rglob("*.bin"))
+    figures = tracker.report()
+    assert (figures["phase"], figures["downloadedBytes"], figures["totalBytes"]) == ("Complete", NEEDED, NEEDED)
+
+
+def test_a_file_that_was_not_downloaded_is_seen(hub: Hub) -> None:
+    hub.fails = {"model.safetensors"}
+    repository = ModelScopeRepository("Qwen/Qwen3-8B", "v1", Tracker(), hub.cache)
+    with pytest.raises(OSError, match=r"did not download model\.safetensors"):
+        repository.fetch()
+    hub.fails = set()
+    repository.fetch()
+    assert repository.downloaded() == NEEDED
+
+
+def test_a_damaged_file_is_removed(hub: Hub) -> None:
+    hub.damages = {"model.safetensors"}
+    repository = ModelScopeRepository("Qwen/Qwen3-8B", None, Tracker(), hub.cache)
+    with pytest.raises(DamagedFileError):
+        repository.fetch()
+    assert not list(hub.cache.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [("True", ModelScopeRepository), ("false", HuggingFaceRepository), ("", HuggingFaceRepository)]
+)
+def test_vllms_own_variable_chooses_the_hub(value: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_MODELSCOPE", value)
+    assert isinstance(repository_of(load_settings(["--model=Qwen/Qwen3-8B"]), Tracker()), kind)
