@@ -47,8 +47,12 @@ test-integration: deps ## run the tests against a real API server and a real vLL
 test-e2e: deps ## run the tests on the local one-node cluster
 	@$(RUN) $(VENV)/python -m tests.cluster test e2e
 
+.PHONY: test-e2e-full
+test-e2e-full: deps ## run the scenarios on the local one-node cluster that take minutes each
+	@$(RUN) $(VENV)/python -m tests.cluster test e2e-full
+
 .PHONY: test-full
-test-full: deps ## run what make test leaves out: client programs, PATCHES=off, histories, fuzz, soak (an hour; by hand)
+test-full: deps ## run what make test leaves out: clients, PATCHES=off, histories, fuzz, soak, scenarios (by hand)
 	@$(TOOL) clients
 	@$(RUN) $(VENV)/python -m tests.cluster test-full 5 3000
 
@@ -64,6 +68,10 @@ soak: venv ## keep a real vLLM at full load, then idle; fail on any alert: make 
 .PHONY: bench-server
 bench-server: venv ## compare this server with vLLM's own two (half an hour): make bench-server ARGS="--only startup --runs 1"
 	@$(RUN) $(VENV)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-operator
+bench-operator: deps ## compare this operator with production-stack's (12 minutes): make bench-operator ARGS="--services 30"
+	@$(RUN) $(VENV)/python -m benchmarks.operators $(ARGS)
 
 .PHONY: vllm-contract
 vllm-contract: venv ## what a vLLM release changes of what the server relies on: make vllm-contract VERSION=0.33.0

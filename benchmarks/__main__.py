@@ -133,16 +133,21 @@ def _run(name: str, context: Context) -> bool:
         context.release()
         return False
     seconds = time.monotonic() - started
-    results.Part(name, seconds, rows, notes, conditions).save(context.folder / "results")
+    results.Part(name, seconds, rows, notes, conditions).save(_results(context))
     say(f"{name}: done in {seconds:.0f} s")
     return True
 
 
+def _results(context: Context) -> Path:
+    """The folder of the results, one for each device."""
+    return context.folder / f"results-{context.engine.device}"
+
+
 def _summarise(context: Context, no_page: bool) -> None:
-    parts = [part for name in PARTS if (part := results.load(context.folder / "results", name))]
+    parts = [part for name in PARTS if (part := results.load(_results(context), name))]
     print(report.render(parts))
     if not no_page:
-        report.write(PAGE, parts)
+        report.write(PAGE, parts, context.engine.device)
         say("wrote benchmarks/README.md")
 
 

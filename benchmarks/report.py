@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 from benchmarks.figures import Spread, spread
 from benchmarks.results import Part, Row, Target
 
-BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
+END = "<!-- end of figures -->"
 
 
 def number(value: float) -> str:
@@ -95,15 +95,20 @@ def render(parts: Sequence[Part]) -> str:
     return text
 
 
-def insert(page: str, tables: str) -> str:
-    """The page with the tables between its two markers. Raises ValueError if they are missing."""
-    before, begin, rest = page.partition(BEGIN)
+def begin(device: str) -> str:
+    """The marker in front of the figures of a device: those of one never replace another's."""
+    return f"<!-- figures: {device} -->"
+
+
+def insert(page: str, tables: str, device: str) -> str:
+    """The page with the tables between the device's markers. Raises ValueError without them."""
+    before, found, rest = page.partition(begin(device))
     _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{tables}{END}{after}"
+    if not found or not end:
+        raise ValueError(f"the page has no {begin(device)} and {END}")
+    return f"{before}{found}\n\n{tables}{END}{after}"
 
 
-def write(path: Path, parts: Sequence[Part]) -> None:
+def write(path: Path, parts: Sequence[Part], device: str) -> None:
     """Puts the tables into the page."""
-    path.write_text(insert(path.read_text(encoding="utf-8"), render(parts)), encoding="utf-8")
+    path.write_text(insert(path.read_text(encoding="utf-8"), render(parts), device), encoding="utf-8")

@@ -23,8 +23,8 @@ class VllmBench:
 
     def __init__(self, model: str, folder: Path) -> None:
         self._model = model
-        self._log_path = folder / "vllm-bench.log"
-        with self._log_path.open("wb") as log:
+        self.log_path = folder / "vllm-bench.log"
+        with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.vllm_client"],
                 cwd=ROOT,
@@ -43,7 +43,10 @@ class VllmBench:
         self._process.wait()
 
     def serve(self, port: int, *, concurrency: int, requests: int, tokens_in: int, tokens_out: int) -> dict[str, Any]:
-        """One streamed run of random prompts; vLLM's result, times in ms. Raises RuntimeError."""
+        """One streamed run of random prompts; vLLM's result, times in ms.
+
+        `completed` is how many requests were answered. Raises RuntimeError if the program ended.
+        """
         line = ["--backend=openai-chat", "--endpoint=/v1/chat/completions", f"--port={port}", "--host=127.0.0.1"]
         line += [f"--model={self._model}", f"--served-model-name={NAME}", f"--tokenizer={self._model}"]
         line += ["--dataset-name=random", f"--random-input-len={tokens_in}", f"--random-output-len={tokens_out}"]
@@ -55,10 +58,8 @@ class VllmBench:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"vllm bench serve ended: see {self._log_path}")
+            raise RuntimeError(f"vllm bench serve ended: see {self.log_path}")
         result: dict[str, Any] = json.loads(answer)
-        if result["completed"] != requests:
-            raise RuntimeError(f"only {result['completed']} of {requests} requests were answered: see {self._log_path}")
         return result
 
 

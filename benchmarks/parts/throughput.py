@@ -21,6 +21,7 @@ _TOKENS_IN, _TOKENS_OUT = 64, 32
 _NOT_SLOWER, _NOT_LATER = Target("ratio", ">=", 0.97), Target("ratio", "<=", 1.03)
 _LIKE_RUST, _NOT_LATER_THAN_RUST = Target("ratio", ">=", 1.0), Target("ratio", "<=", 1.0)
 _SMALL_MODEL = Target("ratio", ">=", 1.1)
+_MOST_DROPPED = 0.02  # of a peer's requests; with more, its figures would not be comparable
 
 Figures = dict[tuple[str, str], dict[Which, list[float]]]
 
@@ -29,6 +30,7 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
     """Every run loads one server after the other at every concurrency; they take turns."""
     servers = context.servers()
     figures: Figures = defaultdict(lambda: defaultdict(list))
+    dropped: dict[Which, int] = defaultdict(int)
     with VllmBench(context.engine.model, context.folder) as client:
         for which, server in servers.items():
             _streamed(client, server, 16, 32)
@@ -37,13 +39,30 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
             for concurrency, full in REQUESTS.items():
                 requests = context.scaled(full)
                 for which in order(run, servers):
-                    _note(figures, which, concurrency, _streamed(client, servers[which], concurrency, requests))
+                    result = _streamed(client, servers[which], concurrency, requests)
+                    dropped[which] += _unanswered(which, result, requests, client)
+                    _note(figures, which, concurrency, result)
                 for which in order(run, servers):
                     _note(figures, which, concurrency, _whole(servers[which], concurrency, requests, run))
             say(f"throughput: run {run + 1} of {context.runs}")
     return _rows(context, figures), [
         f"Each run: {_TOKENS_IN} tokens in, {_TOKENS_OUT} out; {REQUESTS} requests by concurrency.",
+        *(
+            f"{servers[which].label} closed the connection of {count} streamed requests without an answer."
+            for which, count in dropped.items()
+            if count
+        ),
     ]
+
+
+def _unanswered(which: Which, result: dict[str, Any], requests: int, client: VllmBench) -> int:
+    """How many requests a peer dropped. Raises RuntimeError for our own server, and for many."""
+    missing: int = requests - result["completed"]
+    if missing and (which == "ours" or missing > _MOST_DROPPED * requests):
+        raise RuntimeError(f"{which}: {missing} of {requests} requests were not answered: see {client.log_path}")
+    if missing:
+        say(f"{which} dropped {missing} of {requests} requests")
+    return missing
 
 
 def _streamed(client: VllmBench, server: Server, concurrency: int, requests: int) -> dict[str, Any]:

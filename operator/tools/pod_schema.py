@@ -32,6 +32,8 @@ ROOT: Final = "PodSpec"
 _DROPPED: Final = {"PodSpec": {"ephemeralContainers"}}
 _METADATA: Final = {"annotations": "map of string", "labels": "map of string"}
 _LIST, _MAP = "list of ", "map of "
+MAX_ITEMS: Final = 1000
+"""Items of a list. Kubernetes has no limit but the size of the object."""
 _SPECIAL: Final[dict[str, Schema]] = {
     "quantity": {
         "anyOf": [{"type": "integer"}, {"type": "string"}],
@@ -107,7 +109,8 @@ def _value(types: Types, text: Any, field: str = "") -> Schema:
         item = text.removeprefix(_LIST)
         keys = LIST_KEYS.get(field, ())
         in_list = bool(keys) and item in types
-        return {"type": "array", "items": _object(types, item, keys, in_list=True) if in_list else _value(types, item)}
+        items = _object(types, item, keys, in_list=True) if in_list else _value(types, item)
+        return {"type": "array", "maxItems": MAX_ITEMS, "items": items}
     if text.startswith(_MAP):
         return {"type": "object", "additionalProperties": _value(types, text.removeprefix(_MAP)) | {"nullable": True}}
     return _object(types, text) if text in types else dict(_SPECIAL[text])

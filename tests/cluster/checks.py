@@ -18,10 +18,12 @@ from tests.cluster.settings import ROOT, Settings
 REPORTS = ROOT / ".cluster" / "reports"
 # One process on each core. Tests that share a server are in one file.
 PARALLEL = ["-n", "auto", "--dist"]
+LONG_SCENARIOS = "tests/e2e/long"
 TEST_PARTS = {
     "unit": ["tests/unit", "tests/rules", *PARALLEL, "worksteal"],
     "integration": ["tests/integration", *PARALLEL, "loadfile"],
-    "e2e": ["tests/e2e"],
+    "e2e": ["tests/e2e", f"--ignore={LONG_SCENARIOS}"],
+    "e2e-full": [LONG_SCENARIOS],
 }
 HISTORY_TESTS = ["tests/unit/qwen_operator/test_remediation_histories.py", *PARALLEL, "worksteal"]
 HISTORIES = {"REMEDIATION_HISTORIES": "10000"}
@@ -81,13 +83,10 @@ def test(parts: Sequence[str]) -> None:
     REPORTS.mkdir(parents=True, exist_ok=True)
     outcomes = []
     for part in parts:
-        if part == "e2e":
-            # Not in a fixture, where the minutes of a cold start would count toward the first
-            # test's timeout.
-            outcomes.append(_checked("images and cluster", _prepare_cluster))
-            if outcomes[-1].problem:
-                continue
-        outcomes.append(_run_pytest(_without_patches() if patches and part == "integration" else _run_of(part)))
+        if part.startswith("e2e"):
+            outcomes += _end_to_end(part)
+        else:
+            outcomes.append(_run_pytest(_without_patches() if patches and part == "integration" else _run_of(part)))
     summarise("test", outcomes)
 
 
@@ -105,8 +104,19 @@ def test_full(minutes: float, cases: int) -> None:
         _run_pytest(Run("remediation histories", HISTORY_TESTS, env=HISTORIES)),
         _checked("fuzz", lambda: _shown([sys.executable, "-m", "tests.fuzz", "--cases", str(cases)])),
         _run_pytest(Run("soak", SOAK_TESTS, env=soak)),
+        *_end_to_end("e2e-full"),
     ]
     summarise("test-full", outcomes)
+
+
+def _end_to_end(part: str) -> list[Outcome]:
+    """Runs a part on the local cluster.
+
+    The cluster is not started in a fixture, where the minutes of a cold start would count toward
+    the first test's timeout.
+    """
+    prepared = _checked("images and cluster", _prepare_cluster)
+    return [prepared] if prepared.problem else [prepared, _run_pytest(_run_of(part))]
 
 
 def _run_of(part: str) -> Run:

@@ -19,9 +19,7 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-BODY = json.dumps(
-    {"messages": [{"role": "user", "content": "请分类这条新闻：央行宣布降息25个基点"}], "max_tokens": 16}
-).encode()
+QUESTION = "请分类这条新闻：央行宣布降息25个基点"
 
 stop = threading.Event()
 output = threading.Lock()
@@ -38,7 +36,7 @@ def pod_behind(sock_port: int) -> str:
     return ""
 
 
-def work(host: str, port: int, timeout: float) -> None:
+def work(host: str, port: int, timeout: float, body: bytes) -> None:
     connection: http.client.HTTPConnection | None = None
     pod = ""
     while not stop.is_set():
@@ -49,7 +47,7 @@ def work(host: str, port: int, timeout: float) -> None:
                 connection = http.client.HTTPConnection(host, port, timeout=timeout)
                 connection.connect()
                 pod = pod_behind(connection.sock.getsockname()[1])
-            connection.request("POST", "/v1/chat/completions", BODY, {"Content-Type": "application/json"})
+            connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             answer.read()
             status = answer.status
@@ -69,14 +67,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--text", default=QUESTION, help="what the requests ask")
     parser.add_argument("--timeout", type=float, default=10, help="seconds until a request counts as failed")
     parser.add_argument("--seconds", type=float, default=600, help="end by itself after so long")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     url = urlsplit(chosen.url)
-    threads = [
-        threading.Thread(target=work, args=(url.hostname, url.port, chosen.timeout)) for _ in range(chosen.workers)
-    ]
+    body = json.dumps({"messages": [{"role": "user", "content": chosen.text}], "max_tokens": 16}).encode()
+    arguments = (url.hostname, url.port, chosen.timeout, body)
+    threads = [threading.Thread(target=work, args=arguments) for _ in range(chosen.workers)]
     for thread in threads:
         thread.start()
     stop.wait(chosen.seconds)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import functools
-import json
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
-from tests.cluster.settings import ROOT, Settings
+from tests.cluster.settings import Settings
 from tests.e2e import pod_processes
+from tests.e2e.clients import keep_alive_load, restarts, results, service_url
 from tests.e2e.kubectl import Kubectl, wait_for
 from tests.e2e.services import qwen_service
 
@@ -32,29 +27,6 @@ RULES = {
 }
 
 
-@contextmanager
-def keep_alive_load(cluster: Settings, url: str) -> Iterator[subprocess.Popen[str]]:
-    command = [*cluster.nsenter(), sys.executable, "-m", "tests.e2e.keep_alive_load", "--url", url, "--workers", "4"]
-    load = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        yield load
-    finally:
-        load.terminate()
-        load.wait(timeout=30)
-
-
-def results(load: subprocess.Popen[str]) -> list[dict[str, Any]]:
-    """Stops the load and returns its requests."""
-    load.send_signal(signal.SIGTERM)
-    printed, _ = load.communicate(timeout=30)
-    return [json.loads(line) for line in printed.splitlines()]
-
-
-def restarts(kubectl: Kubectl, pod: str) -> int:
-    count: int = kubectl.get("pod", pod)["status"]["containerStatuses"][0]["restartCount"]
-    return count
-
-
 @pytest.mark.timeout(900)
 def test_hung_pod_leaves_the_service_and_comes_back_restarted(kubectl: Kubectl, cluster: Settings) -> None:
     kubectl.apply(qwen_service("news", replicas=2, **RULES))
@@ -62,9 +34,8 @@ def test_hung_pod_leaves_the_service_and_comes_back_restarted(kubectl: Kubectl, 
     wait_for(lambda: len(kubectl.endpoints("news")) == 2, 30, "two pods are not in the EndpointSlice")
     sick, healthy = kubectl.pods("news")
     address = sick["status"]["podIP"]
-    service = kubectl.get("service", "news")["spec"]["clusterIP"]
 
-    with keep_alive_load(cluster, f"http://{service}:8000") as load:
+    with keep_alive_load(cluster, service_url(kubectl, "news")) as load:
         engine = pod_processes.pids(sick, "VLLM::EngineCore")
         time.sleep(5)  # let every connection settle on a pod, so that traffic flows before the hang
         stopped = time.time()

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from tests.cluster.settings import Settings
+from tests.e2e.clients import keep_alive_load, restarts, results, service_url
 from tests.e2e.kubectl import Kubectl, wait_for
 from tests.e2e.services import qwen_service
-from tests.e2e.test_hung_engine import keep_alive_load, restarts, results
 
 pytestmark = pytest.mark.cluster
 
@@ -20,10 +20,9 @@ def test_operator_gone_and_back_changes_nothing_for_clients(kubectl: Kubectl, cl
     kubectl.wait_ready("steady")
     (pod,) = kubectl.pods("steady")
     before = kubectl.get("deployment", "steady")
-    service = kubectl.get("service", "steady")["spec"]["clusterIP"]
     operator = Kubectl(kubectl.program, kubectl.kubeconfig, "qwen-system")
 
-    with keep_alive_load(cluster, f"http://{service}:8000") as load:
+    with keep_alive_load(cluster, service_url(kubectl, "steady")) as load:
         operator.run("scale", "deployment", "qwen-operator", "--replicas=0")
         gone = "app.kubernetes.io/name=qwen-operator"
         wait_for(lambda: not operator.find("pods", gone), 60, "the operator's pods stay")

@@ -205,8 +205,11 @@ def _answers(plane: ControlPlane, processes: Sequence[subprocess.Popen[bytes]]) 
 
 
 @contextmanager
-def control_plane(folder: Path) -> Iterator[ControlPlane]:
-    """Starts a control plane in a folder; stops it at the end of the block."""
+def control_plane(folder: Path, api_flags: Sequence[str] = ()) -> Iterator[ControlPlane]:
+    """Starts a control plane in a folder; stops it at the end of the block.
+
+    `api_flags` are further flags of kube-apiserver.
+    """
     _certificates(folder)
     client_port, peer_port, api_port = free_ports(3)
     etcd_url, peer_url = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
@@ -224,7 +227,7 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
         "--tls-cert-file=server.crt", "--tls-private-key-file=server.key", "--client-ca-file=ca.crt",
         "--token-auth-file=tokens.csv", "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16",
         "--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=sa.pub",
-        "--service-account-signing-key-file=sa.key", "--allow-privileged",
+        "--service-account-signing-key-file=sa.key", "--allow-privileged", *api_flags,
     ]  # fmt: skip
     manager: list[str | Path] = [
         find_program("kube-controller-manager"), f"--kubeconfig={plane.kubeconfig}", "--leader-elect=false",

@@ -17,6 +17,7 @@ class FakePodServer:
     alerts: list[str] = field(default_factory=list)
     generates: bool = True
     silent: bool = False
+    garbled: bool = False
     busy: int = 0
     uptime: float = 100.0
     progress: dict[str, Any] | None = None
@@ -29,6 +30,8 @@ class FakePodServer:
             return 500, b"oops"
         if where == "/progress":
             return (404, b"") if self.progress is None else (200, json.dumps(self.progress).encode())
+        if self.garbled and where == "/api/v1/metrics":
+            return 200, b"oops"
         if where == "/health/generate":
             return (200 if self.generates else 503), b"{}"
         self.uptime += 0.1

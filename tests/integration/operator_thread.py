@@ -43,7 +43,7 @@ class OperatorThread:
         settings = read_settings(["--namespace", "qwen-system"], env)
         try:
             kube = await KubeClient.connect(str(self._kubeconfig))
-            self.controller = Controller(kube, settings, self.health, Poller(self._url_of))
+            self.controller = Controller(kube, settings, self.health, Poller(self._url_of, shortest=0.1))
             acting = Acting(self.controller, self._stop, kube.close)
             running = asyncio.create_task(acting.run())
             while not self.health.ready and not running.done():  # noqa: ASYNC110 - no event tells it

@@ -196,7 +196,7 @@ def real_server(
     *flags: str,
     engine: Sequence[str] = (),
     model: str | None = None,
-    scope: Literal["function", "module", "package"] = "module",
+    scope: Literal["function", "module", "session"] = "module",
     **thresholds: float,
 ) -> Any:
     """Makes a fixture: a server that accepts requests.

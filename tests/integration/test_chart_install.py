@@ -99,6 +99,10 @@ def test_operator_may_do_its_work_and_not_more(installed: ControlPlane) -> None:
         ("patch", "", "pods/status"),
         ("create", "", "pods/eviction"),
         ("get", "", "nodes"),
+        ("list", "monitoring.coreos.com", "prometheuses"),
+        ("list", "networking.k8s.io", "ingressclasses"),
+        ("patch", "networking.k8s.io", "ingresses"),
+        ("patch", "keda.sh", "scaledobjects"),
     ):
         assert may(installed, verb, group, resource), f"{verb} {resource}"
     for verb, group, resource in (
@@ -120,6 +124,7 @@ def test_operator_of_listed_namespaces_has_no_rights_elsewhere(installed: Contro
     assert may(installed, "patch", "apps", "deployments", "default")
     assert not may(installed, "list", "apps", "deployments", "kube-public")
     assert not may(installed, "get", "", "nodes")
+    assert not may(installed, "list", "monitoring.coreos.com", "prometheuses")
     assert names(installed, "clusterroles,clusterrolebindings,priorityclasses") == set()
 
 

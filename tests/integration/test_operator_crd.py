@@ -13,7 +13,7 @@ import pytest
 import pod_schema
 from tests.integration.admin_api import QS, AdminApi, path, qwen_service
 from tests.integration.control_plane import ControlPlane, find_program
-from tests.unit.qwen_operator.bad_specs import BAD_SPECS, UNKNOWN_MODEL, BadSpec, set_path
+from tests.unit.qwen_operator.bad_specs import BAD_SPECS, UNKNOWN_MODEL, BadSpec
 from tests.unit.qwen_operator.good_specs import GOOD_SPECS
 
 pytestmark = pytest.mark.cluster
@@ -102,7 +102,7 @@ def test_bad_input_is_refused_with_the_field(
 @pytest.mark.parametrize("bad", [*BAD_SPECS, UNKNOWN_MODEL], ids=str)
 def test_a_spec_that_would_be_silently_wrong_is_refused_with_field_and_rule(api: AdminApi, bad: BadSpec) -> None:
     obj = qwen_service()
-    set_path(obj["spec"], bad.path, bad.value)
+    bad.put(obj["spec"])
     with pytest.raises(urllib.error.HTTPError) as caught:
         api.create(obj)
     answer = json.loads(caught.value.read())

@@ -181,6 +181,31 @@ def test_a_spent_budget_suspends_and_the_annotation_resets_it(api: AdminApi, ser
     wait_until("it is active", lambda: api.condition("RemediationSuspended").get("status") == "False", seconds=10)
 
 
+@pytest.mark.usefixtures("operator")
+def test_pods_that_cannot_be_read_stay_in_rotation_and_the_status_says_so(
+    api: AdminApi, servers: FakePodServers
+) -> None:
+    pods = start(api, servers, 2)
+    one, other = (servers.by_ip[ip_of(number)] for number in range(2))
+    one.garbled = True
+    [event] = wait_until("an event", lambda: api.events("MetricsUnreadable"), seconds=10)
+    assert "its answer is not valid" in event["message"]
+    assert api.condition("RemediationSuspended")["status"] == "False"
+
+    other.silent = True
+    reason = "PodsUnreachable"
+    wait_until(reason, lambda: api.condition("RemediationSuspended").get("reason") == reason, seconds=10)
+    api.patch(QS, "qwenservices", "news", {"spec": {"replicas": 3}})
+    [new] = set(api.started(3)) - set(pods)
+    api.run_pod(new, ip_of(2))
+    wait_until("the gate of the new pod is open", gate_is(api, new, "True"), seconds=10)
+    assert [api.gate(pod) for pod in pods] == ["True", "True"]
+    assert api.condition("Ready")["status"] == "True"
+
+    one.garbled = other.silent = False
+    wait_until("it is active", lambda: api.condition("RemediationSuspended").get("status") == "False", seconds=10)
+
+
 def test_a_restart_survives_a_restart_of_the_operator(
     api: AdminApi, servers: FakePodServers, operator: OperatorThread, operator_kubeconfig: Path
 ) -> None:

@@ -16,6 +16,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -294,6 +295,24 @@ def test_the_engines_failures_are_engine_errors() -> None:
         found = raised(error)
         assert isinstance(found, EngineError)
         assert not isinstance(found, EngineGoneError)
+
+
+async def test_an_engine_without_its_output_handler_counts_as_dead() -> None:
+    """The engine core works on, but nobody reads its tokens."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    handler = asyncio.create_task(asyncio.Event().wait())
+    resources = SimpleNamespace(engine_dead=False)
+    llm = SimpleNamespace(output_handler=handler, engine_core=SimpleNamespace(resources=resources))
+
+    def errored() -> bool:
+        llm.is_running = AsyncLLM.is_running.fget(llm)
+        return bool(AsyncLLM.errored.fget(llm))
+
+    assert not errored()
+    handler.cancel()
+    await asyncio.wait([handler])
+    assert errored()
 
 
 def flags_of(parser: Any) -> set[str]:

@@ -31,13 +31,16 @@
   resources: [servicemonitors, prometheusrules]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
-  resources: [networkpolicies]
+  resources: [networkpolicies, ingresses]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [keda.sh]
+  resources: [scaledobjects]
   verbs: [get, list, watch, create, patch, delete]
 # The model cache: weights are expensive, so there is no permission to delete them.
 - apiGroups: [""]
@@ -63,11 +66,18 @@
 {{- end -}}
 
 {{- /* Permissions that only a cluster-wide operator has. It leaves pods on a node that is not ready
-     to Kubernetes. */ -}}
+     to Kubernetes, lets the Prometheus that scrapes a service pass its NetworkPolicy, and says if
+     no IngressClass serves an Ingress. */ -}}
 {{- define "qwen-operator.clusterRules" -}}
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get]
+- apiGroups: [monitoring.coreos.com]
+  resources: [prometheuses]
+  verbs: [list]
+- apiGroups: [networking.k8s.io]
+  resources: [ingressclasses]
+  verbs: [list]
 {{- end -}}
 
 {{- define "qwen-operator.roleName" -}}

@@ -15,6 +15,7 @@ from qwen_operator.controller import Controller
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.lease import RENEW_DEADLINE, Leader
 from qwen_operator.process.endpoints import serve
+from qwen_operator.process.files import raise_file_limit
 from qwen_operator.process.health import Health
 from qwen_operator.process.logs import set_up_logging
 from qwen_operator.process.operator_metrics import LEADER
@@ -66,6 +67,7 @@ async def _lead(settings: Settings, health: Health, stop: asyncio.Event, close: 
             won = await _unless(stop, leader.acquire())
         finally:
             standby.cancel()
+            health.ready = False  # the leader is ready when it sees what it acts on
         if not won:
             return 0
         LEADER.set(1)
@@ -133,6 +135,7 @@ def main() -> None:
         print(f"qwen-operator: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_SETTINGS)
     set_up_logging(settings.log_level, settings.log_format)
+    raise_file_limit()
     sys.exit(asyncio.run(run(settings)))
 
 

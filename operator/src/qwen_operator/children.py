@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -19,6 +18,7 @@ from qwen_operator.kube.errors import (
     KubeError,
     NamespaceEndingError,
     NotFoundError,
+    worse,
 )
 from qwen_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, PODS, Resource, resource_for, resource_of
 from qwen_operator.planning.builders.common import stable_hash
@@ -33,14 +33,13 @@ logger = logging.getLogger(__name__)
 
 TAKEN_SECONDS: Final = 15.0
 """How often a name is looked at again that an object of somebody else has."""
-_WATCH_LAG: Final = 1.0
-"""Seconds within which a watch delivers what a write has created."""
 
 # What the pods mount, and what a route sends requests to. Without it the child would do harm.
 _NEEDS: Final = {
     "Deployment": ("ConfigMap", "PersistentVolumeClaim"),
     "Job": ("PersistentVolumeClaim",),
     "HTTPRoute": ("Service",),
+    "Ingress": ("Service",),
 }
 
 
@@ -54,16 +53,11 @@ class Children:
         self._kube = kube
         self._cluster = cluster
         self._again = again
-        self._created: dict[tuple[Resource, Key], tuple[float, Object]] = {}
+        self._taken: dict[Key, set[tuple[Resource, str]]] = {}
 
     def live(self, resource: Resource, namespace: str, name: str) -> Object | None:
-        """The child that exists, also if the watch has not delivered it yet."""
-        place = (resource, (namespace, name))
-        found = self._cluster.child(resource, namespace, name)
-        created = self._created.get(place)
-        if created is not None and (found is not None or time.monotonic() - created[0] > _WATCH_LAG):
-            del self._created[place]
-        return found if found is not None or place not in self._created else self._created[place][1]
+        """An object with our label."""
+        return self._cluster.child(resource, namespace, name)
 
     def own(self, resource: Resource, service: QwenService, name: str) -> Object | None:
         """The same, None if it is somebody else's."""
@@ -89,7 +83,7 @@ class Children:
                 continue  # the QwenService will be deleted, too
             except KubeError as error:
                 errors.append(ApplyError("ApplyFailed", f"{kind} {child['metadata']['name']}: {error.message}", kind))
-                retry = retry or (None if isinstance(error, InvalidError) else error)
+                retry = worse(retry, None if isinstance(error, InvalidError) else error)
         return errors, retry
 
     async def remove(self, service: QwenService, references: Sequence[Reference]) -> KubeError | None:
@@ -112,11 +106,9 @@ class Children:
             logger.info("removed %s %s/%s", reference.kind, service.namespace, reference.name)
         return failure
 
-    def tidy(self) -> None:
-        """Drops what is remembered of writes that every watch has delivered by now."""
-        now = time.monotonic()
-        for place in [place for place, (since, _) in self._created.items() if now - since > _WATCH_LAG]:
-            del self._created[place]
+    def forget(self, key: Key) -> None:
+        """Drops what is known about the children of a service."""
+        self._taken.pop(key, None)
 
     def _lacks(self, child: Object, errors: Sequence[ApplyError]) -> bool:
         """Whether a child that does not exist yet needs one that was refused."""
@@ -131,16 +123,13 @@ class Children:
         child = stamped(planned)
         resource, name = resource_for(child), child["metadata"]["name"]
         live = self.live(resource, key[0], name)
-        if live is not None and is_ours(live, service) and is_applied(child, live):
-            return []
-        if live is None:
-            live = await self._look(resource, key, name)
-        if live is not None and not is_ours(live, service):
-            self._again(key, TAKEN_SECONDS)
-            message = f"{child['kind']} {name} exists and belongs to something else. Rename one of the two."
-            return [ApplyError("NameTaken", message, child["kind"])]
         try:
-            await self._write(key, child)
+            if live is None:
+                live = await self._create(key, child)
+            if live is not None and not is_ours(live, service):
+                return [self._name_taken(key, child)]
+            if live is not None and not is_applied(child, live):
+                await self._write(key, child)
         except InvalidError as error:
             if resource is not DEPLOYMENTS:
                 raise
@@ -154,12 +143,39 @@ class Children:
             raise
         return []
 
+    async def _create(self, key: Key, child: Object) -> Object | None:
+        """Creates a child that the cache does not have, and returns None.
+
+        Returns the object that has its name if there is one: the cache has only objects with our
+        label. A name that was taken is read first, so that no write is refused again and again.
+        """
+        resource, name = resource_for(child), child["metadata"]["name"]
+        if not self._cluster.knows(resource, key[0]) or (resource, name) in self._taken.get(key, ()):
+            found = await self._look(resource, key, name)
+            if found is not None:
+                return found
+        self._taken.get(key, set()).discard((resource, name))
+        try:
+            await self._write(key, child, new=True)
+        except ConflictError:
+            found = await self._look(resource, key, name)
+            if found is None:  # it was deleted in between
+                await self._write(key, child)
+            return found
+        return None
+
     async def _look(self, resource: Resource, key: Key, name: str) -> Object | None:
-        """An object that the cache does not have: it has only objects with our label."""
         try:
             return await self._kube.get(resource, name, key[0])
         except NotFoundError:
             return None
+
+    def _name_taken(self, key: Key, child: Object) -> ApplyError:
+        kind, name = child["kind"], child["metadata"]["name"]
+        self._taken.setdefault(key, set()).add((resource_for(child), name))
+        self._again(key, TAKEN_SECONDS)
+        message = f"{kind} {name} exists and belongs to something else. Rename one of the two."
+        return ApplyError("NameTaken", message, kind)
 
     async def _keep_template(self, key: Key, planned: Object, live: Object | None) -> None:
         """Applies the rest of a Deployment whose pod template was refused, such as its replicas."""
@@ -172,13 +188,10 @@ class Children:
             except (InvalidError, ForbiddenError) as error:
                 logger.debug("the Deployment is refused with its old template, too: %s", error)
 
-    async def _write(self, key: Key, child: Object) -> None:
-        applied = await self._kube.apply(child)
+    async def _write(self, key: Key, child: Object, *, new: bool = False) -> None:
+        applied = await self._kube.apply(child, new=new)
         WRITES.labels(child["kind"]).inc()
-        resource, name = resource_for(child), child["metadata"]["name"]
-        if self._cluster.child(resource, key[0], name) is None:
-            self._created[(resource, (key[0], name))] = (time.monotonic(), applied)
-            self._again(key, _WATCH_LAG + 0.1)
+        resource = resource_for(child)
         self._cluster.store_child(resource, applied)
         if resource is CONFIG_MAPS:
             await self._nudge(key, stable_hash(child["data"]))

@@ -10,7 +10,7 @@ from typing import Any, Final
 from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.errors import KubeError
+from qwen_operator.kube.errors import KubeError, RefusedError
 from qwen_operator.kube.events import Recorder
 from qwen_operator.kube.workqueue import WorkQueue
 from qwen_operator.process.health import Health
@@ -75,13 +75,13 @@ class Controller:
         """Runs until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._report(), name="readiness")
                 tasks.create_task(self._recorder.run(), name="events")
                 tasks.create_task(self._gates.run(), name="gates")
                 await self.cluster.start(tasks)
                 tasks.create_task(self.cluster.keep_discovering(), name="discovery")
                 tasks.create_task(self._queue.run(), name="reconcile")
                 tasks.create_task(self._resync(), name="resync")
-                tasks.create_task(self._report(), name="readiness")
         finally:
             self._ended = True
             self._health.ready = False
@@ -106,7 +106,8 @@ class Controller:
             self._remediator.sync(key)
         if self._matters.get(key) != matters:
             self._matters[key] = matters
-            self._queue.add(key)
+            # What a user changes does not wait behind the services that were there at the start.
+            self._queue.add(key, first=self.cluster.service_informer.synced.is_set())
 
     def service_gone(self, key: Key) -> None:
         """Handles a deleted QwenService. Kubernetes removes the objects that it owned."""
@@ -136,10 +137,13 @@ class Controller:
             self._all_due()
 
     async def _report(self) -> None:
-        """Keeps the process ready as long as it hears about QwenServices, in whatever namespace."""
+        """Keeps the process ready as long as it hears about QwenServices and sees what belongs to
+        them, in whatever namespace.
+        """
         while True:
             silence = self.cluster.service_informer.silence()
-            self._health.ready = silence < self._settings.resync_seconds + _SILENCE
+            heard = silence < self._settings.resync_seconds + _SILENCE
+            self._health.ready = heard and self.cluster.sees_any()
             await asyncio.sleep(0.5)
 
     def _patience(self) -> float:
@@ -160,15 +164,22 @@ class Controller:
             if self.cluster.services:
                 self._health.beat("reconcile", self._patience())
         RECONCILE_SECONDS.observe(time.monotonic() - started)
-        RECONCILES.labels("ok").inc()
+        RECONCILES.labels(_result(None)).inc()
 
     def _failed(self, key: Key, error: Exception, failures: int) -> None:
-        RECONCILES.labels("error").inc()
+        RECONCILES.labels(_result(error)).inc()
         where: dict[str, Any] = {"namespace": key[0], "service": key[1], "failures": failures}
         if isinstance(error, KubeError):
             logger.warning("reconciliation failed: %s", error, extra=where)
         else:
             logger.error("reconciliation failed", exc_info=error, extra=where)
+
+
+def _result(error: Exception | None) -> str:
+    """How a reconciliation counts: what a quota or a policy refuses is no error of the operator."""
+    if error is None:
+        return "ok"
+    return "refused" if isinstance(error, RefusedError) else "error"
 
 
 def _matters(obj: Object) -> tuple[Any, ...]:

@@ -16,22 +16,26 @@ from qwen_operator.children import Children
 from qwen_operator.downloads import Ask, Downloads
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError
+from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, worse
 from qwen_operator.kube.events import Recorder, Subject
 from qwen_operator.kube.pod_events import PodEvents
 from qwen_operator.kube.resources import (
+    AUTOSCALERS,
     CLAIMS,
     DEPLOYMENTS,
     HTTP_ROUTES,
     JOBS,
     PROMETHEUS_RULES,
     QWEN_SERVICES,
+    RESOURCE_CLAIMS,
+    SCALED_OBJECTS,
     SERVICE_MONITORS,
     SERVICES,
     resource_for,
 )
 from qwen_operator.planning.builders.ownership import is_ours, labels_select
 from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, plan
+from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.process.settings import Settings
@@ -93,8 +97,10 @@ class Reconciler:
             return
         if not service.replicas_given:  # first, so that drift of the Deployment is never taken for it
             await self._write_replicas(key, service.spec.replicas)
+        # First, because an autoscaler of another kind is refused while the old one exists.
+        failed = await self._children.remove(service, todo.removed)
         errors, retry = await self._children.apply(key, service, todo.children)
-        retry = await self._children.remove(service, todo.removed) or retry
+        retry = worse(failed, retry)
         self._tell_warnings(key, obj, todo.warnings)
         pods = self._cluster.pods(key)
         observed = Observed(
@@ -134,7 +140,7 @@ class Reconciler:
     def forget(self, key: Key) -> None:
         """Drops what is known about a service."""
         self._warned.pop(key, None)
-        self._children.tidy()
+        self._children.forget(key)
         self._pod_events.forget(key)
         self._downloads.forget(key)
 
@@ -148,7 +154,7 @@ class Reconciler:
         names = {JOB_NAME_LABEL: download.name}
         pods = [pod for pod in self._cluster.download_pods(key) if labels_select(names, pod)]
         figures = None if download.done else await self._downloads.of(key, pods)
-        return view_download(download, job, pods, figures, service.status.download, now)
+        return view_download(download, job, pods, figures, before=service.status.download, now=now)
 
     def _selector(self, service: QwenService) -> Mapping[str, str] | None:
         """Which pods the Service selects; None if it does not exist or is not ours."""
@@ -159,12 +165,15 @@ class Reconciler:
         """Whether the service still exists. Checked before a child is created for it.
 
         A deletion that fell into a gap of the watch shows only in the next list. Until then,
-        children of a deleted service would be garbage collected and created again.
+        children of a deleted service would be garbage collected and created again. A report of the
+        service is proof enough, but only once.
         """
         if all(
             self._children.live(resource_for(child), key[0], child["metadata"]["name"]) is not None
             for child in todo.children
         ):
+            return True
+        if self._cluster.take_report(key):
             return True
         try:
             live: Object | None = await self._kube.get(QWEN_SERVICES, key[1], key[0])
@@ -194,12 +203,22 @@ class Reconciler:
             has_service_monitor=cluster.serves(SERVICE_MONITORS),
             has_prometheus_rule=cluster.serves(PROMETHEUS_RULES),
             has_http_route=cluster.serves(HTTP_ROUTES),
+            has_scaled_object=cluster.serves(SCALED_OBJECTS),
+            has_resource_claims=cluster.serves(RESOURCE_CLAIMS),
             live_deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
             unready_seconds=_unready_seconds(service, now),
             budgets=cluster.budgets(key[0]),
             jobs=[job for job in cluster.jobs(key) if is_ours(job, service)],
             claims=claims,
+            prometheuses=cluster.surroundings.prometheuses,
+            ingress_classes=cluster.surroundings.ingress_classes,
+            scaling_trouble=scaling_trouble(self._autoscaler(service), now),
         )
+
+    def _autoscaler(self, service: QwenService) -> Object | None:
+        scaling = service.spec.autoscaling
+        resource = SCALED_OBJECTS if scaling is not None and scaling.scaler == "KEDA" else AUTOSCALERS
+        return self._children.own(resource, service, child_name(service.name))
 
     async def _write_status(self, obj: Object, status: ServiceStatus) -> None:
         old, new = obj.get("status") or {}, status.to_dict()

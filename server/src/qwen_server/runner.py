@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
@@ -22,10 +23,17 @@ import uvloop
 
 from qwen_server.config.command_line import check_model, load_settings, useless_settings
 from qwen_server.config.settings import ConfigurationError, Settings
-from qwen_server.control.lifecycle import EXIT_CONFIGURATION, EXIT_ENGINE_DIED, EXIT_OK, Lifecycle, RestartWatch
+from qwen_server.control.lifecycle import (
+    EXIT_CONFIGURATION,
+    EXIT_ENGINE_DIED,
+    EXIT_OK,
+    LAST_REQUEST_SECONDS,
+    Lifecycle,
+    RestartWatch,
+)
 from qwen_server.engine.base import Engine, EngineError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
-from qwen_server.http.connections import BACKLOG, uvicorn_config
+from qwen_server.http.connections import BACKLOG, clients_since, uvicorn_config
 from qwen_server.observe import logs
 
 if TYPE_CHECKING:
@@ -86,13 +94,19 @@ class Runner:
         self._restarts = RestartWatch(settings.podinfo_dir)
         self._stop_cause: str | None = None
         self._skip_drain = False
+        self._last_request_seconds = min(LAST_REQUEST_SECONDS, settings.drain_timeout)
 
-    def request_stop(self, cause: str) -> None:
-        """Requests a drain and an exit. A second request ends the drain at once."""
+    def request_stop(self, cause: str, *, at_once: bool = False) -> None:
+        """Requests a drain and an exit. A second request ends the drain at once.
+
+        With `at_once`, open connections are not waited for: somebody waits for the exit.
+        """
         if self._stop_cause is not None:
             self._skip_drain = True
         else:
             self._stop_cause = cause
+            if at_once:
+                self._last_request_seconds = 0.0
 
     async def run(self, listener: socket.socket) -> Ending:
         """Serves on `listener` until the end, and returns how the process ends."""
@@ -151,12 +165,15 @@ class Runner:
         return Ending(EXIT_ENGINE_DIED, cause)
 
     async def _drain(self, cause: str) -> Ending:
-        """Waits for accepted requests, until the drain timeout, a second stop request or a hang."""
+        """Waits for accepted requests, until the drain timeout, a second stop request or a hang.
+
+        Clients that keep a connection open get the time to send one more request.
+        """
         lifecycle = self._lifecycle
-        lifecycle.begin_drain(cause)
+        lifecycle.begin_drain(cause, self._last_request_seconds)
         _log.info("%s: draining, %d request(s) in flight", cause, lifecycle.in_flight)
         deadline = asyncio.get_running_loop().time() + self._settings.drain_timeout
-        while lifecycle.in_flight:
+        while lifecycle.in_flight or self._awaits_last_requests():
             if (ending := self._death()) is not None:
                 await self._flush()
                 return ending
@@ -167,6 +184,10 @@ class Runner:
                 break
             await asyncio.sleep(self._poll_seconds / 4)
         return Ending(EXIT_OK, cause)
+
+    def _awaits_last_requests(self) -> bool:
+        begun = self._lifecycle.draining_since
+        return self._lifecycle.may_send_last_request(begun) and clients_since(self._server, begun) > 0
 
     async def _flush(self) -> None:
         """Gives the server a moment to send the error responses."""
@@ -239,7 +260,9 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
     runner = Runner(settings, engine, lifecycle, server, is_stuck=lambda: bool(service.alert_state.zero_work))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, runner.request_stop, f"received {number.name}")
+        # Who presses Ctrl-C waits for the exit.
+        stop = partial(runner.request_stop, f"received {number.name}", at_once=number == signal.SIGINT)
+        loop.add_signal_handler(number, stop)
     _log.info("listening on %s port %d", *listener.getsockname()[:2])
     try:
         ending = await runner.run(listener)

@@ -65,13 +65,13 @@ def test_conditions_name_command_machine_and_versions() -> None:
     assert "- a note\n" in text
 
 
-def test_tables_replace_what_stands_between_the_markers() -> None:
-    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
-    once = report.insert(page, "new\n")
-    assert once == f"before\n{report.BEGIN}\n\nnew\n{report.END}\nafter\n"
-    assert report.insert(once, "new\n") == once
-    with pytest.raises(ValueError, match="figures"):
-        report.insert("no markers", "new")
+def test_tables_replace_what_stands_between_the_markers_of_their_device() -> None:
+    cpu, gpu = (f"{report.begin(device)}\nold\n{report.END}\n" for device in ("cpu", "cuda"))
+    once = report.insert(f"before\n{cpu}between\n{gpu}after\n", "new\n", "cuda")
+    assert once == f"before\n{cpu}between\n{report.begin('cuda')}\n\nnew\n{report.END}\nafter\n"
+    assert report.insert(once, "new\n", "cuda") == once
+    with pytest.raises(ValueError, match="figures: cuda"):
+        report.insert(cpu, "new", "cuda")
 
 
 def test_a_part_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -81,9 +81,10 @@ def test_a_part_comes_back_from_its_file(tmp_path: Path) -> None:
     assert results.load(tmp_path, "other") is None
 
 
-def test_the_page_of_the_repository_takes_tables() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_page_of_the_repository_takes_tables(device: str) -> None:
     page = Path(report.__file__).with_name("README.md").read_text(encoding="utf-8")
-    assert "new tables" in report.insert(page, "new tables\n")
+    assert "new tables" in report.insert(page, "new tables\n", device)
 
 
 def test_the_rust_frontend_gets_columns_of_its_own() -> None:

@@ -78,9 +78,10 @@ def test_the_longer_tests_are_all_run_even_if_some_fail(
         return subprocess.CompletedProcess(command, 1 if "tests.fuzz" in command else 0)
 
     monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr(checks, "_prepare_cluster", lambda: "")
     with pytest.raises(Problem, match=r"test-full failed: fuzz\n"):
         checks.test_full(minutes=5, cases=3000)
-    clients, without_patches, histories, fuzz, soak = commands
+    clients, without_patches, histories, fuzz, soak, scenarios = commands
     assert clients[0] == str(Settings.from_env().clients / "bin" / "python")
     assert clients[-1] == "tests/clients"
     assert (without_patches[-2:], seen[1]["QWEN_TEST_PATCHES"]) == (["-m", "vllm"], "off")
@@ -88,6 +89,7 @@ def test_the_longer_tests_are_all_run_even_if_some_fail(
     assert seen[2]["REMEDIATION_HISTORIES"] == "10000"
     assert fuzz[-2:] == ["--cases", "3000"]
     assert (soak[-1], seen[4]["SOAK_MINUTES"], seen[4]["IDLE_MINUTES"]) == ("full_load or quiet_time", "5", "5")
+    assert scenarios[-1] == "tests/e2e/long"
     assert "FAILED: exit code 1" in capsys.readouterr().out
 
 

@@ -11,17 +11,26 @@ from qwen_operator.api.flags import OWNED_VARIABLES
 
 
 class BadSpec(NamedTuple):
-    """`path` of the spec gets `value`. The error names `field` (`path` if empty) and has `text`."""
+    """`path` of the spec gets `value`. The error names `field` (`path` if empty) and has `text`.
+
+    `beside` are other sections that the spec has.
+    """
 
     path: str
     value: Any
     text: str
     field: str = ""
+    beside: tuple[tuple[str, Any], ...] = ()
 
     @property
     def named(self) -> str:
         """The field that the error names."""
         return f"spec.{self.field or self.path}"
+
+    def put(self, spec: dict[str, Any]) -> None:
+        """Writes it into a good spec."""
+        for path, value in (*self.beside, (self.path, self.value)):
+            set_path(spec, path, value)
 
     def __str__(self) -> str:
         return f"{self.path}={str(self.value)[:40]!r}"
@@ -50,7 +59,7 @@ TIMES = [
         ("remediation.backoff.max", ("25h",), "must be from 0s to 24h"),
     )
     for value in values
-] + [BadSpec("slo.ttft", {"threshold": "0s", "objective": "95"}, "must be from 1ms to 1h", "slo.ttft.threshold")]
+]
 SOURCES = [
     BadSpec(f"{kind}.repo", repo, "should match")
     for kind in (HUB, SCOPE)
@@ -128,8 +137,83 @@ AMOUNTS = [
     BadSpec("engine.maxModelLen", 1, "greater than or equal to 2"),
     BadSpec("engine.maxModelLen", 100, "must be above limits.defaultMaxTokens"),
     BadSpec("remediation.restartBudget.maxRestarts", 201, "must be at most 200"),
-    BadSpec("slo.availability", "0", "should match"),
 ]
+OBJECTIVES = [
+    *(
+        BadSpec(
+            "slo.ttft",
+            {"threshold": threshold, "objective": "95"},
+            "must be a bound of the server's histogram",
+            "slo.ttft.threshold",
+        )
+        for threshold in ("0s", "3s", "1h")
+    ),
+    *(
+        BadSpec("slo", {"availability": "99", "window": window}, "should match", "slo.window")
+        for window in ("3h", "6d", "91d")
+    ),
+    BadSpec("slo.availability", "0", "should match"),
+    BadSpec("slo", {}, "availability or ttft must be set"),
+    BadSpec(
+        "slo",
+        {"availability": "99"},
+        "slo needs monitoring.prometheusRule",
+        beside=(("monitoring", {"prometheusRule": "Disabled"}),),
+    ),
+    BadSpec(
+        "slo",
+        {"availability": "99"},
+        "monitoring.interval must be at most 2m with slo",
+        "monitoring.interval",
+        (("monitoring", {"interval": "3m"}),),
+    ),
+]
+SCALING = [
+    BadSpec("autoscaling", {"maxReplicas": 2, **scaling}, text, f"autoscaling.{field}")
+    for scaling, text, field in (
+        ({"scaleDownStabilization": "2h"}, "must be from 0s to 1h", "scaleDownStabilization"),
+        ({"scaler": "KEDA"}, "prometheusAddress must be set with the scaler KEDA", "prometheusAddress"),
+        ({"scaler": "KEDA", "prometheusAddress": "prometheus:9090"}, "should match", "prometheusAddress"),
+        ({"prometheusAddress": "http://prometheus:9090"}, "scaler must be KEDA", "scaler"),
+        (
+            {"scaler": "KEDA", "prometheusAddress": "http://prometheus:9090", "minReplicas": 0},
+            "activationQuery must be set with minReplicas 0",
+            "activationQuery",
+        ),
+        (
+            {"scaler": "KEDA", "prometheusAddress": "http://prometheus:9090", "activationQuery": "up"},
+            "activationQuery must be set with minReplicas 0, and only then",
+            "activationQuery",
+        ),
+    )
+]
+_CLAIM = {"name": "gpu", "resourceClaimTemplateName": "one-gpu"}
+CLAIMS = [
+    BadSpec("gpu.resourceClaims", [_CLAIM], "must be empty if engine.device is cpu"),
+    BadSpec(
+        "gpu",
+        {"count": 1, "resourceClaims": [_CLAIM]},
+        "count must not be set with resourceClaims",
+        "gpu.count",
+    ),
+    *(
+        BadSpec("gpu.resourceClaims", [claim], "exactly one of resourceClaimName", "gpu.resourceClaims[0]")
+        for claim in ({"name": "gpu"}, {**_CLAIM, "resourceClaimName": "shared"})
+    ),
+]
+EXPOSURE = [
+    BadSpec("ingress", {"hosts": ["a b"]}, "should match", "ingress.hosts[0]"),
+    BadSpec("ingress", {"className": "Not A Name"}, "should match", "ingress.className"),
+    BadSpec("ingress", {"annotations": {"qwen-vllm.io/restart": "1"}}, "they belong to the operator",
+            "ingress.annotations"),
+    BadSpec("monitoring.networkPolicyFrom", [{"podSelector": {}}], "needs networkPolicy.enabled: true"),
+    BadSpec(
+        "engine.trustedCA",
+        {"configMapRef": {"name": "company-ca", "key": "a b"}},
+        "should match",
+        "engine.trustedCA.configMapRef.key",
+    ),
+]  # fmt: skip
 ALERTS = [
     BadSpec(
         "alerts",
@@ -165,8 +249,6 @@ OTHERS = [
         "storageClassName must not be set with existingClaim",
         "cache.storageClassName",
     ),
-    BadSpec("autoscaling", {"maxReplicas": 2, "scaleDownStabilization": "2h"}, "must be from 0s to 1h",
-            "autoscaling.scaleDownStabilization"),
     BadSpec("podTemplate.metadata.labels", {"app.kubernetes.io/managed-by": "x"}, "the operator sets them"),
     BadSpec("podTemplate.metadata.labels", {"team": "a b"}, "should match", "podTemplate.metadata.labels.team"),
     BadSpec("podTemplate.metadata.annotations", {"qwen-vllm.io/restart": "1"}, "they belong to the operator"),
@@ -176,7 +258,9 @@ OTHERS = [
     BadSpec("monitoring.labels", {"qwen-vllm.io/service": "x"}, "the operator sets them"),
     BadSpec("service.annotations", {"qwen-vllm.io/config-hash": "1"}, "they belong to the operator"),
 ]  # fmt: skip
-BAD_SPECS = [*TIMES, *SOURCES, *NAMES, *FLAGS, *VARIABLES, *AMOUNTS, *ALERTS, *OTHERS]
+BAD_SPECS = [
+    *TIMES, *SOURCES, *NAMES, *FLAGS, *VARIABLES, *AMOUNTS, *OBJECTIVES, *SCALING, *CLAIMS, *EXPOSURE, *ALERTS, *OTHERS,
+]  # fmt: skip
 # The images may be newer than the operator, so only the API server refuses it.
 UNKNOWN_MODEL = BadSpec("model.source.builtin", "nope", "model.source.builtin must be news-classifier")
 

@@ -1,4 +1,4 @@
-"""Thirty specs that are accepted and together use every field."""
+"""Specs that are accepted and together use every field."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ _SELECTOR: Spec = {
     "matchLabels": {"app": "a"},
     "matchExpressions": [{"key": "b", "operator": "Exists"}, {"key": "c", "operator": "In", "values": ["d"]}],
 }
+_PEERS: list[Spec] = [
+    {"podSelector": _SELECTOR, "namespaceSelector": _SELECTOR},
+    {"namespaceSelector": {}},
+    {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+    {"ipBlock": {"cidr": "fd00::/8"}},
+]
 _TERM: Spec = {
     "labelSelector": _SELECTOR,
     "namespaces": ["a"],
@@ -86,6 +92,20 @@ GOOD_SPECS: dict[str, Spec] = {
         },
         "gpu": {"count": 8, "resourceName": "nvidia.com/mig-3g.40gb"},
     },
+    "more GPUs than the engine uses": {**GPU, "gpu": {"count": 2}},
+    "claimed GPUs": {
+        **GPU,
+        "gpu": {
+            "resourceClaims": [
+                {"name": "gpu", "resourceClaimTemplateName": "one-gpu", "request": "gpu"},
+                {"name": "nic", "resourceClaimName": "shared-nic"},
+            ]
+        },
+    },
+    "mirror inside a company": {
+        **GPU,
+        "engine": {"trustedCA": {"configMapRef": {"name": "company-ca", "key": "tls-ca-bundle.pem"}}},
+    },
     "flags of vLLM": {
         **GPU,
         "engine": {
@@ -123,8 +143,8 @@ GOOD_SPECS: dict[str, Spec] = {
             "maxConcurrentRequests": "auto",
             "maxQueueSize": 0,
             "queueTimeout": "500ms",
-            "defaultMaxTokens": 512,
-            "maxTokens": 512,
+            "defaultMaxTokens": 256,
+            "maxTokens": 256,
             "onExceed": "Clamp",
             "maxStops": 1,
             "minTemperature": 0.5,
@@ -141,6 +161,16 @@ GOOD_SPECS: dict[str, Spec] = {
             "parentRefs": [{"name": "g", "namespace": "infra", "sectionName": "https", "port": 443}],
         },
     },
+    "behind an Ingress": {
+        **CPU,
+        "ingress": {
+            "className": "nginx",
+            "hosts": ["news.example.com", "*.example.com"],
+            "tlsSecretName": "news-tls",
+            "annotations": {"nginx.ingress.kubernetes.io/proxy-read-timeout": "600"},
+        },
+    },
+    "behind the default Ingress": {**CPU, "ingress": {}},
     "placed": {
         **GPU,
         "scheduling": {
@@ -197,6 +227,9 @@ GOOD_SPECS: dict[str, Spec] = {
             "interval": "1m",
             "labels": {"release": "prometheus"},
         },
+    },
+    "objectives": {
+        **CPU,
         "slo": {"availability": "99.95", "ttft": {"threshold": "500ms", "objective": "95"}, "window": "7d"},
     },
     "autoscaled by load": {
@@ -209,19 +242,32 @@ GOOD_SPECS: dict[str, Spec] = {
             "scaleDownStabilization": "0s",
         },
     },
-    "scaled to zero by KEDA": {**GPU, "autoscaling": {"minReplicas": 0, "maxReplicas": 2, "scaler": "KEDA"}},
-    "isolated": {
-        **CPU,
-        "networkPolicy": {
-            "enabled": True,
-            "from": [
-                {"podSelector": _SELECTOR, "namespaceSelector": _SELECTOR},
-                {"namespaceSelector": {}},
-                {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
-                {"ipBlock": {"cidr": "fd00::/8"}},
-            ],
+    "scaled to zero by KEDA": {
+        **GPU,
+        "autoscaling": {
+            "minReplicas": 0,
+            "maxReplicas": 2,
+            "scaler": "KEDA",
+            "prometheusAddress": "http://prometheus-operated.monitoring.svc:9090",
+            "activationQuery": 'sum(rate(gateway_requests_total{route="news"}[2m]))',
         },
     },
+    "scaled by KEDA": {
+        **GPU,
+        "autoscaling": {"maxReplicas": 2, "scaler": "KEDA", "prometheusAddress": "https://thanos/select/0"},
+    },
+    "isolated": {**CPU, "networkPolicy": {"enabled": True, "from": _PEERS}},
+    "isolated and scraped": {
+        **CPU,
+        "networkPolicy": {"enabled": True},
+        "monitoring": {"networkPolicyFrom": _PEERS},
+    },
+    "isolated and not scraped": {
+        **CPU,
+        "networkPolicy": {"enabled": True},
+        "monitoring": {"networkPolicyFrom": []},
+    },
+    "rollout by deletion": {**GPU, "replicas": 4, "rollout": {"maxUnavailable": "50%"}},
     "careful rollout": {
         **GPU,
         "replicas": 4,
@@ -241,9 +287,10 @@ GOOD_SPECS: dict[str, Spec] = {
     },
     "strict remediation": {
         **GPU,
+        "replicas": 4,
         "alerts": [
             {"name": "EngineUnresponsive", "threshold": 1},
-            {"name": "HighErrorRate", "threshold": 100, "for": "0s", "severity": "info", "enabled": False},
+            {"name": "HighErrorRate", "threshold": 100, "for": "5m", "severity": "info", "enabled": False},
             {"name": "HighTTFT", "threshold": 0},
         ],
         "remediation": {
@@ -269,7 +316,9 @@ GOOD_SPECS: dict[str, Spec] = {
                 "labels": {"app.kubernetes.io/version": "1"},
                 "annotations": {"sidecar.istio.io/inject": "no"},
             },
-            "spec": {"containers": [{"name": "server", "volumeMounts": [{"mountPath": "/a", "$patch": "delete"}]}]},
+            "spec": {
+                "containers": [{"name": "server", "volumeMounts": [{"mountPath": "/dev/shm", "$patch": "delete"}]}]
+            },
         },
     },
 }

@@ -67,6 +67,15 @@ def refusal(status: int, message: str = "no", **details: Any) -> web.Response:
     return web.json_response({"kind": "Status", "message": message, "details": details}, status=status)
 
 
+async def written(request: web.Request) -> web.Response:
+    """The answer to a write: the object with what the API server adds to it."""
+    body = await request.json()
+    namespace, _, name = [*request.path.split("/namespaces/")[1].split("/"), ""][:3]
+    made = {"namespace": namespace, "name": name, "uid": request.path}
+    metadata = {**made, **body.get("metadata", {}), "resourceVersion": "100"}
+    return web.json_response({**body, "metadata": metadata})
+
+
 class Objects:
     """The objects of one kind, which it lists and watches. All other kinds are empty.
 

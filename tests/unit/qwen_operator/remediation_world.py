@@ -21,6 +21,7 @@ from qwen_operator.remediation.steps import (
     FinishRestart,
     OpenGate,
     Prove,
+    Recount,
     ResetBudget,
     Step,
 )
@@ -48,6 +49,8 @@ class Patient:
     silent: bool = False
     frozen: bool = False
     """Its metrics answer, but uptime does not advance."""
+    garbled: bool = False
+    """Its metrics answer something that is not valid."""
     generates: bool = True
     busy: int = 0
     gpus: tuple[str, ...] = ()
@@ -118,12 +121,13 @@ class World:
         """What `decide` returns now, without performing it."""
         evidence: dict[str, Evidence | None] = {}
         for uid, patient in self.patients.items():
-            if patient.silent or self.mono < patient.down_until:
+            if patient.silent or patient.garbled or self.mono < patient.down_until:
                 evidence[uid] = None
             else:
                 evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy, patient.gpus)
         pods = tuple(patient.pod for patient in self.patients.values())
-        self.seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset)
+        garbled = frozenset(uid for uid, patient in self.patients.items() if patient.garbled)
+        self.seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset, garbled)
         return decide(self.seen, self.policy, self.ledger, self.memory, self.now)
 
     def advance(self, seconds: float) -> None:
@@ -158,6 +162,8 @@ class World:
                 self.ledger = ledgers.finish(self.ledger, step.intent, refund=refund)
             case ResetBudget():
                 self.ledger = ledgers.reset(self.ledger, step.value)
+            case Recount():
+                self.ledger = self.ledger.model_copy(update={"restarts_in_window": step.count})
             case Prove() if step.pod.uid in self.patients:
                 patient = self.patients[step.pod.uid]
                 self.proofs[step.pod.uid] = patient.generates and self.mono >= patient.down_until
@@ -175,7 +181,7 @@ class World:
             self.evicted += 1
             del self.patients[intent.pod_uid]
             name = f"{old.pod.name}-{self.evicted}"
-            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET, node=old.pod.node)
+            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET, node=old.pod.node, created=self.wall)
         new = Patient(restarted, uptime=0.0, down_until=self.mono + self.start_seconds)
         if not old.cured_by_restart:
             new = replace(new, alerts=old.alerts, generates=old.generates, gpus=old.gpus, cured_by_restart=False)

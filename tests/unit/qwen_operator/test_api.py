@@ -23,7 +23,7 @@ from qwen_operator.api.alerting import AlertName
 from qwen_operator.api.base import DURATION_PATTERN
 from qwen_operator.api.catalogue import NAMES
 from qwen_operator.api.qwenservice import remediation_spec
-from tests.unit.qwen_operator.bad_specs import BAD_SPECS, BadSpec, set_path
+from tests.unit.qwen_operator.bad_specs import BAD_SPECS, BadSpec
 from tests.unit.qwen_operator.objects import NOW, gpu_service, load, service, service_object
 
 
@@ -41,7 +41,7 @@ def test_only_the_model_source_is_required() -> None:
     assert parsed.spec.replicas == 1
     assert parsed.spec.gpu_count == 1
     assert parsed.spec.limits.queue_timeout == timedelta(seconds=30)
-    assert parsed.spec.rollout.startup_timeout == timedelta(minutes=30)
+    assert parsed.spec.rollout.startup_timeout == timedelta(minutes=10)
 
 
 def test_metadata_is_carried_over() -> None:
@@ -86,7 +86,7 @@ def test_invalid_values_are_rejected_with_the_field(spec: dict[str, Any], field:
 @pytest.mark.parametrize("bad", BAD_SPECS, ids=str)
 def test_specs_that_would_be_silently_wrong_are_refused(bad: BadSpec) -> None:
     raw = service_object()
-    set_path(raw["spec"], bad.path, bad.value)
+    bad.put(raw["spec"])
     with pytest.raises(InvalidSpecError) as caught:
         QwenService.parse(raw)
     assert caught.value.field.startswith(re.sub(r"\[(\d+)\]", r".\1", bad.named))
@@ -112,6 +112,21 @@ def test_a_spec_that_is_nested_too_deep_is_refused(depth: int) -> None:
     raw["spec"]["podTemplate"] = {"spec": deep}
     with pytest.raises(InvalidSpecError, match="nested deeper than 64 levels"):
         QwenService.parse(raw)
+
+
+def with_variables(number: int) -> dict[str, Any]:
+    """A service whose pod template has so many variables."""
+    raw = service_object()
+    variables = [{"name": f"V{position}", "value": "x"} for position in range(number)]
+    raw["spec"]["podTemplate"] = {"spec": {"containers": [{"name": "server", "env": variables}]}}
+    return raw
+
+
+def test_a_spec_with_too_many_values_is_refused() -> None:
+    assert QwenService.parse(with_variables(1_000))
+    with pytest.raises(InvalidSpecError, match="it has more than 10000 values") as caught:
+        QwenService.parse(with_variables(5_000))
+    assert caught.value.field == "spec.podTemplate"
 
 
 def test_remediation_is_read_from_a_spec_that_is_invalid_elsewhere() -> None:
@@ -238,3 +253,24 @@ def test_durations_that_no_calendar_holds_are_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["1e99999999", "9" * 5000])
 def test_quantities_that_would_fill_the_memory_are_refused(text: str) -> None:
     assert refused(resources={"limits": {"cpu": text}}).field.startswith("spec.resources.limits")
+
+
+def test_a_time_that_follows_from_the_model_is_not_given() -> None:
+    derived, given = service(), service(rollout={"startupTimeout": "10m"})
+    assert derived.spec == given.spec
+    assert "startup_timeout" not in derived.spec.rollout.model_fields_set
+    assert "startup_timeout" in given.spec.rollout.model_fields_set
+    assert derived.with_replicas(3).spec.rollout == derived.spec.rollout
+
+
+def test_remediation_waits_long_for_a_model_that_cannot_be_read() -> None:
+    spec = remediation_spec(service_object(engine={"dtype": "int3"}))
+    assert spec is not None
+    assert spec.rollout.startup_timeout == timedelta(minutes=30)
+
+
+@pytest.mark.parametrize("text", ["7d", "30d", "90d"])
+def test_windows_are_read_and_written_in_days(text: str) -> None:
+    slo = service(slo={"availability": "99", "window": text}).spec.slo
+    assert slo is not None
+    assert slo.to_dict()["window"] == text

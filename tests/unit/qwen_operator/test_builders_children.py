@@ -124,6 +124,57 @@ def test_autoscaler_scales_the_qwenservice() -> None:
     assert (found["minReplicas"], found["maxReplicas"]) == (1, 8)
 
 
+def test_ingress_points_at_the_service() -> None:
+    found = child(service(ingress={}), "Ingress")["spec"]
+    (path,) = found["rules"][0]["http"]["paths"]
+    assert (path["path"], path["pathType"]) == ("/", "Prefix")
+    assert path["backend"] == {"service": {"name": "news", "port": {"name": "http"}}}
+    assert found.keys() == {"rules"}
+
+
+def test_ingress_has_class_hosts_and_certificate() -> None:
+    given = {
+        "className": "nginx",
+        "hosts": ["a.example.com", "b.example.com"],
+        "tlsSecretName": "news-tls",
+        "annotations": {"example.com/timeout": "600"},
+    }
+    found = child(service(ingress=given), "Ingress")
+    assert found["metadata"]["annotations"] == given["annotations"]
+    assert found["spec"]["ingressClassName"] == "nginx"
+    assert [rule["host"] for rule in found["spec"]["rules"]] == given["hosts"]
+    assert found["spec"]["tls"] == [{"secretName": "news-tls", "hosts": given["hosts"]}]
+    assert child(service(ingress={"tlsSecretName": "t"}), "Ingress")["spec"]["tls"] == [{"secretName": "t"}]
+
+
+def scaled_object(**scaling: Any) -> Object:
+    given = {"maxReplicas": 8, "scaler": "KEDA", "prometheusAddress": "http://prometheus:9090", **scaling}
+    spec: Object = child(service(autoscaling=given), "ScaledObject", has_scaled_object=True)["spec"]
+    return spec
+
+
+def test_keda_scales_the_qwenservice_by_its_queue() -> None:
+    found = scaled_object(target={"waitingRequestsPerReplica": 7}, scaleDownStabilization="1m")
+    assert found["scaleTargetRef"] == {"apiVersion": "qwen-vllm.io/v1alpha1", "kind": "QwenService", "name": "news"}
+    assert (found["minReplicaCount"], found["maxReplicaCount"], found["cooldownPeriod"]) == (1, 8, 60)
+    (trigger,) = found["triggers"]
+    assert trigger["type"] == "prometheus"
+    assert trigger["metadata"] == {
+        "serverAddress": "http://prometheus:9090",
+        "query": 'sum(qwen_requests_waiting{namespace="default",service="news"})',
+        "threshold": "7",
+    }
+
+
+def test_keda_starts_the_first_replica_by_the_query_of_the_spec_and_keeps_one_that_works() -> None:
+    found = scaled_object(minReplicas=0, activationQuery="sum(rate(gateway_requests_total[2m]))")
+    assert found["minReplicaCount"] == 0
+    queries = [trigger["metadata"]["query"] for trigger in found["triggers"]]
+    assert queries[1] == 'sum(qwen_requests_running{namespace="default",service="news"})'
+    assert queries[2] == "sum(rate(gateway_requests_total[2m]))"
+    assert {int(trigger["metadata"]["threshold"]) for trigger in found["triggers"][1:]} == {1_000_000}
+
+
 def test_route_points_at_the_service() -> None:
     found = child(service(**EVERYTHING), "HTTPRoute", has_http_route=True)["spec"]
     assert found["rules"][0]["backendRefs"] == [{"name": "news", "port": 8000}]
@@ -183,14 +234,15 @@ def test_dead_server_is_detected_by_failed_scrapes() -> None:
 
 def everything() -> tuple[QwenService, dict[str, Any]]:
     """A service with every child, and a cluster that serves all of them."""
-    cluster = {"has_service_monitor": True, "has_prometheus_rule": True, "has_http_route": True}
+    apis = ("service_monitor", "prometheus_rule", "http_route", "scaled_object")
+    cluster = {f"has_{api}": True for api in apis}
     return QwenService.parse({**load("manifests/samples/full.yaml"), "metadata": {"name": "news"}}), cluster
 
 
 def test_every_child_and_pod_has_the_labels_and_annotations_of_the_spec() -> None:
     subject, cluster = everything()
     children = planned(subject, **cluster).children
-    assert len(children) >= 10
+    assert len(children) >= 11
     (deployment,) = [obj for obj in children if obj["kind"] == "Deployment"]
     for obj in (*children, deployment["spec"]["template"]):
         assert obj["metadata"]["labels"]["cost-center"] == "newsroom"

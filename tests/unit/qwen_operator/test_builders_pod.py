@@ -262,3 +262,86 @@ def test_null_in_the_pod_template_removes_what_was_built() -> None:
     assert "topologySpreadConstraints" not in found
     assert "fsGroup" not in found["securityContext"]
     assert found["securityContext"]["runAsUser"] == 65532
+
+
+def test_a_server_that_answers_nothing_leaves_rotation_and_is_restarted_by_the_kubelet() -> None:
+    found = container(service())
+    seconds = {
+        kind: probe["periodSeconds"] * probe["failureThreshold"] + probe["timeoutSeconds"]
+        for kind in ("readiness", "liveness")
+        for probe in [found[f"{kind}Probe"]]
+    }
+    assert seconds == {"readiness": 20, "liveness": 70}
+
+
+def test_trusted_authorities_are_mounted_and_found_by_every_library() -> None:
+    bundle = {"configMapRef": {"name": "company-ca", "key": "bundle.pem"}}
+    subject = service(engine={"trustedCA": bundle}, model=source(huggingFace={"repo": "Qwen/Qwen3-8B"}))
+    (volume,) = [volume for volume in pod_spec(subject)["volumes"] if volume["name"] == "trusted-ca"]
+    assert volume["configMap"] == {
+        "name": "company-ca",
+        "items": [{"key": "bundle.pem", "path": "ca-bundle.crt"}],
+    }
+    (mount,) = [mount for mount in container(subject)["volumeMounts"] if mount["name"] == "trusted-ca"]
+    assert mount["readOnly"]
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        assert environment(subject)[name] == f"{mount['mountPath']}/ca-bundle.crt"
+    assert "SSL_CERT_FILE" not in environment(service())
+
+
+def test_a_variable_of_the_user_wins_over_the_trusted_authorities() -> None:
+    engine = {
+        "trustedCA": {"configMapRef": {"name": "company-ca"}},
+        "env": [{"name": "SSL_CERT_FILE", "value": "/mine.pem"}],
+    }
+    assert environment(service(engine=engine))["SSL_CERT_FILE"] == "/mine.pem"
+
+
+def test_claims_bring_the_gpus_instead_of_the_extended_resource() -> None:
+    claims = [
+        {"name": "gpu", "resourceClaimTemplateName": "two-gpus", "request": "gpus"},
+        {"name": "nic", "resourceClaimName": "shared-nic"},
+    ]
+    subject = gpu_service(gpu={"resourceClaims": claims}, engine={"tensorParallelSize": 2})
+    assert pod_spec(subject)["resourceClaims"] == [
+        {"name": "gpu", "resourceClaimTemplateName": "two-gpus"},
+        {"name": "nic", "resourceClaimName": "shared-nic"},
+    ]
+    assert container(subject)["resources"] == {"claims": [{"name": "gpu", "request": "gpus"}, {"name": "nic"}]}
+    assert subject.spec.gpu_count == 2
+    assert "resourceClaims" not in pod_spec(gpu_service())
+
+
+MINUTES = [
+    ({"builtin": "news-classifier"}, 10),
+    ({"builtin": "mine"}, 30),
+    ({"huggingFace": {"repo": "Qwen/Qwen3-0.6B"}}, 30),
+    ({"huggingFace": {"repo": "Qwen/Qwen3-8B"}}, 30),
+    ({"huggingFace": {"repo": "Qwen/Qwen3-32B-AWQ"}}, 74),
+    ({"huggingFace": {"repo": "Qwen/Qwen3-30B-A3B-Instruct-2507"}}, 70),
+    ({"modelScope": {"repo": "Qwen/Qwen3-235B-A22B"}}, 480),
+    ({"huggingFace": {"repo": "Qwen/Qwen1.5-MoE-A2.7B"}}, 30),
+    ({"huggingFace": {"repo": "gpt2"}}, 30),
+    ({"pvc": {"claimName": "models", "path": "qwen3-235b/main"}}, 30),
+    ({"pvc": {"claimName": "models", "path": "qwen3-235b/"}}, 89),
+    ({"pvc": {"claimName": "qwen3-8b"}}, 13),
+    ({"pvc": {"claimName": "qwen3-600m"}}, 11),
+    ({"image": {"reference": "registry.example.com:5000/models/qwen3-8b:1@sha256:00"}}, 13),
+    ({"image": {"reference": "registry.example.com/models/qwen3:8b-2507"}}, 13),
+    ({"image": {"reference": "registry.example.com/models/qwen3"}}, 30),
+]
+
+
+@pytest.mark.parametrize(("given", "minutes"), MINUTES, ids=lambda value: str(value)[:60])
+def test_startup_budget_follows_from_the_size_of_the_model(given: Object, minutes: int) -> None:
+    subject = service(model=source(**given))
+    probe = container(subject)["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == minutes * 60
+    spec = child(subject, "Deployment")["spec"]
+    assert spec["progressDeadlineSeconds"] == minutes * 60 + 60 + 60
+
+
+def test_a_startup_budget_of_the_user_wins() -> None:
+    subject = service(model=source(huggingFace={"repo": "Qwen/Qwen3-235B-A22B"}), rollout={"startupTimeout": "15m"})
+    probe = container(subject)["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 900

@@ -10,7 +10,7 @@ import pytest
 from qwen_operator.api import QwenService
 from qwen_operator.api.objects import Key
 from qwen_operator.children import TAKEN_SECONDS, Children
-from qwen_operator.kube.errors import ForbiddenError, InvalidError, KubeError, NotFoundError
+from qwen_operator.kube.errors import ConflictError, ForbiddenError, InvalidError, KubeError, NotFoundError
 from qwen_operator.kube.resources import Resource
 from tests.unit.qwen_operator.objects import Object, planned, service
 
@@ -21,21 +21,28 @@ FULL = service(
 
 
 class Cluster:
-    """The API server and the cache of what it has."""
+    """The API server and the cache of what it has.
 
-    def __init__(self) -> None:
+    `listed` says whether the cache has listed the objects.
+    """
+
+    def __init__(self, *, listed: bool = True) -> None:
+        self.listed = listed
         self.objects: dict[tuple[str, str], Object] = {}
         self.refused: dict[str, KubeError] = {}
         self.calls: list[tuple[str, str]] = []
 
-    async def get(self, resource: Resource, name: str, _: str) -> Object:
+    async def get(self, resource: Resource, name: str, namespace: str) -> Object:
+        assert namespace == KEY[0]
         self.calls.append(("get", resource.kind))
         if (resource.kind, name) not in self.objects:
             raise NotFoundError(404, "not found")
         return self.objects[(resource.kind, name)]
 
-    async def apply(self, obj: Object) -> Object:
-        self.calls.append(("apply", obj["kind"]))
+    async def apply(self, obj: Object, *, new: bool = False) -> Object:
+        self.calls.append(("create" if new else "apply", obj["kind"]))
+        if new and (obj["kind"], obj["metadata"]["name"]) in self.objects:
+            raise ConflictError(409, "another version")
         refusal = self.refused.get(obj["kind"])
         if refusal is not None and "bad" in str(obj):
             raise refusal
@@ -48,14 +55,18 @@ class Cluster:
         labelled = found is not None and "app.kubernetes.io/managed-by" in found["metadata"].get("labels", {})
         return found if labelled else None
 
+    def knows(self, *_: Any) -> bool:
+        return self.listed
+
     def store_child(self, *_: Any) -> None:
         """What was applied is known already."""
 
     def pods(self, _: Key) -> list[Object]:
         return []
 
-    def kinds(self, call: str = "apply") -> list[str]:
-        return [kind for name, kind in self.calls if name == call]
+    def kinds(self, *names: str) -> list[str]:
+        """The kinds of these calls, of all writes without a name."""
+        return [kind for name, kind in self.calls if name in (names or ("apply", "create"))]
 
 
 async def apply(cluster: Cluster, subject: QwenService, again: list[float] | None = None) -> list[tuple[str, str]]:
@@ -71,19 +82,71 @@ def taken(kind: str, name: str = "news") -> tuple[tuple[str, str], Object]:
     return (kind, name), {"kind": kind, "metadata": {"name": name, "uid": "x"}, "spec": {"template": {"metadata": {}}}}
 
 
-async def test_all_children_are_applied_without_a_trial() -> None:
+async def test_each_new_child_costs_one_request() -> None:
     cluster = Cluster()
     assert await apply(cluster, FULL) == []
-    assert cluster.kinds() == [child["kind"] for child in planned(FULL, has_http_route=True).children]
+    assert cluster.calls == [("create", child["kind"]) for child in planned(FULL, has_http_route=True).children]
+    assert all("resourceVersion" not in child["metadata"] for child in cluster.objects.values())
+
+
+async def test_what_the_cache_has_not_listed_is_read_first() -> None:
+    cluster = Cluster(listed=False)
+    assert await apply(cluster, FULL) == []
+    kinds = [child["kind"] for child in planned(FULL, has_http_route=True).children]
+    assert cluster.calls == [(call, kind) for kind in kinds for call in ("get", "create")]
+
+
+async def test_our_child_that_lost_its_labels_is_found_and_gets_them_back() -> None:
+    cluster = Cluster()
+    await apply(cluster, FULL)
+    labels = cluster.objects[("Service", "news")]["metadata"].pop("labels")
+    cluster.calls.clear()
+    assert await apply(cluster, FULL) == []
+    assert [call for call in cluster.calls if call[1] == "Service"] == [
+        ("create", "Service"),
+        ("get", "Service"),
+        ("apply", "Service"),
+    ]
+    assert cluster.objects[("Service", "news")]["metadata"]["labels"] == labels
+
+
+async def test_a_child_that_is_deleted_while_it_is_looked_at_is_made() -> None:
+    class Deleting(Cluster):
+        async def get(self, resource: Resource, name: str, namespace: str) -> Object:
+            self.objects.pop((resource.kind, name), None)
+            return await super().get(resource, name, namespace)
+
+    cluster = Deleting()
+    cluster.objects.update([taken("Service")])
+    assert await apply(cluster, FULL) == []
+    assert cluster.objects[("Service", "news")]["metadata"]["labels"]
 
 
 async def test_an_object_of_somebody_else_is_left_and_looked_at_again() -> None:
     cluster, again = Cluster(), list[float]()
-    cluster.objects.update([taken("Deployment")])
+    key, theirs = taken("Deployment")
+    cluster.objects[key] = copy.deepcopy(theirs)
     assert await apply(cluster, FULL, again) == [("NameTaken", "Deployment")]
     assert TAKEN_SECONDS in again
-    assert "Deployment" not in cluster.kinds()
+    assert cluster.objects[key] == theirs
+    assert "Deployment" not in cluster.kinds("apply")
     assert {"Service", "ConfigMap", "NetworkPolicy", "HTTPRoute"} <= set(cluster.kinds())
+
+
+async def test_a_name_that_was_taken_is_read_before_the_next_try() -> None:
+    cluster = Cluster()
+    key, theirs = taken("Service")
+    cluster.objects[key] = theirs
+    fake: Any = cluster
+    children = Children(fake, fake, lambda *_: None)
+    todo = [child for child in planned(FULL).children if child["kind"] == "Service"]
+    for _ in range(2):
+        errors, _retry = await children.apply(KEY, FULL, todo)
+        assert [error.reason for error in errors] == ["NameTaken"]
+    assert [call for call, _ in cluster.calls] == ["create", "get", "get"]
+    del cluster.objects[key]
+    assert await children.apply(KEY, FULL, todo) == ([], None)
+    assert [call for call, _ in cluster.calls[3:]] == ["get", "create"]
 
 
 async def test_no_route_leads_to_a_service_of_somebody_else() -> None:
@@ -120,7 +183,8 @@ async def test_a_refused_template_does_not_hold_back_replicas(refusal: KubeError
 
 async def test_a_cluster_without_image_volumes_is_named() -> None:
     cluster = Cluster()
-    text = 'Deployment.apps "news" is invalid: spec.template.spec.volumes[4]: Required value: must specify a volume type'
+    where = "spec.template.spec.volumes[4]"
+    text = f'Deployment.apps "news" is invalid: {where}: Required value: must specify a volume type'
     cluster.refused["Deployment"] = InvalidError(422, text)
     subject = service(model={"source": {"builtin": None, "image": {"reference": "registry/bad:1"}}})
     assert await apply(cluster, subject) == [("ImageVolumeUnsupported", "Deployment")]

@@ -12,7 +12,7 @@ from qwen_operator.api import Condition, InvalidSpecError, QwenService, Remediat
 from qwen_operator.api.names import selector_labels
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
-from qwen_operator.status.diagnosis import is_held_up
+from qwen_operator.status.diagnosis import diagnose, is_held_up
 from tests.unit.qwen_operator.objects import (
     NOW,
     READY_POD,
@@ -293,6 +293,12 @@ NO_SECRET = event("FailedMount", 'MountVolume.SetUp failed for volume "hf" : sec
     [
         ([NO_SECRET], "ContainerConfigError", 'secret "hf" not found'),
         ([event("FailedMount", 'configmap "news-alerts" not found')], "ContainerConfigError", "news-alerts"),
+        ([event("FailedMount", 'configmap "company-ca" not found')], "ContainerConfigError", "company-ca"),
+        (
+            [event("FailedMount", "configmap references non-existent config key: ca.pem")],
+            "ContainerConfigError",
+            "ca.pem",
+        ),
         (
             [event("FailedMount", 'references non-existent secret key: "token"')],
             "ContainerConfigError",
@@ -314,6 +320,18 @@ def test_events_say_why_a_pod_is_held_up(events: list[Object], reason: str, text
     found = ready(waiting, events={"uid-news-1": events})
     assert found.reason == reason
     assert text in found.message
+
+
+def test_a_pod_whose_claim_cannot_be_made_is_held_up_before_it_has_a_node() -> None:
+    claimed = {**pod(), "spec": {"resourceClaims": [{"name": "gpu"}]}}
+    told = event("FailedResourceClaimCreation", 'PodResourceClaim gpu: resourceclaimtemplate "one-gpu" not found')
+    assert is_held_up(claimed)
+    found = diagnose(claimed, [told])
+    assert found is not None
+    assert found.reason == "ResourceClaimMissing"
+    assert "one-gpu" in found.detail
+    assert not is_held_up(pod())
+    assert not is_held_up({**pod(scheduled=False), "spec": claimed["spec"]})
 
 
 def test_only_a_pod_that_has_a_node_and_no_container_is_held_up() -> None:
@@ -484,11 +502,11 @@ def test_available_waits_for_min_ready_seconds() -> None:
 
 
 def test_warnings_have_a_condition_of_their_own() -> None:
-    warnings = [PlanWarning("RolloutMeansDowntime", "one replica."), PlanWarning("NotImplementedYet", "spec.slo")]
+    warnings = [PlanWarning("RolloutMeansDowntime", "one replica."), PlanWarning("GPUsIdle", "two of four.")]
     status = status_of(READY_POD, warnings=warnings)
     found = condition(status, "HasWarnings")
     assert (found.status, found.reason) == ("True", "RolloutMeansDowntime")
-    assert "NotImplementedYet: spec.slo." in found.message
+    assert "GPUsIdle: two of four." in found.message
     assert condition(status, "Degraded").status == "False"
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import inspect
 import json
+import re
 from typing import Any
 
 import pytest
 
-from qwen_operator.api import QwenService, flags
+from qwen_operator.api import QwenService, flags, parse_duration
+from qwen_operator.api.objectives import TTFT_BOUNDS
 from qwen_operator.api.replica import BUILTIN_MODELS
 from qwen_operator.planning.alerts import effective_alerts
-from qwen_operator.planning.builders.autoscaler import WAITING_METRIC
+from qwen_operator.planning.builders.autoscaler import RUNNING_METRIC, WAITING_METRIC
 from qwen_operator.status.exits import exit_reason
 from qwen_server.config import pass_through
 from qwen_server.config.command_line import load_settings
@@ -22,6 +24,7 @@ from qwen_server.control.lifecycle import EXIT_CONFIGURATION
 from qwen_server.download.failures import EXIT_TEMPORARY, explain
 from qwen_server.download.files import DamagedFileError
 from qwen_server.observe import prometheus_page as prometheus
+from qwen_server.observe import request_figures
 from tests.unit.qwen_operator.objects import ROOT, Object, child, container, gpu_service, load, service, service_object
 
 SERVICES = {
@@ -130,12 +133,24 @@ def test_server_accepts_the_overrides_of_the_config_map() -> None:
 
 def test_figures_that_rules_and_autoscalers_ask_for_are_exported() -> None:
     source = inspect.getsource(prometheus)
-    rule = child(gpu_service(), "PrometheusRule", has_prometheus_rule=True)
-    assert f'"{WAITING_METRIC}"' in source
-    assert '"qwen_alert_active"' in source
-    assert all(
-        "qwen_alert_active" in entry["expr"] or "up{" in entry["expr"] for entry in rule["spec"]["groups"][0]["rules"]
-    )
+    slo = {"availability": "99.5", "ttft": {"threshold": "2s", "objective": "95"}}
+    rule = child(gpu_service(slo=slo), "PrometheusRule", has_prometheus_rule=True)
+    alerts, objectives = (group["rules"] for group in rule["spec"]["groups"])
+    assert all("qwen_alert_active" in entry["expr"] or "up{" in entry["expr"] for entry in alerts)
+    used = set(re.findall(r"\bqwen_[a-z0-9_]+(?={)", " ".join(entry["expr"] for entry in objectives)))
+    assert used == {"qwen_requests_total", "qwen_ttft_seconds_bucket", "qwen_ttft_seconds_count"}
+    families = {re.sub("_(bucket|count)$", "", name) for name in used}
+    for name in (*families, WAITING_METRIC, RUNNING_METRIC, "qwen_alert_active"):
+        assert f'"{name}"' in source
+
+
+def test_outcomes_and_bounds_of_objectives_are_those_of_the_server() -> None:
+    bounds = [parse_duration(bound).total_seconds() for bound in TTFT_BOUNDS]
+    assert bounds == list(request_figures.RequestFigures().ttft.edges)
+    slo = {"availability": "99.5"}
+    rule = child(service(slo=slo), "PrometheusRule", has_prometheus_rule=True)
+    named = set(re.findall(r"[a-z]+", " ".join(re.findall(r'outcome=~"([a-z|]+)"', str(rule)))))
+    assert named == {"failed", "refused", "successful"} <= set(request_figures.OUTCOMES)
 
 
 class HubError(OSError):

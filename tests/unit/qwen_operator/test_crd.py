@@ -12,7 +12,7 @@ import pytest
 
 from generate_crd import build_crd, build_reference, main, render_crd
 from qwen_operator.api import QwenService
-from qwen_operator.api.qwenservice import MAX_NESTING
+from qwen_operator.api.bounds import MAX_NESTING
 from qwen_operator.planning.builders.merge import LIST_KEYS
 from tests.unit.qwen_operator.good_specs import GOOD_SPECS
 from tests.unit.qwen_operator.objects import ROOT, load
@@ -81,6 +81,10 @@ def test_no_object_is_deeper_than_the_reader_accepts() -> None:
     assert max(path.count(".") + path.count("[]") for path, _ in nodes(schema())) < MAX_NESTING / 2
 
 
+def test_every_list_is_bounded() -> None:
+    assert [path for path, node in nodes(schema()) if node.get("type") == "array" and "maxItems" not in node] == []
+
+
 def test_definition_fits_into_the_annotation_of_kubectl_apply() -> None:
     assert len(json.dumps(build_crd(), separators=(",", ":"))) < 200 * 1024  # of 256 KiB
 
@@ -120,7 +124,7 @@ def test_only_the_source_is_required() -> None:
 def test_defaults_are_those_of_the_reference() -> None:
     assert "default" not in at(".spec.replicas")
     assert at(".spec.limits.queueTimeout")["default"] == "30s"
-    assert at(".spec.rollout.startupTimeout")["default"] == "30m"
+    assert "default" not in at(".spec.rollout.startupTimeout")  # it follows from the model
     assert at(".spec.remediation.backoff")["default"] == {"base": "30s", "max": "10m"}
     assert "default" not in at(".spec.gpu.count")
 

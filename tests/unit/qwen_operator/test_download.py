@@ -225,7 +225,7 @@ def view(
     *pods: Object, job: Object | None = None, figures: Figures | None = None, before: DownloadStatus | None = None
 ) -> DownloadView:
     download = download_of(SUBJECT)
-    return view_download(download, download.job if job is None else job, pods, figures, before, NOW)
+    return view_download(download, download.job if job is None else job, pods, figures, before=before, now=NOW)
 
 
 def status_of(found: DownloadView, *pods: Object, **observed: Any) -> ServiceStatus:
@@ -286,7 +286,12 @@ def test_a_pod_that_cannot_run_says_why() -> None:
     ("code", "text", "expected", "advice"),
     [
         (78, "the model cannot be downloaded: the hub does not have it (HTTP 404)", "ModelDownloadFailed", "revision"),
-        (78, "the model cannot be downloaded: the disk is full (No space left on device)", "ModelDownloadFailed", "size"),
+        (
+            78,
+            "the model cannot be downloaded: the disk is full (No space left on device)",
+            "ModelDownloadFailed",
+            "size",
+        ),
         (75, "the model cannot be downloaded: the hub cannot be reached", "ModelDownloadFailed", "DNS"),
         (1, "Traceback", "ModelDownloadFailed", "model.source"),
     ],
@@ -335,18 +340,18 @@ def test_a_complete_download_has_its_final_figures() -> None:
     job = ended(download_of(SUBJECT).job)
     download = planned(SUBJECT, jobs=[job]).download
     pod = terminated(0, json.dumps(figures))
-    found = view_download(download, job, [pod], None, None, NOW)
+    found = view_download(download, job, [pod], None, before=None, now=NOW)
     assert found.problem is None
     assert found.status is not None
     assert (found.status.phase, found.status.progress, found.status.total_bytes) == ("Complete", "100%", 16_000)
-    later = view_download(download, None, [], None, found.status, NOW + timedelta(hours=1))
+    later = view_download(download, None, [], None, before=found.status, now=NOW + timedelta(hours=1))
     assert later.status == found.status
 
 
 def test_no_job_no_status() -> None:
-    assert view_download(None, None, [], None, None, NOW) == DownloadView()
+    assert view_download(None, None, [], None, before=None, now=NOW) == DownloadView()
     own = planned(SUBJECT, live_deployment=live(child(SUBJECT, "Deployment"))).download
-    assert view_download(own, None, [], None, None, NOW) == DownloadView()
+    assert view_download(own, None, [], None, before=None, now=NOW) == DownloadView()
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from qwen_operator.kube.resources import (
 from qwen_operator.process.health import Health
 from qwen_operator.process.settings import read_settings
 from qwen_operator.reconcile import Reconciler
-from tests.unit.qwen_operator.kube_server import Server
+from tests.unit.qwen_operator.kube_server import Server, written
 
 
 def test_paths() -> None:
@@ -55,6 +55,14 @@ async def test_apply_is_server_side_and_forced_under_our_name(server: Server, ku
     assert query == {"fieldManager": "qwen-operator", "force": "true"}
     assert body == obj
     assert content_type == "application/apply-patch+yaml"
+
+
+async def test_a_new_object_is_applied_with_a_version_that_no_object_has(server: Server, kube: KubeClient) -> None:
+    metadata = {"name": "d", "namespace": "n"}
+    obj = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata}
+    await kube.apply(obj, new=True)
+    assert server.asked[0][3] == {**obj, "metadata": {**metadata, "resourceVersion": "1"}}
+    assert "resourceVersion" not in metadata
 
 
 async def test_the_token_is_sent(server: Server, kube: KubeClient) -> None:
@@ -141,8 +149,8 @@ async def test_an_api_that_is_not_there_is_not_served(server: Server, kube: Kube
         return web.json_response({"resources": [{"name": "qwenservices"}]})
 
     server.answer = answer
-    assert not await kube.serves(SERVICE_MONITORS)
-    assert await kube.serves(QWEN_SERVICES)
+    assert await kube.served(SERVICE_MONITORS.api_version) == frozenset()
+    assert await kube.served(QWEN_SERVICES.api_version) == {"qwenservices"}
 
 
 def pod(name: str, version: int) -> dict[str, Any]:
@@ -239,7 +247,7 @@ async def test_a_missed_deletion_is_noticed_before_a_child_is_created(kube: Kube
     assert {method for method, *_ in server.asked} == {"GET"}
 
 
-async def test_an_optional_api_that_fails_delays_nothing(kube: KubeClient, server: Server) -> None:
+async def test_an_optional_api_that_fails_delays_the_start_by_seconds_only(kube: KubeClient, server: Server) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         if request.path == "/apis/monitoring.coreos.com/v1":
             return web.json_response({"resources": [{"name": "servicemonitors"}]})
@@ -284,7 +292,7 @@ async def test_a_child_that_cannot_be_removed_does_not_keep_the_status_back(kube
             return web.json_response(service)
         if request.method == "GET":
             return web.json_response({"message": "not found"}, status=404)
-        return web.json_response({**(await request.json()), "status": {}})
+        return await written(request)
 
     server.answer = answer
     settings = read_settings(["--server-image-cpu=a", "--server-image-cuda=b"], {})

@@ -119,9 +119,13 @@ def test_existing_claim_is_judged_by_its_own_access_modes() -> None:
     assert reasons(subject) == []
 
 
-def test_what_is_accepted_but_not_implemented_is_reported() -> None:
-    assert reasons(service(slo={"availability": "99"})) == ["NotImplementedYet"]
-    assert reasons(service(autoscaling={"maxReplicas": 2, "scaler": "KEDA"})) == ["NotImplementedYet"]
+TO_ZERO = {
+    "minReplicas": 0,
+    "maxReplicas": 2,
+    "scaler": "KEDA",
+    "prometheusAddress": "http://prometheus:9090",
+    "activationQuery": "sum(gateway_requests)",
+}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +139,9 @@ def test_what_is_accepted_but_not_implemented_is_reported() -> None:
         ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 5, 5),
         ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 1, 2),
         ({"autoscaling": {"minReplicas": 2, "maxReplicas": 8}}, 9, 8),
+        ({"autoscaling": TO_ZERO}, None, 0),
+        ({"autoscaling": TO_ZERO}, 0, 0),
+        ({"autoscaling": TO_ZERO}, 3, 2),
     ],
 )
 def test_replicas_that_are_left_out_stay_what_they_are(spec: Object, running: int | None, expected: int | None) -> None:
@@ -159,20 +166,6 @@ def test_idle_gpus_are_reported() -> None:
 def test_missing_apis_are_reported_if_the_spec_needs_them() -> None:
     assert reasons(service(monitoring={"serviceMonitor": "Enabled"})) == ["MonitoringUnavailable"]
     assert reasons(service(route={"parentRefs": [{"name": "gateway"}]})) == ["RouteUnavailable"]
-
-
-@pytest.mark.parametrize(
-    ("selector", "expected"),
-    [({}, []), ({"matchLabels": {"release": "x"}}, []), ({"matchLabels": {"release": "y"}}, ["MonitoringNotSelected"])],
-)
-def test_monitor_that_no_prometheus_selects_is_reported(selector: Object, expected: list[str]) -> None:
-    prometheus = {"spec": {"serviceMonitorSelector": selector}}
-    subject = service(monitoring={"labels": {"release": "x"}})
-    assert reasons(subject, has_service_monitor=True, prometheuses=[prometheus]) == expected
-
-
-def test_unknown_prometheuses_are_no_reason_to_warn() -> None:
-    assert reasons(service(), has_service_monitor=True) == []
 
 
 class TestOperatorUpgrade:

@@ -1,16 +1,21 @@
-"""How often the Events of pods that are held up are read."""
+"""How often and how much of the Events of pods that are held up is read."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from qwen_operator.api.objects import Key
 from qwen_operator.kube import pod_events
+from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ForbiddenError
-from qwen_operator.kube.pod_events import PodEvents
+from qwen_operator.kube.pod_events import MAX_BYTES, MAX_EVENTS, PodEvents
 from qwen_operator.kube.resources import CORE_EVENTS, Resource
+from tests.unit.qwen_operator.kube_server import Server, until
 from tests.unit.qwen_operator.objects import Object, pod
 
 KEY = ("default", "news")
@@ -23,12 +28,12 @@ class Kube:
         self.asked: list[str] = []
         self.forbidden = False
 
-    async def list(self, resource: Resource, namespace: str, *, fields: str) -> tuple[Sequence[Object], str]:
+    async def first(self, resource: Resource, namespace: str, fields: str, **_: Any) -> Sequence[Object]:
         assert (resource, namespace) == (CORE_EVENTS, "default")
         self.asked.append(fields)
         if self.forbidden:
             raise ForbiddenError(403, "no")
-        return [{"reason": "FailedMount", "message": fields}], "1"
+        return [{"reason": "FailedMount", "message": fields, "source": {"host": "node"}}]
 
 
 class Clock:
@@ -46,6 +51,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+async def settle(events: PodEvents) -> None:
+    """Waits for the reads that have begun."""
+    await asyncio.gather(*events._reading.values())
+    await asyncio.sleep(0)
+
+
 async def looks(clock: Clock, kube: Any, pods: Sequence[Object], seconds: int) -> list[float]:
     """When the service is looked at again, for so many seconds, starting from the first look."""
     due: list[float] = []
@@ -55,7 +66,10 @@ async def looks(clock: Clock, kube: Any, pods: Sequence[Object], seconds: int) -
         await events.of(KEY, pods)
         if not due:
             break
-        clock.now = due.pop()
+        following = due.pop()
+        await settle(events)
+        due.clear()
+        clock.now = following
         times.append(clock.now - 100.0)
     return times
 
@@ -67,6 +81,7 @@ async def test_a_pod_that_starts_at_once_costs_nothing(clock: Clock) -> None:
     clock.now += 1.0
     await events.of(KEY, [pod()])
     assert await events.of(KEY, []) == {}
+    await settle(events)
     assert kube.asked == []
 
 
@@ -82,12 +97,94 @@ async def test_of_a_thousand_pods_a_few_are_asked(clock: Clock) -> None:
     assert len(kube.asked) == 5
 
 
-async def test_what_was_read_stays_until_it_is_read_again(clock: Clock) -> None:
+async def test_what_was_read_is_told_at_once_and_stays_until_it_is_read_again(clock: Clock) -> None:
     kube: Any = Kube()
-    events = PodEvents(kube, lambda key, after: None)
+    again: list[float] = []
+    events = PodEvents(kube, lambda key, after: again.append(after))
     await events.of(KEY, [pod()])
     clock.now += 2.0
-    [found] = (await events.of(KEY, [pod()]))["uid-news-1"]
+    assert await events.of(KEY, [pod()]) == {"uid-news-1": ()}
+    await settle(events)
+    assert again[-1] == 0.0
+    found = (await events.of(KEY, [pod()]))["uid-news-1"]
+    assert found == [{"reason": "FailedMount", "message": "involvedObject.uid=uid-news-1"}]
     clock.now += 100.0
     kube.forbidden = True
-    assert (await events.of(KEY, [pod()]))["uid-news-1"] == [found]
+    await events.of(KEY, [pod()])
+    await settle(events)
+    assert (await events.of(KEY, [pod()]))["uid-news-1"] == found
+
+
+async def held_up(events: PodEvents, clock: Clock, *keys: Key) -> None:
+    """Lets the Events of a pod of each service become due."""
+    for key in keys:
+        await events.of(key, [pod()])
+    clock.now += 2.0
+    for key in keys:
+        await asyncio.wait_for(events.of(key, [pod()]), 0.5)
+
+
+async def test_events_of_any_size_are_neither_waited_for_nor_kept(
+    clock: Clock, kube: KubeClient, server: Server
+) -> None:
+    sent = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        assert request.query["limit"] == str(MAX_EVENTS)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"items":[{"reason":"FailedMount","message":"')
+        for _ in range(200):
+            await response.write(b"x" * MAX_BYTES)
+            sent += 1
+        return response
+
+    server.answer = answer
+    events = PodEvents(kube, lambda key, after: None)
+    await held_up(events, clock, KEY)
+    await asyncio.wait_for(settle(events), 10)
+    assert sent < 20  # what the buffers of both ends hold
+    assert await events.of(KEY, [pod()]) == {"uid-news-1": ()}
+
+
+async def test_only_the_beginning_of_a_long_message_is_kept(clock: Clock, kube: KubeClient, server: Server) -> None:
+    async def answer(_: web.Request) -> web.StreamResponse:
+        series = {"count": 9, "lastObservedTime": "2026-01-02T03:04:05.000000Z", "more": "x" * 9_999}
+        event = {"message": "y" * 9_999, "metadata": {"annotations": {"a": "z" * 9_999}}, "series": series}
+        return web.json_response({"items": [event], "metadata": {}})
+
+    server.answer = answer
+    events = PodEvents(kube, lambda key, after: None)
+    await held_up(events, clock, KEY)
+    await settle(events)
+    [found] = (await events.of(KEY, [pod()]))["uid-news-1"]
+    assert found == {"message": "y" * 1024, "series": {"lastObservedTime": "2026-01-02T03:04:05.000000Z"}}
+
+
+async def test_a_namespace_whose_events_do_not_come_keeps_nobody_waiting(
+    clock: Clock, kube: KubeClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    over = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        namespace = request.path.split("/")[4]
+        asked.append(namespace)
+        if namespace == "slow":
+            await over.wait()
+        return web.json_response({"items": [{"reason": "FailedMount"}], "metadata": {}})
+
+    server.answer = answer
+    again: list[Key] = []
+    monkeypatch.setattr(pod_events, "READ_SECONDS", 0.3)
+    events = PodEvents(kube, lambda key, after: again.append(key) if after == 0.0 else None)
+    services = [("slow", f"news-{number}") for number in range(20)]
+    await held_up(events, clock, *services, ("other", "news"))
+    await until(lambda: again == [("other", "news")], 5)
+    assert asked.count("slow") == 1
+    await until(lambda: asked.count("slow") == 3, 5)  # each of them gives up
+    for key in services:
+        events.forget(key)
+    over.set()
+    await until(lambda: not events._reading)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
@@ -13,12 +14,14 @@ from qwen_operator import __main__ as process
 from qwen_operator.acting import EXIT_LOST, Acting
 from qwen_operator.api.objects import Object
 from qwen_operator.controller import Controller
+from qwen_operator.kube import informer as informers
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.lease import Leader
 from qwen_operator.kube.resources import QWEN_SERVICES
 from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import REGISTRY
 from qwen_operator.process.settings import Settings, read_settings
-from tests.unit.qwen_operator.kube_server import Objects, Server, refusal, until
+from tests.unit.qwen_operator.kube_server import Objects, Server, refusal, until, written
 
 SERVICE = {
     "apiVersion": "qwen-vllm.io/v1alpha1",
@@ -162,7 +165,7 @@ async def test_services_whose_objects_cannot_be_listed_are_left_alone(server: Se
         if request.path.endswith("/qwenservices/news"):
             return web.json_response(service())
         if request.method == "PATCH":
-            return web.json_response({**(await request.json()), "status": {}})
+            return await written(request)
         if request.path.rpartition("/")[2].startswith("news"):
             return refusal(404)
         return await objects(request)
@@ -200,9 +203,122 @@ async def test_calls_have_connections_however_many_watches_there_are(
     def watches() -> int:
         return sum("watch" in query for _, _, query, _, _ in server.asked)
 
-    await until(lambda: health.ready and watches() >= 50 * 9, 60)
+    await until(lambda: health.ready and watches() >= 50 * 10, 60)
     started = time.monotonic()
     await kube.get(QWEN_SERVICES, "news", "team-1")
     assert time.monotonic() - started < 5
     assert not task.done()
+    await stop(task)
+
+
+class Cluster:
+    """An API server that creates what it is asked for, with the faults that a test asks for."""
+
+    def __init__(self, *services: Object) -> None:
+        self.objects = Objects()
+        self.made: list[str] = []
+        self.fault: Callable[[web.Request], Awaitable[web.StreamResponse | None]] = no_fault
+        for obj in services:
+            self.objects.put(obj)
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        found = await self.fault(request)
+        if found is not None:
+            return found
+        if request.method == "PATCH":
+            return web.json_response(await self._patched(request))
+        namespace, _, name = request.path.split("/")[-3:]
+        if request.path.endswith("/qwenservices/news") and (namespace, name) in self.objects.items:
+            return web.json_response(self.objects.items[(namespace, name)])
+        if name.startswith("news"):
+            return refusal(404)
+        return await self.objects(request)
+
+    async def _patched(self, request: web.Request) -> Object:
+        self.made.append(request.path)
+        namespace, plural, name = request.path.split("/namespaces/")[1].split("/")[:3]
+        body = await request.json()
+        if plural == "qwenservices":
+            return {**self.objects.items[(namespace, name)], "status": body.get("status", {})}
+        metadata = {"namespace": namespace, "name": name, "uid": request.path, **body.get("metadata", {})}
+        return {"status": {}, **body, "metadata": {**metadata, "resourceVersion": "100"}}
+
+    def has_deployment(self, namespace: str) -> bool:
+        return any(f"/namespaces/{namespace}/deployments/" in path for path in self.made)
+
+
+async def no_fault(_: web.Request) -> web.StreamResponse | None:
+    return None
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has failed is tried again soon."""
+    monkeypatch.setattr(informers, "pause", lambda *_: 0.1)
+    monkeypatch.setattr("qwen_operator.controller._BLIND_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("kind", ["configmaps", "pods"])
+@pytest.mark.parametrize("fault", ["500", "silence"])
+async def test_a_namespace_that_cannot_be_listed_keeps_no_other_waiting(
+    server: Server, kube: KubeClient, monkeypatch: pytest.MonkeyPatch, kind: str, fault: str
+) -> None:
+    monkeypatch.setattr(informers, "START_SECONDS", 1.0)
+    over = asyncio.Event()
+
+    async def in_b(request: web.Request) -> web.StreamResponse | None:
+        if not request.path.endswith(f"/namespaces/b/{kind}"):
+            return None
+        if fault == "silence":
+            await over.wait()
+        return refusal(500)
+
+    cluster = Cluster(service(namespace="a", uid="a"), service(namespace="b", uid="b"))
+    cluster.fault = in_b
+    server.answer = cluster
+    health = Health()
+    _, task = await run_controller(kube, health, "--watch-namespaces=a,b")
+    await until(lambda: cluster.has_deployment("a"), 20)
+    await until(lambda: health.ready)
+    assert not cluster.has_deployment("b")
+    over.set()
+    cluster.fault = no_fault
+    await until(lambda: cluster.has_deployment("b"), 20)
+    await stop(task)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_an_operator_that_sees_no_namespace_is_not_ready(server: Server, kube: KubeClient) -> None:
+    async def everywhere(request: web.Request) -> web.StreamResponse | None:
+        return refusal(500) if request.path.endswith("/configmaps") else None
+
+    server.answer = cluster = Cluster(service())
+    cluster.fault = everywhere
+    health = Health(ready=True)  # as it was on standby
+    controller, task = await run_controller(kube, health)
+    await until(lambda: ("n", "news") in controller.cluster.services, 20)
+    await asyncio.sleep(0.6)
+    assert not health.ready
+    cluster.fault = no_fault
+    await until(lambda: health.ready, 20)
+    await stop(task)
+
+
+def reconciles(result: str) -> float:
+    return REGISTRY.get_sample_value("qwen_operator_reconciles_total", {"result": result}) or 0.0
+
+
+async def test_what_a_quota_refuses_is_counted_apart(server: Server, kube: KubeClient) -> None:
+    async def quota(request: web.Request) -> web.StreamResponse | None:
+        if request.method != "PATCH" or not request.path.endswith("/services/news"):
+            return None
+        return refusal(403, 'services "news" is forbidden: exceeded quota: small')
+
+    before = {result: reconciles(result) for result in ("refused", "error")}
+    server.answer = cluster = Cluster(service())
+    cluster.fault = quota
+    _, task = await run_controller(kube, Health())
+    await until(lambda: reconciles("refused") > before["refused"], 20)
+    assert reconciles("error") == before["error"]
     await stop(task)

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+
+import pytest
 
 from qwen_operator.api import RemediationStatus, RestartIntent
 from qwen_operator.api.qwenservice import parse_status
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.errors import TooManyRequestsError
+from qwen_operator.kube.errors import ForbiddenError, InvalidError, KubeError, TooManyRequestsError
 from qwen_operator.kube.events import Recorder
-from qwen_operator.remediation.act import ServiceActor
-from qwen_operator.remediation.steps import BeginRestart, ExecuteRestart, FinishRestart, Step
-from qwen_operator.remediation.values import Pod
+from qwen_operator.kube.resources import QWEN_SERVICES, Resource
+from qwen_operator.process.health import Health
+from qwen_operator.process.operator_metrics import REGISTRY
+from qwen_operator.remediation.act import BUSY_SECONDS, GATES_AT_ONCE, ServiceActor
+from qwen_operator.remediation.steps import (
+    BeginRestart,
+    CloseGate,
+    Died,
+    ExecuteRestart,
+    FinishRestart,
+    OpenGate,
+    Recount,
+    Step,
+)
+from qwen_operator.remediation.values import Evidence, Pod
 from qwen_operator.remediation.writes import Writer
 from tests.unit.qwen_operator.remediation_world import policy
+from tests.unit.qwen_operator.test_poller import nested
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 POD = Pod(uid="u0", name="p0", node="n1")
@@ -22,7 +38,13 @@ Object = dict[str, Any]
 
 
 class Cluster:
-    """One QwenService in an API server that refuses each eviction."""
+    """One QwenService in an API server that refuses each restart.
+
+    Attributes:
+        error: the answer to a restart, None if it is made.
+        restarts: how many restarts were asked for.
+        writes: how often the status of the service was written.
+    """
 
     def __init__(self) -> None:
         self.service: Object = {
@@ -31,33 +53,63 @@ class Cluster:
             "metadata": {"namespace": "n", "name": "news", "uid": "s", "resourceVersion": "1"},
         }
         self.now = START
+        self.error: KubeError | None = TooManyRequestsError(429, "the disruption budget news needs 1 healthy pod")
+        self.evidence: dict[str, Evidence | None] = {}
+        self.restarts = 0
+        self.writes = 0
 
     async def get(self, *_: object) -> Object:
         return self.service
 
-    async def patch(self, _resource: object, _name: str, _namespace: str, body: Object, **_: object) -> Object:
-        self.service = {**self.service, "status": body["status"]}
-        return self.service
+    async def patch(self, resource: Resource, _name: str, _namespace: str, body: Object, **_: object) -> Object:
+        if resource == QWEN_SERVICES:
+            self.writes += 1
+            self.service = {**self.service, "status": body["status"]}
+            return self.service
+        await self.patch_pod(body)
+        return {}
+
+    async def patch_pod(self, body: Object) -> None:
+        """A restart in place, or a gate."""
+        if "status" not in body:
+            self._restart()
 
     async def evict(self, *_: object, **__: object) -> None:
-        raise TooManyRequestsError(429, "the disruption budget news needs 1 healthy pod")
+        self._restart()
+
+    def _restart(self) -> None:
+        self.restarts += 1
+        if self.error is not None:
+            raise self.error
 
     @property
     def ledger(self) -> RemediationStatus:
         return parse_status(self.service).remediation
 
-    async def perform(self, *steps: Step) -> None:
+    async def perform(self, *steps: Step, **options: Any) -> None:
         kube = cast("KubeClient", self)
         writer = Writer(kube, Recorder(kube, "test"), lambda _: None, lambda _: None, now=lambda: self.now)
-        await ServiceActor(writer, self.service, {}, {}, policy()).carry_out(steps)
+        await ServiceActor(writer, self.service, {}, self.evidence, policy(), **options).carry_out(steps)
 
 
-def intent_at(moment: datetime) -> RestartIntent:
-    return RestartIntent(pod_uid="u0", pod="p0", alert="GPUUnhealthy", method="Evict", time=moment)
+def intent_at(moment: datetime, **changes: Any) -> RestartIntent:
+    return RestartIntent(
+        **{"pod_uid": "u0", "pod": "p0", "alert": "GPUUnhealthy", "method": "Evict", "time": moment, **changes}
+    )
 
 
-async def test_a_refused_eviction_does_not_fill_the_history() -> None:
+REFUSALS = [
+    TooManyRequestsError(429, "the disruption budget news needs 1 healthy pod"),
+    ForbiddenError(403, "a policy forbids it"),
+    InvalidError(422, "a policy wants an annotation"),
+    KubeError(500, "this pod has more than one PodDisruptionBudget"),
+]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: str(error.status))
+async def test_a_refused_eviction_does_not_fill_the_history(error: KubeError) -> None:
     cluster = Cluster()
+    cluster.error = error
     for _ in range(12):
         intent = intent_at(cluster.now)
         await cluster.perform(BeginRestart(POD, intent, tuple(cluster.ledger.restart_times)))
@@ -67,9 +119,43 @@ async def test_a_refused_eviction_does_not_fill_the_history() -> None:
         assert cluster.ledger.backoff_until is not None
         cluster.now = cluster.ledger.backoff_until
     assert [(entry.action, entry.time) for entry in cluster.ledger.history] == [("Blocked", START)]
-    assert "needs 1 healthy pod" in cluster.ledger.history[0].message
-    assert cluster.ledger.restarts_in_window == 0
+    assert error.message in cluster.ledger.history[0].message
+    assert (cluster.ledger.restarts_in_window, cluster.ledger.last_restart_time) == (0, None)
     assert cluster.now - START > timedelta(hours=1)  # twelve attempts take more than an hour
+
+
+@pytest.mark.parametrize("error", REFUSALS[1:], ids=lambda error: str(error.status))
+async def test_a_refused_restart_in_place_is_refunded(error: KubeError) -> None:
+    cluster = Cluster()
+    cluster.error = error
+    intent = intent_at(START, method="InPlace")
+    await cluster.perform(BeginRestart(POD, intent))
+    await cluster.perform(ExecuteRestart(POD, intent, hung=False))
+    assert (cluster.ledger.intents, cluster.ledger.restart_times) == ([], [])
+    assert [(entry.action, entry.reason) for entry in cluster.ledger.history] == [("Blocked", "RestartRefused")]
+
+
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [
+        ("InPlace", TooManyRequestsError(429, "too many requests")),
+        ("InPlace", KubeError(0, "no answer")),
+        ("Evict", KubeError(0, "no answer")),
+    ],
+)
+async def test_a_busy_api_server_refuses_nothing_unless_it_lasts(method: str, error: KubeError) -> None:
+    cluster = Cluster()
+    cluster.error = error
+    intent = intent_at(START, method=method)
+    await cluster.perform(BeginRestart(POD, intent))
+    for _ in range(3):
+        await cluster.perform(ExecuteRestart(POD, intent, hung=False))
+        assert cluster.ledger.intents == [intent]
+    assert [entry.action for entry in cluster.ledger.history] == [method]
+    cluster.now += timedelta(seconds=policy().drain + BUSY_SECONDS + 1)
+    await cluster.perform(ExecuteRestart(POD, intent, hung=False))
+    assert cluster.ledger.intents == []
+    assert [entry.action for entry in cluster.ledger.history] == ["Blocked"]
 
 
 async def test_a_decision_does_not_hold_if_another_restart_was_counted_since() -> None:
@@ -85,3 +171,112 @@ async def test_the_history_says_why_a_restart_was_cancelled() -> None:
     await cluster.perform(FinishRestart(intent, "Cancelled", "its alert has ended"))
     assert cluster.ledger.history[-1].message == "the restart of pod p0 was cancelled: its alert has ended"
     assert cluster.ledger.restart_times == []
+
+
+@pytest.mark.parametrize(
+    "status", ["\ud800", nested(985), nested(5000), "x" * 100_000], ids=["no Unicode", "deep", "deeper", "long"]
+)
+async def test_no_answer_of_a_pod_prevents_its_restart(status: Any) -> None:
+    cluster = Cluster()
+    cluster.evidence = {"u0": Evidence(1.0, raw={"status": status})}
+    intent = intent_at(START)
+    await cluster.perform(BeginRestart(POD, intent))
+    assert cluster.ledger.intents == [intent]
+
+
+async def test_a_step_that_fails_in_whatever_way_prevents_no_other() -> None:
+    class Odd(Cluster):
+        async def evict(self, *_: object, **__: object) -> None:
+            raise ZeroDivisionError
+
+    cluster = Odd()
+    first, second = intent_at(START), intent_at(START, pod_uid="u1", pod="p1")
+    steps = (ExecuteRestart(POD, first, hung=False), BeginRestart(Pod(uid="u1", name="p1"), second))
+    await cluster.perform(*steps)
+    assert cluster.ledger.intents == [second]
+
+
+# A slow API server.
+
+
+def pods(count: int) -> list[Pod]:
+    return [Pod(uid=f"u{number}", name=f"p{number}") for number in range(count)]
+
+
+async def test_a_slow_api_server_does_not_make_the_operator_look_dead() -> None:
+    clock, late, closed = 0.0, list[str](), list[str]()
+    health = Health(clock=lambda: clock)
+
+    class Slow(Cluster):
+        async def patch_pod(self, body: Object) -> None:
+            nonlocal clock
+            clock += 10.0
+            late.extend(health.overdue())
+            closed.append(body["metadata"]["uid"])
+
+    cluster, rounds = Slow(), 0
+    while len(closed) < 20:
+        rounds += 1
+        steps = [CloseGate(pod, "EngineUnresponsive") for pod in pods(20) if pod.uid not in closed]
+        await cluster.perform(*steps, beat=lambda: health.beat("remediation", 90.0), clock=lambda: clock)
+    assert late == []
+    assert rounds == 7  # three gates in half a minute, then the pods are looked at again
+    assert len(set(closed)) == 20
+
+
+async def test_what_would_not_be_decided_again_is_told_however_slow_the_api_server_is() -> None:
+    cluster = Cluster()
+    clock = iter(range(0, 1000, 100))
+    died, intent = Died(POD), intent_at(START)
+    await cluster.perform(BeginRestart(POD, intent), died, clock=lambda: float(next(clock)))
+    assert cluster.ledger.intents == []
+    assert [entry.action for entry in cluster.ledger.history] == ["Died"]
+
+
+async def test_gates_are_written_several_at_a_time_and_the_history_once() -> None:
+    now = most = 0
+
+    class Counting(Cluster):
+        async def patch_pod(self, body: Object) -> None:
+            nonlocal now, most
+            assert "status" in body
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.01)
+            now -= 1
+
+    cluster = Counting()
+    closing = [CloseGate(pod, "EngineUnresponsive") for pod in pods(18)]
+    await cluster.perform(*closing, OpenGate(Pod(uid="u18", name="p18"), "Recovered"))
+    assert most == GATES_AT_ONCE
+    assert cluster.writes == 1
+    assert sorted(entry.action for entry in cluster.ledger.history) == ["Ready", *["Unready"] * 18]
+
+
+async def test_the_history_is_in_the_order_of_the_steps() -> None:
+    cluster = Cluster()
+    await cluster.perform(BeginRestart(POD, intent_at(START)), Died(POD), CloseGate(POD, "GPUUnhealthy"))
+    assert [entry.action for entry in cluster.ledger.history] == ["Unready", "Evict", "Died"]
+
+
+# Counts.
+
+
+async def test_each_restart_is_counted() -> None:
+    labels = {"namespace": "n", "service": "news"}
+    before = REGISTRY.get_sample_value("qwen_operator_restarts_total", labels) or 0.0
+    cluster = Cluster()
+    await cluster.perform(ExecuteRestart(POD, intent_at(START), hung=False))  # refused
+    cluster.error = None
+    await cluster.perform(ExecuteRestart(POD, intent_at(START), hung=False))
+    await cluster.perform(ExecuteRestart(POD, intent_at(START, method="InPlace"), hung=False))
+    assert REGISTRY.get_sample_value("qwen_operator_restarts_total", labels) == before + 2
+
+
+async def test_the_number_of_restarts_is_corrected_unless_another_began_since() -> None:
+    cluster = Cluster()
+    await cluster.perform(BeginRestart(POD, intent_at(START)))
+    await cluster.perform(Recount(0, ()))
+    assert cluster.ledger.restarts_in_window == 1
+    await cluster.perform(Recount(0, (START,)))
+    assert cluster.ledger.restarts_in_window == 0

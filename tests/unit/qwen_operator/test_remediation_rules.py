@@ -111,7 +111,13 @@ def test_garbled_metrics_are_no_evidence(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("gpu", "uuids"),
-    [({"uuids": ["GPU-1", 3, "", "x" * 65]}, ("GPU-1",)), ({"uuids": "GPU-1"}, ()), ({}, ()), (None, ()), ([], ())],
+    [
+        ({"uuids": ["GPU-1", 3, "", "x" * 65, "GPU-\ud800", "GPU 2", "MIG-3/1/0"]}, ("GPU-1", "MIG-3/1/0")),
+        ({"uuids": "GPU-1"}, ()),
+        ({}, ()),
+        (None, ()),
+        ([], ()),
+    ],
 )
 def test_the_uuids_of_the_gpus_are_read(gpu: Any, uuids: tuple[str, ...]) -> None:
     evidence = parse_metrics(metrics(gpu=gpu))
@@ -404,10 +410,30 @@ def test_saturation_is_reported_once_per_occurrence() -> None:
     world["u0"].alerts = frozenset({"QueueSaturated"})
     world.rounds(60.0)
     world["u0"].alerts = frozenset()
-    world.round()
+    world.rounds(310.0)
     world["u0"].alerts = frozenset({"QueueSaturated"})
     world.rounds(60.0)
     assert len(world.steps(Report)) == 2
+
+
+def test_saturation_that_comes_and_goes_is_reported_every_five_minutes() -> None:
+    world = World.of(1)
+    for _ in range(60):
+        world["u0"].alerts = frozenset({"QueueSaturated"})
+        world.rounds(6.0)
+        world["u0"].alerts = frozenset()
+        world.rounds(4.0)
+    assert len(world.steps(Report)) == 2  # in ten minutes
+
+
+def test_a_pod_that_is_kept_in_rotation_is_not_reported_each_time_that_its_alert_returns() -> None:
+    world = World.of(1)
+    for _ in range(20):
+        world["u0"].alerts = frozenset({"GPUUnhealthy"})
+        world.rounds(6.0)
+        world["u0"].alerts = frozenset()
+        world.rounds(6.0)
+    assert len(world.steps(Report)) == 1  # in four minutes
 
 
 def test_a_closed_gate_is_remembered_by_the_pod_itself() -> None:

@@ -15,6 +15,7 @@ from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.events import Recorder
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import REGISTRY
+from qwen_operator.remediation.memory import next_poll
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.values import Evidence, Round
@@ -32,9 +33,14 @@ class OneService:
         self.obj: Object = {
             "apiVersion": "qwen-vllm.io/v1alpha1",
             "kind": "QwenService",
-            "metadata": {"namespace": "n", "name": "news", "uid": "u"},
+            "metadata": {"namespace": "n", "name": "news", "uid": "u", "generation": 1},
             "spec": {"model": {"source": {"builtin": "x"}}, "remediation": {"pollInterval": interval}},
         }
+
+    def change(self, **remediation: Any) -> None:
+        """Changes the section `remediation` of the spec."""
+        self.obj["spec"]["remediation"].update(remediation)
+        self.obj["metadata"]["generation"] += 1
 
     def service(self, key: Key) -> Object | None:
         return self.obj if key == KEY else None
@@ -93,3 +99,29 @@ async def test_a_round_follows_at_once_when_a_restart_has_begun() -> None:
     await asyncio.sleep(0.5)
     await remediator.stop()
     assert len(rounds) == 2
+
+
+def test_the_poll_that_decides_about_a_pod_comes_sooner() -> None:
+    world = World.of(2)
+    world["u0"].alerts, world["u1"].alerts = frozenset({"EngineUnresponsive"}), frozenset({"QueueSaturated"})
+    world.round()
+    assert next_poll(world.memory, world.policy) == pytest.approx(1.2)
+    world.round()
+    assert next_poll(world.memory, world.policy) == 2.0
+
+
+def test_a_hung_pod_that_is_the_last_is_polled_at_that_pace_until_it_leaves() -> None:
+    world = World.of(1)
+    world["u0"].alerts = frozenset({"EngineUnresponsive"})
+    for _ in range(3):
+        world.round()
+        assert next_poll(world.memory, world.policy) == pytest.approx(1.2)
+
+
+def test_a_pod_that_falls_silent_after_one_poll_with_an_alert_changes_no_pace() -> None:
+    world = World.of(2)
+    world["u0"].alerts = frozenset({"EngineUnresponsive"})
+    world.round()
+    world["u0"].silent = True
+    world.round()
+    assert next_poll(world.memory, world.policy) == 2.0

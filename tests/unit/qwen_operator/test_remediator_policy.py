@@ -33,7 +33,8 @@ async def test_a_policy_that_became_unreadable_stays_the_last_one() -> None:
     cluster = OneService("5s")
     remediator = remediator_of(cluster)
     assert await remediator.tick(KEY) == 5.0
-    cluster.obj["spec"]["remediation"]["mode"] = "Sometimes"
+    cluster.change(mode="Sometimes")
+    assert await remediator.tick(KEY) == 5.0
     assert await remediator.tick(KEY) == 5.0
 
 

@@ -139,7 +139,7 @@ async def test_a_write_during_a_list_is_not_undone(kube: KubeClient, objects: Ob
         subject.store(written)
         go.set()
         await until(lambda: len(objects.watches) == 2)
-        assert subject.objects[("n", "news")] is written
+        assert subject.objects[("n", "news")] == written
 
 
 NESTED = 5000

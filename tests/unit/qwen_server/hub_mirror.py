@@ -100,64 +100,62 @@ def _etag(path: str, content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def _handler(mirror: Mirror) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    mirror: Mirror
+    protocol_version = "HTTP/1.1"
 
-        def do_HEAD(self) -> None:  # noqa: N802 - http.server's name
-            self._answer()
+    def do_HEAD(self) -> None:
+        self._answer()
 
-        def do_GET(self) -> None:  # noqa: N802 - likewise
-            self._answer()
+    def do_GET(self) -> None:
+        self._answer()
 
-        def _answer(self) -> None:
-            path = self.path.split("?")[0]
-            mirror.requests.append((self.command, path, self.headers.get("Range", "")))
-            if (refusal := mirror.refusal(path)) is not None:
-                self._send(refusal.status, b"{}", refusal.headers)
-            elif mirror.token and self.headers.get("Authorization") != f"Bearer {mirror.token}":
-                self._send(401, b"{}", {"X-Error-Message": "Invalid username or password."})
-            elif path == f"/api/models/{REPOSITORY}/revision/main":
-                self._send(200, json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode(), {})
-            elif path == f"/api/models/{REPOSITORY}/tree/{COMMIT}":
-                self._send(200, json.dumps(_listing(mirror.files)).encode(), {})
-            elif path.startswith(f"/{REPOSITORY}/resolve/{COMMIT}/"):
-                self._file(path.split(f"/{COMMIT}/")[1])
-            elif path.startswith(f"/api/models/{REPOSITORY}/revision/"):
-                self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            else:
-                self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+    def _answer(self) -> None:
+        path = self.path.split("?")[0]
+        self.mirror.requests.append((self.command, path, self.headers.get("Range", "")))
+        if (refusal := self.mirror.refusal(path)) is not None:
+            self._send(refusal.status, b"{}", refusal.headers)
+        elif self.mirror.token and self.headers.get("Authorization") != f"Bearer {self.mirror.token}":
+            self._send(401, b"{}", {"X-Error-Message": "Invalid username or password."})
+        elif path == f"/api/models/{REPOSITORY}/revision/main":
+            self._send(200, json.dumps({"id": REPOSITORY, "sha": COMMIT}).encode(), {})
+        elif path == f"/api/models/{REPOSITORY}/tree/{COMMIT}":
+            self._send(200, json.dumps(_listing(self.mirror.files)).encode(), {})
+        elif path.startswith(f"/{REPOSITORY}/resolve/{COMMIT}/"):
+            self._file(path.split(f"/{COMMIT}/")[1])
+        elif path.startswith(f"/api/models/{REPOSITORY}/revision/"):
+            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        else:
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
-        def _file(self, name: str) -> None:
-            content = mirror.files[name]
-            headers = {"ETag": f'"{_etag(name, content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-            start = int((self.headers.get("Range") or "bytes=0-")[len("bytes=") :].split("-")[0])
-            if start:
-                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            if self.command == "GET" and name.endswith(LARGE) and mirror.damaged:
-                mirror.damaged -= 1
-                content = content[:-1] + b"!"
-            self._send(206 if start else 200, content[start:], headers)
+    def _file(self, name: str) -> None:
+        content = self.mirror.files[name]
+        headers = {"ETag": f'"{_etag(name, content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        start = int((self.headers.get("Range") or "bytes=0-")[len("bytes=") :].split("-")[0])
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        if self.command == "GET" and name.endswith(LARGE) and self.mirror.damaged:
+            self.mirror.damaged -= 1
+            content = content[:-1] + b"!"
+        self._send(206 if start else 200, content[start:], headers)
 
-        def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "HEAD":
-                return
-            if mirror.cut_after is not None and len(body) > mirror.cut_after:
-                body, mirror.cut_after = body[: mirror.cut_after], None
-                self.close_connection = True
-            for begin in range(0, len(body), 65536):
-                self.wfile.write(body[begin : begin + 65536])
-                time.sleep(mirror.chunk_seconds)
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if self.mirror.cut_after is not None and len(body) > self.mirror.cut_after:
+            body, self.mirror.cut_after = body[: self.mirror.cut_after], None
+            self.close_connection = True
+        for begin in range(0, len(body), 65536):
+            self.wfile.write(body[begin : begin + 65536])
+            time.sleep(self.mirror.chunk_seconds)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-            pass
-
-    return Handler
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+        pass
 
 
 @contextmanager
@@ -171,7 +169,7 @@ def serve_mirror() -> Iterator[Mirror]:
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A client that was killed is no error."""
 
-    server = Server(("127.0.0.1", 0), _handler(mirror))
+    server = Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"mirror": mirror}))
     mirror.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -198,7 +198,8 @@ def test_it_gives_up_when_nothing_arrives_for_long(subject: Downloading, status:
 def test_no_network(tracker: Tracker, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    failure = download(HuggingFaceRepository(REPOSITORY, None, tracker, tmp_path, url), tracker, patience=0.5, tick=0.05)
+    repository = HuggingFaceRepository(REPOSITORY, None, tracker, tmp_path, url)
+    failure = download(repository, tracker, patience=0.5, tick=0.05)
     assert failure is not None
     assert not failure.permanent
     assert "cannot be reached" in failure.cause

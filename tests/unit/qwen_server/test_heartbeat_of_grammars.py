@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from qwen_server.control.alerts import catalogue
 from qwen_server.engine.base import Vitals, stalled_seconds
+from qwen_server.engine.vllm.grammars.trials import longest_in_core
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from tests.unit.qwen_server.serving import make_settings
 
 LONGEST = 20.0
 
 
 class Engine:
-    """An engine that steps ten times a second; `now` is its clock."""
+    """An engine that steps ten times a second and compiles for `longest` at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float = LONGEST) -> None:
         self.now = 1000.0
-        self.heartbeat = Heartbeat(most_compiling_seconds=LONGEST)
+        self.heartbeat = Heartbeat(most_compiling_seconds=longest)
         self.heartbeat.on_request(self.now, 0)
 
     def step(self, seconds: float, *, tokens: int = 0, compiling: bool = False) -> float:
@@ -42,6 +45,14 @@ class Engine:
 def test_requests_that_wait_for_their_grammars_are_no_stall() -> None:
     engine = Engine()
     assert engine.step(LONGEST - 1, compiling=True) < 1
+
+
+def test_a_grammar_that_compiles_for_a_minute_is_no_stall() -> None:
+    """With the default settings, and also if it passed its check."""
+    engine = Engine(longest_in_core(make_settings()))
+    [limit] = [rule.threshold for rule in catalogue("cuda") if rule.name == "GenerationStalled"]
+    assert limit is not None
+    assert engine.step(60, compiling=True) < limit
 
 
 def test_other_requests_without_tokens_are_one() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from qwen_server.control.lifecycle import LAST_REQUEST_SECONDS
 from tests.unit.qwen_server.serving import events_of
 
 ROOT = Path(__file__).parents[3]
@@ -120,6 +121,39 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(start: Callable
     assert program.exit_code() == 0
     assert program.last_line()["message"] == "exit 0: received SIGTERM"
     assert not program.termination_log.read_text()
+
+
+def test_a_kept_connection_gets_one_more_answer_after_sigterm(start: Callable[..., Program]) -> None:
+    program = start()
+    program.until_ready()
+    with httpx.Client(base_url=program.url) as client, httpx.Client(base_url=program.url) as monitor:
+        assert client.post("/v1/completions", json={"prompt": "x"}).status_code == 200
+        assert monitor.get("/health").status_code == 200  # keeps a connection, too, and is not waited for
+        program.process.send_signal(signal.SIGTERM)
+        program.until(lambda: program.health() == "draining")
+        assert httpx.post(f"{program.url}/v1/completions", json={"prompt": "x"}).status_code == 503
+        last = client.post("/v1/completions", json={"prompt": "x"})
+        assert last.status_code == 200
+        assert last.headers["connection"] == "close"
+        begun = time.monotonic()
+        assert program.exit_code() == 0
+        assert time.monotonic() - begun < LAST_REQUEST_SECONDS / 2, "it waited although all clients had left"
+
+
+@pytest.mark.parametrize(("number", "waits"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_an_idle_client_delays_the_exit_only_so_long(
+    start: Callable[..., Program], number: signal.Signals, *, waits: bool
+) -> None:
+    program = start("--drain-timeout=2s")
+    program.until_ready()
+    with httpx.Client(base_url=program.url) as client:
+        assert client.post("/v1/completions", json={"prompt": "x"}).status_code == 200
+        begun = time.monotonic()
+        program.process.send_signal(number)
+        assert program.exit_code() == 0
+        seconds = time.monotonic() - begun
+    assert (seconds > 1.8) == waits
+    assert seconds < 8
 
 
 def test_requests_cut_off_at_the_drain_deadline_are_reported(start: Callable[..., Program]) -> None:

@@ -83,8 +83,8 @@ def threshold(device: Device, name: str) -> float:
     return next(rule.threshold for rule in catalogue(device) if rule.name == name and rule.threshold is not None)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_an_idle_hour_with_a_probe_each_minute(device: Device) -> None:
+def idle_hour(device: Device) -> Imagined:
+    """An engine that had no requests for an hour, except for the probe of each minute."""
     engine = Imagined(device)
     engine.computing = False
     for _ in range(60):
@@ -92,7 +92,33 @@ def test_an_idle_hour_with_a_probe_each_minute(device: Device) -> None:
         engine.begin()
         engine.step(0.02)
         engine.unfinished = 0
+    return engine
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_idle_hour_with_a_probe_each_minute(device: Device) -> None:
+    assert idle_hour(device).alarms == set()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_first_request_after_an_hour_may_take_long(device: Device) -> None:
+    """Its first step lasts nearly as long as the threshold."""
+    engine = idle_hour(device)
+    engine.begin()
+    engine.step(0.9 * threshold(device, "EngineUnresponsive"))
+    for _ in range(100):
+        engine.step(0.05)
     assert engine.alarms == set()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_hang_in_the_first_request_after_an_hour_is_reported_in_time(device: Device) -> None:
+    engine = idle_hour(device)
+    engine.begin()
+    engine.let(threshold(device, "EngineUnresponsive"), answers=False)
+    assert engine.alarms == set()
+    engine.let(2, answers=False)
+    assert engine.alarms == {"EngineUnresponsive"}
 
 
 @pytest.mark.parametrize("computing", [True, False])
@@ -114,6 +140,16 @@ def test_a_long_prompt_whose_chunks_bring_no_token(device: Device) -> None:
     engine.begin()
     for _ in range(16):
         engine.step(0.8 * threshold(device, "EngineUnresponsive"), tokens=0, cache=0.05)
+    assert engine.alarms == set()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_prompt_that_is_read_for_eight_minutes(device: Device) -> None:
+    """No chunk brings a token, but each uses more of the cache."""
+    engine = Imagined(device)
+    engine.begin()
+    while engine.now < 1000 + 480:
+        engine.step(0.8 * threshold(device, "EngineUnresponsive"), tokens=0, cache=0.01)
     assert engine.alarms == set()
 
 

@@ -167,7 +167,7 @@ class RemediationSpec(ApiObject):
         "out of rotation. A change restarts the pods.",
     )
     poll_interval: Annotated[Duration, from_to("100ms", "10m")] = duration_field(
-        "2s", "How often the operator reads the metrics of each pod."
+        "2s", "How often the operator reads the metrics of each pod. Less than a second counts as a second."
     )
     min_ready_replicas: IntOrPercent = Field(
         default=1,

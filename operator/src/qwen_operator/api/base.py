@@ -30,7 +30,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 # The numbers are short, so that no sum of them overflows a datetime.
 DURATION_PATTERN = r"^([0-9]{1,7}(ms|s|m)|[0-9]{1,5}h){1,4}$"
-WINDOW_PATTERN = r"^[1-9][0-9]{0,4}(h|d)$"
+WINDOW_PATTERN = r"^([7-9]|[1-8][0-9]|90)d$"
 PERCENT_PATTERN = r"^(100|[1-9]?[0-9])%$"
 QUANTITY_PATTERN = r"^[0-9]{1,20}(\.[0-9]{1,20})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][0-9]{1,2})?$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
@@ -69,6 +69,12 @@ def format_duration(value: timedelta) -> str:
     """Formats a duration for the server's flags: with one unit, in seconds if they are whole."""
     milliseconds = round(value.total_seconds() * 1000)
     return f"{milliseconds}ms" if milliseconds % 1000 else f"{milliseconds // 1000}s"
+
+
+def _window(value: Any) -> timedelta:
+    if isinstance(value, str) and not re.fullmatch(WINDOW_PATTERN, value):
+        raise ValueError(f"{value!r} is not a number of days from 7d to 90d")
+    return parse_duration(value)
 
 
 def parse_quantity(text: str) -> Decimal:
@@ -143,8 +149,8 @@ Duration = Annotated[
 ]
 Window = Annotated[
     timedelta,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, return_type=str),
+    BeforeValidator(_window),
+    PlainSerializer(lambda window: f"{window.days}d", return_type=str),
     WithJsonSchema({"type": "string", "pattern": WINDOW_PATTERN, "maxLength": 16}),
 ]
 Quantity = Annotated[str, BeforeValidator(_quantity), _int_or_string(QUANTITY_PATTERN)]
@@ -155,6 +161,7 @@ IntOrPercent = Annotated[
     _int_or_string(PERCENT_PATTERN, minimum=0),
 ]
 ObjectName = Annotated[str, Field(max_length=253, pattern=NAME_PATTERN)]
+OptionalName = Annotated[str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")]
 ShortText = Annotated[str, Field(max_length=253)]
 Word = Annotated[str, Field(min_length=1, max_length=253, pattern=WORD_PATTERN)]
 DataKey = Annotated[str, Field(min_length=1, max_length=253, pattern=KEY_PATTERN)]

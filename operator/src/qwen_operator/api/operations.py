@@ -1,4 +1,4 @@
-"""How a service is exposed, placed, scaled, rolled out and watched."""
+"""How the pods are placed, cached, watched, isolated, rolled out, probed and drained."""
 
 from __future__ import annotations
 
@@ -10,51 +10,19 @@ from qwen_operator.api.base import (
     ApiObject,
     Duration,
     IntOrPercent,
-    ObjectName,
+    OptionalName,
     Quantity,
-    ShortText,
     ValidationRule,
-    Window,
     duration_field,
     from_to,
     parse_quantity,
     section,
 )
 from qwen_operator.api.core import Affinity, Labels, NetworkPolicyPeer, Toleration, TopologySpreadConstraint
-from qwen_operator.api.metadata import Annotations, OwnLabels
+from qwen_operator.api.metadata import OwnLabels
+from qwen_operator.api.startup import UNKNOWN_SIZE
 
-OptionalName = Annotated[str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")]
-Hostname = Annotated[str, Field(max_length=253, pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-Percentage = Annotated[str, Field(max_length=8, pattern=r"^[1-9][0-9]?(\.[0-9]+)?$")]
 Switch = Literal["Auto", "Enabled", "Disabled"]
-
-
-class ServiceExposure(ApiObject):
-    """The Service in front of the replicas."""
-
-    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
-        default="ClusterIP", description="Type of the Service."
-    )
-    port: int = Field(default=8000, ge=1, le=65535, description="Port of the Service.")
-    annotations: Annotations = Field(default_factory=dict, max_length=64, description="Annotations of the Service.")
-
-
-class ParentRef(ApiObject):
-    """A Gateway that the route attaches to."""
-
-    name: ObjectName = Field(description="Name of the Gateway.")
-    namespace: Annotated[str, Field(max_length=63)] | None = Field(
-        default=None, description="Namespace of the Gateway. Defaults to that of the QwenService."
-    )
-    section_name: ShortText | None = Field(default=None, description="Listener. Defaults to all of them.")
-    port: int | None = Field(default=None, ge=1, le=65535, description="Port. Defaults to all of them.")
-
-
-class RouteSpec(ApiObject):
-    """An HTTPRoute, created if the Gateway API is installed."""
-
-    hostnames: list[Hostname] = Field(default_factory=list, max_length=16, description="Host names. Empty matches all.")
-    parent_refs: list[ParentRef] = Field(min_length=1, max_length=32, description="The Gateways.")
 
 
 class SchedulingSpec(ApiObject):
@@ -115,8 +83,8 @@ class CacheSpec(ApiObject):
     retain: bool = Field(default=True, description="Whether the claim is kept when the QwenService is deleted.")
     download: Literal["Job", "Pods"] = Field(
         default="Job",
-        description="Who downloads a model from Hugging Face or ModelScope: a Job, before the pods start, or each pod what "
-        "it lacks. With the access mode ReadWriteOncePod it is always the pods.",
+        description="Who downloads a model from Hugging Face or ModelScope: a Job, before the pods start, or each pod "
+        "what it lacks. With the access mode ReadWriteOncePod it is always the pods.",
     )
 
 
@@ -135,38 +103,11 @@ class MonitoringSpec(ApiObject):
         max_length=32,
         description="Additional labels of both, so that your Prometheus selects them.",
     )
-
-
-class ScalingTarget(ApiObject):
-    """The target of the autoscaler."""
-
-    waiting_requests_per_replica: int = Field(default=5, ge=1, description="Queued requests per replica.")
-
-
-class AutoscalingSpec(ApiObject):
-    """Scaling by load. The autoscaler then owns spec.replicas."""
-
-    checks = (
-        ValidationRule(
-            "self.maxReplicas >= self.minReplicas",
-            "maxReplicas must be at least minReplicas",
-            lambda scaling: scaling.max_replicas >= scaling.min_replicas,
-            "maxReplicas",
-        ),
-        ValidationRule(
-            "self.scaler != 'HPA' || self.minReplicas >= 1",
-            "minReplicas must be at least 1 with the scaler HPA; KEDA can scale to zero",
-            lambda scaling: scaling.scaler != "HPA" or scaling.min_replicas >= 1,
-            "minReplicas",
-        ),
-    )
-
-    min_replicas: int = Field(default=1, ge=0, le=1000, description="Minimum number of replicas.")
-    max_replicas: int = Field(ge=1, le=1000, description="Maximum number of replicas.")
-    scaler: Literal["HPA", "KEDA"] = Field(default="HPA", description="What scales the service.")
-    target: ScalingTarget = section(ScalingTarget, "The target of the autoscaler.")
-    scale_down_stabilization: Annotated[Duration, from_to("0s", "1h")] = duration_field(
-        "300s", "How long the load must be low before replicas are removed."
+    network_policy_from: list[NetworkPolicyPeer] | None = Field(
+        default=None,
+        max_length=32,
+        description="Who may scrape the pods, besides networkPolicy.from, if there is a NetworkPolicy. Defaults to the "
+        "Prometheus objects that select the ServiceMonitor, if the operator may list them. `[]` lets nobody in.",
     )
 
 
@@ -225,8 +166,14 @@ class RolloutSpec(ApiObject):
     min_ready_seconds: int = Field(
         default=60, ge=0, le=3600, description="Seconds that a new pod must be ready before it counts as available."
     )
-    startup_timeout: Annotated[Duration, from_to("1s", "168h")] = duration_field(
-        "30m", "How long a pod may take to become ready."
+    # No default in the CRD: parsing derives it from the model.
+    startup_timeout: Annotated[Duration, from_to("1s", "168h")] = Field(
+        default=UNKNOWN_SIZE,
+        description="How long a pod may take to become ready. By default 10m for a built-in model. For other models "
+        "whose name tells their size (Qwen3-8B), 10m plus a time for each GB of weights (2 GB for each billion of "
+        "parameters): 60s if they are downloaded, and 30m at least, or 10s if they are in a volume or an image. Else "
+        "30m.",
+        json_schema_extra={"default": None},
     )
     on_operator_upgrade: Literal["Defer", "Apply"] = Field(
         default="Defer",
@@ -259,20 +206,3 @@ class DrainSpec(ApiObject):
     timeout: Annotated[Duration, from_to("0s", "24h")] = duration_field(
         "60s", "How long accepted requests may take to finish when a pod terminates."
     )
-
-
-class LatencyObjective(ApiObject):
-    """A latency and the percentage of requests that must meet it."""
-
-    threshold: Annotated[Duration, from_to("1ms", "1h")] = Field(description="Latency.")
-    objective: Percentage = Field(description="Percentage of requests, as a string.")
-
-
-class SloSpec(ApiObject):
-    """Service level objectives, for burn-rate alerts."""
-
-    availability: Percentage | None = Field(
-        default=None, description="Percentage of requests that must succeed, as a string, such as 99.5."
-    )
-    ttft: LatencyObjective | None = Field(default=None, description="Time to the first token.")
-    window: Window = duration_field("30d", "Window of the objectives.")

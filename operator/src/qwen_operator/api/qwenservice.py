@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
 from qwen_operator.api.alerting import AlertSpec, RemediationSpec
 from qwen_operator.api.base import ApiObject, ValidationRule, map_list, section
+from qwen_operator.api.bounds import excess
+from qwen_operator.api.exposure import IngressSpec, RouteSpec, ServiceExposure
+from qwen_operator.api.gpu import GpuSpec
 from qwen_operator.api.metadata import ChildMetadata, PodTemplate
+from qwen_operator.api.objectives import SloSpec
 from qwen_operator.api.operations import (
-    AutoscalingSpec,
     CacheSpec,
     DisruptionSpec,
     DrainSpec,
@@ -21,21 +25,20 @@ from qwen_operator.api.operations import (
     NetworkPolicySpec,
     ProbesSpec,
     RolloutSpec,
-    RouteSpec,
     SchedulingSpec,
-    ServiceExposure,
-    SloSpec,
 )
-from qwen_operator.api.replica import BUILTIN_MODELS, AuthSpec, EngineSpec, GpuSpec, LimitsSpec, ModelSpec
+from qwen_operator.api.replica import BUILTIN_MODELS, AuthSpec, EngineSpec, LimitsSpec, ModelSpec
 from qwen_operator.api.resources import Resources
+from qwen_operator.api.scaling import AutoscalingSpec
+from qwen_operator.api.startup import startup_timeout
 from qwen_operator.api.status import ServiceStatus, read_status
 
 GROUP: Final = "qwen-vllm.io"
 VERSION: Final = "v1alpha1"
 KIND: Final = "QwenService"
 PLURAL: Final = "qwenservices"
-MAX_NESTING: Final = 64
-"""Levels of a field of the spec. A pod template has less than 20."""
+_LONGEST_INTERVAL: Final = timedelta(minutes=2)
+"""Between two scrapes: a rate over five minutes needs two of them at least."""
 
 
 class InvalidSpecError(Exception):
@@ -73,6 +76,12 @@ class QwenServiceSpec(ApiObject):
             "gpu.count",
         ),
         ValidationRule(
+            "!has(self.gpu.resourceClaims) || self.gpu.resourceClaims.size() == 0 || self.engine.device != 'cpu'",
+            "gpu.resourceClaims must be empty if engine.device is cpu: the GPUs would be idle",
+            lambda spec: not spec.gpu.resource_claims or spec.engine.device != "cpu",
+            "gpu.resourceClaims",
+        ),
+        ValidationRule(
             "!(has(self.resources.requests) && self.gpu.resourceName in self.resources.requests) && "
             "!(has(self.resources.limits) && self.gpu.resourceName in self.resources.limits)",
             "resources must not contain gpu.resourceName: gpu.count sets it",
@@ -98,6 +107,24 @@ class QwenServiceSpec(ApiObject):
             lambda spec: True,
             "model.source.builtin",
         ),
+        ValidationRule(
+            "!has(self.monitoring.networkPolicyFrom) || self.networkPolicy.enabled",
+            "monitoring.networkPolicyFrom needs networkPolicy.enabled: true: else everybody may scrape",
+            lambda spec: spec.monitoring.network_policy_from is None or spec.network_policy.enabled,
+            "monitoring.networkPolicyFrom",
+        ),
+        ValidationRule(
+            "!has(self.slo) || self.monitoring.prometheusRule != 'Disabled'",
+            "slo needs monitoring.prometheusRule: its alerts are part of the PrometheusRule",
+            lambda spec: spec.slo is None or spec.monitoring.prometheus_rule != "Disabled",
+            "slo",
+        ),
+        ValidationRule(
+            "!has(self.slo) || duration(self.monitoring.interval) <= duration('2m')",
+            "monitoring.interval must be at most 2m with slo, whose shortest window is 5m",
+            lambda spec: spec.slo is None or spec.monitoring.interval <= _LONGEST_INTERVAL,
+            "monitoring.interval",
+        ),
     )
 
     model: ModelSpec = Field(description="The model and the name that clients use for it.")
@@ -117,6 +144,7 @@ class QwenServiceSpec(ApiObject):
     auth: AuthSpec = section(AuthSpec, "Who may use the API.")
     service: ServiceExposure = section(ServiceExposure, "The Service in front of the replicas.")
     route: RouteSpec | None = Field(default=None, description="An HTTPRoute, created if the Gateway API is installed.")
+    ingress: IngressSpec | None = Field(default=None, description="An Ingress to the Service. Off by default.")
     scheduling: SchedulingSpec = section(SchedulingSpec, "Where the pods run.")
     cache: CacheSpec | None = Field(
         default=None, description="A volume that keeps downloaded weights. By default each pod downloads its own."
@@ -129,7 +157,9 @@ class QwenServiceSpec(ApiObject):
     probes: ProbesSpec = section(ProbesSpec, "Overrides of the kubelet's probes.")
     drain: DrainSpec = section(DrainSpec, "How a pod terminates.")
     alerts: list[AlertSpec] = map_list(["name"], "Overrides of the alert catalogue, by name.", 32)
-    slo: SloSpec | None = Field(default=None, description="Service level objectives, for burn-rate alerts.")
+    slo: SloSpec | None = Field(
+        default=None, description="Service level objectives, which make burn-rate alerts in the PrometheusRule."
+    )
     remediation: RemediationSpec = section(RemediationSpec, "What the operator does about unhealthy replicas.")
     metadata: ChildMetadata = section(
         ChildMetadata, "Labels and annotations of everything that the operator creates. A change restarts the pods."
@@ -180,8 +210,9 @@ class QwenService:
     def parse(cls, obj: Mapping[str, Any]) -> QwenService:
         """Parses an object of the API. Raises InvalidSpecError, which names the field."""
         metadata = obj["metadata"]
-        if (field := _too_deep(obj.get("spec") or {})) is not None:
-            raise InvalidSpecError(f"spec.{field}", f"it is nested deeper than {MAX_NESTING} levels")
+        for field, value in (obj.get("spec") or {}).items():
+            if (problem := excess(value)) is not None:
+                raise InvalidSpecError(f"spec.{field}", problem)
         try:
             spec = QwenServiceSpec.model_validate(obj.get("spec") or {})
         except ValidationError as error:
@@ -191,7 +222,7 @@ class QwenService:
             namespace=metadata.get("namespace", "default"),
             uid=metadata.get("uid", ""),
             generation=int(metadata.get("generation", 0)),
-            spec=spec,
+            spec=_with_startup_timeout(spec),
             status=parse_status(obj),
             replicas_given="replicas" in spec.model_fields_set,
         )
@@ -202,20 +233,17 @@ class QwenService:
         return replace(self, spec=self.spec.model_copy(update={"replicas": replicas}))
 
 
-def _too_deep(spec: Mapping[str, Any]) -> str | None:
-    """The field of the spec that is nested deeper than anything that Kubernetes has."""
-    for field, value in spec.items():
-        level = [value]
-        for _ in range(MAX_NESTING):
-            level = [
-                child
-                for parent in level
-                if isinstance(parent, (dict, list))
-                for child in (parent.values() if isinstance(parent, dict) else parent)
-            ]
-        if level:
-            return field
-    return None
+def _with_startup_timeout(spec: QwenServiceSpec) -> QwenServiceSpec:
+    """The spec with the start-up time that follows from its model, unless it gives one.
+
+    `model_fields_set` keeps what was given: only that counts as a change of the spec.
+    """
+    rollout = spec.rollout
+    if "startup_timeout" in rollout.model_fields_set:
+        return spec
+    values = {**dict(rollout), "startup_timeout": startup_timeout(spec.model.source)}
+    derived = RolloutSpec.model_construct(_fields_set=set(rollout.model_fields_set), **values)
+    return spec.model_copy(update={"rollout": derived})
 
 
 def remediation_spec(obj: Mapping[str, Any]) -> QwenServiceSpec | None:

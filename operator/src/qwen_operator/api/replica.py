@@ -1,4 +1,4 @@
-"""How one replica runs: spec.model, spec.engine, spec.gpu, spec.limits and spec.auth."""
+"""How one replica runs: spec.model, spec.engine, spec.limits and spec.auth."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 from qwen_operator.api.base import (
     ApiObject,
     CountOrAuto,
+    DataKey,
     Duration,
     ObjectName,
     ValidationRule,
@@ -27,7 +28,6 @@ _REPOSITORY_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 # What git allows in a reference, without a path that leaves it.
 _REVISION = r"^[^\s\x00-\x1f\x7f~^:?*\[\\./-][^\s\x00-\x1f\x7f~^:?*\[\\]*$"
 _IMAGE = r"[A-Za-z0-9\[][]A-Za-z0-9._:/@+-]*"
-_RESOURCE = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 Revision = Annotated[str, Field(max_length=253, pattern=_REVISION)]
 
 
@@ -123,6 +123,19 @@ class ModelSpec(ApiObject):
     source: ModelSource = Field(description="Where the model comes from. Exactly one source must be set.")
 
 
+class BundleRef(ApiObject):
+    """A bundle of certificates in a ConfigMap."""
+
+    name: ObjectName = Field(description="Name of the ConfigMap.")
+    key: DataKey = Field(default="ca-bundle.crt", description="Key of the bundle in the ConfigMap, in PEM format.")
+
+
+class TrustedCA(ApiObject):
+    """The certificate authorities that the server trusts."""
+
+    config_map_ref: BundleRef = Field(description="The bundle.")
+
+
 class EngineSpec(ApiObject):
     """How vLLM runs the model."""
 
@@ -135,6 +148,13 @@ class EngineSpec(ApiObject):
     )
     image_pull_secrets: list[LocalObjectReference] = Field(
         default_factory=list, max_length=16, description="Secrets for pulling from private registries."
+    )
+    trusted_ca: TrustedCA | None = Field(
+        default=None,
+        alias="trustedCA",
+        description="Certificate authorities for mirrors and registries of models inside a company. They replace those "
+        "of the image, so the bundle must be a whole one: it includes the public authorities that are needed. "
+        "Defaults to those of the image.",
     )
     tensor_parallel_size: int = Field(default=1, ge=1, le=1024, description="GPUs that share each layer.")
     pipeline_parallel_size: int = Field(
@@ -171,20 +191,6 @@ class EngineSpec(ApiObject):
     def world_size(self) -> int:
         """The number of GPUs that one replica needs."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
-
-
-class GpuSpec(ApiObject):
-    """The GPUs of one replica."""
-
-    count: int | None = Field(
-        default=None,
-        ge=0,
-        le=1024,
-        description="GPUs per replica. Defaults to tensorParallelSize x pipelineParallelSize, and to 0 on a CPU.",
-    )
-    resource_name: Annotated[str, Field(max_length=253, pattern=_RESOURCE)] = Field(
-        default="nvidia.com/gpu", description="Name of the extended resource for one GPU."
-    )
 
 
 class LimitsSpec(ApiObject):

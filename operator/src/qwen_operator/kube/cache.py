@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
-from collections import OrderedDict
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from qwen_operator.api import API_VERSION, KIND
 from qwen_operator.api.names import DOWNLOAD_LABEL, child_name, label_value
 from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import KubeClient
@@ -21,16 +23,19 @@ from qwen_operator.kube.resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     HTTP_ROUTES,
+    INGRESSES,
     JOBS,
     NETWORK_POLICIES,
     OPTIONAL,
     PODS,
     PROMETHEUS_RULES,
     QWEN_SERVICES,
+    SCALED_OBJECTS,
     SERVICE_MONITORS,
     SERVICES,
     Resource,
 )
+from qwen_operator.kube.surroundings import Surroundings
 from qwen_operator.process.health import Health
 
 logger = logging.getLogger(__name__)
@@ -39,17 +44,27 @@ DISCOVERY_SECONDS: Final = 60.0
 _COMPARE_SECONDS: Final = 900.0
 """How often children and pods are listed and compared, also while their watches seem to work."""
 
-_REMEMBERED: Final = 1000
-_CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, CLAIMS, JOBS)
-_OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
+_OPTIONAL_SECONDS: Final = 2.0
+_BELIEVED_SECONDS: Final = 60.0
+"""For so long a report of a service proves that it exists."""
+
+_CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, INGRESSES, CLAIMS, JOBS)
+_OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, SCALED_OBJECTS)
+# Their controllers change the status often, and nothing here reads it.
+_RESTLESS: Final = (AUTOSCALERS, BUDGETS)
+
+
+def _is_child(obj: Object) -> bool:
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return any(owner.get("kind") == KIND and owner.get("apiVersion") == API_VERSION for owner in owners)
 
 
 class ClusterCache:
     """A cache of the relevant objects, kept up to date by watches.
 
     `on_child(key)`, `on_pod(pod)` and `on_service(service)` are called when an object changes,
-    `on_api()` when an optional API was installed or removed. The list of QwenServices is compared
-    with the cache at least every `relist` seconds.
+    `on_api()` when an optional API or something in the surroundings has changed. The list of
+    QwenServices is compared with the cache at least every `relist` seconds.
     """
 
     def __init__(
@@ -70,13 +85,14 @@ class ClusterCache:
         self._on_api = on_api
         self._on_service = on_service
         self._health = health or Health()
+        self.surroundings = Surroundings(kube)
         self._names: dict[Key, str] = {}
-        self._deleted: OrderedDict[str, None] = OrderedDict()
+        self._reported: dict[Key, float] = {}
         self._optional_tasks: dict[Resource, asyncio.Task[None]] = {}
         self._served: frozenset[Resource] = frozenset()
-        self._informers = {resource: self._informer(resource) for resource in _CHILDREN}
+        self._informers = {resource: self._child_informer(resource) for resource in _CHILDREN}
         # All budgets are watched: if one of the user's selects the pods, ours is removed.
-        self._informers[BUDGETS] = self._informer(BUDGETS, selector="")
+        self._informers[BUDGETS] = self._child_informer(BUDGETS, selector="")
         self.pod_informer = self._informer(PODS, on_change=on_pod)
         self._needed = (*self._informers.values(), self.pod_informer)
         self.service_informer = self._informer(
@@ -96,34 +112,34 @@ class ClusterCache:
 
     def store_service(self, obj: Object) -> None:
         """Stores a QwenService unless a newer state is already known, or it was deleted."""
-        if obj["metadata"]["uid"] in self._deleted:
-            return
         self.service_informer.put(obj)
-        self._name(key_of(obj))
+        key = key_of(obj)
+        if self.service(key) is not None:
+            self._name(key)
 
     def forget_service(self, key: Key) -> None:
         """Removes a QwenService that was deleted."""
         known = self.service(key)
         if known is not None:
             self.service_informer.discard(key)
-            self._bury(known)
+            self._forget(key)
+
+    def take_report(self, key: Key) -> bool:
+        """Whether the API server has reported a service lately. True only once for each report."""
+        return time.monotonic() - self._reported.pop(key, -math.inf) < _BELIEVED_SECONDS
 
     def _service_changed(self, obj: Object) -> None:
         key = key_of(obj)
         if self.service(key) is None:
-            self._bury(obj)
+            self._forget(key)
         else:
-            self._deleted.pop(obj["metadata"]["uid"], None)
+            self._reported[key] = time.monotonic()
             self._name(key)
         self._on_service(obj)
 
-    def _bury(self, obj: Object) -> None:
-        """Remembers a deleted service, so that a late answer to a write does not bring it back."""
-        key = key_of(obj)
+    def _forget(self, key: Key) -> None:
         self._names.pop((key[0], label_value(key[1])), None)
-        self._deleted[obj["metadata"]["uid"]] = None
-        while len(self._deleted) > _REMEMBERED:
-            self._deleted.popitem(last=False)
+        self._reported.pop(key, None)
 
     def _name(self, key: Key) -> None:
         self._names[(key[0], label_value(key[1]))] = key[1]
@@ -141,6 +157,10 @@ class ClusterCache:
         Where they are denied, an empty view must not be taken for an empty namespace.
         """
         return all(informer.sees(namespace) for informer in self._needed)
+
+    def sees_any(self) -> bool:
+        """The same for at least one of the namespaces. Otherwise nothing can be done."""
+        return any(self.sees(namespace) for namespace in self._namespaces or ("",))
 
     # The objects that belong to them.
 
@@ -166,14 +186,22 @@ class ClusterCache:
         informer = self._informers.get(resource)
         return None if informer is None else informer.get(namespace, name)
 
+    def knows(self, resource: Resource, namespace: str) -> bool:
+        """Whether all objects of a kind with our label are known in a namespace."""
+        informer = self._informers.get(resource)
+        return informer is not None and informer.sees(namespace)
+
     def store_child(self, resource: Resource, obj: Object) -> None:
         """Stores the object that a write returned."""
         if resource in self._informers:
-            self._informers[resource].store(obj)
+            self._informers[resource].put(obj)
 
     def budgets(self, namespace: str) -> Sequence[Object]:
-        """All PodDisruptionBudgets of a namespace."""
-        return self._informers[BUDGETS].in_namespace(namespace)
+        """The PodDisruptionBudgets of a namespace that may concern the pods of any service.
+
+        One that a QwenService owns selects only the pods of that service.
+        """
+        return [budget for budget in self._informers[BUDGETS].in_namespace(namespace) if not _is_child(budget)]
 
     def serves(self, resource: Resource) -> bool:
         """Whether an optional API was installed at the last discovery."""
@@ -185,12 +213,15 @@ class ClusterCache:
         """Starts the watches and returns once all objects of required APIs are listed.
 
         An optional API that is installed but fails, for instance because its conversion webhook is
-        down, delays nothing.
+        down, delays this by two seconds.
         """
         for informer in self._needed:
             tasks.create_task(informer.run(), name=f"watch {informer.resource.plural}")
         await self.discover()
         await all_synced(self._needed)
+        optional = [self._informers[resource] for resource in self._optional_tasks]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(all_synced(optional), _OPTIONAL_SECONDS)
         # Pods and children before services, so that the first reconciliation sees all of them.
         tasks.create_task(self.service_informer.run(), name="watch qwenservices")
 
@@ -201,34 +232,41 @@ class ClusterCache:
         await asyncio.gather(*self._optional_tasks.values(), return_exceptions=True)
 
     async def keep_discovering(self) -> None:
-        """Discovers once a minute which optional APIs are installed."""
+        """Discovers once a minute what has changed around the services."""
         while True:
             await asyncio.sleep(DISCOVERY_SECONDS)
             await self.discover()
 
     async def discover(self) -> None:
-        """Finds out which optional APIs are installed, and watches our children of these kinds."""
-        served = set()
-        for resource in OPTIONAL:
+        """Finds out which optional APIs are installed, and watches our children of these kinds.
+
+        Then it reads the surroundings.
+        """
+        served: set[Resource] = set()
+        for api_version in dict.fromkeys(resource.api_version for resource in OPTIONAL):
+            group = [resource for resource in OPTIONAL if resource.api_version == api_version]
             try:
-                if await self._kube.serves(resource):
-                    served.add(resource)
+                plurals = await self._kube.served(api_version)
+                served.update(resource for resource in group if resource.plural in plurals)
             except KubeError as error:
-                logger.warning("discovery of %s failed: %s", resource.plural, error)
-                if resource in self._served:
-                    served.add(resource)
+                logger.warning("discovery of %s failed: %s", api_version, error)
+                served.update(self._served.intersection(group))
         changed = frozenset(served) != self._served
         self._served = frozenset(served)
         for resource in _OPTIONAL_CHILDREN:
             if resource in served and resource not in self._informers:
-                informer = self._informers[resource] = self._informer(resource)
+                informer = self._informers[resource] = self._child_informer(resource)
                 self._optional_tasks[resource] = asyncio.create_task(informer.run(), name=f"watch {resource.plural}")
             elif resource not in served and resource in self._informers:
                 del self._informers[resource]
                 self._optional_tasks.pop(resource).cancel()
         if changed:
             logger.info("installed optional APIs: %s", ", ".join(sorted(item.plural for item in served)) or "none")
+        if await self.surroundings.look() or changed:
             self._on_api()
+
+    def _child_informer(self, resource: Resource, selector: str = SELECTOR) -> Informer:
+        return self._informer(resource, selector=selector, echoes=False, status=resource not in _RESTLESS)
 
     def _informer(
         self,
@@ -238,6 +276,8 @@ class ClusterCache:
         selector: str = SELECTOR,
         relist: float = _COMPARE_SECONDS,
         removable: bool = False,
+        echoes: bool = True,
+        status: bool = True,
     ) -> Informer:
         return Informer(
             self._kube,
@@ -247,6 +287,8 @@ class ClusterCache:
             selector,
             relist=relist,
             removable=removable,
+            echoes=echoes,
+            status=status,
             health=self._health,
         )
 

@@ -19,9 +19,12 @@ Permissions that the operator needs (the chart grants exactly these):
 | batch                 | jobs                              | get, list, watch, create, patch, delete         |
 | policy                | poddisruptionbudgets              | get, list, watch, create, patch, delete         |
 | monitoring.coreos.com | servicemonitors, prometheusrules  | get, list, watch, create, patch, delete         |
-| networking.k8s.io     | networkpolicies                   | get, list, watch, create, patch, delete         |
+| monitoring.coreos.com | prometheuses (optional)           | list (who scrapes the pods)                     |
+| networking.k8s.io     | networkpolicies, ingresses        | get, list, watch, create, patch, delete         |
+| networking.k8s.io     | ingressclasses (optional)         | list (whether one serves an Ingress)            |
 | autoscaling           | horizontalpodautoscalers          | get, list, watch, create, patch, delete         |
 | gateway.networking.k8s.io | httproutes                    | get, list, watch, create, patch, delete         |
+| keda.sh               | scaledobjects                     | get, list, watch, create, patch, delete         |
 | core                  | persistentvolumeclaims            | get, list, watch, create, patch (never deleted) |
 | coordination.k8s.io   | leases (in its own namespace)     | get, create, update                             |
 
@@ -34,7 +37,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Self
 from urllib.parse import urlencode
 
@@ -43,8 +46,8 @@ from kubernetes.aio import client, config
 
 from qwen_operator.api.names import FIELD_MANAGER
 from qwen_operator.api.objects import Object
-from qwen_operator.kube.errors import KubeError, NotFoundError, error_of
-from qwen_operator.kube.reading import lines, read_json
+from qwen_operator.kube.errors import KubeError, NotFoundError, TooLargeError, error_of
+from qwen_operator.kube.reading import lines, read_body, read_json
 from qwen_operator.kube.resources import PODS, Resource, resource_for
 
 PatchType = Literal["merge", "strategic"]
@@ -53,12 +56,22 @@ REQUEST_TIMEOUT: Final = 15.0
 CONNECTIONS: Final = 100
 """Connections for calls; more calls at once wait for one."""
 
+PAGE: Final = 500
+"""Objects of a list that are read at once."""
+MAX_BODY: Final = 16 * 1024 * 1024
+"""Bytes of an answer, which make up to twenty times as many in memory. A page of a list that has
+more is asked for in smaller ones."""
+_CHUNK: Final = 64 * 1024
+
 WATCH_SECONDS: Final = 240
 WATCH_SILENCE: Final = 100.0
 """A watch gets a bookmark about every minute.
 
 One that is silent for longer is considered broken.
 """
+
+_NEVER: Final = "1"
+"""A resourceVersion that no object has: etcd gives 2 to its first one."""
 
 _CONTENT_TYPES: Final = {
     "merge": "application/merge-patch+json",
@@ -116,16 +129,47 @@ class KubeClient:
         selector: str | None = None,
         *,
         fields: str | None = None,
+        keep: Callable[[Object], Object] = lambda item: item,
     ) -> tuple[Sequence[Object], str]:
         """The objects that a label selector and a field selector match, and the resourceVersion to
         watch from.
+
+        They are read in pages. `keep` returns what is kept of an object, so that never more than
+        one page is in memory as a whole.
         """
         query = {"labelSelector": selector} if selector else {}
         if fields:
             query["fieldSelector"] = fields
-        answer = await self._call("GET", resource.path(namespace), query, timeout=60.0)
-        items = [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in answer["items"]]
-        return items, answer["metadata"]["resourceVersion"]
+        items: list[Object] = []
+        limit = PAGE
+        while True:
+            page, limit = await self._page(resource.path(namespace), query, limit)
+            items += [keep(item) for item in _items(resource, page)]
+            metadata = page["metadata"]
+            if not (following := metadata.get("continue")):
+                return items, metadata["resourceVersion"]
+            query["continue"] = following
+            limit = min(PAGE, 2 * limit)
+
+    async def _page(self, path: str, query: Mapping[str, str], limit: int) -> tuple[Object, int]:
+        """A page of a list, and the limit with which it was not too large."""
+        while True:
+            # One object is read whatever its size: otherwise it would hide all others.
+            most = MAX_BODY if limit > 1 else None
+            try:
+                return await self._call("GET", path, {**query, "limit": str(limit)}, timeout=60.0, most=most), limit
+            except TooLargeError:
+                limit = max(1, limit // 4)
+
+    async def first(
+        self, resource: Resource, namespace: str, fields: str, *, limit: int, most: int, timeout: float
+    ) -> Sequence[Object]:
+        """Up to `limit` of the objects that a field selector matches.
+
+        Raises `TooLargeError` if they have more than `most` bytes together.
+        """
+        query = {"fieldSelector": fields, "limit": str(limit)}
+        return _items(resource, await self._call("GET", resource.path(namespace), query, timeout=timeout, most=most))
 
     async def watch(
         self,
@@ -174,12 +218,17 @@ class KubeClient:
         metadata = obj["metadata"]
         return await self._call("PUT", resource_for(obj).path(metadata.get("namespace"), metadata["name"]), body=obj)
 
-    async def apply(self, obj: Object) -> Object:
-        """Applies an object (server-side apply). Fields that are no longer applied are removed."""
+    async def apply(self, obj: Object, *, new: bool = False) -> Object:
+        """Applies an object (server-side apply). Fields that are no longer applied are removed.
+
+        With `new`, raises `ConflictError` if the object exists, and leaves it as it is.
+        """
         metadata = obj["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         path = resource_for(obj).path(metadata.get("namespace"), metadata["name"])
-        return await self._call("PATCH", path, query, body=obj, content_type=_CONTENT_TYPES["apply"], timeout=30.0)
+        # An existing object has another version, so that the API server refuses to change it.
+        body = {**obj, "metadata": {**metadata, "resourceVersion": _NEVER}} if new else obj
+        return await self._call("PATCH", path, query, body=body, content_type=_CONTENT_TYPES["apply"], timeout=30.0)
 
     async def patch(
         self,
@@ -231,13 +280,13 @@ class KubeClient:
         }
         await self._call("POST", PODS.path(namespace, pod, "eviction"), body=body)
 
-    async def serves(self, resource: Resource) -> bool:
-        """Whether the cluster serves this API."""
+    async def served(self, api_version: str) -> frozenset[str]:
+        """The plurals that the cluster serves of a version of an API group; none if it has none."""
         try:
-            answer = await self._call("GET", f"/apis/{resource.api_version}")
+            answer = await self._call("GET", f"/apis/{api_version}")
         except NotFoundError:
-            return False
-        return any(item["name"] == resource.plural for item in answer.get("resources", ()))
+            return frozenset()
+        return frozenset(str(item["name"]) for item in answer.get("resources", ()))
 
     async def _call(
         self,
@@ -248,11 +297,12 @@ class KubeClient:
         body: Object | None = None,
         content_type: str | None = None,
         timeout: float = REQUEST_TIMEOUT,
+        most: int | None = MAX_BODY,
     ) -> Object:
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
         response = await self._send(method, path, query or {}, body=body, content_type=content_type, timeout=limits)
         try:
-            answer = read_json(await response.read())
+            answer = read_json(await _body(response, most))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise KubeError(0, f"{method} {path}: {error or type(error).__name__}") from error
         return answer if isinstance(answer, dict) else {}
@@ -278,10 +328,35 @@ class KubeClient:
             wrapped = await api.call_api(method, url, headers, body, _request_timeout=timeout)
             response: aiohttp.ClientResponse = wrapped.response
             if response.status >= 400:
-                raise error_of(response.status, await response.read())
+                raise await _error(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise KubeError(0, f"{method} {path}: {error or type(error).__name__}") from error
         return response
+
+
+def _items(resource: Resource, page: Object) -> Sequence[Object]:
+    """The objects of a list, which does not repeat their kind in each of them."""
+    return [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
+
+
+async def _body(response: aiohttp.ClientResponse, most: int | None) -> bytes:
+    """The body of an answer. Raises `TooLargeError` if it has more bytes than `most`."""
+    try:
+        body = await read_body(response.content.iter_chunked(_CHUNK), most)
+    except BaseException:
+        response.close()
+        raise
+    if body is None:
+        response.close()
+        raise TooLargeError(0, f"{response.method} {response.url.path}: the answer has more than {most} bytes")
+    return body
+
+
+async def _error(response: aiohttp.ClientResponse) -> KubeError:
+    try:
+        return error_of(response.status, await _body(response, MAX_BODY))
+    except TooLargeError:
+        return error_of(response.status, b"")
 
 
 def _event(line: bytes) -> Object:

@@ -3,19 +3,31 @@
 KubeError                 any failed call; `status` is 0 if there was no answer
 ├── NotFoundError         404
 ├── ForbiddenError        401, 403
-│   └── NamespaceEndingError  the namespace is being deleted: no object can be created in it
+│   ├── NamespaceEndingError  the namespace is being deleted: no object can be created in it
+│   └── RefusedError      the cluster refuses the object: a quota, Pod Security or a policy
 ├── ConflictError         409: another resourceVersion, another UID, or the object exists already
 ├── GoneError             the resourceVersion to watch from is too old (410), or newer than any
 │                         (504: etcd was restored from a backup)
-├── InvalidError          400, 422: the object is not valid; the message names the field
-└── TooManyRequestsError  429: throttled, or a PodDisruptionBudget forbids the eviction
+├── InvalidError          400, 413, 422: the object is not valid, or too large
+├── TooManyRequestsError  429: throttled, or a PodDisruptionBudget forbids the eviction
+└── TooLargeError         the answer is larger than it may be
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from typing import Final
+
+from qwen_operator.kube.reading import read_json
+
+MAX_MESSAGE: Final = 4096
+"""Characters of a message. The API server repeats in it what it was sent."""
+
+# What the API server says of an object that is too large for its database, with the status 500.
+_TOO_LARGE: Final = "etcdserver: request is too large"
+# What the API server says if the operator itself lacks a right.
+_LACKS_RIGHT: Final = re.compile(r'User "[^"]{1,300}" cannot [a-z]{1,30} ')
 
 
 class KubeError(Exception):
@@ -43,6 +55,10 @@ class NamespaceEndingError(ForbiddenError):
     """403, because the namespace is being deleted."""
 
 
+class RefusedError(ForbiddenError):
+    """403, because of what the namespace may have, not because of the operator's rights."""
+
+
 class ConflictError(KubeError):
     """409."""
 
@@ -52,11 +68,15 @@ class GoneError(KubeError):
 
 
 class InvalidError(KubeError):
-    """400 or 422."""
+    """400, 413 or 422. The message names the field that is not valid."""
 
 
 class TooManyRequestsError(KubeError):
     """429."""
+
+
+class TooLargeError(KubeError):
+    """The answer has more bytes than the caller reads."""
 
 
 _ERRORS: Final[Mapping[int, type[KubeError]]] = {
@@ -66,6 +86,7 @@ _ERRORS: Final[Mapping[int, type[KubeError]]] = {
     404: NotFoundError,
     409: ConflictError,
     410: GoneError,
+    413: InvalidError,
     422: InvalidError,
     429: TooManyRequestsError,
 }
@@ -76,7 +97,7 @@ def error_of(status: int, body: bytes) -> KubeError:
     kind = _ERRORS.get(status, KubeError)
     retry_after = 0.0
     try:
-        answer = json.loads(body)
+        answer = read_json(body)
         message = str(answer.get("message") or answer)
         details = answer.get("details") or {}
         retry_after = float(details.get("retryAfterSeconds") or 0)
@@ -87,4 +108,21 @@ def error_of(status: int, body: bytes) -> KubeError:
             kind = GoneError
     except (ValueError, AttributeError, TypeError):
         message = body.decode(errors="replace")[:500]
-    return kind(status, message or f"HTTP {status}", retry_after)
+    if status >= 500 and _TOO_LARGE in message:
+        kind = InvalidError
+    if status == 403 and kind is ForbiddenError and not _LACKS_RIGHT.search(message):
+        kind = RefusedError
+    return kind(status, _cut(message) or f"HTTP {status}", retry_after)
+
+
+def worse(one: KubeError | None, other: KubeError | None) -> KubeError | None:
+    """The error that matters more: what the cluster refuses is not the fault of the operator."""
+    return other if one is None or (isinstance(one, RefusedError) and other is not None) else one
+
+
+def _cut(message: str) -> str:
+    """The message without its middle if it is too long: the end says why."""
+    if len(message) <= MAX_MESSAGE:
+        return message
+    half = (MAX_MESSAGE - 5) // 2
+    return f"{message[:half]} ... {message[-half:]}"

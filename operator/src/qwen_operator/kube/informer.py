@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -19,9 +20,11 @@ from typing import Final
 from qwen_operator.api.names import SERVICE_LABEL
 from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import WATCH_SECONDS, WATCH_SILENCE, KubeClient
-from qwen_operator.kube.errors import ForbiddenError, NotFoundError
+from qwen_operator.kube.errors import NotFoundError
+from qwen_operator.kube.projection import keeper
 from qwen_operator.kube.resources import Resource
 from qwen_operator.kube.retries import must_list, pause
+from qwen_operator.kube.states import newer, same, same_but_status
 from qwen_operator.process.health import Health
 
 logger = logging.getLogger(__name__)
@@ -35,22 +38,18 @@ BEAT_SECONDS: Final = WATCH_SILENCE + 80.0
 SHORT_SECONDS: Final = 1.0
 """A watch that ends sooner and without an event counts as failed."""
 
-_DENIALS: Final = 3
-"""After so many denials in a row, the start no longer waits for a namespace."""
+_TRIES: Final = 3
+"""After so many failures in a row, the start no longer waits for a namespace."""
+START_SECONDS: Final = 20.0
+"""For so long the start waits for lists that neither come nor fail."""
+
+_REMEMBERED: Final = 1000
+"""So many deleted objects are remembered, by UID."""
 
 
 def service_label(obj: Object) -> str:
     """The label with the service that an object belongs to; empty if it has none."""
     return str((obj["metadata"].get("labels") or {}).get(SERVICE_LABEL, ""))
-
-
-def newer(obj: Object, old: Object | None) -> bool:
-    """Whether a state of an object is at least as new as another one."""
-    if old is None or old["metadata"]["uid"] != obj["metadata"]["uid"]:
-        return True
-    versions = (obj["metadata"]["resourceVersion"], old["metadata"]["resourceVersion"])
-    # Resource versions of one resource are growing numbers. If they are not, the last state wins.
-    return not all(version.isdigit() for version in versions) or int(versions[0]) >= int(versions[1])
 
 
 @dataclass
@@ -72,6 +71,8 @@ class Informer:
     known state). Objects are shared: do not modify them. With `relist`, a list is compared with the
     copy at least every so many seconds, also while the watch seems to work. `removable` says that
     the kind's definition may be deleted, so that a persistent 404 means that there are no objects.
+    Without `echoes`, nobody is told what a watch reports of a write whose answer is stored already,
+    and without `status`, nobody is told that only the status has changed.
     """
 
     def __init__(
@@ -84,9 +85,14 @@ class Informer:
         *,
         relist: float = math.inf,
         removable: bool = False,
+        echoes: bool = True,
+        status: bool = True,
         health: Health | None = None,
     ) -> None:
         self.resource = resource
+        self._keep = keeper(resource)
+        self._echoes = echoes
+        self._status = status
         self._removable = removable
         self._kube = kube
         self._loops = [_Loop(namespace) for namespace in namespaces or (None,)]
@@ -97,6 +103,7 @@ class Informer:
         self._objects: dict[Key, Object] = {}
         self._by_service: dict[Key, set[Key]] = {}
         self._stored_at: dict[Key, float] = {}
+        self._deleted: OrderedDict[str, None] = OrderedDict()
         self._listed: set[str | None] = set()
         self._pending = {loop.namespace for loop in self._loops}
         self.synced = asyncio.Event()
@@ -116,7 +123,7 @@ class Informer:
 
     def in_namespace(self, namespace: str) -> list[Object]:
         """All objects of a namespace, by name."""
-        return [self._objects[key] for key in sorted(self._objects) if key[0] == namespace]
+        return [self._objects[key] for key in sorted(key for key in self._objects if key[0] == namespace)]
 
     def sees(self, namespace: str) -> bool:
         """Whether the objects of a namespace have been listed."""
@@ -136,9 +143,14 @@ class Informer:
             self.put(obj)
 
     def put(self, obj: Object) -> None:
-        """Stores an object, also one that is not known, unless a newer state of it is known."""
+        """Stores an object, also one that is not known.
+
+        Unless a newer state of it is known or it was deleted: an answer may come after what the
+        watch reports.
+        """
+        obj = self._keep(obj)
         key = key_of(obj)
-        if newer(obj, self._objects.get(key)):
+        if obj["metadata"]["uid"] not in self._deleted and newer(obj, self._objects.get(key)):
             self._put(key, obj)
             self._stored_at[key] = asyncio.get_running_loop().time()
 
@@ -148,6 +160,9 @@ class Informer:
         self._stored_at.pop(key, None)
         if old is not None:
             self._unindex(key, old)
+            self._deleted[old["metadata"]["uid"]] = None
+            if len(self._deleted) > _REMEMBERED:
+                self._deleted.popitem(last=False)
 
     async def run(self) -> None:
         """Lists and watches until cancelled."""
@@ -219,12 +234,12 @@ class Informer:
             self._replace(loop.namespace, {}, math.inf)
         if loop.absences > 1:
             loop.heard_at = -math.inf
-        if loop.absences > 1 or (isinstance(problem, ForbiddenError) and loop.failures >= _DENIALS):
+        if loop.absences > 1 or loop.failures >= _TRIES:
             self._no_longer_awaited(loop.namespace)
 
     async def _list(self, loop: _Loop) -> None:
         asked_at = asyncio.get_running_loop().time()
-        items, version = await self._kube.list(self.resource, loop.namespace, self._selector)
+        items, version = await self._kube.list(self.resource, loop.namespace, self._selector, keep=self._keep)
         self._replace(loop.namespace, {key_of(item): item for item in items}, asked_at)
         loop.version, loop.listed_at, loop.absences = version, asked_at, 0
         self._heard(loop)
@@ -242,8 +257,7 @@ class Informer:
         for key, item in fresh.items():
             old = self._objects.get(key)
             if self._stored_at.get(key, -math.inf) < asked_at or newer(item, old):
-                same = old is not None and old["metadata"]["resourceVersion"] == item["metadata"]["resourceVersion"]
-                self._update(key, item, handled=same and key not in self._stored_at)
+                self._update(key, item, handled=key not in self._stored_at and same(item, old))
 
     def _no_longer_awaited(self, namespace: str | None) -> None:
         self._pending.discard(namespace)
@@ -253,13 +267,19 @@ class Informer:
     def _take(self, kind: str, obj: Object) -> None:
         if kind == "BOOKMARK":
             return
+        obj = self._keep(obj)
         key = key_of(obj)
         old = self._objects.get(key)
         if kind == "DELETED":
             if old is not None and old["metadata"]["uid"] == obj["metadata"]["uid"]:
                 self._drop(key)
         elif newer(obj, old):
-            self._update(key, obj)
+            self._update(key, obj, handled=self._is_no_news(key, obj, old))
+
+    def _is_no_news(self, key: Key, obj: Object, old: Object | None) -> bool:
+        if not self._echoes and key in self._stored_at and same(obj, old):
+            return True
+        return not self._status and same_but_status(obj, old)
 
     def _update(self, key: Key, obj: Object, *, handled: bool = False) -> None:
         old = self._objects.get(key)
@@ -267,6 +287,7 @@ class Informer:
             self._drop(key)  # it was deleted, and this is another one with its name
         self._put(key, obj)
         self._stored_at.pop(key, None)
+        self._deleted.pop(obj["metadata"]["uid"], None)
         if not handled:
             self._tell(obj)
 
@@ -297,7 +318,15 @@ class Informer:
             logger.exception("%s %s could not be handled", self.resource.kind, "/".join(key_of(obj)))
 
 
-async def all_synced(informers: Iterable[Informer]) -> None:
-    """Returns once every informer has listed its objects, or was denied them."""
-    for informer in informers:
-        await informer.synced.wait()
+async def all_synced(informers: Sequence[Informer]) -> None:
+    """Returns once every informer has listed its objects, or has failed to.
+
+    Whoever acts on objects of a namespace must ask the informers whether they see it.
+    """
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            for informer in informers:
+                await informer.synced.wait()
+    except TimeoutError:
+        missing = [informer.resource.plural for informer in informers if not informer.synced.is_set()]
+        logger.warning("not everything could be listed, and services may have to wait: %s", ", ".join(missing))

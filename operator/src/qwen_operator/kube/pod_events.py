@@ -1,24 +1,36 @@
-"""The Events of pods that are held up: only they say that, for instance, a Secret is missing."""
+"""The Events of pods that are held up: only they say that, for instance, a Secret is missing.
+
+Whoever may create Events in a namespace may give a pod any number of any size. They are read in the
+background, so that no reconciliation waits for them, and only so much of them as the status needs.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakValueDictionary
 
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.resources import CORE_EVENTS
 
 logger = logging.getLogger(__name__)
 
 FIRST_SECONDS: Final = 2.0
 """Most pods have started by then, and their Events are never read."""
+READ_SECONDS: Final = 5.0
+MAX_BYTES: Final = 1024 * 1024
+MAX_EVENTS: Final = 50
+AT_ONCE: Final = 8
+"""Reads at the same time. A namespace has one of them."""
 _MAX_SECONDS: Final = 60.0
 _MAX_PODS: Final = 5
+_MAX_TEXT: Final = 1024
+_TEXTS: Final = ("reason", "message", "firstTimestamp", "lastTimestamp", "eventTime")
 
 
 @dataclass
@@ -40,36 +52,72 @@ class PodEvents:
         self._kube = kube
         self._again = again
         self._looks: dict[Key, dict[str, _Look]] = {}
+        self._reading: dict[Key, asyncio.Task[None]] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     def forget(self, key: Key) -> None:
         """Drops what is known about the pods of a service."""
         self._looks.pop(key, None)
+        if (task := self._reading.pop(key, None)) is not None:
+            task.cancel()
 
     async def of(self, key: Key, pods: Sequence[Object]) -> Mapping[str, Sequence[Object]]:
         """The Events by the UID of the pod, for the pods of a service that are held up.
 
-        Of many such pods only some are asked: they have the same template.
+        They are those that were read last; the service is looked at again when there are others. Of
+        many such pods only some are asked: they have the same template.
         """
         known, now = self._looks.get(key, {}), time.monotonic()
         uids = [(pod["metadata"]["uid"], pod["metadata"]["name"]) for pod in pods[:_MAX_PODS]]
         looks = {uid: known.get(uid) or _Look(now + FIRST_SECONDS) for uid, _ in uids}
-        for uid, name in uids:
-            look = looks[uid]
-            if look.due <= now:
-                look.events = await self._read(key, uid, name, look.events)
-                look.pause = min(2 * look.pause, _MAX_SECONDS)
-                look.due = now + look.pause
+        due = [(uid, name) for uid, name in uids if looks[uid].due <= now]
+        for uid, _ in due:
+            looks[uid].pause = min(2 * looks[uid].pause, _MAX_SECONDS)
+            looks[uid].due = now + looks[uid].pause
         if looks:
             self._looks[key] = looks
             self._again(key, max(0.1, min(look.due for look in looks.values()) - now))
         else:
             self.forget(key)
+        if due and key not in self._reading:
+            task = self._reading[key] = asyncio.create_task(self._read(key, due), name=f"events of {key[0]}/{key[1]}")
+            task.add_done_callback(lambda done: self._ended(key, done))
         return {uid: look.events for uid, look in looks.items()}
 
-    async def _read(self, key: Key, uid: str, name: str, before: Sequence[Object]) -> Sequence[Object]:
+    def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
+        if self._reading.get(key) is task:
+            del self._reading[key]
+
+    async def _read(self, key: Key, pods: Sequence[tuple[str, str]]) -> None:
+        turn = self._turns.setdefault(key[0], asyncio.Lock())
+        for uid, name in pods:
+            async with turn, self._places:
+                events = await self._events(key[0], uid, name)
+            look = self._looks.get(key, {}).get(uid)
+            if look is not None and events is not None and events != look.events:
+                look.events = events
+                self._again(key, 0.0)
+
+    async def _events(self, namespace: str, uid: str, name: str) -> Sequence[Object] | None:
+        """The Events of a pod, None if they cannot be read."""
         try:
-            events, _ = await self._kube.list(CORE_EVENTS, key[0], fields=f"involvedObject.uid={uid}")
-        except KubeError as error:
+            events = await self._kube.first(
+                CORE_EVENTS,
+                namespace,
+                f"involvedObject.uid={uid}",
+                limit=MAX_EVENTS,
+                most=MAX_BYTES,
+                timeout=READ_SECONDS,
+            )
+            return [_kept(event) for event in events]
+        except Exception as error:  # noqa: BLE001 - the status then has a reason that says less
             logger.debug("reading the Events of pod %s failed: %s", name, error)
-            return before
-        return events
+            return None
+
+
+def _kept(event: Object) -> Object:
+    """What the status needs of an Event."""
+    kept: Object = {name: str(event[name])[:_MAX_TEXT] for name in _TEXTS if event.get(name)}
+    seen = (event.get("series") or {}).get("lastObservedTime")
+    return kept | ({"series": {"lastObservedTime": str(seen)[:_MAX_TEXT]}} if seen else {})

@@ -45,6 +45,16 @@ def prune(text: bytes, depth: int) -> bytes:
     return bytes(kept + text[start:])
 
 
+async def read_body(chunks: AsyncIterable[bytes], most: int | None) -> bytes | None:
+    """All bytes of a stream; None if there are more than `most`, of which no more are read."""
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if most is not None and len(body) > most:
+            return None
+    return bytes(body)
+
+
 async def lines(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """The lines of a stream, of any length, without the empty ones."""
     parts: list[bytes] = []

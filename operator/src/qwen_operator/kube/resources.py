@@ -49,14 +49,19 @@ AUTOSCALERS: Final = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "hori
 SERVICE_MONITORS: Final = Resource("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonitors")
 PROMETHEUS_RULES: Final = Resource("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules")
 HTTP_ROUTES: Final = Resource("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes")
+INGRESSES: Final = Resource("networking.k8s.io/v1", "Ingress", "ingresses")
+INGRESS_CLASSES: Final = Resource("networking.k8s.io/v1", "IngressClass", "ingressclasses", namespaced=False)
+SCALED_OBJECTS: Final = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
+RESOURCE_CLAIMS: Final = Resource("resource.k8s.io/v1", "ResourceClaim", "resourceclaims")
+PROMETHEUSES: Final = Resource("monitoring.coreos.com/v1", "Prometheus", "prometheuses")
 
 _ALL: Final = (
     QWEN_SERVICES, PODS, NODES, SERVICES, CONFIG_MAPS, CLAIMS, JOBS, CORE_EVENTS, DEPLOYMENTS, REPLICA_SETS, LEASES,
-    BUDGETS, NETWORK_POLICIES, AUTOSCALERS, SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES,
+    BUDGETS, NETWORK_POLICIES, AUTOSCALERS, SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, INGRESSES, SCALED_OBJECTS,
 )  # fmt: skip
 _BY_KIND: Final = {(resource.api_version, resource.kind): resource for resource in _ALL}
 
-OPTIONAL: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES)
+OPTIONAL: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, SCALED_OBJECTS, RESOURCE_CLAIMS)
 """Kinds whose API may not be installed."""
 
 

@@ -33,13 +33,19 @@ class WorkQueue(Generic[K]):
         self._due: dict[K, float] = {}
         self._busy: set[K] = set()
         self._failures: dict[K, int] = {}
+        self._first: set[K] = set()
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._due)
 
-    def add(self, key: K, delay: float = DEBOUNCE) -> None:
-        """Makes a key due after a delay, unless it is already due earlier."""
+    def add(self, key: K, delay: float = DEBOUNCE, *, first: bool = False) -> None:
+        """Makes a key due after a delay, unless it is already due earlier.
+
+        With `first`, it does not wait behind others that are due.
+        """
+        if first:
+            self._first.add(key)
         due = asyncio.get_running_loop().time() + delay
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
@@ -48,17 +54,21 @@ class WorkQueue(Generic[K]):
     def forget(self, key: K) -> None:
         """Removes a key."""
         self._due.pop(key, None)
+        self._first.discard(key)
         self._failures.pop(key, None)
 
     async def run(self, workers: int = 4) -> None:
-        """Works until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(workers):
-                tasks.create_task(self._worker())
+        """Works until cancelled.
 
-    async def _worker(self) -> None:
+        One worker goes by the time alone, so that no number of first ones keeps the others waiting.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(workers):
+                tasks.create_task(self._worker(by_time=number == 0))
+
+    async def _worker(self, *, by_time: bool) -> None:
         while True:
-            key = await self._next()
+            key = await self._next(by_time=by_time)
             try:
                 await self._work(key)
                 self._failures.pop(key, None)
@@ -70,18 +80,20 @@ class WorkQueue(Generic[K]):
                 self._busy.discard(key)
                 self._changed.set()
 
-    async def _next(self) -> K:
+    async def _next(self, *, by_time: bool) -> K:
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
             waiting = {key: due for key, due in self._due.items() if key not in self._busy}
-            key = min(waiting, key=waiting.__getitem__, default=None)
-            if key is not None and waiting[key] <= now:
+            due_now = [(not by_time and key not in self._first, due, key) for key, due in waiting.items() if due <= now]
+            if due_now:
+                key = min(due_now, key=lambda item: item[:2])[2]
                 del self._due[key]
+                self._first.discard(key)
                 self._busy.add(key)
                 return key
             self._changed.clear()
-            timeout = None if key is None else waiting[key] - now
+            timeout = min(waiting.values()) - now if waiting else None
             try:
                 await asyncio.wait_for(self._changed.wait(), timeout)
             except TimeoutError:

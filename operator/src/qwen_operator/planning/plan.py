@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from qwen_operator.api import QwenService, QwenServiceSpec
+from qwen_operator.api import QwenService
 from qwen_operator.api.names import child_name
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import CacheSpec
-from qwen_operator.planning.builders.autoscaler import build_autoscaler
+from qwen_operator.planning.builders.autoscaler import build_autoscaler, build_scaled_object
 from qwen_operator.planning.builders.claim import build_cache_claim
 from qwen_operator.planning.builders.configmap import build_alerts_configmap
 from qwen_operator.planning.builders.deployment import (
@@ -23,12 +23,24 @@ from qwen_operator.planning.builders.deployment import (
     rollout_numbers,
 )
 from qwen_operator.planning.builders.disruption import budgets_of_others, build_disruption_budget
+from qwen_operator.planning.builders.ingress import build_ingress
 from qwen_operator.planning.builders.monitoring import build_service_monitor
 from qwen_operator.planning.builders.networkpolicy import build_network_policy
 from qwen_operator.planning.builders.prometheusrule import build_prometheus_rule
-from qwen_operator.planning.builders.selectors import selects
 from qwen_operator.planning.builders.service import build_http_route, build_service
 from qwen_operator.planning.download import Download, plan_download
+from qwen_operator.planning.plan_warnings import (
+    PlanWarning,
+    claim_warnings,
+    exposure_warnings,
+    monitoring_warnings,
+    most_replicas,
+    scaling_warnings,
+    size_warnings,
+)
+from qwen_operator.planning.prometheuses import scraper_peers, scraping
+
+__all__ = ["ClusterFacts", "Plan", "PlanWarning", "Reference", "plan"]
 
 _BLIP_SECONDS: Final = 60.0
 """Pods that have not been available yet may be replaced when none has been ready for so long."""
@@ -42,7 +54,8 @@ class ClusterFacts:
         operator_version: the version of the operator.
         server_images: the server's image by device (`cpu`, `cuda`).
         operator_namespace: where the operator runs, for NetworkPolicies.
-        has_service_monitor, has_prometheus_rule, has_http_route: whether these APIs are installed.
+        has_service_monitor, has_prometheus_rule, has_http_route, has_scaled_object,
+        has_resource_claims: whether these APIs are installed.
         live_deployment: the service's current Deployment, None if there is none.
         unready_seconds: for how long the service has not been Ready; None if it was at the last
             look, infinite if there was none.
@@ -51,6 +64,9 @@ class ClusterFacts:
         claims: the known PersistentVolumeClaims of the namespace, by name. Only their access modes
             matter.
         prometheuses: the Prometheus objects of the cluster, None if they are not known.
+        ingress_classes: the IngressClasses, and whether they are the default; None if they are not
+            known.
+        scaling_trouble: why the autoscaler does not work, empty if it does.
         jobs: the Jobs of the service.
     """
 
@@ -60,12 +76,16 @@ class ClusterFacts:
     has_service_monitor: bool = False
     has_prometheus_rule: bool = False
     has_http_route: bool = False
+    has_scaled_object: bool = False
+    has_resource_claims: bool = False
     live_deployment: Mapping[str, Any] | None = None
     unready_seconds: float | None = None
     budgets: Sequence[Mapping[str, Any]] = ()
     claims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prometheuses: Sequence[Mapping[str, Any]] | None = None
     jobs: Sequence[Mapping[str, Any]] = ()
+    ingress_classes: Mapping[str, bool] | None = None
+    scaling_trouble: str = ""
 
 
 class Reference(NamedTuple):
@@ -74,13 +94,6 @@ class Reference(NamedTuple):
     api_version: str
     kind: str
     name: str
-
-
-class PlanWarning(NamedTuple):
-    """A problem in the spec that its author should know. It becomes a condition and an Event."""
-
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -124,9 +137,7 @@ def plan(service: QwenService, facts: ClusterFacts) -> Plan:
     return Plan(children, [*_removed(service, facts, children), *_old_jobs(facts, download)], warnings, download)
 
 
-def _deployment(
-    service: QwenService, facts: ClusterFacts, desired: Object
-) -> tuple[Object, list[PlanWarning]]:
+def _deployment(service: QwenService, facts: ClusterFacts, desired: Object) -> tuple[Object, list[PlanWarning]]:
     live = facts.live_deployment
     deferred = service.spec.rollout.on_operator_upgrade == "Defer"
     if live is None or not deferred or not only_operator_changed(desired, live) or _idle(service, facts, live):
@@ -171,12 +182,22 @@ def _optional_children(service: QwenService, facts: ClusterFacts) -> list[Object
     if facts.has_prometheus_rule and spec.monitoring.prometheus_rule != "Disabled":
         children.append(build_prometheus_rule(service))
     if spec.network_policy.enabled:
-        children.append(build_network_policy(service, facts.operator_namespace))
+        children.append(build_network_policy(service, facts.operator_namespace, _scrapers(service, facts)))
     if spec.autoscaling is not None and spec.autoscaling.scaler == "HPA":
         children.append(build_autoscaler(service, spec.autoscaling))
+    if spec.autoscaling is not None and spec.autoscaling.scaler == "KEDA" and facts.has_scaled_object:
+        children.append(build_scaled_object(service, spec.autoscaling))
     if spec.route is not None and facts.has_http_route:
         children.append(build_http_route(service, spec.route))
+    if spec.ingress is not None:
+        children.append(build_ingress(service, spec.ingress))
     return children
+
+
+def _scrapers(service: QwenService, facts: ClusterFacts) -> list[Object]:
+    """Who may scrape besides the peers of the NetworkPolicy."""
+    monitored = facts.has_service_monitor and service.spec.monitoring.service_monitor != "Disabled"
+    return scraper_peers(service, scraping(service, facts.prometheuses or ()) if monitored else ())
 
 
 def _removed(service: QwenService, facts: ClusterFacts, children: Sequence[Object]) -> list[Reference]:
@@ -187,6 +208,8 @@ def _removed(service: QwenService, facts: ClusterFacts, children: Sequence[Objec
         (True, Reference("policy/v1", "PodDisruptionBudget", name)),
         (True, Reference("networking.k8s.io/v1", "NetworkPolicy", name)),
         (True, Reference("autoscaling/v2", "HorizontalPodAutoscaler", name)),
+        (True, Reference("networking.k8s.io/v1", "Ingress", name)),
+        (facts.has_scaled_object, Reference("keda.sh/v1alpha1", "ScaledObject", name)),
         (facts.has_service_monitor, Reference("monitoring.coreos.com/v1", "ServiceMonitor", name)),
         (facts.has_prometheus_rule, Reference("monitoring.coreos.com/v1", "PrometheusRule", name)),
         (facts.has_http_route, Reference("gateway.networking.k8s.io/v1", "HTTPRoute", name)),
@@ -207,7 +230,7 @@ def _cache_warnings(service: QwenService, cache: CacheSpec, facts: ClusterFacts)
     if cache.existing_claim:
         claim = facts.claims.get(cache.existing_claim)
         modes = claim["spec"].get("accessModes", ()) if claim else ("ReadWriteMany",)
-    pods = max(spec.replicas, spec.autoscaling.max_replicas if spec.autoscaling else 0)
+    pods = most_replicas(spec)
     surge = rollout_numbers(spec)[0] not in (0, "0%")
     if "ReadWriteMany" in modes or pods + surge <= 1:
         return []
@@ -232,54 +255,16 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
             "If there is a spare GPU, set rollout.maxSurge to 1, or use more replicas."
         )
         warnings.append(PlanWarning("RolloutMeansDowntime", message))
-    warnings += [*_size_warnings(spec), *_monitoring_warnings(service, facts)]
-    if spec.route is not None and not facts.has_http_route:
-        warnings.append(PlanWarning("RouteUnavailable", "spec.route needs the Gateway API, which is not installed."))
-    if spec.autoscaling is not None and spec.autoscaling.scaler == "KEDA":
-        warnings.append(_not_implemented("autoscaling.scaler: KEDA", "Use HPA, or create a ScaledObject."))
-    if spec.slo is not None:
-        warnings.append(_not_implemented("slo", "No burn-rate alerts are created."))
-    return warnings
-
-
-def _size_warnings(spec: QwenServiceSpec) -> list[PlanWarning]:
-    # Warnings and no rules of the schema, which would hold up autoscalers.
-    warnings = []
-    most = max(spec.replicas, spec.autoscaling.max_replicas if spec.autoscaling else 0)
-    needed = spec.remediation.min_ready_replicas
-    if isinstance(needed, int) and needed > most > 0:
-        message = (
-            f"remediation.minReadyReplicas is {needed}, but there are at most {most} replicas. Remediation takes out "
-            "and restarts only pods that have stopped answering. Lower it."
-        )
-        warnings.append(PlanWarning("MinReadyAboveReplicas", message))
-    if spec.gpu_count > spec.engine.world_size:
-        message = (
-            f"gpu.count is {spec.gpu_count}, but the engine uses {spec.engine.world_size} (tensorParallelSize x "
-            "pipelineParallelSize). The other GPUs of each replica are idle."
-        )
-        warnings.append(PlanWarning("GPUsIdle", message))
-    return warnings
-
-
-def _monitoring_warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
-    monitoring = service.spec.monitoring
-    warnings = []
-    for name, switch, exists in (
-        ("serviceMonitor", monitoring.service_monitor, facts.has_service_monitor),
-        ("prometheusRule", monitoring.prometheus_rule, facts.has_prometheus_rule),
-    ):
-        if switch == "Enabled" and not exists:
-            message = f"monitoring.{name} is Enabled but the Prometheus Operator is not installed."
-            warnings.append(PlanWarning("MonitoringUnavailable", message))
-    if facts.has_service_monitor and monitoring.service_monitor != "Disabled" and facts.prometheuses is not None:
-        labels = build_service_monitor(service)["metadata"]["labels"]
-        selectors = [prometheus["spec"].get("serviceMonitorSelector") for prometheus in facts.prometheuses]
-        if not any(selects(selector, labels) for selector in selectors):
-            message = "No Prometheus selects the ServiceMonitor. Set monitoring.labels to what yours selects."
-            warnings.append(PlanWarning("MonitoringNotSelected", message))
-    return warnings
-
-
-def _not_implemented(what: str, instead: str) -> PlanWarning:
-    return PlanWarning("NotImplementedYet", f"This version accepts spec.{what} but does not implement it. {instead}")
+    return [
+        *warnings,
+        *size_warnings(spec),
+        *claim_warnings(spec, supported=facts.has_resource_claims),
+        *monitoring_warnings(
+            service,
+            has_monitors=facts.has_service_monitor,
+            has_rules=facts.has_prometheus_rule,
+            scraping=None if facts.prometheuses is None else scraping(service, facts.prometheuses),
+        ),
+        *exposure_warnings(spec, has_routes=facts.has_http_route, ingress_classes=facts.ingress_classes),
+        *scaling_warnings(spec, has_keda=facts.has_scaled_object, trouble=facts.scaling_trouble),
+    ]

@@ -23,6 +23,12 @@ ACTIONS = Counter(
     ["namespace", "service", "alert", "action", "reason"],
     registry=REGISTRY,
 )
+RESTARTS = Counter(
+    "qwen_operator_restarts",
+    "Restarts of pods by remediation. Each service has one from its first round on.",
+    ["namespace", "service"],
+    registry=REGISTRY,
+)
 PODS_OUT = Gauge(
     "qwen_operator_pods_out_of_rotation",
     "Pods that remediation keeps out of rotation.",

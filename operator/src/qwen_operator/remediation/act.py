@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
 
-from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus
+from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus, RestartIntent
 from qwen_operator.api.names import RESTART_ANNOTATION
 from qwen_operator.api.objects import EventType, Key, Object
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
 from qwen_operator.kube.events import Subject
 from qwen_operator.kube.resources import PODS
-from qwen_operator.process.operator_metrics import ACTIONS, WRITES
+from qwen_operator.process.operator_metrics import ACTIONS, RESTARTS, WRITES
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.restarts import DEAD, restart_id
@@ -24,6 +25,7 @@ from qwen_operator.remediation.steps import (
     ExecuteRestart,
     FinishRestart,
     OpenGate,
+    Recount,
     Report,
     ResetBudget,
     Step,
@@ -38,6 +40,16 @@ logger = logging.getLogger(__name__)
 
 HUNG_GRACE: Final = 5
 """Grace period in seconds of an evicted pod with a hung engine: it cannot finish any request."""
+ROUND_SECONDS: Final = 30.0
+"""Seconds after which the steps of a round that have not begun are left to the next round."""
+GATES_AT_ONCE: Final = 8
+"""Gates of a service that are written at the same time."""
+BUSY_SECONDS: Final = 60.0
+"""Seconds for which a restart is tried again that the API server neither makes nor refuses."""
+
+_GATES: Final = (OpenGate, CloseGate)
+_TOLD: Final = (Report, Died, WouldDo)
+"""Steps that are only told, and that the next round would not decide again."""
 
 _OPENED: Final = {
     "NewPod": "it is a new pod",
@@ -60,6 +72,7 @@ class ServiceActor:
     """Performs the steps of one round for one service.
 
     Each step gets an Event on the service and on the pod, an entry in the history, and is counted.
+    `beat` is called before each step, since a slow API server makes a round long.
     """
 
     def __init__(
@@ -69,6 +82,9 @@ class ServiceActor:
         pods: Mapping[str, Object],
         evidence: Mapping[str, Evidence | None],
         policy: Policy,
+        *,
+        beat: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._writer = writer
         self._subject = Subject.of(service)
@@ -76,17 +92,50 @@ class ServiceActor:
         self._pods = pods
         self._evidence = evidence
         self._policy = policy
+        self._beat = beat
+        self._clock = clock
+        self._history: list[HistoryEntry] = []
 
     async def carry_out(self, steps: Sequence[Step]) -> None:
-        """Performs the steps in order. After a failure the next round decides again."""
+        """Performs the steps: first the gates, several at a time, then the others in order.
+
+        After a failure the next round decides again, and so it does about steps that have not begun
+        after half a minute: by then their evidence is old.
+        """
+        until = self._clock() + ROUND_SECONDS
+        slots = asyncio.Semaphore(GATES_AT_ONCE)
+
+        async def perform(step: Step) -> None:
+            async with slots:
+                if self._clock() < until or isinstance(step, _TOLD):
+                    await self._guarded(type(step).__name__, self._one(step))
+
+        await asyncio.gather(*(perform(step) for step in steps if isinstance(step, _GATES)))
         for step in steps:
-            try:
-                await self._one(step)
-            except KubeError as error:
-                logger.warning(
-                    "%s failed: %s", type(step).__name__, error,
-                    extra={"namespace": self._key[0], "service": self._key[1]},
-                )  # fmt: skip
+            if isinstance(step, _GATES):
+                continue
+            if not isinstance(step, _TOLD):
+                await self._write_history()  # so that it is in order
+            await perform(step)
+        await self._write_history()
+
+    async def _guarded(self, name: str, work: Awaitable[object]) -> None:
+        """Awaits the work of a step, whose failure must not prevent the other steps."""
+        self._beat()
+        where = {"namespace": self._key[0], "service": self._key[1]}
+        try:
+            await work
+        except KubeError as error:
+            logger.warning("%s failed: %s", name, error, extra=where)
+        except Exception:
+            logger.exception("%s failed", name, extra=where)
+
+    async def _write_history(self) -> None:
+        """Writes the entries of several steps at once."""
+        entries, self._history = self._history, []
+        if entries:
+            work = self._writer.update(self._key, lambda ledger: ledgers.remember(ledger, entries))
+            await self._guarded("writing the history", work)
 
     async def _one(self, step: Step) -> None:
         match step:
@@ -101,13 +150,15 @@ class ServiceActor:
             case FinishRestart():
                 await self._finish(step)
             case Died():
-                await self._died(step)
+                self._died(step)
             case WouldDo():
-                await self._would(step)
+                self._would(step)
             case Report():
                 self._tell(step.pod, "Warning", step.alert, action="Event", reason=step.reason, message=step.message)
             case ResetBudget():
                 await self._reset(step)
+            case Recount():
+                await self._recount(step)
 
     async def _open(self, step: OpenGate) -> None:
         pod, reason = step.pod, step.reason
@@ -117,7 +168,7 @@ class ServiceActor:
             return
         message = f"pod {pod.name} is back in rotation: {text}"
         self._tell(pod, "Normal", step.alert, action="Ready", reason="BackInRotation", message=message)
-        await self._remember(self._entry(pod, step.alert, "Ready", reason=reason, message=message))
+        self._history.append(self._entry(pod, step.alert, "Ready", reason=reason, message=message))
 
     async def _close(self, step: CloseGate) -> None:
         pod, alert = step.pod, step.alert
@@ -126,7 +177,7 @@ class ServiceActor:
             return
         message = f"pod {pod.name} was taken out of rotation: {alert} is active"
         self._tell(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
-        await self._remember(self._entry(pod, alert, "Unready", reason=alert, message=message))
+        self._history.append(self._entry(pod, alert, "Unready", reason=alert, message=message))
 
     async def _begin(self, step: BeginRestart) -> None:
         pod, intent = step.pod, step.intent
@@ -154,18 +205,15 @@ class ServiceActor:
             else:
                 grace = HUNG_GRACE if step.hung else None
                 await kube.evict(pod.name, namespace, uid=pod.uid, grace_seconds=grace)
-        except TooManyRequestsError as error:
-            message = f"the eviction of pod {pod.name} is blocked: {error.message}"
-            self._tell(pod, "Warning", intent.alert, action="Evict", reason="EvictionBlocked", message=message)
-            entry = self._entry(pod, intent.alert, "Blocked", reason="EvictionBlocked", message=message)
-            await self._writer.update(
-                self._key,
-                lambda ledger: ledgers.blocked(ledger, intent, entry, self._policy),
-            )
-            return
         except (NotFoundError, ConflictError):
             pass  # the pod is gone already
+        except KubeError as error:
+            if self._may_pass(error, intent):
+                raise  # the next round tries again
+            await self._refused(step, error)
+            return
         WRITES.labels("restart").inc()
+        RESTARTS.labels(*self._key).inc()
         reason = "RestartedInPlace" if intent.method == "InPlace" else "Evicted"
         self._tell(
             pod,
@@ -177,6 +225,24 @@ class ServiceActor:
         )
         moved = intent.model_copy(update={"phase": "Restarting" if intent.method == "InPlace" else "Waiting"})
         await self._writer.update(self._key, lambda ledger: ledgers.progress(ledger, moved))
+
+    def _may_pass(self, error: KubeError, intent: RestartIntent) -> bool:
+        """Whether an error is no refusal: the API server is busy, or gave no answer.
+
+        If this lasts, it is one: the restart would hold up those of all other pods.
+        """
+        busy = error.status == 0 or (intent.method == "InPlace" and isinstance(error, TooManyRequestsError))
+        age = abs((self._writer.now() - intent.time).total_seconds())
+        return busy and age <= self._policy.drain + BUSY_SECONDS
+
+    async def _refused(self, step: ExecuteRestart, error: KubeError) -> None:
+        pod, intent = step.pod, step.intent
+        reason, message = "RestartRefused", f"the restart of pod {pod.name} was refused: {error.message}"
+        if isinstance(error, TooManyRequestsError):
+            reason, message = "EvictionBlocked", f"the eviction of pod {pod.name} is blocked: {error.message}"
+        entry = self._entry(pod, intent.alert, "Blocked", reason=reason, message=message)
+        await self._writer.update(self._key, lambda ledger: ledgers.blocked(ledger, intent, entry, self._policy))
+        self._tell(pod, "Warning", intent.alert, action=intent.method, reason=reason, message=message)
 
     async def _finish(self, step: FinishRestart) -> None:
         intent, outcome = step.intent, step.outcome
@@ -194,15 +260,15 @@ class ServiceActor:
             kind: EventType = "Normal" if outcome == "Recovered" else "Warning"
             self._tell(pod, kind, intent.alert, action=entry.action, reason=f"Restart{outcome}", message=text)
 
-    async def _died(self, step: Died) -> None:
+    def _died(self, step: Died) -> None:
         pod = step.pod
         message = f"the engine of pod {pod.name} died; the kubelet restarts its container"
         cause = termination_message(self._pods[pod.uid]) if pod.uid in self._pods else ""
         detailed = f"{message}: {cause[-300:]}" if cause else message
         self._tell(pod, "Warning", DEAD, action="Died", reason=DEAD, message=detailed)
-        await self._remember(self._entry(pod, DEAD, "Died", reason=DEAD, message=message))
+        self._history.append(self._entry(pod, DEAD, "Died", reason=DEAD, message=message))
 
-    async def _would(self, step: WouldDo) -> None:
+    def _would(self, step: WouldDo) -> None:
         wanted, pod = step.step, step.step.pod
         if isinstance(wanted, CloseGate):
             alert, what = wanted.alert, "Unready"
@@ -211,7 +277,7 @@ class ServiceActor:
             alert, what = wanted.intent.alert, wanted.intent.method
             message = f"dry run: pod {pod.name} would be restarted ({what}): {alert} persists"
         self._tell(pod, "Warning", alert, action=what, reason="DryRun", message=message)
-        await self._remember(self._entry(pod, alert, what, reason="DryRun", message=message, dry_run=True))
+        self._history.append(self._entry(pod, alert, what, reason="DryRun", message=message, dry_run=True))
 
     async def _reset(self, step: ResetBudget) -> None:
         if await self._writer.update(self._key, lambda ledger: ledgers.reset(ledger, step.value)) is not None:
@@ -219,15 +285,19 @@ class ServiceActor:
                 self._subject, "Normal", "RestartBudgetReset", "the restart budget was reset by the annotation"
             )
 
-    async def _remember(self, entry: HistoryEntry) -> None:
-        await self._writer.update(self._key, lambda ledger: ledgers.remember(ledger, [entry]))
+    async def _recount(self, step: Recount) -> None:
+        def change(ledger: RemediationStatus) -> RemediationStatus | None:
+            if tuple(ledger.restart_times) != step.based_on:
+                return None
+            return ledger.model_copy(update={"restarts_in_window": step.count})
+
+        await self._writer.update(self._key, change)
 
     def _entry(
         self, pod: Pod, alert: str, action: str, *, reason: str, message: str, dry_run: bool = False
     ) -> HistoryEntry:
         obj = self._pods.get(pod.uid)
         evidence = self._evidence.get(pod.uid)
-        metrics = "" if evidence is None else json.dumps(_short(evidence.raw), ensure_ascii=False)
         return HistoryEntry(
             time=self._writer.now(),
             pod=pod.name,
@@ -238,7 +308,7 @@ class ServiceActor:
             reason=reason,
             message=message[: MAX_EVIDENCE // 2],
             dry_run=dry_run,
-            metrics=metrics[:MAX_EVIDENCE],
+            metrics="" if evidence is None else evidence.excerpt,
             termination_message="" if obj is None else termination_message(obj)[-MAX_EVIDENCE:],
         )
 
@@ -249,8 +319,3 @@ class ServiceActor:
         logger.info(message, extra={"namespace": namespace, "service": name, "pod": pod.name, "reason": reason})
         recorder.emit(self._subject, kind, reason, message)
         recorder.emit(Subject("v1", "Pod", namespace, pod.name, pod.uid), kind, reason, message)
-
-
-def _short(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parts of a pod's metrics that explain an action."""
-    return {name: raw[name] for name in ("status", "alerts", "requests", "uptime", "errors", "gpu") if name in raw}

@@ -7,20 +7,24 @@ test generations.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Final
 
 from qwen_operator.api import RemediationStatus
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import ledger as ledgers
-from qwen_operator.remediation import recovery, restarts
+from qwen_operator.remediation import recovery, restarts, silence
 from qwen_operator.remediation.dry_run import would_do
-from qwen_operator.remediation.memory import Memory, observe, take_out
+from qwen_operator.remediation.memory import Memory, PodMemory, observe, take_out
 from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.state import State
-from qwen_operator.remediation.steps import Decisions, Died, OpenGate, Report, ResetBudget, Step
+from qwen_operator.remediation.steps import Decisions, Died, OpenGate, Recount, Report, ResetBudget, Step
 from qwen_operator.remediation.values import Gate, Instant, Pod, Round
 from qwen_operator.status.conditions import Suspension
+
+REPORT_AGAIN_SECONDS: Final = 300.0
+"""Seconds after its end for which an alert that was reported is not reported again."""
 
 _SEVERITY: Final = {AlertClass.ZERO_WORK: 0, AlertClass.BROKEN_HARDWARE: 1, AlertClass.RELATIVE: 2}
 
@@ -52,7 +56,7 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
         ahead,
         tuple(ledger.restart_times),
     )
-    steps += _died(state, memory)
+    steps += [*_recount(state), *_died(state, memory)]
     if policy.mode == "Off":
         steps += [*restarts.call_off(state), *_open_all(state)]
         state.memory = {uid: replace(pod, latch=None) for uid, pod in state.memory.items()}
@@ -60,11 +64,11 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
     suspended = _take_out(state)
     if policy.mode == "DryRun":
         steps += [*restarts.call_off(state), *would_do(state), *_open_all(state), *_reports(state)]
-        return _decisions(state, steps, memory, suspended)
+        return _decisions(state, steps, memory, suspended or silence.suspension(state))
     steps += recovery.gates(state)
     restart, blocked = restarts.next_steps(state)
     steps += [*restart, *_reports(state), *recovery.proofs(state)]
-    return _decisions(state, steps, memory, blocked or suspended)
+    return _decisions(state, steps, memory, blocked or suspended or silence.suspension(state))
 
 
 def _decisions(state: State, steps: list[Step], before: Memory, suspended: Suspension | None) -> Decisions:
@@ -75,6 +79,12 @@ def _decisions(state: State, steps: list[Step], before: Memory, suspended: Suspe
         current = before.suspended if state.now.mono - at <= state.policy.current_for else None
     memory = Memory(state.memory, before.start or state.now, state.ahead, current)
     return Decisions(tuple(steps), memory, None if current is None else current[0])
+
+
+def _recount(state: State) -> list[Step]:
+    """Lowers the number of restarts in the status when the window of one has passed."""
+    count = len(ledgers.restarts_in_window(state.ledger, state.policy, state.now.wall))
+    return [Recount(count, state.restart_times)] if count < state.ledger.restarts_in_window else []
 
 
 def _died(state: State, before: Memory) -> list[Step]:
@@ -161,14 +171,14 @@ def _urgency(state: State, pod: Pod, alert: str) -> tuple[int, float, str]:
 
 
 def _reports(state: State) -> list[Step]:
-    """Reports alerts to people, once for each time that they become active."""
+    """Reports alerts to people, once for each time that they become active, but no flapping."""
     steps: list[Step] = []
     for pod in state.members:
         memory = state.memory[pod.uid]
         notified = set()
         for alert, streak in sorted(memory.streaks.items()):
             after = state.policy.alerts[alert].report_after
-            if after is None or alert in memory.notified or streak.polls < 2 or streak.seconds < after:
+            if after is None or _told(state, memory, alert) or streak.polls < 2 or streak.seconds < after:
                 continue
             notified.add(alert)
             steps.append(Report(pod, alert, alert, f"{alert} is active on pod {pod.name}"))
@@ -176,14 +186,20 @@ def _reports(state: State) -> list[Step]:
         if (
             latch is not None
             and latch.held_back
-            and latch.alert not in memory.notified
+            and not _told(state, memory, latch.alert)
             and latch.alert in memory.streaks
         ):
             notified.add(latch.alert)
             steps.append(Report(pod, latch.alert, "KeptInRotation", _held_back_message(state, pod, latch.alert)))
         if notified:
             state.memory[pod.uid] = replace(memory, notified=memory.notified | notified)
-    return steps
+    return [*steps, *silence.reports(state)]
+
+
+def _told(state: State, memory: PodMemory, alert: str) -> bool:
+    """Whether an alert was reported since it became active, or not long before."""
+    ended = state.now.mono - memory.told.get(alert, -math.inf)
+    return alert in memory.notified or ended < REPORT_AGAIN_SECONDS
 
 
 def _held_back_message(state: State, pod: Pod, alert: str) -> str:

@@ -7,11 +7,13 @@ neither a valid spec nor a working reconciliation.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any, Final
 
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.informer import Informer
+from qwen_operator.remediation.policy import POLL_SECONDS
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.values import Gate
 from qwen_operator.remediation.views import gate_of, pod_ip, pod_view
@@ -66,7 +68,10 @@ class GateKeeper:
             if pod is None or pod["metadata"]["uid"] != uid or not is_active(pod) or gate_of(pod) is not Gate.UNSET:
                 return
             if attempt == 0:
-                await self._poller.metrics(pod_ip(pod))
+                # Its namespace may have no slot left. The workers are there for all of them.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._poller.metrics(pod_ip(pod), namespace)
             try:
                 await self._writer.set_gate(
                     pod_view(pod), namespace, is_open=True, reason="NewPod", message="it is a new pod"

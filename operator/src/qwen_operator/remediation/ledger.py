@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 from qwen_operator.api import (
     MAX_EVIDENCE,
@@ -19,6 +20,10 @@ from qwen_operator.api import (
     RestartIntent,
 )
 from qwen_operator.remediation.policy import Policy
+
+_METHODS: Final = ("InPlace", "Evict")
+_NOT_MADE: Final = ("Blocked", "Cancelled")
+"""How the history calls the end of a restart that was refused or cancelled."""
 
 
 def whole_second(moment: datetime) -> datetime:
@@ -39,10 +44,47 @@ def budget_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> int
 
 
 def backoff_left(ledger: RemediationStatus, policy: Policy, now: datetime) -> float:
-    """Seconds until a restart may begin, at most the maximum back-off (the clock may change)."""
-    if ledger.backoff_until is None:
-        return 0.0
-    return min(policy.backoff_max, max(0.0, (ledger.backoff_until - now).total_seconds()))
+    """Seconds until `backoffUntil`. One that is too far away is from a clock that was ahead."""
+    left = 0.0 if ledger.backoff_until is None else (ledger.backoff_until - now).total_seconds()
+    return left if 0.0 < left <= policy.backoff_max + 1.0 else 0.0
+
+
+def paused_until(ledger: RemediationStatus, policy: Policy, pod_uid: str, now: datetime) -> datetime | None:
+    """Until when a restart of the pod must wait; None if it may begin now.
+
+    After a restart, all pods wait for the back-off. After one that was refused or cancelled, only
+    its own pod waits.
+    """
+    backoff = ledger.backoff_until if backoff_left(ledger, policy, now) else None
+    ended = not_made(ledger, pod_uid)
+    if ended is not None and ended.action == "Blocked":
+        return backoff
+    ends = []
+    if backoff is not None and ledger.restart_times:
+        pause = timedelta(seconds=_pause(policy, len(ledger.restart_times)))
+        ends.append(min(backoff, whole_second(max(ledger.restart_times) + pause)))
+    if ended is not None and ended.time <= now:
+        ends.append(whole_second(ended.time + timedelta(seconds=policy.backoff_base)))
+    return max((end for end in ends if end > now), default=None)
+
+
+def not_made(ledger: RemediationStatus, pod_uid: str) -> HistoryEntry | None:
+    """The end of the pod's last restart, if it was refused or cancelled."""
+    own = [entry for entry in ledger.history if entry.pod_uid == pod_uid and not entry.dry_run]
+    return own[-1] if own and own[-1].action in _NOT_MADE else None
+
+
+def tried_in_place(ledger: RemediationStatus, pod_uid: str, since: datetime) -> bool:
+    """Whether a restart of the pod in place was made. One that was refused or cancelled was not."""
+    made, begun = False, ""
+    for entry in ledger.history:
+        if entry.pod_uid != pod_uid or entry.dry_run or entry.time <= since:
+            continue
+        if entry.action in _METHODS:
+            made, begun = made or begun == "InPlace", entry.action
+        elif entry.action in _NOT_MADE:
+            begun = ""
+    return made or begun == "InPlace"
 
 
 def future_times(
@@ -80,7 +122,6 @@ def begin(
     leaves behind, if it is replaced for that.
     """
     times = [*counted, intent.time]
-    pause = min(policy.backoff_max, policy.backoff_base * 2.0 ** min(len(times) - 1, 30))
     replaced = [*ledger.replaced, hardware] if hardware is not None else ledger.replaced
     return ledger.model_copy(
         update={
@@ -88,7 +129,7 @@ def begin(
             "restart_times": times[-MAX_RESTART_TIMES:],
             "restarts_in_window": len(times),
             "last_restart_time": intent.time,
-            "backoff_until": whole_second(intent.time + timedelta(seconds=pause)),
+            "backoff_until": whole_second(intent.time + timedelta(seconds=_pause(policy, len(times)))),
             "replaced": replaced[-MAX_REPLACED:],
         }
     )
@@ -101,40 +142,43 @@ def progress(ledger: RemediationStatus, intent: RestartIntent) -> RemediationSta
 
 
 def finish(ledger: RemediationStatus, intent: RestartIntent, *, refund: bool = False) -> RemediationStatus:
-    """The ledger without an intent. With a refund its restart no longer counts."""
+    """The ledger without an intent. With a refund it is as if its restart had never begun."""
     times, replaced = list(ledger.restart_times), ledger.replaced
-    count = ledger.restarts_in_window
+    count, last, backoff = ledger.restarts_in_window, ledger.last_restart_time, ledger.backoff_until
     if refund and intent.time in times:
         times.remove(intent.time)
         count = max(0, count - 1)
         replaced = [item for item in replaced if (item.pod, item.time) != (intent.pod, intent.time)]
+        if last == intent.time:
+            # It could begin because the back-off before it was over.
+            last, backoff = max(times, default=None), None
     return ledger.model_copy(
         update={
             "intents": [old for old in ledger.intents if not _same(old, intent)],
             "restart_times": times,
             "restarts_in_window": count,
+            "last_restart_time": last,
+            "backoff_until": backoff,
             "replaced": replaced,
         }
     )
 
 
 def blocked(ledger: RemediationStatus, intent: RestartIntent, entry: HistoryEntry, policy: Policy) -> RemediationStatus:
-    """The ledger after an eviction was refused. It is refunded.
+    """The ledger after a restart was refused, most often an eviction. It is refunded.
 
     All attempts share one entry in the history, with the time of the first one. The next attempt
-    waits for as long as the eviction has been refused.
+    waits for as long as the restart has been refused.
     """
     freed = finish(ledger, intent, refund=True)
     own = [item for item in freed.history if item.pod_uid == intent.pod_uid and not item.dry_run]
     # The entry of this attempt also stands for the decision that it follows from.
-    decision = own.pop() if own and own[-1].action == "Evict" else None
+    decision = own.pop() if own and own[-1].action in _METHODS else None
     history = [item for item in freed.history if item is not decision]
     first = own[-1] if own and own[-1].action == entry.action else None
     since = intent.time if first is None else min(first.time, intent.time)
     pause = min(policy.backoff_max, max(policy.backoff_base, (intent.time - since).total_seconds()))
     until = whole_second(intent.time + timedelta(seconds=pause))
-    if freed.backoff_until is not None:
-        until = max(until, freed.backoff_until)
     freed = freed.model_copy(update={"history": history, "backoff_until": until})
     if first is None:
         return remember(freed, [entry.model_copy(update={"time": since})])
@@ -168,6 +212,11 @@ def remember(ledger: RemediationStatus, entries: Sequence[HistoryEntry]) -> Reme
         for entry in entries
     ]
     return ledger.model_copy(update={"history": [*ledger.history, *short][-MAX_HISTORY:]})
+
+
+def _pause(policy: Policy, restarts: int) -> float:
+    """Seconds between the last of so many restarts and the next one."""
+    return min(policy.backoff_max, policy.backoff_base * 2.0 ** min(restarts - 1, 30))
 
 
 def _same(one: RestartIntent, other: RestartIntent) -> bool:

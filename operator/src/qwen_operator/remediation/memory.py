@@ -15,6 +15,8 @@ from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED
 
 REPEAT_SECONDS: Final = 600.0
 """A pod that is taken out twice within so many seconds is restarted at once."""
+_SECOND_POLL: Final = 0.6
+"""After this part of the poll interval, an alert that was seen once is looked at again."""
 _PROBE_LOST = 30.0
 """A test generation without a result after so many seconds counts as lost."""
 _ENDPOINT_OUT = 5.0
@@ -60,6 +62,7 @@ class PodMemory:
 
     Attributes:
         fresh: whether the last round had fresh evidence; `fresh_at` is when there last was some.
+        unread_since: since when a ready pod has given no new metrics that can be read.
         last_active: when fresh evidence last had an alert, for the alerts of the last three polls.
         quiet_since, quiet_polls: since when, and in how many polls, fresh evidence shows no alert
             that takes a pod out.
@@ -70,7 +73,8 @@ class PodMemory:
         restarts_seen: the restart count in the last round.
         deaths: how often the engine died since its container was last ready; `dying_since` is when
             it first did.
-        notified: alerts that were reported by an Event.
+        notified: the reasons of the Events that were written: alerts, and MetricsUnreadable.
+        told: when an alert that was reported was last active, or was first seen to have ended.
         would_leave: whether a dry run has reported that the pod would be taken out.
         would_restart: the restart that a dry run has reported.
     """
@@ -79,6 +83,7 @@ class PodMemory:
     uptime: float | None = None
     fresh: bool = False
     fresh_at: float | None = None
+    unread_since: float | None = None
     streaks: Mapping[str, Streak] = field(default_factory=dict)
     last_active: Mapping[str, float] = field(default_factory=dict)
     quiet_since: float | None = None
@@ -94,6 +99,7 @@ class PodMemory:
     deaths: int = 0
     dying_since: float | None = None
     notified: frozenset[str] = frozenset()
+    told: Mapping[str, float] = field(default_factory=dict)
     would_leave: bool = False
     would_restart: RestartIntent | None = None
 
@@ -136,7 +142,9 @@ def _pod(old: PodMemory, pod: Pod, seen: Round, policy: Policy, now: Instant) ->
     memory = _deaths(_gate(old, pod, policy, now), pod, now)
     evidence = seen.evidence.get(pod.uid)
     fresh = evidence is not None and evidence.uptime != memory.uptime
-    memory = replace(memory, fresh=fresh)
+    unread = pod.uid in seen.evidence and not fresh and pod.ready and pod.node_ready
+    since = memory.unread_since if memory.unread_since is not None else now.mono
+    memory = replace(memory, fresh=fresh, unread_since=since if unread else None)
     if evidence is not None and fresh:
         memory = _fresh(memory, evidence, policy, now)
     return _proof(memory, seen.proofs.get(pod.uid), now)
@@ -189,6 +197,7 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
         quiet_polls=0 if unhealthy else memory.quiet_polls + 1,
         proofs=() if unhealthy else memory.proofs,
         idle_polls=memory.idle_polls + 1 if out_long_enough and evidence.busy == 0 else 0,
+        told={**memory.told, **dict.fromkeys(memory.notified, now.mono)},
         notified=memory.notified & streaks.keys(),
         latch=latch,
     )
@@ -229,6 +238,20 @@ def _proof(memory: PodMemory, result: bool | None, now: Instant) -> PodMemory:
     kept = (*memory.proofs[:1], *memory.proofs[1:][-2:])
     proofs = (*kept, asked) if healthy else ()
     return replace(memory, probing_since=None, proofs=proofs, failures=0)
+
+
+def next_poll(memory: Memory, policy: Policy) -> float:
+    """Seconds until the next poll.
+
+    The polls that decide whether a pod with an alert leaves rotation come sooner. They are late
+    enough to count, see `Streak`.
+    """
+    decisive = any(
+        pod.fresh and streak.polls >= 1 and (pod.latch is None or pod.latch.held_back) and policy.takes_out(alert)
+        for pod in memory.pods.values()
+        for alert, streak in pod.streaks.items()
+    )
+    return _SECOND_POLL * policy.poll if decisive else policy.poll
 
 
 def take_out(memory: PodMemory, alert: str, now: Instant, *, held_back: bool) -> PodMemory:

@@ -14,6 +14,10 @@ EVIDENCE_POLLS: Final = 3
 """Decisions never rest on evidence that is older than so many polls."""
 POLL_SECONDS: Final = 1.0
 """Seconds that a pod has for an answer to a poll."""
+BLIND_SECONDS: Final = 30.0
+"""Seconds without readable metrics after which an Event or a condition says so."""
+BLIND_POLLS: Final = 15
+"""The same in polls, which counts if it is sooner."""
 
 Mode = Literal["Enforce", "DryRun", "Off"]
 Method = Literal["Auto", "InPlace", "Evict"]
@@ -62,6 +66,14 @@ class Policy:
     def current_for(self) -> float:
         """Seconds for which evidence counts: three polls, and the time that a poll may take."""
         return EVIDENCE_POLLS * self.poll + POLL_SECONDS
+
+    @property
+    def blind_after(self) -> float:
+        """Seconds after which an Event or a condition says that a pod cannot be read.
+
+        By then the kubelet has noticed a server that does not answer at all.
+        """
+        return max(self.current_for, min(BLIND_SECONDS, BLIND_POLLS * self.poll))
 
     def kind(self, alert: str) -> AlertClass | None:
         """The class of an alert, None if it is unknown or off."""

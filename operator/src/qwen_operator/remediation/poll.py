@@ -1,10 +1,15 @@
-"""Polls pods over HTTP. Whatever a pod answers, this neither fails nor takes long."""
+"""Polls pods over HTTP. Whatever a pod answers, this neither fails nor takes long.
+
+Pods of one namespace that answer slowly, or hold connections open, delay no pod of another.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
@@ -12,12 +17,29 @@ import aiohttp
 from qwen_operator.api.names import PORT
 from qwen_operator.process.operator_metrics import POLLS
 from qwen_operator.remediation.policy import POLL_SECONDS
+from qwen_operator.remediation.shares import Shares
 from qwen_operator.remediation.values import Evidence
 
 GENERATE_TIMEOUT: Final = 15.0
-MAX_BODY: Final = 256 * 1024
+SHORTEST_SECONDS: Final = 1.0
+"""Seconds between two polls of a pod, at least. A shorter `pollInterval` counts as this."""
+POLLS_AT_ONCE: Final = 256
+"""Polls of the pods of one namespace at the same time; more wait."""
+GENERATIONS_AT_ONCE: Final = 32
+"""The same for test generations, each of which may take `GENERATE_TIMEOUT`."""
+MAX_BODY: Final = 32 * 1024
+"""Bytes that an answer may have. One of the server has a few thousand."""
 _MAX_ALERTS: Final = 64
 _MAX_GPUS: Final = 64
+_UUID: Final = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a pod answered to a poll: evidence, or something that is not valid, or nothing."""
+
+    evidence: Evidence | None
+    garbled: bool = False
 
 
 def pod_url(ip: str) -> str:
@@ -46,7 +68,7 @@ def _uuids(gpu: Any) -> tuple[str, ...]:
     uuids = gpu.get("uuids") if isinstance(gpu, dict) else None
     if not isinstance(uuids, list):
         return ()
-    return tuple(uuid for uuid in uuids[:_MAX_GPUS] if isinstance(uuid, str) and 0 < len(uuid) <= 64)
+    return tuple(uuid for uuid in uuids[:_MAX_GPUS] if isinstance(uuid, str) and _UUID.fullmatch(uuid))
 
 
 def _is_name(alert: Mapping[str, Any]) -> bool:
@@ -64,10 +86,17 @@ def _number(value: Any) -> float:
 
 
 class Poller:
-    """The HTTP client for pods. `url_of` returns the base URL for a pod's address."""
+    """The HTTP client for pods.
 
-    def __init__(self, url_of: Callable[[str], str] = pod_url) -> None:
+    `url_of` returns the base URL for a pod's address. `shortest` is the number of seconds between
+    two polls of a pod, at least, whatever its service asks for; only tests change it.
+    """
+
+    def __init__(self, url_of: Callable[[str], str] = pod_url, *, shortest: float = SHORTEST_SECONDS) -> None:
         self._url_of = url_of
+        self.shortest = shortest
+        self._polls = Shares(POLLS_AT_ONCE)
+        self._generations = Shares(GENERATIONS_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -75,27 +104,26 @@ class Poller:
         if self._session is not None:
             await self._session.close()
 
-    async def metrics(self, ip: str) -> Evidence | None:
-        """A pod's evidence, None if it gives none within a second."""
-        body = await self._get(ip, "/api/v1/metrics", POLL_SECONDS)
+    async def metrics(self, ip: str, namespace: str) -> Answer:
+        """What a pod answers within a second."""
+        async with self._polls.slot(namespace):
+            body = await self._get(ip, "/api/v1/metrics", POLL_SECONDS)
         evidence = None if body is None else parse_metrics(body)
         POLLS.labels("no answer" if body is None else "invalid" if evidence is None else "ok").inc()
-        return evidence
+        return Answer(evidence, garbled=body is not None and evidence is None)
 
     async def progress(self, ip: str) -> bytes | None:
         """How far the download of a Job's pod is; None if it does not answer within a second."""
         return await self._get(ip, "/progress", POLL_SECONDS)
 
-    async def generate(self, ip: str) -> bool:
+    async def generate(self, ip: str, namespace: str) -> bool:
         """Whether a test generation of one token succeeds."""
-
-        return await self._get(ip, "/health/generate", GENERATE_TIMEOUT) is not None
+        async with self._generations.slot(namespace):
+            return await self._get(ip, "/health/generate", GENERATE_TIMEOUT) is not None
 
     async def _get(self, ip: str, path: str, timeout: float) -> bytes | None:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=256), trust_env=False)
         try:
-            async with self._session.get(
+            async with self._client().get(
                 self._url_of(ip) + path, timeout=aiohttp.ClientTimeout(total=timeout), allow_redirects=False
             ) as response:
                 if response.status != 200:
@@ -107,5 +135,17 @@ class Poller:
                         response.close()
                         return None
                 return bytes(body)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        except Exception:  # noqa: BLE001 - whatever a pod does, the others are polled
             return None
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                # The shares limit them: waiting for one would count as silence of the pod.
+                connector=aiohttp.TCPConnector(limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"Accept-Encoding": "identity"},
+                auto_decompress=False,  # a small answer could become a large one
+                trust_env=False,
+            )
+        return self._session

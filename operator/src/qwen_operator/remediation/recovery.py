@@ -75,4 +75,4 @@ def _reason_to_return(state: State, pod: Pod, latch: Latch) -> str:
             return "Recovered"
     if intent is not None and not (restarted and pod.running):
         return ""
-    return "NoEvidence" if restarts.silent_for(state, pod) >= restarts.SILENT_SECONDS else ""
+    return "NoEvidence" if restarts.silent(state, pod) else ""

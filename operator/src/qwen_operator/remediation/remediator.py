@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from qwen_operator.api import InvalidSpecError, QwenService, QwenServiceSpec, RemediationStatus
 from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
@@ -16,28 +18,32 @@ from qwen_operator.api.objects import Key, Object
 from qwen_operator.api.qwenservice import parse_status, remediation_spec
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
-from qwen_operator.kube.resources import NODES, REPLICA_SETS
+from qwen_operator.kube.resources import REPLICA_SETS
 from qwen_operator.process.health import Health
-from qwen_operator.process.operator_metrics import PODS_OUT, SUSPENDED
+from qwen_operator.process.operator_metrics import ACTIONS, PODS_OUT, RESTARTS, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
-from qwen_operator.remediation.memory import Memory
+from qwen_operator.remediation.memory import Memory, next_poll
+from qwen_operator.remediation.nodes import Nodes
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.steps import Decisions, Prove
-from qwen_operator.remediation.values import Evidence, Instant, Round
+from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
 from qwen_operator.remediation.views import newest_revision, pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer, unreadable
 from qwen_operator.status.conditions import Suspension
-from qwen_operator.status.diagnosis import is_active
+from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED, is_active
 
 logger = logging.getLogger(__name__)
 
 
-NODE_SECONDS: Final = 15.0
-_BEAT_SECONDS: Final = 90.0
+_BEAT_SECONDS: Final = 120.0
+"""Seconds that a part of a round may take: seven calls of the API make a restart at most."""
 _AT_LEAST: Final = 0.1
 """Seconds between two rounds of a service, also if one is to follow at once."""
+_FIRST_SECONDS: Final = 2.0
+"""Seconds within which the first rounds of all services begin, evenly spread."""
+_GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
 
 class ServiceCache(Protocol):
@@ -46,6 +52,14 @@ class ServiceCache(Protocol):
     def service(self, key: Key) -> Object | None: ...
     def pods(self, key: Key) -> Sequence[Object]: ...
     def deployment(self, key: Key) -> Object | None: ...
+
+
+class _Known(NamedTuple):
+    """What the spec of a service says about remediation, and for which state of the object."""
+
+    state: tuple[Any, ...]
+    policy: Policy | None
+    desired: int = 0
 
 
 class Remediator:
@@ -69,43 +83,54 @@ class Remediator:
         self._on_change = on_change
         self._loops: dict[Key, asyncio.Task[None]] = {}
         self._memories: dict[Key, Memory] = {}
-        self._policies: dict[Key, tuple[Policy, int]] = {}
+        self._known: dict[Key, _Known] = {}
+        self._started = 0
         self._suspended: dict[Key, Suspension] = {}
         self._proofs: dict[str, bool] = {}
         self._wake: dict[Key, asyncio.Event] = {}
-        self._asked: set[asyncio.Task[None]] = set()
-        self._nodes: dict[str, tuple[float, bool]] = {}
+        self._asked: dict[str, asyncio.Task[None]] = {}
+        self._nodes = Nodes(kube)
 
     def suspended(self, key: Key) -> Suspension | None:
-        """Why remediation of a service is suspended; None while it is active."""
-        return self._suspended.get(key)
+        """Why remediation of a service is suspended; None while it is active.
+
+        Until the first decision, such as after a failover, it is what the status says.
+        """
+        if key in self._suspended or key in self._memories:
+            return self._suspended.get(key)
+        return _suspended_before(self._cluster.service(key))
 
     def sync(self, key: Key) -> None:
         """Starts the loop of a new service, or stops that of a deleted one."""
         exists = self._cluster.service(key) is not None
         running = self._loops.get(key)
         if exists and (running is None or running.done()):
-            self._loops[key] = asyncio.create_task(self._loop(key), name=f"remediation {key[0]}/{key[1]}")
+            # Multiples of the golden ratio spread any number of loops: no burst of polls.
+            delay = _FIRST_SECONDS * (self._started * _GOLDEN % 1)
+            self._started += 1
+            self._loops[key] = asyncio.create_task(self._loop(key, delay), name=f"remediation {key[0]}/{key[1]}")
         elif not exists and running is not None:
             running.cancel()
             del self._loops[key]
             self._memories.pop(key, None)
-            self._policies.pop(key, None)
+            self._known.pop(key, None)
             self._suspended.pop(key, None)
             self._wake.pop(key, None)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
-            for gauge in (PODS_OUT, SUSPENDED):
-                gauge.remove(*key)
+            for metric in (PODS_OUT, SUSPENDED, RESTARTS):
+                metric.remove(*key)
+            ACTIONS.remove_by_labels({"namespace": key[0], "service": key[1]})
 
     async def stop(self) -> None:
         """Stops all loops."""
-        tasks = [*self._loops.values(), *self._asked]
+        tasks = [*self._loops.values(), *self._asked.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _loop(self, key: Key) -> None:
+    async def _loop(self, key: Key, delay: float) -> None:
         wake = self._wake[key] = asyncio.Event()
+        await asyncio.sleep(delay)
         while True:
             started = time.monotonic()
             part = f"remediation of {key[0]}/{key[1]}"
@@ -123,36 +148,60 @@ class Remediator:
             wake.clear()
 
     async def tick(self, key: Key) -> float:
-        """One round for a service; returns its poll interval in seconds."""
+        """One round for a service. Returns the seconds from its beginning until the next one."""
         service = self._cluster.service(key)
         if service is None or "deletionTimestamp" in service["metadata"]:
             return 2.0
-        found = _policy(service) or self._policies.get(key)
-        if found is None:
+        known = self._policy(key, service)
+        if known.policy is None:
             return 2.0  # unknown: gates stay as they are and a restart waits
-        policy, desired = self._policies[key] = found
+        policy, desired = known.policy, known.desired
+        policy = replace(policy, poll=max(policy.poll, self._poller.shortest))
         asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
-        answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod)) for pod in asked))
-        evidence = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
+        answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod), key[0]) for pod in asked))
+        by_pod = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
+        evidence = {uid: answer.evidence for uid, answer in by_pod.items()}
         pods = self._cluster.pods(key)
         seen = await self._round(key, pods, evidence, policy, desired)
+        seen = replace(seen, garbled=frozenset(uid for uid, answer in by_pod.items() if answer.garbled))
         service = self._cluster.service(key)
         if service is None or self._unreadable(key, service):
             return policy.poll
         decisions = self.judge(key, seen, policy, parse_status(service).remediation)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         self._ask(key, decisions, by_uid)
-        await ServiceActor(self._writer, service, by_uid, evidence, policy).carry_out(decisions.steps)
+        actor = ServiceActor(self._writer, service, by_uid, evidence, policy, beat=lambda: self._beat(key))
+        await actor.carry_out(decisions.steps)
         if decisions.go_on:
             self.hurry(key)
-        return policy.poll
+        return next_poll(decisions.memory, policy)
+
+    def _policy(self, key: Key, service: Object) -> _Known:
+        """The policy of a service. Its spec is parsed only after a change.
+
+        One that cannot be read leaves the last one in force.
+        """
+        known, state = self._known.get(key), _state(service)
+        if known is None or known.state != state:
+            found = _read_policy(service)
+            if found is not None:
+                known = _Known(state, *found)
+            else:
+                known = known._replace(state=state) if known is not None else _Known(state, None)
+            self._known[key] = known
+        return known
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
         """Decides about one round and keeps the memory for the next."""
         now = Instant(time.monotonic(), datetime.now(UTC))
-        decisions = decide(seen, policy, ledger, self._memories.get(key, Memory()), now)
+        memory = self._memories.get(key)
+        if memory is None:
+            before = _suspended_before(self._cluster.service(key))
+            memory = Memory(suspended=None if before is None else (before, now.mono))
+        decisions = decide(seen, policy, ledger, memory, now)
         self._memories[key] = decisions.memory
         latches = [memory.latch for memory in decisions.memory.pods.values() if policy.mode == "Enforce"]
+        RESTARTS.labels(*key)  # from now on it exists: without a first 0, no increase can be seen
         PODS_OUT.labels(*key).set(sum(latch is not None and not latch.held_back for latch in latches))
         SUSPENDED.labels(*key).set(decisions.suspended is not None)
         if decisions.suspended != self._suspended.get(key):
@@ -183,11 +232,10 @@ class Remediator:
         newest = None
         if unhealthy and (rollout.under_way or rollout.stalled):
             newest = await self._newest(key)
-        views = []
-        for pod in pods:
-            node = (pod.get("spec") or {}).get("nodeName", "")
-            ready = await self._node_ready(node) if pod["metadata"]["uid"] in unhealthy else True
-            views.append(pod_view(pod, node_ready=ready, newest_hash=newest))
+        views = [pod_view(pod, newest_hash=newest) for pod in pods]
+        suspects = [view for view in views if view.uid in unhealthy or _may_be_restarted(view)]
+        lost = await self._nodes.not_ready(view.node for view in suspects)
+        views = [replace(view, node_ready=False) if view.node in lost else view for view in views]
         known = {pod["metadata"]["uid"] for pod in pods}
         proofs = {uid: self._proofs.pop(uid) for uid in known & self._proofs.keys()}
         annotations = (self._cluster.service(key) or {"metadata": {}})["metadata"].get("annotations") or {}
@@ -205,16 +253,24 @@ class Remediator:
         if key in self._wake:
             self._wake[key].set()
 
+    def _beat(self, key: Key) -> None:
+        """Tells that a round of a service makes progress, however slow the API server is."""
+        self._health.beat(f"remediation of {key[0]}/{key[1]}", _BEAT_SECONDS)
+
     def _ask(self, key: Key, decisions: Decisions, pods: Mapping[str, Object]) -> None:
         for step in decisions.steps:
-            if isinstance(step, Prove) and step.pod.uid in pods:
-                task = asyncio.create_task(self._prove(key, step.pod.uid, pod_ip(pods[step.pod.uid])))
-                self._asked.add(task)
-                task.add_done_callback(self._asked.discard)
+            # One that waits for its turn counts as lost after a while, but is still in progress.
+            if isinstance(step, Prove) and step.pod.uid in pods and step.pod.uid not in self._asked:
+                uid = step.pod.uid
+                self._asked[uid] = asyncio.create_task(self._prove(key, uid, pod_ip(pods[uid])))
 
     async def _prove(self, key: Key, uid: str, ip: str) -> None:
-        self._proofs[uid] = await self._poller.generate(ip)
-        self.hurry(key)
+        try:
+            well = self._proofs[uid] = await self._poller.generate(ip, key[0])
+        finally:
+            del self._asked[uid]
+        if well:  # after a failure the next one waits for the next round
+            self.hurry(key)
 
     async def _newest(self, key: Key) -> str | None:
         try:
@@ -225,27 +281,15 @@ class Remediator:
         owner = child_name(key[1])
         return newest_revision([item for item in sets if _owned_by(item, owner)])
 
-    async def _node_ready(self, name: str) -> bool:
-        """Whether a node is ready. Without permission to read nodes it counts as ready."""
-        return await _cached(self._nodes, name, lambda: self._look_at_node(name)) if name else True
 
-    async def _look_at_node(self, name: str) -> bool:
-        try:
-            node = await self._kube.get(NODES, name)
-        except KubeError:
-            return True
-        conditions = (node.get("status") or {}).get("conditions") or ()
-        return all(item.get("status") == "True" for item in conditions if item["type"] == "Ready")
+def _state(service: Object) -> tuple[Any, ...]:
+    """What a policy depends on: the spec, and the number of pods if the spec leaves it out."""
+    metadata, written = service["metadata"], service.get("spec") or {}
+    pods = None if "replicas" in written else (service.get("status") or {}).get("replicas")
+    return metadata["uid"], metadata["generation"], pods
 
 
-async def _cached(cache: dict[str, tuple[float, bool]], key: str, read: Callable[[], Awaitable[bool]]) -> bool:
-    known = cache.get(key)
-    if known is None or time.monotonic() - known[0] > NODE_SECONDS:
-        known = cache[key] = (time.monotonic(), await read())
-    return known[1]
-
-
-def _policy(service: Object) -> tuple[Policy, int] | None:
+def _read_policy(service: Object) -> tuple[Policy, int] | None:
     """The policy and the number of replicas; None if the spec does not say them.
 
     An invalid field elsewhere in the spec changes nothing for the pods that run.
@@ -255,6 +299,17 @@ def _policy(service: Object) -> tuple[Policy, int] | None:
     except InvalidSpecError:
         spec = remediation_spec(service)
     return None if spec is None else (policy_of(spec), spec.replicas)
+
+
+def _may_be_restarted(pod: Pod) -> bool:
+    """Whether a pod may be restarted that has no alert in this round: out, or its engine died."""
+    return pod.gate is Gate.CLOSED or (not pod.running and pod.exit_code == EXIT_ENGINE_DIED)
+
+
+def _suspended_before(service: Object | None) -> Suspension | None:
+    """Why remediation is suspended by what the status says, perhaps of an earlier process."""
+    condition = None if service is None else parse_status(service).condition("RemediationSuspended")
+    return None if condition is None or condition.status != "True" else Suspension(condition.reason, condition.message)
 
 
 def _owned_by(obj: Object, deployment: str) -> bool:

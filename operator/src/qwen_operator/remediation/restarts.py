@@ -25,9 +25,14 @@ MAX_DEATHS: Final = 3
 MAX_FAILED_PROOFS: Final = 2
 """Consecutive failed test generations after which a pod without an alert counts as unhealthy."""
 SILENT_SECONDS: Final = 60.0
-"""Seconds without fresh evidence after which a closed gate opens and a restart is cancelled."""
+"""Seconds without fresh evidence after which a closed gate opens and a restart is cancelled.
+
+A service that is polled rarely has longer: see `silent`.
+"""
 _RESTART_SECONDS: Final = 60.0
 """Seconds after which a container that was asked to restart has ignored the request."""
+_CLOCKS: Final = timedelta(seconds=2)
+"""By how much a time of the operator and one of the API server may differ, also by rounding."""
 
 
 def restart_id(intent: RestartIntent) -> str:
@@ -89,20 +94,24 @@ def _outcome(state: State, intent: RestartIntent, pod: Pod | None) -> str:
     if age > state.policy.drain + state.policy.startup:
         return "ReplacementPending"
     if pod is None or pod.deleting:
-        return _replaced(state)
+        return _replaced(state, intent)
     if pod.restarts > intent.restart_count:
         not_cured = pod.running and due(state, pod)
         return "Recovered" if pod.ready else "NotCured" if not_cured else ""
     return "NotRestarted" if intent.method == "InPlace" and age > state.policy.drain + _RESTART_SECONDS else ""
 
 
-def _replaced(state: State) -> str:
-    """The outcome of the eviction of a pod that is gone; empty while its replacement starts."""
-    members = state.members
-    if sum(pod.ready for pod in members) >= state.seen.desired:
+def _replaced(state: State, intent: RestartIntent) -> str:
+    """The outcome of the eviction of a pod that is gone; empty while its replacement starts.
+
+    Other pods may have been missing before. They are not waited for.
+    """
+    members, begun = state.members, state.ahead.get(intent.time, intent.time) - _CLOCKS
+    new = [pod for pod in members if pod.created is not None and pod.created >= begun]
+    if any(pod.ready for pod in new) or sum(pod.ready for pod in members) >= state.seen.desired:
         return "Recovered"
-    all_run = sum(pod.running for pod in members) >= state.seen.desired
-    return "NotCured" if all_run and any(due(state, pod) for pod in members) else ""
+    runs = any(pod.running for pod in new) or sum(pod.running for pod in members) >= state.seen.desired
+    return "NotCured" if runs and any(due(state, pod) for pod in new or members) else ""
 
 
 def _examine(state: State, intent: RestartIntent, pod: Pod) -> list[Step]:
@@ -117,7 +126,8 @@ def _examine(state: State, intent: RestartIntent, pod: Pod) -> list[Step]:
     if not _still_right(state, intent, pod):
         # After a start of the operator, two polls must show the state of the pod first.
         watched = state.now.mono - state.memory[pod.uid].first_seen > state.policy.current_for
-        too_late = watched and age > state.policy.drain
+        # A poll may have been missed, however rare polls are.
+        too_late = watched and age > max(state.policy.drain, state.policy.current_for)
         return [FinishRestart(intent, "Cancelled", "it could not be restarted in time")] if too_late else []
     hung = state.policy.kind(intent.alert) is AlertClass.ZERO_WORK
     shut = pod.gate in (Gate.CLOSED, Gate.MISSING) or not pod.running
@@ -132,7 +142,7 @@ def _obsolete(state: State, intent: RestartIntent, pod: Pod) -> str:
         return "its engine works again" if pod.running else ""
     if state.current(pod) and memory.quiet_polls >= 2 and memory.failures < MAX_FAILED_PROOFS:
         return "its alert has ended"
-    if silent_for(state, pod) >= SILENT_SECONDS:
+    if silent(state, pod):
         return "there is no evidence of its state"
     return ""
 
@@ -159,10 +169,15 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
             f"The budget of {state.policy.max_restarts} restarts within {state.policy.window:g} s is exhausted. "
             "To reset it, change the value of the annotation qwen-vllm.io/reset-restart-budget.",
         )
-    now = [pod for pod in candidates if state.memory[pod.uid].fresh or cause(state, pod) == DEAD]
-    if not now or ledgers.backoff_left(state.ledger, state.policy, state.now.wall) > 0:
+    now = [
+        pod
+        for pod in candidates
+        if (state.memory[pod.uid].fresh or cause(state, pod) == DEAD)
+        and ledgers.paused_until(state.ledger, state.policy, pod.uid, state.now.wall) is None
+    ]
+    if not now:
         return [], suspended
-    pod = min(now, key=lambda pod: (_latch_since(state, pod), pod.name))
+    pod = min(now, key=lambda pod: _turn(state, pod))
     alert = cause(state, pod)
     intent = RestartIntent(
         pod_uid=pod.uid,
@@ -243,6 +258,11 @@ def silent_for(state: State, pod: Pod) -> float:
     return state.now.mono - max(memory.first_seen, memory.fresh_at if memory.fresh_at is not None else 0.0)
 
 
+def silent(state: State, pod: Pod) -> bool:
+    """Whether there was no fresh evidence for a minute, or for three polls if they take longer."""
+    return silent_for(state, pod) >= max(SILENT_SECONDS, state.policy.current_for)
+
+
 def _keeps_dying(state: State, pod: Pod) -> bool:
     """Whether restarts by the kubelet have not helped. Another node or GPU may."""
     rule, memory = state.policy.alerts.get(DEAD), state.memory[pod.uid]
@@ -267,9 +287,11 @@ def _rollout_allows(state: State, pod: Pod, alert: str) -> bool:
     return True
 
 
-def _latch_since(state: State, pod: Pod) -> float:
+def _turn(state: State, pod: Pod) -> tuple[bool, float, str]:
+    """Who is restarted first. A pod whose last restart was not made lets the others go first."""
     latch = state.memory[pod.uid].latch
-    return latch.since if latch else state.now.mono
+    again = ledgers.not_made(state.ledger, pod.uid) is not None
+    return again, latch.since if latch else state.now.mono, pod.name
 
 
 def _method(state: State, pod: Pod, alert: str) -> Literal["InPlace", "Evict"]:
@@ -278,8 +300,4 @@ def _method(state: State, pod: Pod, alert: str) -> Literal["InPlace", "Evict"]:
     if state.policy.method != "Auto":
         return state.policy.method
     start = state.now.wall - timedelta(seconds=state.policy.window)
-    tried = any(
-        entry.pod_uid == pod.uid and entry.action == "InPlace" and not entry.dry_run and entry.time > start
-        for entry in state.ledger.history
-    )
-    return "Evict" if tried else "InPlace"
+    return "Evict" if ledgers.tried_in_place(state.ledger, pod.uid, start) else "InPlace"

@@ -77,7 +77,7 @@ class Prove:
 
 @dataclass(frozen=True)
 class Report:
-    """Reports an alert that has no other consequence, or a step that the guards prevent."""
+    """Reports an alert without other consequences, a step that the guards prevent, or silence."""
 
     pod: Pod
     alert: str
@@ -106,8 +106,29 @@ class ResetBudget:
     value: str
 
 
+@dataclass(frozen=True)
+class Recount:
+    """Corrects the number of restarts in the window, which falls as time passes.
+
+    `based_on` are the restart times of the ledger that it was counted from.
+    """
+
+    count: int
+    based_on: tuple[datetime, ...]
+
+
 Step = (
-    OpenGate | CloseGate | BeginRestart | ExecuteRestart | FinishRestart | Prove | Report | Died | WouldDo | ResetBudget
+    OpenGate
+    | CloseGate
+    | BeginRestart
+    | ExecuteRestart
+    | FinishRestart
+    | Prove
+    | Report
+    | Died
+    | WouldDo
+    | ResetBudget
+    | Recount
 )
 
 

@@ -5,11 +5,17 @@ Times called `mono` are seconds on the operator's monotonic clock.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+from qwen_operator.api import MAX_EVIDENCE
+
+_TELLING: Final = ("status", "alerts", "requests", "uptime", "errors", "gpu")
+"""The parts of a pod's metrics that explain an action."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Pod:
         restarts: the restart count of the server's container.
         exit_code: the exit code of its last termination, None if it never terminated.
         restart_id: the value of the annotation that requests a restart in place.
+        created: when the pod was created, by the clock of the API server.
     """
 
     uid: str
@@ -59,6 +66,7 @@ class Pod:
     restart_id: str = ""
     closed_for: str = ""
     closed_since: datetime | None = None
+    created: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,18 @@ class Evidence:
     gpus: tuple[str, ...] = ()
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    @property
+    def excerpt(self) -> str:
+        """The parts that explain an action, as JSON; empty if that is not possible.
+
+        A pod may answer anything: text that is no Unicode, or lists a thousand deep.
+        """
+        try:
+            text = json.dumps({name: self.raw[name] for name in _TELLING if name in self.raw}, ensure_ascii=False)
+        except (ValueError, TypeError, RecursionError):
+            return ""
+        return text[:MAX_EVIDENCE].encode(errors="replace").decode()
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -87,8 +107,9 @@ class Rollout:
 class Round:
     """The result of one round of polling.
 
-    `evidence` has an entry for each pod that was polled, None if it gave no valid answer. `proofs`
-    has the results of the test generations that ended since the last round.
+    `evidence` has an entry for each pod that was polled, None if it gave no valid answer; those in
+    `garbled` gave an answer that is not valid. `proofs` has the results of the test generations
+    that ended since the last round.
     """
 
     pods: tuple[Pod, ...]
@@ -98,3 +119,4 @@ class Round:
     rollout: Rollout = Rollout()
     reset: str = ""
     """The value of the annotation that resets the budget."""
+    garbled: frozenset[str] = frozenset()

@@ -32,6 +32,7 @@ def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = 
         restart_id=(metadata.get("annotations") or {}).get(RESTART_ANNOTATION, ""),
         closed_for=gate.get("reason", ""),
         closed_since=parse_time(gate.get("lastTransitionTime")),
+        created=parse_time(metadata.get("creationTimestamp")),
     )
 
 

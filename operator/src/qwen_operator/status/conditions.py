@@ -50,7 +50,7 @@ class ApplyError:
 
 @dataclass(frozen=True)
 class Suspension:
-    """Why remediation has stopped acting: BudgetExhausted, SystemicErrors or StatusUnreadable."""
+    """Why remediation has stopped acting, such as BudgetExhausted or PodsUnreachable."""
 
     reason: str
     message: str
@@ -81,6 +81,7 @@ class Observed:
     warnings: Sequence[PlanWarning] = ()
     remediation: RemediationStatus | None = None
     suspended: Suspension | None = None
+    download: DownloadView = field(default_factory=DownloadView)
 
 
 @dataclass(frozen=True)

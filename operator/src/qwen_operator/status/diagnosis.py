@@ -37,6 +37,7 @@ FAILURES: Final[dict[str, str]] = {
     "ImagePullError": "Check engine.image, the operator's default images and engine.imagePullSecrets.",
     "ContainerConfigError": "Check that the Secrets and ConfigMaps that the spec names exist, and their keys.",
     "VolumeNotBound": "Check that the claim exists, its storage class, and that a volume fits it.",
+    "ResourceClaimMissing": "Create the ResourceClaim or ResourceClaimTemplate that gpu.resourceClaims names.",
     "VolumeNotMounted": "Check the claim, its volume and the storage driver on the node.",
     "Unschedulable": "Free or add nodes, or reduce what gpu, resources and scheduling request.",
     "PodRejected": "The node refuses the pod. Check the node, its devices and their driver.",
@@ -134,10 +135,15 @@ def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = ()) -
 
 
 def is_held_up(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod has a node, but no container has been created. Only its Events can say why."""
-    scheduled = condition_of(pod, "PodScheduled").get("status") == "True"
+    """Whether no container has been created in a pod that has a node, or whose claims are missing.
+
+    Only its Events can say why.
+    """
+    scheduled = condition_of(pod, "PodScheduled").get("status")
+    # The scheduler says nothing about a pod before it has its ResourceClaims.
+    unclaimed = scheduled is None and bool((pod.get("spec") or {}).get("resourceClaims"))
     begun = any({"running", "terminated"} & (item.get("state") or {}).keys() for item in _containers(pod))
-    return scheduled and not begun and is_active(pod)
+    return (scheduled == "True" or unclaimed) and not begun and is_active(pod)
 
 
 def _containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:

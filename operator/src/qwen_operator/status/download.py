@@ -78,6 +78,7 @@ def view_download(
     job: Mapping[str, Any] | None,
     pods: Sequence[Mapping[str, Any]],
     figures: Figures | None,
+    *,
     before: DownloadStatus | None,
     now: datetime,
 ) -> DownloadView:
@@ -168,9 +169,7 @@ def _last(known: DownloadStatus | None) -> Figures | None:
     return None if known is None else Figures("Downloading", known.downloaded_bytes, known.total_bytes)
 
 
-def _status(
-    download: Download, phase: DownloadPhase, figures: Figures | None, message: str
-) -> DownloadStatus:
+def _status(download: Download, phase: DownloadPhase, figures: Figures | None, message: str) -> DownloadStatus:
     found = figures or Figures("Downloading", 0)
     there, total = found.downloaded, found.total
     moving = phase == "Downloading"

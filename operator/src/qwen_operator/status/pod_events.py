@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-# What the kubelet could not do, and the reason in our status.
+# What the kubelet or a controller could not do, and the reason in our status.
 _TROUBLE: Final = {
     "FailedMount": "VolumeNotMounted",
     "FailedAttachVolume": "VolumeNotMounted",
     "FailedMapVolume": "VolumeNotMounted",
     "FailedCreatePodSandBox": "SandboxFailed",
     "NetworkNotReady": "SandboxFailed",
+    "FailedResourceClaimCreation": "ResourceClaimMissing",
 }
 _MISSING: Final = re.compile(
     r"(secret|configmap) \"[^\"]*\" not found|references? non-existent (secret|config)", re.IGNORECASE

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -23,6 +24,7 @@ from qwen_server.control.service import Service
 from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Kind
 from qwen_server.http.asgi import Receive, Scope, Send, send_error
 from qwen_server.http.body import BodyReader, UploadsFullError
+from qwen_server.http.connections import CONNECTED_AT
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import UntilDisconnect
 from qwen_server.http.early_writes import Outbox
@@ -52,12 +54,13 @@ class Handler:
         service, record = self._service, scope["state"]["record"]
         try:
             await self._limiter.check(scope["state"].get("caller", ""))  # 429
-            self._require_service()  # 503 starting, draining or unresponsive; 500 dead
+            self._require_service(scope)  # 503 starting, draining or unresponsive; 500 dead
             raw = await self._read(scope, receive)  # 408, 413, 415; 503 too many uploads
             body = await self._parse(kind, raw)  # 400, 404
+            self._require_service(scope)  # reading the body may have taken a while
             if body.constrained:
                 await self._check_grammar(body, receive)  # 400; 503 too many grammars
-            self._require_service()  # reading the body may have taken a while
+                self._require_service(scope)
             generation = Generation(service, body, record, outbox=self._outbox)
             ticket = self._admit(generation)  # 503 queue full
         except HttpError as error:
@@ -71,8 +74,8 @@ class Handler:
         # Waits for its turn, asks the engine, and writes the answer's bytes.
         await generation.serve(ticket, receive, send)
 
-    def _require_service(self) -> None:
-        if (refusal := self._service.refusal()) is not None:
+    def _require_service(self, scope: Scope) -> None:
+        if (refusal := self._service.refusal(scope["state"].get(CONNECTED_AT, math.inf))) is not None:
             raise refused(refusal)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
@@ -90,7 +93,6 @@ class Handler:
 
     async def _check_grammar(self, body: Body, receive: Receive) -> None:
         """Waits for the check of the grammar, unless the client leaves. Takes no slot."""
-        self._require_service()
         try:
             async with UntilDisconnect(receive):
                 await self._service.engine.check_grammar(body.kind, body.fields)

@@ -7,6 +7,7 @@ The application reads the state and tracks the requests that it has accepted. On
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -20,18 +21,25 @@ EXIT_OK = 0
 EXIT_ENGINE_DIED = 70
 EXIT_CONFIGURATION = 78
 
+# A terminating pod gets no new connections after some seconds, but clients keep the ones they have,
+# and nothing has told them to go. Each may send one more request, whose answer closes it.
+LAST_REQUEST_SECONDS = 5.0
+
 RESTART_ANNOTATION = "qwen-vllm.io/restart"
 
 
 class Lifecycle:
     """The state of the process, and the number of accepted requests that are not finished.
 
-    `started_at` is in seconds of `time.monotonic()`. `cause` says why the process is draining or
-    dead. The state only moves forward.
+    `started_at` and `draining_since` are in seconds of `time.monotonic()`. `cause` says why the
+    process is draining or dead. The state only moves forward.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.started_at = clock()
+        self._clock = clock
+        self.draining_since = math.inf
+        self._last_requests_until = -math.inf
         self.state: State = "starting"
         self.cause: str | None = None
         self.in_flight = 0
@@ -78,11 +86,20 @@ class Lifecycle:
         if self.state == "starting":
             self.state = "ready"
 
-    def begin_drain(self, cause: str) -> None:
-        """From now on no new requests are accepted. Accepted requests may finish."""
+    def begin_drain(self, cause: str, last_request_seconds: float = 0.0) -> None:
+        """From now on no new requests are accepted. Accepted requests may finish.
+
+        For `last_request_seconds`, connections that are already open may still send one.
+        """
         if self.state in ("starting", "ready"):
             self.state = "draining"
             self.cause = cause
+            self.draining_since = self._clock()
+            self._last_requests_until = self.draining_since + last_request_seconds
+
+    def may_send_last_request(self, opened_at: float) -> bool:
+        """Whether a connection, open since then, may still send a request although this drains."""
+        return opened_at <= self.draining_since and self._clock() < self._last_requests_until
 
     def mark_dead(self, cause: str) -> None:
         """The engine is lost.

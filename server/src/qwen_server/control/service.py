@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
@@ -117,15 +118,18 @@ class Service:
         """
         return self._worked_at is not None and self.clock() - self._worked_at < TICK_SECONDS + _LATE_SECONDS
 
-    def refusal(self) -> Refusal | None:
-        """Returns why new requests are refused now; None if they may enter admission."""
+    def refusal(self, connected_at: float = math.inf) -> Refusal | None:
+        """Returns why new requests are refused now; None if they may enter admission.
+
+        `connected_at` is when the client connected, in seconds of `time.monotonic()`.
+        """
         state = self.lifecycle.state
         if state == "dead":
             cause = self.lifecycle.cause or "the engine died"
             return Refusal("engine_dead", cause, self.admission.waiting, self.admission.queue_limit, None)
         if state == "starting":
             return self.refuse("starting", STARTING_TEXT, 10)
-        if state == "draining":
+        if state == "draining" and not self.lifecycle.may_send_last_request(connected_at):
             return self.refuse("draining", DRAINING_TEXT, 1)
         if self.alert_state.zero_work:
             return self.refuse("unresponsive", UNRESPONSIVE_TEXT, 10)

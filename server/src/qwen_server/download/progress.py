@@ -100,7 +100,7 @@ def serve(tracker: Tracker, host: str, port: int) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         timeout = 5.0
 
-        def do_GET(self) -> None:  # noqa: N802 - http.server's name
+        def do_GET(self) -> None:
             known = self.path == PROGRESS_PATH
             body = json.dumps(tracker.report()).encode() if known else b""
             self.send_response(200 if known else 404)

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import random
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -28,6 +29,8 @@ from qwen_server.http.joined_heads import JOINED_HEADS, JoinedHeadCycle
 from qwen_server.http.request_heads import fault_of, names_a_method, without_offer
 
 BACKLOG = 2048
+CONNECTED_AT = "connected_at"
+"""In the state of a request's scope: when the client connected (`time.monotonic()`)."""
 # Closing a pod's readiness gate redirects new connections only, so every connection must end
 # eventually.
 LIFETIME_SECONDS = 300.0
@@ -53,6 +56,8 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.connected_at = time.monotonic()
+        self.has_asked = False
         self._answering: Exchange | None = None
         self._offers_upgrade = False
         self.url = b""  # uvicorn sets it with the first request
@@ -136,6 +141,8 @@ class Connection(HttpToolsProtocol):
         self._check_head()
         if self._refusal is None:
             super().on_headers_complete()
+            self.scope["state"][CONNECTED_AT] = self.connected_at
+            self.has_asked = self.has_asked or self.parser.get_method() == b"POST"
             self._in_body = True
             self.cycle.__class__ = JoinedHeadCycle if self.joins_heads else Exchange
             if self.loop.time() >= self._expires_at:
@@ -285,6 +292,7 @@ _RELIED_ON = (
     "on_response_complete",
     "parser",
     "pipeline",
+    "scope",
     "server_state",
     "timeout_keep_alive",
     "timeout_keep_alive_handler",
@@ -292,6 +300,15 @@ _RELIED_ON = (
     "transport",
     "url",
 )
+
+
+def clients_since(server: uvicorn.Server, moment: float) -> int:
+    """How many open connections have been there since then and have sent requests for answers.
+
+    `moment` is in seconds of `time.monotonic()`. Probes and scrapes do not count.
+    """
+    connections = [item for item in server.server_state.connections if isinstance(item, Connection)]
+    return sum(item.has_asked and item.connected_at <= moment for item in connections)
 
 
 def check_uvicorn() -> None:

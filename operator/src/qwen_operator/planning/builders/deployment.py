@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from qwen_operator.api import QwenService, QwenServiceSpec
+from qwen_operator.api.bounds import excess
 from qwen_operator.api.names import (
     APPLIED_TEMPLATE_ANNOTATION,
     OPERATOR_VERSION_ANNOTATION,
@@ -27,6 +28,8 @@ _POD_SECTIONS: Final = {
     "model", "engine", "gpu", "resources", "limits", "auth", "scheduling", "cache", "probes", "drain", "metadata",
     "pod_template",
 }  # fmt: skip
+_MAX_TEMPLATE: Final = 2 * 1024 * 1024
+"""Bytes of the text of a pod template. No object of the API is larger."""
 _IntOrPercent = int | str
 
 
@@ -87,12 +90,23 @@ def pack(template: Object) -> str:
 
 
 def unpack(value: str) -> Object | None:
-    """The pod template in the value of an annotation; None if it cannot be read."""
+    """The pod template in the value of an annotation; None if it cannot be read.
+
+    Whoever may write the Deployment may write the annotation. Its text may be of any size, nested
+    to any depth, and hold what is no text.
+    """
     try:
-        template = json.loads(zlib.decompress(base64.b64decode(value, validate=True)))
-    except (binascii.Error, zlib.error, ValueError):
+        inflate = zlib.decompressobj()
+        text = inflate.decompress(base64.b64decode(value, validate=True), _MAX_TEMPLATE)
+        if not inflate.eof:
+            return None
+        template = json.loads(text)
+        if excess(template) is not None:
+            return None
+        json.dumps(template, ensure_ascii=False).encode()
+    except (binascii.Error, zlib.error, ValueError, RecursionError):
         return None
-    return template if isinstance(template, dict) and "spec" in template else None
+    return template if isinstance(template, dict) and isinstance(template.get("spec"), dict) else None
 
 
 def _live_template(live: Mapping[str, Any]) -> Object:
@@ -126,10 +140,12 @@ def spec_hash(spec: QwenServiceSpec) -> str:
     A new field with its default value does not change it.
     """
     written = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=_POD_SECTIONS)
+    # A time that follows from the model is a default, too.
+    given = "startup_timeout" in spec.rollout.model_fields_set
     return stable_hash(
         {
             **written,
-            "startupTimeout": spec.rollout.startup_timeout.total_seconds(),
+            "startupTimeout": spec.rollout.startup_timeout.total_seconds() if given else None,
             "readinessGate": spec.remediation.readiness_gate,
         }
     )

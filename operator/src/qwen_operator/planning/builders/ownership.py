@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from qwen_operator.api import QwenService
 from qwen_operator.api.names import APPLIED_HASH_ANNOTATION, FIELD_MANAGER, child_labels
 from qwen_operator.api.objects import Object, is_owned_by
 from qwen_operator.planning.builders.common import stable_hash
+from qwen_operator.planning.builders.list_items import ListItems
 
 
 def is_ours(obj: Mapping[str, Any], service: QwenService) -> bool:
@@ -64,27 +64,14 @@ def _owns(fields: Mapping[str, Any], value: Any) -> bool:
             if part is not None and part not in ({}, [])
         )
     if isinstance(value, list):
-        return all(_owns_item(fields, item) for item in value)
+        items = ListItems(fields)
+        return all(any(_owns_below(fields[name], item) for name in items.names_of(item)) for item in value)
     return True
 
 
 def _owns_below(fields: Mapping[str, Any], value: Any) -> bool:
     # Without further fields it is a single value, or a list or map that is set as a whole.
     return not fields or _owns(fields, value)
-
-
-def _owns_item(fields: Mapping[str, Any], item: Any) -> bool:
-    """Whether a list's fields have an item: by its keys, or by its value if it has none."""
-    if not isinstance(item, Mapping):
-        return f"v:{json.dumps(item, separators=(',', ':'))}" in fields
-    return any(
-        _owns_below(fields[name], item) for name in fields if name.startswith("k:") and _has(item, json.loads(name[2:]))
-    )
-
-
-def _has(item: Mapping[str, Any], keys: Mapping[str, Any]) -> bool:
-    """Whether an item has these keys. One that is not set has the API server's default."""
-    return any(key in item for key in keys) and all(item.get(key, value) == value for key, value in keys.items())
 
 
 def labels_select(selector: Mapping[str, str] | None, pod: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from qwen_operator.api import QwenServiceSpec
+from qwen_operator.api.gpu import GpuClaim
 from qwen_operator.api.names import (
     CONTAINER,
     PORT,
@@ -26,6 +27,7 @@ from qwen_operator.planning.builders.arguments import (
 )
 from qwen_operator.planning.builders.merge import merge
 from qwen_operator.planning.builders.source import CACHE_PATH, resolve_source
+from qwen_operator.planning.builders.trust import trust_environment, trust_mounts, trust_volumes
 
 USER: Final = 65532
 # A terminating pod gets new connections until its endpoint is removed everywhere. It still answers.
@@ -73,6 +75,9 @@ def _pod_spec(name: str, spec: QwenServiceSpec, image: str) -> Object:
         pod["readinessGates"] = [{"conditionType": READINESS_GATE}]
     if spec.engine.image_pull_secrets:
         pod["imagePullSecrets"] = [secret.to_dict() for secret in spec.engine.image_pull_secrets]
+    if spec.gpu.resource_claims:
+        fields = ("name", "resourceClaimName", "resourceClaimTemplateName")
+        pod["resourceClaims"] = [_claim(claim, *fields) for claim in spec.gpu.resource_claims]
     return pod
 
 
@@ -115,9 +120,16 @@ def _probe(kind: str, overrides: ProbeSpec, budget_seconds: float = 0) -> Object
 
 def _resources(spec: QwenServiceSpec) -> Object:
     requests, limits = dict(spec.resources.requests), dict(spec.resources.limits)
-    if spec.gpu_count:
+    claims = [_claim(claim, "name", "request") for claim in spec.gpu.resource_claims]
+    if spec.gpu_count and not claims:
         requests[spec.gpu.resource_name] = limits[spec.gpu.resource_name] = str(spec.gpu_count)
-    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+    parts = (("requests", requests), ("limits", limits), ("claims", claims))
+    return {key: value for key, value in parts if value}
+
+
+def _claim(claim: GpuClaim, *fields: str) -> Object:
+    """These fields of a claim, as far as they are set."""
+    return {field: value for field, value in claim.to_dict().items() if field in fields}
 
 
 def _environment(spec: QwenServiceSpec) -> list[Object]:
@@ -135,7 +147,7 @@ def _environment(spec: QwenServiceSpec) -> list[Object]:
         # vLLM keeps compiled kernels there.
         environment.append({"name": "VLLM_CACHE_ROOT", "value": f"{CACHE_PATH}/vllm"})
 
-    environment += resolve_source(spec).env
+    environment += [*trust_environment(spec), *resolve_source(spec).env]
     return list(merge({"env": environment}, {"env": [item.to_dict() for item in spec.engine.env]})["env"])
 
 
@@ -152,7 +164,7 @@ def _volumes(name: str, spec: QwenServiceSpec) -> list[Object]:
     if spec.cache is not None:
         claim = spec.cache.existing_claim or child_name(name, "cache")
         volumes.append({"name": "cache", "persistentVolumeClaim": {"claimName": claim}})
-    return [*volumes, *resolve_source(spec).volumes]
+    return [*volumes, *trust_volumes(spec), *resolve_source(spec).volumes]
 
 
 def _mounts(spec: QwenServiceSpec) -> list[Object]:
@@ -166,7 +178,7 @@ def _mounts(spec: QwenServiceSpec) -> list[Object]:
         mounts.append({"name": "api-keys", "mountPath": API_KEYS_FOLDER, "readOnly": True})
     if spec.cache is not None:
         mounts.append({"name": "cache", "mountPath": CACHE_PATH})
-    return [*mounts, *resolve_source(spec).mounts]
+    return [*mounts, *trust_mounts(spec), *resolve_source(spec).mounts]
 
 
 def _scheduling(name: str, spec: QwenServiceSpec) -> Object:

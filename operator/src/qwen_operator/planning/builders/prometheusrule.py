@@ -13,6 +13,7 @@ from qwen_operator.api.catalogue import Alert
 from qwen_operator.api.names import child_name
 from qwen_operator.api.objects import Object
 from qwen_operator.planning.alerts import effective_alerts
+from qwen_operator.planning.builders.burnrate import burn_rate_group
 from qwen_operator.planning.builders.common import child
 
 # A dead process exports no metrics, so failed scrapes reveal it.
@@ -20,17 +21,20 @@ _SCRAPE_FAILS_FOR: Final = "2m"
 
 
 def build_prometheus_rule(service: QwenService) -> Object:
-    """One rule for each enabled alert of the service."""
+    """One rule for each enabled alert of the service, and those of its objectives."""
 
     spec = service.spec
     alerts = effective_alerts(spec.engine.device, spec.alerts)
-    group = {"name": f"qwen-{service.name}", "rules": [_rule(service, alert) for alert in alerts if alert.active]}
+    rules = [_rule(service, alert) for alert in alerts if alert.active]
+    groups: list[Object] = [{"name": f"qwen-{service.name}", "rules": rules}]
+    if spec.slo is not None:
+        groups.append(burn_rate_group(service, spec.slo))
     return child(
         service,
         "monitoring.coreos.com/v1",
         "PrometheusRule",
         labels=spec.monitoring.labels,
-        spec={"groups": [group]},
+        spec={"groups": groups},
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qwen_operator.api import QwenService
+from qwen_operator.api.exposure import RouteSpec
 from qwen_operator.api.names import PORT_NAME, child_name, selector_labels
 from qwen_operator.api.objects import Object
-from qwen_operator.api.operations import RouteSpec
 from qwen_operator.planning.builders.common import child
 
 

@@ -1,0 +1,1 @@
+"""Scenarios that take minutes: `make test-e2e-full`."""

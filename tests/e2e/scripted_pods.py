@@ -1,0 +1,82 @@
+"""Pods of the real server with a scripted engine, for failures that need many pods or are rare.
+
+The pods run the server's image. A ConfigMap adds `tests.scripted_engine`, which takes the place of
+vLLM's engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from tests.cluster.settings import ROOT, Settings
+from tests.cluster.shell import output
+from tests.e2e import pod_processes
+from tests.e2e.kubectl import Kubectl, Object
+from tests.e2e.services import qwen_service
+
+SCRIPTS = "scripted-engine"
+_FILES = ("scripted_engine.py", "scripted_answers.py")
+_COMMAND = ("python", "-m", "tests.scripted_engine")
+# Sends chats to one server and prints the statuses of the answers.
+_CHAT = """\
+import json, os, urllib.error, urllib.request
+statuses = []
+for _ in range(int(os.environ["COUNT"])):
+    body = {"messages": [{"role": "user", "content": os.environ["TEXT"]}], "max_tokens": 16}
+    request = urllib.request.Request(os.environ["URL"], json.dumps(body).encode())
+    request.add_header("Content-Type", "application/json")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            statuses.append(answer.status)
+    except urllib.error.HTTPError as error:
+        statuses.append(error.code)
+print(json.dumps(statuses))
+"""
+
+
+def install(kubectl: Kubectl) -> None:
+    """Puts the scripted engine into the namespace, where its services expect it."""
+    data = {name: (ROOT / "tests" / name).read_text(encoding="utf-8") for name in _FILES}
+    kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": SCRIPTS}, "data": data})
+
+
+def scripted_service(
+    name: str, replicas: int = 1, *, start_seconds: float = 0.0, start_failure: str = "", **sections: Any
+) -> dict[str, Any]:
+    """A QwenService whose engine is scripted: it starts within `start_seconds`, or fails then."""
+    container = {
+        "name": "server",
+        "command": ["tini", "--", *_COMMAND],
+        "env": [
+            {"name": "PYTHONPATH", "value": "/scripts:/opt/qwen/src"},
+            {"name": "SCRIPTED_START_SECONDS", "value": str(start_seconds)},
+            *([{"name": "SCRIPTED_START_FAILURE", "value": start_failure}] if start_failure else []),
+        ],
+        "volumeMounts": [{"name": SCRIPTS, "mountPath": "/scripts/tests", "readOnly": True}],
+    }
+    volume = {"name": SCRIPTS, "configMap": {"name": SCRIPTS}}
+    small = {"requests": {"cpu": "50m", "memory": "200Mi"}, "limits": {"memory": "1Gi"}}
+    template = {"spec": {"containers": [container], "volumes": [volume]}}
+    return qwen_service(name, replicas, **{"resources": small, "podTemplate": template, **sections})
+
+
+def servers(pod: Object) -> list[int]:
+    """The server's process in the pod, as the node sees it."""
+    return pod_processes.pids(pod, "\0".join(_COMMAND))
+
+
+def toggle_hang(pod: Object) -> None:
+    """Hangs the engine of a pod, or lets it go on."""
+    pod_processes.send(signal.SIGUSR1, servers(pod))
+
+
+def chat(cluster: Settings, pod: Object, text: str, count: int = 1) -> list[int]:
+    """Sends chats to one pod, one after another. Returns the statuses of the answers."""
+    url = f"http://{pod['status']['podIP']}:8000/v1/chat/completions"
+    env = {**os.environ, "URL": url, "TEXT": text, "COUNT": str(count)}
+    found: list[int] = json.loads(output([*cluster.nsenter(), sys.executable, "-c", _CHAT], env=env, timeout=120))
+    return found

@@ -1,0 +1,194 @@
+"""Why a service is not ready, as the real scheduler, kubelet and controllers report it.
+
+Each test waits until Kubernetes shows the fact and gives the operator five seconds from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.cluster import images
+from tests.cluster.clusters import Local
+from tests.cluster.settings import Settings
+from tests.e2e import scripted_pods
+from tests.e2e.facts import (
+    FACT_SECONDS,
+    NAME,
+    REASON_SECONDS,
+    Fact,
+    ended,
+    expect,
+    has_event,
+    no_pods_created,
+    statuses,
+    unschedulable,
+    waits_for,
+)
+from tests.e2e.kubectl import Kubectl, Object, wait_for
+from tests.e2e.scripted_pods import scripted_service
+from tests.e2e.services import qwen_service
+
+pytestmark = pytest.mark.cluster
+
+# Nothing listens there, and no name has to be resolved.
+NO_REGISTRY = "127.0.0.1:1/nobody/serves:this"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault of a spec or a namespace, how Kubernetes shows it, and what the status must say."""
+
+    id: str
+    reason: str
+    fact: Fact
+    says: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    objects: tuple[Object, ...] = ()
+    labels: tuple[str, ...] = ()  # of the namespace
+
+
+def pod(**spec: Any) -> dict[str, Any]:
+    """A podTemplate that is merged into the operator's."""
+    return {"podTemplate": {"spec": spec}}
+
+
+NO_PODS = {
+    "apiVersion": "v1",
+    "kind": "ResourceQuota",
+    "metadata": {"name": "no-pods"},
+    "spec": {"hard": {"pods": "0"}},
+}
+SECRET_KEY = {"secretKeyRef": {"name": "lost-secret", "key": "token"}}
+CONFIG_KEY = {"configMapKeyRef": {"name": "lost-map", "key": "level"}}
+CONFIG_VOLUME = {"name": "extra", "configMap": {"name": "lost-map"}}
+CONFIG_MOUNT = {"name": "extra", "mountPath": "/extra"}
+
+CASES = (
+    Case(
+        "ImagePullError",
+        "ImagePullError",
+        waits_for("ErrImagePull", "ImagePullBackOff"),
+        NO_REGISTRY,
+        {"engine": {"device": "cpu", "image": NO_REGISTRY}},
+    ),
+    Case(
+        "ContainerConfigError-secret-as-env",
+        "ContainerConfigError",
+        waits_for("CreateContainerConfigError"),
+        '"lost-secret"',
+        {"engine": {"device": "cpu", "env": [{"name": "TOKEN", "valueFrom": SECRET_KEY}]}},
+    ),
+    Case(
+        "ContainerConfigError-configmap-as-env",
+        "ContainerConfigError",
+        waits_for("CreateContainerConfigError"),
+        '"lost-map"',
+        {"engine": {"device": "cpu", "env": [{"name": "LEVEL", "valueFrom": CONFIG_KEY}]}},
+    ),
+    Case(
+        "ContainerConfigError-secret-as-volume",
+        "ContainerConfigError",
+        has_event("FailedMount"),
+        '"lost-keys"',
+        {"auth": {"apiKeySecretRef": {"name": "lost-keys"}}},
+    ),
+    Case(
+        "ContainerConfigError-configmap-as-volume",
+        "ContainerConfigError",
+        has_event("FailedMount"),
+        '"lost-map"',
+        pod(volumes=[CONFIG_VOLUME], containers=[{"name": "server", "volumeMounts": [CONFIG_MOUNT]}]),
+    ),
+    Case(
+        "VolumeNotBound",
+        "VolumeNotBound",
+        unschedulable,
+        '"lost-claim"',
+        {"model": {"source": {"pvc": {"claimName": "lost-claim"}}}},
+    ),
+    Case(
+        "OutOfMemory",
+        "OutOfMemory",
+        ended,
+        "memory",
+        {"resources": {"requests": {"memory": "100Mi"}, "limits": {"memory": "150Mi"}}},
+    ),
+    Case(
+        "CrashLoopBackOff",
+        "CrashLoopBackOff",
+        waits_for("CrashLoopBackOff"),
+        "exited with code 9",
+        pod(containers=[{"name": "server", "command": ["sh", "-c", "exit 9"]}]),
+    ),
+    Case(
+        "PodsRefused-quota",
+        "PodsRefused",
+        no_pods_created,
+        "no-pods",
+        objects=(NO_PODS,),
+    ),
+    Case(
+        "PodsRefused-pod-security",
+        "PodsRefused",
+        no_pods_created,
+        "hostNetwork",
+        pod(hostNetwork=True),
+        labels=("pod-security.kubernetes.io/enforce=restricted",),
+    ),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_reason_of_ready_comes_within_seconds(kubectl: Kubectl, case: Case) -> None:
+    if case.labels:
+        kubectl.run("label", "namespace", kubectl.namespace, *case.labels)
+    if case.objects:
+        kubectl.apply(*case.objects)
+    kubectl.apply(qwen_service(NAME, **case.spec))
+    expect(kubectl, case.reason, case.fact, case.says)
+
+
+@pytest.mark.parametrize(
+    ("reason", "container"),
+    [
+        ("InitContainerFailed", {"name": "prepare", "command": ["sh", "-c", "echo no disk; exit 3"]}),
+        (
+            "SidecarFailed",
+            {"name": "proxy", "restartPolicy": "Always", "command": ["sh", "-c", "echo no upstream; exit 3"]},
+        ),
+    ],
+)
+def test_reason_of_ready_names_the_container_that_fails(
+    kubectl: Kubectl, cluster: Settings, reason: str, container: dict[str, Any]
+) -> None:
+    own = {
+        **container,
+        "image": Local(cluster).reference(images.SERVER),
+        "imagePullPolicy": "IfNotPresent",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    kubectl.apply(qwen_service(NAME, **pod(initContainers=[own])))
+    words = str(container["command"][-1]).split(";")[0].removeprefix("echo ")
+    expect(kubectl, reason, waits_for("CrashLoopBackOff"), f"container {container['name']} exited with code 3", words)
+
+
+def test_reason_of_ready_while_the_model_loads(kubectl: Kubectl) -> None:
+    scripted_pods.install(kubectl)
+    kubectl.apply(scripted_service(NAME, start_seconds=600))
+    wait_for(lambda: runs(kubectl), FACT_SECONDS, "the server's container does not run")
+    wait_for(
+        lambda: kubectl.condition(NAME, "Ready")["reason"] == "ModelLoading",
+        REASON_SECONDS,
+        lambda: f"Ready is {kubectl.condition(NAME, 'Ready')}",
+    )
+    message = kubectl.condition(NAME, "Ready")["message"]
+    assert "since" in message
+    assert "It may take until" in message
+    assert kubectl.condition(NAME, "Degraded")["status"] == "False"
+
+
+def runs(kubectl: Kubectl) -> bool:
+    return any("running" in item["state"] for pod in kubectl.pods(NAME) for item in statuses(pod))

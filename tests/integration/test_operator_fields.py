@@ -1,0 +1,111 @@
+"""Optional children on a real API server: they come, change and go with their fields."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.admin_api import QS, AdminApi, qwen_service
+from tests.integration.control_plane import ControlPlane, wait_until
+from tests.integration.operator_thread import OperatorThread
+
+pytestmark = pytest.mark.cluster
+
+KEDA = ("keda.sh/v1alpha1", "scaledobjects", "news")
+HPA = ("autoscaling/v2", "horizontalpodautoscalers", "news")
+INGRESS = ("networking.k8s.io/v1", "ingresses", "news")
+SCALING = {"maxReplicas": 4, "scaler": "KEDA", "prometheusAddress": "http://prometheus.monitoring.svc:9090"}
+
+
+@pytest.fixture(scope="module")
+def keda(plane: ControlPlane) -> Iterator[None]:
+    """The API of KEDA, without KEDA."""
+    free: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {
+        "name": "v1alpha1",
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": free, "status": free}}},
+    }
+    names = {"kind": "ScaledObject", "plural": "scaledobjects"}
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "scaledobjects.keda.sh"},
+        "spec": {"group": "keda.sh", "names": names, "scope": "Namespaced", "versions": [version]},
+    }
+    AdminApi(plane, "default").create(definition)
+    plane.wait_for_definition("scaledobjects.keda.sh")
+    yield
+    plane.request("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/scaledobjects.keda.sh")
+
+
+def discover(operator: OperatorThread) -> None:
+    """Lets the operator look now at which APIs there are, instead of once a minute."""
+    assert operator._loop is not None
+    assert operator.controller is not None
+    asyncio.run_coroutine_threadsafe(operator.controller.cluster.discover(), operator._loop).result(30)
+
+
+@pytest.mark.usefixtures("keda")
+def test_one_autoscaler_follows_the_other(operator: OperatorThread, api: AdminApi) -> None:
+    api.create(qwen_service(autoscaling=SCALING))
+
+    def made() -> Any:
+        found = api.get(*KEDA)
+        if found is None:
+            discover(operator)
+        return found
+
+    found = wait_until("the ScaledObject", made, seconds=20)
+    assert found["spec"]["scaleTargetRef"] == {"apiVersion": QS, "kind": "QwenService", "name": "news"}
+    assert api.get(*HPA) is None
+    api.patch(QS, "qwenservices", "news", {"spec": {"autoscaling": {"scaler": "HPA", "prometheusAddress": None}}})
+    wait_until("the other autoscaler", lambda: api.get(*HPA) and not api.get(*KEDA), seconds=10)
+    api.patch(QS, "qwenservices", "news", {"spec": {"autoscaling": SCALING}})
+    wait_until("the first autoscaler", lambda: api.get(*KEDA) and not api.get(*HPA), seconds=10)
+    api.delete(*KEDA)
+    wait_until("it is back", lambda: api.get(*KEDA), seconds=10)
+    api.patch(QS, "qwenservices", "news", {"spec": {"autoscaling": None}})
+    wait_until("no autoscaler", lambda: not api.get(*KEDA), seconds=10)
+
+
+def test_an_ingress_follows_the_spec_and_says_that_nobody_serves_it(operator: OperatorThread, api: AdminApi) -> None:
+    assert operator.health.ready
+    api.create(qwen_service(ingress={"hosts": ["news.example.com"], "tlsSecretName": "news-tls"}))
+    found = wait_until("the Ingress", lambda: api.get(*INGRESS), seconds=10)
+    assert found["spec"]["tls"] == [{"hosts": ["news.example.com"], "secretName": "news-tls"}]
+    wait_until("a warning", lambda: api.condition("HasWarnings").get("reason") == "IngressClassMissing", seconds=10)
+    changed = {"className": "nginx", "hosts": ["other.example.com"], "tlsSecretName": None}
+    api.patch(QS, "qwenservices", "news", {"spec": {"ingress": changed}})
+
+    def is_changed() -> bool:
+        spec = (api.get(*INGRESS) or {}).get("spec", {})
+        return (spec.get("ingressClassName"), spec.get("tls")) == ("nginx", None)
+
+    wait_until("the Ingress is changed", is_changed, seconds=10)
+    api.patch("networking.k8s.io/v1", "ingresses", "news", {"spec": {"ingressClassName": "intruder"}})
+    wait_until("the drift is repaired", is_changed, seconds=10)
+    api.patch(QS, "qwenservices", "news", {"spec": {"ingress": None}})
+    wait_until("the Ingress is gone", lambda: api.get(*INGRESS) is None, seconds=10)
+
+
+def test_claims_and_trusted_authorities_reach_the_pods(operator: OperatorThread, api: AdminApi) -> None:
+    claims = [{"name": "gpu", "resourceClaimTemplateName": "one-gpu", "request": "gpu"}]
+    engine = {"device": "cuda", "trustedCA": {"configMapRef": {"name": "company-ca"}}}
+    api.create(qwen_service(engine=engine, gpu={"resourceClaims": claims}))
+    deployment = wait_until("the Deployment", api.deployment, seconds=10)
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["resourceClaims"] == [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]
+    assert pod["containers"][0]["resources"]["claims"] == [{"name": "gpu", "request": "gpu"}]
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "trusted-ca"]
+    assert volume["configMap"]["items"] == [{"key": "ca-bundle.crt", "path": "ca-bundle.crt"}]
+    operator.reconcile()
+    wait_until("a status", lambda: api.condition("Ready"), seconds=10)
+    again = api.deployment()
+    assert again is not None
+    assert again["metadata"]["generation"] == deployment["metadata"]["generation"]

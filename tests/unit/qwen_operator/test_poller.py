@@ -1,0 +1,165 @@
+"""The HTTP client that polls pods: a pod may answer anything, and never at the cost of others."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from qwen_operator.remediation.poll import GENERATIONS_AT_ONCE, MAX_BODY, Poller
+from qwen_operator.remediation.shares import Shares
+from qwen_operator.remediation.values import Evidence
+from tests.unit.qwen_operator.kube_server import until
+
+WELL = {"uptime": {"seconds": 5.0}, "requests": {"running": 0, "waiting": 0}, "alerts": []}
+
+
+@asynccontextmanager
+async def pods(answer: Callable[[str, str], Awaitable[web.Response]]) -> AsyncIterator[Poller]:
+    """A client of pods whose servers answer so: the arguments are their address and the path."""
+
+    async def handle(request: web.Request) -> web.Response:
+        return await answer(request.match_info["ip"], request.match_info["path"])
+
+    app = web.Application()
+    app.router.add_get("/{ip}/{path:.*}", handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    port = runner.addresses[0][1]
+    poller = Poller(lambda ip: f"http://127.0.0.1:{port}/{ip}")
+    yield poller
+    await poller.close()
+    await runner.cleanup()
+
+
+class Held:
+    """Pods whose requests in namespace a hang. `most` is how many did at once, by path."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, int] = {}
+        self.most: dict[str, int] = {}
+
+    async def __call__(self, ip: str, path: str) -> web.Response:
+        if ip.startswith("a"):
+            self.now[path] = self.now.get(path, 0) + 1
+            self.most[path] = max(self.most.get(path, 0), self.now[path])
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.now[path] -= 1
+        return web.json_response(WELL)
+
+
+async def cancelled(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_test_generations_that_hang_silence_no_pod_of_another_namespace() -> None:
+    held = Held()
+    async with pods(held) as poller:
+        hanging = [asyncio.create_task(poller.generate(f"a{number}", "a")) for number in range(300)]
+        await until(lambda: held.most.get("health/generate", 0) >= GENERATIONS_AT_ONCE)
+        polls = [await poller.metrics("b", "b") for _ in range(20)]
+        proof = await poller.generate("b", "b")
+        await cancelled(hanging)
+    assert sum(evidence is not None for evidence in polls) >= 19
+    assert proof
+    assert held.most["health/generate"] == GENERATIONS_AT_ONCE
+
+
+async def poll_again_and_again(poller: Poller, ip: str) -> None:
+    while True:
+        await poller.metrics(ip, "a")
+
+
+async def test_pods_that_are_silent_silence_no_pod_of_another_namespace() -> None:
+    held = Held()
+    async with pods(held) as poller:
+        poller._polls = Shares(8)
+        silent = [asyncio.create_task(poll_again_and_again(poller, f"a{number}")) for number in range(20)]
+        await until(lambda: held.most.get("api/v1/metrics", 0) >= 8)
+        polls = [await poller.metrics("b", "b") for _ in range(10)]
+        await cancelled(silent)
+    assert sum(evidence is not None for evidence in polls) >= 9
+
+
+async def test_a_namespace_takes_no_more_slots_than_its_own_and_leaves_nothing_behind() -> None:
+    shares = Shares(2)
+    inside: list[int] = []
+
+    async def work() -> None:
+        async with shares.slot("a"):
+            inside.append(len(inside))
+            await asyncio.sleep(60)
+
+    working = [asyncio.create_task(work()) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    async with shares.slot("b"):
+        assert len(inside) == 2
+    await cancelled(working)
+    assert (shares._slots, shares._users) == ({}, {})
+
+
+def padded(size: int) -> bytes:
+    """A valid answer of so many bytes."""
+    body = json.dumps({**WELL, "padding": ""})
+    return json.dumps({**WELL, "padding": "x" * (size - len(body))}).encode()
+
+
+@pytest.mark.parametrize(("size", "valid"), [(MAX_BODY, True), (MAX_BODY + 1, False)])
+async def test_an_answer_has_a_bound(size: int, valid: bool) -> None:
+    async def answer(_ip: str, _path: str) -> web.Response:
+        return web.Response(body=padded(size))
+
+    async with pods(answer) as poller:
+        assert (await poller.metrics("a", "a") is not None) is valid
+
+
+async def test_an_answer_is_not_unpacked() -> None:
+    async def answer(_ip: str, _path: str) -> web.Response:
+        return web.Response(body=gzip.compress(padded(1000)), headers={"Content-Encoding": "gzip"})
+
+    async with pods(answer) as poller:
+        assert await poller.metrics("a", "a") is None
+
+
+async def test_a_cookie_of_a_pod_is_not_kept() -> None:
+    async def answer(ip: str, _path: str) -> web.Response:
+        response = web.json_response(WELL)
+        response.set_cookie("from", ip)
+        return response
+
+    async with pods(answer) as poller:
+        assert await poller.metrics("a", "a") is not None
+        assert list(poller._client().cookie_jar) == []
+
+
+def nested(depth: int) -> Any:
+    """Lists in lists."""
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("status", "excerpt"),
+    [
+        ("\ud800", '{"status": "?"}'),
+        (nested(5000), ""),
+        ("新" * 5000, '{"status": "' + "新" * 2036),
+        (float("nan"), '{"status": NaN}'),
+    ],
+    ids=["no Unicode", "deep", "long", "not a number"],
+)
+def test_an_excerpt_is_text_that_the_api_accepts(status: Any, excerpt: str) -> None:
+    assert Evidence(5.0, raw={"status": status, "padding": 1}).excerpt == excerpt
