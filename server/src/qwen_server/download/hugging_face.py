@@ -24,7 +24,8 @@ from typing import Any, Final
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.file_download import get_hf_file_metadata, hf_hub_url, http_get, repo_folder_name
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+# Documented, but loaded late, which mypy does not see.
+from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
 
 from qwen_server.download.files import DamagedFileError, RemoteFile, is_intact, is_left_out, left_out
 from qwen_server.download.progress import Tracker
