@@ -27,7 +27,6 @@ from tests.unit.qwen_operator.objects import (
     child,
     deployment,
     ended,
-    gpu_service,
     live,
     planned,
     service,
@@ -35,7 +34,13 @@ from tests.unit.qwen_operator.objects import (
 
 HUB: Object = {"source": {"builtin": None, "huggingFace": {"repo": "Qwen/Qwen3-8B", "revision": "v1"}}}
 CACHED = {"model": HUB, "cache": {"size": "50Gi"}}
-FULL = gpu_service(
+
+
+def on_gpus(**spec: Any) -> QwenService:
+    return service(**{**spec, "engine": {"device": "cuda", **spec.get("engine", {})}})
+
+
+FULL = on_gpus(
     **CACHED,
     auth={"apiKeySecretRef": {"name": "keys"}},
     engine={
@@ -76,10 +81,10 @@ def kinds(found: Plan) -> list[str]:
 
 
 def test_no_pod_is_made_before_the_model_is_there() -> None:
-    found = waiting(gpu_service(**CACHED))
+    found = waiting(on_gpus(**CACHED))
     assert "Deployment" not in kinds(found)
     assert kinds(found).index("Job") > kinds(found).index("PersistentVolumeClaim")
-    after = waiting(gpu_service(**CACHED), jobs=[ended(download_of(gpu_service(**CACHED)).job)])
+    after = waiting(on_gpus(**CACHED), jobs=[ended(download_of(on_gpus(**CACHED)).job)])
     assert "Deployment" in kinds(after)
     assert "Job" not in kinds(after)
     assert not [reference for reference in after.removed if reference.kind == "Job"]

@@ -24,6 +24,7 @@ from typing import Any, Final
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.file_download import get_hf_file_metadata, hf_hub_url, http_get, repo_folder_name
 from huggingface_hub.hf_api import RepoFile
+
 # Documented, but loaded late, which mypy does not see.
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
 
