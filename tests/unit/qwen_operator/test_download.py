@@ -33,7 +33,7 @@ from tests.unit.qwen_operator.objects import (
 )
 
 HUB: Object = {"source": {"builtin": None, "huggingFace": {"repo": "Qwen/Qwen3-8B", "revision": "v1"}}}
-CACHED = {"model": HUB, "cache": {"size": "50Gi"}}
+CACHED: Object = {"model": HUB, "cache": {"size": "50Gi"}}
 
 
 def on_gpus(**spec: Any) -> QwenService:
