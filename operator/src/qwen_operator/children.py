@@ -42,6 +42,7 @@ TAKEN_SECONDS: Final = 15.0
 # What the pods mount, and what a route sends requests to. Without it the child would do harm.
 _NEEDS: Final = {
     "Deployment": ("ConfigMap", "PersistentVolumeClaim"),
+    "Job": ("PersistentVolumeClaim",),
     "HTTPRoute": ("Service",),
     "Ingress": ("Service",),
 }

@@ -13,6 +13,7 @@ from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, 
 from qwen_operator.api.names import child_name
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.children import Children
+from qwen_operator.downloads import Ask, Downloads
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, worse
@@ -23,6 +24,7 @@ from qwen_operator.kube.resources import (
     CLAIMS,
     DEPLOYMENTS,
     HTTP_ROUTES,
+    JOBS,
     PROMETHEUS_RULES,
     QWEN_SERVICES,
     RESOURCE_CLAIMS,
@@ -31,6 +33,7 @@ from qwen_operator.kube.resources import (
     SERVICES,
     resource_for,
 )
+from qwen_operator.planning.builders.ownership import is_ours, labels_select
 from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, plan
 from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
@@ -38,13 +41,21 @@ from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.conditions import Observed, Suspension, evaluate, invalid_status
 from qwen_operator.status.diagnosis import is_held_up
+from qwen_operator.status.download import JOB_NAME_LABEL, DownloadView, view_download
 from qwen_operator.status.transitions import status_patch, transitions
 
 logger = logging.getLogger(__name__)
 
 
+async def _silent(_: str) -> bytes | None:
+    return None
+
+
 class Reconciler:
-    """Reconciles services. At most one call at a time for each service."""
+    """Reconciles services. At most one call at a time for each service.
+
+    `ask(address)` returns what the pod of a download says.
+    """
 
     def __init__(
         self,
@@ -57,6 +68,7 @@ class Reconciler:
         gone: Callable[[Key], None],
         again: Callable[[Key, float], None],
         outlook: Callable[[Key], Mapping[str, str]] = lambda _: {},
+        ask: Ask = _silent,
     ) -> None:
         self._kube = kube
         self._cluster = cluster
@@ -67,6 +79,7 @@ class Reconciler:
         self._outlook = outlook
         self._children = Children(kube, cluster, again, tell=self._tell_drift)
         self._pod_events = PodEvents(kube, again)
+        self._downloads = Downloads(ask, again)
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
 
     async def reconcile(self, key: Key) -> KubeError | None:
@@ -107,6 +120,7 @@ class Reconciler:
             remediation=service.status.remediation,
             suspended=self._suspended(key),
             outlook=self._outlook(key),
+            download=await self._download(key, service, todo, now),
         )
         await self._write_status(obj, evaluate(service, observed, now))
         return worse(stuck, failure)
@@ -135,6 +149,19 @@ class Reconciler:
         self._warned.pop(key, None)
         self._children.forget(key)
         self._pod_events.forget(key)
+        self._downloads.forget(key)
+
+    async def _download(self, key: Key, service: QwenService, todo: Plan, now: datetime) -> DownloadView:
+        """The view of the download, if a Job does it."""
+        download = todo.download
+        if download is None:
+            self._downloads.forget(key)
+            return DownloadView()
+        job = self._children.own(JOBS, service, download.name)
+        names = {JOB_NAME_LABEL: download.name}
+        pods = [pod for pod in self._cluster.download_pods(key) if labels_select(names, pod)]
+        figures = None if download.done else await self._downloads.of(key, pods)
+        return view_download(download, job, pods, figures, before=service.status.download, now=now)
 
     async def _still_there(self, key: Key, service: QwenService, todo: Plan) -> bool:
         """Whether the service still exists. Checked before a child is created for it.
@@ -183,6 +210,7 @@ class Reconciler:
             live_deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
             unready_seconds=_unready_seconds(service, now),
             budgets=cluster.budgets(key[0]),
+            jobs=[job for job in cluster.jobs(key) if is_ours(job, service)],
             claims=claims,
             prometheuses=cluster.surroundings.prometheuses,
             ingress_classes=cluster.surroundings.ingress_classes,

@@ -14,6 +14,8 @@ PORT_NAME: Final = "http"
 PORT: Final = 8000
 
 SERVICE_LABEL: Final = f"{GROUP}/service"
+DOWNLOAD_LABEL: Final = f"{GROUP}/download"
+"""On a pod that downloads the model of a service. It does not belong to the pods that serve."""
 READINESS_GATE: Final = f"{GROUP}/slo-ready"
 RESTART_ANNOTATION: Final = f"{GROUP}/restart"
 CONFIG_HASH_ANNOTATION: Final = f"{GROUP}/config-hash"
