@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from qwen_operator import __version__
 from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus
-from qwen_operator.api.names import child_name
+from qwen_operator.api.names import JOB_NAME_LABEL, child_name
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.children import Children
 from qwen_operator.downloads import Ask, Downloads
@@ -41,20 +42,20 @@ from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.conditions import Observed, Suspension, evaluate, invalid_status
 from qwen_operator.status.diagnosis import is_held_up
-from qwen_operator.status.download import JOB_NAME_LABEL, DownloadView, view_download
+from qwen_operator.status.download import DownloadView, Seen, view_download
 from qwen_operator.status.transitions import status_patch, transitions
 
 logger = logging.getLogger(__name__)
 
 
-async def _silent(_: str) -> bytes | None:
+async def _silent(*_: str) -> bytes | None:
     return None
 
 
 class Reconciler:
     """Reconciles services. At most one call at a time for each service.
 
-    `ask(address)` returns what the pod of a download says.
+    `ask(address, namespace)` returns what the pod of a download says.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Reconciler:
         self._settings = settings
         self._suspended = suspended
         self._gone = gone
+        self._again = again
         self._outlook = outlook
         self._children = Children(kube, cluster, again, tell=self._tell_drift)
         self._pod_events = PodEvents(kube, again)
@@ -107,20 +109,22 @@ class Reconciler:
         left, stuck = await self._children.remove(key, service, todo.removed)
         errors, failure = await self._children.apply(key, service, todo.children)
         self._tell_warnings(key, obj, todo.warnings)
-        pods = self._cluster.pods(key)
+        pods, seen = self._cluster.pods(key), self._seen(key, service, todo)
+        held_up = [*seen.held_up, *(pod for pod in pods if is_held_up(pod))]
+        events = await self._pod_events.of(key, held_up)
         front = self._children.own(SERVICES, service, child_name(key[1]))
         observed = Observed(
             deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
             selector=_selector(front),
             port=_port(front),
             pods=pods,
-            events=await self._pod_events.of(key, [pod for pod in pods if is_held_up(pod)]),
+            events=events,
             apply_errors=[*errors, *left],
             warnings=todo.warnings,
             remediation=service.status.remediation,
             suspended=self._suspended(key),
             outlook=self._outlook(key),
-            download=await self._download(key, service, todo, now),
+            download=self._download(key, service, todo, replace(seen, events=events), now),
         )
         await self._write_status(obj, evaluate(service, observed, now))
         return worse(stuck, failure)
@@ -151,17 +155,25 @@ class Reconciler:
         self._pod_events.forget(key)
         self._downloads.forget(key)
 
-    async def _download(self, key: Key, service: QwenService, todo: Plan, now: datetime) -> DownloadView:
+    def _seen(self, key: Key, service: QwenService, todo: Plan) -> Seen:
+        """The Job that downloads the model and its pods, if there is one."""
+        if todo.download is None:
+            return Seen()
+        of_job = {JOB_NAME_LABEL: todo.download.name}
+        pods = [pod for pod in self._cluster.download_pods(key) if labels_select(of_job, pod)]
+        return Seen(self._children.own(JOBS, service, todo.download.name), pods)
+
+    def _download(self, key: Key, service: QwenService, todo: Plan, seen: Seen, now: datetime) -> DownloadView:
         """The view of the download, if a Job does it."""
         download = todo.download
-        if download is None:
+        if download is None or download.done:
             self._downloads.forget(key)
-            return DownloadView()
-        job = self._children.own(JOBS, service, download.name)
-        names = {JOB_NAME_LABEL: download.name}
-        pods = [pod for pod in self._cluster.download_pods(key) if labels_select(names, pod)]
-        figures = None if download.done else await self._downloads.of(key, pods)
-        return view_download(download, job, pods, figures, before=service.status.download, now=now)
+        else:
+            seen = replace(seen, figures=self._downloads.of(key, seen.pods))
+        view = view_download(download, seen, before=service.status.download, now=now)
+        if download is not None and not download.done and view.problem is None:
+            self._again(key, 1.0)  # the pods no longer wait
+        return view
 
     async def _still_there(self, key: Key, service: QwenService, todo: Plan) -> bool:
         """Whether the service still exists. Checked before a child is created for it.

@@ -21,12 +21,14 @@ class Download:
         model: the same in the words of the spec, such as `Qwen/Qwen3-8B@main`.
         job: the Job that downloads it.
         done: whether the model is there, so that no Job is needed and no pod waits.
+        failed: whether the Job has failed. It is made again when the cluster has deleted it.
     """
 
     id: str
     model: str
     job: Object
     done: bool
+    failed: bool = False
 
     @property
     def name(self) -> str:
@@ -53,18 +55,24 @@ def plan_download(
     loads = what_it_loads(template)
     identity = stable_hash(loads)
     job = build_download_job(service, template)
+    own = [found for found in jobs if found["metadata"]["name"] == job["metadata"]["name"]]
     recorded = service.status.download
     done = (
         (recorded is not None and recorded.phase == "Complete" and recorded.id == identity)
         # These pods have started after a download, or have downloaded it themselves.
         or (live is not None and what_it_loads(live["spec"]["template"]) == loads)
-        or any(found["metadata"]["name"] == job["metadata"]["name"] and has_ended(found, "Complete") for found in jobs)
+        or any(has_condition(found, "Complete") for found in own)
     )
-    return Download(identity, model, job, done)
+    return Download(identity, model, job, done, failed=any(has_condition(found, "Failed") for found in own))
 
 
-def has_ended(job: Mapping[str, Any], condition: str) -> bool:
-    """Whether a Job has ended as `Complete` or `Failed`."""
+def is_over(job: Mapping[str, Any]) -> bool:
+    """Whether a Job has ended, in whatever way."""
+    return has_condition(job, "Complete") or has_condition(job, "Failed")
+
+
+def has_condition(job: Mapping[str, Any], condition: str) -> bool:
+    """Whether a condition of a Job is true: `Complete`, `Failed` or `Suspended`."""
     conditions = (job.get("status") or {}).get("conditions") or ()
     return any(item["type"] == condition and item["status"] == "True" for item in conditions)
 

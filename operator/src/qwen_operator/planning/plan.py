@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from qwen_operator.api import QwenService
@@ -28,7 +28,7 @@ from qwen_operator.planning.builders.monitoring import build_service_monitor
 from qwen_operator.planning.builders.networkpolicy import build_network_policy
 from qwen_operator.planning.builders.prometheusrule import build_prometheus_rule
 from qwen_operator.planning.builders.service import build_http_route, build_service
-from qwen_operator.planning.download import Download, plan_download
+from qwen_operator.planning.download import Download, is_over, plan_download
 from qwen_operator.planning.plan_warnings import (
     PlanWarning,
     claim_warnings,
@@ -131,7 +131,10 @@ def plan(service: QwenService, facts: ClusterFacts) -> Plan:
         warnings += pending
     else:
         # No pod waits for the download on a GPU. The pods of another model serve on.
-        children += [download.job, *([] if live is None else [keep_template(desired, live)])]
+        children += [] if download.failed else [download.job]
+        children += [] if live is None else [keep_template(desired, live)]
+        if live is None:
+            facts = replace(facts, scaling_trouble="")  # an autoscaler has nothing to scale yet
     children += _optional_children(service, facts)
     warnings += _warnings(service, facts)
     return Plan(children, [*_removed(service, facts, children), *_old_jobs(facts, download)], warnings, download)
@@ -219,9 +222,12 @@ def _removed(service: QwenService, facts: ClusterFacts, children: Sequence[Objec
 
 
 def _old_jobs(facts: ClusterFacts, download: Download | None) -> list[Reference]:
-    """The Jobs for what the spec no longer says."""
-    names = [job["metadata"]["name"] for job in facts.jobs]
-    return [Reference("batch/v1", "Job", name) for name in names if download is None or name != download.name]
+    """The Jobs for what the spec no longer says, or that go on although the model is there."""
+    return [
+        Reference("batch/v1", "Job", job["metadata"]["name"])
+        for job in facts.jobs
+        if download is None or job["metadata"]["name"] != download.name or (download.done and not is_over(job))
+    ]
 
 
 def _cache_warnings(service: QwenService, cache: CacheSpec, facts: ClusterFacts) -> list[PlanWarning]:

@@ -248,21 +248,22 @@ def _explain(view: _View, problem: Problem) -> str:
     remedy = problem.remedy
     if problem.reason == "ModelLoading" and (began := parse_time(problem.since)) is not None:
         remedy = f"It may take until {format_time(began + view.startup)} (rollout.startupTimeout)."
-    return " ".join(part for part in (f"Pod {problem.pod}:", problem.detail.rstrip(".") + ".", remedy) if part)
+    place = f"Pod {problem.pod}:" if problem.pod else ""
+    return " ".join(part for part in (place, problem.detail.rstrip(".") + ".", remedy) if part)
 
 
 def _progressing(view: _View) -> Verdict:
     error = view.error
     if error is not None:
         return Verdict("Progressing", False, error.reason, error.message)
+    waiting = view.observed.download.problem
+    if waiting is not None:  # before what is said of the pods, which have an older model
+        return Verdict("Progressing", not waiting.is_failure, waiting.reason, _explain(view, waiting))
     if view.stalled:
         given = view.deployment_condition("Progressing").get("message", "")
         cause = _explain(view, view.problem) if view.problem else given
         message = f"The rollout made no progress within rollout.startupTimeout. {cause}"
         return Verdict("Progressing", False, "RolloutStalled", message)
-    waiting = view.observed.download.problem
-    if waiting is not None:
-        return Verdict("Progressing", not waiting.is_failure, waiting.reason, _explain(view, waiting))
     if view.rolling:
         reason, message = "RollingOut", "The pods are being updated to the spec."
         if view.problem is not None:
