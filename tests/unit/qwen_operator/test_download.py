@@ -1,36 +1,20 @@
-"""The Job that downloads a model: what it is, what waits for it, and what the status says."""
+"""The Job that downloads a model: what it is, when it is made, and what waits for it."""
 
 from __future__ import annotations
 
-import json
-from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from qwen_operator.api import QwenService, ServiceStatus
+from qwen_operator.api import QwenService
 from qwen_operator.api.names import selector_labels
 from qwen_operator.api.status import DownloadStatus
-from qwen_operator.downloads import ASK_SECONDS, Downloads
-from qwen_operator.planning.builders.ownership import labels_select
+from qwen_operator.planning.builders.ownership import is_applied, is_ours, labels_select, stamped
 from qwen_operator.planning.download import Download
 from qwen_operator.planning.plan import Plan, Reference
-from qwen_operator.status.conditions import ApplyError, Observed, evaluate
-from qwen_operator.status.download import DownloadView, Figures, read_figures, view_download
-from qwen_operator.status.transitions import status_patch
 from qwen_server.config.command_line import load_settings
-from tests.unit.qwen_operator.objects import (
-    NOW,
-    READY_POD,
-    Object,
-    child,
-    deployment,
-    ended,
-    live,
-    planned,
-    service,
-)
+from tests.unit.qwen_operator.objects import UID, Object, child, ended, live, planned, pod_spec, service
+from tests.unit.qwen_operator.test_ownership import applied
 
 HUB: Object = {"source": {"builtin": None, "huggingFace": {"repo": "Qwen/Qwen3-8B", "revision": "v1"}}}
 CACHED: Object = {"model": HUB, "cache": {"size": "50Gi"}}
@@ -204,202 +188,71 @@ def test_what_waiting_does_not_help_with_ends_the_job() -> None:
     assert spec["ttlSecondsAfterFinished"] == 600
 
 
-# The status.
-
-SUBJECT = service(**CACHED)
-
-
-def job_pod(**status: Any) -> Object:
-    metadata = {"name": "news-download-1", "uid": "u", "creationTimestamp": "2026-01-02T03:00:00Z"}
-    scheduled = [{"type": "PodScheduled", "status": "True"}]
-    return {"metadata": metadata, "status": {"phase": "Running", "conditions": scheduled, **status}}
+def test_its_pod_may_do_no_more_than_those_that_serve() -> None:
+    loading, serving = job_spec(FULL)["template"]["spec"], pod_spec(FULL)
+    for name in ("securityContext", "automountServiceAccountToken", "enableServiceLinks"):
+        assert loading[name] == serving[name]
+    assert loading["containers"][0]["securityContext"] == serving["containers"][0]["securityContext"]
 
 
-def terminated(code: int, message: str) -> Object:
-    state = {"terminated": {"exitCode": code, "reason": "Error" if code else "Completed", "message": message}}
-    return job_pod(phase="Failed" if code else "Succeeded", containerStatuses=[{"name": "server", "state": state}])
+def test_a_job_that_others_have_not_changed_is_not_applied_again() -> None:
+    desired = stamped(child(FULL, "Job", jobs=()))
+    assert is_applied(desired, applied(desired))
 
 
-RUNNING = job_pod(
-    startTime="2026-01-02T03:00:05Z",
-    containerStatuses=[{"name": "server", "started": True, "ready": True, "state": {"running": {}}}],
-)
+def test_a_job_has_an_owner_and_is_known_by_its_labels() -> None:
+    job = child(FULL, "Job", jobs=())
+    assert job["metadata"]["ownerReferences"][0]["uid"] == UID
+    orphan = {**job, "metadata": {key: value for key, value in job["metadata"].items() if key != "ownerReferences"}}
+    assert is_ours(orphan, FULL)
 
 
-def view(
-    *pods: Object, job: Object | None = None, figures: Figures | None = None, before: DownloadStatus | None = None
-) -> DownloadView:
-    download = download_of(SUBJECT)
-    return view_download(download, download.job if job is None else job, pods, figures, before=before, now=NOW)
-
-
-def status_of(found: DownloadView, *pods: Object, **observed: Any) -> ServiceStatus:
-    return evaluate(SUBJECT, Observed(pods=pods, selector=selector_labels("news"), download=found, **observed), NOW)
-
-
-def reason(status: ServiceStatus, kind: str) -> tuple[str, str]:
-    found = status.condition(kind)
-    assert found is not None
-    return found.status, found.reason
-
-
-def test_the_progress_is_in_the_status() -> None:
-    found = view(RUNNING, figures=Figures("Downloading", 4_000, 16_000, 100, 120, "the hub limits"))
-    status = status_of(found)
-    assert reason(status, "Ready") == ("False", "ModelDownloading")
-    assert reason(status, "Progressing") == ("True", "ModelDownloading")
-    assert reason(status, "Degraded") == ("False", "AsExpected")
-    assert status.to_dict()["download"] == {
-        "id": download_of(SUBJECT).id,
-        "model": "Qwen/Qwen3-8B@v1",
-        "phase": "Downloading",
-        "progress": "25%",
-        "downloadedBytes": 4_000,
-        "totalBytes": 16_000,
-        "bytesPerSecond": 100,
-        "secondsRemaining": 120,
-        "message": "the hub limits",
-    }
-
-
-def test_a_pod_that_says_nothing_keeps_the_bytes_that_are_known() -> None:
-    before = view(RUNNING, figures=Figures("Downloading", 4_000, 16_000, 100, 120)).status
-    found = view(RUNNING, before=before).status
-    assert found is not None
-    assert (found.phase, found.downloaded_bytes, found.bytes_per_second) == ("Downloading", 4_000, None)
-
-
-def test_figures_that_are_gone_are_gone_from_the_status() -> None:
-    moving = status_of(view(RUNNING, figures=Figures("Downloading", 4_000, 16_000, 100, 120))).to_dict()
-    checking = status_of(view(RUNNING, figures=Figures("Verifying", 16_000, 16_000))).to_dict()
-    patch = status_patch(moving, checking)
-    assert patch["download"]["bytesPerSecond"] is None
-    assert patch["download"]["secondsRemaining"] is None
-    assert patch["download"]["phase"] == "Verifying"
-
-
-def test_a_pod_that_cannot_run_says_why() -> None:
-    scheduled = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}
-    found = status_of(view(job_pod(phase="Pending", conditions=[scheduled])))
-    assert reason(found, "Ready") == ("False", "Unschedulable")
-    assert reason(found, "Degraded") == ("True", "Unschedulable")
+def test_a_job_that_has_failed_is_left_to_the_cluster_which_deletes_it() -> None:
+    subject = service(**CACHED)
+    found = waiting(subject, jobs=[ended(download_of(subject).job, "Failed")])
+    assert not {"Job", "Deployment"} & set(kinds(found))
     assert found.download is not None
-    assert found.download.phase == "Pending"
+    assert (found.download.failed, found.download.done) == (True, False)
+    assert not [reference for reference in found.removed if reference.kind == "Job"]
 
 
-@pytest.mark.parametrize(
-    ("code", "text", "expected", "advice"),
-    [
-        (78, "the model cannot be downloaded: the hub does not have it (HTTP 404)", "ModelDownloadFailed", "revision"),
-        (
-            78,
-            "the model cannot be downloaded: the disk is full (No space left on device)",
-            "ModelDownloadFailed",
-            "size",
-        ),
-        (75, "the model cannot be downloaded: the hub cannot be reached", "ModelDownloadFailed", "DNS"),
-        (1, "Traceback", "ModelDownloadFailed", "model.source"),
-    ],
-)
-def test_the_cause_of_a_failed_job_and_the_next_try(code: int, text: str, expected: str, advice: str) -> None:
-    failed = ended(download_of(SUBJECT).job, "Failed", lastTransitionTime="2026-01-02T03:00:00Z")
-    status = status_of(view(terminated(code, text), job=failed), deployment=None)
-    ready = status.condition("Ready")
-    assert ready is not None
-    assert ready.reason == expected
-    assert text in ready.message
-    assert advice in ready.message
-    assert "The next try begins at 2026-01-02T03:10:00Z" in ready.message
-    assert reason(status, "Progressing") == ("False", expected)
-    assert reason(status, "Degraded") == ("True", expected)
-    assert status.download is not None
-    assert (status.download.phase, status.download.progress) == ("Failed", "")
+def test_a_job_that_goes_on_although_the_model_is_there_is_removed() -> None:
+    subject = service(**CACHED)
+    found = download_of(subject)
+    done = {"download": DownloadStatus(id=found.id, model=found.model, phase="Complete").to_dict()}
+    reference = Reference("batch/v1", "Job", found.name)
+    assert reference in waiting(service(status=done, **CACHED), jobs=[found.job]).removed
+    assert reference not in waiting(service(status=done, **CACHED), jobs=[ended(found.job)]).removed
 
 
-def test_a_job_without_pods_says_what_kubernetes_says() -> None:
-    failed = ended(download_of(SUBJECT).job, "Failed", message="it was active too long")
-    found = status_of(view(job=failed))
-    assert reason(found, "Ready") == ("False", "ModelDownloadFailed")
+def test_another_revision_is_another_download() -> None:
+    old = service(**CACHED)
+    newer = {"source": {"builtin": None, "huggingFace": {"repo": "Qwen/Qwen3-8B", "revision": "v2"}}}
+    subject = service(model=newer, cache={"size": "50Gi"})
+    found = waiting(subject, jobs=[download_of(old).job], live_deployment=live(child(old, "Deployment")))
+    assert download_of(subject).id != download_of(old).id
+    assert Reference("batch/v1", "Job", download_of(old).name) in found.removed
+    assert [obj["metadata"]["name"] for obj in found.children if obj["kind"] == "Job"] == [download_of(subject).name]
 
 
-def test_a_refused_job_is_named() -> None:
-    error = ApplyError("ApplyFailed", "Job news-download-1: image is required", "Job")
-    found = status_of(view(), apply_errors=[error])
-    assert reason(found, "Ready") == ("False", "ApplyFailed")
+def test_a_change_that_does_not_concern_the_download_leaves_its_job() -> None:
+    changed = service(**CACHED, limits={"maxTokens": 1024}, replicas=3, probes={"liveness": {"periodSeconds": 20}})
+    assert download_of(changed).name == download_of(service(**CACHED)).name
 
 
-def test_an_evicted_pod_of_a_job_is_named() -> None:
-    pod = job_pod(phase="Failed", reason="Evicted", message="low on memory", startTime="2026-01-02T03:00:05Z")
-    assert reason(status_of(view(pod)), "Ready") == ("False", "Evicted")
+def test_an_autoscaler_is_no_trouble_before_there_are_pods() -> None:
+    subject = service(**CACHED, autoscaling={"maxReplicas": 2})
+    trouble = "FailedGetResourceMetric: no pods"
+    *_, last = planned(subject, scaling_trouble=trouble).warnings
+    assert last.reason == "AutoscalerNotActive"
+    assert trouble not in str(waiting(subject, scaling_trouble=trouble).warnings)
 
 
-def test_old_pods_serve_while_the_new_model_fails() -> None:
-    failed = ended(download_of(SUBJECT).job, "Failed", lastTransitionTime="2026-01-02T03:00:00Z")
-    found = status_of(view(terminated(78, "HTTP 404"), job=failed), READY_POD, deployment=deployment())
-    assert reason(found, "Ready") == ("True", "Serving")
-    assert reason(found, "Degraded") == ("True", "ModelDownloadFailed")
-
-
-def test_a_complete_download_has_its_final_figures() -> None:
-    figures = {"phase": "Complete", "downloadedBytes": 16_000, "totalBytes": 16_000, "bytesPerSecond": 9}
-    job = ended(download_of(SUBJECT).job)
-    download = planned(SUBJECT, jobs=[job]).download
-    pod = terminated(0, json.dumps(figures))
-    found = view_download(download, job, [pod], None, before=None, now=NOW)
-    assert found.problem is None
-    assert found.status is not None
-    assert (found.status.phase, found.status.progress, found.status.total_bytes) == ("Complete", "100%", 16_000)
-    later = view_download(download, None, [], None, before=found.status, now=NOW + timedelta(hours=1))
-    assert later.status == found.status
-
-
-def test_no_job_no_status() -> None:
-    assert view_download(None, None, [], None, before=None, now=NOW) == DownloadView()
-    own = planned(SUBJECT, live_deployment=live(child(SUBJECT, "Deployment"))).download
-    assert view_download(own, None, [], None, before=None, now=NOW) == DownloadView()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        None,
-        "",
-        "not JSON",
-        "[]",
-        '{"phase": "Downloading"}',
-        '{"phase": "Lost", "downloadedBytes": 1}',
-        '{"phase": "Downloading", "downloadedBytes": "1"}',
-        '{"phase": "Downloading", "downloadedBytes": NaN}',
-        '{"phase": ["Downloading"], "downloadedBytes": 1}',
-    ],
-)
-def test_an_answer_that_is_not_valid_is_none(text: str | None) -> None:
-    assert read_figures(text) is None
-
-
-def test_figures_are_bounded() -> None:
-    found = read_figures('{"phase": "Downloading", "downloadedBytes": -5, "totalBytes": 1e300, "message": 7}')
-    assert found == Figures("Downloading", 0, 1 << 53)
-
-
-async def test_a_pod_is_asked_every_ten_seconds_and_less_often_if_it_is_silent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now, asked, again = 1000.0, list[float](), list[float]()
-    answer: bytes | None = b'{"phase": "Downloading", "downloadedBytes": 1}'
-
-    async def ask(_: str) -> bytes | None:
-        asked.append(now)
-        return answer
-
-    monkeypatch.setattr("qwen_operator.downloads.time", SimpleNamespace(monotonic=lambda: now))
-    downloads = Downloads(ask, lambda _, seconds: again.append(seconds))
-    pod = {**RUNNING, "status": {**RUNNING["status"], "podIP": "10.0.0.1"}}
-    for _ in range(3):
-        assert await downloads.of(("n", "news"), [pod]) == Figures("Downloading", 1)
-    assert asked == [1000.0]
-    assert again == [ASK_SECONDS] * 3
-    now, answer = 1010.0, None
-    assert await downloads.of(("n", "news"), [pod]) == Figures("Downloading", 1)
-    assert again[-1] == 2 * ASK_SECONDS
-    assert await downloads.of(("n", "news"), []) is None
+@pytest.mark.parametrize("repository", ["huggingFace", "modelScope"])
+def test_the_hub_is_that_of_the_pods(repository: str) -> None:
+    source = {"builtin": None, repository: {"repo": "Qwen/Qwen3-8B"}}
+    subject = service(model={"source": source}, cache={"size": "9Gi"})
+    (container,) = job_spec(subject)["template"]["spec"]["containers"]
+    names = {item["name"] for item in container["env"]}
+    assert ("VLLM_USE_MODELSCOPE" in names) == (repository == "modelScope")
+    assert ("HF_HOME" in names) == (repository == "huggingFace")

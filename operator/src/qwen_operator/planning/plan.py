@@ -132,8 +132,9 @@ def plan(service: QwenService, facts: ClusterFacts) -> Plan:
     else:
         # No pod waits for the download on a GPU. The pods of another model serve on.
         children += [] if download.failed else [download.job]
-        children += [] if live is None else [keep_template(desired, live)]
-        if live is None:
+        if live is not None:
+            children.append(keep_template(desired, live))
+        else:
             facts = replace(facts, scaling_trouble="")  # an autoscaler has nothing to scale yet
     children += _optional_children(service, facts)
     warnings += _warnings(service, facts)

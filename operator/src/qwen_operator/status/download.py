@@ -64,8 +64,10 @@ def read_figures(text: str | bytes | None) -> Figures | None:
 def _count(value: Any) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{value!r} is not a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("the number is not finite")
     return min(_MAX_BYTES, max(0, round(value)))
 
 
