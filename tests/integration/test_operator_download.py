@@ -87,3 +87,32 @@ def test_the_cause_of_a_failed_download_and_the_next_try(api: AdminApi) -> None:
     name = failed["metadata"]["name"]
     wait_until("another Job", lambda: [job for job in jobs(api) if job["metadata"]["name"] != name], seconds=10)
     wait_until("the reason", lambda: api.condition("Ready").get("reason") == "ModelDownloading", seconds=10)
+
+
+def test_pods_of_a_job_that_are_refused_are_told(api: AdminApi) -> None:
+    limits = [{"type": "Container", "max": {"memory": "1Gi"}}]
+    limit_range = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"}, "spec": {"limits": limits}}
+    api.plane.request("POST", f"/api/v1/namespaces/{api.namespace}/limitranges", limit_range)
+    api.create(from_hub())
+    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "PodsRefused", seconds=20)
+    assert "maximum memory usage per Container is 1Gi" in api.condition("Ready")["message"]
+    assert api.condition("Degraded")["reason"] == "PodsRefused"
+    assert download(api)["phase"] == "Pending"
+    [event] = wait_until("an event", lambda: api.events("PodsRefused"), seconds=10)
+    assert event["type"] == "Warning"
+
+
+def test_a_running_job_that_somebody_deletes_is_made_again(api: AdminApi) -> None:
+    api.create(from_hub())
+    api.started(1)
+    [job] = jobs(api)
+    options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+    where = f"/apis/batch/v1/namespaces/{api.namespace}/jobs/{job['metadata']['name']}"
+    api.plane.request("DELETE", where, options)
+
+    def is_new() -> bool:
+        return [found["metadata"]["uid"] for found in jobs(api)] not in ([], [job["metadata"]["uid"]])
+
+    wait_until("another Job", is_new, seconds=10)
+    wait_until("the Event", lambda: api.events("DriftRepaired"), seconds=10)
+    assert api.condition("Ready")["reason"] == "ModelDownloading"

@@ -13,6 +13,7 @@ from qwen_operator.planning.builders.ownership import is_applied, is_ours, label
 from qwen_operator.planning.download import Download
 from qwen_operator.planning.plan import Plan, Reference
 from qwen_server.config.command_line import load_settings
+from qwen_server.control.lifecycle import EXIT_CONFIGURATION
 from tests.unit.qwen_operator.objects import UID, Object, child, ended, live, planned, pod_spec, service
 from tests.unit.qwen_operator.test_ownership import applied
 
@@ -184,7 +185,7 @@ def test_its_pod_gets_no_requests_and_is_no_replica() -> None:
 
 def test_what_waiting_does_not_help_with_ends_the_job() -> None:
     spec = job_spec(FULL)
-    assert spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [78]
+    assert spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [EXIT_CONFIGURATION]
     assert spec["ttlSecondsAfterFinished"] == 600
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -14,6 +14,7 @@ from qwen_operator.api.status import DownloadStatus
 from qwen_operator.status.conditions import ApplyError, Observed, evaluate
 from qwen_operator.status.download import DownloadView, Figures, Seen, read_figures, view_download
 from qwen_operator.status.transitions import status_patch, transitions
+from qwen_server.download.progress import PROGRESS_PATH, Phase, Tracker
 from tests.unit.qwen_operator.objects import NOW, READY_POD, Object, child, deployment, ended, live, planned, service
 from tests.unit.qwen_operator.test_download import CACHED, download_of
 
@@ -315,6 +316,16 @@ def test_a_download_is_progress_although_the_rollout_of_the_old_model_has_stalle
 
 
 # What a pod says.
+
+
+def test_the_operator_reads_whatever_the_server_reports() -> None:
+    assert PROGRESS_PATH == "/progress"
+    tracker = Tracker()
+    for phase in get_args(Phase):
+        tracker.phase = phase
+        found = read_figures(json.dumps(tracker.report()))
+        assert found is not None
+        assert found.phase == phase
 
 
 @pytest.mark.parametrize(

@@ -172,9 +172,9 @@ def _under_way(download: Download, seen: Seen, known: DownloadStatus | None, now
 
 
 def _running(download: Download, pod: Mapping[str, Any] | None, trouble: str) -> Problem:
-    metadata, status = (pod or {}).get("metadata", {}), (pod or {}).get("status", {})
-    detail = f"the model {download.model} has been downloading since {status.get('startTime', '')}".rstrip()
-    return Problem("ModelDownloading", f"{detail}; {trouble}" if trouble else detail, metadata.get("name", ""))
+    name, since = (pod or {}).get("metadata", {}).get("name", ""), (pod or {}).get("status", {}).get("startTime")
+    detail = f"the model {download.model} has been downloading since {since or 'a moment ago'}"
+    return Problem("ModelDownloading", f"{detail}; {trouble}" if trouble else detail, name)
 
 
 def _held(download: Download, seen: Seen, last: Mapping[str, Any] | None, now: datetime) -> Problem:
