@@ -355,3 +355,11 @@ def test_figures_are_bounded() -> None:
 
 def test_an_answer_that_is_nested_too_deep_is_none() -> None:
     assert read_figures('{"phase": ' + "[" * 100_000) is None
+
+
+def test_whatever_a_pod_says_fits_into_the_status() -> None:
+    said = {"phase": "Downloading", "downloadedBytes": 1 << 60, "totalBytes": 1, "message": "\ud800" + "x" * 9_999}
+    status = view(RUNNING, figures=read_figures(json.dumps(said))).status
+    assert status is not None
+    assert status.progress == "100%"
+    assert status.message == "?" + "x" * 1023

@@ -58,7 +58,9 @@ def read_figures(text: str | bytes | None) -> Figures | None:
         seconds, message = _count(given.get("secondsRemaining")), given.get("message")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    return Figures(phase, downloaded or 0, total, rate, seconds, message if isinstance(message, str) else "")
+    # JSON may hold what is no text.
+    words = message.encode(errors="replace").decode() if isinstance(message, str) else ""
+    return Figures(phase, downloaded or 0, total, rate, seconds, words)
 
 
 def _count(value: Any) -> int | None:
@@ -249,7 +251,7 @@ def _status(download: Download, phase: DownloadPhase, figures: Figures | None, m
         id=download.id,
         model=download.model,
         phase=phase,
-        progress="100%" if phase == "Complete" else f"{100 * there // total}%" if total else "",
+        progress="100%" if phase == "Complete" else f"{min(100, 100 * there // total)}%" if total else "",
         downloaded_bytes=there,
         total_bytes=total,
         bytes_per_second=found.rate if moving else None,
