@@ -26,8 +26,8 @@ FAILED_AT = "2026-01-02T03:00:00Z"
 def made(**conditions: str) -> Object:
     """The Job as the API server returns it, with these conditions."""
     job = download_of(SUBJECT).job
-    status = {"conditions": [{"type": kind, "status": status} for kind, status in conditions.items()]}
-    return {**job, "metadata": {**job["metadata"], "uid": "job"}, "status": status}
+    found = [{"type": kind, "status": value} for kind, value in conditions.items()]
+    return {**job, "metadata": {**job["metadata"], "uid": "job"}, "status": {"conditions": found}}
 
 
 FAILED = ended(made(), "Failed", lastTransitionTime=FAILED_AT)
