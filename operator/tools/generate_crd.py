@@ -89,6 +89,7 @@ def _columns() -> list[Schema]:
         column("Age", ".metadata.creationTimestamp", "date"),
         column("Device", ".spec.engine.device", priority=1),
         column("GPU", ".status.gpus", "integer", priority=1),
+        column("Download", ".status.download.progress", priority=1),
         column("Desired", ".spec.replicas", "integer", priority=1),
         column("Reason", ".status.reason", priority=1),
     ]

@@ -34,6 +34,7 @@ CONTROLLERS = (
     "namespace-controller",
     "serviceaccount-controller",
     "disruption-controller",
+    "job-controller",
 )
 START_SECONDS = 90.0
 

@@ -20,6 +20,7 @@ class FakePodServer:
     garbled: bool = False
     busy: int = 0
     uptime: float = 100.0
+    progress: dict[str, Any] | None = None
     asked: dict[str, int] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     """What its alerts say beside their name."""
@@ -29,6 +30,8 @@ class FakePodServer:
         self.asked[where] = self.asked.get(where, 0) + 1
         if self.silent:
             return 500, b"oops"
+        if where == "/progress":
+            return (404, b"") if self.progress is None else (200, json.dumps(self.progress).encode())
         if self.garbled and where == "/api/v1/metrics":
             return 200, b"oops"
         if where == "/health/generate":

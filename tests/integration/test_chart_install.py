@@ -102,6 +102,8 @@ def test_operator_may_do_its_work_and_not_more(installed: ControlPlane) -> None:
         ("list", "monitoring.coreos.com", "prometheuses"),
         ("list", "networking.k8s.io", "ingressclasses"),
         ("patch", "networking.k8s.io", "ingresses"),
+        ("create", "batch", "jobs"),
+        ("delete", "batch", "jobs"),
         ("patch", "keda.sh", "scaledobjects"),
     ):
         assert may(installed, verb, group, resource), f"{verb} {resource}"

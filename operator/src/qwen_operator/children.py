@@ -23,7 +23,7 @@ from qwen_operator.kube.errors import (
     worse,
 )
 from qwen_operator.kube.pacing import Pacing, Place
-from qwen_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, PODS, Resource, resource_for, resource_of
+from qwen_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, PODS, Resource, resource_for, resource_of
 from qwen_operator.planning.builders.common import stable_hash
 from qwen_operator.planning.builders.deployment import keep_template
 from qwen_operator.planning.builders.drift import describe, drift_of, managers
@@ -42,6 +42,7 @@ TAKEN_SECONDS: Final = 15.0
 # What the pods mount, and what a route sends requests to. Without it the child would do harm.
 _NEEDS: Final = {
     "Deployment": ("ConfigMap", "PersistentVolumeClaim"),
+    "Job": ("PersistentVolumeClaim",),
     "HTTPRoute": ("Service",),
     "Ingress": ("Service",),
 }
@@ -95,6 +96,9 @@ class Children:
         """
         errors: list[ApplyError] = []
         failure: KubeError | None = None
+        # A Job that has ended is deleted by the cluster. If it is made again, nobody has meddled.
+        jobs = {child["metadata"]["name"] for child in planned if child["kind"] == JOBS.kind}
+        self._pacing(key).forget_written(JOBS.kind, jobs)
         for child in planned:
             if self._lacks(child, errors):
                 continue

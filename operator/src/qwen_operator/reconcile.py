@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from qwen_operator import __version__
 from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus
-from qwen_operator.api.names import child_name
+from qwen_operator.api.names import JOB_NAME_LABEL, child_name
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.children import Children
+from qwen_operator.downloads import Ask, Downloads
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, worse
@@ -23,6 +25,7 @@ from qwen_operator.kube.resources import (
     CLAIMS,
     DEPLOYMENTS,
     HTTP_ROUTES,
+    JOBS,
     PROMETHEUS_RULES,
     QWEN_SERVICES,
     RESOURCE_CLAIMS,
@@ -31,6 +34,7 @@ from qwen_operator.kube.resources import (
     SERVICES,
     resource_for,
 )
+from qwen_operator.planning.builders.ownership import is_ours, labels_select
 from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, plan
 from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
@@ -38,13 +42,21 @@ from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.conditions import Observed, Suspension, evaluate, invalid_status
 from qwen_operator.status.diagnosis import is_held_up
+from qwen_operator.status.download import DownloadView, Seen, view_download
 from qwen_operator.status.transitions import status_patch, transitions
 
 logger = logging.getLogger(__name__)
 
 
+async def _silent(*_: str) -> bytes | None:
+    return None
+
+
 class Reconciler:
-    """Reconciles services. At most one call at a time for each service."""
+    """Reconciles services. At most one call at a time for each service.
+
+    `ask(address, namespace)` returns what the pod of a download says.
+    """
 
     def __init__(
         self,
@@ -57,6 +69,7 @@ class Reconciler:
         gone: Callable[[Key], None],
         again: Callable[[Key, float], None],
         outlook: Callable[[Key], Mapping[str, str]] = lambda _: {},
+        ask: Ask = _silent,
     ) -> None:
         self._kube = kube
         self._cluster = cluster
@@ -64,9 +77,11 @@ class Reconciler:
         self._settings = settings
         self._suspended = suspended
         self._gone = gone
+        self._again = again
         self._outlook = outlook
         self._children = Children(kube, cluster, again, tell=self._tell_drift)
         self._pod_events = PodEvents(kube, again)
+        self._downloads = Downloads(ask, again)
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
 
     async def reconcile(self, key: Key) -> KubeError | None:
@@ -94,19 +109,22 @@ class Reconciler:
         left, stuck = await self._children.remove(key, service, todo.removed)
         errors, failure = await self._children.apply(key, service, todo.children)
         self._tell_warnings(key, obj, todo.warnings)
-        pods = self._cluster.pods(key)
+        pods, seen = self._cluster.pods(key), self._seen(key, service, todo)
+        held_up = [*seen.held_up, *(pod for pod in pods if is_held_up(pod))]
+        events = await self._pod_events.of(key, held_up)
         front = self._children.own(SERVICES, service, child_name(key[1]))
         observed = Observed(
             deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
             selector=_selector(front),
             port=_port(front),
             pods=pods,
-            events=await self._pod_events.of(key, [pod for pod in pods if is_held_up(pod)]),
+            events=events,
             apply_errors=[*errors, *left],
             warnings=todo.warnings,
             remediation=service.status.remediation,
             suspended=self._suspended(key),
             outlook=self._outlook(key),
+            download=self._download(key, service, todo, replace(seen, events=events), now),
         )
         await self._write_status(obj, evaluate(service, observed, now))
         return worse(stuck, failure)
@@ -135,6 +153,27 @@ class Reconciler:
         self._warned.pop(key, None)
         self._children.forget(key)
         self._pod_events.forget(key)
+        self._downloads.forget(key)
+
+    def _seen(self, key: Key, service: QwenService, todo: Plan) -> Seen:
+        """The Job that downloads the model and its pods, if there is one."""
+        if todo.download is None:
+            return Seen()
+        of_job = {JOB_NAME_LABEL: todo.download.name}
+        pods = [pod for pod in self._cluster.download_pods(key) if labels_select(of_job, pod)]
+        return Seen(self._children.own(JOBS, service, todo.download.name), pods)
+
+    def _download(self, key: Key, service: QwenService, todo: Plan, seen: Seen, now: datetime) -> DownloadView:
+        """The view of the download, if a Job does it."""
+        download = todo.download
+        if download is None or download.done:
+            self._downloads.forget(key)
+        else:
+            seen = replace(seen, figures=self._downloads.of(key, seen.pods))
+        view = view_download(download, seen, before=service.status.download, now=now)
+        if download is not None and not download.done and view.problem is None:
+            self._again(key, 1.0)  # the pods no longer wait
+        return view
 
     async def _still_there(self, key: Key, service: QwenService, todo: Plan) -> bool:
         """Whether the service still exists. Checked before a child is created for it.
@@ -183,6 +222,7 @@ class Reconciler:
             live_deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
             unready_seconds=_unready_seconds(service, now),
             budgets=cluster.budgets(key[0]),
+            jobs=[job for job in cluster.jobs(key) if is_ours(job, service)],
             claims=claims,
             prometheuses=cluster.surroundings.prometheuses,
             ingress_classes=cluster.surroundings.ingress_classes,

@@ -210,7 +210,13 @@ GOOD_SPECS: dict[str, Spec] = {
     },
     "cache": {
         **GPU,
-        "cache": {"size": "1Ti", "storageClassName": "fast", "accessModes": ["ReadWriteMany"], "retain": False},
+        "cache": {
+            "size": "1Ti",
+            "storageClassName": "fast",
+            "accessModes": ["ReadWriteMany"],
+            "retain": False,
+            "download": "Pods",
+        },
     },
     "cache of one's own": {**GPU, "cache": {"existingClaim": "models"}},
     "monitored": {

@@ -53,8 +53,16 @@ def facts(**changes: Any) -> ClusterFacts:
 
 
 def planned(subject: QwenService, **changes: Any) -> Plan:
-    """The plan in a cluster with these facts."""
-    return plan(subject, facts(**changes))
+    """The plan in a cluster with these facts, where a Job that downloads the model has ended."""
+    found = plan(subject, facts(**changes))
+    if found.download is None or found.download.done or "jobs" in changes:
+        return found
+    return plan(subject, facts(**changes, jobs=[ended(found.download.job)]))
+
+
+def ended(job: Object, condition: str = "Complete", **fields: Any) -> Object:
+    """A Job that has ended, as the API server returns it."""
+    return {**job, "status": {"conditions": [{"type": condition, "status": "True", **fields}]}}
 
 
 def child(subject: QwenService, kind: str, **changes: Any) -> Object:

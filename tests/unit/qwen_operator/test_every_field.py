@@ -25,13 +25,16 @@ OLDER: Object = {"operator_version": "0.9.0", "server_images": {"cpu": "server:o
 
 
 def effect(spec: Spec) -> str:
-    """What the operator makes of a spec: in a bare cluster, in a full one, and after an upgrade."""
+    """What the operator makes of a spec: in a bare cluster, in a full one, after an upgrade, and
+    before the model is there.
+    """
     try:
         subject = QwenService.parse({"metadata": {"name": "news", "uid": UID}, "spec": spec})
     except InvalidSpecError as error:
         return f"refused: {error}"
     before = serving(child(subject, "Deployment", **OLDER))
     plans = [planned(subject), planned(subject, **FULL), planned(subject, live_deployment=before)]
+    plans.append(planned(subject, jobs=()))  # before a Job has downloaded the model
     return json.dumps([[written(plan) for plan in plans], repr(policy_of(subject.spec))], sort_keys=True)
 
 

@@ -28,6 +28,8 @@ def test_a_status_patch_holds_what_changed_and_never_remediation() -> None:
     new = {"replicas": 2, "url": "a", "remediation": {"restartsInWindow": 0}}
     assert status_patch(old, new) == {"replicas": 2, "observedGeneration": None}
     assert status_patch(new, new) == {}
+    assert status_patch({"download": {"b": 1, "c": 2}}, {"download": {"b": 3}}) == {"download": {"b": 3, "c": None}}
+    assert status_patch({"download": {"b": 1}}, {}) == {"download": None}
 
 
 def test_backoff_grows_to_a_minute() -> None:

@@ -120,9 +120,9 @@ def test_an_invalid_spec_keeps_what_the_status_says() -> None:
 
 
 def test_fields_that_a_newer_version_wrote_survive() -> None:
-    newer = {**NEWER, "download": {"phase": "Done"}}
+    newer = {**NEWER, "gateway": {"phase": "Done"}}
     patch = status_patch(newer, evaluate(service(status=copy.deepcopy(newer)), Observed(), NOW).to_dict())
-    assert "download" not in patch
+    assert "gateway" not in patch
     assert patch["replicas"] == 0
 
 

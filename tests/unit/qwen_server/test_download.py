@@ -167,7 +167,7 @@ def test_what_a_killed_process_has_left_is_removed_when_it_is_old(subject: Downl
 def test_a_refusal_ends_the_download_at_once(
     subject: Downloading, part: str, status: int, headers: dict[str, Any], words: str
 ) -> None:
-    subject.mirror.refuse(part, status, **headers)
+    subject.mirror.refuse(part, status, 1_000_000, **headers)
     failure = subject.run()
     assert failure is not None
     assert failure.permanent

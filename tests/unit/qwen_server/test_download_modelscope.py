@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from inspect import signature
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,6 +47,14 @@ class Hub:
         ]
         return [{"Path": "folder", "Type": "tree", "Size": 0}, *blobs]
 
+    def list_repo_files(self, repo_id: str, repo_type: str, *, revision: str, recursive: bool) -> list[SimpleNamespace]:
+        """The same by the package of newer releases."""
+        assert repo_type == "model"
+        return [
+            SimpleNamespace(path=entry["Path"], size=entry["Size"], type=entry["Type"], sha256=entry.get("Sha256"))
+            for entry in self.get_model_files(repo_id, revision=revision, recursive=recursive)
+        ]
+
     def snapshot_download(self, model_id: str, *, revision: str, ignore_patterns: list[str]) -> str:
         folder = self.cache / "models" / model_id.replace(".", "___")
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,11 +64,17 @@ class Hub:
         return str(folder)
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+@pytest.fixture(params=["older", "newer"])
+def hub(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """With the library before and since release 1.38."""
     playing = Hub(tmp_path)
     api, download = ModuleType("modelscope.hub.api"), ModuleType("modelscope.hub.snapshot_download")
-    vars(api)["HubApi"] = lambda: playing
+    newer = ModuleType("modelscope_hub")
+    vars(newer)["HubApi"] = lambda: playing
+    if request.param == "older":
+        vars(api)["HubApi"] = lambda: playing
+    # None: the package is not installed, whatever this environment has.
+    monkeypatch.setitem(sys.modules, "modelscope_hub", newer if request.param == "newer" else None)
     vars(download)["snapshot_download"] = playing.snapshot_download
     for name in ("modelscope", "modelscope.hub"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
@@ -102,3 +117,12 @@ def test_a_damaged_file_is_removed(hub: Hub) -> None:
 def test_vllms_own_variable_chooses_the_hub(value: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_USE_MODELSCOPE", value)
     assert isinstance(repository_of(load_settings(["--model=Qwen/Qwen3-8B"]), Tracker()), kind)
+
+
+def test_the_installed_library_takes_what_it_is_given() -> None:
+    """The tests above play the library. This one is what the images have."""
+    from modelscope.hub.snapshot_download import snapshot_download  # noqa: PLC0415 - it takes a second
+
+    # What `qwen-server download` gives, and what vLLM gives.
+    given = {"model_id", "revision", "ignore_patterns"} | {"cache_dir", "local_files_only", "ignore_file_pattern"}
+    assert given | {"allow_patterns"} <= signature(snapshot_download).parameters.keys()

@@ -14,6 +14,10 @@ PORT_NAME: Final = "http"
 PORT: Final = 8000
 
 SERVICE_LABEL: Final = f"{GROUP}/service"
+DOWNLOAD_LABEL: Final = f"{GROUP}/download"
+"""On a pod that downloads the model of a service. It does not belong to the pods that serve."""
+JOB_NAME_LABEL: Final = "batch.kubernetes.io/job-name"
+"""Kubernetes gives it to the pods of a Job."""
 READINESS_GATE: Final = f"{GROUP}/slo-ready"
 RESTART_ANNOTATION: Final = f"{GROUP}/restart"
 CONFIG_HASH_ANNOTATION: Final = f"{GROUP}/config-hash"

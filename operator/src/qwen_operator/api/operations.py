@@ -81,6 +81,11 @@ class CacheSpec(ApiObject):
         default="", description="Name of an existing claim to use instead of a new one."
     )
     retain: bool = Field(default=True, description="Whether the claim is kept when the QwenService is deleted.")
+    download: Literal["Job", "Pods"] = Field(
+        default="Job",
+        description="Who downloads a model from Hugging Face or ModelScope: a Job, before the pods start, or each pod "
+        "what it lacks. With the access mode ReadWriteOncePod it is always the pods.",
+    )
 
 
 class MonitoringSpec(ApiObject):

@@ -15,6 +15,8 @@ MAX_EVIDENCE = 2048
 MAX_RESTART_TIMES = 200
 MAX_REPLACED = 16
 
+DownloadPhase = Literal["Pending", "Downloading", "Verifying", "Complete", "Failed"]
+
 
 def format_time(moment: datetime) -> str:
     """A time in the format of Kubernetes: UTC, whole seconds, `Z`."""
@@ -99,6 +101,20 @@ class HardwareReplacement(StatusObject):
     time: Time = Field(description="When the replacement was decided.")
 
 
+class DownloadStatus(StatusObject):
+    """The download of the model into the cache."""
+
+    id: str = Field(description="Hash of what is downloaded.", max_length=64)
+    model: str = Field(description="Repository and revision.", max_length=512)
+    phase: DownloadPhase = Field(description="How far the download is.")
+    progress: str = Field(default="", description="Percentage of the bytes that are there.", max_length=8)
+    downloaded_bytes: int = Field(default=0, description="Bytes that are there.")
+    total_bytes: int | None = Field(default=None, description="Bytes of the model.")
+    bytes_per_second: int | None = Field(default=None, description="Rate of the last half minute.")
+    seconds_remaining: int | None = Field(default=None, description="Seconds that the rest takes at this rate.")
+    message: str = Field(default="", description="Why nothing arrives at the moment.", max_length=1024)
+
+
 class RemediationStatus(StatusObject):
     """The state of remediation. It survives restarts of the operator."""
 
@@ -137,6 +153,9 @@ class ServiceStatus(StatusObject):
     url: str = Field(default="", description="URL of the service for clients inside the cluster.")
     model: str = Field(default="", description="Name of the model in the API.")
     gpus: int = Field(default=0, description="GPUs per replica.")
+    download: DownloadStatus | None = Field(
+        default=None, description="The download of the model into the cache, if a Job does it."
+    )
     reason: str = Field(default="", description="Reason of the most important condition.")
     conditions: list[Condition] = map_list(["type"], "Conditions.", 16)
     remediation: RemediationStatus = section(RemediationStatus, "State of remediation.")

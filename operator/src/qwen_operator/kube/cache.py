@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from qwen_operator.api import API_VERSION, KIND
-from qwen_operator.api.names import child_name, label_value
+from qwen_operator.api.names import DOWNLOAD_LABEL, child_name, label_value
 from qwen_operator.api.objects import Key, Object, key_of
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
@@ -24,6 +24,7 @@ from qwen_operator.kube.resources import (
     DEPLOYMENTS,
     HTTP_ROUTES,
     INGRESSES,
+    JOBS,
     NETWORK_POLICIES,
     OPTIONAL,
     PODS,
@@ -47,7 +48,7 @@ _OPTIONAL_SECONDS: Final = 2.0
 _BELIEVED_SECONDS: Final = 60.0
 """For so long a report of a service proves that it exists."""
 
-_CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, INGRESSES, CLAIMS)
+_CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSCALERS, INGRESSES, CLAIMS, JOBS)
 _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, SCALED_OBJECTS)
 # Its controller changes the status with each pod, and nothing here reads it.
 _RESTLESS: Final = (BUDGETS,)
@@ -145,7 +146,8 @@ class ClusterCache:
 
     def key_by_label(self, obj: Object) -> Key | None:
         """The service that an object belongs to by its label."""
-        namespace, label = obj["metadata"].get("namespace", ""), service_label(obj)
+        namespace = obj["metadata"].get("namespace", "")
+        label = service_label(obj) or _download_label(obj)
         name = self._names.get((namespace, label))
         return None if name is None else (namespace, name)
 
@@ -165,6 +167,15 @@ class ClusterCache:
     def pods(self, key: Key) -> Sequence[Object]:
         """The pods of a service."""
         return self.pod_informer.of_service(key[0], label_value(key[1]))
+
+    def download_pods(self, key: Key) -> Sequence[Object]:
+        """The pods that download the model of a service."""
+        without_service = self.pod_informer.of_service(key[0], "")
+        return [pod for pod in without_service if _download_label(pod) == label_value(key[1])]
+
+    def jobs(self, key: Key) -> Sequence[Object]:
+        """The Jobs of a service."""
+        return self._informers[JOBS].of_service(key[0], label_value(key[1]))
 
     def deployment(self, key: Key) -> Object | None:
         """The Deployment of a service."""
@@ -288,3 +299,7 @@ class ClusterCache:
         elif obj["kind"] == BUDGETS.kind:
             for other in [other for other in self.services if other[0] == obj["metadata"]["namespace"]]:
                 self._on_child(other)
+
+
+def _download_label(obj: Object) -> str:
+    return str((obj["metadata"].get("labels") or {}).get(DOWNLOAD_LABEL, ""))

@@ -16,6 +16,7 @@ Permissions that the operator needs (the chart grants exactly these):
 | core                  | nodes (optional)                  | get (whether the node of a pod is ready)        |
 | apps                  | deployments                       | get, list, watch, create, patch, delete         |
 | apps                  | replicasets                       | list                                            |
+| batch                 | jobs                              | get, list, watch, create, patch, delete         |
 | policy                | poddisruptionbudgets              | get, list, watch, create, patch, delete         |
 | monitoring.coreos.com | servicemonitors, prometheusrules  | get, list, watch, create, patch, delete         |
 | monitoring.coreos.com | prometheuses (optional)           | list (who scrapes the pods)                     |

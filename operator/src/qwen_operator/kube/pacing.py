@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -126,6 +126,12 @@ class Pacing(Generic[N]):
         if known is None or known.repairs < FREE_REPAIRS:
             return 0.0
         return max(0.0, known.calm_at - self._clock())
+
+    def forget_written(self, kind: str, names: Collection[str]) -> None:
+        """Drops what is known about the children of a kind, except these and failed writes."""
+        for place in [place for place, known in self._writes.items() if place[0] == kind and known.written]:
+            if place[1] not in names:
+                del self._writes[place]
 
     def forget(self, place: Place) -> None:
         """Drops what is known about a child."""

@@ -1,5 +1,7 @@
 """The Events of pods that are held up: only they say that, for instance, a Secret is missing.
 
+Those of a Job without a pod say why its pods are refused.
+
 Whoever may create Events in a namespace may give a pod any number of any size. They are read in the
 background, so that no reconciliation waits for them, and only so much of them as the status needs.
 """

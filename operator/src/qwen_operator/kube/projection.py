@@ -13,11 +13,12 @@ from itertools import islice
 from typing import Any, Final
 
 from qwen_operator.api.metadata import RESERVED_LABELS, RESERVED_PREFIX
-from qwen_operator.api.names import FIELD_MANAGER
+from qwen_operator.api.names import DOWNLOAD_LABEL, FIELD_MANAGER, JOB_NAME_LABEL
 from qwen_operator.api.objects import Object
 from qwen_operator.kube.resources import (
     CONFIG_MAPS,
     HTTP_ROUTES,
+    JOBS,
     NETWORK_POLICIES,
     PODS,
     PROMETHEUS_RULES,
@@ -35,6 +36,7 @@ MAX_OWN_FIELDS: Final = 20_000
 MAX_OTHER_FIELDS: Final = 2_000
 
 _UNRECORDED: Final = (PODS, QWEN_SERVICES)
+_OUR_LABELS: Final = (*RESERVED_LABELS, DOWNLOAD_LABEL, JOB_NAME_LABEL)
 _CONTENT: Final = ("data", "binaryData", "spec", "status")
 # Of these we read who set their fields, and not what they are.
 _WITHOUT_CONTENT: Final = (CONFIG_MAPS, NETWORK_POLICIES, HTTP_ROUTES, SERVICE_MONITORS, PROMETHEUS_RULES)
@@ -54,6 +56,8 @@ def keeper(resource: Resource) -> Callable[[Object], Object]:
             return _pod(reduced)
         if resource in _WITHOUT_CONTENT:
             return {name: value for name, value in reduced.items() if name not in _CONTENT}
+        if resource is JOBS:  # whose spec never changes, and has a pod template
+            return {name: value for name, value in reduced.items() if name != "spec"}
         return reduced
 
     return keep
@@ -64,7 +68,7 @@ def _metadata(resource: Resource, metadata: Object) -> Object:
     if annotations := metadata.get("annotations"):
         kept["annotations"] = _some(annotations, _is_ours, MAX_ANNOTATIONS)
     if len(metadata.get("labels") or ()) > MAX_LABELS:
-        ours = {name: value for name, value in metadata["labels"].items() if name in RESERVED_LABELS}
+        ours = {name: value for name, value in metadata["labels"].items() if name in _OUR_LABELS}
         kept["labels"] = _some(metadata["labels"], _any, MAX_LABELS) | ours
     if resource not in _UNRECORDED and (records := _records(metadata.get("managedFields") or ())):
         kept["managedFields"] = records

@@ -38,6 +38,7 @@ NODES: Final = Resource("v1", "Node", "nodes", namespaced=False)
 SERVICES: Final = Resource("v1", "Service", "services")
 CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+JOBS: Final = Resource("batch/v1", "Job", "jobs")
 CORE_EVENTS: Final = Resource("v1", "Event", "events")
 DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
 REPLICA_SETS: Final = Resource("apps/v1", "ReplicaSet", "replicasets")
@@ -55,7 +56,7 @@ RESOURCE_CLAIMS: Final = Resource("resource.k8s.io/v1", "ResourceClaim", "resour
 PROMETHEUSES: Final = Resource("monitoring.coreos.com/v1", "Prometheus", "prometheuses")
 
 _ALL: Final = (
-    QWEN_SERVICES, PODS, NODES, SERVICES, CONFIG_MAPS, CLAIMS, CORE_EVENTS, DEPLOYMENTS, REPLICA_SETS, LEASES,
+    QWEN_SERVICES, PODS, NODES, SERVICES, CONFIG_MAPS, CLAIMS, JOBS, CORE_EVENTS, DEPLOYMENTS, REPLICA_SETS, LEASES,
     BUDGETS, NETWORK_POLICIES, AUTOSCALERS, SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, INGRESSES, SCALED_OBJECTS,
 )  # fmt: skip
 _BY_KIND: Final = {(resource.api_version, resource.kind): resource for resource in _ALL}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from qwen_operator.api import QwenService
@@ -28,6 +28,7 @@ from qwen_operator.planning.builders.monitoring import build_service_monitor
 from qwen_operator.planning.builders.networkpolicy import build_network_policy
 from qwen_operator.planning.builders.prometheusrule import build_prometheus_rule
 from qwen_operator.planning.builders.service import build_http_route, build_service
+from qwen_operator.planning.download import Download, is_over, plan_download
 from qwen_operator.planning.plan_warnings import (
     PlanWarning,
     claim_warnings,
@@ -66,6 +67,7 @@ class ClusterFacts:
         ingress_classes: the IngressClasses, and whether they are the default; None if they are not
             known.
         scaling_trouble: why the autoscaler does not work, empty if it does.
+        jobs: the Jobs of the service.
     """
 
     operator_version: str
@@ -81,6 +83,7 @@ class ClusterFacts:
     budgets: Sequence[Mapping[str, Any]] = ()
     claims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prometheuses: Sequence[Mapping[str, Any]] | None = None
+    jobs: Sequence[Mapping[str, Any]] = ()
     ingress_classes: Mapping[str, bool] | None = None
     scaling_trouble: str = ""
 
@@ -101,11 +104,13 @@ class Plan:
         children: objects to apply, in this order, with owner references (except a retained claim).
         removed: objects that must not exist. Only those that this QwenService owns may be deleted.
         warnings: problems in the spec that its author should know.
+        download: the download of the model by a Job, if there is one. The pods wait for it.
     """
 
     children: Sequence[Object]
     removed: Sequence[Reference]
     warnings: Sequence[PlanWarning]
+    download: Download | None = None
 
 
 def plan(service: QwenService, facts: ClusterFacts) -> Plan:
@@ -117,14 +122,26 @@ def plan(service: QwenService, facts: ClusterFacts) -> Plan:
         warnings += _cache_warnings(service, cache, facts)
         if not cache.existing_claim:
             children.append(build_cache_claim(service, cache))
-    deployment, pending = _deployment(service, facts)
-    children += [deployment, *_optional_children(service, facts)]
-    warnings += [*pending, *_warnings(service, facts)]
-    return Plan(children, _removed(service, facts, children), warnings)
-
-
-def _deployment(service: QwenService, facts: ClusterFacts) -> tuple[Object, list[PlanWarning]]:
     desired = build_deployment(service, _image(service, facts), facts.operator_version)
+    live = facts.live_deployment
+    download = plan_download(service, desired["spec"]["template"], facts.jobs, live, facts.claims)
+    if download is None or download.done:
+        deployment, pending = _deployment(service, facts, desired)
+        children.append(deployment)
+        warnings += pending
+    else:
+        # No pod waits for the download on a GPU. The pods of another model serve on.
+        children += [] if download.failed else [download.job]
+        if live is not None:
+            children.append(keep_template(desired, live))
+        else:
+            facts = replace(facts, scaling_trouble="")  # an autoscaler has nothing to scale yet
+    children += _optional_children(service, facts)
+    warnings += _warnings(service, facts)
+    return Plan(children, [*_removed(service, facts, children), *_old_jobs(facts, download)], warnings, download)
+
+
+def _deployment(service: QwenService, facts: ClusterFacts, desired: Object) -> tuple[Object, list[PlanWarning]]:
     live = facts.live_deployment
     deferred = service.spec.rollout.on_operator_upgrade == "Defer"
     if live is None or not deferred or not only_operator_changed(desired, live) or _idle(service, facts, live):
@@ -203,6 +220,15 @@ def _removed(service: QwenService, facts: ClusterFacts, children: Sequence[Objec
     ]
     wanted = {Reference(child["apiVersion"], child["kind"], child["metadata"]["name"]) for child in children}
     return [reference for exists, reference in possible if exists and reference not in wanted]
+
+
+def _old_jobs(facts: ClusterFacts, download: Download | None) -> list[Reference]:
+    """The Jobs for what the spec no longer says, or that go on although the model is there."""
+    return [
+        Reference("batch/v1", "Job", job["metadata"]["name"])
+        for job in facts.jobs
+        if download is None or job["metadata"]["name"] != download.name or (download.done and not is_over(job))
+    ]
 
 
 def _cache_warnings(service: QwenService, cache: CacheSpec, facts: ClusterFacts) -> list[PlanWarning]:

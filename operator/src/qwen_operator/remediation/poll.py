@@ -112,6 +112,11 @@ class Poller:
         POLLS.labels("no answer" if body is None else "invalid" if evidence is None else "ok").inc()
         return Answer(evidence, garbled=body is not None and evidence is None)
 
+    async def progress(self, ip: str, namespace: str) -> bytes | None:
+        """How far the download of a Job's pod is; None if it does not answer within a second."""
+        async with self._polls.slot(namespace):
+            return await self._get(ip, "/progress", POLL_SECONDS)
+
     async def generate(self, ip: str, namespace: str) -> bool:
         """Whether a test generation of one token succeeds."""
         async with self._generations.slot(namespace):

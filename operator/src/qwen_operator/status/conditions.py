@@ -24,11 +24,12 @@ from qwen_operator.planning.builders.ownership import has_port, labels_select
 from qwen_operator.planning.builders.source import served_name
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, worst
+from qwen_operator.status.download import DownloadView
 from qwen_operator.status.failed_pods import last_failed
 from qwen_operator.status.verdicts import Verdict, stamp
 
 # Without these no pod gets requests. Their errors come in this order.
-_SERVING: Final = ("Service", "Deployment", "ConfigMap", "PersistentVolumeClaim")
+_SERVING: Final = ("Service", "Deployment", "Job", "ConfigMap", "PersistentVolumeClaim")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Observed:
         remediation: the state of remediation; None keeps what the status says.
         suspended: why remediation has stopped acting; None while it is active.
         outlook: what remediation does next about pods out of rotation, by the UID of the pod.
+        download: the download of the model by a Job.
     """
 
     deployment: Mapping[str, Any] | None = None
@@ -83,6 +85,7 @@ class Observed:
     remediation: RemediationStatus | None = None
     suspended: Suspension | None = None
     outlook: Mapping[str, str] = field(default_factory=dict)
+    download: DownloadView = field(default_factory=DownloadView)
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
         reason=_headline(verdicts),
         conditions=stamp(verdicts, service.status, service.generation, now),
         remediation=observed.remediation or service.status.remediation,
+        download=observed.download.status,
     )
 
 
@@ -177,6 +181,8 @@ def _problem(active: Sequence[Mapping[str, Any]], desired: int, observed: Observ
     if len(active) < desired or any(problem.reason == "Starting" for problem in problems):
         failed = last_failed(observed.pods, now)
         problems += [] if failed is None else [failed]
+    if observed.download.problem is not None:
+        problems.append(observed.download.problem)
     return worst(problems)
 
 
@@ -242,13 +248,17 @@ def _explain(view: _View, problem: Problem) -> str:
     remedy = problem.remedy
     if problem.reason == "ModelLoading" and (began := parse_time(problem.since)) is not None:
         remedy = f"It may take until {format_time(began + view.startup)} (rollout.startupTimeout)."
-    return " ".join(part for part in (f"Pod {problem.pod}:", problem.detail.rstrip(".") + ".", remedy) if part)
+    place = f"Pod {problem.pod}:" if problem.pod else ""
+    return " ".join(part for part in (place, problem.detail.rstrip(".") + ".", remedy) if part)
 
 
 def _progressing(view: _View) -> Verdict:
     error = view.error
     if error is not None:
         return Verdict("Progressing", False, error.reason, error.message)
+    waiting = view.observed.download.problem
+    if waiting is not None:  # before what is said of the pods, which have an older model
+        return Verdict("Progressing", not waiting.is_failure, waiting.reason, _explain(view, waiting))
     if view.stalled:
         given = view.deployment_condition("Progressing").get("message", "")
         cause = _explain(view, view.problem) if view.problem else given

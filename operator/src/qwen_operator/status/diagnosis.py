@@ -59,6 +59,8 @@ FAILURES: Final[dict[str, str]] = {
 }
 TRANSIENT: Final[dict[str, str]] = {
     "Restarting": "",
+    "ModelDownloading": "No pod is started before it ends. status.download shows the progress.",
+    "DownloadSuspended": "Whoever suspended the Job, such as a queue of the cluster, resumes it.",
     "ModelLoading": "No action is needed unless this takes longer than rollout.startupTimeout.",
     "ProbePending": "The kubelet probes it every few seconds.",
     "GatePending": "The operator opens its own gate after it has polled the pod once.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 # What the kubelet or a controller could not do, and the reason in our status.
@@ -25,13 +25,9 @@ _LATER: Final = {_PULLING, "Pulled", "Created", "Started"}
 
 def explain(events: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """Reason and detail of a pod that has not started; None if its Events say nothing."""
-    relevant = sorted(
-        (event for event in events if event.get("reason") in _TROUBLE or event.get("reason") in _LATER),
-        key=_time,
-    )
-    if not relevant:
+    last = last_of(events, _TROUBLE.keys() | _LATER)
+    if last is None:
         return None
-    last = relevant[-1]
     reason, message = last["reason"], last.get("message", "")
     if reason == _PULLING:
         return "Starting", f"an image is being pulled since {_time(last)}: {message}"
@@ -39,6 +35,12 @@ def explain(events: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
         return None
     missing = reason == "FailedMount" and _MISSING.search(message)
     return "ContainerConfigError" if missing else _TROUBLE[reason], message or reason
+
+
+def last_of(events: Sequence[Mapping[str, Any]], reasons: Collection[str]) -> Mapping[str, Any] | None:
+    """The last of the Events with one of these reasons; None if there is none."""
+    found = sorted((event for event in events if event.get("reason") in reasons), key=_time)
+    return found[-1] if found else None
 
 
 def _time(event: Mapping[str, Any]) -> str:

@@ -21,7 +21,14 @@ def status_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
     Remediation writes its own part. Fields that this version does not know are left as they are.
     """
     keys = ((old.keys() & _FIELDS) | new.keys()) - {"remediation"}
-    return {key: new.get(key) for key in sorted(keys) if old.get(key) != new.get(key)}
+    return {key: _change(old.get(key), new.get(key)) for key in sorted(keys) if old.get(key) != new.get(key)}
+
+
+def _change(old: Any, new: Any) -> Any:
+    """A value in a merge patch, which would keep the fields of an object that are gone."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    return {**dict.fromkeys(old.keys() - new.keys()), **new}
 
 
 def transitions(

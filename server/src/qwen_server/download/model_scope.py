@@ -56,14 +56,7 @@ class ModelScopeRepository:
 
     def find(self) -> list[str]:
         """Lists the files that vLLM needs. Returns the patterns of the others."""
-        from modelscope.hub.api import HubApi  # noqa: PLC0415 - as above
-
-        entries = HubApi().get_model_files(self._repository, revision=self._revision, recursive=True)
-        files = [
-            RemoteFile(entry["Path"], int(entry.get("Size") or 0), sha256=entry.get("Sha256") or "")
-            for entry in entries
-            if entry.get("Type") != "tree"
-        ]
+        files = _files(self._repository, self._revision)
         patterns = left_out(file.path for file in files)
         self._files = [file for file in files if not is_left_out(file.path, patterns)]
         return patterns
@@ -82,6 +75,29 @@ class ModelScopeRepository:
         name = self._repository.rsplit("/", 1)[-1]
         place = path.relative_to(self._cache).as_posix()
         return (name in place or name.replace(".", "___") in place) and path.is_file() and not path.is_symlink()
+
+
+def _files(repository: str, revision: str) -> list[RemoteFile]:
+    """The files of a revision. Since modelscope 1.38 another package lists them with checksums."""
+    try:
+        from modelscope_hub import HubApi  # noqa: PLC0415 - few need it, and it takes a second
+    except ImportError:
+        return _files_by_older(repository, revision)
+    return [
+        RemoteFile(entry.path, entry.size, sha256=entry.sha256 or "")
+        for entry in HubApi().list_repo_files(repository, "model", revision=revision, recursive=True)
+        if entry.type != "tree"
+    ]
+
+
+def _files_by_older(repository: str, revision: str) -> list[RemoteFile]:
+    from modelscope.hub.api import HubApi  # noqa: PLC0415 - as above
+
+    return [
+        RemoteFile(entry["Path"], int(entry.get("Size") or 0), sha256=entry.get("Sha256") or "")
+        for entry in HubApi().get_model_files(repository, revision=revision, recursive=True)
+        if entry.get("Type") != "tree"
+    ]
 
 
 def _size(path: Path) -> int:
