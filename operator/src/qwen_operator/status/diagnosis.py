@@ -11,6 +11,7 @@ from qwen_operator.api import format_time, parse_duration, parse_time
 from qwen_operator.api.names import CONTAINER, READINESS_GATE
 from qwen_operator.status.exits import ENGINE_DIED, exit_reason
 from qwen_operator.status.pod_events import explain
+from qwen_operator.status.runs import ends_again, missed_start
 
 EXIT_ENGINE_DIED: Final = ENGINE_DIED
 _IMAGE_REASONS: Final = {
@@ -51,6 +52,8 @@ FAILURES: Final[dict[str, str]] = {
     "engine.maxModelLen, or use more GPUs.",
     "ModelDownloadFailed": "Check model.source, its token Secret, the network and the free space of the cache.",
     "ModelLoadFailed": "Check model.source and the settings of the engine. The last lines of the log show the cause.",
+    "StartupTimeout": "Increase rollout.startupTimeout if the log shows progress. Otherwise look for a slow disk, "
+    "network or download.",
     "EngineFailed": "The kubelet restarts the container with back-off. The last lines of the log show the cause.",
     "CrashLoopBackOff": "The kubelet restarts the container with back-off. The last lines of the log show the cause.",
     "SidecarNotReady": "The pod gets no requests until all its containers are ready. See the container's log.",
@@ -129,7 +132,7 @@ def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = (), o
         text = scheduled.get("message") or scheduled.get("reason", "")
         return Problem("VolumeNotBound" if _VOLUME_NOT_BOUND.search(text) else "Unschedulable", text, name)
     for container in _containers(pod):
-        problem = _waiting(container, name) or _terminated(container, name, _role(pod, container))
+        problem = _waiting(container, name) or _terminated(pod, container)
         if problem is not None:
             return problem
     return _not_ready(pod, name, events, outlook)
@@ -173,7 +176,7 @@ def _waiting(container: Mapping[str, Any], pod: str) -> Problem | None:
     return None
 
 
-def _terminated(container: Mapping[str, Any], pod: str, role: str) -> Problem | None:
+def _terminated(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Problem | None:
     """Why the container last terminated, until it is up again."""
     state = container.get("state") or {}
     if container.get("ready") or ("running" in state and container.get("started")):
@@ -181,21 +184,25 @@ def _terminated(container: Mapping[str, Any], pod: str, role: str) -> Problem | 
     last = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
     if last is None:
         return None
-    code = last.get("exitCode", 0)
-    if code == 0:
+    name, role, code = pod["metadata"]["name"], _role(pod, container), last.get("exitCode", 0)
+    since = condition_of(pod, "ContainersReady").get("lastTransitionTime", "")
+    limit = missed_start(pod, container["name"], last, since)
+    if code == 0 and limit is None:
         if role == "init":
             return None
-        return Problem("Restarting", "the container exited with code 0 and is restarted", pod)
-    text = tail(last.get("message") or "")
-    waiting = state.get("waiting") or {}
-    looping = waiting.get("reason") == "CrashLoopBackOff"
+        if not ends_again(container, last):
+            return Problem("Restarting", "the container exited with code 0 and is restarted", name)
+    how = f"exited with code {code} ({last.get('reason', 'Error')})"
+    if limit is not None:
+        how = f"was ended by the kubelet because it had not started within {limit} s"
+    waiting, text = state.get("waiting") or {}, tail(last.get("message") or "")
     back_off = _back_off(waiting.get("message") or "", last.get("finishedAt"))
-    detail = (
-        f"container {container['name']} exited with code {code} ({last.get('reason', 'Error')}), "
-        f"restarts: {container.get('restartCount', 0)}{back_off}"
-    )
-    reason, advice = exit_reason(last, code, text, looping) if role == CONTAINER else (_OTHERS[role], "")
-    return Problem(reason, f"{detail}\n{text}" if text else detail, pod, advice)
+    detail = f"container {container['name']} {how}, restarts: {container.get('restartCount', 0)}{back_off}"
+    reason, advice = _OTHERS.get(role, ""), ""
+    if role == CONTAINER:
+        looping = waiting.get("reason") == "CrashLoopBackOff"
+        reason, advice = exit_reason(last, code, text, looping=looping, late=limit is not None)
+    return Problem(reason, f"{detail}\n{text}" if text else detail, name, advice)
 
 
 def _back_off(message: str, finished: str | None) -> str:
