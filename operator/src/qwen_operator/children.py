@@ -10,7 +10,7 @@ from typing import Final
 
 from qwen_operator.api import QwenService, format_time
 from qwen_operator.api.names import CONFIG_HASH_ANNOTATION
-from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.objects import Key, Object, Owner
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import (
@@ -80,7 +80,7 @@ class Children:
         """An object with our label."""
         return self._cluster.child(resource, namespace, name)
 
-    def own(self, resource: Resource, service: QwenService, name: str) -> Object | None:
+    def own(self, resource: Resource, service: Owner, name: str) -> Object | None:
         """The same, None if it is somebody else's."""
         found = self.live(resource, service.namespace, name)
         return found if found is not None and is_ours(found, service) else None

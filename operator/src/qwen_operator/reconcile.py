@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from qwen_operator import __version__
 from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus
 from qwen_operator.api.names import child_name
-from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.objects import Key, Object, Owner
 from qwen_operator.children import Children
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
@@ -83,7 +84,7 @@ class Reconciler:
         try:
             service = self._with_replicas(key, QwenService.parse(obj))
         except InvalidSpecError as invalid:
-            await self._write_status(obj, invalid_status(obj, invalid, now))
+            await self._write_status(obj, invalid_status(obj, invalid, await self._observe(key, Subject.of(obj)), now))
             return None
         todo = plan(service, await self._facts(key, service, now))
         if not await self._still_there(key, service, todo):
@@ -94,22 +95,28 @@ class Reconciler:
         left, stuck = await self._children.remove(key, service, todo.removed)
         errors, failure = await self._children.apply(key, service, todo.children)
         self._tell_warnings(key, obj, todo.warnings)
+        observed = replace(
+            await self._observe(key, service),
+            apply_errors=[*errors, *left],
+            warnings=todo.warnings,
+            remediation=service.status.remediation,
+        )
+        await self._write_status(obj, evaluate(service, observed, now))
+        return worse(stuck, failure)
+
+    async def _observe(self, key: Key, owner: Owner) -> Observed:
+        """What there is of a service, whether its spec can be read or not."""
         pods = self._cluster.pods(key)
-        front = self._children.own(SERVICES, service, child_name(key[1]))
-        observed = Observed(
-            deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
+        front = self._children.own(SERVICES, owner, child_name(key[1]))
+        return Observed(
+            deployment=self._children.own(DEPLOYMENTS, owner, child_name(key[1])),
             selector=_selector(front),
             port=_port(front),
             pods=pods,
             events=await self._pod_events.of(key, [pod for pod in pods if is_held_up(pod)]),
-            apply_errors=[*errors, *left],
-            warnings=todo.warnings,
-            remediation=service.status.remediation,
             suspended=self._suspended(key),
             outlook=self._outlook(key),
         )
-        await self._write_status(obj, evaluate(service, observed, now))
-        return worse(stuck, failure)
 
     def _with_replicas(self, key: Key, service: QwenService) -> QwenService:
         replicas = replicas_left_out(service, self._cluster.deployment(key))

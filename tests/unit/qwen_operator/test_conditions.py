@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from qwen_operator.api import Condition, InvalidSpecError, QwenService, RemediationStatus, ServiceStatus
+from qwen_operator.api import Condition, QwenService, RemediationStatus, ServiceStatus
 from qwen_operator.api.names import selector_labels
 from qwen_operator.planning.plan import PlanWarning
-from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
+from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate
 from qwen_operator.status.diagnosis import diagnose, is_held_up
 from tests.unit.qwen_operator.objects import (
     NOW,
@@ -22,7 +22,6 @@ from tests.unit.qwen_operator.objects import (
     gpu_service,
     pod,
     service,
-    service_object,
 )
 
 LOADING = pod(
@@ -607,29 +606,6 @@ def test_only_the_last_lines_of_the_log_are_kept() -> None:
     found = ready(pod(server=crashed(78, "\n".join(f"line {number}" for number in range(30)))))
     assert "line 29" in found.message
     assert "line 3\n" not in found.message
-
-
-class TestInvalidSpec:
-    """An object that cannot be parsed."""
-
-    error = InvalidSpecError("spec.replicas", "must be a number")
-
-    def test_never_ran_is_not_ready(self) -> None:
-        status = invalid_status(service_object(), self.error, NOW)
-        assert {found.type: found.status for found in status.conditions} == {
-            "Ready": "False",
-            "Progressing": "False",
-            "Degraded": "True",
-        }
-        assert "spec.replicas" in condition(status, "Ready").message
-
-    def test_stays_ready_if_it_is_running(self) -> None:
-        before = status_of(READY_POD)
-        status = invalid_status(service_object(status=before.to_dict()), self.error, NOW)
-        assert condition(status, "Ready").status == "True"
-        assert condition(status, "Degraded").reason == "InvalidSpec"
-        assert status.ready_replicas == 1
-        assert len(status.conditions) == len(before.conditions)
 
 
 def test_pods_without_the_port_of_the_service_get_no_requests() -> None:
