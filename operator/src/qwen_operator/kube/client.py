@@ -25,6 +25,7 @@ Permissions that the operator needs (the chart grants exactly these):
 | gateway.networking.k8s.io | httproutes                    | get, list, watch, create, patch, delete         |
 | keda.sh               | scaledobjects                     | get, list, watch, create, patch, delete         |
 | core                  | persistentvolumeclaims            | get, list, watch, create, patch (never deleted) |
+| resource.k8s.io       | resourceclaims                    | get (whether one exists that a pod names)       |
 | coordination.k8s.io   | leases (in its own namespace)     | get, create, update                             |
 
 Discovery (`/apis/<group>/<version>`) is open to every authenticated client. A test compares the

@@ -33,6 +33,9 @@ _VOLUME_NOT_BOUND: Final = re.compile(
     r"non-existent persistentvolume|available persistent volumes to bind|volume node affinity conflict",
     re.IGNORECASE,
 )
+_CLAIM_MISSING: Final = re.compile(
+    r'resourceclaim\S* "[^"]*" (not found|is being deleted)|ResourceClaim not created yet', re.IGNORECASE
+)
 
 # All reasons with what to do, the most specific first: if pods differ, the first one is reported.
 FAILURES: Final[dict[str, str]] = {
@@ -130,12 +133,19 @@ def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = (), o
     scheduled = condition_of(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         text = scheduled.get("message") or scheduled.get("reason", "")
-        return Problem("VolumeNotBound" if _VOLUME_NOT_BOUND.search(text) else "Unschedulable", text, name)
+        return Problem(_unschedulable(text), text, name)
     for container in _containers(pod):
         problem = _waiting(container, name) or _terminated(pod, container)
         if problem is not None:
             return problem
     return _not_ready(pod, name, events, outlook)
+
+
+def _unschedulable(text: str) -> str:
+    """The reason for what the scheduler says of a pod."""
+    if _VOLUME_NOT_BOUND.search(text):
+        return "VolumeNotBound"
+    return "ResourceClaimMissing" if _CLAIM_MISSING.search(text) else "Unschedulable"
 
 
 def is_held_up(pod: Mapping[str, Any]) -> bool:
@@ -250,7 +260,8 @@ def _starting(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, A
     for item in pod.get("status", {}).get("initContainerStatuses") or ():
         if "running" in (item.get("state") or {}) and _role(pod, item) == "init":
             return Problem("Starting", f"init container {item['name']} is running", name)
-    reason, detail = explain(events) or ("Starting", "waiting for images and volumes")
+    scheduled = condition_of(pod, "PodScheduled").get("status") == "True"
+    reason, detail = explain(events, scheduled=scheduled) or ("Starting", "waiting for images and volumes")
     return Problem(reason, detail, name)
 
 
