@@ -47,15 +47,15 @@ _NEEDS: Final = {
 }
 
 Errors = Sequence[ApplyError]
-Tell = Callable[[QwenService, str, str], None]
+Report = Callable[[QwenService, str, str], None]
 
 
 class Children:
     """The children of all services. At most one call at a time for each service.
 
     `again(key, seconds)` is called for a service that must be looked at later, and
-    `tell(service, reason, message)` if somebody else changed a child. A child that was refused, or
-    that somebody keeps changing, is written again with a back-off of its own.
+    `report(service, reason, message)` if somebody else changed a child. A child that was refused,
+    or that somebody keeps changing, is written again with a back-off of its own.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class Children:
         cluster: ClusterCache,
         again: Callable[[Key, float], None],
         *,
-        tell: Tell = lambda *_: None,
+        report: Report = lambda *_: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube = kube
         self._cluster = cluster
         self._again = again
-        self._tell = tell
+        self._report = report
         self._now = now
         self._clock = clock
         self._paces: dict[Key, Pacing[Errors]] = {}
@@ -238,7 +238,7 @@ class Children:
         pacing, place = self._pacing(key), (child["kind"], child["metadata"]["name"])
         drift = [] if live is None else drift_of(child, live)
         what = "deleted and was created again" if live is None else f"changed and was set back: {describe(drift)}"
-        self._tell(service, "DriftRepaired", f"{place[0]} {place[1]} was {what}.")
+        self._report(service, "DriftRepaired", f"{place[0]} {place[1]} was {what}.")
         repairs, pause = pacing.repaired(place, applied_hash(child))
         if not pause:
             return ()

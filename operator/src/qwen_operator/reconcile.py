@@ -66,7 +66,7 @@ class Reconciler:
         self._suspended = suspended
         self._gone = gone
         self._outlook = outlook
-        self._children = Children(kube, cluster, again, tell=self._tell_drift)
+        self._children = Children(kube, cluster, again, report=self._report_drift)
         self._pod_events = PodEvents(kube, again)
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
 
@@ -94,7 +94,7 @@ class Reconciler:
         # First, because an autoscaler of another kind is refused while the old one exists.
         left, stuck = await self._children.remove(key, service, todo.removed)
         errors, failure = await self._children.apply(key, service, todo.children)
-        self._tell_warnings(key, obj, todo.warnings)
+        self._report_warnings(key, obj, todo.warnings)
         observed = replace(
             await self._observe(key, service),
             apply_errors=[*errors, *left],
@@ -217,23 +217,23 @@ class Reconciler:
 
         WRITES.labels("status").inc()
         self._cluster.store_service(patched)
-        self._tell_transitions(obj, old.get("conditions") or (), new.get("conditions") or ())
+        self._report_transitions(obj, old.get("conditions") or (), new.get("conditions") or ())
 
-    def _tell_transitions(
+    def _report_transitions(
         self, obj: Object, old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
     ) -> None:
         for severity, item in transitions(old, new):
             text = item.get("message") or item["reason"]
             self._recorder.emit(Subject.of(obj), severity, item["reason"], f"{item['type']}={item['status']}: {text}")
 
-    def _tell_warnings(self, key: Key, obj: Object, warnings: Sequence[PlanWarning]) -> None:
+    def _report_warnings(self, key: Key, obj: Object, warnings: Sequence[PlanWarning]) -> None:
         known = self._warned.get(key, frozenset())
         for warning in warnings:
             if warning not in known:
                 self._recorder.emit(Subject.of(obj), "Warning", warning.reason, warning.message)
         self._warned[key] = frozenset(warnings)
 
-    def _tell_drift(self, service: QwenService, reason: str, message: str) -> None:
+    def _report_drift(self, service: QwenService, reason: str, message: str) -> None:
         subject = Subject(API_VERSION, KIND, service.namespace, service.name, service.uid)
         logger.info(message, extra={"namespace": service.namespace, "service": service.name, "reason": reason})
         self._recorder.emit(subject, "Warning", reason, message)

@@ -367,9 +367,9 @@ def test_events_say_why_a_pod_is_held_up(events: list[Object], reason: str, text
 
 def test_a_pod_whose_claim_cannot_be_made_is_held_up_before_it_has_a_node() -> None:
     claimed = {**pod(), "spec": {"resourceClaims": [{"name": "gpu"}]}}
-    told = event("FailedResourceClaimCreation", 'PodResourceClaim gpu: resourceclaimtemplate "one-gpu" not found')
+    refused = event("FailedResourceClaimCreation", 'PodResourceClaim gpu: resourceclaimtemplate "one-gpu" not found')
     assert is_held_up(claimed)
-    found = diagnose(claimed, [told])
+    found = diagnose(claimed, [refused])
     assert found is not None
     assert found.reason == "ResourceClaimMissing"
     assert "one-gpu" in found.detail
@@ -396,7 +396,7 @@ def failed(reason: str, message: str, time: str = "2026-01-02T03:03:00Z") -> Obj
         (failed("Evicted", "The node was low on resource: memory."), "Evicted"),
     ],
 )
-def test_a_rejected_or_evicted_pod_is_told_until_the_next_one_runs(last: Object, reason: str) -> None:
+def test_a_rejected_or_evicted_pod_is_reported_until_the_next_one_runs(last: Object, reason: str) -> None:
     waiting = pod(scheduled=True)
     for pods in ([last], [last, waiting]):
         status = status_of(*pods)

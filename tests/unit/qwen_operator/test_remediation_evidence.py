@@ -308,13 +308,15 @@ def test_a_gate_that_could_not_be_closed_stays_open_once_its_pod_is_needed() -> 
 # A dry run.
 
 
-def test_a_dry_run_tells_the_steps_of_each_pod_once() -> None:
+def test_a_dry_run_reports_the_steps_of_each_pod_once() -> None:
     world = World.of(2, policy(mode="DryRun"))
     for patient in world.patients.values():
         patient.alerts, patient.generates = HUNG, False
     world.rounds(600.0)
-    told = [(type(step.step).__name__, step.step.pod.uid) for step in world.steps(WouldDo) if isinstance(step, WouldDo)]
-    assert sorted(told) == [
+    reported = [
+        (type(step.step).__name__, step.step.pod.uid) for step in world.steps(WouldDo) if isinstance(step, WouldDo)
+    ]
+    assert sorted(reported) == [
         ("BeginRestart", "u0"),
         ("BeginRestart", "u1"),
         ("CloseGate", "u0"),
@@ -322,7 +324,7 @@ def test_a_dry_run_tells_the_steps_of_each_pod_once() -> None:
     ]
 
 
-def test_a_dry_run_tells_no_more_restarts_than_the_budget_allows() -> None:
+def test_a_dry_run_reports_no_more_restarts_than_the_budget_allows() -> None:
     world = World.of(4, policy(mode="DryRun", max_restarts=2))
     for patient in world.patients.values():
         patient.alerts, patient.generates = HUNG, False

@@ -280,7 +280,7 @@ class Remediator:
             self._wake[key].set()
 
     def _beat(self, key: Key) -> None:
-        """Tells that a round of a service makes progress, however slow the API server is."""
+        """Reports that a round of a service makes progress, however slow the API server is."""
         self._health.beat(f"remediation of {key[0]}/{key[1]}", _BEAT_SECONDS)
 
     def _ask(self, key: Key, decisions: Decisions, pods: Mapping[str, Object]) -> None:

@@ -196,7 +196,7 @@ def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, observed: Ob
     """The status of an object that cannot be parsed: Progressing is False with reason InvalidSpec.
 
     Running pods are not touched. Ready, Available, RemediationSuspended and the numbers are theirs;
-    a service that never ran is not Ready. What only a spec can tell stays as it was: the condition
+    a service that never ran is not Ready. What only a spec can say stays as it was: the condition
     HasWarnings says of which generation it is.
     """
     status, deployment = parse_status(obj), observed.deployment
