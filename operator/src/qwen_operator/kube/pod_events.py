@@ -47,7 +47,7 @@ class _Look:
 
 
 class _Held(NamedTuple):
-    """A pod that is held up, and the ResourceClaims that it names itself, before it is scheduled."""
+    """A pod that is held up, and the ResourceClaims that it names, before it is scheduled."""
 
     uid: str
     name: str
