@@ -14,7 +14,7 @@ from qwen_operator.process.settings import read_settings
 from qwen_operator.reconcile import Reconciler
 from qwen_operator.status.conditions import Observed, Suspension, invalid_status
 from tests.unit.qwen_operator.objects import NOW, READY_POD, UID, Object, deployment, pod, service_object
-from tests.unit.qwen_operator.test_conditions import LOADING, condition, status_of
+from tests.unit.qwen_operator.statuses import LOADING, condition, status_of
 
 ERROR = InvalidSpecError("spec.replicas", "must be a number")
 SECOND = {**READY_POD, "metadata": {**READY_POD["metadata"], "name": "news-2", "uid": "uid-news-2"}}

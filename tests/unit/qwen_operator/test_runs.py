@@ -14,7 +14,7 @@ from qwen_operator.kube.projection import keeper
 from qwen_operator.kube.resources import PODS
 from qwen_operator.status.diagnosis import FAILURES, diagnose
 from tests.unit.qwen_operator.objects import Object, container, deployment, pod, service
-from tests.unit.qwen_operator.test_conditions import condition, status_of
+from tests.unit.qwen_operator.statuses import condition, status_of
 
 STARTED, NEVER_READY, READY_BEFORE, SERVED = (
     "2026-01-02T02:00:00Z",
