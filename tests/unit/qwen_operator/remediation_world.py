@@ -215,3 +215,8 @@ def until(world: World, kind: type[Step], count: int = 1, seconds: float = 300.0
     while len(world.steps(kind)) < count:
         assert world.mono < end, f"no {kind.__name__} within {seconds} s"
         world.round()
+
+
+def outcomes(world: World) -> list[str]:
+    """How the restarts ended that are over."""
+    return [step.outcome for step in world.steps(FinishRestart) if isinstance(step, FinishRestart)]
