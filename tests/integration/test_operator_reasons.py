@@ -66,6 +66,13 @@ def test_a_missing_secret_of_a_volume_is_reported_within_seconds(api: AdminApi) 
     assert event["type"] == "Warning"
 
 
+def test_a_claim_that_a_pod_names_and_nobody_made_is_reported_within_seconds(api: AdminApi) -> None:
+    gpu = {"resourceClaims": [{"name": "gpu", "resourceClaimName": "shared"}]}
+    api.create(qwen_service(engine={"device": "cuda"}, gpu=gpu))
+    api.started(1)
+    assert 'resourceclaim "shared" not found' in wait_for_reason(api, "ResourceClaimMissing")
+
+
 def test_a_pod_that_its_node_rejects_is_reported_although_the_next_one_waits(api: AdminApi) -> None:
     api.create(qwen_service())
     [pod] = api.started(1)
