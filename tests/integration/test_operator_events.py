@@ -72,7 +72,7 @@ def written() -> float:
     return REGISTRY.get_sample_value("qwen_operator_writes_total", {"kind": "Deployment"}) or 0.0
 
 
-def told(api: AdminApi) -> int:
+def repairs(api: AdminApi) -> int:
     """How often an Event said that drift was repaired."""
     return sum(int(event["count"]) for event in api.events("DriftRepaired"))
 
@@ -90,7 +90,7 @@ def test_somebody_who_keeps_changing_a_child_is_named_and_answered_less_often(ap
     message: Any = api.condition("Degraded")["message"]
     assert "spec.replicas (changed by Python-urllib)" in message
     assert written() - before <= 5
-    wait_until("all Events", lambda: told(api) >= 3, seconds=10)
+    wait_until("all Events", lambda: repairs(api) >= 3, seconds=10)
     assert api.events("DriftRepaired")[0]["message"] == (
         "Deployment news was changed and was set back: spec.replicas (changed by Python-urllib)."
     )

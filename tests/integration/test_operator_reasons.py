@@ -31,7 +31,7 @@ def report(api: AdminApi, name: str, **status: Any) -> None:
     api.patch("v1", "pods", name, {"status": status}, "status", kind=STRATEGIC)
 
 
-def tell(api: AdminApi, pod: str, reason: str, message: str) -> None:
+def create_event(api: AdminApi, pod: str, reason: str, message: str) -> None:
     """An Event of the kubelet about a pod."""
     about = api.pod(pod)
     event = {
@@ -55,18 +55,25 @@ def wait_for_reason(api: AdminApi, reason: str, seconds: float = 10.0) -> str:
     return str(api.condition("Ready")["message"])
 
 
-def test_a_missing_secret_of_a_volume_is_told_within_seconds(api: AdminApi) -> None:
+def test_a_missing_secret_of_a_volume_is_reported_within_seconds(api: AdminApi) -> None:
     api.create(qwen_service())
     [pod] = api.started(1)
     schedule(api, pod)
     wait_for_reason(api, "Starting")
-    tell(api, pod, "FailedMount", 'MountVolume.SetUp failed for volume "api-keys" : secret "keys" not found')
+    create_event(api, pod, "FailedMount", 'MountVolume.SetUp failed for volume "api-keys" : secret "keys" not found')
     assert '"keys"' in wait_for_reason(api, "ContainerConfigError")
     [event] = wait_until("an event", lambda: api.events("ContainerConfigError"), seconds=10)
     assert event["type"] == "Warning"
 
 
-def test_a_pod_that_its_node_rejects_is_told_although_the_next_one_waits(api: AdminApi) -> None:
+def test_a_claim_that_a_pod_names_and_nobody_made_is_reported_within_seconds(api: AdminApi) -> None:
+    gpu = {"resourceClaims": [{"name": "gpu", "resourceClaimName": "shared"}]}
+    api.create(qwen_service(engine={"device": "cuda"}, gpu=gpu))
+    api.started(1)
+    assert 'resourceclaim "shared" not found' in wait_for_reason(api, "ResourceClaimMissing")
+
+
+def test_a_pod_that_its_node_rejects_is_reported_although_the_next_one_waits(api: AdminApi) -> None:
     api.create(qwen_service())
     [pod] = api.started(1)
     schedule(api, pod)
@@ -77,7 +84,7 @@ def test_a_pod_that_its_node_rejects_is_told_although_the_next_one_waits(api: Ad
     assert api.condition("Degraded")["status"] == "True"
 
 
-def test_a_pod_on_a_lost_node_is_told(api: AdminApi, servers: FakePodServers) -> None:
+def test_a_pod_on_a_lost_node_is_reported(api: AdminApi, servers: FakePodServers) -> None:
     api.create(qwen_service())
     [pod] = api.started(1)
     schedule(api, pod)

@@ -63,6 +63,10 @@
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create, patch]
+# ResourceClaims that pods name: nothing else says that one is missing.
+- apiGroups: [resource.k8s.io]
+  resources: [resourceclaims]
+  verbs: [get]
 {{- end -}}
 
 {{- /* Permissions that only a cluster-wide operator has. It leaves pods on a node that is not ready

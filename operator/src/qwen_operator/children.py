@@ -10,7 +10,7 @@ from typing import Final
 
 from qwen_operator.api import QwenService, format_time
 from qwen_operator.api.names import CONFIG_HASH_ANNOTATION
-from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.objects import Key, Object, Owner
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import (
@@ -48,15 +48,15 @@ _NEEDS: Final = {
 }
 
 Errors = Sequence[ApplyError]
-Tell = Callable[[QwenService, str, str], None]
+Report = Callable[[QwenService, str, str], None]
 
 
 class Children:
     """The children of all services. At most one call at a time for each service.
 
     `again(key, seconds)` is called for a service that must be looked at later, and
-    `tell(service, reason, message)` if somebody else changed a child. A child that was refused, or
-    that somebody keeps changing, is written again with a back-off of its own.
+    `report(service, reason, message)` if somebody else changed a child. A child that was refused,
+    or that somebody keeps changing, is written again with a back-off of its own.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Children:
         cluster: ClusterCache,
         again: Callable[[Key, float], None],
         *,
-        tell: Tell = lambda *_: None,
+        report: Report = lambda *_: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube = kube
         self._cluster = cluster
         self._again = again
-        self._tell = tell
+        self._report = report
         self._now = now
         self._clock = clock
         self._paces: dict[Key, Pacing[Errors]] = {}
@@ -81,7 +81,7 @@ class Children:
         """An object with our label."""
         return self._cluster.child(resource, namespace, name)
 
-    def own(self, resource: Resource, service: QwenService, name: str) -> Object | None:
+    def own(self, resource: Resource, service: Owner, name: str) -> Object | None:
         """The same, None if it is somebody else's."""
         found = self.live(resource, service.namespace, name)
         return found if found is not None and is_ours(found, service) else None
@@ -242,7 +242,7 @@ class Children:
         pacing, place = self._pacing(key), (child["kind"], child["metadata"]["name"])
         drift = [] if live is None else drift_of(child, live)
         what = "deleted and was created again" if live is None else f"changed and was set back: {describe(drift)}"
-        self._tell(service, "DriftRepaired", f"{place[0]} {place[1]} was {what}.")
+        self._report(service, "DriftRepaired", f"{place[0]} {place[1]} was {what}.")
         repairs, pause = pacing.repaired(place, applied_hash(child))
         if not pause:
             return ()

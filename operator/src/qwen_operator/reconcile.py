@@ -12,7 +12,7 @@ from typing import Any
 from qwen_operator import __version__
 from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus
 from qwen_operator.api.names import JOB_NAME_LABEL, child_name
-from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.objects import Key, Object, Owner
 from qwen_operator.children import Children
 from qwen_operator.downloads import Ask, Downloads
 from qwen_operator.kube.cache import ClusterCache
@@ -79,7 +79,7 @@ class Reconciler:
         self._gone = gone
         self._again = again
         self._outlook = outlook
-        self._children = Children(kube, cluster, again, tell=self._tell_drift)
+        self._children = Children(kube, cluster, again, report=self._report_drift)
         self._pod_events = PodEvents(kube, again)
         self._downloads = Downloads(ask, again)
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
@@ -98,7 +98,7 @@ class Reconciler:
         try:
             service = self._with_replicas(key, QwenService.parse(obj))
         except InvalidSpecError as invalid:
-            await self._write_status(obj, invalid_status(obj, invalid, now))
+            await self._write_status(obj, invalid_status(obj, invalid, await self._observe(key, Subject.of(obj)), now))
             return None
         todo = plan(service, await self._facts(key, service, now))
         if not await self._still_there(key, service, todo):
@@ -108,26 +108,36 @@ class Reconciler:
         # First, because an autoscaler of another kind is refused while the old one exists.
         left, stuck = await self._children.remove(key, service, todo.removed)
         errors, failure = await self._children.apply(key, service, todo.children)
-        self._tell_warnings(key, obj, todo.warnings)
-        pods, seen = self._cluster.pods(key), self._seen(key, service, todo)
-        held_up = [*seen.held_up, *(pod for pod in pods if is_held_up(pod))]
-        events = await self._pod_events.of(key, held_up)
-        front = self._children.own(SERVICES, service, child_name(key[1]))
-        observed = Observed(
-            deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
-            selector=_selector(front),
-            port=_port(front),
-            pods=pods,
-            events=events,
+        self._report_warnings(key, obj, todo.warnings)
+        seen = self._seen(key, service, todo)
+        found = await self._observe(key, service, seen.held_up)
+        observed = replace(
+            found,
             apply_errors=[*errors, *left],
             warnings=todo.warnings,
             remediation=service.status.remediation,
-            suspended=self._suspended(key),
-            outlook=self._outlook(key),
-            download=self._download(key, service, todo, replace(seen, events=events), now),
+            download=self._download(key, service, todo, replace(seen, events=found.events), now),
         )
         await self._write_status(obj, evaluate(service, observed, now))
         return worse(stuck, failure)
+
+    async def _observe(self, key: Key, owner: Owner, of_download: Sequence[Object] = ()) -> Observed:
+        """What there is of a service, whether its spec can be read or not.
+
+        of_download: what holds up the download of the model.
+        """
+        pods = self._cluster.pods(key)
+        held_up = [*of_download, *(pod for pod in pods if is_held_up(pod))]
+        front = self._children.own(SERVICES, owner, child_name(key[1]))
+        return Observed(
+            deployment=self._children.own(DEPLOYMENTS, owner, child_name(key[1])),
+            selector=_selector(front),
+            port=_port(front),
+            pods=pods,
+            events=await self._pod_events.of(key, held_up),
+            suspended=self._suspended(key),
+            outlook=self._outlook(key),
+        )
 
     def _with_replicas(self, key: Key, service: QwenService) -> QwenService:
         replicas = replicas_left_out(service, self._cluster.deployment(key))
@@ -250,23 +260,23 @@ class Reconciler:
 
         WRITES.labels("status").inc()
         self._cluster.store_service(patched)
-        self._tell_transitions(obj, old.get("conditions") or (), new.get("conditions") or ())
+        self._report_transitions(obj, old.get("conditions") or (), new.get("conditions") or ())
 
-    def _tell_transitions(
+    def _report_transitions(
         self, obj: Object, old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
     ) -> None:
         for severity, item in transitions(old, new):
             text = item.get("message") or item["reason"]
             self._recorder.emit(Subject.of(obj), severity, item["reason"], f"{item['type']}={item['status']}: {text}")
 
-    def _tell_warnings(self, key: Key, obj: Object, warnings: Sequence[PlanWarning]) -> None:
+    def _report_warnings(self, key: Key, obj: Object, warnings: Sequence[PlanWarning]) -> None:
         known = self._warned.get(key, frozenset())
         for warning in warnings:
             if warning not in known:
                 self._recorder.emit(Subject.of(obj), "Warning", warning.reason, warning.message)
         self._warned[key] = frozenset(warnings)
 
-    def _tell_drift(self, service: QwenService, reason: str, message: str) -> None:
+    def _report_drift(self, service: QwenService, reason: str, message: str) -> None:
         subject = Subject(API_VERSION, KIND, service.namespace, service.name, service.uid)
         logger.info(message, extra={"namespace": service.namespace, "service": service.name, "reason": reason})
         self._recorder.emit(subject, "Warning", reason, message)

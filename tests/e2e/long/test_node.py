@@ -91,9 +91,10 @@ def was_evicted(kubectl: Kubectl) -> bool:
     return any(pod["status"].get("reason") == "Evicted" for pod in kubectl.pods(NAME))
 
 
-def test_rollout_stalled(kubectl: Kubectl) -> None:
+def test_startup_timeout_and_rollout_stalled(kubectl: Kubectl) -> None:
     rollout = {"minReadySeconds": 0, "startupTimeout": "15s"}
     kubectl.apply(scripted_service(NAME, start_seconds=600, rollout=rollout))
+    assert "startupTimeout" in kubectl.wait_reason(NAME, "Ready", "StartupTimeout", 120)
     message = kubectl.wait_reason(NAME, "Progressing", "RolloutStalled", 300)
     assert "startupTimeout" in message
     assert kubectl.condition(NAME, "Degraded")["status"] == "True"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from qwen_operator.api import HistoryEntry, RemediationStatus, RestartIntent
+from qwen_operator.api import HistoryEntry, QwenServiceSpec, RemediationStatus, RestartIntent
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.planning.alerts import effective_alerts
 from qwen_operator.remediation import ledger as ledgers
@@ -38,6 +39,11 @@ TAKING_OUT = sorted(name for name, policy in ALERTS.items() if policy.unready_af
 def policy(**changes: object) -> Policy:
     """The default policy of a service on GPUs, with changes."""
     return replace(Policy(alerts=ALERTS), **changes)  # type: ignore[arg-type]
+
+
+def spec(**changes: Any) -> QwenServiceSpec:
+    """The spec of a service with the built-in model, with changes."""
+    return QwenServiceSpec.model_validate({"model": {"source": {"builtin": "news-classifier"}}, **changes})
 
 
 @dataclass
@@ -209,3 +215,8 @@ def until(world: World, kind: type[Step], count: int = 1, seconds: float = 300.0
     while len(world.steps(kind)) < count:
         assert world.mono < end, f"no {kind.__name__} within {seconds} s"
         world.round()
+
+
+def outcomes(world: World) -> list[str]:
+    """How the restarts ended that are over."""
+    return [step.outcome for step in world.steps(FinishRestart) if isinstance(step, FinishRestart)]

@@ -58,10 +58,10 @@ def differences(scenario: Scenario) -> list[str]:
     return found
 
 
-def told(step: Step, *, refused: bool) -> str:
+def text_of(step: Step, *, refused: bool) -> str:
     """A step in the words of the tables; empty for a test generation, which changes nothing.
 
-    `refused` tells that the API server refuses evictions.
+    `refused` says that the API server refuses evictions.
     """
     match step:
         case OpenGate():
@@ -150,17 +150,17 @@ class Play:
         dies = ""
         if self.dies:
             world._kubelet()
-            dies = self.dies if any(map(self._told, world.look().steps)) else ""
+            dies = self.dies if any(map(self._text_of, world.look().steps)) else ""
         decisions = world.round(0 if dies == "before" else None)
         if dies != "before":
-            self.did[second] += filter(None, map(self._told, decisions.steps))
+            self.did[second] += filter(None, map(self._text_of, decisions.steps))
             self._compare_suspension(second)
         if dies:
             world.forget()
             self.dies = ""
 
-    def _told(self, step: Step) -> str:
-        return told(step, refused=self.world.evictions_blocked)
+    def _text_of(self, step: Step) -> str:
+        return text_of(step, refused=self.world.evictions_blocked)
 
     def _compare_suspension(self, second: int) -> None:
         reason = None if self.world.suspended is None else self.world.suspended.reason

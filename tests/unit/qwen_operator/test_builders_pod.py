@@ -170,6 +170,13 @@ def test_startup_probe_lasts_as_long_as_the_budget() -> None:
     assert probe["periodSeconds"] * probe["failureThreshold"] == 600
 
 
+def test_a_pod_that_is_up_waits_two_seconds_at_most_for_its_startup_probe() -> None:
+    probe = container(service(rollout={"startupTimeout": "10m"}))["startupProbe"]
+    assert probe["periodSeconds"] <= 2
+    # A probe without an answer takes no longer than its period: the budget is not stretched.
+    assert probe["timeoutSeconds"] <= probe["periodSeconds"]
+
+
 def test_startup_budget_follows_an_overridden_period() -> None:
     subject = service(rollout={"startupTimeout": "10m"}, probes={"startup": {"periodSeconds": 7}})
     probe = container(subject)["startupProbe"]

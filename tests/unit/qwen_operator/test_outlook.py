@@ -1,4 +1,4 @@
-"""What is told about pods that are out of rotation: what they report, and what is next and when."""
+"""Pods that are out of rotation: what they report, and what is next for them and when."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def hung(count: int, alert: str = HUNG, **changes: Any) -> World:
     return world
 
 
-def test_the_time_of_the_restart_is_told_and_kept() -> None:
+def test_the_time_of_the_restart_is_reported_and_kept() -> None:
     world = hung(3)
     due = when(world, CloseGate) + 60
     while "It is restarted at" in (text := ahead(world)["u0"].text):
@@ -138,7 +138,7 @@ NO_RESTART = {**ALERTS, HUNG: replace(ALERTS[HUNG], restart_after=None)}
         (lambda: hung(2, "GPUUnhealthy", min_ready=2), patience, "MinReadyReplicas", "minReadyReplicas (2) other pods"),
     ],
 )
-def test_what_a_restart_waits_for_is_told(
+def test_what_a_restart_waits_for_is_reported(
     world: Callable[[], World], happens: Callable[[World], None], waits_for: str, text: str
 ) -> None:
     subject = world()
@@ -170,15 +170,15 @@ def test_before_it_is_due_a_restart_says_when_and_what_will_hold_it_up() -> None
 def test_the_second_pod_waits_for_the_first_one_and_then_for_the_back_off() -> None:
     world = hung(4, backoff_base=120.0)
     world["u1"].alerts = frozenset({HUNG})
-    told: list[Outlook] = []
+    reported: list[Outlook] = []
     for _ in range(200):
-        if "u1" in (found := ahead(world)) and found["u1"].waits_for and found["u1"] not in told:
-            told.append(found["u1"])
+        if "u1" in (found := ahead(world)) and found["u1"].waits_for and found["u1"] not in reported:
+            reported.append(found["u1"])
         world.round()
     first, second = (step.intent for step in world.steps(BeginRestart) if isinstance(step, BeginRestart))
-    assert [outlook.waits_for for outlook in told] == ["OtherRestart", "BackOff"]
-    assert "after p0" in told[0].text
-    assert format_time(first.time + timedelta(seconds=120)) in told[1].text
+    assert [outlook.waits_for for outlook in reported] == ["OtherRestart", "BackOff"]
+    assert "after p0" in reported[0].text
+    assert format_time(first.time + timedelta(seconds=120)) in reported[1].text
     assert first.time + timedelta(seconds=120) <= second.time
 
 
@@ -194,7 +194,7 @@ def test_a_spent_budget_says_when_the_next_restart_is_possible() -> None:
 
 
 @pytest.mark.parametrize("mode", ["DryRun", "Off"])
-def test_nothing_is_foretold_where_nothing_is_done(mode: str) -> None:
+def test_nothing_is_predicted_where_nothing_is_done(mode: str) -> None:
     assert ahead(hung(3, mode=mode)) == {}
 
 
@@ -231,11 +231,11 @@ def evidence(**changes: Any) -> Evidence:
         (None, ""),
     ],
 )
-def test_of_what_a_pod_reports_only_what_has_the_right_form_is_told(found: Evidence | None, text: str) -> None:
+def test_of_what_a_pod_reports_only_what_has_the_right_form_is_used(found: Evidence | None, text: str) -> None:
     assert symptom(found, HUNG) == text
 
 
-class Told:
+class Written:
     """A writer whose writes all succeed, and a recorder that keeps the Events of the service."""
 
     def __init__(self) -> None:
@@ -262,14 +262,14 @@ class Told:
         return RemediationStatus()
 
 
-async def told_of(*steps: Step) -> Told:
-    told = Told()
+async def written_by(*steps: Step) -> Written:
+    written = Written()
     metadata = {"namespace": "n", "name": "news", "uid": "s"}
     service = {"apiVersion": "qwen-vllm.io/v1alpha1", "kind": "QwenService", "metadata": metadata}
     outlooks = {"u0": Outlook("It is restarted at noon unless it recovers.")}
-    actor = ServiceActor(cast("Writer", told), service, {}, {"u0": evidence()}, policy(), outlooks=outlooks)
+    actor = ServiceActor(cast("Writer", written), service, {}, {"u0": evidence()}, policy(), outlooks=outlooks)
     await actor.carry_out(steps)
-    return told
+    return written
 
 
 POD = Pod(uid="u0", name="p0")
@@ -277,30 +277,30 @@ WHAT = "(16.2 seconds, threshold 15, since 2026-01-01T00:00:10Z)"
 
 
 async def test_the_event_says_which_alert_with_value_and_threshold_and_what_is_next() -> None:
-    told = await told_of(CloseGate(POD, HUNG))
-    [(reason, text)] = told.events
+    written = await written_by(CloseGate(POD, HUNG))
+    [(reason, text)] = written.events
     assert reason == "TakenOutOfRotation"
     assert text == (
         f"pod p0 was taken out of rotation: EngineUnresponsive is active {WHAT}. "
         "It is restarted at noon unless it recovers."
     )
-    assert told.gates == [f"taken out of rotation for EngineUnresponsive {WHAT}"]
+    assert written.gates == [f"taken out of rotation for EngineUnresponsive {WHAT}"]
 
 
 async def test_the_decision_says_how_much_of_the_budget_it_takes() -> None:
     intent = RestartIntent(pod_uid="u0", pod="p0", alert=HUNG, method="InPlace", time=EPOCH)
-    told = await told_of(BeginRestart(POD, intent, counted=(EPOCH,)))
-    [(reason, text)] = told.events
+    written = await written_by(BeginRestart(POD, intent, counted=(EPOCH,)))
+    [(reason, text)] = written.events
     assert reason == "RestartDecided"
     assert text.endswith(f"EngineUnresponsive persists {WHAT}; it is restart 2 of 3 within 3600 s")
 
 
 async def test_a_pod_that_is_kept_in_rotation_says_what_is_next() -> None:
-    told = await told_of(
+    written = await written_by(
         Report(POD, HUNG, "KeptInRotation", "it stays"), Report(POD, HUNG, HUNG, "it is active"),
         Report(POD, HUNG, POSTPONED, "it waits."),
     )  # fmt: skip
-    assert [text for _, text in told.events] == [
+    assert [text for _, text in written.events] == [
         f"it stays {WHAT}. It is restarted at noon unless it recovers.",
         f"it is active {WHAT}",
         "it waits.",

@@ -120,7 +120,7 @@ async def test_of_a_thousand_pods_a_few_are_asked(clock: Clock) -> None:
     assert len(kube.asked) == 5
 
 
-async def test_what_was_read_is_told_at_once_and_stays_until_it_is_read_again(clock: Clock) -> None:
+async def test_what_was_read_is_reported_at_once_and_stays_until_it_is_read_again(clock: Clock) -> None:
     kube: Any = Kube()
     again: list[float] = []
     events = PodEvents(kube, lambda key, after: again.append(after))

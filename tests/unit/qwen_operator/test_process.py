@@ -133,7 +133,7 @@ async def stop(task: asyncio.Task[None]) -> None:
     await asyncio.wait((task,))
 
 
-async def test_readiness_tells_whether_services_are_heard_of(
+async def test_readiness_says_whether_services_are_heard_of(
     server: Server, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qwen_operator.controller._SILENCE", 0.0)

@@ -224,7 +224,7 @@ async def test_a_slow_api_server_does_not_make_the_operator_look_dead() -> None:
     assert len(set(closed)) == 20
 
 
-async def test_what_would_not_be_decided_again_is_told_however_slow_the_api_server_is() -> None:
+async def test_what_would_not_be_decided_again_is_reported_however_slow_the_api_server_is() -> None:
     cluster = Cluster()
     clock = iter(range(0, 1000, 100))
     died, intent = Died(POD), intent_at(START)

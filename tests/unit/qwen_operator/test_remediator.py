@@ -101,28 +101,6 @@ async def test_a_round_follows_at_once_when_a_restart_has_begun() -> None:
     assert len(rounds) == 2
 
 
-async def test_the_newest_revision_is_that_of_our_own_deployment() -> None:
-    def replica_set(uid: str, revision: str) -> Object:
-        owner = {"kind": "Deployment", "name": "news", "uid": uid}
-        annotations = {"deployment.kubernetes.io/revision": revision}
-        labels = {"pod-template-hash": f"hash-{uid}"}
-        return {"metadata": {"ownerReferences": [owner], "annotations": annotations, "labels": labels}}
-
-    class Kube:
-        async def list(self, *_: object) -> tuple[Sequence[Object], str]:
-            return [replica_set("former", "9"), replica_set("ours", "2")], "1"
-
-    class WithDeployment(OneService):
-        def deployment(self, key: Key) -> Object | None:
-            return {"metadata": {"name": key[1], "uid": "ours"}}
-
-    remediator = remediator_of(WithDeployment("2s"))
-    remediator._kube = cast("KubeClient", Kube())
-    assert await remediator._newest(KEY) == "hash-ours"
-    remediator._cluster = OneService("2s")
-    assert await remediator._newest(KEY) is None
-
-
 def test_the_poll_that_decides_about_a_pod_comes_sooner() -> None:
     world = World.of(2)
     world["u0"].alerts, world["u1"].alerts = frozenset({"EngineUnresponsive"}), frozenset({"QueueSaturated"})

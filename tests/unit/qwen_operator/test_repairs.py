@@ -1,4 +1,4 @@
-"""Children that somebody changes, deletes or refuses: what is repaired, how often, and told."""
+"""Children that others change, delete or refuse: what is repaired and reported, and how often."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Recorded(Cluster):
         super().__init__()
         self.seconds = 0.0
         self.again: list[float] = []
-        self.told: list[tuple[str, str]] = []
+        self.reported: list[tuple[str, str]] = []
         self.patched: list[str] = []
         self.members: list[Object] = []
         self.stuck = False
@@ -39,7 +39,7 @@ class Recorded(Cluster):
             fake,
             fake,
             lambda _, seconds: self.again.append(seconds),
-            tell=lambda _, reason, message: self.told.append((reason, message)),
+            report=lambda _, reason, message: self.reported.append((reason, message)),
             now=self.now,
             clock=lambda: self.seconds,
         )
@@ -85,7 +85,7 @@ class Recorded(Cluster):
         return self.kinds().count(kind)
 
 
-async def test_a_change_by_somebody_else_is_set_back_at_once_and_told_with_field_and_manager() -> None:
+async def test_a_change_by_somebody_else_is_set_back_at_once_and_reported_with_field_and_manager() -> None:
     cluster = Recorded()
     assert await cluster.round() == []
     cluster.meddle()
@@ -93,7 +93,7 @@ async def test_a_change_by_somebody_else_is_set_back_at_once_and_told_with_field
     assert await cluster.round(seconds=1) == []
     assert cluster.writes() == 2
     text = "Deployment news was changed and was set back: spec.replicas (changed by kubectl-scale)."
-    assert cluster.told == [("DriftRepaired", text)]
+    assert cluster.reported == [("DriftRepaired", text)]
 
 
 async def test_somebody_who_changes_a_child_every_second_is_answered_less_and_less_often() -> None:
@@ -109,7 +109,7 @@ async def test_somebody_who_changes_a_child_every_second_is_answered_less_and_le
     assert "spec.replicas (changed by kubectl-scale)" in error.message
     assert "Find out who changes it (kubectl-scale)" in error.message
     assert format_time(NOW + timedelta(seconds=3 + 5 + 10 + 20)) in error.message
-    assert len(set(cluster.told)) == 1, "the Events are no series"
+    assert len(set(cluster.reported)) == 1, "the Events are no series"
     assert cluster.writes("Service") == 1, "others were written, too"
 
 
@@ -149,16 +149,16 @@ async def test_a_change_of_the_spec_is_no_drift() -> None:
     for replicas in range(2, 9):
         assert await cluster.round(service(replicas=replicas), seconds=1) == []
     assert await cluster.round(seconds=1) == []
-    assert cluster.told == []
+    assert cluster.reported == []
 
 
-async def test_a_child_that_somebody_deletes_is_created_again_and_told() -> None:
+async def test_a_child_that_somebody_deletes_is_created_again_and_reported() -> None:
     cluster = Recorded()
     await cluster.round()
     del cluster.objects[("Service", "news")]
     assert await cluster.round(seconds=2) == []
     assert ("Service", "news") in cluster.objects
-    assert cluster.told == [("DriftRepaired", "Service news was deleted and was created again.")]
+    assert cluster.reported == [("DriftRepaired", "Service news was deleted and was created again.")]
 
 
 async def test_a_restarted_operator_knows_drift_from_a_new_version() -> None:
@@ -167,10 +167,10 @@ async def test_a_restarted_operator_knows_drift_from_a_new_version() -> None:
     cluster.children.forget(KEY)
     cluster.meddle()
     await cluster.round(seconds=1)
-    assert [reason for reason, _ in cluster.told] == ["DriftRepaired"]
+    assert [reason for reason, _ in cluster.reported] == ["DriftRepaired"]
     cluster.children.forget(KEY)
     await cluster.round(service(replicas=2), seconds=1)
-    assert len(cluster.told) == 1
+    assert len(cluster.reported) == 1
 
 
 BAD = service(metadata={"labels": {"team": "bad"}}, networkPolicy={"enabled": True})

@@ -77,10 +77,10 @@ def config_map(version: int = 20, **metadata: Any) -> Object:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
 
 
-async def running_cache(kube: KubeClient, told: list[str]) -> tuple[ClusterCache, asyncio.Task[None]]:
+async def running_cache(kube: KubeClient, changed: list[str]) -> tuple[ClusterCache, asyncio.Task[None]]:
     """A cache that watches ConfigMaps, and its task. The service `news` is known."""
     cluster = ClusterCache(
-        kube, (), on_child=lambda key: told.append(key[1]), on_pod=lambda _: None, on_api=lambda: None
+        kube, (), on_child=lambda key: changed.append(key[1]), on_pod=lambda _: None, on_api=lambda: None
     )
     service = service_object()
     service["metadata"].update(namespace="n", resourceVersion="1")
@@ -95,8 +95,8 @@ async def test_what_a_write_has_created_is_known_at_once_and_its_echo_is_no_news
     server: Server, kube: KubeClient
 ) -> None:
     server.answer = objects = Objects("configmaps")
-    told: list[str] = []
-    cluster, task = await running_cache(kube, told)
+    changed: list[str] = []
+    cluster, task = await running_cache(kube, changed)
     await until(lambda: objects.watches)
     made = config_map(11, labels={"qwen-vllm.io/service": "news"})
     cluster.store_child(CONFIG_MAPS, made)
@@ -105,9 +105,9 @@ async def test_what_a_write_has_created_is_known_at_once_and_its_echo_is_no_news
     assert stored["metadata"]["resourceVersion"] == "11"
     objects.put(copy.deepcopy(made))  # as version 11
     await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts") is not stored)
-    assert told == []
+    assert changed == []
     objects.put(copy.deepcopy(made))  # as version 12, by somebody else
-    await until(lambda: told == ["news"])
+    await until(lambda: changed == ["news"])
     task.cancel()
     await asyncio.wait((task,))
 
@@ -131,9 +131,9 @@ async def test_a_late_answer_does_not_bring_a_deleted_child_back(server: Server,
 async def test_the_status_of_a_budget_concerns_no_service(server: Server, kube: KubeClient) -> None:
     """The status of a budget changes with each pod, and each change made a reconciliation."""
     server.answer = objects = Objects("poddisruptionbudgets")
-    told: list[str] = []
+    changed: list[str] = []
     cluster = ClusterCache(
-        kube, (), on_child=lambda key: told.append(key[1]), on_pod=lambda _: None, on_api=lambda: None
+        kube, (), on_child=lambda key: changed.append(key[1]), on_pod=lambda _: None, on_api=lambda: None
     )
     service = service_object()
     service["metadata"].update(namespace="n", resourceVersion="1")
@@ -144,12 +144,12 @@ async def test_the_status_of_a_budget_concerns_no_service(server: Server, kube: 
     objects.put(copy.deepcopy(budget))
     informer = cluster._informers[BUDGETS]
     task = asyncio.create_task(informer.run())
-    await until(lambda: told == ["news"])
+    await until(lambda: changed == ["news"])
     objects.put({**copy.deepcopy(budget), "status": {"currentHealthy": 1}})
     await until(lambda: informer.objects[("n", "theirs")].get("status"))
-    assert told == ["news"]
+    assert changed == ["news"]
     objects.put({**copy.deepcopy(budget), "spec": {"maxUnavailable": 2}})
-    await until(lambda: told == ["news", "news"])
+    await until(lambda: changed == ["news", "news"])
     task.cancel()
     await asyncio.wait((task,))
 

@@ -112,11 +112,11 @@ def test_the_conditions_are_written_without_the_ledger() -> None:
     assert "remediation" not in status_patch(NEWER, new)
 
 
-def test_an_invalid_spec_keeps_what_the_status_says() -> None:
+def test_an_invalid_spec_keeps_what_does_not_come_from_pods() -> None:
     error = InvalidSpecError("spec.replicas", "must be a number")
-    new = invalid_status(service_object(status=copy.deepcopy(NEWER)), error, NOW).to_dict()
-    assert not status_patch(NEWER, new).keys() & {"replicas", "readyReplicas", "url", "remediation"}
-    assert READY["lastTransitionTime"] in {item["lastTransitionTime"] for item in new["conditions"]}
+    new = invalid_status(service_object(status=copy.deepcopy(NEWER)), error, Observed(), NOW).to_dict()
+    assert not status_patch(NEWER, new).keys() & {"url", "remediation"}
+    assert (new["replicas"], new["readyReplicas"]) == (0, 0)
 
 
 def test_fields_that_a_newer_version_wrote_survive() -> None:

@@ -1,4 +1,4 @@
-"""What the operator looks up about objects of others, and when it tells."""
+"""What the operator looks up about objects of others, and when it reports a change."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cluster(server: Server) -> Cluster:
     return answer
 
 
-async def test_what_matters_is_kept_and_a_change_is_told_once(cluster: Cluster, kube: KubeClient) -> None:
+async def test_what_matters_is_kept_and_a_change_is_reported_once(cluster: Cluster, kube: KubeClient) -> None:
     seen = Surroundings(kube)
     assert await seen.look()
     assert seen.prometheuses == [
@@ -91,13 +91,13 @@ async def test_without_a_prometheus_object_others_may_read_service_monitors(clus
 
 
 async def test_a_change_makes_every_service_due(cluster: Cluster, kube: KubeClient) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     cache = ClusterCache(
-        kube, (), on_child=lambda _: None, on_pod=lambda _: None, on_api=lambda: told.append("changed")
+        kube, (), on_child=lambda _: None, on_pod=lambda _: None, on_api=lambda: reported.append("changed")
     )
     await cache.discover()
     await cache.discover()
-    assert told == ["changed"]
+    assert reported == ["changed"]
     cluster.lists["prometheuses"] = 404
     await cache.discover()
-    assert told == ["changed", "changed"]
+    assert reported == ["changed", "changed"]

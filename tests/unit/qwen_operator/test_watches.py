@@ -36,14 +36,14 @@ def item(name: str = "news", namespace: str = "n", **spec: Any) -> Object:
 async def informer(
     kube: KubeClient,
     *namespaces: str,
-    told: Callable[[Object], None] = lambda _: None,
+    on_change: Callable[[Object], None] = lambda _: None,
     relist: float = 60.0,
     removable: bool = True,
     health: Health | None = None,
 ) -> AsyncIterator[Informer]:
     """A running informer of QwenServices."""
     subject = Informer(
-        kube, QWEN_SERVICES, namespaces, told, selector="", relist=relist, removable=removable, health=health
+        kube, QWEN_SERVICES, namespaces, on_change, selector="", relist=relist, removable=removable, health=health
     )
     task = asyncio.create_task(subject.run())
     try:
@@ -76,36 +76,36 @@ async def test_a_change_is_followed_within_a_resync_if_no_event_ever_comes(kube:
 
 
 async def test_a_deletion_in_a_gap_is_found_by_comparing_lists(kube: KubeClient, objects: Objects) -> None:
-    told: list[tuple[str, bool]] = []
+    changed: list[tuple[str, bool]] = []
     objects.put(item("a"))
     objects.put(item("b"))
 
-    def tell(obj: Object) -> None:
+    def note(obj: Object) -> None:
         name = obj["metadata"]["name"]
-        told.append((name, subject.get("n", name) is not None))
+        changed.append((name, subject.get("n", name) is not None))
 
-    async with informer(kube, told=tell, relist=1.0) as subject:
+    async with informer(kube, on_change=note, relist=1.0) as subject:
         await until(lambda: names(subject) == ["a", "b"])
         objects.delete("a", quietly=True)
         await until(lambda: names(subject) == ["b"], 5)
-    assert told == [("a", True), ("b", True), ("a", False)]
+    assert changed == [("a", True), ("b", True), ("a", False)]
 
 
 async def test_another_object_with_the_same_name_is_a_deletion_and_a_creation(
     kube: KubeClient, objects: Objects
 ) -> None:
-    told: list[tuple[str, bool]] = []
+    changed: list[tuple[str, bool]] = []
     objects.put(item(uid="one"))
 
-    def tell(obj: Object) -> None:
-        told.append((obj["metadata"]["uid"], subject.get("n", "news") is not None))
+    def note(obj: Object) -> None:
+        changed.append((obj["metadata"]["uid"], subject.get("n", "news") is not None))
 
-    async with informer(kube, told=tell, relist=1.0) as subject:
+    async with informer(kube, on_change=note, relist=1.0) as subject:
         await until(lambda: names(subject) == ["news"])
         objects.delete("news", quietly=True)
         objects.put(item(uid="two"), quietly=True)
-        await until(lambda: len(told) == 3, 5)
-    assert told == [("one", True), ("one", False), ("two", True)]
+        await until(lambda: len(changed) == 3, 5)
+    assert changed == [("one", True), ("one", False), ("two", True)]
 
 
 async def test_versions_that_went_backwards_are_believed_after_a_list(kube: KubeClient, objects: Objects) -> None:
@@ -197,20 +197,20 @@ async def test_an_object_of_a_megabyte_does_not_stop_the_others(kube: KubeClient
 
 
 async def test_an_object_that_cannot_be_handled_does_not_stop_the_others(kube: KubeClient, objects: Objects) -> None:
-    told: list[str] = []
+    changed: list[str] = []
 
-    def tell(obj: Object) -> None:
-        told.append(obj["metadata"]["name"])
+    def note(obj: Object) -> None:
+        changed.append(obj["metadata"]["name"])
         if obj["metadata"]["name"] == "bad":
             raise KeyError("bad")
 
     objects.put(item("bad"))
     objects.put(item("good"))
-    async with informer(kube, told=tell):
-        await until(lambda: told == ["bad", "good"])
+    async with informer(kube, on_change=note):
+        await until(lambda: changed == ["bad", "good"])
         objects.put(item("bad"))
         objects.put(item("good"))
-        await until(lambda: told == ["bad", "good", "bad", "good"])
+        await until(lambda: changed == ["bad", "good", "bad", "good"])
         assert len(objects.lists) == 1
 
 

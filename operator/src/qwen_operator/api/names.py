@@ -28,6 +28,9 @@ OPERATOR_VERSION_ANNOTATION: Final = f"{GROUP}/operator-version"
 APPLIED_TEMPLATE_ANNOTATION: Final = f"{GROUP}/applied-template"
 APPLIED_HASH_ANNOTATION: Final = f"{GROUP}/applied-hash"
 
+CLAIM_NOT_FOUND: Final = "ResourceClaimNotFound"
+"""Reason of a record among the Events of a pod. Nobody writes an Event about a missing claim."""
+
 
 def child_name(service: str, suffix: str = "") -> str:
     """`<service>` or `<service>-<suffix>`.

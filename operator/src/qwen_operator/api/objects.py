@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name."""
 EventType = Literal["Normal", "Warning"]
+
+
+class Owner(Protocol):
+    """What children are known by: the identity of the object that they belong to."""
+
+    @property
+    def namespace(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def uid(self) -> str: ...
 
 
 def key_of(obj: Mapping[str, Any]) -> Key:

@@ -195,7 +195,7 @@ class ProbeSpec(ApiObject):
 class ProbesSpec(ApiObject):
     """Overrides of the kubelet's probes."""
 
-    startup: ProbeSpec = section(ProbeSpec, "Startup probe. By default every 5 s until rollout.startupTimeout is over.")
+    startup: ProbeSpec = section(ProbeSpec, "Startup probe. By default every 2 s until rollout.startupTimeout is over.")
     readiness: ProbeSpec = section(ProbeSpec, "Readiness probe. By default every 5 s, with three failures allowed.")
     liveness: ProbeSpec = section(ProbeSpec, "Liveness probe. By default every 10 s, with six failures allowed.")
 

@@ -26,6 +26,7 @@ Permissions that the operator needs (the chart grants exactly these):
 | gateway.networking.k8s.io | httproutes                    | get, list, watch, create, patch, delete         |
 | keda.sh               | scaledobjects                     | get, list, watch, create, patch, delete         |
 | core                  | persistentvolumeclaims            | get, list, watch, create, patch (never deleted) |
+| resource.k8s.io       | resourceclaims                    | get (whether one exists that a pod names)       |
 | coordination.k8s.io   | leases (in its own namespace)     | get, create, update                             |
 
 Discovery (`/apis/<group>/<version>`) is open to every authenticated client. A test compares the
@@ -162,13 +163,22 @@ class KubeClient:
                 limit = max(1, limit // 4)
 
     async def first(
-        self, resource: Resource, namespace: str, fields: str, *, limit: int, most: int, timeout: float
+        self,
+        resource: Resource,
+        namespace: str,
+        fields: str = "",
+        *,
+        selector: str = "",
+        limit: int,
+        most: int,
+        timeout: float,
     ) -> Sequence[Object]:
-        """Up to `limit` of the objects that a field selector matches.
+        """Up to `limit` of the objects that a field selector and a label selector match.
 
         Raises `TooLargeError` if they have more than `most` bytes together.
         """
-        query = {"fieldSelector": fields, "limit": str(limit)}
+        selectors = {"fieldSelector": fields, "labelSelector": selector}
+        query = {name: text for name, text in selectors.items() if text} | {"limit": str(limit)}
         return _items(resource, await self._call("GET", resource.path(namespace), query, timeout=timeout, most=most))
 
     async def watch(

@@ -75,8 +75,8 @@ class Informer:
     known state). Objects are shared: do not modify them. With `relist`, a list is compared with the
     copy at least every so many seconds, also while the watch seems to work. `removable` says that
     the kind's definition may be deleted, so that a persistent 404 means that there are no objects.
-    Without `echoes`, nobody is told what a watch reports of a write whose answer is stored already,
-    and without `status`, nobody is told that only the status has changed.
+    Without `echoes`, it is not called for what a watch reports of a write whose answer is stored
+    already, and without `status`, not if only the status has changed.
     """
 
     def __init__(
@@ -302,7 +302,7 @@ class Informer:
         self._stored_at.pop(key, None)
         self._deleted.pop(obj["metadata"]["uid"], None)
         if not handled:
-            self._tell(obj)
+            self._notify(obj)
 
     def _put(self, key: Key, obj: Object) -> None:
         old = self._objects.get(key)
@@ -315,7 +315,7 @@ class Informer:
         old = self._objects.get(key)
         if old is not None:
             self.discard(key)
-            self._tell(old)
+            self._notify(old)
 
     def _unindex(self, key: Key, obj: Object) -> None:
         group = (key[0], service_label(obj))
@@ -324,7 +324,7 @@ class Informer:
         if not members:
             self._by_service.pop(group, None)
 
-    def _tell(self, obj: Object) -> None:
+    def _notify(self, obj: Object) -> None:
         try:
             self._on_change(obj)
         except Exception:  # the changes of other objects are still handled

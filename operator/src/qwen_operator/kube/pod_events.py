@@ -9,16 +9,19 @@ background, so that no reconciliation waits for them, and only so much of them a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
+from qwen_operator.api.names import CLAIM_NOT_FOUND
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.resources import CORE_EVENTS
+from qwen_operator.kube.errors import KubeError, NotFoundError
+from qwen_operator.kube.resources import CORE_EVENTS, RESOURCE_CLAIMS
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ A_SECOND: Final = 2
 _MAX_SECONDS: Final = 60.0
 _AGING: Final = 60.0
 _MAX_PODS: Final = 5
+_MAX_CLAIMS: Final = 8
 _MAX_TEXT: Final = 1024
 _TEXTS: Final = ("reason", "message", "firstTimestamp", "lastTimestamp", "eventTime")
 
@@ -47,6 +51,14 @@ class _Look:
     begun: float
     due: float
     events: Sequence[Object] = ()
+
+
+class _Held(NamedTuple):
+    """A pod that is held up, and the ResourceClaims that it names, before it is scheduled."""
+
+    uid: str
+    name: str
+    claims: Sequence[str]
 
 
 class PodEvents:
@@ -76,13 +88,13 @@ class PodEvents:
         many such pods only some are asked: they have the same template.
         """
         known, now = self._looks.get(key, {}), time.monotonic()
-        uids = [(pod["metadata"]["uid"], pod["metadata"]["name"]) for pod in pods[:_MAX_PODS]]
-        looks = {uid: known.get(uid) or _Look(now, now + FIRST_SECONDS) for uid, _ in uids}
-        due = [(uid, name) for uid, name in uids if looks[uid].due <= now]
+        held = [_held(pod) for pod in pods[:_MAX_PODS]]
+        looks = {pod.uid: known.get(pod.uid) or _Look(now, now + FIRST_SECONDS) for pod in held}
+        due = [pod for pod in held if looks[pod.uid].due <= now]
         if looks:
             self._looks[key] = looks
-            for uid, _ in due:
-                looks[uid].due = now + self._pause(now - looks[uid].begun)
+            for pod in due:
+                looks[pod.uid].due = now + self._pause(now - looks[pod.uid].begun)
             self._again(key, max(0.1, min(look.due for look in looks.values()) - now))
         else:
             self.forget(key)
@@ -100,31 +112,61 @@ class PodEvents:
         if self._reading.get(key) is task:
             del self._reading[key]
 
-    async def _read(self, key: Key, pods: Sequence[tuple[str, str]]) -> None:
+    async def _read(self, key: Key, pods: Sequence[_Held]) -> None:
         turn = self._turns.setdefault(key[0], asyncio.Lock())
-        for uid, name in pods:
+        for pod in pods:
             async with turn, self._places:
-                events = await self._events(key[0], uid, name)
-            look = self._looks.get(key, {}).get(uid)
+                events = await self._events(key[0], pod)
+            look = self._looks.get(key, {}).get(pod.uid)
             if look is not None and events is not None and events != look.events:
                 look.events = events
                 self._again(key, 0.0)
 
-    async def _events(self, namespace: str, uid: str, name: str) -> Sequence[Object] | None:
+    async def _events(self, namespace: str, pod: _Held) -> Sequence[Object] | None:
         """The Events of a pod, None if they cannot be read."""
         try:
             events = await self._kube.first(
                 CORE_EVENTS,
                 namespace,
-                f"involvedObject.uid={uid}",
+                f"involvedObject.uid={pod.uid}",
                 limit=MAX_EVENTS,
                 most=MAX_BYTES,
                 timeout=READ_SECONDS,
             )
-            return [_kept(event) for event in events]
+            return [*(_kept(event) for event in events), *await self._missing(namespace, pod.claims)]
         except Exception as error:  # noqa: BLE001 - the status then has a reason that says less
-            logger.debug("reading the Events of pod %s failed: %s", name, error)
+            logger.debug("reading the Events of pod %s failed: %s", pod.name, error)
             return None
+
+    async def _missing(self, namespace: str, claims: Sequence[str]) -> Sequence[Object]:
+        """What an Event would say about those of the claims that do not exist.
+
+        There is none: the scheduler does not take up a pod before its claims exist.
+        """
+        names: list[str] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READ_SECONDS):
+                names = [name for name in claims if await self._lacks(namespace, name)]
+        message = ", ".join(f'resourceclaim "{name}" not found' for name in names)
+        return [{"reason": CLAIM_NOT_FOUND, "message": message}] if names else ()
+
+    async def _lacks(self, namespace: str, claim: str) -> bool:
+        """Whether a ResourceClaim certainly does not exist."""
+        try:
+            await self._kube.get(RESOURCE_CLAIMS, claim, namespace)
+        except NotFoundError as error:
+            return f'"{claim}" not found' in error.message  # otherwise the API is missing
+        except KubeError as error:
+            logger.debug("reading the ResourceClaim %s/%s failed: %s", namespace, claim, error)
+        return False
+
+
+def _held(pod: Object) -> _Held:
+    metadata, conditions = pod["metadata"], (pod.get("status") or {}).get("conditions") or ()
+    claims = (pod.get("spec") or {}).get("resourceClaims") or ()
+    seen = any(item["type"] == "PodScheduled" for item in conditions)
+    names = [claim["resourceClaimName"] for claim in claims if claim.get("resourceClaimName") and not seen]
+    return _Held(metadata["uid"], metadata["name"], names[:_MAX_CLAIMS])
 
 
 def _kept(event: Object) -> Object:

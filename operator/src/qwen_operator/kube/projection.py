@@ -44,6 +44,9 @@ _POD_SPEC: Final = (
     "nodeName", "readinessGates", "resourceClaims", "restartPolicy", "terminationGracePeriodSeconds",
 )  # fmt: skip
 _CONTAINER: Final = ("name", "image", "ports", "restartPolicy", "resources")
+_PROBE: Final = (
+    "initialDelaySeconds", "periodSeconds", "timeoutSeconds", "failureThreshold", "terminationGracePeriodSeconds",
+)  # fmt: skip
 _STATUSES: Final = ("containerStatuses", "initContainerStatuses", "conditions")
 
 
@@ -123,8 +126,13 @@ def _pod_spec(spec: Object) -> Object:
     kept: Object = {name: spec[name] for name in _POD_SPEC if name in spec}
     for kind in ("containers", "initContainers"):
         if spec.get(kind):
-            kept[kind] = [
-                {name: container[name] for name in _CONTAINER if name in container}
-                for container in spec[kind][:MAX_CONTAINERS]
-            ]
+            kept[kind] = [_container(container) for container in spec[kind][:MAX_CONTAINERS]]
+    return kept
+
+
+def _container(container: Object) -> Object:
+    """A container with the times of its startup probe, and without how it is asked."""
+    kept: Object = {name: container[name] for name in _CONTAINER if name in container}
+    if probe := container.get("startupProbe"):
+        kept["startupProbe"] = {name: probe[name] for name in _PROBE if name in probe}
     return kept

@@ -51,8 +51,8 @@ BUSY_SECONDS: Final = 60.0
 """Seconds for which a restart is tried again that the API server neither makes nor refuses."""
 
 _GATES: Final = (OpenGate, CloseGate)
-_TOLD: Final = (Report, Died, WouldDo)
-"""Steps that are only told, and that the next round would not decide again."""
+_REPORTS: Final = (Report, Died, WouldDo)
+"""Steps that only report something, and that the next round would not decide again."""
 
 _OPENED: Final = {
     "NewPod": "it is a new pod",
@@ -112,14 +112,14 @@ class ServiceActor:
 
         async def perform(step: Step) -> None:
             async with slots:
-                if self._clock() < until or isinstance(step, _TOLD):
+                if self._clock() < until or isinstance(step, _REPORTS):
                     await self._guarded(type(step).__name__, self._one(step))
 
         await asyncio.gather(*(perform(step) for step in steps if isinstance(step, _GATES)))
         for step in steps:
             if isinstance(step, _GATES):
                 continue
-            if not isinstance(step, _TOLD):
+            if not isinstance(step, _REPORTS):
                 await self._write_history()  # so that it is in order
             await perform(step)
         await self._write_history()
@@ -172,7 +172,7 @@ class ServiceActor:
         if not opened or reason == "NewPod":
             return
         message = f"pod {pod.name} is back in rotation: {text}"
-        self._tell(pod, "Normal", step.alert, action="Ready", reason="BackInRotation", message=message)
+        self._emit(pod, "Normal", step.alert, action="Ready", reason="BackInRotation", message=message)
         self._history.append(self._entry(pod, step.alert, "Ready", reason=reason, message=message))
 
     async def _close(self, step: CloseGate) -> None:
@@ -182,7 +182,7 @@ class ServiceActor:
         if not await self._writer.set_gate(pod, self._key[0], is_open=False, reason=alert or "Unhealthy", message=text):
             return
         message = f"pod {pod.name} was taken out of rotation: {alert} is active{what}.{self._next(pod)}"
-        self._tell(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
+        self._emit(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
         self._history.append(self._entry(pod, alert, "Unready", reason=alert, message=message))
 
     async def _begin(self, step: BeginRestart) -> None:
@@ -203,7 +203,7 @@ class ServiceActor:
             return ledgers.remember(begun, [entry])
 
         if await self._writer.update(self._key, change) is not None:
-            self._tell(pod, "Warning", intent.alert, action=intent.method, reason="RestartDecided", message=message)
+            self._emit(pod, "Warning", intent.alert, action=intent.method, reason="RestartDecided", message=message)
 
     async def _execute(self, step: ExecuteRestart) -> None:
         pod, intent, namespace = step.pod, step.intent, self._key[0]
@@ -226,7 +226,7 @@ class ServiceActor:
         RESTARTS.labels(*self._key).inc()
         reason = "RestartedInPlace" if intent.method == "InPlace" else "Evicted"
         last = intent.time + timedelta(seconds=self._policy.drain + self._policy.startup)
-        self._tell(
+        self._emit(
             pod,
             "Warning",
             intent.alert,
@@ -253,7 +253,7 @@ class ServiceActor:
             reason, message = "EvictionBlocked", f"the eviction of pod {pod.name} is blocked: {error.message}"
         entry = self._entry(pod, intent.alert, "Blocked", reason=reason, message=message)
         await self._writer.update(self._key, lambda ledger: ledgers.blocked(ledger, intent, entry, self._policy))
-        self._tell(pod, "Warning", intent.alert, action=intent.method, reason=reason, message=message)
+        self._emit(pod, "Warning", intent.alert, action=intent.method, reason=reason, message=message)
 
     async def _finish(self, step: FinishRestart) -> None:
         intent, outcome = step.intent, step.outcome
@@ -269,14 +269,14 @@ class ServiceActor:
         )
         if done is not None:
             kind: EventType = "Normal" if outcome == "Recovered" else "Warning"
-            self._tell(pod, kind, intent.alert, action=entry.action, reason=f"Restart{outcome}", message=text)
+            self._emit(pod, kind, intent.alert, action=entry.action, reason=f"Restart{outcome}", message=text)
 
     def _died(self, step: Died) -> None:
         pod = step.pod
         message = f"the engine of pod {pod.name} died; the kubelet restarts its container"
         cause = termination_message(self._pods[pod.uid]) if pod.uid in self._pods else ""
         detailed = f"{message}: {cause[-300:]}" if cause else message
-        self._tell(pod, "Warning", DEAD, action="Died", reason=DEAD, message=detailed)
+        self._emit(pod, "Warning", DEAD, action="Died", reason=DEAD, message=detailed)
         self._history.append(self._entry(pod, DEAD, "Died", reason=DEAD, message=message))
 
     def _report(self, step: Report) -> None:
@@ -285,7 +285,7 @@ class ServiceActor:
             message = f"{message}{self._symptom(step.pod, step.alert)}"
         if step.reason == "KeptInRotation":
             message = f"{message}.{self._next(step.pod)}"
-        self._tell(step.pod, "Warning", step.alert, action="Event", reason=step.reason, message=message)
+        self._emit(step.pod, "Warning", step.alert, action="Event", reason=step.reason, message=message)
 
     def _would(self, step: WouldDo) -> None:
         wanted, pod = step.step, step.step.pod
@@ -295,7 +295,7 @@ class ServiceActor:
         else:
             alert, what = wanted.intent.alert, wanted.intent.method
             message = f"dry run: pod {pod.name} would be restarted ({what}): {alert} persists"
-        self._tell(pod, "Warning", alert, action=what, reason="DryRun", message=message)
+        self._emit(pod, "Warning", alert, action=what, reason="DryRun", message=message)
         self._history.append(self._entry(pod, alert, what, reason="DryRun", message=message, dry_run=True))
 
     async def _reset(self, step: ResetBudget) -> None:
@@ -340,7 +340,7 @@ class ServiceActor:
         outlook = self._outlooks.get(pod.uid)
         return f" {outlook.text}" if outlook is not None else ""
 
-    def _tell(self, pod: Pod, kind: EventType, alert: str, *, action: str, reason: str, message: str) -> None:
+    def _emit(self, pod: Pod, kind: EventType, alert: str, *, action: str, reason: str, message: str) -> None:
         namespace, name = self._key
         recorder = self._writer.recorder
         ACTIONS.labels(namespace, name, alert, action, reason).inc()

@@ -178,7 +178,7 @@ def _reports(state: State) -> list[Step]:
         notified = set()
         for alert, streak in sorted(memory.streaks.items()):
             after = state.policy.alerts[alert].report_after
-            if after is None or _told(state, memory, alert) or streak.polls < 2 or streak.seconds < after:
+            if after is None or _was_reported(state, memory, alert) or streak.polls < 2 or streak.seconds < after:
                 continue
             notified.add(alert)
             steps.append(Report(pod, alert, alert, f"{alert} is active on pod {pod.name}"))
@@ -186,7 +186,7 @@ def _reports(state: State) -> list[Step]:
         if (
             latch is not None
             and latch.held_back
-            and not _told(state, memory, latch.alert)
+            and not _was_reported(state, memory, latch.alert)
             and latch.alert in memory.streaks
         ):
             notified.add(latch.alert)
@@ -196,9 +196,9 @@ def _reports(state: State) -> list[Step]:
     return [*steps, *silence.reports(state)]
 
 
-def _told(state: State, memory: PodMemory, alert: str) -> bool:
+def _was_reported(state: State, memory: PodMemory, alert: str) -> bool:
     """Whether an alert was reported since it became active, or not long before."""
-    ended = state.now.mono - memory.told.get(alert, -math.inf)
+    ended = state.now.mono - memory.reported_until.get(alert, -math.inf)
     return alert in memory.notified or ended < REPORT_AGAIN_SECONDS
 
 

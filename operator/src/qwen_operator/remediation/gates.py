@@ -1,7 +1,8 @@
 """Opens the readiness gates of new pods. It runs in a task of its own.
 
 A new pod is polled once, for at most a second. Then its gate opens, whatever the result. This needs
-neither a valid spec nor a working reconciliation, and no service waits for the gates of another.
+neither a valid spec nor a working reconciliation. No namespace waits for the gates of another, and
+no service for those of another in its namespace.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import contextlib
 import logging
 from typing import Any, Final, NamedTuple
 
-from qwen_operator.api.objects import Key
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.fair_queue import FairQueue
 from qwen_operator.kube.informer import Informer, service_label
@@ -44,7 +44,7 @@ class GateKeeper:
         self._pods = pods
         self._poller = poller
         self._writer = writer
-        self._waiting: FairQueue[Key, _NewPod] = FairQueue()
+        self._waiting: FairQueue[_NewPod] = FairQueue()
         self._known: set[str] = set()
 
     def offer(self, pod: dict[str, Any]) -> None:

@@ -74,7 +74,8 @@ class PodMemory:
         deaths: how often the engine died since its container was last ready; `dying_since` is when
             it first did.
         notified: the reasons of the Events that were written: alerts, and MetricsUnreadable.
-        told: when an alert that was reported was last active, or was first seen to have ended.
+        reported_until: when an alert that was reported was last active, or was first seen to have
+            ended.
         would_leave: whether a dry run has reported that the pod would be taken out.
         would_restart: the restart that a dry run has reported.
     """
@@ -99,7 +100,7 @@ class PodMemory:
     deaths: int = 0
     dying_since: float | None = None
     notified: frozenset[str] = frozenset()
-    told: Mapping[str, float] = field(default_factory=dict)
+    reported_until: Mapping[str, float] = field(default_factory=dict)
     would_leave: bool = False
     would_restart: RestartIntent | None = None
 
@@ -197,7 +198,7 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
         quiet_polls=0 if unhealthy else memory.quiet_polls + 1,
         proofs=() if unhealthy else memory.proofs,
         idle_polls=memory.idle_polls + 1 if out_long_enough and evidence.busy == 0 else 0,
-        told={**memory.told, **dict.fromkeys(memory.notified, now.mono)},
+        reported_until={**memory.reported_until, **dict.fromkeys(memory.notified, now.mono)},
         notified=memory.notified & streaks.keys(),
         latch=latch,
     )

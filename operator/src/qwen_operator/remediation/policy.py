@@ -87,7 +87,7 @@ class Policy:
 
 
 def alert_policy(alert: Alert, *, by_rule: bool = False) -> AlertPolicy:
-    """The policy of an alert. `by_rule` tells that its actions come from the spec.
+    """The policy of an alert. `by_rule` says that its actions come from the spec.
 
     Saturation never takes a pod out or restarts it, whatever the rules say. A dead engine is out
     of rotation anyway, so its only actions are an Event and a replacement.

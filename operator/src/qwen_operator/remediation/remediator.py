@@ -13,12 +13,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
 from qwen_operator.api import InvalidSpecError, QwenService, QwenServiceSpec, RemediationStatus
-from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, selector_string
-from qwen_operator.api.objects import Key, Object, is_owned_by
+from qwen_operator.api.names import RESET_BUDGET_ANNOTATION
+from qwen_operator.api.objects import Key, Object
 from qwen_operator.api.qwenservice import parse_status, remediation_spec
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.errors import KubeError
-from qwen_operator.kube.resources import REPLICA_SETS
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import ACTIONS, PODS_OUT, RESTARTS, SUSPENDED
 from qwen_operator.remediation.act import ServiceActor
@@ -28,9 +26,10 @@ from qwen_operator.remediation.nodes import Nodes
 from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, texts
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
+from qwen_operator.remediation.revisions import newest_hash
 from qwen_operator.remediation.steps import Decisions, Prove, Report
 from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
-from qwen_operator.remediation.views import newest_revision, pod_ip, pod_view, rollout_view
+from qwen_operator.remediation.views import pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer, unreadable
 from qwen_operator.status.conditions import Suspension
 from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED, is_active
@@ -258,7 +257,7 @@ class Remediator:
         rollout = rollout_view(self._cluster.deployment(key))
         newest = None
         if unhealthy and (rollout.under_way or rollout.stalled):
-            newest = await self._newest(key)
+            newest = await newest_hash(self._kube, key, self._cluster.deployment(key))
         views = [pod_view(pod, newest_hash=newest) for pod in pods]
         suspects = [view for view in views if view.uid in unhealthy or _may_be_restarted(view)]
         lost = await self._nodes.not_ready(view.node for view in suspects)
@@ -281,7 +280,7 @@ class Remediator:
             self._wake[key].set()
 
     def _beat(self, key: Key) -> None:
-        """Tells that a round of a service makes progress, however slow the API server is."""
+        """Reports that a round of a service makes progress, however slow the API server is."""
         self._health.beat(f"remediation of {key[0]}/{key[1]}", _BEAT_SECONDS)
 
     def _ask(self, key: Key, decisions: Decisions, pods: Mapping[str, Object]) -> None:
@@ -298,16 +297,6 @@ class Remediator:
             del self._asked[uid]
         if well:  # after a failure the next one waits for the next round
             self.hurry(key)
-
-    async def _newest(self, key: Key) -> str | None:
-        try:
-            sets, _ = await self._kube.list(REPLICA_SETS, key[0], selector_string(key[1]))
-        except KubeError as error:
-            logger.warning("listing the ReplicaSets failed: %s", error)
-            return None
-        deployment = self._cluster.deployment(key)
-        owner = "" if deployment is None else deployment["metadata"]["uid"]
-        return newest_revision([item for item in sets if is_owned_by(item, owner)])
 
 
 def _state(service: Object) -> tuple[Any, ...]:

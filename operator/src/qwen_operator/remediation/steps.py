@@ -60,7 +60,7 @@ class FinishRestart:
     """Removes an intent.
 
     `outcome` is Recovered, NotCured, ReplacementPending, NotRestarted, Unattended (the restart
-    continues, but its end is not awaited) or Cancelled (the budget is refunded; `why` tells why).
+    continues, but its end is not awaited) or Cancelled (the budget is refunded; `why` says why).
     """
 
     intent: RestartIntent

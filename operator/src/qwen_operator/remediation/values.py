@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from qwen_operator.api import MAX_EVIDENCE
 
-_TELLING: Final = ("status", "alerts", "requests", "uptime", "errors", "gpu")
+_EXCERPT: Final = ("status", "alerts", "requests", "uptime", "errors", "gpu")
 """The parts of a pod's metrics that explain an action."""
 
 
@@ -89,7 +89,7 @@ class Evidence:
         A pod may answer anything: text that is no Unicode, or lists a thousand deep.
         """
         try:
-            text = json.dumps({name: self.raw[name] for name in _TELLING if name in self.raw}, ensure_ascii=False)
+            text = json.dumps({name: self.raw[name] for name in _EXCERPT if name in self.raw}, ensure_ascii=False)
         except (ValueError, TypeError, RecursionError):
             return ""
         return text[:MAX_EVIDENCE].encode(errors="replace").decode()

@@ -13,7 +13,7 @@ HasWarnings           True: something in the spec will not work as its author ma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -90,9 +90,15 @@ class Observed:
 
 @dataclass(frozen=True)
 class _View:
-    """What the conditions are computed from."""
+    """What the conditions are computed from.
+
+    Attributes:
+        active: the number of pods that are neither finished nor being deleted.
+        startup: how long a pod may take to start; zero if the spec cannot be read.
+    """
 
     desired: int
+    active: int
     ready: int
     unselected: Sequence[str]
     portless: Sequence[str]
@@ -100,8 +106,8 @@ class _View:
     deployment: Mapping[str, Any]
     observed: Observed
     url: str
-    startup: timedelta
-    drain: timedelta
+    startup: timedelta = timedelta()
+    drain: timedelta = timedelta()
 
     @property
     def error(self) -> ApplyError | None:
@@ -135,29 +141,15 @@ class _View:
 
 def evaluate(service: QwenService, observed: Observed, now: datetime) -> ServiceStatus:
     """The status to write. A condition keeps its lastTransitionTime until its status changes."""
-    active = [pod for pod in observed.pods if is_active(pod)]
-    problem = _problem(active, service.spec.replicas, observed, now)
-    ready = [pod for pod in active if is_ready(pod)]
-    if any(error.reason == "NameTaken" and error.kind in ("Service", "Deployment") for error in observed.apply_errors):
-        ready = []  # whatever is ready there is not what the spec describes, or clients do not reach it
-    unselected = [pod["metadata"]["name"] for pod in ready if not labels_select(observed.selector, pod)]
-    portless = [pod["metadata"]["name"] for pod in ready if not has_port(pod, observed.port)]
-    view = _View(
-        desired=service.spec.replicas,
-        ready=len(ready) - len({*unselected, *portless}),
-        unselected=unselected,
-        portless=portless,
-        problem=problem,
-        deployment=observed.deployment or {},
-        observed=observed,
-        url=service_url(service.name, service.namespace, service.spec.service.port),
-        startup=service.spec.rollout.startup_timeout,
-        drain=service.spec.drain.timeout,
+    rollout, drain = service.spec.rollout, service.spec.drain
+    url = service_url(service.name, service.namespace, service.spec.service.port)
+    view = replace(
+        _view(observed, service.spec.replicas, url, now), startup=rollout.startup_timeout, drain=drain.timeout
     )
     verdicts = [_ready(view), _progressing(view), _available(view), _degraded(view), _suspended(view), _warned(view)]
     return ServiceStatus(
         observed_generation=service.generation,
-        replicas=len(active),
+        replicas=view.active,
         ready_replicas=view.ready,
         selector=selector_string(service.name),
         url=view.url,
@@ -167,6 +159,26 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
         conditions=stamp(verdicts, service.status, service.generation, now),
         remediation=observed.remediation or service.status.remediation,
         download=observed.download.status,
+    )
+
+
+def _view(observed: Observed, desired: int, url: str, now: datetime) -> _View:
+    active = [pod for pod in observed.pods if is_active(pod)]
+    ready = [pod for pod in active if is_ready(pod)]
+    if any(error.reason == "NameTaken" and error.kind in ("Service", "Deployment") for error in observed.apply_errors):
+        ready = []  # whatever is ready there is not what the spec describes, or clients do not reach it
+    unselected = [pod["metadata"]["name"] for pod in ready if not labels_select(observed.selector, pod)]
+    portless = [pod["metadata"]["name"] for pod in ready if not has_port(pod, observed.port)]
+    return _View(
+        desired=desired,
+        active=len(active),
+        ready=len(ready) - len({*unselected, *portless}),
+        unselected=unselected,
+        portless=portless,
+        problem=_problem(active, desired, observed, now),
+        deployment=observed.deployment or {},
+        observed=observed,
+        url=url,
     )
 
 
@@ -186,23 +198,32 @@ def _problem(active: Sequence[Mapping[str, Any]], desired: int, observed: Observ
     return worst(problems)
 
 
-def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, now: datetime) -> ServiceStatus:
+def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, observed: Observed, now: datetime) -> ServiceStatus:
     """The status of an object that cannot be parsed: Progressing is False with reason InvalidSpec.
 
-    Running pods are not touched, so Ready and the counts stay as they are. A service that never ran
-    is not Ready.
+    Running pods are not touched. Ready, Available, RemediationSuspended and the numbers are theirs;
+    a service that never ran is not Ready. What only a spec can say stays as it was: the condition
+    HasWarnings says of which generation it is.
     """
-    status = parse_status(obj)
+    status, deployment = parse_status(obj), observed.deployment
+    desired = len(observed.pods) if deployment is None else int(deployment["spec"].get("replicas", 1))
+    view = _view(observed, desired, status.url or "its Service", now)
     message = f"{error}. Running pods are not changed. Correct the field."
-    verdicts = [Verdict(kind, kind == "Degraded", "InvalidSpec", message) for kind in ("Progressing", "Degraded")]
-    if status.condition("Ready") is None:
-        verdicts.insert(0, Verdict("Ready", holds=False, reason="InvalidSpec", message=message))
+    by_type = {
+        kind: Verdict(kind, kind == "Degraded", "InvalidSpec", message)
+        for kind in ("Ready", "Progressing", "Available", "Degraded")
+    }
+    if deployment is not None or view.active:
+        by_type |= {verdict.type: verdict for verdict in (_ready(view), _available(view), _suspended(view))}
+    verdicts = list(by_type.values())
     generation = int(obj["metadata"].get("generation", 0))
     fresh = {condition.type: condition for condition in stamp(verdicts, status, generation, now)}
     kept = [fresh.pop(condition.type, condition) for condition in status.conditions]
     update = {
         "observed_generation": generation,
-        "reason": "InvalidSpec",
+        "replicas": view.active,
+        "ready_replicas": view.ready,
+        "reason": _headline(verdicts),
         "conditions": [*kept, *fresh.values()],
     }
     return status.model_copy(update=update)
@@ -231,6 +252,8 @@ def _why_not(view: _View) -> tuple[str, str]:
 
 def _unreached(view: _View) -> tuple[str, str]:
     """Why the Service reaches no pod although pods are ready."""
+    if view.unselected and view.observed.selector is None:
+        return "NotSelected", "The Service is missing. It is created again when the spec is correct."
     if view.unselected:
         names = ", ".join(view.unselected)
         return "NotSelected", f"The Service does not select {names}. Restore the labels of the pods."
@@ -246,7 +269,7 @@ def _importance(kind: str) -> int:
 
 def _explain(view: _View, problem: Problem) -> str:
     remedy = problem.remedy
-    if problem.reason == "ModelLoading" and (began := parse_time(problem.since)) is not None:
+    if problem.reason == "ModelLoading" and view.startup and (began := parse_time(problem.since)) is not None:
         remedy = f"It may take until {format_time(began + view.startup)} (rollout.startupTimeout)."
     place = f"Pod {problem.pod}:" if problem.pod else ""
     return " ".join(part for part in (place, problem.detail.rstrip(".") + ".", remedy) if part)

@@ -11,6 +11,7 @@ from qwen_operator.api import format_time, parse_duration, parse_time
 from qwen_operator.api.names import CONTAINER, READINESS_GATE
 from qwen_operator.status.exits import ENGINE_DIED, exit_reason
 from qwen_operator.status.pod_events import explain
+from qwen_operator.status.runs import ends_again, missed_start
 
 EXIT_ENGINE_DIED: Final = ENGINE_DIED
 _IMAGE_REASONS: Final = {
@@ -32,6 +33,9 @@ _VOLUME_NOT_BOUND: Final = re.compile(
     r"non-existent persistentvolume|available persistent volumes to bind|volume node affinity conflict",
     re.IGNORECASE,
 )
+_CLAIM_MISSING: Final = re.compile(
+    r'resourceclaim\S* "[^"]*" (not found|is being deleted)|ResourceClaim not created yet', re.IGNORECASE
+)
 
 # All reasons with what to do, the most specific first: if pods differ, the first one is reported.
 FAILURES: Final[dict[str, str]] = {
@@ -51,6 +55,8 @@ FAILURES: Final[dict[str, str]] = {
     "engine.maxModelLen, or use more GPUs.",
     "ModelDownloadFailed": "Check model.source, its token Secret, the network and the free space of the cache.",
     "ModelLoadFailed": "Check model.source and the settings of the engine. The last lines of the log show the cause.",
+    "StartupTimeout": "Increase rollout.startupTimeout if the log shows progress. Otherwise look for a slow disk, "
+    "network or download.",
     "EngineFailed": "The kubelet restarts the container with back-off. The last lines of the log show the cause.",
     "CrashLoopBackOff": "The kubelet restarts the container with back-off. The last lines of the log show the cause.",
     "SidecarNotReady": "The pod gets no requests until all its containers are ready. See the container's log.",
@@ -129,12 +135,19 @@ def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = (), o
     scheduled = condition_of(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         text = scheduled.get("message") or scheduled.get("reason", "")
-        return Problem("VolumeNotBound" if _VOLUME_NOT_BOUND.search(text) else "Unschedulable", text, name)
+        return Problem(_unschedulable(text), text, name)
     for container in _containers(pod):
-        problem = _waiting(container, name) or _terminated(container, name, _role(pod, container))
+        problem = _waiting(container, name) or _terminated(pod, container)
         if problem is not None:
             return problem
     return _not_ready(pod, name, events, outlook)
+
+
+def _unschedulable(text: str) -> str:
+    """The reason for what the scheduler says of a pod."""
+    if _VOLUME_NOT_BOUND.search(text):
+        return "VolumeNotBound"
+    return "ResourceClaimMissing" if _CLAIM_MISSING.search(text) else "Unschedulable"
 
 
 def is_held_up(pod: Mapping[str, Any]) -> bool:
@@ -175,7 +188,7 @@ def _waiting(container: Mapping[str, Any], pod: str) -> Problem | None:
     return None
 
 
-def _terminated(container: Mapping[str, Any], pod: str, role: str) -> Problem | None:
+def _terminated(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Problem | None:
     """Why the container last terminated, until it is up again."""
     state = container.get("state") or {}
     if container.get("ready") or ("running" in state and container.get("started")):
@@ -183,21 +196,25 @@ def _terminated(container: Mapping[str, Any], pod: str, role: str) -> Problem | 
     last = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
     if last is None:
         return None
-    code = last.get("exitCode", 0)
-    if code == 0:
+    name, role, code = pod["metadata"]["name"], _role(pod, container), last.get("exitCode", 0)
+    since = condition_of(pod, "ContainersReady").get("lastTransitionTime", "")
+    limit = missed_start(pod, container["name"], last, since)
+    if code == 0 and limit is None:
         if role == "init":
             return None
-        return Problem("Restarting", "the container exited with code 0 and is restarted", pod)
-    text = tail(last.get("message") or "")
-    waiting = state.get("waiting") or {}
-    looping = waiting.get("reason") == "CrashLoopBackOff"
+        if not ends_again(container, last):
+            return Problem("Restarting", "the container exited with code 0 and is restarted", name)
+    how = f"exited with code {code} ({last.get('reason', 'Error')})"
+    if limit is not None:
+        how = f"was ended by the kubelet because it had not started within {limit} s"
+    waiting, text = state.get("waiting") or {}, tail(last.get("message") or "")
     back_off = _back_off(waiting.get("message") or "", last.get("finishedAt"))
-    detail = (
-        f"container {container['name']} exited with code {code} ({last.get('reason', 'Error')}), "
-        f"restarts: {container.get('restartCount', 0)}{back_off}"
-    )
-    reason, advice = exit_reason(last, code, text, looping) if role == CONTAINER else (_OTHERS[role], "")
-    return Problem(reason, f"{detail}\n{text}" if text else detail, pod, advice)
+    detail = f"container {container['name']} {how}, restarts: {container.get('restartCount', 0)}{back_off}"
+    reason, advice = _OTHERS.get(role, ""), ""
+    if role == CONTAINER:
+        looping = waiting.get("reason") == "CrashLoopBackOff"
+        reason, advice = exit_reason(last, code, text, looping=looping, late=limit is not None)
+    return Problem(reason, f"{detail}\n{text}" if text else detail, name, advice)
 
 
 def _back_off(message: str, finished: str | None) -> str:
@@ -245,7 +262,8 @@ def _starting(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, A
     for item in pod.get("status", {}).get("initContainerStatuses") or ():
         if "running" in (item.get("state") or {}) and _role(pod, item) == "init":
             return Problem("Starting", f"init container {item['name']} is running", name)
-    reason, detail = explain(events) or ("Starting", "waiting for images and volumes")
+    scheduled = condition_of(pod, "PodScheduled").get("status") == "True"
+    reason, detail = explain(events, scheduled=scheduled) or ("Starting", "waiting for images and volumes")
     return Problem(reason, detail, name)
 
 

@@ -54,10 +54,15 @@ _DOWNLOAD_FAILED: Final = {
 _OUT_OF_MEMORY: Final = re.compile(r"out of memory|OutOfMemoryError|cannot allocate memory", re.IGNORECASE)
 _MEMORY: Final = "Increase resources.limits.memory."
 _GPU_MEMORY: Final = "Reduce engine.gpuMemoryUtilization or engine.maxModelLen, or use more GPUs."
+_STOPPED: Final = "Something keeps ending it: see the Events of the pod (failed probes, restarts), and podTemplate."
 
 
-def exit_reason(last: Mapping[str, Any], code: int, text: str, looping: bool) -> tuple[str, str]:
-    """The reason of the server's exit, and what to do if the reason does not say it."""
+def exit_reason(last: Mapping[str, Any], code: int, text: str, *, looping: bool, late: bool = False) -> tuple[str, str]:
+    """The reason of the server's exit, and what to do if the reason does not say it.
+
+    `late` says that the kubelet has ended it because it had not started in time. With code 0, it
+    has ended more than once.
+    """
     if last.get("reason") == "OOMKilled":
         return "OutOfMemory", _MEMORY
     if _OUT_OF_MEMORY.search(text):
@@ -67,6 +72,7 @@ def exit_reason(last: Mapping[str, Any], code: int, text: str, looping: bool) ->
         if found or code == TRY_LATER:
             return "ModelDownloadFailed", found[0] if found else ""
         return "ModelLoadFailed", ""
-    if code == ENGINE_DIED:
-        return "EngineFailed", ""
-    return "CrashLoopBackOff" if looping else "EngineFailed", ""
+    if late:
+        return "StartupTimeout", ""
+    looping = looping and code != ENGINE_DIED
+    return "CrashLoopBackOff" if looping or code == 0 else "EngineFailed", "" if code else _STOPPED

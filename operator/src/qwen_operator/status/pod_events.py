@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+from qwen_operator.api.names import CLAIM_NOT_FOUND
+
 # What the kubelet or a controller could not do, and the reason in our status.
 _TROUBLE: Final = {
     "FailedMount": "VolumeNotMounted",
@@ -14,7 +16,11 @@ _TROUBLE: Final = {
     "FailedCreatePodSandBox": "SandboxFailed",
     "NetworkNotReady": "SandboxFailed",
     "FailedResourceClaimCreation": "ResourceClaimMissing",
+    CLAIM_NOT_FOUND: "ResourceClaimMissing",
 }
+_UNSCHEDULED: Final = frozenset({"FailedResourceClaimCreation", CLAIM_NOT_FOUND})
+"""What is over when a pod has a node, whatever an old Event says."""
+
 _MISSING: Final = re.compile(
     r"(secret|configmap) \"[^\"]*\" not found|references? non-existent (secret|config)", re.IGNORECASE
 )
@@ -23,9 +29,10 @@ _LATER: Final = {_PULLING, "Pulled", "Created", "Started"}
 """Volumes are mounted and the sandbox exists before the kubelet pulls an image."""
 
 
-def explain(events: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+def explain(events: Sequence[Mapping[str, Any]], *, scheduled: bool) -> tuple[str, str] | None:
     """Reason and detail of a pod that has not started; None if its Events say nothing."""
-    last = last_of(events, _TROUBLE.keys() | _LATER)
+    known = _LATER | (_TROUBLE.keys() - _UNSCHEDULED if scheduled else _TROUBLE.keys())
+    last = last_of(events, known)
     if last is None:
         return None
     reason, message = last["reason"], last.get("message", "")

@@ -11,7 +11,7 @@ from qwen_operator.planning.builders.list_items import ListItems
 from qwen_operator.planning.builders.ownership import applied_fields, applied_value
 
 MAX_NAMED: Final = 3
-"""Fields that are named. Of more only the number is told."""
+"""Fields that are named. Of more only the number is reported."""
 
 _Fields = Mapping[str, Any]
 

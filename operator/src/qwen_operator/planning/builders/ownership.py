@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qwen_operator.api import QwenService
 from qwen_operator.api.names import APPLIED_HASH_ANNOTATION, FIELD_MANAGER, child_labels
-from qwen_operator.api.objects import Object, is_owned_by
+from qwen_operator.api.objects import Object, Owner, is_owned_by
 from qwen_operator.planning.builders.common import stable_hash
 from qwen_operator.planning.builders.list_items import ListItems
 
 
-def is_ours(obj: Mapping[str, Any], service: QwenService) -> bool:
+def is_ours(obj: Mapping[str, Any], service: Owner) -> bool:
     """Whether the service owns an object, or may adopt it: it has the service's labels and nothing
     else controls it.
 

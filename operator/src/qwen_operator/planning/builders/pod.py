@@ -33,8 +33,11 @@ USER: Final = 65532
 # A terminating pod gets new connections until its endpoint is removed everywhere. It still answers.
 ENDPOINT_SECONDS: Final = 5
 EXIT_SECONDS: Final = 25
+# A pod that is up waits for its next startup probe. One each second would use up the 25 Events that
+# the kubelet writes for a pod before it drops most. A timeout above the period would stretch the
+# time to start, if a server accepts connections and answers nothing.
 _PROBES: Final[dict[str, Object]] = {
-    "startup": {"path": "/health/ready", "periodSeconds": 5, "timeoutSeconds": 5},
+    "startup": {"path": "/health/ready", "periodSeconds": 2, "timeoutSeconds": 2},
     "readiness": {"path": "/health/ready", "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
     "liveness": {"path": "/health/live", "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
 }

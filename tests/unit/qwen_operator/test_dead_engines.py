@@ -1,0 +1,102 @@
+"""Engines that die: the kubelet restarts them, unless they keep dying or the spec has a rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qwen_operator.remediation.policy import policy_of
+from qwen_operator.remediation.steps import BeginRestart, Died
+from tests.unit.qwen_operator.remediation_world import World, spec
+
+
+def die(world: World, uid: str) -> None:
+    """The engine dies, the server exits and the kubelet restarts the container."""
+    patient = world.patients[uid]
+    world.change(uid, restarts=patient.pod.restarts + 1, exit_code=70)
+    patient.down_until, patient.uptime = world.mono + 30.0, 0.0
+
+
+def test_a_dead_engine_is_left_to_the_kubelet() -> None:
+    world = World.of(2)
+    world.round()
+    for _ in range(2):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert len(world.steps(Died)) == 2
+    assert world.steps(BeginRestart) == []
+    world.rounds(60.0)
+    assert world.memory.pods["u0"].deaths == 0
+
+
+def test_a_pod_whose_engine_keeps_dying_is_evicted() -> None:
+    world = World.of(2)
+    world.round()
+    for _ in range(3):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert [step.intent.method for step in world.steps(BeginRestart)] == ["Evict"]  # type: ignore[union-attr]
+    assert "u0" not in world.patients
+
+
+def test_a_container_that_exits_for_another_reason_is_left_to_the_kubelet() -> None:
+    world = World.of(2)
+    world.round()
+    for _ in range(5):
+        die(world, "u0")
+        world.change("u0", exit_code=78)
+        world.rounds(10.0)
+    assert world.steps(BeginRestart, Died) == []
+
+
+# Rules for a dead engine.
+
+
+def dead_rule(**rule: Any) -> World:
+    """A world whose spec has one rule for EngineDead."""
+    remediation = {"rules": [{"alert": "EngineDead", **rule}]}
+    world = World.of(2, policy_of(spec(engine={"device": "cuda"}, remediation=remediation)))
+    world.round()
+    return world
+
+
+def test_a_dead_engine_is_reported_and_replaced_by_default() -> None:
+    rule = policy_of(spec()).alerts["EngineDead"]
+    assert (rule.unready_after, rule.restart_after, rule.report_after) == (None, 0.0, 0.0)
+
+
+def test_no_action_for_a_dead_engine_leaves_it_to_the_kubelet_silently() -> None:
+    world = dead_rule(action="None")
+    for _ in range(5):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert world.steps(Died, BeginRestart) == []
+
+
+def test_an_event_for_a_dead_engine_never_evicts() -> None:
+    world = dead_rule(action="Event")
+    for _ in range(5):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert len(world.steps(Died)) == 5
+    assert world.steps(BeginRestart) == []
+
+
+def test_for_delays_the_replacement_of_a_dying_pod() -> None:
+    world = dead_rule(action="Restart", **{"for": "2m"})
+    for _ in range(11):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert world.steps(BeginRestart) == []
+    for _ in range(2):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert len(world.steps(BeginRestart)) == 1
+
+
+def test_an_alert_that_is_off_has_no_consequence() -> None:
+    world = World.of(2, policy_of(spec(alerts=[{"name": "EngineDead", "enabled": False}])))
+    world.round()
+    for _ in range(5):
+        die(world, "u0")
+        world.rounds(10.0)
+    assert world.steps(Died, BeginRestart) == []
