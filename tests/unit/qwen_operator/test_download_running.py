@@ -57,7 +57,7 @@ async def test_a_failed_job_that_the_cluster_has_deleted_is_made_again_and_nobod
     del cluster.objects[JOB]
     assert await pass_over(cluster) == []
     assert cluster.writes("Job") == 2
-    assert cluster.told == []
+    assert cluster.reported == []
 
 
 async def test_a_running_job_that_somebody_deletes_is_made_again_and_told() -> None:
@@ -66,7 +66,7 @@ async def test_a_running_job_that_somebody_deletes_is_made_again_and_told() -> N
     del cluster.objects[JOB]
     await pass_over(cluster)
     assert cluster.writes("Job") == 2
-    assert cluster.told == [("DriftRepaired", f"Job {JOB[1]} was deleted and was created again.")]
+    assert cluster.reported == [("DriftRepaired", f"Job {JOB[1]} was deleted and was created again.")]
 
 
 async def test_the_job_of_another_model_is_removed_and_made_again_when_the_spec_returns() -> None:
@@ -77,7 +77,7 @@ async def test_the_job_of_another_model_is_removed_and_made_again_when_the_spec_
     assert JOB not in cluster.objects
     await pass_over(cluster, SUBJECT)
     assert JOB in cluster.objects
-    assert cluster.told == []
+    assert cluster.reported == []
 
 
 async def test_a_job_that_cannot_be_removed_is_tried_again_with_a_back_off() -> None:
