@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_mirror() -> Iterator[Mirror]:
+def serve_mirror(host: str = "127.0.0.1", port: int = 0) -> Iterator[Mirror]:
     """A running mirror."""
     mirror = Mirror()
 
@@ -169,8 +169,8 @@ def serve_mirror() -> Iterator[Mirror]:
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A client that was killed is no error."""
 
-    server = Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"mirror": mirror}))
-    mirror.url = f"http://127.0.0.1:{server.server_port}"
+    server = Server((host, port), type("Handler", (_Handler,), {"mirror": mirror}))
+    mirror.url = f"http://{host}:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield mirror
