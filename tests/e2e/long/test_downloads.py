@@ -17,7 +17,7 @@ from tests.e2e.facts import NAME, REASON_SECONDS, expect
 from tests.e2e.hub import hub
 from tests.e2e.kubectl import Kubectl, Object, wait_for
 from tests.e2e.services import qwen_service
-from tests.unit.qwen_server.hub_mirror import FILES, REPOSITORY
+from tests.unit.qwen_server.hub_mirror import REPOSITORY, WEIGHTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -73,7 +73,7 @@ def claimed(kubectl: Kubectl, folder: Path, kib: int) -> Iterator[None]:
 
 def from_hub(url: str, repository: str) -> Object:
     engine = {"device": "cpu", "env": [{"name": "HF_ENDPOINT", "value": url}]}
-    source = {"builtin": None, "huggingFace": {"repo": repository}}
+    source = {"huggingFace": {"repo": repository}}
     return qwen_service(NAME, model={"source": source}, engine=engine, cache={"existingClaim": CLAIM})
 
 
@@ -116,4 +116,4 @@ def test_pods_are_made_after_a_download_that_was_cut(kubectl: Kubectl, cluster: 
         wait_for(lambda: kubectl.find("deployments"), 10, "no pods are made")
         found = {name for _, _, names in os.walk(tmp_path) for name in names}
         assert {"config.json", "model-00001-of-00002.safetensors"} <= found
-        assert download(kubectl)["totalBytes"] >= len(FILES["config.json"]) + 2 * len(FILES["pytorch_model.bin"])
+        assert download(kubectl)["totalBytes"] >= 2 * len(WEIGHTS)
