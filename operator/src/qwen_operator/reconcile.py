@@ -11,7 +11,8 @@ from typing import Any
 from qwen_operator import __version__
 from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus
 from qwen_operator.api.names import child_name
-from qwen_operator.api.objects import Key, Object
+from qwen_operator.api.objects import Key, Object, key_of
+from qwen_operator.api.series import labels_of
 from qwen_operator.children import Children
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
@@ -34,7 +35,7 @@ from qwen_operator.kube.resources import (
 from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, plan
 from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
-from qwen_operator.process.operator_metrics import WRITES
+from qwen_operator.process.operator_metrics import CONDITION, WRITES
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.conditions import Observed, Suspension, evaluate, invalid_status
 from qwen_operator.status.diagnosis import is_held_up
@@ -135,6 +136,7 @@ class Reconciler:
         self._warned.pop(key, None)
         self._children.forget(key)
         self._pod_events.forget(key)
+        CONDITION.remove_by_labels({"namespace": key[0], "qwenservice": key[1]})
 
     async def _still_there(self, key: Key, service: QwenService, todo: Plan) -> bool:
         """Whether the service still exists. Checked before a child is created for it.
@@ -195,6 +197,7 @@ class Reconciler:
         return self._children.own(resource, service, child_name(service.name))
 
     async def _write_status(self, obj: Object, status: ServiceStatus) -> None:
+        self._show(key_of(obj), status)
         old, new = obj.get("status") or {}, status.to_dict()
         body = status_patch(old, new)
         if not body:
@@ -211,6 +214,13 @@ class Reconciler:
         WRITES.labels("status").inc()
         self._cluster.store_service(patched)
         self._tell_transitions(obj, old.get("conditions") or (), new.get("conditions") or ())
+
+    def _show(self, key: Key, status: ServiceStatus) -> None:
+        """Shows the conditions to Prometheus, unless the service was deleted in the meantime."""
+        if self._cluster.service(key) is None:
+            return
+        for condition in status.conditions:
+            CONDITION.labels(*labels_of(key), condition.type).set(condition.status == "True")
 
     def _tell_transitions(
         self, obj: Object, old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]

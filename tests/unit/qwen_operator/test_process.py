@@ -322,3 +322,15 @@ async def test_what_a_quota_refuses_is_counted_apart(server: Server, kube: KubeC
     await until(lambda: reconciles("refused") > before["refused"], 20)
     assert reconciles("error") == before["error"]
     await stop(task)
+
+
+async def test_the_conditions_of_a_service_are_metrics(server: Server, kube: KubeClient) -> None:
+    def condition(kind: str) -> float | None:
+        labels = {"namespace": "n", "service": "news", "qwenservice": "news", "type": kind}
+        return REGISTRY.get_sample_value("qwen_operator_condition", labels)
+
+    server.answer = Cluster(service())
+    _, task = await run_controller(kube, Health())
+    await until(lambda: condition("Ready") == 0.0, 20)
+    assert condition("Degraded") is not None
+    await stop(task)

@@ -20,7 +20,7 @@ from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import KubeError
 from qwen_operator.kube.resources import REPLICA_SETS
 from qwen_operator.process.health import Health
-from qwen_operator.process.operator_metrics import ACTIONS, PODS_OUT, RESTARTS, SUSPENDED
+from qwen_operator.remediation import figures
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.memory import Memory, next_poll
@@ -127,9 +127,7 @@ class Remediator:
             self._outlooks.pop(key, None)
             self._wake.pop(key, None)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
-            for metric in (PODS_OUT, SUSPENDED, RESTARTS):
-                metric.remove(*key)
-            ACTIONS.remove_by_labels({"namespace": key[0], "service": key[1]})
+            figures.forget(key)
 
     async def stop(self) -> None:
         """Stops all loops."""
@@ -203,6 +201,8 @@ class Remediator:
             else:
                 known = known._replace(state=state) if known is not None else _Known(state, None)
             self._known[key] = known
+            if known.policy is not None:
+                figures.prepare(key, known.policy)
         return known
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
@@ -212,12 +212,16 @@ class Remediator:
         if memory is None:
             before = _suspended_before(self._cluster.service(key))
             memory = Memory(suspended=None if before is None else (before, now.mono))
+            figures.prepare(key, policy)
         decisions = decide(seen, policy, ledger, memory, now)
         self._memories[key] = decisions.memory
         latches = [memory.latch for memory in decisions.memory.pods.values() if policy.mode == "Enforce"]
-        RESTARTS.labels(*key)  # from now on it exists: without a first 0, no increase can be seen
-        PODS_OUT.labels(*key).set(sum(latch is not None and not latch.held_back for latch in latches))
-        SUSPENDED.labels(*key).set(decisions.suspended is not None)
+        figures.show(
+            key,
+            out=sum(latch is not None and not latch.held_back for latch in latches),
+            suspended=decisions.suspended is not None,
+            died=_died(memory, decisions.memory),
+        )
         if decisions.suspended != self._suspended.get(key):
             if decisions.suspended is None:
                 del self._suspended[key]
@@ -243,7 +247,7 @@ class Remediator:
             self._outlooks.pop(key, None)
         if suspended is not None and suspended != self._suspended.get(key):
             self._suspended[key] = suspended
-            SUSPENDED.labels(*key).set(True)
+            figures.show_suspension(key)
             self._on_change(key)
         return suspended is not None
 
@@ -308,6 +312,12 @@ class Remediator:
         deployment = self._cluster.deployment(key)
         owner = "" if deployment is None else deployment["metadata"]["uid"]
         return newest_revision([item for item in sets if is_owned_by(item, owner)])
+
+
+def _died(before: Memory, after: Memory) -> int:
+    """How many engines died in a round."""
+    known = before.pods
+    return sum(max(0, pod.deaths - known[uid].deaths) for uid, pod in after.pods.items() if uid in known)
 
 
 def _state(service: Object) -> tuple[Any, ...]:
