@@ -32,6 +32,7 @@ from qwen_operator.kube.resources import (
     SERVICES,
     resource_for,
 )
+from qwen_operator.planning.monitoring import RUNBOOKS, MonitoringDefaults
 from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, plan
 from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
@@ -63,6 +64,7 @@ class Reconciler:
         self._cluster = cluster
         self._recorder = recorder
         self._settings = settings
+        self._monitoring = MonitoringDefaults(settings.monitoring_labels, settings.runbook_base_url or RUNBOOKS)
         self._suspended = suspended
         self._gone = gone
         self._outlook = outlook
@@ -187,6 +189,8 @@ class Reconciler:
             budgets=cluster.budgets(key[0]),
             claims=claims,
             prometheuses=cluster.surroundings.prometheuses,
+            namespace_labels=cluster.surroundings.namespaces.get(key[0]),
+            monitoring=self._monitoring,
             ingress_classes=cluster.surroundings.ingress_classes,
             scaling_trouble=scaling_trouble(self._autoscaler(service), now),
         )

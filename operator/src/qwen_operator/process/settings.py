@@ -19,7 +19,11 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of an operator process. Empty `watch_namespaces` means all namespaces."""
+    """The settings of an operator process.
+
+    Empty `watch_namespaces` means all namespaces. An empty `runbook_base_url` means the runbooks of
+    the repository.
+    """
 
     server_image_cpu: str
     server_image_cuda: str
@@ -32,6 +36,8 @@ class Settings:
     log_level: str
     log_format: Literal["json", "text"]
     resync_seconds: float
+    monitoring_labels: Mapping[str, str]
+    runbook_base_url: str
 
     @property
     def server_images(self) -> Mapping[str, str]:
@@ -65,6 +71,14 @@ def _positive(text: str) -> float:
     return seconds
 
 
+def _labels(text: str) -> Mapping[str, str]:
+    pairs = [pair.partition("=") for pair in _names(text)]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of labels such as a=b,c=d")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         raise SettingsError(message)
@@ -93,6 +107,8 @@ def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     add("log-level", "info", "minimum level of log messages", type=str.lower, choices=LOG_LEVELS)
     add("log-format", "json", "format of log lines", choices=("json", "text"))
     add("resync-seconds", "60", "how often every service is reconciled without a change", type=_positive)
+    add("monitoring-labels", "", "labels of all ServiceMonitors and PrometheusRules, such as a=b,c=d", type=_labels)
+    add("runbook-base-url", "", "URL of the folder of runbooks, for alerts; empty means the repository's")
     return parser
 
 

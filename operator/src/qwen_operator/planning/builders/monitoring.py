@@ -8,9 +8,10 @@ from qwen_operator.api import QwenService, format_duration
 from qwen_operator.api.names import PORT_NAME, selector_labels
 from qwen_operator.api.objects import Object
 from qwen_operator.planning.builders.common import child
+from qwen_operator.planning.monitoring import MonitoringDefaults
 
 
-def build_service_monitor(service: QwenService) -> Object:
+def build_service_monitor(service: QwenService, defaults: MonitoringDefaults) -> Object:
     """The ServiceMonitor. Every pod is scraped, including those that are out of rotation."""
 
     monitoring = service.spec.monitoring
@@ -24,6 +25,6 @@ def build_service_monitor(service: QwenService) -> Object:
         service,
         "monitoring.coreos.com/v1",
         "ServiceMonitor",
-        labels=monitoring.labels,
+        labels=defaults.labels_for(service.spec),
         spec={"selector": {"matchLabels": selector_labels(service.name)}, "endpoints": [endpoint]},
     )
