@@ -10,7 +10,7 @@ import pytest
 from qwen_operator.api import QwenService
 from qwen_operator.planning.builders.deployment import spec_hash
 from qwen_operator.planning.monitoring import RUNBOOKS, MonitoringDefaults
-from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, load, planned, service
+from tests.unit.qwen_operator.objects import ROOT, UID, Object, child, gpu_service, load, planned, service
 
 EVERYTHING: Object = {
     "autoscaling": {"maxReplicas": 8},
@@ -242,7 +242,9 @@ def test_every_alert_names_its_runbook_its_severity_and_its_value() -> None:
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
         assert rule["labels"]["qwenservice"] == "news"
         assert rule["annotations"]["summary"].endswith(".")
-        assert rule["annotations"]["runbook_url"].startswith(f"{RUNBOOKS}/")
+        base, _, page = rule["annotations"]["runbook_url"].rpartition("/")
+        assert base == RUNBOOKS
+        assert (ROOT / "docs" / "runbooks" / page).is_file()
         assert "by (namespace, service" in rule["expr"] or 'namespace="default"' in rule["expr"]
         if name != "QwenServiceNotScraped":
             assert "$value" in rule["annotations"]["description"]
