@@ -84,6 +84,8 @@ app.kubernetes.io/component: operator
 {{- join "," $pairs -}}
 {{- end -}}
 
+{{- define "qwen-operator.metricsKeyFolder" -}}/etc/qwen-operator/metrics-key{{- end -}}
+
 {{- /* The environment variables that the chart sets. */ -}}
 {{- define "qwen-operator.env" -}}
 - name: QWEN_OPERATOR_SERVER_IMAGE_CPU
@@ -114,6 +116,8 @@ app.kubernetes.io/component: operator
   value: {{ .Values.resyncSeconds | quote }}
 - name: QWEN_OPERATOR_MONITORING_LABELS
   value: {{ include "qwen-operator.monitoringLabels" . | quote }}
+- name: QWEN_OPERATOR_METRICS_KEY_FILE
+  value: {{ ternary (printf "%s/keys" (include "qwen-operator.metricsKeyFolder" .)) "" (not (empty .Values.monitoring.metricsKey.secretName)) | quote }}
 - name: QWEN_OPERATOR_RUNBOOK_BASE_URL
   value: {{ .Values.monitoring.prometheusRule.runbookBaseUrl | quote }}
 {{- end -}}

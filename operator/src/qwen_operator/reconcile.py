@@ -191,6 +191,7 @@ class Reconciler:
             prometheuses=cluster.surroundings.prometheuses,
             namespace_labels=cluster.surroundings.namespaces.get(key[0]),
             monitoring=self._monitoring,
+            metrics_keys=self._settings.metrics_keys,
             ingress_classes=cluster.surroundings.ingress_classes,
             scaling_trouble=scaling_trouble(self._autoscaler(service), now),
         )

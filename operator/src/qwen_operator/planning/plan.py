@@ -33,6 +33,7 @@ from qwen_operator.planning.plan_warnings import (
     PlanWarning,
     claim_warnings,
     exposure_warnings,
+    key_warnings,
     monitoring_warnings,
     most_replicas,
     scaling_warnings,
@@ -66,6 +67,7 @@ class ClusterFacts:
         prometheuses: the Prometheus objects of the cluster, None if they are not known.
         namespace_labels: the labels of the service's namespace, None if they are not known.
         monitoring: what the operator's settings say about monitoring.
+        metrics_keys: the operator's keys for the metrics of pods. It uses the first one.
         ingress_classes: the IngressClasses, and whether they are the default; None if they are not
             known.
         scaling_trouble: why the autoscaler does not work, empty if it does.
@@ -86,6 +88,7 @@ class ClusterFacts:
     prometheuses: Sequence[Mapping[str, Any]] | None = None
     namespace_labels: Mapping[str, str] | None = None
     monitoring: MonitoringDefaults = field(default_factory=MonitoringDefaults)
+    metrics_keys: Sequence[str] = field(default=(), repr=False)
     ingress_classes: Mapping[str, bool] | None = None
     scaling_trouble: str = ""
 
@@ -116,7 +119,7 @@ class Plan:
 def plan(service: QwenService, facts: ClusterFacts) -> Plan:
     """The children that must exist, those that must not, and warnings."""
     warnings: list[PlanWarning] = []
-    children = [build_alerts_configmap(service), build_service(service)]
+    children = [build_alerts_configmap(service, facts.metrics_keys), build_service(service)]
     cache = service.spec.cache
     if cache is not None:
         warnings += _cache_warnings(service, cache, facts)
@@ -267,6 +270,7 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
             evaluating=_reading("rule", service, facts),
             prometheuses=facts.prometheuses or (),
         ),
+        *key_warnings(spec, has_metrics_key=bool(facts.metrics_keys)),
         *exposure_warnings(spec, has_routes=facts.has_http_route, ingress_classes=facts.ingress_classes),
         *scaling_warnings(spec, has_keda=facts.has_scaled_object, trouble=facts.scaling_trouble),
     ]

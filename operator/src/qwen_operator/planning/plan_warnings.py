@@ -178,3 +178,14 @@ def monitoring_warnings(
         )
         warnings.append(PlanWarning("PrometheusNotAdmitted", message))
     return warnings
+
+
+def key_warnings(spec: QwenServiceSpec, *, has_metrics_key: bool) -> list[PlanWarning]:
+    """About metrics that are protected. `has_metrics_key` is whether the operator can read them."""
+    if spec.auth.metrics_token_secret_ref is None or has_metrics_key:
+        return []
+    message = (
+        "auth.metricsTokenSecretRef protects the metrics, and the operator has no key to read them: remediation is "
+        "blind. Set the chart's value monitoring.metricsKey.secretName."
+    )
+    return [PlanWarning("MetricsKeyMissing", message)]

@@ -6,11 +6,13 @@ import argparse
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _PREFIX: Final = "QWEN_OPERATOR_"
+_SHORTEST_KEY: Final = 16
 
 
 class SettingsError(Exception):
@@ -22,7 +24,7 @@ class Settings:
     """The settings of an operator process.
 
     Empty `watch_namespaces` means all namespaces. An empty `runbook_base_url` means the runbooks of
-    the repository.
+    the repository. The first of the `metrics_keys` is used to read metrics that are protected.
     """
 
     server_image_cpu: str
@@ -38,6 +40,7 @@ class Settings:
     resync_seconds: float
     monitoring_labels: Mapping[str, str]
     runbook_base_url: str
+    metrics_keys: tuple[str, ...] = field(repr=False)
 
     @property
     def server_images(self) -> Mapping[str, str]:
@@ -79,6 +82,19 @@ def _labels(text: str) -> Mapping[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+def _keys(path: str) -> tuple[str, ...]:
+    if not path:
+        return ()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error}") from error
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found or min(map(len, found)) < _SHORTEST_KEY:
+        raise argparse.ArgumentTypeError(f"{path} needs keys of at least {_SHORTEST_KEY} characters, one per line")
+    return found
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         raise SettingsError(message)
@@ -109,6 +125,7 @@ def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     add("resync-seconds", "60", "how often every service is reconciled without a change", type=_positive)
     add("monitoring-labels", "", "labels of all ServiceMonitors and PrometheusRules, such as a=b,c=d", type=_labels)
     add("runbook-base-url", "", "URL of the folder of runbooks, for alerts; empty means the repository's")
+    add("metrics-key-file", "", "file of keys for protected metrics, one per line", type=_keys, dest="metrics_keys")
     return parser
 
 

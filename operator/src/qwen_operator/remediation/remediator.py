@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
 from qwen_operator.api import InvalidSpecError, QwenService, QwenServiceSpec, RemediationStatus
-from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, selector_string
+from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name, selector_string
 from qwen_operator.api.objects import Key, Object, is_owned_by
 from qwen_operator.api.qwenservice import parse_status, remediation_spec
 from qwen_operator.kube.client import KubeClient
@@ -166,7 +166,8 @@ class Remediator:
         policy, desired = known.policy, known.desired
         policy = replace(policy, poll=max(policy.poll, self._poller.shortest))
         asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
-        answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod), key[0]) for pod in asked))
+        name = child_name(key[1])
+        answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod), key[0], name) for pod in asked))
         by_pod = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
         evidence = {uid: answer.evidence for uid, answer in by_pod.items()}
         pods = self._cluster.pods(key)
