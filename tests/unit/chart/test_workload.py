@@ -200,10 +200,6 @@ def test_network_policies_of_services_know_the_operator_under_any_name() -> None
 
 
 def test_the_key_for_metrics_comes_from_a_secret(default: Rendered) -> None:
-    def variable(rendered: Rendered) -> str:
-        (found,) = [item for item in rendered.container["env"] if item["name"] == "QWEN_OPERATOR_METRICS_KEY_FILE"]
-        return str(found["value"])
-
     rendered = render({"monitoring": {"metricsKey": {"secretName": "metrics-keys", "secretKey": "keys.txt"}}})
     mounts = {mount["name"]: mount for mount in rendered.container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in rendered.one("Deployment")["spec"]["template"]["spec"]["volumes"]}
@@ -211,7 +207,7 @@ def test_the_key_for_metrics_comes_from_a_secret(default: Rendered) -> None:
         "secretName": "metrics-keys",
         "items": [{"key": "keys.txt", "path": "keys"}],
     }
-    assert variable(rendered) == f"{mounts['metrics-key']['mountPath']}/keys"
+    path = environment(rendered.container)["QWEN_OPERATOR_METRICS_KEY_FILE"]
+    assert path == f"{mounts['metrics-key']['mountPath']}/keys"
     assert mounts["metrics-key"]["readOnly"]
-    assert variable(default) == ""
     assert "metrics-key" not in str(default.one("Deployment")["spec"]["template"]["spec"]["volumes"])
