@@ -103,7 +103,7 @@ def test_an_alert_of_the_server_fires_at_once_with_its_value_and_for_its_pod_onl
     name = f'name="{alert.name}"'
     series = {
         f'qwen_alert_active{{{POD},{name},severity="warning"}}': "0 0 1 1 0",
-        f"qwen_alert_value{{{POD},{name}}}": "NaN NaN 16.23 17 NaN",
+        f"qwen_alert_value{{{POD},{name}}}": "0 0 16.23 17 0",
         f'qwen_alert_active{{{OTHER},{name},severity="warning"}}': "1x5",
         f"qwen_alert_value{{{OTHER},{name}}}": "99x5",
     }
