@@ -100,6 +100,7 @@ def test_operator_may_do_its_work_and_not_more(installed: ControlPlane) -> None:
         ("create", "", "pods/eviction"),
         ("get", "", "nodes"),
         ("list", "monitoring.coreos.com", "prometheuses"),
+        ("list", "", "namespaces"),
         ("list", "networking.k8s.io", "ingressclasses"),
         ("patch", "networking.k8s.io", "ingresses"),
         ("create", "batch", "jobs"),

@@ -22,7 +22,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Object]]
     """The service's rules about its objectives, and the file that holds them."""
     path = tmp_path_factory.mktemp("burn-rates") / "rules.yaml"
     built = child(service(slo=SLO), "PrometheusRule", has_prometheus_rule=True)
-    found = built["spec"]["groups"][1]
+    (found,) = [group for group in built["spec"]["groups"] if group["name"] == "qwen-news-slo"]
     path.write_text(yaml.safe_dump({"groups": [found]}), encoding="utf-8")
     return path, found["rules"]
 

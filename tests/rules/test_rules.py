@@ -29,7 +29,10 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The groups of the chart's PrometheusRule as a file of rules."""
     path = tmp_path_factory.mktemp("rules") / "rules.yaml"
     shown = generate.render(
-        "--set", "monitoring.prometheusRule.enabled=true", "--show-only", "templates/prometheusrule.yaml"
+        "--set",
+        "monitoring.prometheusRule.enabled=true,monitoring.serviceMonitor.enabled=true",
+        "--show-only",
+        "templates/prometheusrule.yaml",
     )
     path.write_text(yaml.safe_dump(yaml.safe_load(shown)["spec"]), encoding="utf-8")
     return path

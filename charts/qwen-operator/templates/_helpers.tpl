@@ -75,6 +75,17 @@ app.kubernetes.io/component: operator
 {{- end -}}
 {{- end -}}
 
+{{- /* The labels of all ServiceMonitors and PrometheusRules, as the operator reads them. */ -}}
+{{- define "qwen-operator.monitoringLabels" -}}
+{{- $pairs := list -}}
+{{- range $key, $value := .Values.monitoring.labels -}}
+{{- $pairs = append $pairs (printf "%s=%s" $key $value) -}}
+{{- end -}}
+{{- join "," $pairs -}}
+{{- end -}}
+
+{{- define "qwen-operator.metricsKeyFolder" -}}/etc/qwen-operator/metrics-key{{- end -}}
+
 {{- /* The environment variables that the chart sets. */ -}}
 {{- define "qwen-operator.env" -}}
 - name: QWEN_OPERATOR_SERVER_IMAGE_CPU
@@ -103,6 +114,12 @@ app.kubernetes.io/component: operator
   value: {{ .Values.log.format | quote }}
 - name: QWEN_OPERATOR_RESYNC_SECONDS
   value: {{ .Values.resyncSeconds | quote }}
+- name: QWEN_OPERATOR_MONITORING_LABELS
+  value: {{ include "qwen-operator.monitoringLabels" . | quote }}
+- name: QWEN_OPERATOR_METRICS_KEY_FILE
+  value: {{ ternary (printf "%s/keys" (include "qwen-operator.metricsKeyFolder" .)) "" (not (empty .Values.monitoring.metricsKey.secretName)) | quote }}
+- name: QWEN_OPERATOR_RUNBOOK_BASE_URL
+  value: {{ .Values.monitoring.prometheusRule.runbookBaseUrl | quote }}
 {{- end -}}
 
 {{- define "qwen-operator.leaseName" -}}

@@ -70,17 +70,30 @@
 {{- end -}}
 
 {{- /* Permissions that only a cluster-wide operator has. It leaves pods on a node that is not ready
-     to Kubernetes, lets the Prometheus that scrapes a service pass its NetworkPolicy, and says if
-     no IngressClass serves an Ingress. */ -}}
+     to Kubernetes, and says if no IngressClass serves an Ingress. */ -}}
 {{- define "qwen-operator.clusterRules" -}}
 - apiGroups: [""]
   resources: [nodes]
   verbs: [get]
+- apiGroups: [networking.k8s.io]
+  resources: [ingressclasses]
+  verbs: [list]
+{{- end -}}
+
+{{- /* Returns "true" if the operator may list Prometheus objects, else nothing. */ -}}
+{{- define "qwen-operator.listsPrometheuses" -}}
+{{- $wanted := .Values.rbac.listPrometheuses | toString -}}
+{{- if or (eq $wanted "true") (and (eq $wanted "Auto") (not .Values.watchNamespaces)) -}}true{{- end -}}
+{{- end -}}
+
+{{- /* The optional permission to read which Prometheus selects what. The operator lets the one that
+     scrapes a service pass its NetworkPolicy, and says if none reads the alerts. */ -}}
+{{- define "qwen-operator.prometheusRules" -}}
 - apiGroups: [monitoring.coreos.com]
   resources: [prometheuses]
   verbs: [list]
-- apiGroups: [networking.k8s.io]
-  resources: [ingressclasses]
+- apiGroups: [""]
+  resources: [namespaces]
   verbs: [list]
 {{- end -}}
 

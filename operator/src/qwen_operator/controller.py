@@ -40,7 +40,7 @@ class Controller:
         self._kube = kube
         self._settings = settings
         self._health = health
-        self._poller = poller or Poller()
+        self._poller = poller or Poller(keys=settings.metrics_keys)
         self._recorder = Recorder(kube, settings.pod_name)
         self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, self._failed)
         self.cluster = ClusterCache(

@@ -12,7 +12,8 @@ from typing import Any
 from qwen_operator import __version__
 from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus
 from qwen_operator.api.names import JOB_NAME_LABEL, child_name
-from qwen_operator.api.objects import Key, Object, Owner
+from qwen_operator.api.objects import Key, Object, Owner, key_of
+from qwen_operator.api.series import labels_of
 from qwen_operator.children import Children
 from qwen_operator.downloads import Ask, Downloads
 from qwen_operator.kube.cache import ClusterCache
@@ -35,10 +36,11 @@ from qwen_operator.kube.resources import (
     resource_for,
 )
 from qwen_operator.planning.builders.ownership import is_ours, labels_select
+from qwen_operator.planning.monitoring import RUNBOOKS, MonitoringDefaults
 from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, plan
 from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
-from qwen_operator.process.operator_metrics import WRITES
+from qwen_operator.process.operator_metrics import CONDITION, WRITES
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.conditions import Observed, Suspension, evaluate, invalid_status
 from qwen_operator.status.diagnosis import is_held_up
@@ -75,6 +77,7 @@ class Reconciler:
         self._cluster = cluster
         self._recorder = recorder
         self._settings = settings
+        self._monitoring = MonitoringDefaults(settings.monitoring_labels, settings.runbook_base_url or RUNBOOKS)
         self._suspended = suspended
         self._gone = gone
         self._again = again
@@ -164,6 +167,7 @@ class Reconciler:
         self._children.forget(key)
         self._pod_events.forget(key)
         self._downloads.forget(key)
+        CONDITION.remove_by_labels({"namespace": key[0], "qwenservice": key[1]})
 
     def _seen(self, key: Key, service: QwenService, todo: Plan) -> Seen:
         """The Job that downloads the model and its pods, if there is one."""
@@ -235,6 +239,9 @@ class Reconciler:
             jobs=[job for job in cluster.jobs(key) if is_ours(job, service)],
             claims=claims,
             prometheuses=cluster.surroundings.prometheuses,
+            namespace_labels=cluster.surroundings.namespaces.get(key[0]),
+            monitoring=self._monitoring,
+            metrics_keys=self._settings.metrics_keys,
             ingress_classes=cluster.surroundings.ingress_classes,
             scaling_trouble=scaling_trouble(self._autoscaler(service), now),
         )
@@ -245,6 +252,7 @@ class Reconciler:
         return self._children.own(resource, service, child_name(service.name))
 
     async def _write_status(self, obj: Object, status: ServiceStatus) -> None:
+        self._show(key_of(obj), status)
         old, new = obj.get("status") or {}, status.to_dict()
         body = status_patch(old, new)
         if not body:
@@ -261,6 +269,13 @@ class Reconciler:
         WRITES.labels("status").inc()
         self._cluster.store_service(patched)
         self._report_transitions(obj, old.get("conditions") or (), new.get("conditions") or ())
+
+    def _show(self, key: Key, status: ServiceStatus) -> None:
+        """Shows the conditions to Prometheus, unless the service was deleted in the meantime."""
+        if self._cluster.service(key) is None:
+            return
+        for condition in status.conditions:
+            CONDITION.labels(*labels_of(key), condition.type).set(condition.status == "True")
 
     def _report_transitions(
         self, obj: Object, old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]

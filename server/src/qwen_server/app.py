@@ -56,8 +56,9 @@ def create_app(
     monitor in tests. Without `tracing`, no spans are created.
     """
     keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
+    tokens = ApiKeys(settings.metrics_tokens_dir)
     patches = Patches(settings.patches)
-    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=[keys.poll], patches=patches)
+    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=[keys.poll, tokens.poll], patches=patches)
     reader = BodyReader(settings.max_body_bytes, settings.body_timeout)
 
     @contextlib.asynccontextmanager
@@ -88,8 +89,8 @@ def create_app(
     )
     app.state.prometheus = PrometheusPage(service.observe, service.clock)
     # The middleware that is added last is the outermost.
-    if keys.required:
-        app.add_middleware(Authentication, keys=keys, service=service)
+    if keys.required or tokens.required:
+        app.add_middleware(Authentication, keys=keys, tokens=tokens, service=service)
     if settings.cors_origins:
         app.add_middleware(cross_origin, origins=settings.cors_origins)
     app.add_middleware(Surroundings, service=service, tracing=tracing)

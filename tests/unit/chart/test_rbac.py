@@ -12,7 +12,7 @@ from .conftest import ROOT, Rendered, render
 
 Grant = tuple[str, str, str]  # API group, resource, verb
 # What only an operator of the whole cluster may read.
-CLUSTERWIDE = {"nodes", "prometheuses", "ingressclasses"}
+CLUSTERWIDE = {"nodes", "prometheuses", "namespaces", "ingressclasses"}
 
 
 def grants(role: dict[str, Any]) -> set[Grant]:
@@ -138,3 +138,13 @@ def test_rights_can_come_from_elsewhere() -> None:
     assert not roles(rendered)
     assert not rendered.all("ServiceAccount")
     assert rendered.one("Deployment")["spec"]["template"]["spec"]["serviceAccountName"] == "given"
+
+
+def test_the_right_to_list_prometheus_objects_is_optional_in_both_modes() -> None:
+    wanted = {("monitoring.coreos.com", "prometheuses", "list"), ("", "namespaces", "list")}
+    without = render({"rbac": {"listPrometheuses": False}})
+    assert not wanted & set().union(*map(grants, without.all("ClusterRole")))
+    namespaced = render({"watchNamespaces": ["team-a"], "rbac": {"listPrometheuses": "true"}})
+    assert grants(namespaced.one("ClusterRole")) == wanted
+    (binding,) = namespaced.all("ClusterRoleBinding")
+    assert binding["roleRef"]["name"] == namespaced.one("ClusterRole")["metadata"]["name"]

@@ -48,6 +48,7 @@ EVERYTHING: dict[str, Any] = {
         "serviceMonitor": {"enabled": True, "interval": "10s"},
         "prometheusRule": {"enabled": "true", "runbookBaseUrl": "https://runbooks.example.com/"},
         "dashboards": {"enabled": True, "annotations": {"grafana_folder": "Qwen"}},
+        "metricsKey": {"secretName": "metrics-keys", "secretKey": "keys.txt"},
     },
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from qwen_operator.planning.monitoring import RUNBOOKS
+
 from .conftest import Rendered, render
 
 SELECTOR = {
@@ -23,6 +25,9 @@ ENVIRONMENT = {
     "QWEN_OPERATOR_LOG_LEVEL": "info",
     "QWEN_OPERATOR_LOG_FORMAT": "json",
     "QWEN_OPERATOR_RESYNC_SECONDS": "60",
+    "QWEN_OPERATOR_MONITORING_LABELS": "",
+    "QWEN_OPERATOR_METRICS_KEY_FILE": "",
+    "QWEN_OPERATOR_RUNBOOK_BASE_URL": RUNBOOKS,
 }
 
 
@@ -192,3 +197,17 @@ def test_network_policies_of_services_know_the_operator_under_any_name() -> None
     labels = odd.one("Deployment")["spec"]["template"]["metadata"]["labels"]
     assert labels["app.kubernetes.io/part-of"] == "qwen-vllm"
     assert labels["app.kubernetes.io/component"] == "operator"
+
+
+def test_the_key_for_metrics_comes_from_a_secret(default: Rendered) -> None:
+    rendered = render({"monitoring": {"metricsKey": {"secretName": "metrics-keys", "secretKey": "keys.txt"}}})
+    mounts = {mount["name"]: mount for mount in rendered.container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in rendered.one("Deployment")["spec"]["template"]["spec"]["volumes"]}
+    assert volumes["metrics-key"]["secret"] == {
+        "secretName": "metrics-keys",
+        "items": [{"key": "keys.txt", "path": "keys"}],
+    }
+    path = environment(rendered.container)["QWEN_OPERATOR_METRICS_KEY_FILE"]
+    assert path == f"{mounts['metrics-key']['mountPath']}/keys"
+    assert mounts["metrics-key"]["readOnly"]
+    assert "metrics-key" not in str(default.one("Deployment")["spec"]["template"]["spec"]["volumes"])

@@ -152,7 +152,10 @@ GOOD_SPECS: dict[str, Spec] = {
             "rateLimit": "1/second",
         },
     },
-    "API keys": {**CPU, "auth": {"apiKeySecretRef": {"name": "keys"}}},
+    "API keys": {
+        **CPU,
+        "auth": {"apiKeySecretRef": {"name": "keys"}, "metricsTokenSecretRef": {"name": "metrics", "key": "token"}},
+    },
     "exposed": {
         **CPU,
         "service": {"type": "LoadBalancer", "port": 80, "annotations": {"example.com/lb": "internal"}},

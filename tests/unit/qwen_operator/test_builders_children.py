@@ -9,7 +9,8 @@ import pytest
 
 from qwen_operator.api import QwenService
 from qwen_operator.planning.builders.deployment import spec_hash
-from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, load, planned, service
+from qwen_operator.planning.monitoring import RUNBOOKS, MonitoringDefaults
+from tests.unit.qwen_operator.objects import ROOT, UID, Object, child, gpu_service, load, planned, service
 
 EVERYTHING: Object = {
     "autoscaling": {"maxReplicas": 8},
@@ -209,8 +210,8 @@ def test_rollout_deadline_covers_start_proof_and_drain() -> None:
 
 
 def rules_of(**spec: Any) -> dict[str, Object]:
-    found = child(service(**spec), "PrometheusRule", has_prometheus_rule=True)
-    return {rule["alert"]: rule for rule in found["spec"]["groups"][0]["rules"]}
+    found = child(service(**spec), "PrometheusRule", has_prometheus_rule=True, has_service_monitor=True)
+    return {rule["alert"]: rule for group in found["spec"]["groups"] for rule in group["rules"] if "alert" in rule}
 
 
 def test_prometheus_rule_needs_its_api_and_can_be_switched_off() -> None:
@@ -222,14 +223,55 @@ def test_prometheus_rule_needs_its_api_and_can_be_switched_off() -> None:
 
 def test_every_active_alert_has_a_rule_with_its_severity() -> None:
     found = rules_of(alerts=[{"name": "HighTTFT", "severity": "critical"}, {"name": "GPUMemoryHigh", "enabled": False}])
-    assert found["HighTTFT"]["labels"]["severity"] == "critical"
-    assert 'service="news",name="HighTTFT"' in found["HighTTFT"]["expr"]
-    assert "GPUMemoryHigh" not in found
-    assert "HighLatency" not in found
+    assert found["QwenHighTTFT"]["labels"]["severity"] == "critical"
+    assert 'service="news",name="HighTTFT"' in found["QwenHighTTFT"]["expr"]
+    assert "QwenGPUMemoryHigh" not in found
+    assert "QwenHighLatency" not in found
 
 
-def test_dead_server_is_detected_by_failed_scrapes() -> None:
-    assert rules_of()["EngineDead"]["expr"].endswith('(up{namespace="default",service="news"}) == 0')
+def test_a_death_is_what_the_operator_saw_because_a_pod_that_cannot_be_scraped_may_be_well() -> None:
+    expression = rules_of()["QwenEngineDead"]["expr"]
+    assert 'qwen_operator_engine_deaths_total{namespace="default",service="news"}' in expression
+    assert "up{" not in expression
+
+
+def test_every_alert_names_its_runbook_its_severity_and_its_value() -> None:
+    found = rules_of(slo={"availability": "99.5"})
+    assert {name[:4] for name in found} == {"Qwen"}
+    for name, rule in found.items():
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert rule["labels"]["qwenservice"] == "news"
+        assert rule["annotations"]["summary"].endswith(".")
+        base, _, page = rule["annotations"]["runbook_url"].rpartition("/")
+        assert base == RUNBOOKS
+        assert (ROOT / "docs" / "runbooks" / page).is_file()
+        assert "by (namespace, service" in rule["expr"] or 'namespace="default"' in rule["expr"]
+        if name != "QwenServiceNotScraped":
+            assert "$value" in rule["annotations"]["description"]
+
+
+def test_only_a_service_with_a_monitor_can_have_no_target() -> None:
+    off = service(monitoring={"serviceMonitor": "Disabled"})
+    alone = child(service(), "PrometheusRule", has_prometheus_rule=True)
+    disabled = child(off, "PrometheusRule", has_prometheus_rule=True, has_service_monitor=True)
+    for built in (alone, disabled):
+        rules = [rule for group in built["spec"]["groups"] for rule in group["rules"]]
+        assert "QwenServiceNotScraped" not in {rule.get("alert") for rule in rules}
+    assert "QwenServiceNotScraped" in rules_of()
+
+
+def test_a_setting_of_the_operator_labels_the_monitoring_of_every_service() -> None:
+    defaults = MonitoringDefaults({"release": "prometheus", "team": "a"}, "https://r.example.com/")
+    cluster = {"has_service_monitor": True, "has_prometheus_rule": True, "monitoring": defaults}
+    subject = service(metadata={"labels": {"team": "b"}}, monitoring={"labels": {"release": "own"}})
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        labels = child(service(), kind, **cluster)["metadata"]["labels"]
+        assert (labels["release"], labels["team"]) == ("prometheus", "a")
+        labels = child(subject, kind, **cluster)["metadata"]["labels"]
+        assert (labels["release"], labels["team"]) == ("own", "b")
+    rule = child(service(), "PrometheusRule", **cluster)["spec"]["groups"][0]["rules"][0]
+    assert rule["annotations"]["runbook_url"] == "https://r.example.com/EngineUnresponsive.md"
+    assert "release" not in child(service(), "Service", **cluster)["metadata"]["labels"]
 
 
 def everything() -> tuple[QwenService, dict[str, Any]]:

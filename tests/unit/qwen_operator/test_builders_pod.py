@@ -152,7 +152,9 @@ def test_model_of_an_image_is_an_image_volume() -> None:
 
 def test_every_mount_has_its_volume() -> None:
     subject = service(
-        model=source(pvc={"claimName": "models"}), cache={"size": "1Gi"}, auth={"apiKeySecretRef": {"name": "keys"}}
+        model=source(pvc={"claimName": "models"}),
+        cache={"size": "1Gi"},
+        auth={"apiKeySecretRef": {"name": "keys"}, "metricsTokenSecretRef": {"name": "m", "key": "token"}},
     )
     volumes = {volume["name"] for volume in pod_spec(subject)["volumes"]}
     mounts = {mount["name"] for mount in container(subject)["volumeMounts"]}

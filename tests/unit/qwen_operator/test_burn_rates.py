@@ -24,7 +24,7 @@ def limits(**slo: Any) -> dict[str, list[str]]:
 
 def test_without_objectives_there_are_no_burn_rates() -> None:
     found = child(service(), "PrometheusRule", has_prometheus_rule=True)
-    assert [group["name"] for group in found["spec"]["groups"]] == ["qwen-news"]
+    assert [group["name"] for group in found["spec"]["groups"]] == ["qwen-news", "qwen-news-records"]
 
 
 def test_burn_rates_are_those_of_the_workbook() -> None:

@@ -15,6 +15,7 @@ from qwen_operator.api.objectives import TTFT_BOUNDS
 from qwen_operator.api.replica import BUILTIN_MODELS
 from qwen_operator.planning.alerts import effective_alerts
 from qwen_operator.planning.builders.autoscaler import RUNNING_METRIC, WAITING_METRIC
+from qwen_operator.process.operator_metrics import REGISTRY
 from qwen_operator.status.exits import exit_reason
 from qwen_server.config import pass_through
 from qwen_server.config.command_line import load_settings
@@ -134,14 +135,25 @@ def test_server_accepts_the_overrides_of_the_config_map() -> None:
 def test_figures_that_rules_and_autoscalers_ask_for_are_exported() -> None:
     source = inspect.getsource(prometheus)
     slo = {"availability": "99.5", "ttft": {"threshold": "2s", "objective": "95"}}
-    rule = child(gpu_service(slo=slo), "PrometheusRule", has_prometheus_rule=True)
-    alerts, objectives = (group["rules"] for group in rule["spec"]["groups"])
-    assert all("qwen_alert_active" in entry["expr"] or "up{" in entry["expr"] for entry in alerts)
-    used = set(re.findall(r"\bqwen_[a-z0-9_]+(?={)", " ".join(entry["expr"] for entry in objectives)))
-    assert used == {"qwen_requests_total", "qwen_ttft_seconds_bucket", "qwen_ttft_seconds_count"}
-    families = {re.sub("_(bucket|count)$", "", name) for name in used}
-    for name in (*families, WAITING_METRIC, RUNNING_METRIC, "qwen_alert_active"):
+    rule = child(gpu_service(slo=slo), "PrometheusRule", has_prometheus_rule=True, has_service_monitor=True)
+    rules = [entry for group in rule["spec"]["groups"] for entry in group["rules"]]
+    named = set(re.findall(r"\bqwen_[a-z0-9_]+(?={)", " ".join(entry["expr"] for entry in rules)))
+    recorded = {entry["record"].removeprefix("service:").partition(":")[0] for entry in rules if "record" in entry}
+    ours = {family.name + ("_total" if family.type == "counter" else "") for family in REGISTRY.collect()}
+    used = {re.sub("_(bucket|count)$", "", name) for name in named - ours}
+    assert used >= {"qwen_requests_total", "qwen_tokens_total", "qwen_alert_value", "qwen_alert_active"}
+    assert used >= {f"qwen_{name}_seconds" for name in ("ttft", "inter_token", "request_duration", "queue_wait")}
+    for name in (*used, WAITING_METRIC, RUNNING_METRIC):
         assert f'"{name}"' in source
+    assert recorded == {
+        "qwen_ttft_seconds",
+        "qwen_inter_token_seconds",
+        "qwen_request_duration_seconds",
+        "qwen_queue_wait_seconds",
+        "qwen_requests",
+        "qwen_tokens",
+        "qwen_slo_errors",
+    }
 
 
 def test_outcomes_and_bounds_of_objectives_are_those_of_the_server() -> None:
@@ -150,7 +162,8 @@ def test_outcomes_and_bounds_of_objectives_are_those_of_the_server() -> None:
     slo = {"availability": "99.5"}
     rule = child(service(slo=slo), "PrometheusRule", has_prometheus_rule=True)
     named = set(re.findall(r"[a-z]+", " ".join(re.findall(r'outcome=~"([a-z|]+)"', str(rule)))))
-    assert named == {"failed", "refused", "successful"} <= set(request_figures.OUTCOMES)
+    assert named == {"failed", "refused", "successful"}
+    assert named <= set(request_figures.OUTCOMES)
 
 
 class HubError(OSError):

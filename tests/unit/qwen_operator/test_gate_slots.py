@@ -50,7 +50,7 @@ class Gates:
 class Full(Poller):
     """A poller in which the namespace has no slot left."""
 
-    async def metrics(self, ip: str, namespace: str) -> Any:
+    async def metrics(self, ip: str, namespace: str, service: str = "") -> Any:
         await asyncio.Event().wait()
 
 

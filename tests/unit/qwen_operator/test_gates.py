@@ -49,7 +49,7 @@ class Cluster:
         assert namespace in ("n", "m")
         return self.pods.get(name)
 
-    async def metrics(self, ip: str, _namespace: str) -> Answer:
+    async def metrics(self, ip: str, _namespace: str, _service: str) -> Answer:
         self.asked += 1
         await asyncio.sleep(0.2 if ip.startswith("ip-slow") else 0.0)
         return Answer(None)

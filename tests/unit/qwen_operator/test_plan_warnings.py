@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from qwen_operator.planning.monitoring import MonitoringDefaults
 from qwen_operator.planning.plan import Reference
 from qwen_operator.planning.plan_warnings import scaling_trouble
+from qwen_operator.planning.prometheuses import demands
 from tests.unit.qwen_operator.objects import NOW, Object, child, gpu_service, planned, service
 
 KEDA = {"maxReplicas": 2, "scaler": "KEDA", "prometheusAddress": "http://prometheus:9090"}
@@ -138,6 +140,58 @@ def test_monitor_that_no_prometheus_selects_is_reported(
     subject = service(monitoring={"labels": {"release": "x"}})
     found = [prometheus(selector, namespaces, namespace)]
     assert reasons(subject, has_service_monitor=True, prometheuses=found) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule_selector", "rule_namespaces", "expected"),
+    [
+        ({}, {}, []),
+        ({"matchLabels": {"release": "x"}}, {}, []),
+        (None, {}, ["MonitoringNotSelected"]),
+        ({"matchLabels": {"release": "y"}}, {}, ["MonitoringNotSelected"]),
+        ({}, None, ["MonitoringNotSelected"]),
+        ({}, {"matchLabels": {"kubernetes.io/metadata.name": "other"}}, ["MonitoringNotSelected"]),
+    ],
+)
+def test_rules_that_no_prometheus_selects_are_reported_too(
+    rule_selector: Any, rule_namespaces: Any, expected: list[str]
+) -> None:
+    found = prometheus({}, {}, "monitoring")
+    found["spec"] |= {"ruleSelector": rule_selector, "ruleNamespaceSelector": rule_namespaces}
+    subject = service(monitoring={"labels": {"release": "x"}})
+    cluster = {"has_service_monitor": True, "has_prometheus_rule": True, "prometheuses": [found]}
+    assert reasons(subject, **cluster) == expected
+    assert reasons(service(monitoring={"labels": {"release": "x"}, "prometheusRule": "Disabled"}), **cluster) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [(None, []), ({"team": "a"}, []), ({"team": "b"}, ["MonitoringNotSelected"]), ({}, ["MonitoringNotSelected"])],
+)
+def test_the_labels_of_the_namespace_decide_if_they_are_known(
+    labels: dict[str, str] | None, expected: list[str]
+) -> None:
+    found = [prometheus({}, {"matchLabels": {"team": "a"}}, "monitoring")]
+    cluster = {"has_service_monitor": True, "prometheuses": found, "namespace_labels": labels}
+    assert reasons(service(), **cluster) == expected
+
+
+def test_a_label_of_the_operators_settings_is_enough_and_the_message_says_which_is_missing() -> None:
+    found = [prometheus({"matchLabels": {"release": "prom"}}, {}, "monitoring")]
+    cluster = {"has_service_monitor": True, "prometheuses": found}
+    assert reasons(service(), **cluster, monitoring=MonitoringDefaults({"release": "prom"})) == []
+    (warning,) = [item for item in planned(service(), **cluster).warnings if item.reason == "MonitoringNotSelected"]
+    assert "monitoring/main wants the labels release=prom in namespaces with any labels" in warning.message
+    assert "the chart's value monitoring.labels" in warning.message
+
+
+def test_what_a_prometheus_demands_is_said_in_words() -> None:
+    expressions = [{"key": "a", "operator": "In", "values": ["b", "c"]}, {"key": "d", "operator": "Exists"}]
+    found = [prometheus({"matchExpressions": expressions}, None, "m"), prometheus(None, {"matchLabels": {"t": "u"}})]
+    assert demands("serviceMonitor", found) == (
+        "m/main wants the labels a In b,c, d Exists in its own namespace; "
+        "default/main wants no object in namespaces with the labels t=u"
+    )
 
 
 def test_unknown_prometheuses_are_no_reason_to_warn() -> None:

@@ -19,7 +19,7 @@ from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.lease import Leader
 from qwen_operator.kube.resources import QWEN_SERVICES
 from qwen_operator.process.health import Health
-from qwen_operator.process.operator_metrics import REGISTRY
+from qwen_operator.process.operator_metrics import CONDITION, REGISTRY
 from qwen_operator.process.settings import Settings, read_settings
 from tests.unit.qwen_operator.kube_server import Objects, Server, refusal, until, written
 
@@ -321,4 +321,18 @@ async def test_what_a_quota_refuses_is_counted_apart(server: Server, kube: KubeC
     _, task = await run_controller(kube, Health())
     await until(lambda: reconciles("refused") > before["refused"], 20)
     assert reconciles("error") == before["error"]
+    await stop(task)
+
+
+async def test_the_conditions_of_a_service_are_metrics(server: Server, kube: KubeClient) -> None:
+    CONDITION.clear()
+
+    def condition(kind: str) -> float | None:
+        labels = {"namespace": "n", "service": "news", "qwenservice": "news", "type": kind}
+        return REGISTRY.get_sample_value("qwen_operator_condition", labels)
+
+    server.answer = Cluster(service())
+    _, task = await run_controller(kube, Health())
+    await until(lambda: condition("Ready") == 0.0, 20)
+    assert condition("Degraded") is not None
     await stop(task)

@@ -263,7 +263,7 @@ async def test_the_history_is_in_the_order_of_the_steps() -> None:
 
 
 async def test_each_restart_is_counted() -> None:
-    labels = {"namespace": "n", "service": "news"}
+    labels = {"namespace": "n", "service": "news", "qwenservice": "news"}
     before = REGISTRY.get_sample_value("qwen_operator_restarts_total", labels) or 0.0
     cluster = Cluster()
     await cluster.perform(ExecuteRestart(POD, intent_at(START), hung=False))  # refused

@@ -80,7 +80,7 @@ def test_a_dry_run_counts_no_pod_as_out_of_rotation(mode: str, out: float) -> No
         evidence = {"u0": Evidence(uptime, frozenset({"EngineUnresponsive"})), "u1": Evidence(uptime)}
         seen = Round(tuple(patient.pod for patient in world.patients.values()), evidence, 2)
         remediator.judge(KEY, seen, replace(world.policy, poll=0.0), RemediationStatus())
-    labels = {"namespace": KEY[0], "service": KEY[1]}
+    labels = {"namespace": KEY[0], "service": KEY[1], "qwenservice": KEY[1]}
     assert REGISTRY.get_sample_value("qwen_operator_pods_out_of_rotation", labels) == out
 
 

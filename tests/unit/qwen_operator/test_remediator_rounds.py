@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from qwen_operator.api import RemediationStatus
+from qwen_operator.api.series import labels_of
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.events import Recorder
 from qwen_operator.process.health import Health
@@ -24,7 +25,7 @@ from tests.unit.qwen_operator.remediation_world import World, policy
 from tests.unit.qwen_operator.test_remediator import KEY, OneService
 
 Object = dict[str, Any]
-LABELS = {"namespace": KEY[0], "service": KEY[1]}
+LABELS = {"namespace": KEY[0], "service": KEY[1], "qwenservice": KEY[1]}
 
 
 def remediator_of(cluster: OneService, poller: Poller | None = None) -> Remediator:
@@ -109,12 +110,14 @@ async def test_the_counter_of_restarts_exists_before_the_first_restart_and_ends_
     remediator.sync(KEY)
     remediator.judge(KEY, well_round(1.0), policy(), RemediationStatus())
     assert REGISTRY.get_sample_value("qwen_operator_restarts_total", LABELS) is not None
-    ACTIONS.labels(*KEY, "GPUUnhealthy", "Evict", "Evicted").inc()
-    ACTIONS.labels(KEY[0], "other", "GPUUnhealthy", "Evict", "Evicted").inc()
+    ACTIONS.labels(*labels_of(KEY), "GPUUnhealthy", "Evict", "Evicted").inc()
+    ACTIONS.labels(*labels_of((KEY[0], "other")), "GPUUnhealthy", "Evict", "Evicted").inc()
     cluster.gone = True
     remediator.sync(KEY)
     await asyncio.sleep(0)  # its loop ends
-    series = [sample for metric in REGISTRY.collect() for sample in metric.samples]
+    # The conditions are those of the Reconciler.
+    metrics = [metric for metric in REGISTRY.collect() if metric.name != "qwen_operator_condition"]
+    series = [sample for metric in metrics for sample in metric.samples]
     assert [sample for sample in series if LABELS.items() <= sample.labels.items()] == []
     assert any(sample.labels.get("service") == "other" for sample in series)
 

@@ -22,6 +22,7 @@ def test_defaults() -> None:
     assert settings.leader_election
     assert (settings.lease_name, settings.metrics_port, settings.resync_seconds) == ("qwen-operator", 8080, 60.0)
     assert settings.server_images == {"cpu": "server:cpu", "cuda": "server:cuda"}
+    assert (settings.monitoring_labels, settings.runbook_base_url) == ({}, "")
 
 
 def test_the_environment_is_read() -> None:
@@ -31,11 +32,15 @@ def test_the_environment_is_read() -> None:
         "QWEN_OPERATOR_LEADER_ELECTION": "False",
         "QWEN_OPERATOR_LOG_LEVEL": "DEBUG",
         "QWEN_OPERATOR_RESYNC_SECONDS": "5",
+        "QWEN_OPERATOR_MONITORING_LABELS": "release=kube-prometheus-stack, team=",
+        "QWEN_OPERATOR_RUNBOOK_BASE_URL": "https://r.example.com",
     }
     settings = read_settings(env=env)
     assert settings.watch_namespaces == ("team-a", "team-b")
     assert not settings.leader_election
     assert (settings.log_level, settings.resync_seconds) == ("debug", 5.0)
+    assert settings.monitoring_labels == {"release": "kube-prometheus-stack", "team": ""}
+    assert settings.runbook_base_url == "https://r.example.com"
 
 
 def test_flags_win_over_the_environment() -> None:
@@ -51,6 +56,8 @@ def test_flags_win_over_the_environment() -> None:
         ("RESYNC_SECONDS", "0", "resync-seconds"),
         ("LOG_FORMAT", "xml", "log-format"),
         ("LOG_LEVEL", "loud", "log-level"),
+        ("MONITORING_LABELS", "release", "monitoring-labels"),
+        ("MONITORING_LABELS", "=x", "monitoring-labels"),
     ],
 )
 def test_bad_settings_are_named(name: str, value: str, expected: str) -> None:

@@ -101,3 +101,29 @@ async def test_a_change_makes_every_service_due(cluster: Cluster, kube: KubeClie
     cluster.lists["prometheuses"] = 404
     await cache.discover()
     assert reported == ["changed", "changed"]
+
+
+async def test_the_labels_of_namespaces_are_read_if_a_prometheus_asks_for_them(
+    cluster: Cluster, kube: KubeClient
+) -> None:
+    cluster.lists["namespaces"] = [{"metadata": {"name": "a", "labels": {"team": "x"}}}, {"metadata": {"name": "b"}}]
+    seen = Surroundings(kube)
+    await seen.look()
+    assert seen.namespaces == {}
+    spec = {"ruleSelector": {}, "ruleNamespaceSelector": {"matchLabels": {"team": "x"}}}
+    cluster.lists["prometheuses"] = [{**PROMETHEUS, "spec": spec}]
+    assert await seen.look()
+    assert seen.namespaces == {"a": {"team": "x"}, "b": {}}
+    assert seen.prometheuses is not None
+    assert seen.prometheuses[0]["spec"] == spec
+
+
+async def test_without_the_right_to_list_namespaces_their_labels_are_unknown(
+    cluster: Cluster, kube: KubeClient
+) -> None:
+    spec = {"serviceMonitorSelector": {}, "serviceMonitorNamespaceSelector": {"matchLabels": {"team": "x"}}}
+    cluster.lists = {"prometheuses": [{**PROMETHEUS, "spec": spec}], "ingressclasses": [], "namespaces": 403}
+    seen = Surroundings(kube)
+    await seen.look()
+    assert seen.prometheuses
+    assert seen.namespaces == {}

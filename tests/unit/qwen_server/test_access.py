@@ -1,5 +1,6 @@
 """Keys, rate limits and CORS over HTTP: who gets access, and the errors for the others."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -157,3 +158,34 @@ async def test_no_key_is_ever_in_the_settings_text() -> None:
     settings = make_settings(api_keys=SecretStr("very-secret"))
     assert "very-secret" not in repr(settings)
     assert "very-secret" not in str(create_app(settings, ScriptedEngine(), Lifecycle()).state.service.__dict__)
+
+
+async def test_a_metrics_token_opens_the_metrics_and_nothing_else(tmp_path: Path) -> None:
+    hashed = hashlib.sha256(b"of-the-operator").hexdigest()
+    (tmp_path / "prometheus").write_text("of-prometheus\n")
+    (tmp_path / "operator").write_text(f"sha256:{hashed}\n")
+    async with serve(api_keys=SecretStr("key-1"), metrics_tokens_dir=tmp_path) as served:
+        for token in ("of-prometheus", "of-the-operator", "key-1"):
+            for path in METRICS:
+                response = await served.client.get(path, headers={"authorization": f"Bearer {token}"})
+                assert response.status_code == 200, (token, path)
+        for token in (hashed, f"sha256:{hashed}", "other"):
+            error_of(await served.client.get("/metrics", headers={"authorization": f"Bearer {token}"}), 401)
+        for path in METRICS:
+            error_of(await served.client.get(path), 401)
+        error_of(await served.client.get("/v1/models", headers={"authorization": "Bearer of-prometheus"}), 401)
+        for path in HEALTH:
+            assert (await served.client.get(path)).status_code == 200
+
+
+async def test_metrics_tokens_leave_an_open_api_open_and_change_while_it_serves(tmp_path: Path) -> None:
+    (tmp_path / "prometheus").write_text("old\n")
+    async with serve(metrics_tokens_dir=tmp_path) as served:
+        assert (await served.client.get("/v1/models")).status_code == 200
+        assert (await served.client.get("/openapi.json")).status_code == 200
+        error_of(await served.client.get("/api/v1/metrics"), 401)
+        assert (await served.client.get("/api/v1/metrics", headers={"x-api-key": "old"})).status_code == 200
+        (tmp_path / "prometheus").write_text("newer\n")
+        served.service.tick()
+        error_of(await served.client.get("/api/v1/metrics", headers={"x-api-key": "old"}), 401)
+        assert (await served.client.get("/api/v1/metrics", headers={"x-api-key": "newer"})).status_code == 200

@@ -2,16 +2,21 @@
 
 import asyncio
 import math
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import qwen_server
 from qwen_server.api.routes.metrics import wants_text
+from qwen_server.http.error_bodies import failure_kind
 from qwen_server.observe.gpu import GpuMonitor, GpuReading
 from qwen_server.observe.prometheus_page import number
+from qwen_server.observe.request_figures import ERRORS, REFUSALS
 from qwen_server.observe.snapshots import human_duration
 from tests.unit.qwen_server.serving import Served, serve, until
 
@@ -134,7 +139,10 @@ async def test_gpu_figures_are_the_specifications() -> None:
         assert health["gpu"] == {"allocated_gb": 7.64, "reserved_gb": 7.02, "free_gb": 2.0}
         served.service.tick()
         assert [alert["name"] for alert in (await served.metrics())["alerts"]] == ["GPUUnhealthy"]
-        assert "qwen_gpu_temperature_celsius 66" in (await served.client.get("/metrics/prometheus")).text
+        page = (await served.client.get("/metrics/prometheus")).text
+        assert "qwen_gpu_temperature_celsius 66" in page
+        assert 'qwen_alert_value{name="GPUUnhealthy"} 1\n' in page
+        assert 'qwen_alert_value{name="HighTTFT"} NaN\n' in page
 
 
 async def test_the_uuids_of_the_gpus_are_shown() -> None:
@@ -142,6 +150,21 @@ async def test_the_uuids_of_the_gpus_are_shown() -> None:
     async with serve(gpu=GpuMonitor(lambda: reading)) as served:
         await until(lambda: served.service.gpu.latest is reading)
         assert (await served.metrics())["gpu"]["uuids"] == ["GPU-1", "GPU-2"]
+
+
+async def test_failures_and_refusals_begin_with_zero_and_the_json_shows_none(served: Served) -> None:
+    page = (await served.client.get("/metrics/prometheus")).text
+    assert [f'qwen_errors_total{{type="{kind}"}} 0\n' in page for kind in ERRORS] == [True] * len(ERRORS)
+    assert [f'qwen_refusals_total{{reason="{kind}"}} 0\n' in page for kind in REFUSALS] == [True] * len(REFUSALS)
+    assert (await served.metrics())["errors"]["by_type"] == {}
+
+
+def test_every_reason_to_refuse_is_known_beforehand() -> None:
+    rooms = [Path(qwen_server.__file__).parent / room for room in ("api", "control", "http")]
+    source = "".join(module.read_text(encoding="utf-8") for room in rooms for module in room.rglob("*.py"))
+    named = set(re.findall(r'(?:\brefuse|\bRefusal)\(\s*"(\w+)"', source))
+    assert named - {"timeout"} == set(REFUSALS)
+    assert {failure_kind(text) for text in ("out of memory", "the engine died", "")} < set(ERRORS)
 
 
 async def test_promtool_finds_nothing_to_complain_about(served: Served) -> None:

@@ -247,3 +247,9 @@ class AuthSpec(ApiObject):
     api_key_secret_ref: LocalObjectReference | None = Field(
         default=None, description="A Secret whose values are API keys. By default no key is required."
     )
+    metrics_token_secret_ref: SecretKeyRef | None = Field(
+        default=None,
+        description="A token for the metrics of the pods. With it they answer only to this token, to the operator's "
+        "own and to API keys, and the ServiceMonitor sends it. The operator needs the chart's value "
+        "`monitoring.metricsKey.secretName`.",
+    )

@@ -20,6 +20,7 @@ Permissions that the operator needs (the chart grants exactly these):
 | policy                | poddisruptionbudgets              | get, list, watch, create, patch, delete         |
 | monitoring.coreos.com | servicemonitors, prometheusrules  | get, list, watch, create, patch, delete         |
 | monitoring.coreos.com | prometheuses (optional)           | list (who scrapes the pods)                     |
+| core                  | namespaces (optional)             | list (whether a Prometheus selects them)        |
 | networking.k8s.io     | networkpolicies, ingresses        | get, list, watch, create, patch, delete         |
 | networking.k8s.io     | ingressclasses (optional)         | list (whether one serves an Ingress)            |
 | autoscaling           | horizontalpodautoscalers          | get, list, watch, create, patch, delete         |

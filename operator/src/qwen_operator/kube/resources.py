@@ -35,6 +35,7 @@ class Resource:
 QWEN_SERVICES: Final = Resource(f"{GROUP}/{VERSION}", KIND, PLURAL)
 PODS: Final = Resource("v1", "Pod", "pods")
 NODES: Final = Resource("v1", "Node", "nodes", namespaced=False)
+NAMESPACES: Final = Resource("v1", "Namespace", "namespaces", namespaced=False)
 SERVICES: Final = Resource("v1", "Service", "services")
 CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 CLAIMS: Final = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")

@@ -29,16 +29,18 @@ from qwen_operator.planning.builders.networkpolicy import build_network_policy
 from qwen_operator.planning.builders.prometheusrule import build_prometheus_rule
 from qwen_operator.planning.builders.service import build_http_route, build_service
 from qwen_operator.planning.download import Download, is_over, plan_download
+from qwen_operator.planning.monitoring import MonitoringDefaults
 from qwen_operator.planning.plan_warnings import (
     PlanWarning,
     claim_warnings,
     exposure_warnings,
+    key_warnings,
     monitoring_warnings,
     most_replicas,
     scaling_warnings,
     size_warnings,
 )
-from qwen_operator.planning.prometheuses import scraper_peers, scraping
+from qwen_operator.planning.prometheuses import Kind, reading, scraper_peers
 
 __all__ = ["ClusterFacts", "Plan", "PlanWarning", "Reference", "plan"]
 
@@ -64,6 +66,9 @@ class ClusterFacts:
         claims: the known PersistentVolumeClaims of the namespace, by name. Only their access modes
             matter.
         prometheuses: the Prometheus objects of the cluster, None if they are not known.
+        namespace_labels: the labels of the service's namespace, None if they are not known.
+        monitoring: what the operator's settings say about monitoring.
+        metrics_keys: the operator's keys for the metrics of pods. It uses the first one.
         ingress_classes: the IngressClasses, and whether they are the default; None if they are not
             known.
         scaling_trouble: why the autoscaler does not work, empty if it does.
@@ -84,6 +89,9 @@ class ClusterFacts:
     claims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prometheuses: Sequence[Mapping[str, Any]] | None = None
     jobs: Sequence[Mapping[str, Any]] = ()
+    namespace_labels: Mapping[str, str] | None = None
+    monitoring: MonitoringDefaults = field(default_factory=MonitoringDefaults)
+    metrics_keys: Sequence[str] = field(default=(), repr=False)
     ingress_classes: Mapping[str, bool] | None = None
     scaling_trouble: str = ""
 
@@ -116,7 +124,7 @@ class Plan:
 def plan(service: QwenService, facts: ClusterFacts) -> Plan:
     """The children that must exist, those that must not, and warnings."""
     warnings: list[PlanWarning] = []
-    children = [build_alerts_configmap(service), build_service(service)]
+    children = [build_alerts_configmap(service, facts.metrics_keys), build_service(service)]
     cache = service.spec.cache
     if cache is not None:
         warnings += _cache_warnings(service, cache, facts)
@@ -181,10 +189,10 @@ def _optional_children(service: QwenService, facts: ClusterFacts) -> list[Object
     children = []
     if spec.disruption.pod_disruption_budget == "Auto" and not budgets_of_others(service, facts.budgets):
         children.append(build_disruption_budget(service))
-    if facts.has_service_monitor and spec.monitoring.service_monitor != "Disabled":
-        children.append(build_service_monitor(service))
+    if _monitored(service, facts):
+        children.append(build_service_monitor(service, facts.monitoring))
     if facts.has_prometheus_rule and spec.monitoring.prometheus_rule != "Disabled":
-        children.append(build_prometheus_rule(service))
+        children.append(build_prometheus_rule(service, facts.monitoring, scraped=_monitored(service, facts)))
     if spec.network_policy.enabled:
         children.append(build_network_policy(service, facts.operator_namespace, _scrapers(service, facts)))
     if spec.autoscaling is not None and spec.autoscaling.scaler == "HPA":
@@ -198,10 +206,24 @@ def _optional_children(service: QwenService, facts: ClusterFacts) -> list[Object
     return children
 
 
+def _monitored(service: QwenService, facts: ClusterFacts) -> bool:
+    return facts.has_service_monitor and service.spec.monitoring.service_monitor != "Disabled"
+
+
+def _reading(kind: Kind, service: QwenService, facts: ClusterFacts) -> Sequence[Mapping[str, Any]] | None:
+    """The Prometheus objects that read the ServiceMonitor or the PrometheusRule.
+
+    None if they are not known.
+    """
+    if facts.prometheuses is None:
+        return None
+    return reading(kind, service, facts.prometheuses, facts.monitoring, facts.namespace_labels)
+
+
 def _scrapers(service: QwenService, facts: ClusterFacts) -> list[Object]:
     """Who may scrape besides the peers of the NetworkPolicy."""
-    monitored = facts.has_service_monitor and service.spec.monitoring.service_monitor != "Disabled"
-    return scraper_peers(service, scraping(service, facts.prometheuses or ()) if monitored else ())
+    scraping = _reading("serviceMonitor", service, facts) if _monitored(service, facts) else None
+    return scraper_peers(service, scraping or ())
 
 
 def _removed(service: QwenService, facts: ClusterFacts, children: Sequence[Object]) -> list[Reference]:
@@ -270,8 +292,11 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
             service,
             has_monitors=facts.has_service_monitor,
             has_rules=facts.has_prometheus_rule,
-            scraping=None if facts.prometheuses is None else scraping(service, facts.prometheuses),
+            scraping=_reading("serviceMonitor", service, facts),
+            evaluating=_reading("rule", service, facts),
+            prometheuses=facts.prometheuses or (),
         ),
+        *key_warnings(spec, has_metrics_key=bool(facts.metrics_keys)),
         *exposure_warnings(spec, has_routes=facts.has_http_route, ingress_classes=facts.ingress_classes),
         *scaling_warnings(spec, has_keda=facts.has_scaled_object, trouble=facts.scaling_trouble),
     ]

@@ -10,7 +10,9 @@ from typing import Any, Final, NamedTuple
 
 from qwen_operator.api import QwenService, QwenServiceSpec, parse_time
 from qwen_operator.planning.builders.deployment import rollout_numbers
+from qwen_operator.planning.prometheuses import demands
 
+_LABELS: Final = "Set monitoring.labels, or the chart's value monitoring.labels for all services."
 _SCALING_PATIENCE: Final = 120.0
 """Seconds."""
 
@@ -139,11 +141,13 @@ def monitoring_warnings(
     has_monitors: bool,
     has_rules: bool,
     scraping: Sequence[Mapping[str, Any]] | None,
+    evaluating: Sequence[Mapping[str, Any]] | None,
+    prometheuses: Sequence[Mapping[str, Any]],
 ) -> list[PlanWarning]:
     """About Prometheus.
 
-    `scraping` are the Prometheus objects that select the ServiceMonitor, None if they are not
-    known.
+    `scraping` are those of the `prometheuses` that select the ServiceMonitor, and `evaluating`
+    those that select the PrometheusRule. None if they are not known.
     """
     spec = service.spec
     monitoring = spec.monitoring
@@ -158,15 +162,30 @@ def monitoring_warnings(
     if spec.slo is not None and not has_rules and monitoring.prometheus_rule != "Enabled":
         message = "spec.slo makes no alerts: the Prometheus Operator, which reads PrometheusRules, is not installed."
         warnings.append(PlanWarning("MonitoringUnavailable", message))
-    if not has_monitors or monitoring.service_monitor == "Disabled":
-        return warnings
-    if scraping is not None and not scraping:
-        message = "No Prometheus selects the ServiceMonitor. Set monitoring.labels to what yours selects."
+    monitored = has_monitors and monitoring.service_monitor != "Disabled"
+    ruled = has_rules and monitoring.prometheus_rule != "Disabled"
+    if monitored and scraping is not None and not scraping:
+        message = f"No Prometheus selects the ServiceMonitor: {demands('serviceMonitor', prometheuses)}. {_LABELS}"
         warnings.append(PlanWarning("MonitoringNotSelected", message))
-    if scraping is None and spec.network_policy.enabled and monitoring.network_policy_from is None:
+    if ruled and evaluating is not None and not evaluating:
+        message = f"No Prometheus selects the PrometheusRule, so no alert fires: {demands('rule', prometheuses)}. "
+        warnings.append(PlanWarning("MonitoringNotSelected", message + _LABELS))
+    kept_out = spec.network_policy.enabled and monitoring.network_policy_from is None
+    if monitored and scraping is None and kept_out:
         message = (
             "The NetworkPolicy keeps Prometheus out, unless networkPolicy.from admits it: the operator sees no "
             "Prometheus objects, or may not list them. Set monitoring.networkPolicyFrom to the pods that scrape."
         )
         warnings.append(PlanWarning("PrometheusNotAdmitted", message))
     return warnings
+
+
+def key_warnings(spec: QwenServiceSpec, *, has_metrics_key: bool) -> list[PlanWarning]:
+    """About metrics that are protected. `has_metrics_key` is whether the operator can read them."""
+    if spec.auth.metrics_token_secret_ref is None or has_metrics_key:
+        return []
+    message = (
+        "auth.metricsTokenSecretRef protects the metrics, and the operator has no key to read them: remediation is "
+        "blind. Set the chart's value monitoring.metricsKey.secretName."
+    )
+    return [PlanWarning("MetricsKeyMissing", message)]

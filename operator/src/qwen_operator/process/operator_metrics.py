@@ -1,8 +1,17 @@
-"""The metrics that the operator exports about itself."""
+"""The metrics that the operator exports about itself.
+
+Counters by a label begin with 0 for the values that are known beforehand: Prometheus sees an
+increase only between two values. `remediation.figures` does the same for each service.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_OF_A_SERVICE: Final = ("namespace", "service", "qwenservice")
+"""`api.series` says what they are."""
 
 REGISTRY = CollectorRegistry()
 LEADER = Gauge("qwen_operator_leader", "1 while this process is the leader.", registry=REGISTRY)
@@ -20,25 +29,37 @@ POLLS = Counter("qwen_operator_polls", "Reads of a pod's metrics by result.", ["
 ACTIONS = Counter(
     "qwen_operator_remediation_actions",
     "Remediation actions, performed or (in a dry run) only reported.",
-    ["namespace", "service", "alert", "action", "reason"],
+    [*_OF_A_SERVICE, "alert", "action", "reason"],
     registry=REGISTRY,
 )
 RESTARTS = Counter(
     "qwen_operator_restarts",
     "Restarts of pods by remediation. Each service has one from its first round on.",
-    ["namespace", "service"],
+    _OF_A_SERVICE,
+    registry=REGISTRY,
+)
+DEATHS = Counter(
+    "qwen_operator_engine_deaths",
+    "Deaths of engines that the operator saw. Each service has one from its first round on.",
+    _OF_A_SERVICE,
+    registry=REGISTRY,
+)
+CONDITION = Gauge(
+    "qwen_operator_condition",
+    "1 while a condition of a QwenService is True.",
+    [*_OF_A_SERVICE, "type"],
     registry=REGISTRY,
 )
 PODS_OUT = Gauge(
     "qwen_operator_pods_out_of_rotation",
     "Pods that remediation keeps out of rotation.",
-    ["namespace", "service"],
+    _OF_A_SERVICE,
     registry=REGISTRY,
 )
 SUSPENDED = Gauge(
     "qwen_operator_remediation_suspended",
     "1 while remediation of a service is suspended.",
-    ["namespace", "service"],
+    _OF_A_SERVICE,
     registry=REGISTRY,
 )
 FAILING_WATCHES = Gauge(
@@ -47,3 +68,8 @@ FAILING_WATCHES = Gauge(
     ["kind"],
     registry=REGISTRY,
 )
+
+for _result in ("ok", "error", "refused"):
+    RECONCILES.labels(_result)
+for _result in ("ok", "invalid", "no answer"):
+    POLLS.labels(_result)

@@ -6,11 +6,13 @@ import argparse
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _PREFIX: Final = "QWEN_OPERATOR_"
+_SHORTEST_KEY: Final = 16
 
 
 class SettingsError(Exception):
@@ -19,7 +21,11 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of an operator process. Empty `watch_namespaces` means all namespaces."""
+    """The settings of an operator process.
+
+    Empty `watch_namespaces` means all namespaces. An empty `runbook_base_url` means the runbooks of
+    the repository. The first of the `metrics_keys` is used to read metrics that are protected.
+    """
 
     server_image_cpu: str
     server_image_cuda: str
@@ -32,6 +38,9 @@ class Settings:
     log_level: str
     log_format: Literal["json", "text"]
     resync_seconds: float
+    monitoring_labels: Mapping[str, str]
+    runbook_base_url: str
+    metrics_keys: tuple[str, ...] = field(repr=False)
 
     @property
     def server_images(self) -> Mapping[str, str]:
@@ -65,6 +74,27 @@ def _positive(text: str) -> float:
     return seconds
 
 
+def _labels(text: str) -> Mapping[str, str]:
+    pairs = [pair.partition("=") for pair in _names(text)]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of labels such as a=b,c=d")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _keys(path: str) -> tuple[str, ...]:
+    if not path:
+        return ()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error}") from error
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found or min(map(len, found)) < _SHORTEST_KEY:
+        raise argparse.ArgumentTypeError(f"{path} needs keys of at least {_SHORTEST_KEY} characters, one per line")
+    return found
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         raise SettingsError(message)
@@ -93,6 +123,9 @@ def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     add("log-level", "info", "minimum level of log messages", type=str.lower, choices=LOG_LEVELS)
     add("log-format", "json", "format of log lines", choices=("json", "text"))
     add("resync-seconds", "60", "how often every service is reconciled without a change", type=_positive)
+    add("monitoring-labels", "", "labels of all ServiceMonitors and PrometheusRules, such as a=b,c=d", type=_labels)
+    add("runbook-base-url", "", "URL of the folder of runbooks, for alerts; empty means the repository's")
+    add("metrics-key-file", "", "file of keys for protected metrics, one per line", type=_keys, dest="metrics_keys")
     return parser
 
 

@@ -15,7 +15,8 @@ from qwen_operator.api.objects import EventType, Key, Object
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
 from qwen_operator.kube.events import Subject
 from qwen_operator.kube.resources import PODS
-from qwen_operator.process.operator_metrics import ACTIONS, RESTARTS, WRITES
+from qwen_operator.process.operator_metrics import WRITES
+from qwen_operator.remediation import figures
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.outlook import POSTPONED, Outlook
 from qwen_operator.remediation.policy import Policy
@@ -223,7 +224,7 @@ class ServiceActor:
             await self._refused(step, error)
             return
         WRITES.labels("restart").inc()
-        RESTARTS.labels(*self._key).inc()
+        figures.count_restart(self._key)
         reason = "RestartedInPlace" if intent.method == "InPlace" else "Evicted"
         last = intent.time + timedelta(seconds=self._policy.drain + self._policy.startup)
         self._emit(
@@ -343,7 +344,7 @@ class ServiceActor:
     def _emit(self, pod: Pod, kind: EventType, alert: str, *, action: str, reason: str, message: str) -> None:
         namespace, name = self._key
         recorder = self._writer.recorder
-        ACTIONS.labels(namespace, name, alert, action, reason).inc()
+        figures.count_step(self._key, alert, action, reason)
         logger.info(message, extra={"namespace": namespace, "service": name, "pod": pod.name, "reason": reason})
         recorder.emit(self._subject, kind, reason, message, action=action)
         recorder.emit(Subject("v1", "Pod", namespace, pod.name, pod.uid), kind, reason, message, action=action)

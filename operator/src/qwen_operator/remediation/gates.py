@@ -91,7 +91,7 @@ class GateKeeper:
             # Its namespace may have no slot left. The workers are there for all of them.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
-                    await self._poller.metrics(pod_ip(pod), namespace)
+                    await self._poller.metrics(pod_ip(pod), namespace, service_label(pod))
         try:
             await self._writer.set_gate(
                 pod_view(pod), namespace, is_open=True, reason="NewPod", message="it is a new pod"

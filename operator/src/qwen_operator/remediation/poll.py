@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
 
 from qwen_operator.api.names import PORT
+from qwen_operator.api.tokens import metrics_token
 from qwen_operator.process.operator_metrics import POLLS
 from qwen_operator.remediation.policy import POLL_SECONDS
 from qwen_operator.remediation.shares import Shares
@@ -89,12 +90,20 @@ class Poller:
     """The HTTP client for pods.
 
     `url_of` returns the base URL for a pod's address. `shortest` is the number of seconds between
-    two polls of a pod, at least, whatever its service asks for; only tests change it.
+    two polls of a pod, at least, whatever its service asks for; only tests change it. The first of
+    the `keys` opens the metrics of pods that protect them.
     """
 
-    def __init__(self, url_of: Callable[[str], str] = pod_url, *, shortest: float = SHORTEST_SECONDS) -> None:
+    def __init__(
+        self,
+        url_of: Callable[[str], str] = pod_url,
+        *,
+        shortest: float = SHORTEST_SECONDS,
+        keys: Sequence[str] = (),
+    ) -> None:
         self._url_of = url_of
         self.shortest = shortest
+        self._key = next(iter(keys), None)
         self._polls = Shares(POLLS_AT_ONCE)
         self._generations = Shares(GENERATIONS_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
@@ -104,10 +113,13 @@ class Poller:
         if self._session is not None:
             await self._session.close()
 
-    async def metrics(self, ip: str, namespace: str) -> Answer:
-        """What a pod answers within a second."""
+    async def metrics(self, ip: str, namespace: str, service: str = "") -> Answer:
+        """What a pod answers within a second. `service` is the name of its Kubernetes Service."""
+        headers: dict[str, str] = {}
+        if self._key is not None and service:
+            headers["Authorization"] = f"Bearer {metrics_token(self._key, namespace, service)}"
         async with self._polls.slot(namespace):
-            body = await self._get(ip, "/api/v1/metrics", POLL_SECONDS)
+            body = await self._get(ip, "/api/v1/metrics", POLL_SECONDS, headers)
         evidence = None if body is None else parse_metrics(body)
         POLLS.labels("no answer" if body is None else "invalid" if evidence is None else "ok").inc()
         return Answer(evidence, garbled=body is not None and evidence is None)
@@ -122,10 +134,13 @@ class Poller:
         async with self._generations.slot(namespace):
             return await self._get(ip, "/health/generate", GENERATE_TIMEOUT) is not None
 
-    async def _get(self, ip: str, path: str, timeout: float) -> bytes | None:
+    async def _get(self, ip: str, path: str, timeout: float, headers: Mapping[str, str] | None = None) -> bytes | None:
         try:
             async with self._client().get(
-                self._url_of(ip) + path, timeout=aiohttp.ClientTimeout(total=timeout), allow_redirects=False
+                self._url_of(ip) + path,
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                allow_redirects=False,
+                headers=headers,
             ) as response:
                 if response.status != 200:
                     return None

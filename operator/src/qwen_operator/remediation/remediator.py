@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
 from qwen_operator.api import InvalidSpecError, QwenService, QwenServiceSpec, RemediationStatus
-from qwen_operator.api.names import RESET_BUDGET_ANNOTATION
+from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.api.qwenservice import parse_status, remediation_spec
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.process.health import Health
-from qwen_operator.process.operator_metrics import ACTIONS, PODS_OUT, RESTARTS, SUSPENDED
+from qwen_operator.remediation import figures
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.memory import Memory, next_poll
@@ -126,9 +126,7 @@ class Remediator:
             self._outlooks.pop(key, None)
             self._wake.pop(key, None)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
-            for metric in (PODS_OUT, SUSPENDED, RESTARTS):
-                metric.remove(*key)
-            ACTIONS.remove_by_labels({"namespace": key[0], "service": key[1]})
+            figures.forget(key)
 
     async def stop(self) -> None:
         """Stops all loops."""
@@ -167,7 +165,8 @@ class Remediator:
         policy, desired = known.policy, known.desired
         policy = replace(policy, poll=max(policy.poll, self._poller.shortest))
         asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
-        answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod), key[0]) for pod in asked))
+        name = child_name(key[1])
+        answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod), key[0], name) for pod in asked))
         by_pod = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
         evidence = {uid: answer.evidence for uid, answer in by_pod.items()}
         pods = self._cluster.pods(key)
@@ -202,6 +201,8 @@ class Remediator:
             else:
                 known = known._replace(state=state) if known is not None else _Known(state, None)
             self._known[key] = known
+            if known.policy is not None:
+                figures.prepare(key, known.policy)
         return known
 
     def judge(self, key: Key, seen: Round, policy: Policy, ledger: RemediationStatus) -> Decisions:
@@ -211,12 +212,16 @@ class Remediator:
         if memory is None:
             before = _suspended_before(self._cluster.service(key))
             memory = Memory(suspended=None if before is None else (before, now.mono))
+            figures.prepare(key, policy)
         decisions = decide(seen, policy, ledger, memory, now)
         self._memories[key] = decisions.memory
         latches = [memory.latch for memory in decisions.memory.pods.values() if policy.mode == "Enforce"]
-        RESTARTS.labels(*key)  # from now on it exists: without a first 0, no increase can be seen
-        PODS_OUT.labels(*key).set(sum(latch is not None and not latch.held_back for latch in latches))
-        SUSPENDED.labels(*key).set(decisions.suspended is not None)
+        figures.show(
+            key,
+            out=sum(latch is not None and not latch.held_back for latch in latches),
+            suspended=decisions.suspended is not None,
+            died=_died(memory, decisions.memory),
+        )
         if decisions.suspended != self._suspended.get(key):
             if decisions.suspended is None:
                 del self._suspended[key]
@@ -242,7 +247,7 @@ class Remediator:
             self._outlooks.pop(key, None)
         if suspended is not None and suspended != self._suspended.get(key):
             self._suspended[key] = suspended
-            SUSPENDED.labels(*key).set(True)
+            figures.show_suspension(key)
             self._on_change(key)
         return suspended is not None
 
@@ -297,6 +302,12 @@ class Remediator:
             del self._asked[uid]
         if well:  # after a failure the next one waits for the next round
             self.hurry(key)
+
+
+def _died(before: Memory, after: Memory) -> int:
+    """How many engines died in a round."""
+    known = before.pods
+    return sum(max(0, pod.deaths - known[uid].deaths) for uid, pod in after.pods.items() if uid in known)
 
 
 def _state(service: Object) -> tuple[Any, ...]:

@@ -107,10 +107,15 @@ class Settings(BaseSettings):
     api_keys: Annotated[SecretStr | None, BeforeValidator(parse_api_keys)] = Field(
         None, description="API keys, separated by commas or white space; environment variable only"
     )
+    metrics_tokens_dir: Annotated[Path | None, BeforeValidator(empty_is_none)] = Field(
+        None,
+        description="folder of files with tokens that open the metrics paths and nothing else, one per line, or their "
+        "hashes (sha256:HEX), reloaded on change; with it, these paths require a token or an API key",
+    )
     protect_metrics: bool = Field(
         False,
-        description="require an API key on the metrics paths, too; the operator and its ServiceMonitor have no key, "
-        "so remediation and scraping stop",
+        description="require an API key on the metrics paths, too; in a cluster use --metrics-tokens-dir, so that the "
+        "operator and its ServiceMonitor have access",
     )
     protect_docs: bool = Field(False, description="require an API key on /docs, /redoc and /openapi.json, too")
     cors_origins: Origins = Field(

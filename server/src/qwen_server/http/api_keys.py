@@ -1,4 +1,4 @@
-"""API keys, read from a mounted folder and from the environment."""
+"""API keys and metrics tokens, read from a mounted folder and from the environment."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ _MAX_FILE_BYTES = 1 << 20
 # One read may fail while the kubelet swaps the files of a mounted Secret. Two in a row are an
 # error.
 _FAILED_READS = 2
+_HASH = re.compile("sha256:([0-9a-f]{64})")
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -71,6 +72,16 @@ class ApiKeys:
             self._keys = tuple(self._given)
             _log.error("cannot read the API keys in %s, none of them is accepted: %s", self._folder, error)
 
+    def known(self, headers: RawHeaders) -> str:
+        """Returns an opaque name for the caller, or an empty text without a key that is known."""
+        caller = ""
+        for token in _tokens(headers):
+            digest = hashlib.sha256(token).digest()
+            # Every key is compared, so that the time does not reveal how close a guess is.
+            if sum([hmac.compare_digest(digest, key) for key in self._keys]):
+                caller = digest.hex()
+        return caller
+
     def caller(self, headers: RawHeaders) -> str:
         """Returns an opaque name for the caller, from `Authorization: Bearer` or `x-api-key`.
 
@@ -78,12 +89,7 @@ class ApiKeys:
         """
         if not self.required:
             return ""
-        caller = ""
-        for token in _tokens(headers):
-            digest = hashlib.sha256(token).digest()
-            # Every key is compared, so that the time does not reveal how close a guess is.
-            if sum([hmac.compare_digest(digest, key) for key in self._keys]):
-                caller = digest.hex()
+        caller = self.known(headers)
         if not caller:
             raise client_error(
                 401, "a valid API key is required", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
@@ -104,7 +110,7 @@ def _version(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _keys_of(path: Path) -> frozenset[bytes]:
-    """Returns the digests of the keys in a file, one key per line.
+    """Returns the digests of the keys in a file, one key per line, or the hash of one.
 
     Blank lines and lines that begin with # are skipped. Raises OSError and ValueError.
     """
@@ -117,7 +123,13 @@ def _keys_of(path: Path) -> frozenset[bytes]:
 
 
 def _digests(keys: Iterable[str]) -> frozenset[bytes]:
-    return frozenset(hashlib.sha256(key.encode()).digest() for key in keys if key)
+    return frozenset(_digest(key) for key in keys if key)
+
+
+def _digest(key: str) -> bytes:
+    """Returns the digest of a key. A key may be written as its hash, `sha256:HEX`."""
+    written = _HASH.fullmatch(key)
+    return bytes.fromhex(written[1]) if written else hashlib.sha256(key.encode()).digest()
 
 
 def _tokens(headers: RawHeaders) -> Iterable[bytes]:

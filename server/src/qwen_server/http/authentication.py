@@ -1,4 +1,4 @@
-"""Requires an API key on protected paths, before anything else in the request is examined."""
+"""Requires a key or token on protected paths, before anything else in the request is examined."""
 
 from __future__ import annotations
 
@@ -18,32 +18,50 @@ _PREFLIGHT_SECONDS = 600
 
 
 def protected_paths(settings: Settings) -> tuple[str, ...]:
-    """Returns the paths that require an API key if keys are set. Each covers the paths below it."""
-    metrics = _METRICS if settings.protect_metrics else ()
-    return (*_ALWAYS, *metrics, *(_DOCS if settings.protect_docs else ()))
+    """Returns the paths that require a key if keys or tokens are set.
+
+    Each covers the paths below it.
+    """
+    keys = _ALWAYS if settings.api_keys is not None or settings.api_keys_dir is not None else ()
+    docs = _DOCS if keys and settings.protect_docs else ()
+    protects_metrics = settings.metrics_tokens_dir is not None or (keys and settings.protect_metrics)
+    return (*keys, *docs, *(_METRICS if protects_metrics else ()))
 
 
 class Authentication:
-    """Stores the caller of a protected path in `scope["state"]["caller"]`, or answers 401."""
+    """Stores the caller of a protected path in `scope["state"]["caller"]`, or answers 401.
 
-    def __init__(self, app: App, keys: ApiKeys, service: Service) -> None:
+    `tokens` open the metrics paths and nothing else.
+    """
+
+    def __init__(self, app: App, keys: ApiKeys, tokens: ApiKeys, service: Service) -> None:
         self._app = app
         self._keys = keys
+        self._tokens = tokens
         self._figures = service.figures
         self._paths = protected_paths(service.settings)
         self._below = tuple(f"{path}/" for path in self._paths)
+        self._below_metrics = tuple(f"{path}/" for path in _METRICS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers 401, or passes the request on."""
         if scope["type"] == "http" and self._protects(scope["path"]):
             try:
-                scope["state"]["caller"] = self._keys.caller(scope["headers"])
+                scope["state"]["caller"] = self._caller(scope)
             except HttpError as error:
                 if scope["method"] == "POST":
                     self._figures.turn_away(scope["state"]["record"], "rejected", error.kind)
                 await send_error(send, worded_for(scope["path"], error))
                 return
         await self._app(scope, receive, send)
+
+    def _caller(self, scope: Scope) -> str:
+        """Returns who asks. Raises HttpError 401."""
+        path, headers = scope["path"], scope["headers"]
+        if self._tokens.required and (path in _METRICS or path.startswith(self._below_metrics)):
+            known = self._keys.known(headers)
+            return known or self._tokens.caller(headers)
+        return self._keys.caller(headers)
 
     def _protects(self, path: str) -> bool:
         return path in self._paths or path.startswith(self._below)

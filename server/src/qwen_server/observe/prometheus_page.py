@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY, generate_latest
 from qwen_server import __version__
 from qwen_server.observe.gpu import GpuReading
 from qwen_server.observe.observation import Observation
-from qwen_server.observe.request_figures import OUTCOMES, Histogram
+from qwen_server.observe.request_figures import ERRORS, OUTCOMES, REFUSALS, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CACHE_SECONDS = 1.0  # rendering the engine's metrics blocks the loop for about 10 ms
@@ -108,9 +108,9 @@ def _requests(seen: Observation) -> Iterator[str]:
     counters = figures.counters
     outcomes = [({"outcome": outcome}, counters.outcomes[outcome]) for outcome in OUTCOMES]
     yield family("qwen_requests_total", "counter", "Requests by outcome.", outcomes)
-    errors = [({"type": kind}, count) for kind, count in counters.errors.items()]
+    errors = _counts("type", ERRORS, counters.errors)
     yield family("qwen_errors_total", "counter", "Failed requests by type of error.", errors)
-    refusals = [({"reason": kind}, count) for kind, count in counters.refusals.items()]
+    refusals = _counts("reason", REFUSALS, counters.refusals)
     yield family("qwen_refusals_total", "counter", "Requests refused because of load or state, by reason.", refusals)
     tokens = [({"kind": "input"}, counters.input_tokens), ({"kind": "output"}, counters.output_tokens)]
     yield family("qwen_tokens_total", "counter", "Tokens of answered requests.", tokens)
@@ -124,6 +124,15 @@ def _requests(seen: Observation) -> Iterator[str]:
     yield histogram("qwen_queue_wait_seconds", "Time from arrival to the engine.", figures.queue_wait)
 
 
+def _counts(label: str, known: Iterable[str], counted: Mapping[str, int]) -> Series:
+    """Returns the samples of a counter by reason.
+
+    Reasons that are known beforehand begin with 0: Prometheus sees an increase only between two
+    values.
+    """
+    return [({label: kind}, count) for kind, count in {**dict.fromkeys(known, 0), **counted}.items()]
+
+
 def _engine(seen: Observation) -> Iterator[str]:
     labels = {"version": __version__, "model": seen.model}
     yield family("qwen_build_info", "gauge", "Version and model; always 1.", [(labels, 1)])
@@ -131,9 +140,11 @@ def _engine(seen: Observation) -> Iterator[str]:
     yield family("qwen_patch_in_use", "gauge", "Whether a patch of vLLM or uvicorn is in use.", patches)
     yield gauge("qwen_ready", "Whether the server accepts requests.", seen.accepts)
     yield gauge("qwen_uptime_seconds", "Time since the process started.", seen.uptime)
-    firing = {alert["name"] for alert in seen.alerts}
+    firing = {alert["name"]: float(alert["value"]) for alert in seen.alerts}
     states = [({"name": name, "severity": severity}, float(name in firing)) for name, severity in seen.rules]
     yield family("qwen_alert_active", "gauge", "Whether an alert of the server is active.", states)
+    values = [({"name": name}, firing.get(name, math.nan)) for name, _ in seen.rules]
+    yield family("qwen_alert_value", "gauge", "What an active alert measures; NaN while it is not active.", values)
     if seen.state == "starting":
         return
     yield gauge("qwen_engine_hung_seconds", "How long the engine has not answered.", seen.hung_seconds)

@@ -32,6 +32,19 @@ _TOKEN_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0
 Outcome = Literal["successful", "failed", "aborted", "refused", "rejected"]
 OUTCOMES: tuple[Outcome, ...] = ("successful", "failed", "aborted", "refused", "rejected")
 
+# The reasons for which requests fail and are refused. Their counters exist before they first grow.
+ERRORS = ("draining", "engine_dead", "engine_error", "internal", "out_of_memory", "timeout")
+REFUSALS = (
+    "draining",
+    "engine_dead",
+    "grammars_busy",
+    "queue_full",
+    "queue_timeout",
+    "starting",
+    "unresponsive",
+    "uploads_full",
+)
+
 
 class Histogram:
     """A histogram for Prometheus.

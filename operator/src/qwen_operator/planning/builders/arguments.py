@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from qwen_operator.api import QwenServiceSpec, format_duration, parse_quantity
+from qwen_operator.planning.builders.metricstokens import FOLDER as METRICS_TOKENS_FOLDER
 from qwen_operator.planning.builders.source import resolve_source
 
 ALERTS_FOLDER: Final = "/etc/qwen/alerts"
@@ -88,6 +89,7 @@ def _limit_flags(spec: QwenServiceSpec) -> list[Flag]:
 def _wiring_flags(spec: QwenServiceSpec) -> list[Flag]:
     return [
         ("api-keys-dir", API_KEYS_FOLDER if spec.auth.api_key_secret_ref else None),
+        ("metrics-tokens-dir", METRICS_TOKENS_FOLDER if spec.auth.metrics_token_secret_ref else None),
         ("drain-timeout", format_duration(spec.drain.timeout)),
         ("alerts-file", f"{ALERTS_FOLDER}/alerts.json"),
         ("podinfo-dir", PODINFO_FOLDER),

@@ -13,13 +13,14 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from qwen_operator.api import QwenService, format_duration
-from qwen_operator.api.names import child_name
-from qwen_operator.api.objectives import LatencyObjective, SloSpec
+from qwen_operator.api.objectives import SloSpec
 from qwen_operator.api.objects import Object
+from qwen_operator.planning.builders.alertrule import PREFIX, alert_rule
+from qwen_operator.planning.builders.promql import failed_or_refused, in_time, pods_of, ratio
+from qwen_operator.planning.monitoring import MonitoringDefaults
 
-ALERT: Final = "ErrorBudgetBurn"
+ALERT: Final = f"{PREFIX}ErrorBudgetBurn"
 _RECORD: Final = "service:qwen_slo_errors:ratio_rate"
-_BY: Final = "sum by (namespace, service)"
 
 
 class Pace(NamedTuple):
@@ -44,24 +45,27 @@ _WINDOWS: Final = ("5m", "30m", "1h", "6h", "3d")
 
 
 class Objective(NamedTuple):
-    """What shall hold for a percentage of the requests, and the requests for which it does not."""
+    """What shall hold for a percentage of the requests, and the requests for which it does not.
+
+    `errors` has their ratio for each window.
+    """
 
     name: str
     percentage: Decimal
     failing: str
-    errors: str
+    errors: dict[str, str]
 
 
-def burn_rate_group(service: QwenService, slo: SloSpec) -> Object:
+def burn_rate_group(service: QwenService, slo: SloSpec, defaults: MonitoringDefaults) -> Object:
     """The group of rules: the errors' ratio over each window, and the alerts."""
     objectives = _objectives(service, slo)
     records = [
-        {"record": f"{_RECORD}{window}", "expr": objective.errors.replace("WINDOW", window), "labels": _of(objective)}
+        {"record": f"{_RECORD}{window}", "expr": objective.errors[window], "labels": {"slo": objective.name}}
         for objective in objectives
         for window in _WINDOWS
     ]
     alerts = [
-        _alert(service, slo.window, objective, severity, limits)
+        _alert(service, slo.window, objective, severity, limits, defaults)
         for objective in objectives
         for severity, paces in _SEVERITIES
         if (limits := _limits(slo.window, objective, paces))
@@ -70,31 +74,16 @@ def burn_rate_group(service: QwenService, slo: SloSpec) -> Object:
 
 
 def _objectives(service: QwenService, slo: SloSpec) -> list[Objective]:
-    pods = f'namespace="{service.namespace}",service="{child_name(service.name)}"'
     found = []
     if slo.availability is not None:
-        errors = _ratio(
-            f'qwen_requests_total{{{pods},outcome=~"failed|refused"}}',
-            f'qwen_requests_total{{{pods},outcome=~"successful|failed|refused"}}',
-        )
+        errors = {window: failed_or_refused(service, window) for window in _WINDOWS}
         found.append(Objective("availability", Decimal(slo.availability), "failed or were refused", errors))
     if slo.ttft is not None:
-        fast = _ratio(
-            f'qwen_ttft_seconds_bucket{{{pods},le=~"{_bound(slo.ttft)}"}}', f"qwen_ttft_seconds_count{{{pods}}}"
-        )
+        fast, answered = in_time(service, slo.ttft), f"qwen_ttft_seconds_count{{{pods_of(service)}}}"
+        slow = {window: f"1 - {ratio(fast, answered, window)}" for window in _WINDOWS}
         late = f"had no token within {format_duration(slo.ttft.threshold)}"
-        found.append(Objective("ttft", Decimal(slo.ttft.objective), late, f"1 - {fast}"))
+        found.append(Objective("ttft", Decimal(slo.ttft.objective), late, slow))
     return found
-
-
-def _ratio(part: str, whole: str) -> str:
-    return f"{_BY} (rate({part}[WINDOW])) / {_BY} (rate({whole}[WINDOW]))"
-
-
-def _bound(objective: LatencyObjective) -> str:
-    """The histogram's bound as a regular expression: Prometheus 3 writes 2 as 2.0."""
-    text = f"{objective.threshold.total_seconds():g}"
-    return text.replace(".", "[.]") if "." in text else f"{text}([.]0)?"
 
 
 def _limits(window: timedelta, objective: Objective, paces: Sequence[Pace]) -> list[tuple[Pace, float]]:
@@ -110,24 +99,22 @@ def _alert(
     objective: Objective,
     severity: str,
     limits: Sequence[tuple[Pace, float]],
+    defaults: MonitoringDefaults,
 ) -> Object:
-    labels = f'namespace="{service.namespace}",service="{child_name(service.name)}",slo="{objective.name}"'
+    labels = f'{pods_of(service)},slo="{objective.name}"'
     exceeded = [
         f"({_RECORD}{pace.long}{{{labels}}} > {limit:g} and {_RECORD}{pace.short}{{{labels}}} > {limit:g})"
         for pace, limit in limits
     ]
-    return {
-        "alert": ALERT,
-        "expr": " or ".join(exceeded),
-        "labels": {"severity": severity, **_of(objective), "qwenservice": service.name},
-        "annotations": {
-            "summary": f"The error budget of the objective {objective.name} is used up too fast.",
-            "description": f"QwenService {service.namespace}/{service.name}: {{{{ $value | humanizePercentage }}}} of "
-            f"the requests {objective.failing}. The objective allows {100 - objective.percentage} % in {window.days} "
-            "days.",
-        },
-    }
-
-
-def _of(objective: Objective) -> Object:
-    return {"slo": objective.name}
+    return alert_rule(
+        service,
+        ALERT,
+        " or ".join(exceeded),
+        severity=severity,
+        summary=f"The error budget of the objective {objective.name} is used up too fast.",
+        description=f"QwenService {service.namespace}/{service.name}: {{{{ $value | humanizePercentage }}}} of "
+        f"the requests {objective.failing}. The objective allows {100 - objective.percentage} % in {window.days} "
+        "days.",
+        runbook=defaults.runbook(ALERT),
+        labels={"slo": objective.name},
+    )

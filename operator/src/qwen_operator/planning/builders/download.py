@@ -28,7 +28,7 @@ _NOT_OF_THE_POD: Final = {
     "containers", "volumes", "initContainers", "ephemeralContainers", "readinessGates", "topologySpreadConstraints",
     "schedulingGates", "resourceClaims", "resources", "hostname", "subdomain", "activeDeadlineSeconds",
 }  # fmt: skip
-_NOT_MOUNTED: Final = {"alerts", "podinfo", "api-keys", "shm"}
+_NOT_MOUNTED: Final = {"alerts", "podinfo", "api-keys", "metrics-tokens", "shm"}
 # An offline server is meant to read the cache. Somebody has to fill it.
 _NOT_IN_ENV: Final = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
 # Labels of nodes with GPUs: NVIDIA's operator, GKE, Karpenter, AKS.

@@ -8,22 +8,25 @@ from qwen_operator.api import QwenService, format_duration
 from qwen_operator.api.names import PORT_NAME, selector_labels
 from qwen_operator.api.objects import Object
 from qwen_operator.planning.builders.common import child
+from qwen_operator.planning.builders.metricstokens import scrape_authorization
+from qwen_operator.planning.monitoring import MonitoringDefaults
 
 
-def build_service_monitor(service: QwenService) -> Object:
+def build_service_monitor(service: QwenService, defaults: MonitoringDefaults) -> Object:
     """The ServiceMonitor. Every pod is scraped, including those that are out of rotation."""
 
     monitoring = service.spec.monitoring
-    endpoint = {
+    endpoint: Object = {
         "port": PORT_NAME,
         "path": "/metrics/prometheus",
         "interval": format_duration(monitoring.interval),
         "scrapeTimeout": format_duration(min(monitoring.interval, timedelta(seconds=10))),
+        **scrape_authorization(service.spec),
     }
     return child(
         service,
         "monitoring.coreos.com/v1",
         "ServiceMonitor",
-        labels=monitoring.labels,
+        labels=defaults.labels_for(service.spec),
         spec={"selector": {"matchLabels": selector_labels(service.name)}, "endpoints": [endpoint]},
     )

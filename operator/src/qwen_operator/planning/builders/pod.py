@@ -26,6 +26,7 @@ from qwen_operator.planning.builders.arguments import (
     server_arguments,
 )
 from qwen_operator.planning.builders.merge import merge
+from qwen_operator.planning.builders.metricstokens import token_mounts, token_volumes
 from qwen_operator.planning.builders.source import CACHE_PATH, resolve_source
 from qwen_operator.planning.builders.trust import trust_environment, trust_mounts, trust_volumes
 
@@ -167,7 +168,7 @@ def _volumes(name: str, spec: QwenServiceSpec) -> list[Object]:
     if spec.cache is not None:
         claim = spec.cache.existing_claim or child_name(name, "cache")
         volumes.append({"name": "cache", "persistentVolumeClaim": {"claimName": claim}})
-    return [*volumes, *trust_volumes(spec), *resolve_source(spec).volumes]
+    return [*volumes, *token_volumes(name, spec), *trust_volumes(spec), *resolve_source(spec).volumes]
 
 
 def _mounts(spec: QwenServiceSpec) -> list[Object]:
@@ -181,7 +182,7 @@ def _mounts(spec: QwenServiceSpec) -> list[Object]:
         mounts.append({"name": "api-keys", "mountPath": API_KEYS_FOLDER, "readOnly": True})
     if spec.cache is not None:
         mounts.append({"name": "cache", "mountPath": CACHE_PATH})
-    return [*mounts, *trust_mounts(spec), *resolve_source(spec).mounts]
+    return [*mounts, *token_mounts(spec), *trust_mounts(spec), *resolve_source(spec).mounts]
 
 
 def _scheduling(name: str, spec: QwenServiceSpec) -> Object:
