@@ -58,7 +58,7 @@ def _deps(settings: Settings, _: Arguments) -> None:
     side_by_side({"packages of the tests": lambda: packages.install(settings, packages.FOR_TESTS)}, shell.cancel_all)
     side_by_side(
         {
-            "Go programs": lambda: builds.ensure(settings, (*builds.FOR_CLUSTER, builds.HELM4)),
+            "Go programs": lambda: builds.ensure(settings, (*builds.FOR_CLUSTER, builds.HELM4, *builds.MONITORING)),
             "Prometheus operator's CRDs": lambda: builds.ensure_crds(settings),
             "Python environment": lambda: python_env.ensure_venv(settings),
             "npm packages": lambda: javascript.LIBRARIES.ensure(settings),
