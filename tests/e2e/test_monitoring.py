@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import functools
 import re
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.cluster.demo import Client
-from tests.cluster.prometheus_stack import EVALUATION_SECONDS, RELEASE
 from tests.cluster.settings import ROOT, Settings
-from tests.e2e import prometheus, scripted_pods
-from tests.e2e.kubectl import Kubectl, Object, wait_for
-from tests.e2e.prometheus import Prometheus
-from tests.e2e.scripted_pods import chat, scripted_service, toggle_hang
+from tests.e2e.kubectl import Object, wait_for
+from tests.e2e.monitored import LATE_SECONDS, NAME, Incident, Monitored, monitored_service
+from tests.e2e.scripted_pods import chat, toggle_hang
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-NAME = "qwen2.5-7b"  # the dot is neither in the name of the Service nor in labels
 ALERT = "EngineUnresponsive"
-SCRAPE_SECONDS = 2
-# A server evaluates twice a second and renders once a second. The rest is for a busy node.
-LATE_SECONDS = SCRAPE_SECONDS + EVALUATION_SECONDS + 1.5 + 2
 SECTIONS: dict[str, Any] = {
-    "monitoring": {"interval": f"{SCRAPE_SECONDS}s", "labels": RELEASE},
     "networkPolicy": {"enabled": True},
     "alerts": [{"name": ALERT, "threshold": 3}],
+    # It is not restarted, so the alert stays until the engine goes on.
     "remediation": {"rules": [{"alert": ALERT, "action": "Unready"}], "recoverAfter": "4s"},
 }
 ERROR = '@{"fail": "CUDA error: device-side assert triggered"}'
@@ -53,42 +43,6 @@ MOVED = (
 )
 
 
-@dataclass(frozen=True)
-class Monitored:
-    """A service of two pods that Prometheus scrapes in each of the documented ways."""
-
-    cluster: Settings
-    kubectl: Kubectl
-    prometheus: Prometheus
-    sick: Object
-    healthy: Object
-
-    def own(self, metric: str) -> str:
-        """A metric of this service: `name` or `name{labels}`, with its namespace."""
-        name, _, labels = metric.partition("{")
-        return f'{name}{{namespace="{self.kubectl.namespace}",{labels or "}"}'
-
-    def targets(self, pool: str) -> list[Object]:
-        """The targets of scrape pools in this service's namespace, or in the operator's."""
-        namespaces = {self.kubectl.namespace, "qwen-system"}
-        return [target for target in self.prometheus.targets(pool) if target["labels"].get("namespace") in namespaces]
-
-
-@dataclass(frozen=True)
-class Incident:
-    """An engine hung and went on: when the pod and Prometheus noticed it, and how severe it was."""
-
-    since: float
-    active_at: float
-    severities: tuple[str, str]
-
-
-def documented_yaml() -> list[Any]:
-    """The YAML blocks of the page, in order."""
-    text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
-    return [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
-
-
 def documented_series() -> set[str]:
     """The metrics in the table of docs/operations.md, without their labels."""
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -102,64 +56,27 @@ def documented_series() -> set[str]:
     return found
 
 
-def seconds(stamp: str) -> float:
-    moment = datetime.fromisoformat(stamp)
-    return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
-
-
 @pytest.fixture(scope="module")
 def monitored(cluster: Settings, client: Client) -> Iterator[Monitored]:
-    """Prometheus starts last: the kubelet would bring it a later target only after a minute."""
-    labels = ",".join(f"monitoring.labels.{name}={value}" for name, value in RELEASE.items())
-    chart = str(ROOT / "charts" / "qwen-operator")
-    settings = ("--set", labels, "--set", f"monitoring.serviceMonitor.interval={SCRAPE_SECONDS}s")
-    client.helm("upgrade", "qwen-operator", chart, "--namespace", "qwen-system", "--reuse-values", *settings)
-    kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, f"monitored-{uuid.uuid4().hex[:6]}")
-    blocks = documented_yaml()
-    service = scripted_service(NAME, 2, **SECTIONS)
-    [annotated] = [block["spec"] for block in blocks if "podTemplate" in block.get("spec", {})]
-    service["spec"]["podTemplate"]["metadata"] = annotated["podTemplate"]["metadata"]
-    jobs = [job for block in blocks for job in block.get("scrape_configs", ())]
-    with prometheus.prometheus_operator(cluster) as images:
-        kubectl.run("create", "namespace", kubectl.namespace)
-        try:
-            scripted_pods.install(kubectl)
-            kubectl.apply(service)
-            kubectl.wait_ready(NAME, 2, timeout=120)
-            running = prometheus.start(cluster, images, jobs)
-            sick, healthy = kubectl.find("pods", "app.kubernetes.io/name=qwen-server")
-            yield Monitored(cluster, kubectl, running, sick, healthy)
-        except AssertionError:
-            print(kubectl.diagnosis())
-            raise
-        finally:
-            kubectl.run("delete", "qwenservices", "--all", "--wait=false")
-            kubectl.run("delete", "pods", "--all", "--grace-period=1", "--wait=true")
-            kubectl.run("delete", "namespace", kubectl.namespace, "--wait=false")
+    with monitored_service(cluster, client, **SECTIONS) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def incident(monitored: Monitored) -> Incident:
     """Sends requests of each outcome, hangs an engine, and lets it go on."""
-    prom, sick, pod = monitored.prometheus, monitored.sick, monitored.sick["metadata"]["name"]
+    sick, _ = monitored.pods
     assert set(chat(monitored.cluster, sick, "你好", 3)) == {200}
     assert chat(monitored.cluster, sick, ERROR) == [500]
-
-    def in_the_pod() -> Object:
-        return next((alert for alert in prom.alerts_of(sick) if alert["name"] == ALERT), {})
-
-    assert (in_the_pod(), prom.alert(ALERT, pod)) == ({}, {})
+    assert (monitored.in_the_pod(ALERT, sick), monitored.in_prometheus(ALERT, sick)) == ({}, {})
     toggle_hang(sick)
-    noticed = wait_for(in_the_pod, 30, "the pod does not notice that its engine hangs")
-    fired = wait_for(lambda: prom.alert(ALERT, pod), 30, "Prometheus does not fire the alert of the pod")
+    found = monitored.begun(ALERT, sick)
     assert chat(monitored.cluster, sick, "你好") == [503]
     steps = monitored.own(f'qwen_operator_remediation_actions_total{{alert="{ALERT}"}}')
-    wait_for(lambda: prom.value(steps) > 0, 60, "Prometheus does not see that the pod was taken out")
+    wait_for(lambda: monitored.prometheus.value(steps) > 0, 60, "Prometheus does not see that the pod was taken out")
     toggle_hang(sick)
-    wait_for(lambda: not in_the_pod(), 30, "the pod does not notice that its engine goes on")
-    wait_for(lambda: not prom.alert(ALERT, pod), LATE_SECONDS, "Prometheus keeps the alert", interval=0.25)
-    severities = (noticed["severity"], fired["labels"]["severity"])
-    return Incident(seconds(noticed["since"]), seconds(fired["activeAt"]), severities)
+    monitored.over(ALERT, sick)
+    return found
 
 
 def test_all_targets_are_up(monitored: Monitored) -> None:
@@ -177,8 +94,8 @@ def test_all_targets_are_up(monitored: Monitored) -> None:
         return found
 
     wait_for(lambda: not problems(), 30, lambda: "; ".join(problems()))
-    pods = {monitored.sick["metadata"]["name"], monitored.healthy["metadata"]["name"]}
-    services = {found["metadata"]["name"] for found in monitored.kubectl.find("services")}
+    pods = {pod["metadata"]["name"] for pod in monitored.pods}
+    services = {service["metadata"]["name"] for service in monitored.kubectl.find("services")}
     for pool in of_pods:
         labels = [target["labels"] for target in monitored.targets(pool)]
         assert {item["pod"] for item in labels} == pods
