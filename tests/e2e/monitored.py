@@ -71,7 +71,7 @@ class Monitored:
         return Incident(_seconds(noticed["since"]), _seconds(fired["activeAt"]), severities)
 
     def over(self, name: str, pod: Object, timeout: float = 30) -> None:
-        """Waits until the pod has no such alert. Prometheus must follow with its next evaluation."""
+        """Waits until the alert is over in the pod. Prometheus must follow soon."""
         wait_for(lambda: not self.in_the_pod(name, pod), timeout, f"{name} stays active in the pod", interval=0.25)
         wait_for(lambda: not self.in_prometheus(name, pod), LATE_SECONDS, f"{name} stays in Prometheus", interval=0.25)
 
