@@ -55,9 +55,10 @@ def _cluster(settings: Settings) -> clusters.Cluster:
 def _deps(settings: Settings, _: Arguments) -> None:
     """Install everything that builds, tests and the cluster need, in parallel."""
     clusters.ensure_tools(settings)
+    side_by_side({"packages of the tests": lambda: packages.install(settings, packages.FOR_TESTS)}, shell.cancel_all)
     side_by_side(
         {
-            "Go programs": lambda: builds.ensure(settings, (*builds.FOR_CLUSTER, builds.HELM4)),
+            "Go programs": lambda: builds.ensure(settings, (*builds.FOR_CLUSTER, builds.HELM4, *builds.MONITORING)),
             "Prometheus operator's CRDs": lambda: builds.ensure_crds(settings),
             "Python environment": lambda: python_env.ensure_venv(settings),
             "npm packages": lambda: javascript.LIBRARIES.ensure(settings),

@@ -15,12 +15,16 @@ from tests.cluster.shell import Stamps, digest, logged, output
 
 GOMOD = Path(__file__).resolve().parent / "gomod"
 MINIMAL_GO = (1, 26)
+# The release that gomod/prometheus pins: v0.311.3 is the Go module of 3.11.3.
+PROMETHEUS_VERSION = "3.11.3"
+_PROMETHEUS_FLAG = "-X github.com/prometheus/common/version.Version"
 _VERSION = "k8s.io/component-base/version"
 _MAJOR, _MINOR, _ = KUBERNETES_VERSION.split(".")
 _KUBERNETES_FLAGS = (
     f"-X {_VERSION}.gitVersion=v{KUBERNETES_VERSION} -X {_VERSION}.gitMajor={_MAJOR} -X {_VERSION}.gitMinor={_MINOR}"
 )
-CRDS = ("servicemonitors", "prometheusrules")
+# The Prometheus Operator starts only if all of them are there.
+CRDS = ("servicemonitors", "prometheusrules", "podmonitors", "probes", "prometheuses")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class GoBuild:
     ldflags: str = ""
     into: str = ""
     stamp: str = ""
+    tags: str = ""
 
 
 KUBERNETES = GoBuild(
@@ -56,6 +61,24 @@ HELM = GoBuild("helm", "tool", ("helm",))
 # folder.
 HELM4 = GoBuild("helm4", "tool", ("helm",), into="helm4")
 FOR_CLUSTER = (KUBERNETES, COREDNS, PAUSE, HELM)
+PROMETHEUS_OPERATOR = GoBuild(
+    "prometheus-operator",
+    "tool",
+    ("operator", "prometheus-config-reloader"),
+    f"{_PROMETHEUS_FLAG}=0.85.0",
+    into="monitoring",
+)
+# Debian's Prometheus cannot find targets in Kubernetes. This one finds them nowhere else: the other
+# clouds' libraries would take most of the build.
+PROMETHEUS = GoBuild(
+    "prometheus",
+    "tool",
+    ("prometheus",),
+    f"{_PROMETHEUS_FLAG}={PROMETHEUS_VERSION}",
+    into="monitoring",
+    tags="remove_all_sd,enable_kubernetes_sd",
+)
+MONITORING = (PROMETHEUS_OPERATOR, PROMETHEUS)
 
 
 def ensure(settings: Settings, builds: tuple[GoBuild, ...]) -> str:
@@ -67,7 +90,7 @@ def ensure(settings: Settings, builds: tuple[GoBuild, ...]) -> str:
 
 def _ensure_one(settings: Settings, stamps: Stamps, build: GoBuild) -> bool:
     folder = GOMOD / build.folder
-    value = digest([folder], build.ldflags, build.into)
+    value = digest([folder], build.ldflags, build.into, *filter(None, [build.tags]))
     stamp = f"go-{build.stamp or build.folder}"
     target = settings.bin / build.into
     if stamps.fresh(stamp, value) and all((target / program).exists() for program in build.programs):
@@ -76,6 +99,7 @@ def _ensure_one(settings: Settings, stamps: Stamps, build: GoBuild) -> bool:
     log = settings.cache / "logs" / f"go-{build.folder}.log"
     # -buildvcs=false: the state of this checkout does not belong in these programs.
     flags = ["-trimpath", "-buildvcs=false", "-ldflags", f"-s -w {build.ldflags}".strip()]
+    flags += ["-tags", build.tags] if build.tags else []
     env = {**os.environ, "CGO_ENABLED": "0", "GOBIN": str(target), "GOFLAGS": "", "GOTOOLCHAIN": "local"}
     logged(["go", "install", *flags, build.package], log, cwd=folder, env=env, hint=f"see {log}; is there a network?")
     stamps.set(stamp, value)
@@ -112,5 +136,5 @@ def ensure_crds(settings: Settings) -> str:
 
 
 def crds(settings: Settings) -> Path:
-    """The folder with the CRDs of ServiceMonitor and PrometheusRule."""
+    """The folder with the CRDs of the Prometheus Operator."""
     return settings.cache / "crds"

@@ -14,6 +14,7 @@ from tests.cluster.shell import logged
 
 PROGRAMS = {
     "buildah": "buildah",
+    "cc": "gcc",
     "conntrack": "conntrack",
     "containerd": "containerd",
     "curl": "curl",
@@ -34,15 +35,16 @@ PROGRAMS = {
 # File name patterns.
 FILES = {
     "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",
+    "/usr/include/stdio.h": "libc6-dev",  # with gcc, for the library that stands in for a GPU driver
     "/usr/lib/cni/bridge": "containernetworking-plugins",
     "/usr/lib/cni/host-local": "containernetworking-plugins",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
     "/usr/lib/*/libnuma.so.1": "libnuma1",  # vLLM's CPU engine, for tests and `make serve`
 }
 # What the programs and the unit tests need without a cluster.
-WITHOUT_CLUSTER = frozenset({"ca-certificates", "libnuma1", "prometheus", "python3-venv"})
+WITHOUT_CLUSTER = frozenset({"ca-certificates", "gcc", "libc6-dev", "libnuma1", "prometheus", "python3-venv"})
 # What only tests need: a demo should not install npm's hundreds of packages.
-FOR_TESTS = frozenset({"curl", "nodejs", "npm"})
+FOR_TESTS = frozenset({"curl", "gcc", "libc6-dev", "nodejs", "npm"})
 # What only the client programs of `make test-full` need.
 FOR_CLIENTS = frozenset({"default-jre-headless"})
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"

@@ -1,4 +1,4 @@
-"""The cluster's image registry over its HTTP API, and the one image without a Dockerfile."""
+"""The cluster's image registry over its HTTP API, and the images without a Dockerfile."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import tarfile
 import urllib.error
 import urllib.request
+from pathlib import Path, PurePosixPath
 from urllib.parse import urljoin
 
 from tests.cluster import network
@@ -54,15 +55,31 @@ def ensure_pause(settings: Settings) -> None:
         network.inside(settings.netns, lambda: _push_program(PAUSE_IMAGE, "pause", program))
 
 
+def ensure_program(settings: Settings, program: Path) -> str:
+    """Push an image with one static program as its entrypoint, if it is missing. Returns its name.
+
+    The program is in the folder bin, where the Prometheus Operator expects its own.
+    """
+    content = program.read_bytes()
+    image = f"{REGISTRY}/{program.name}:{hashlib.sha256(content).hexdigest()[:12]}"
+    if not has(settings, image):
+        network.inside(settings.netns, lambda: _push_program(image, f"bin/{program.name}", content))
+    return image
+
+
 def _push_program(image: str, file: str, program: bytes) -> None:
-    """Push an image with a single executable in its root folder."""
+    """Push an image with a single executable."""
     name, tag = split(image)
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
+        for folder in reversed(PurePosixPath(file).parents[:-1]):  # without "."
+            member = tarfile.TarInfo(str(folder))
+            member.type, member.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(member)
         member = tarfile.TarInfo(file)
         member.size, member.mode = len(program), 0o755
         archive.addfile(member, io.BytesIO(program))
-    layer = gzip.compress(tar.getvalue(), mtime=0)
+    layer = gzip.compress(tar.getvalue(), compresslevel=1, mtime=0)
     config = json.dumps(
         {
             "architecture": "amd64",

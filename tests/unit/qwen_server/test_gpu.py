@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from qwen_server.observe.gpu import GpuMonitor, GpuReading, NvmlReader, visible_devices
+from qwen_server.observe.gpu import GpuMonitor, GpuReading, NvmlReader
+from qwen_server.observe.visible_gpus import visible_devices
 
 GIB = 1024**3
 
@@ -45,6 +46,18 @@ class FakeNvml:
     def nvmlDeviceGetCount(self) -> int:
         return 2
 
+    def nvmlDeviceGetPciInfo(self, handle: int) -> Any:
+        return SimpleNamespace(domain=0, bus=handle, device=0)
+
+    def nvmlDeviceGetMigMode(self, *_: Any) -> None:
+        raise NvmlError("not supported")
+
+    def nvmlDeviceIsMigDeviceHandle(self, *_: Any) -> Any:
+        return SimpleNamespace(value=0)
+
+    def nvmlDeviceGetGpuInstanceId(self, *_: Any) -> None:
+        raise NvmlError("not supported")
+
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return index
 
@@ -80,6 +93,7 @@ class FakeNvml:
 @pytest.fixture(autouse=True)
 def _all_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # else CUDA would be asked
 
 
 def test_memory_is_summed_over_the_engines_devices() -> None:
@@ -141,7 +155,16 @@ def test_errors_of_before_the_start_are_not_held_against_the_card() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "devices"),
-    [(None, [0, 1]), ("1", [1]), ("1,0", [1, 0]), ("GPU-abc, 0", ["GPU-abc", 0]), ("0,-1,1", [0]), ("", [])],
+    [
+        (None, [0, 1]),
+        ("1", [1]),
+        ("1,0", [1, 0]),
+        ("GPU-abc, 0", ["GPU-abc", 0]),
+        ("0,-1,1", [0]),
+        ("1,2,0", [1]),
+        ("²", []),
+        ("", []),
+    ],
 )
 def test_visible_devices_are_cudas(variable: str | None, devices: list[int | str]) -> None:
     assert visible_devices(2, variable) == devices

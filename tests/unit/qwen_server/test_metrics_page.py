@@ -145,6 +145,13 @@ async def test_gpu_figures_are_the_specifications() -> None:
         assert 'qwen_alert_value{name="HighTTFT"} NaN\n' in page
 
 
+async def test_a_fault_is_shown_also_if_the_gpu_gives_no_figures() -> None:
+    reading = GpuReading("unknown GPU", faults=("the driver reports: GPU is lost",))
+    async with serve(gpu=GpuMonitor(lambda: reading)) as served:
+        await until(lambda: served.service.gpu.latest is reading)
+        assert "qwen_gpu_faults 1" in (await served.client.get("/metrics/prometheus")).text
+
+
 async def test_the_uuids_of_the_gpus_are_shown() -> None:
     reading = GpuReading("NVIDIA GeForce RTX 3080", 1, 2, uuids=("GPU-1", "GPU-2"))
     async with serve(gpu=GpuMonitor(lambda: reading)) as served:

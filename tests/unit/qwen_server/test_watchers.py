@@ -138,6 +138,7 @@ async def test_a_driver_that_blocks_does_not_block_the_server(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr("qwen_server.observe.gpu._REFRESH_SECONDS", 0.02)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     begin = time.monotonic()
     async with serve(device="cuda") as served:
         await until(lambda: nvml.threads)

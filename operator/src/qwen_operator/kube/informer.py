@@ -170,6 +170,7 @@ class Informer:
 
     async def run(self) -> None:
         """Lists and watches until cancelled."""
+        FAILING_WATCHES.labels(self.resource.kind)  # from now on it exists: 0 until one fails
         try:
             async with asyncio.TaskGroup() as tasks:
                 for loop in self._loops:

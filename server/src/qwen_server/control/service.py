@@ -224,7 +224,7 @@ class Service:
 
         A part that fails does not keep the others from their work. Its error is logged once.
         """
-        watches = (self._adopt_engine, self._watch_work, self._poll_alerts_file)
+        watches = (self._adopt_engine, self._watch_work, self._watch_gpu, self._poll_alerts_file)
         parts = (*watches, *self._reloads, self._resize, self.evaluate)
         for number, part in enumerate(parts):
             try:
@@ -251,6 +251,9 @@ class Service:
         recent = vitals.last_token_at is not None and now - vitals.last_token_at < _WORKING_SECONDS
         if vitals.state == "ready" and vitals.unfinished and recent:
             self._worked_at = now
+
+    def _watch_gpu(self) -> None:
+        self.gpu.warn_if_silent()
 
     def _poll_alerts_file(self) -> None:
         self._alerts_file.poll()

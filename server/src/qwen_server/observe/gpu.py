@@ -2,25 +2,31 @@
 
 NVML calls take milliseconds and may block on a broken driver. They therefore run in a thread, and
 requests use the latest reading. Without a driver, or on a CPU, the values are 0.0 and the name is
-`cpu`.
+`cpu`, also until the driver first answers.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
+from qwen_server.observe.visible_gpus import board_of, visible_handles
+
 _log = logging.getLogger(__name__)
 _GIB = 1024**3
 _REFRESH_SECONDS = 2.0
+_SILENT_SECONDS = 30.0
 # Xid errors that only a reset of the GPU or a reboot clears. All others affect a single process.
 _FATAL_XIDS = frozenset({46, 48, 62, 64, 74, 79, 95, 109, 110, 119, 120, 140, 143, 158, 160})
+# NVML's errors for a GPU that fell off the bus (GPU_IS_LOST) or waits for a reset (RESET_REQUIRED).
+_LOST = frozenset({15, 16})
+_WHOLE_GPU = 0xFFFFFFFF  # the instance of an event that is not of a MIG device
 
 T = TypeVar("T")
 
@@ -30,7 +36,8 @@ class GpuReading:
     """One reading of the engine's GPUs.
 
     `allocated` and `total` are sums in bytes. `temperature` is that of the hottest GPU, in degrees
-    Celsius. `faults` has a description of each fault, `uuids` the UUID of each GPU.
+    Celsius. `faults` has a description of each fault, `uuids` the UUID of each GPU. Of a MIG
+    device, memory is its own, and all else that of the GPU that it is a part of.
     """
 
     name: str = "cpu"
@@ -58,47 +65,30 @@ class GpuReading:
         return round(100 * self.allocated / self.total, 1) if self.total else 0.0
 
 
-def visible_devices(handles: int, devices: str | None) -> list[int | str]:
-    """Returns the devices in CUDA_VISIBLE_DEVICES as indices or UUIDs.
-
-    `devices` is the variable's value. If it is None, these are the indices of all `handles`.
-    """
-    if devices is None:
-        return list(range(handles))
-    chosen: list[int | str] = []
-    for item in (part.strip() for part in devices.split(",")):
-        if item.isdigit():
-            chosen.append(int(item))
-        elif item.startswith(("GPU-", "MIG-")):
-            chosen.append(item)
-        else:
-            break  # CUDA ignores the first invalid entry and everything after it
-    return chosen
-
-
 class NvmlReader:
     """Reads the first `count` visible GPUs. Not thread-safe: one thread owns it."""
 
     def __init__(self, nvml: ModuleType | Any, count: int) -> None:
         self._nvml = nvml
+        self._lost: set[str] = set()
         nvml.nvmlInit()
-        chosen = visible_devices(nvml.nvmlDeviceGetCount(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-        self._handles = [
-            nvml.nvmlDeviceGetHandleByIndex(item) if isinstance(item, int) else nvml.nvmlDeviceGetHandleByUUID(item)
-            for item in chosen[:count]
-        ]
-        self._ecc_at_start = [self._uncorrected(handle) for handle in self._handles]
+        self._handles = visible_handles(nvml, count)
+        self._boards = [board_of(nvml, handle) for handle in self._handles]
+        # None for a whole GPU.
+        self._instances = {self._try(nvml.nvmlDeviceGetGpuInstanceId, handle) for handle in self._handles}
+        self._ecc_at_start = [self._uncorrected(board) for board in self._boards]
         self._xids: set[int] = set()
-        self._events = self._try(self._register)
+        self._events = self._register()
 
     def read(self) -> GpuReading:
         """Returns a reading. It omits what a device does not support."""
         nvml = self._nvml
+        self._lost.clear()
         memory = [info for handle in self._handles if (info := self._try(nvml.nvmlDeviceGetMemoryInfo, handle))]
         temperatures = [
             value
-            for handle in self._handles
-            if (value := self._try(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)) is not None
+            for board in self._boards
+            if (value := self._try(nvml.nvmlDeviceGetTemperature, board, nvml.NVML_TEMPERATURE_GPU)) is not None
         ]
         names = [self._text(self._try(nvml.nvmlDeviceGetName, handle)) for handle in self._handles]
         return GpuReading(
@@ -107,18 +97,18 @@ class NvmlReader:
             total=sum(info.total for info in memory),
             temperature=float(max(temperatures)) if temperatures else None,
             faults=tuple(self._faults()),
-            uuids=tuple(uuid for handle in self._handles if (uuid := self._uuid(handle))),
+            uuids=tuple(uuid for board in self._boards if (uuid := self._uuid(board))),
         )
 
     def _uuid(self, handle: Any) -> str:
         return self._text(self._try(self._nvml.nvmlDeviceGetUUID, handle))
 
     def _faults(self) -> list[str]:
-        faults = []
-        for index, handle in enumerate(self._handles):
-            if self._needs_recovery(handle):
+        faults = [f"the driver reports: {text}" for text in sorted(self._lost)]
+        for index, board in enumerate(self._boards):
+            if self._needs_recovery(board):
                 faults.append(f"GPU {index}: the driver asks for a recovery action")
-            before, errors = self._ecc_at_start[index], self._uncorrected(handle)
+            before, errors = self._ecc_at_start[index], self._uncorrected(board)
             if before is not None and errors is not None and errors > before:
                 faults.append(f"GPU {index}: {errors - before} uncorrected memory errors since the start")
         self._collect_xids()
@@ -139,10 +129,12 @@ class NvmlReader:
         return None if errors is None else int(errors)
 
     def _register(self) -> Any:
+        """Subscribes to the Xid errors of each GPU whose driver reports them."""
         nvml = self._nvml
-        events = nvml.nvmlEventSetCreate()
-        for handle in self._handles:
-            nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, events)
+        events = self._try(nvml.nvmlEventSetCreate)
+        if events:
+            for board in self._boards:
+                self._try(nvml.nvmlDeviceRegisterEvents, board, nvml.nvmlEventTypeXidCriticalError, events)
         return events
 
     def _collect_xids(self) -> None:
@@ -150,12 +142,18 @@ class NvmlReader:
             event = self._events and self._try(self._nvml.nvmlEventSetWait_v2, self._events, 0)
             if not event:
                 return
-            self._xids.add(int(event.eventData))
+            # An error in another MIG instance of the GPU is not ours.
+            if None in self._instances or event.gpuInstanceId in {_WHOLE_GPU, *self._instances}:
+                self._xids.add(int(event.eventData))
 
     def _try(self, call: Callable[..., T], *arguments: Any) -> T | None:
         try:
             return call(*arguments)
-        except (self._nvml.NVMLError, AttributeError):
+        except AttributeError:
+            return None  # old bindings
+        except self._nvml.NVMLError as error:
+            if getattr(error, "value", None) in _LOST:
+                self._lost.add(str(error))
             return None  # GeForce cards have no ECC, and old drivers no recovery action
 
     @staticmethod
@@ -178,6 +176,8 @@ class GpuMonitor:
         self._read = read
         self._connect = connect
         self._failing = False
+        self._asked_at: float | None = None
+        self._silent = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.latest = GpuReading()
@@ -203,6 +203,7 @@ class GpuMonitor:
 
     def refresh(self) -> None:
         """Takes a reading now. If that fails, the previous one stays."""
+        self._asked_at = time.monotonic()
         try:
             if self._read is None and self._connect is not None:
                 self._read = self._connect()
@@ -214,6 +215,17 @@ class GpuMonitor:
             if not self._failing:
                 _log.warning("cannot read the GPUs, keeping the previous reading: %r", error)
             self._failing = True
+        finally:
+            self._asked_at = None
+            self._silent = False
+
+    def warn_if_silent(self) -> None:
+        """Logs, once, that the driver has not answered for 30 s. Never blocks."""
+        asked_at = self._asked_at
+        if asked_at is None or self._silent or time.monotonic() - asked_at < _SILENT_SECONDS:
+            return
+        self._silent = True
+        _log.warning("the GPU driver has not answered for %.0f s, keeping the previous reading", _SILENT_SECONDS)
 
 
 def _nvml(count: int) -> Callable[[], GpuReading] | None:

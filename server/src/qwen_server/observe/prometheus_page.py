@@ -153,7 +153,7 @@ def _engine(seen: Observation) -> Iterator[str]:
 
 
 def _gpu(gpu: GpuReading) -> Iterator[str]:
-    if not gpu.total:
+    if not (gpu.total or gpu.faults):
         return
     yield gauge("qwen_gpu_memory_allocated_bytes", "GPU memory in use, over all GPUs of the engine.", gpu.allocated)
     yield gauge("qwen_gpu_memory_total_bytes", "GPU memory, over all GPUs of the engine.", gpu.total)

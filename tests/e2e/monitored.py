@@ -1,0 +1,126 @@
+"""A service with scripted engines that a real Prometheus scrapes, as docs/monitoring.md says."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from tests.cluster.demo import Client
+from tests.cluster.prometheus_stack import EVALUATION_SECONDS, RELEASE
+from tests.cluster.settings import ROOT, Settings
+from tests.e2e import prometheus, scripted_pods
+from tests.e2e.kubectl import Kubectl, Object, wait_for
+from tests.e2e.prometheus import Prometheus
+from tests.e2e.scripted_pods import scripted_service
+
+NAME = "qwen2.5-7b"  # the dot is neither in the name of the Service nor in labels
+SCRAPE_SECONDS = 2
+# A server evaluates twice a second and renders once a second. The rest is for a busy node.
+LATE_SECONDS = SCRAPE_SECONDS + EVALUATION_SECONDS + 1.5 + 2
+MONITORING = {"interval": f"{SCRAPE_SECONDS}s", "labels": RELEASE}
+
+
+@dataclass(frozen=True)
+class Incident:
+    """An alert: since when a pod and Prometheus have had it, and its severity there."""
+
+    since: float
+    active_at: float
+    severities: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """A service of two pods that Prometheus scrapes in each of the documented ways."""
+
+    cluster: Settings
+    kubectl: Kubectl
+    prometheus: Prometheus
+    pods: tuple[Object, Object]
+
+    def own(self, metric: str) -> str:
+        """A metric of this service: `name` or `name{labels}`, with its namespace."""
+        name, _, labels = metric.partition("{")
+        return f'{name}{{namespace="{self.kubectl.namespace}",{labels or "}"}'
+
+    def targets(self, pool: str) -> list[Object]:
+        """The targets of scrape pools in this service's namespace, or in the operator's."""
+        namespaces = {self.kubectl.namespace, "qwen-system"}
+        return [target for target in self.prometheus.targets(pool) if target["labels"].get("namespace") in namespaces]
+
+    def in_the_pod(self, name: str, pod: Object) -> Object:
+        """The alert that the server in a pod reports; empty if it is not active."""
+        return next((alert for alert in self.prometheus.alerts_of(pod) if alert["name"] == name), {})
+
+    def in_prometheus(self, name: str, pod: Object) -> Object:
+        """The same alert in Prometheus; empty if it does not fire."""
+        return self.prometheus.alert(name, pod["metadata"]["name"])
+
+    def begun(self, name: str, pod: Object, timeout: float = 30) -> Incident:
+        """Waits until the pod has the alert, and then Prometheus."""
+        noticed = wait_for(lambda: self.in_the_pod(name, pod), timeout, f"{name} is not active in the pod")
+        fired = wait_for(lambda: self.in_prometheus(name, pod), 30, f"{name} does not fire in Prometheus")
+        severities = (noticed["severity"], fired["labels"]["severity"])
+        return Incident(_seconds(noticed["since"]), _seconds(fired["activeAt"]), severities)
+
+    def over(self, name: str, pod: Object, timeout: float = 30) -> None:
+        """Waits until the alert is over in the pod. Prometheus must follow soon."""
+        wait_for(lambda: not self.in_the_pod(name, pod), timeout, f"{name} stays active in the pod", interval=0.25)
+        wait_for(lambda: not self.in_prometheus(name, pod), LATE_SECONDS, f"{name} stays in Prometheus", interval=0.25)
+
+
+@contextmanager
+def monitored_service(cluster: Settings, client: Client, **sections: Any) -> Iterator[Monitored]:
+    """Runs a service of two pods, and a Prometheus of its own, in a namespace of its own.
+
+    Prometheus starts last: the kubelet would bring it a later target only after a minute.
+    """
+    _label_operator(client)
+    kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, f"monitored-{uuid.uuid4().hex[:6]}")
+    blocks = _documented_yaml()
+    jobs = [job for block in blocks for job in block.get("scrape_configs", ())]
+    [annotated] = [block["spec"] for block in blocks if "podTemplate" in block.get("spec", {})]
+    service = scripted_service(NAME, 2, monitoring=MONITORING, **sections)
+    service["spec"]["podTemplate"]["metadata"] = annotated["podTemplate"]["metadata"]
+    with prometheus.prometheus_operator(cluster) as images:
+        kubectl.run("create", "namespace", kubectl.namespace)
+        try:
+            scripted_pods.install(kubectl)
+            kubectl.apply(service)
+            kubectl.wait_ready(NAME, 2, timeout=120)
+            running = prometheus.start(cluster, images, jobs)
+            first, second = kubectl.find("pods", "app.kubernetes.io/name=qwen-server")
+            yield Monitored(cluster, kubectl, running, (first, second))
+        except AssertionError:
+            print(kubectl.diagnosis())
+            raise
+        finally:
+            kubectl.run("delete", "qwenservices", "--all", "--wait=false")
+            kubectl.run("delete", "pods", "--all", "--grace-period=1", "--wait=true")
+            kubectl.run("delete", "namespace", kubectl.namespace, "--wait=false")
+
+
+def _label_operator(client: Client) -> None:
+    """Has Prometheus select the operator's ServiceMonitor, and scrape it more often."""
+    labels = ",".join(f"monitoring.labels.{name}={value}" for name, value in RELEASE.items())
+    chart = str(ROOT / "charts" / "qwen-operator")
+    settings = ("--set", labels, "--set", f"monitoring.serviceMonitor.interval={SCRAPE_SECONDS}s")
+    client.helm("upgrade", "qwen-operator", chart, "--namespace", "qwen-system", "--reuse-values", *settings)
+
+
+def _documented_yaml() -> list[Any]:
+    """The YAML blocks of the page, in order."""
+    text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    return [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+
+
+def _seconds(stamp: str) -> float:
+    moment = datetime.fromisoformat(stamp)
+    return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()

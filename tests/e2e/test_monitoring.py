@@ -1,0 +1,145 @@
+"""What a real Prometheus sees, set up as docs/monitoring.md says: targets, series and an alert."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.demo import Client
+from tests.cluster.settings import ROOT, Settings
+from tests.e2e.kubectl import Object, wait_for
+from tests.e2e.monitored import LATE_SECONDS, NAME, Incident, Monitored, monitored_service
+from tests.e2e.scripted_pods import chat, toggle_hang
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+ALERT = "EngineUnresponsive"
+SECTIONS: dict[str, Any] = {
+    "networkPolicy": {"enabled": True},
+    "alerts": [{"name": ALERT, "threshold": 3}],
+    # It is not restarted, so the alert stays until the engine goes on.
+    "remediation": {"rules": [{"alert": ALERT, "action": "Unready"}], "recoverAfter": "4s"},
+}
+ERROR = '@{"fail": "CUDA error: device-side assert triggered"}'
+# What a node without GPUs and an engine without vLLM cannot show, by the beginnings of the names.
+ELSEWHERE = ("qwen_gpu_", "vllm:")
+MOVED = (
+    'qwen_requests_total{outcome="successful"}',
+    'qwen_requests_total{outcome="failed"}',
+    'qwen_requests_total{outcome="refused"}',
+    "qwen_refusals_total",
+    "qwen_errors_total",
+    'qwen_tokens_total{kind="input"}',
+    'qwen_tokens_total{kind="output"}',
+    "qwen_ttft_seconds_count",
+    "qwen_inter_token_seconds_count",
+    "qwen_request_duration_seconds_count",
+    "qwen_queue_wait_seconds_count",
+    "qwen_operator_remediation_actions_total",
+)
+
+
+def documented_series() -> set[str]:
+    """The metrics in the table of docs/operations.md, without their labels."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = text.split("\n## Metrics\n")[1].split("\n## ")[0]
+    found: set[str] = set()
+    for cell in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
+        words = re.findall(r"`([a-z0-9_:*]+)(?:\{[a-z,]*\})?`", cell)
+        names = [word for word in words if not word.startswith("_")]
+        found.update(names)
+        found.update(name + suffix for suffix in set(words).difference(names) for name in names)
+    return found
+
+
+@pytest.fixture(scope="module")
+def monitored(cluster: Settings, client: Client) -> Iterator[Monitored]:
+    with monitored_service(cluster, client, **SECTIONS) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def incident(monitored: Monitored) -> Incident:
+    """Sends requests of each outcome, hangs an engine, and lets it go on."""
+    sick, _ = monitored.pods
+    assert set(chat(monitored.cluster, sick, "你好", 3)) == {200}
+    assert chat(monitored.cluster, sick, ERROR) == [500]
+    assert (monitored.in_the_pod(ALERT, sick), monitored.in_prometheus(ALERT, sick)) == ({}, {})
+    toggle_hang(sick)
+    found = monitored.begun(ALERT, sick)
+    assert chat(monitored.cluster, sick, "你好") == [503]
+    steps = monitored.own(f'qwen_operator_remediation_actions_total{{alert="{ALERT}"}}')
+    wait_for(lambda: monitored.prometheus.value(steps) > 0, 60, "Prometheus does not see that the pod was taken out")
+    toggle_hang(sick)
+    monitored.over(ALERT, sick)
+    return found
+
+
+def test_all_targets_are_up(monitored: Monitored) -> None:
+    own = f"serviceMonitor/{monitored.kubectl.namespace}/"
+    of_pods = (own, "qwen-servers", "kubernetes-pods")
+    wanted = {**dict.fromkeys(of_pods, 2), "serviceMonitor/qwen-system/": 1, "qwen-operator-metrics": 1}
+
+    def problems() -> list[str]:
+        found = []
+        for pool, least in wanted.items():
+            targets = monitored.targets(pool)
+            if len(targets) < least:
+                found.append(f"{pool} has {len(targets)} targets instead of {least}")
+            found += [f"{target['scrapeUrl']}: {target['lastError']}" for target in targets if target["health"] != "up"]
+        return found
+
+    wait_for(lambda: not problems(), 30, lambda: "; ".join(problems()))
+    pods = {pod["metadata"]["name"] for pod in monitored.pods}
+    services = {service["metadata"]["name"] for service in monitored.kubectl.find("services")}
+    for pool in of_pods:
+        labels = [target["labels"] for target in monitored.targets(pool)]
+        assert {item["pod"] for item in labels} == pods
+        assert {item["namespace"] for item in labels} == {monitored.kubectl.namespace}
+        assert {item["service"] for item in labels} <= services
+
+
+def test_the_same_alert_is_active_in_prometheus_and_in_the_pod_until_it_is_over(incident: Incident) -> None:
+    assert 0 <= incident.active_at - incident.since <= LATE_SECONDS
+    assert incident.severities == ("critical", "critical")
+
+
+def test_every_documented_series_is_there(monitored: Monitored, incident: Incident) -> None:
+    wanted = {name for name in documented_series() if not name.startswith(ELSEWHERE)}
+    assert len(wanted) > 25
+    names = monitored.prometheus.names()
+    assert {name for name in wanted if not {name, f"{name}_count"} & names} == set()
+
+
+@pytest.mark.parametrize("metric", MOVED)
+def test_load_moves_the_series(monitored: Monitored, incident: Incident, metric: str) -> None:
+    expression = monitored.own(metric)
+    wait_for(lambda: monitored.prometheus.value(expression) > 0, 10, f"{expression} is 0")
+
+
+def test_the_network_policy_admits_this_prometheus(monitored: Monitored) -> None:
+    """The node's network enforces no policies, so the selectors are compared."""
+    scraper = monitored.prometheus.pod["metadata"]
+
+    def admits(peer: Object) -> bool:
+        namespace = peer.get("namespaceSelector", {}).get("matchLabels", {})
+        labels = peer.get("podSelector", {}).get("matchLabels", {})
+        there = namespace == {"kubernetes.io/metadata.name": scraper["namespace"]}
+        return there and bool(labels) and labels.items() <= scraper["labels"].items()
+
+    def admitted() -> bool:
+        [policy] = monitored.kubectl.find("networkpolicies")
+        [rule] = policy["spec"]["ingress"]
+        assert rule["ports"] == [{"port": "http", "protocol": "TCP"}]
+        return any(admits(peer) for peer in rule["from"])
+
+    wait_for(admitted, 75, "the NetworkPolicy does not admit Prometheus")  # the operator looks every minute
+
+
+def test_a_selected_service_has_no_warning_about_prometheus(monitored: Monitored) -> None:
+    warnings = functools.partial(monitored.kubectl.condition, NAME, "HasWarnings")
+    wait_for(lambda: "Prometheus" not in warnings()["message"], 75, lambda: f"{warnings()}")
