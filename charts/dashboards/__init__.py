@@ -19,10 +19,6 @@ VARIABLE: Final = re.compile(r"\$(\w+)")
 WIDTH: Final = 120
 
 NEEDS: Final[Mapping[tuple[str, str], str]] = {
-    (fleet.UID, "KV cache, fullest pod"): "an engine that has started",
-    (service.UID, "KV cache"): "an engine that has started",
-    (service.UID, "KV cache, fullest pod"): "an engine that has started",
-    (service.UID, "Silence of the engine"): "an engine that has started",
     (service.UID, "Refusals and failures"): "a request that was refused, and one that failed",
     (service.UID, "GPU memory"): "a GPU",
     (service.UID, "GPU memory utilization"): "a GPU",

@@ -168,7 +168,7 @@ def document(
         for panel in row.panels:
             page.with_panel(panel.id(next(numbers)))
     made: dict[str, Any] = json.loads(JSONEncoder().encode(page.build()))
-    # The schema has only what all data sources share. These three are Prometheus's.
+    # The schema has what all data sources share. These three are only Prometheus's.
     for annotation, mark in zip(made["annotations"]["list"], marks, strict=True):
         annotation.update(titleFormat=mark.title, textFormat=mark.text, step="30s")
     return made

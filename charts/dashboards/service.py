@@ -20,7 +20,7 @@ STEP_NAMES: Final = "alert, action, reason"
 MARKS: Final = (
     Mark(
         "Remediation steps",
-        f"sum by ({STEP_NAMES}) ({grown(STEPS, REMEDIATION, '1m')}) > 0",
+        f"sum by ({STEP_NAMES}) ({grown(STEPS, REMEDIATION, '2m')}) > 0",
         ORANGE,
         "{{action}}",
         "{{alert}} {{reason}}",
