@@ -21,7 +21,8 @@ WIDTH: Final = 120
 NEEDS: Final[Mapping[tuple[str, str], str]] = {
     (service.UID, "Refusals and failures"): "a request that was refused, and one that failed",
     (service.UID, "GPU memory"): "a GPU",
-    (service.UID, "GPU memory utilization"): "a GPU",
+    (service.UID, "GPU memory in use"): "a GPU",
+    (service.UID, "GPU utilization"): "a GPU",
     (service.UID, "GPU temperature"): "a GPU",
     (service.UID, "GPU faults"): "a GPU",
     (service.UID, "Remediation steps"): "a remediation step",

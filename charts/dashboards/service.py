@@ -120,14 +120,17 @@ def _gpu() -> Row:
     total = f"max by (pod) (qwen_gpu_memory_total_bytes{{{SERVER}}})"
     allocated = f"max by (pod) (qwen_gpu_memory_allocated_bytes{{{SERVER}}})"
     memory = (Query(allocated, "in use {{pod}}"), Query(f"max({total})", "of one pod"))
+    busy = Query(f"max by (pod) (qwen_gpu_utilization_ratio{{{SERVER}}})", "{{pod}}")
     temperature = Query(f"max by (pod) (qwen_gpu_temperature_celsius{{{SERVER}}})", "{{pod}}")
+    faults = Query(f"max by (pod) (qwen_gpu_faults{{{SERVER}}})", "{{pod}}")
     panels = (
-        parts.lines("GPU memory", *memory, unit="bytes", width=6, text="Summed over the GPUs of a pod."),
-        parts.lines("GPU memory utilization", Query(f"{allocated} / {total}", "{{pod}}"), unit="percentunit", width=6,
+        parts.lines("GPU memory", *memory, unit="bytes", text="Summed over the GPUs of a pod."),
+        parts.lines("GPU memory in use", Query(f"{allocated} / {total}", "{{pod}}"), unit="percentunit",
                     text="vLLM allocates its memory up front: a high value is normal."),
-        parts.lines("GPU temperature", temperature, unit="celsius", width=6, text="The hottest GPU of a pod."),
-        parts.lines("GPU faults", Query(f"max by (pod) (qwen_gpu_faults{{{SERVER}}})", "{{pod}}"), width=6,
-                    text="Faults that require a reset or a repair of the GPU."),
+        parts.lines("GPU utilization", busy, unit="percentunit",
+                    text="The share of the time in which the GPUs computed. 100 % does not mean that they are full."),
+        parts.lines("GPU temperature", temperature, unit="celsius", width=12, text="The hottest GPU of a pod."),
+        parts.lines("GPU faults", faults, width=12, text="Faults that require a reset or a repair of the GPU."),
     )  # fmt: skip
     return Row("GPU", panels)
 

@@ -57,7 +57,7 @@ def _head(figure: Figure, page: Page, height: float) -> None:
 def _box(panel: dict[str, Any], left: float, top: float, height: float) -> tuple[float, float, float, float]:
     """Where the axes of a panel are: left, bottom, width and height as shares of the page."""
     place = panel["gridPos"]
-    before, after, above, below = 0.6, 0.15, 0.3, 0.55
+    before, after, above, below = 0.6, 0.15, 0.3, 0.65
     if panel["type"] in FREE:
         before = after = below = 0.1
     elif panel["type"] == "state-timeline":

@@ -1,4 +1,4 @@
-"""The dashboards: what their queries ask for, where their panels lie, and how they are installed."""
+"""The dashboards: what their queries ask for, where their panels lie, how they are installed."""
 
 from __future__ import annotations
 
