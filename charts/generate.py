@@ -4,7 +4,7 @@
 
 - charts/qwen-operator/files/crd.yaml and sample.yaml: copies of manifests/crd.yaml and of the
   sample, because a chart can only read files of its own folder;
-- charts/qwen-operator/dashboards/qwen-services.json, from dashboard.py;
+- charts/qwen-operator/dashboards/*.json, from the package dashboards;
 - the table of values in charts/qwen-operator/README.md, from the comments of values.yaml;
 - manifests/install.yaml, the chart rendered for users without Helm.
 
@@ -15,7 +15,6 @@ one is not or helm is missing.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -25,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from charts.dashboard import dashboard
+from charts.dashboards import documents, layout
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "charts" / "qwen-operator"
 INSTALL = ROOT / "manifests" / "install.yaml"
 README = CHART / "README.md"
-DASHBOARD = CHART / "dashboards" / "qwen-services.json"
+DASHBOARDS = CHART / "dashboards"
 COPIES = {
     CHART / "files" / "crd.yaml": ROOT / "manifests" / "crd.yaml",
     CHART / "files" / "sample.yaml": ROOT / "manifests" / "samples" / "qwen-news-classifier.yaml",
@@ -174,8 +173,13 @@ def stale(check: bool) -> list[Path]:
     for copy, source in COPIES.items():
         wanted = source.read_text(encoding="utf-8")
         settle(copy, wanted, copy.is_file() and copy.read_text(encoding="utf-8") == wanted)
-    wanted = json.dumps(dashboard(), indent=1) + "\n"
-    settle(DASHBOARD, wanted, DASHBOARD.is_file() and DASHBOARD.read_text(encoding="utf-8") == wanted)
+    made = {DASHBOARDS / f"{uid}.json": layout(document) + "\n" for uid, document in documents().items()}
+    for path, wanted in made.items():
+        settle(path, wanted, path.is_file() and path.read_text(encoding="utf-8") == wanted)
+    for path in sorted(set(DASHBOARDS.glob("*.json")) - made.keys()):
+        outdated.append(path)
+        if not check:
+            path.unlink()
     wanted = readme()
     settle(README, wanted, README.read_text(encoding="utf-8") == wanted)
     manifests = install_manifests()
@@ -197,7 +201,8 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
     for path in outdated:
-        print(f"{path.relative_to(ROOT)} {'is out of date: run python -m charts.generate' if check else 'written'}")  # noqa: T201
+        done = "written" if path.exists() else "removed"
+        print(f"{path.relative_to(ROOT)} {'is out of date: run python -m charts.generate' if check else done}")  # noqa: T201
     return 1 if check and outdated else 0
 
 

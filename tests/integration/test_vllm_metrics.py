@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -207,3 +208,12 @@ def test_observing_a_step_at_once_is_observing_each_token() -> None:
     for key, value in pages[0].items():
         if not key[0].endswith("_created"):
             assert value == pytest.approx(pages[1][key]), key
+
+
+def test_the_page_has_what_the_dashboards_ask_for(config: Any) -> None:
+    from charts.dashboards import queries
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    asked = {name for query in queries("default", "news") for name in re.findall(r"vllm:\w+", query.expression)}
+    assert asked
+    assert asked <= {name for name, *_ in page_of(PrometheusStatLogger, config, [DECODING | {"outputs": False}])}

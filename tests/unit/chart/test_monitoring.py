@@ -1,6 +1,4 @@
-"""ServiceMonitor, alerts and dashboard: when they are made, and that they speak of metrics that
-exist.
-"""
+"""ServiceMonitor and alerts: when they are made, and that they speak of metrics that exist."""
 
 from __future__ import annotations
 
@@ -9,7 +7,6 @@ import re
 from typing import Any
 
 import pytest
-from charts.dashboard import dashboard
 
 from qwen_operator.api.catalogue import NAMES
 from qwen_operator.planning.builders.burnrate import ALERT as ERROR_BUDGET_BURN
@@ -167,33 +164,3 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
         assert "```console" in text.partition("## Confirm\n")[2].partition("\n## ")[0], page
         # A release and a QwenService have any name: the variables of the index stand for them.
         assert not re.search(r"qwen-system|deployments?/qwen-operator|helm \w+ qwen-operator|\"news\"", text), page
-
-
-def test_dashboard_lies_in_a_config_map_that_grafanas_sidecar_finds() -> None:
-    config = render(switched(True)).one("ConfigMap")
-    assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert json.loads(config["data"]["qwen-services.json"]) == dashboard()
-
-
-def test_dashboard_asks_only_for_metrics_that_exist() -> None:
-    known = server_metrics() | operator_metrics()
-    expressions = [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", ())]
-    queries = [variable["query"]["query"] for variable in dashboard()["templating"]["list"][1:]]
-    used = {name for text in [*expressions, *queries] for name in re.findall(r"\bqwen_[a-z0-9_]+", text)}
-    assert used <= known, used - known
-
-
-def test_dashboard_panels_do_not_overlap() -> None:
-    taken: set[tuple[int, int]] = set()
-    for panel in dashboard()["panels"]:
-        place = panel["gridPos"]
-        cells = {
-            (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
-        }
-        assert not cells & taken, panel["title"]
-        assert place["x"] + place["w"] <= 24
-        taken |= cells
-    numbers = [panel["id"] for panel in dashboard()["panels"]]
-    assert len(numbers) == len(set(numbers))

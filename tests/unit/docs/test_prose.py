@@ -154,6 +154,7 @@ def test_no_translated_idiom_stands_in_what_users_read() -> None:
     found = [
         f"{name_of(path)}: {match[0]}"
         for path in [*ROOT.glob("README*"), *files("docs", "charts")]
+        if path.suffix != ".png"
         for match in TRANSLATED.finditer(read(path))
     ]
     assert found == []

@@ -90,6 +90,13 @@ def test_service_monitor_selects_the_service_and_takes_labels() -> None:
     assert found["spec"]["endpoints"][0]["scrapeTimeout"] == "5s"
 
 
+@pytest.mark.parametrize("name", ["news", "qwen2.5-7b"])
+def test_each_series_of_a_pod_names_the_qwenservice(name: str) -> None:
+    found = child(service(name), "ServiceMonitor", has_service_monitor=True)
+    relabeling = {"action": "replace", "targetLabel": "qwenservice", "replacement": name}
+    assert found["spec"]["endpoints"][0]["relabelings"] == [relabeling]
+
+
 def test_claim_is_kept_by_default() -> None:
     kept = child(service(cache={"size": "10Gi"}), "PersistentVolumeClaim")
     assert "ownerReferences" not in kept["metadata"]

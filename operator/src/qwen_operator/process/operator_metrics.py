@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 _OF_A_SERVICE: Final = ("namespace", "service", "qwenservice")
 """`api.series` says what they are."""
 
 REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)  # memory, CPU time and open files of the process
 LEADER = Gauge("qwen_operator_leader", "1 while this process is the leader.", registry=REGISTRY)
 SERVICES = Gauge("qwen_operator_services", "Number of QwenServices.", registry=REGISTRY)
 QUEUE = Gauge("qwen_operator_queue_length", "Number of QwenServices in the work queue.", registry=REGISTRY)

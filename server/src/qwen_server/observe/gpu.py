@@ -46,6 +46,8 @@ class GpuReading:
     temperature: float | None = None
     faults: tuple[str, ...] = ()
     uuids: tuple[str, ...] = ()
+    busy: float | None = None
+    """The share of the time in which the GPUs computed, their mean, from 0 to 1."""
 
     @property
     def allocated_gb(self) -> float:
@@ -95,6 +97,7 @@ class NvmlReader:
             name=next((name for name in names if name), "unknown GPU") if self._handles else "cpu",
             allocated=sum(info.used for info in memory),
             total=sum(info.total for info in memory),
+            busy=self._busy(),
             temperature=float(max(temperatures)) if temperatures else None,
             faults=tuple(self._faults()),
             uuids=tuple(uuid for board in self._boards if (uuid := self._uuid(board))),
@@ -102,6 +105,14 @@ class NvmlReader:
 
     def _uuid(self, handle: Any) -> str:
         return self._text(self._try(self._nvml.nvmlDeviceGetUUID, handle))
+
+    def _busy(self) -> float | None:
+        """The mean of what each GPU reports. A MIG device reports none."""
+        found = [share for handle in self._handles if (share := self._try(self._busy_of, handle)) is not None]
+        return sum(found) / len(found) if found else None
+
+    def _busy_of(self, handle: Any) -> float:
+        return float(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
 
     def _faults(self) -> list[str]:
         faults = [f"the driver reports: {text}" for text in sorted(self._lost)]

@@ -158,4 +158,5 @@ def _gpu(gpu: GpuReading) -> Iterator[str]:
     yield gauge("qwen_gpu_memory_allocated_bytes", "GPU memory in use, over all GPUs of the engine.", gpu.allocated)
     yield gauge("qwen_gpu_memory_total_bytes", "GPU memory, over all GPUs of the engine.", gpu.total)
     yield gauge("qwen_gpu_temperature_celsius", "Temperature of the engine's hottest GPU.", gpu.temperature)
+    yield gauge("qwen_gpu_utilization_ratio", "Share of the time in which the GPUs computed.", gpu.busy)
     yield gauge("qwen_gpu_faults", "Faults that need a reset or a repair.", len(gpu.faults))
