@@ -78,7 +78,7 @@ vllm-contract: venv ## what a vLLM release changes of what the server relies on:
 	@$(RUN) $(VENV)/python -m tests.contract $(VERSION) $(ARGS)
 
 .PHONY: lint
-lint: venv ## check with ruff and mypy, the import contracts, the chart and the generated files
+lint: venv ## check with ruff and mypy, the import contracts, the chart, the workflows and the generated files
 	@$(RUN) $(VENV)/python -m tests.cluster lint
 
 .PHONY: format

@@ -55,7 +55,10 @@ HELM = GoBuild("helm", "tool", ("helm",))
 # The chart must work with Helm 3 and 4. Both programs have the same name, so Helm 4 gets its own
 # folder.
 HELM4 = GoBuild("helm4", "tool", ("helm",), into="helm4")
+ACTIONLINT = GoBuild("actionlint", "tool", ("actionlint",))
 FOR_CLUSTER = (KUBERNETES, COREDNS, PAUSE, HELM)
+# What `make lint` and the unit tests need.
+FOR_CHECKS = (HELM, ACTIONLINT)
 
 
 def ensure(settings: Settings, builds: tuple[GoBuild, ...]) -> str:
