@@ -87,10 +87,11 @@ format: venv ## format with ruff and fix what it can
 	@$(VENV)/ruff check -q --fix .
 
 .PHONY: manifests
-manifests: venv ## generate the CRD, docs/reference.md, docs/openapi.json, the chart's copies and manifests/install.yaml
+manifests: venv ## generate the CRD, its reference, docs/openapi.json, the table of models, the chart's copies and install.yaml
 	@$(RUN) $(VENV)/python operator/tools/generate_crd.py
 	@$(RUN) $(VENV)/python -m charts.generate
 	@$(RUN) $(VENV)/python server/tools/generate_openapi.py
+	@$(RUN) $(VENV)/python server/tools/model_sizes.py
 
 .PHONY: deps
 deps: ## install and build everything that the tests and the cluster need
