@@ -56,14 +56,15 @@ def _lines(block: str) -> Iterator[list[str]]:
     """The words of each line behind a prompt, with the lines that continue it."""
     pending = ""
     for line in block.splitlines():
-        if pending:
+        if pending.endswith("\\"):
+            pending = pending.removesuffix("\\") + line
+        elif pending:
             pending += "\n" + line
         elif line.lstrip().startswith("$ "):
             pending = line.lstrip().removeprefix("$ ")
         else:
             continue  # output
         if pending.endswith("\\"):
-            pending = pending.removesuffix("\\") + " "
             continue
         try:
             words = shlex.split(pending, comments=True)
