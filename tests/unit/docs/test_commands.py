@@ -19,6 +19,7 @@ import pytest
 import yaml
 from charts import generate
 
+from tests.unit.chart.conftest import template
 from tests.unit.chart.test_crd_and_notes import crd, objections
 
 from .shell_blocks import Command, commands
@@ -130,6 +131,21 @@ def test_every_value_that_is_set_is_the_charts() -> None:
     paths = [(page, value.partition("=")[0]) for page, command in calls("helm") for value in command.values("--set")]
     assert len(paths) > 5
     assert [f"{page}: {path}" for page, path in paths if not in_values(path)] == []
+
+
+def test_every_installation_renders() -> None:
+    """With the values that a page sets, so that the schema and the templates accept them."""
+    installations = {
+        (page, *command.values("--set"))
+        for page, command in calls("helm")
+        if command.arguments[0] in {"install", "upgrade"} and "charts/qwen-operator" in command.arguments
+    }
+    assert len(installations) > 5
+    for page, *values in sorted(installations):
+        # The placeholders of the pages are no names of images.
+        real = [value.replace("REGISTRY", "registry.example.com").replace("TAG", "1.0.0") for value in values]
+        done = template(None, *(part for value in real for part in ("--set", value)))
+        assert done.returncode == 0, f"{page}: {done.stderr}"
 
 
 def test_every_target_of_make_exists() -> None:
