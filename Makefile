@@ -78,7 +78,7 @@ vllm-contract: venv ## what a vLLM release changes of what the server relies on:
 	@$(RUN) $(VENV)/python -m tests.contract $(VERSION) $(ARGS)
 
 .PHONY: lint
-lint: venv ## check with ruff and mypy, the import contracts, the chart and the generated files
+lint: venv ## check with ruff and mypy, the import contracts, the chart, the workflows and the generated files
 	@$(RUN) $(VENV)/python -m tests.cluster lint
 
 .PHONY: format
@@ -87,10 +87,11 @@ format: venv ## format with ruff and fix what it can
 	@$(VENV)/ruff check -q --fix .
 
 .PHONY: manifests
-manifests: venv ## generate the CRD, docs/reference.md, docs/openapi.json, the chart's copies and manifests/install.yaml
+manifests: venv ## generate the CRD, its reference, docs/openapi.json, the table of models, the chart's copies and install.yaml
 	@$(RUN) $(VENV)/python operator/tools/generate_crd.py
 	@$(RUN) $(VENV)/python -m charts.generate
 	@$(RUN) $(VENV)/python server/tools/generate_openapi.py
+	@$(RUN) $(VENV)/python server/tools/model_sizes.py
 
 .PHONY: deps
 deps: ## install and build everything that the tests and the cluster need

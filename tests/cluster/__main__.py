@@ -19,6 +19,7 @@ from tests.cluster import (
     node,
     packages,
     python_env,
+    release,
     requirements,
     shell,
 )
@@ -74,7 +75,7 @@ def _venv(settings: Settings, _: Arguments) -> None:
     python_env.ensure_uv(settings)
     side_by_side(
         {
-            "Helm": lambda: builds.ensure(settings, (builds.HELM,)),
+            "Helm and actionlint": lambda: builds.ensure(settings, builds.FOR_CHECKS),
             "Python environment": lambda: python_env.ensure_venv(settings),
         },
         shell.cancel_all,
@@ -146,6 +147,14 @@ def _requirements(settings: Settings, _: Arguments) -> None:
     requirements.compile_all(settings)
 
 
+def _release_notes(_: Settings, arguments: Arguments) -> None:
+    release.print_notes(arguments[0])
+
+
+def _release_values(_: Settings, arguments: Arguments) -> None:
+    release.set_registry(arguments[0])
+
+
 def _clean_cache(settings: Settings, _: Arguments) -> None:
     with node.locked(settings):
         shutil.rmtree(settings.cache)
@@ -153,7 +162,7 @@ def _clean_cache(settings: Settings, _: Arguments) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[Settings, Arguments], None], str, str | int]] = {
     "deps": (_deps, "install and build what is missing", 0),
-    "venv": (_venv, "update the Python environment and Helm", 0),
+    "venv": (_venv, "update the Python environment, Helm and actionlint", 0),
     "clients": (_clients, "install the client programs of test-full", 0),
     "images": (_images, "build both images and make them available to the cluster", 0),
     "demo": (_demo, "serve a model and query it through its Service", 0),
@@ -165,6 +174,8 @@ COMMANDS: dict[str, tuple[Callable[[Settings, Arguments], None], str, str | int]
     "lint": (_lint, "run all static checks", 0),
     "port-free": (_port_free, "fail if a TCP port is in use", 1),
     "requirements": (_requirements, "pin requirements/*.txt again", 0),
+    "release-notes": (_release_notes, "print the changelog of VERSION, which the chart must have", 1),
+    "release-values": (_release_values, "write REGISTRY into the values of the chart", 1),
     "clean-cache": (_clean_cache, "remove the caches", 0),
 }
 

@@ -60,6 +60,7 @@ HELM = GoBuild("helm", "tool", ("helm",))
 # The chart must work with Helm 3 and 4. Both programs have the same name, so Helm 4 gets its own
 # folder.
 HELM4 = GoBuild("helm4", "tool", ("helm",), into="helm4")
+ACTIONLINT = GoBuild("actionlint", "tool", ("actionlint",))
 FOR_CLUSTER = (KUBERNETES, COREDNS, PAUSE, HELM)
 PROMETHEUS_OPERATOR = GoBuild(
     "prometheus-operator",
@@ -79,6 +80,8 @@ PROMETHEUS = GoBuild(
     tags="remove_all_sd,enable_kubernetes_sd",
 )
 MONITORING = (PROMETHEUS_OPERATOR, PROMETHEUS)
+# What `make lint` and the unit tests need.
+FOR_CHECKS = (HELM, ACTIONLINT)
 
 
 def ensure(settings: Settings, builds: tuple[GoBuild, ...]) -> str:

@@ -64,7 +64,10 @@ def lint() -> None:
         "CRD and reference are current": (python, "operator/tools/generate_crd.py", "--check"),
         "chart's files and install.yaml are current": (python, "-m", "charts.generate", "--check"),
         "docs/openapi.json is current": (python, "server/tools/generate_openapi.py", "--check"),
+        "docs/models.md is current": (python, "server/tools/model_sizes.py", "--check"),
         "helm lint": ("helm", "lint", "--quiet", "--strict", "charts/qwen-operator"),
+        # Without the two programs that it would call if the machine has them.
+        "actionlint": ("actionlint", "-no-color", "-shellcheck=", "-pyflakes="),
     }
     outcomes = [_checked(name, lambda command=command: _quiet(command)) for name, command in commands.items()]  # type: ignore[misc]
     outcomes.append(_checked("operator/ is no package", _no_package))

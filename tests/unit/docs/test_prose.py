@@ -55,7 +55,7 @@ def files(*folders: str, suffix: str = "") -> list[Path]:
     )
 
 
-FOLDERS = ("benchmarks", "charts", "docs", "manifests", "operator", "server", "tests")
+FOLDERS = (".github", "benchmarks", "charts", "docs", "manifests", "operator", "server", "tests")
 PAGES = [*sorted(ROOT.glob("*.md")), *files(*FOLDERS, suffix=".md")]
 
 

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from .named_tests import ROOT, TEST, missing, rows
+
 PAGE = (ROOT / "docs" / "remediation.md").read_text(encoding="utf-8")
-TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
-
-
-def rows(heading: str) -> list[str]:
-    """The rows of the table below a heading."""
-    [section] = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-    return [line for line in section.splitlines() if line.startswith("|")][2:]
-
-
-def missing(row: str) -> list[str]:
-    """The tests that a row names and that do not exist."""
-    return [
-        f"{path}::{name}"
-        for path, name in TEST.findall(row)
-        if not (ROOT / path).is_file()
-        or not re.search(rf"^(async )?def {name}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +20,7 @@ def missing(row: str) -> list[str]:
     ],
 )
 def test_every_row_names_tests_that_exist(heading: str, count: int) -> None:
-    found = rows(heading)
+    found = rows(PAGE, heading)
     assert len(found) == count
     assert [row for row in found if not TEST.search(row)] == []
     assert [name for row in found for name in missing(row)] == []
