@@ -2,8 +2,9 @@
 
     python -m charts.generate [--check]
 
-- charts/qwen-operator/files/crd.yaml and sample.yaml: copies of manifests/crd.yaml and of the
-  sample, because a chart can only read files of its own folder;
+- charts/qwen-operator/files/: copies of manifests/crd.yaml, of the sample and of values.yaml, because
+  a template can only read other files of the chart;
+- the definitions of Kubernetes' types in charts/qwen-operator/values.schema.json;
 - charts/qwen-operator/dashboards/qwen-services.json, from dashboard.py;
 - the table of values in charts/qwen-operator/README.md, from the comments of values.yaml;
 - manifests/install.yaml, the chart rendered for users without Helm.
@@ -26,6 +27,8 @@ from typing import Any
 
 import yaml
 from charts.dashboard import dashboard
+from charts.values_schema import PATH as VALUES_SCHEMA
+from charts.values_schema import with_definitions
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "charts" / "qwen-operator"
@@ -35,6 +38,7 @@ DASHBOARD = CHART / "dashboards" / "qwen-services.json"
 COPIES = {
     CHART / "files" / "crd.yaml": ROOT / "manifests" / "crd.yaml",
     CHART / "files" / "sample.yaml": ROOT / "manifests" / "samples" / "qwen-news-classifier.yaml",
+    CHART / "files" / "defaults.yaml": CHART / "values.yaml",
 }
 NAMESPACE = "qwen-system"
 KUBE_VERSION = "1.34.0"
@@ -174,6 +178,9 @@ def stale(check: bool) -> list[Path]:
     for copy, source in COPIES.items():
         wanted = source.read_text(encoding="utf-8")
         settle(copy, wanted, copy.is_file() and copy.read_text(encoding="utf-8") == wanted)
+    schema = json.loads(VALUES_SCHEMA.read_text(encoding="utf-8"))
+    complete = with_definitions(schema)
+    settle(VALUES_SCHEMA, json.dumps(complete, indent=2) + "\n", complete == schema)
     wanted = json.dumps(dashboard(), indent=1) + "\n"
     settle(DASHBOARD, wanted, DASHBOARD.is_file() and DASHBOARD.read_text(encoding="utf-8") == wanted)
     wanted = readme()

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from charts import generate
+from charts import generate, kubernetes_types
+from charts.values_schema import FURTHER_TYPES
 
 from tests.cluster import builds
 from tests.cluster.settings import ROOT, Settings
-from tests.integration.control_plane import ControlPlane, control_plane
+from tests.integration.control_plane import ControlPlane, control_plane, find_program, wait_until
 
 pytestmark = pytest.mark.cluster
 
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
 OURS = "app.kubernetes.io/instance=qwen-operator"
+CRD = "qwenservices.qwen-vllm.io"
+VERSION = "qwen-vllm.io/definition-version"
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +54,24 @@ def installed(empty: ControlPlane, program: str) -> Iterator[ControlPlane]:
     empty.kubectl("delete", "crd", "qwenservices.qwen-vllm.io", "--ignore-not-found")
 
 
-def helm(plane: ControlPlane, *arguments: str, program: str = "helm") -> str:
+def helm(plane: ControlPlane, *arguments: str, program: str = "helm", namespace: str = generate.NAMESPACE) -> str:
     """Runs helm as administrator in the operator's namespace; fails with its error output."""
-    command = [generate.find_helm(program), *arguments, "--namespace", generate.NAMESPACE]
-    environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "HELM_CACHE_HOME": str(plane.folder / "helm")}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    result = run_helm(plane, *arguments, program=program, namespace=namespace)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def refusal(plane: ControlPlane, *arguments: str, program: str = "helm", namespace: str = generate.NAMESPACE) -> str:
+    """What helm says as it refuses to run."""
+    result = run_helm(plane, *arguments, program=program, namespace=namespace)
+    assert result.returncode != 0, result.stdout
+    return " ".join(result.stderr.split())
+
+
+def run_helm(plane: ControlPlane, *arguments: str, program: str, namespace: str) -> subprocess.CompletedProcess[str]:
+    command = [generate.find_helm(program), *arguments, "--namespace", namespace]
+    environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "HELM_CACHE_HOME": str(plane.folder / "helm")}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
 
 
 def may(plane: ControlPlane, verb: str, group: str, resource: str, namespace: str = "default") -> bool:
@@ -85,10 +103,17 @@ def test_installed_chart_serves_the_definition_and_accepts_every_sample(installe
     assert "deployment.apps/qwen-operator" in names(installed, "deployments")
 
 
-def test_notes_of_the_installed_chart_can_be_applied_as_they_stand(installed: ControlPlane) -> None:
+def test_notes_of_the_installed_chart_can_be_pasted(installed: ControlPlane) -> None:
     notes = helm(installed, "get", "notes", "qwen-operator")
-    sample = notes.split("kubectl apply -f - <<'END'\n")[1].split("\n  END\n")[0]
-    assert "created (server dry run)" in installed.kubectl("apply", "--dry-run=server", "-f", "-", text=sample)
+    command = re.search(r"^kubectl apply -f - <<'END'\n.*?^END$", notes, re.DOTALL | re.MULTILINE)
+    assert command, notes
+    folder = find_program("kubectl").parent
+    environment = {**os.environ, "KUBECONFIG": str(installed.kubeconfig), "PATH": f"{folder}:{os.environ['PATH']}"}
+    pasted = subprocess.run(
+        ["bash"], input=f"{command[0]}\n", capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+    assert pasted.returncode == 0, pasted.stderr
+    assert "qwenservice.qwen-vllm.io/qwen-news-classifier created" in pasted.stdout
 
 
 def test_operator_may_do_its_work_and_not_more(installed: ControlPlane) -> None:
@@ -157,6 +182,87 @@ def test_install_manifest_can_follow_a_removed_release(installed: ControlPlane) 
     installed.kubectl("apply", "--server-side", "-f", manifest)
     assert may(installed, "patch", "apps", "deployments")
     installed.kubectl("delete", "-f", manifest, "--timeout=50s")
+
+
+def definition(plane: ControlPlane) -> dict[str, Any]:
+    """The metadata of the CRD."""
+    found = plane.request("GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{CRD}")
+    metadata: dict[str, Any] = found["metadata"]
+    return metadata
+
+
+def test_another_release_stops_before_it_changes_anything(installed: ControlPlane) -> None:
+    before = definition(installed)["resourceVersion"]
+    said = refusal(installed, "install", "other", str(generate.CHART))
+    assert "belongs to the Helm release qwen-operator in the namespace qwen-system. Nothing was changed." in said
+    assert "--take-ownership --set adopt=true" in said
+    assert "--set crds.enabled=false" in said
+    assert definition(installed)["resourceVersion"] == before
+    assert names(installed, "deployments,serviceaccounts", "app.kubernetes.io/instance=other") == set()
+    # Beside it, an operator of other namespaces works.
+    beside = ("--set", "crds.enabled=false", "--set", "watchNamespaces={default}")
+    helm(installed, "install", "other", str(generate.CHART), *beside)
+    helm(installed, "uninstall", "other")
+
+
+def test_a_kept_definition_can_be_taken_over_by_another_name(installed: ControlPlane) -> None:
+    installed.kubectl("apply", "-f", str(SAMPLES[0]))
+    helm(installed, "uninstall", "qwen-operator")
+    there = {"namespace": "default"}
+    assert "Nothing was changed." in refusal(installed, "install", "second", str(generate.CHART), **there)
+    helm(installed, "install", "second", str(generate.CHART), "--take-ownership", "--set", "adopt=true", **there)
+    assert definition(installed)["annotations"]["meta.helm.sh/release-name"] == "second"
+    assert "qwenservice" in installed.kubectl("get", "qwenservices", "-A", "-o", "name")
+    helm(installed, "upgrade", "second", str(generate.CHART), "--reset-values", **there)
+    helm(installed, "uninstall", "second", **there)
+
+
+@both
+def test_a_release_can_follow_the_install_manifest(installed: ControlPlane, program: str) -> None:
+    helm(installed, "uninstall", "qwen-operator", program=program)
+    installed.kubectl("delete", "crd", CRD)
+    installed.kubectl("apply", "--server-side", "-f", str(generate.INSTALL))
+    said = refusal(installed, "install", "qwen-operator", str(generate.CHART), program=program)
+    assert "belongs to no Helm release" in said
+    adopt = ("--take-ownership", "--set", "adopt=true")
+    helm(installed, "install", "qwen-operator", str(generate.CHART), *adopt, program=program)
+    assert "deployment.apps/qwen-operator" in names(installed, "deployments", "app.kubernetes.io/managed-by=Helm")
+    helm(installed, "upgrade", "qwen-operator", str(generate.CHART), "--reset-values", program=program)
+
+
+@both
+def test_a_rollback_does_not_take_the_definition_back(installed: ControlPlane, program: str, tmp_path: Path) -> None:
+    newer = tmp_path / "qwen-operator"
+    shutil.copytree(generate.CHART, newer)
+    described = (newer / "Chart.yaml").read_text(encoding="utf-8")
+    (newer / "Chart.yaml").write_text(described.replace("version: 1.0.0\n", "version: 1.1.0\n", 1), encoding="utf-8")
+    helm(installed, "upgrade", "qwen-operator", str(newer), program=program)
+    wait_until("the policy is in force", lambda: not_written(installed, "0"))
+    said = refusal(installed, "rollback", "qwen-operator", "1", program=program)
+    assert "The QwenService CRD does not go back to an older version of the chart" in said
+    assert definition(installed)["annotations"][VERSION] == "1001000"
+    # As the message says: the older operator, and the newer CRD.
+    kept = ("--set", "crds.enabled=false")
+    helm(installed, "upgrade", "qwen-operator", str(generate.CHART), *kept, program=program)
+    assert definition(installed)["annotations"][VERSION] == "1001000"
+
+
+def not_written(plane: ControlPlane, version: str) -> bool:
+    """Whether the CRD cannot get this version."""
+    body = {"metadata": {"annotations": {VERSION: version}}}
+    where = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{CRD}?dryRun=All"
+    try:
+        plane.request("PATCH", where, body, "application/merge-patch+json")
+    except urllib.error.HTTPError as error:
+        return error.code == 403
+    return False
+
+
+def test_schema_of_values_is_that_of_the_api_server(empty: ControlPlane) -> None:
+    documents = [empty.request("GET", path) for path in kubernetes_types.DOCUMENTS]
+    expected = kubernetes_types.extract(documents)
+    written = yaml.safe_load(FURTHER_TYPES.read_text(encoding="utf-8"))
+    assert written == expected, "run python -m charts.kubernetes_types"
 
 
 def test_monitoring_appears_where_its_api_does(installed: ControlPlane) -> None:
