@@ -258,6 +258,64 @@ def not_written(plane: ControlPlane, version: str) -> bool:
     return False
 
 
+def as_operator(plane: ControlPlane, obj: dict[str, Any], verb: str = "create") -> str:
+    """What the API server says to the operator's ServiceAccount that writes an object, on trial."""
+    token = plane.service_account_token(generate.NAMESPACE, "qwen-operator")
+    config = plane.write_kubeconfig("operator", token)
+    command = [find_program("kubectl"), "--kubeconfig", config, verb, "--dry-run=server", "-f", "-"]
+    arguments = [*map(str, command), *(["--server-side"] if verb == "apply" else [])]
+    result = subprocess.run(
+        arguments, input=yaml.safe_dump(obj), capture_output=True, text=True, check=False, timeout=60
+    )
+    return result.stdout + result.stderr
+
+
+def deployment(name: str, labels: dict[str, str], **pod: Any) -> dict[str, Any]:
+    selected = {"app": name}
+    spec = {"containers": [{"name": "server", "image": "server"}], **pod}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "default", "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": selected},
+            "template": {"metadata": {"labels": selected}, "spec": spec},
+        },
+    }
+
+
+def test_admission_policies_keep_the_operator_to_its_own_objects(installed: ControlPlane) -> None:
+    ours = {"app.kubernetes.io/managed-by": "qwen-operator"}
+    theirs = deployment("theirs", {"app": "theirs"})
+    assert "created (server dry run)" in as_operator(installed, theirs)
+    helm(installed, "upgrade", "qwen-operator", str(generate.CHART), "--set", "admissionPolicy.enabled=true")
+    label = "may only write objects with the label app.kubernetes.io/managed-by=qwen-operator"
+    wait_until("the policy is in force", lambda: label in as_operator(installed, theirs))
+    assert "created (server dry run)" in as_operator(installed, deployment("ours", ours))
+    # An object of somebody else does not become the operator's by a label.
+    installed.kubectl("apply", "-f", "-", text=yaml.safe_dump(theirs))
+    assert label in as_operator(installed, deployment("theirs", {"app": "theirs", **ours}), "apply")
+    # Others are not restricted.
+    installed.kubectl("apply", "--dry-run=server", "-f", "-", text=yaml.safe_dump(deployment("more", {})))
+    installed.kubectl("delete", "deployment", "theirs")
+
+
+def test_admission_policies_keep_pods_to_accounts_that_the_namespace_allows(installed: ControlPlane) -> None:
+    helm(installed, "upgrade", "qwen-operator", str(generate.CHART), "--set", "admissionPolicy.enabled=true")
+    ours = {"app.kubernetes.io/managed-by": "qwen-operator"}
+    admin = deployment("news", ours, serviceAccountName="admin")
+    said = "allows its QwenServices only the ServiceAccounts default, and not admin"
+    wait_until("the policy is in force", lambda: said in as_operator(installed, admin))
+    assert "created (server dry run)" in as_operator(installed, deployment("news", ours))
+    assert "created (server dry run)" in as_operator(installed, deployment("news", ours, serviceAccountName="default"))
+    annotation = "qwen-vllm.io/service-accounts"
+    installed.kubectl("annotate", "namespace", "default", f"{annotation}=default, admin")
+    try:
+        wait_until("it is allowed", lambda: "created (server dry run)" in as_operator(installed, admin))
+    finally:
+        installed.kubectl("annotate", "namespace", "default", f"{annotation}-")
+
+
 def test_schema_of_values_is_that_of_the_api_server(empty: ControlPlane) -> None:
     documents = [empty.request("GET", path) for path in kubernetes_types.DOCUMENTS]
     expected = kubernetes_types.extract(documents)

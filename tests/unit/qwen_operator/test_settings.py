@@ -22,6 +22,8 @@ def test_defaults() -> None:
     assert settings.leader_election
     assert (settings.lease_name, settings.metrics_port, settings.resync_seconds) == ("qwen-operator", 8080, 60.0)
     assert settings.server_images == {"cpu": "server:cpu", "cuda": "server:cuda"}
+    assert settings.server_pull_secrets == ()
+    assert settings.pod_template_allow == ("*",)
 
 
 def test_the_environment_is_read() -> None:
@@ -31,11 +33,19 @@ def test_the_environment_is_read() -> None:
         "QWEN_OPERATOR_LEADER_ELECTION": "False",
         "QWEN_OPERATOR_LOG_LEVEL": "DEBUG",
         "QWEN_OPERATOR_RESYNC_SECONDS": "5",
+        "QWEN_OPERATOR_SERVER_PULL_SECRETS": "one,two",
+        "QWEN_OPERATOR_POD_TEMPLATE_ALLOW": "metadata, spec.tolerations",
     }
     settings = read_settings(env=env)
     assert settings.watch_namespaces == ("team-a", "team-b")
     assert not settings.leader_election
     assert (settings.log_level, settings.resync_seconds) == ("debug", 5.0)
+    assert settings.server_pull_secrets == ("one", "two")
+    assert settings.pod_template_allow == ("metadata", "spec.tolerations")
+
+
+def test_pod_template_can_be_switched_off() -> None:
+    assert read_settings(["--pod-template-allow=none"], IMAGES).pod_template_allow == ()
 
 
 def test_flags_win_over_the_environment() -> None:
@@ -51,6 +61,7 @@ def test_flags_win_over_the_environment() -> None:
         ("RESYNC_SECONDS", "0", "resync-seconds"),
         ("LOG_FORMAT", "xml", "log-format"),
         ("LOG_LEVEL", "loud", "log-level"),
+        ("POD_TEMPLATE_ALLOW", "spec,tolerations", "pod-template-allow"),
     ],
 )
 def test_bad_settings_are_named(name: str, value: str, expected: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -37,6 +37,7 @@ from qwen_operator.planning.plan_warnings import (
     scaling_warnings,
     size_warnings,
 )
+from qwen_operator.planning.pod_template_rules import EVERYTHING, refusal
 from qwen_operator.planning.prometheuses import scraper_peers, scraping
 
 __all__ = ["ClusterFacts", "Plan", "PlanWarning", "Reference", "plan"]
@@ -52,6 +53,8 @@ class ClusterFacts:
     Attributes:
         operator_version: the version of the operator.
         server_images: the server's image by device (`cpu`, `cuda`).
+        pull_secrets: the Secrets for pulling it, for services that name none.
+        pod_template_allow: what `podTemplate` may set, see `pod_template_rules`.
         operator_namespace: where the operator runs, for NetworkPolicies.
         has_service_monitor, has_prometheus_rule, has_http_route, has_scaled_object,
         has_resource_claims: whether these APIs are installed.
@@ -70,6 +73,8 @@ class ClusterFacts:
 
     operator_version: str
     server_images: Mapping[str, str]
+    pull_secrets: Sequence[str] = ()
+    pod_template_allow: Collection[str] = (EVERYTHING,)
     operator_namespace: str = ""
     has_service_monitor: bool = False
     has_prometheus_rule: bool = False
@@ -101,11 +106,14 @@ class Plan:
         children: objects to apply, in this order, with owner references (except a retained claim).
         removed: objects that must not exist. Only those that this QwenService owns may be deleted.
         warnings: problems in the spec that its author should know.
+        refused: why the pod template is refused, empty if it is not. The Deployment then keeps the
+            one that was applied last, and none is created.
     """
 
     children: Sequence[Object]
     removed: Sequence[Reference]
     warnings: Sequence[PlanWarning]
+    refused: str = ""
 
 
 def plan(service: QwenService, facts: ClusterFacts) -> Plan:
@@ -117,14 +125,19 @@ def plan(service: QwenService, facts: ClusterFacts) -> Plan:
         warnings += _cache_warnings(service, cache, facts)
         if not cache.existing_claim:
             children.append(build_cache_claim(service, cache))
+    refused = refusal(service.spec.pod_template, facts.pod_template_allow) or ""
     deployment, pending = _deployment(service, facts)
-    children += [deployment, *_optional_children(service, facts)]
+    if not refused:
+        children.append(deployment)
+    elif facts.live_deployment is not None:
+        children.append(keep_template(deployment, facts.live_deployment))
+    children += _optional_children(service, facts)
     warnings += [*pending, *_warnings(service, facts)]
-    return Plan(children, _removed(service, facts, children), warnings)
+    return Plan(children, _removed(service, facts, children), warnings, refused)
 
 
 def _deployment(service: QwenService, facts: ClusterFacts) -> tuple[Object, list[PlanWarning]]:
-    desired = build_deployment(service, _image(service, facts), facts.operator_version)
+    desired = build_deployment(service, _image(service, facts), facts.operator_version, facts.pull_secrets)
     live = facts.live_deployment
     deferred = service.spec.rollout.on_operator_upgrade == "Defer"
     if live is None or not deferred or not only_operator_changed(desired, live) or _idle(service, facts, live):
