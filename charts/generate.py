@@ -7,7 +7,8 @@
 - the definitions of Kubernetes' types in charts/qwen-operator/values.schema.json;
 - charts/qwen-operator/dashboards/qwen-services.json, from dashboard.py;
 - the table of values in charts/qwen-operator/README.md, from the comments of values.yaml;
-- manifests/install.yaml, the chart rendered for users without Helm.
+- manifests/install.yaml, the chart rendered for users without Helm; its copy in manifests/base and
+  manifests/overlays/monitoring/monitoring.yaml for kustomize.
 
 Needs helm in PATH or in the cache of `make deps`. Exit codes: 0 if all files are up to date, 1 if
 one is not or helm is missing.
@@ -33,6 +34,8 @@ from charts.values_schema import with_definitions
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "charts" / "qwen-operator"
 INSTALL = ROOT / "manifests" / "install.yaml"
+BASE = ROOT / "manifests" / "base" / "install.yaml"
+MONITORING = ROOT / "manifests" / "overlays" / "monitoring" / "monitoring.yaml"
 README = CHART / "README.md"
 DASHBOARD = CHART / "dashboards" / "qwen-services.json"
 COPIES = {
@@ -50,6 +53,12 @@ INSTALL_HEADER = f"""\
 #   kubectl apply --server-side -f manifests/install.yaml
 # Replace the three images qwen-operator:1.0.0, qwen-server:1.0.0-cpu and qwen-server:1.0.0-cuda
 # with the names in your registry. The chart has more settings.
+"""
+
+
+MONITORING_HEADER = """\
+# Generated from charts/qwen-operator by `python -m charts.generate`; do not edit.
+# How the Prometheus Operator finds the operator of install.yaml, and alerts about it.
 """
 
 
@@ -123,6 +132,13 @@ def install_manifests() -> list[dict[str, Any]]:
     return [namespace, *map(for_kubectl, documents(render("--set", "crds.keep=false")))]
 
 
+def monitoring_manifests() -> list[dict[str, Any]]:
+    """The objects by which the Prometheus Operator monitors the operator of install.yaml."""
+    switches = [f"monitoring.{part}.enabled=true" for part in ("serviceMonitor", "prometheusRule")]
+    rendered = documents(render("--set", ",".join(switches)))
+    return [for_kubectl(item) for item in rendered if item["kind"] in ("ServiceMonitor", "PrometheusRule")]
+
+
 def values_table() -> str:
     """A Markdown table of every value that has a `# --` comment, with its default."""
     text = (CHART / "values.yaml").read_text(encoding="utf-8")
@@ -186,10 +202,15 @@ def stale(check: bool) -> list[Path]:
     wanted = readme()
     settle(README, wanted, README.read_text(encoding="utf-8") == wanted)
     manifests = install_manifests()
-    # Compared as objects: versions of helm lay out the same YAML differently.
-    current = documents(INSTALL.read_text(encoding="utf-8")) if INSTALL.is_file() else []
-    body = yaml.safe_dump_all(manifests, sort_keys=False, width=120, allow_unicode=True)
-    settle(INSTALL, f"{INSTALL_HEADER}---\n{body}", current == manifests)
+    for path, header, wished in (
+        (INSTALL, INSTALL_HEADER, manifests),
+        (BASE, INSTALL_HEADER, manifests),
+        (MONITORING, MONITORING_HEADER, monitoring_manifests()),
+    ):
+        # Compared as objects: versions of helm lay out the same YAML differently.
+        current = documents(path.read_text(encoding="utf-8")) if path.is_file() else []
+        body = yaml.safe_dump_all(wished, sort_keys=False, width=120, allow_unicode=True)
+        settle(path, f"{header}---\n{body}", current == wished)
     return outdated
 
 

@@ -323,6 +323,30 @@ def test_schema_of_values_is_that_of_the_api_server(empty: ControlPlane) -> None
     assert written == expected, "run python -m charts.kubernetes_types"
 
 
+@pytest.mark.parametrize("overlay", ["base", "overlays/registry"])
+def test_kustomize_builds_what_the_api_server_accepts(empty: ControlPlane, overlay: str) -> None:
+    built = empty.kubectl("kustomize", str(ROOT / "manifests" / overlay))
+    manifests = generate.documents(built)
+    assert {manifest["kind"] for manifest in manifests} >= {"Deployment", "CustomResourceDefinition", "ClusterRole"}
+    operator = next(manifest for manifest in manifests if manifest["kind"] == "Deployment")
+    (container,) = operator["spec"]["template"]["spec"]["containers"]
+    environment = {item["name"]: item.get("value") for item in container["env"]}
+    registry = "registry.example.com/qwen/" if overlay == "overlays/registry" else ""
+    assert container["image"] == f"{registry}qwen-operator:1.0.0"
+    assert environment["QWEN_OPERATOR_SERVER_IMAGE_CPU"] == f"{registry}qwen-server:1.0.0-cpu"
+    assert environment["QWEN_OPERATOR_SERVER_IMAGE_CUDA"] == f"{registry}qwen-server:1.0.0-cuda"
+    assert environment["QWEN_OPERATOR_LEASE_NAME"] == "qwen-operator"
+    empty.kubectl("apply", "--server-side", "-f", "-", text=built)
+    empty.kubectl("delete", "-f", "-", "--timeout=50s", text=built)
+
+
+def test_kustomize_labels_what_prometheus_selects(empty: ControlPlane) -> None:
+    built = empty.kubectl("kustomize", str(ROOT / "manifests" / "overlays" / "monitoring"))
+    monitors = [item for item in generate.documents(built) if item["apiVersion"] == "monitoring.coreos.com/v1"]
+    assert {item["kind"] for item in monitors} == {"ServiceMonitor", "PrometheusRule"}
+    assert {item["metadata"]["labels"]["release"] for item in monitors} == {"kube-prometheus-stack"}
+
+
 def test_monitoring_appears_where_its_api_does(installed: ControlPlane) -> None:
     settings = Settings.from_env()
     builds.ensure_crds(settings)
