@@ -234,12 +234,12 @@ def test_a_release_can_follow_the_install_manifest(installed: ControlPlane, prog
 def test_a_rollback_does_not_take_the_definition_back(installed: ControlPlane, program: str, tmp_path: Path) -> None:
     newer = tmp_path / "qwen-operator"
     shutil.copytree(generate.CHART, newer)
-    described = (newer / "Chart.yaml").read_text(encoding="utf-8")
-    (newer / "Chart.yaml").write_text(described.replace("version: 1.0.0\n", "version: 1.1.0\n", 1), encoding="utf-8")
+    copy = newer / "files" / "crd.yaml"
+    copy.write_text(copy.read_text(encoding="utf-8").replace("1000000", "1001000", 1), encoding="utf-8")
     helm(installed, "upgrade", "qwen-operator", str(newer), program=program)
     wait_until("the policy is in force", lambda: not_written(installed, "0"))
     said = refusal(installed, "rollback", "qwen-operator", "1", program=program)
-    assert "The QwenService CRD does not go back to an older version of the chart" in said
+    assert "The QwenService CRD does not go back to an older version" in said
     assert definition(installed)["annotations"][VERSION] == "1001000"
     # As the message says: the older operator, and the newer CRD.
     kept = ("--set", "crds.enabled=false")

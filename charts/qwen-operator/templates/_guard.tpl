@@ -1,9 +1,3 @@
-{{- /* The version of the chart as one number that grows, for the policy that protects the CRD. */ -}}
-{{- define "qwen-operator.definitionVersion" -}}
-{{- $version := semver .Chart.Version -}}
-{{- add (mul $version.Major 1000000) (mul $version.Minor 1000) $version.Patch -}}
-{{- end -}}
-
 {{- /* The name of an admission policy, which is cluster-scoped. Call it with (list $ suffix). */ -}}
 {{- define "qwen-operator.policyName" -}}
 {{- printf "%s-%s" (include "qwen-operator.roleName" (index . 0) | trunc 52 | trimSuffix "-") (index . 1) -}}

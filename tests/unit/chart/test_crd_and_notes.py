@@ -13,6 +13,8 @@ import pytest
 import yaml
 from charts import generate
 
+from qwen_operator import __version__
+
 from .conftest import CHART, ROOT, Rendered, render, template
 
 SAMPLE = ROOT / "manifests" / "samples" / "qwen-news-classifier.yaml"
@@ -80,7 +82,8 @@ def test_the_definition_outlives_the_release_by_default(default: Rendered) -> No
 
 def test_a_policy_keeps_the_definition_from_going_back(default: Rendered) -> None:
     annotation = "qwen-vllm.io/definition-version"
-    assert default.one("CustomResourceDefinition")["metadata"]["annotations"][annotation] == "1000000"
+    version = crd()["metadata"]["annotations"][annotation]
+    assert default.one("CustomResourceDefinition")["metadata"]["annotations"][annotation] == version
     policy, binding = default.one("ValidatingAdmissionPolicy"), default.one("ValidatingAdmissionPolicyBinding")
     assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
     (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
@@ -179,7 +182,7 @@ def test_missing_helm_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch, t
 
 def test_versions_agree() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
-    assert chart["version"] == chart["appVersion"] == "1.0.0"
+    assert chart["version"] == chart["appVersion"] == __version__
 
 
 def test_example_of_the_catalogue_page_is_accepted() -> None:
