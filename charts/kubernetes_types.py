@@ -28,8 +28,8 @@ FURTHER: Final = (
     "RollingUpdateDeployment",
 )
 _HEADER: Final = """\
-# What the schema of the chart's values needs of Kubernetes besides operator/tools/pod_spec.yaml; made
-# by charts/kubernetes_types.py, do not edit.
+# What the schema of the chart's values needs of Kubernetes beside operator/tools/pod_spec.yaml.
+# Made by charts/kubernetes_types.py, do not edit.
 """
 
 

@@ -72,7 +72,7 @@ def can_be_asked(service: dict[str, Any]) -> bool:
 
 
 def ask(service: dict[str, Any]) -> bool:
-    """Asks for the category of a headline. Returns False if a key is missing or the service is busy."""
+    """Asks for the category of a headline. Returns False if the service wants a key or is busy."""
     name = "{namespace}/{name}".format_map(service["metadata"])
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 32}
     url = f"{service['status']['url']}/v1/chat/completions"
@@ -83,7 +83,7 @@ def ask(service: dict[str, Any]) -> bool:
             text = json.load(answer)["choices"][0]["message"]["content"]
     except urllib.error.HTTPError as error:
         if error.code in (401, 429, 503):
-            say(f"{name} answers {error.code}: it asks for a key, or it is busy")
+            say(f"{name} answers {error.code}: it wants a key, or it is busy")
             return False
         raise SystemExit(f"{name} answers {error.code}: {error.read(500).decode(errors='replace')}") from error
     except OSError as error:
