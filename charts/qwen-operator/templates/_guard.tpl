@@ -26,7 +26,8 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Fails if an object that exists is not of this release. Call it with (list $ object). */ -}}
+{{- /* Fails if an object that exists is not of this release, or cannot become what is asked for. Call
+     it with (list $ object). */ -}}
 {{- define "qwen-operator.guardObject" -}}
 {{- $root := index . 0 -}}
 {{- $found := index . 1 -}}
@@ -45,5 +46,14 @@
 {{- $other = " If another operator serves other namespaces, leave the CRD to it: --set crds.enabled=false, with watchNamespaces." -}}
 {{- end -}}
 {{- fail (printf "%s %s%s See docs/operations.md, Take over an installation." $what $adopt $other) -}}
+{{- end -}}
+{{- if and (eq $found.kind "PriorityClass") (ne (int64 $found.value) (int64 $root.Values.priorityClass.value)) -}}
+{{- fail (printf "priorityClass.value: Kubernetes does not allow changing %d of PriorityClass %s. Nothing was changed. Set another priorityClass.name with it." (int64 $found.value) $found.metadata.name) -}}
+{{- end -}}
+{{- if eq $found.kind "Deployment" -}}
+{{- $labels := include "qwen-operator.selectorLabels" $root | fromYaml -}}
+{{- if ne (toJson $found.spec.selector.matchLabels) (toJson $labels) -}}
+{{- fail (printf "nameOverride: Kubernetes does not allow changing the selector of Deployment %s. Nothing was changed. Change fullnameOverride with it." $found.metadata.name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -262,7 +262,10 @@ def defaults() -> dict[str, Any]:
 
 
 def leaves_null(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: leaves_null(value) if isinstance(value, dict) and value else None for key, value in values.items()}
+    """Null for every value, but not within what Kubernetes would then refuse."""
+    whole = ("resources", "podSecurityContext", "securityContext")
+    inner = {key for key, value in values.items() if isinstance(value, dict) and value and key not in whole}
+    return {key: leaves_null(value) if key in inner else None for key, value in values.items()}
 
 
 def sections_null(values: dict[str, Any]) -> dict[str, Any]:
