@@ -79,9 +79,10 @@ def test_a_rollback_does_not_take_the_definition_back(installed: ControlPlane, p
     assert "The QwenService CRD does not go back to an older version" in said
     assert definition(installed)["annotations"][VERSION] == "1001000"
     # As the message says: the older operator, and the newer CRD.
-    kept = ("--set", "crds.enabled=false")
-    helm(installed, "upgrade", "qwen-operator", CHART, *kept, program=program)
+    assert "--set crds.enabled=false" in said
+    helm(installed, "upgrade", "qwen-operator", CHART, "--set", "crds.enabled=false", program=program)
     assert definition(installed)["annotations"][VERSION] == "1001000"
+    assert '"deployed"' in helm(installed, "list", "--output", "json", program=program)
 
 
 def not_written(plane: ControlPlane, version: str) -> bool:

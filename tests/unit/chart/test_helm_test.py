@@ -51,6 +51,7 @@ class World:
             "ACCOUNT_FOLDER": str(account),
             "PATIENCE_SECONDS": "2",
             "PYTHONIOENCODING": "utf-8",
+            "no_proxy": "*",
         }
         return subprocess.run(
             [sys.executable, "-c", SCRIPT.read_text(encoding="utf-8")],
