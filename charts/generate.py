@@ -2,11 +2,13 @@
 
     python -m charts.generate [--check]
 
-- charts/qwen-operator/files/crd.yaml and sample.yaml: copies of manifests/crd.yaml and of the
-  sample, because a chart can only read files of its own folder;
+- charts/qwen-operator/files/: copies of manifests/crd.yaml, of the sample and of values.yaml, because
+  a template can only read other files of the chart;
+- the definitions of Kubernetes' types in charts/qwen-operator/values.schema.json;
 - charts/qwen-operator/dashboards/*.json, from the package dashboards;
 - the table of values in charts/qwen-operator/README.md, from the comments of values.yaml;
-- manifests/install.yaml, the chart rendered for users without Helm.
+- manifests/install.yaml, the chart rendered for users without Helm; its copy in manifests/base and
+  manifests/overlays/monitoring/monitoring.yaml for kustomize.
 
 Needs helm in PATH or in the cache of `make deps`. Exit codes: 0 if all files are up to date, 1 if
 one is not or helm is missing.
@@ -24,16 +26,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from charts.dashboards import documents, layout
+from charts.dashboards import documents as dashboards
+from charts.dashboards import layout
+from charts.values_schema import PATH as VALUES_SCHEMA
+from charts.values_schema import with_definitions
 
 ROOT = Path(__file__).resolve().parents[1]
 CHART = ROOT / "charts" / "qwen-operator"
 INSTALL = ROOT / "manifests" / "install.yaml"
+BASE = ROOT / "manifests" / "base" / "install.yaml"
+MONITORING = ROOT / "manifests" / "overlays" / "monitoring" / "monitoring.yaml"
 README = CHART / "README.md"
 DASHBOARDS = CHART / "dashboards"
 COPIES = {
     CHART / "files" / "crd.yaml": ROOT / "manifests" / "crd.yaml",
     CHART / "files" / "sample.yaml": ROOT / "manifests" / "samples" / "qwen-news-classifier.yaml",
+    CHART / "files" / "defaults.yaml": CHART / "values.yaml",
 }
 NAMESPACE = "qwen-system"
 KUBE_VERSION = "1.34.0"
@@ -45,6 +53,12 @@ INSTALL_HEADER = f"""\
 #   kubectl apply --server-side -f manifests/install.yaml
 # Replace the three images qwen-operator:1.0.0, qwen-server:1.0.0-cpu and qwen-server:1.0.0-cuda
 # with the names in your registry. The chart has more settings.
+"""
+
+
+MONITORING_HEADER = """\
+# Generated from charts/qwen-operator by `python -m charts.generate`; do not edit.
+# How the Prometheus Operator finds the operator of install.yaml, and alerts about it.
 """
 
 
@@ -118,6 +132,13 @@ def install_manifests() -> list[dict[str, Any]]:
     return [namespace, *map(for_kubectl, documents(render("--set", "crds.keep=false")))]
 
 
+def monitoring_manifests() -> list[dict[str, Any]]:
+    """The objects by which the Prometheus Operator monitors the operator of install.yaml."""
+    switches = [f"monitoring.{part}.enabled=true" for part in ("serviceMonitor", "prometheusRule")]
+    rendered = documents(render("--set", ",".join(switches)))
+    return [for_kubectl(item) for item in rendered if item["kind"] in ("ServiceMonitor", "PrometheusRule")]
+
+
 def values_table() -> str:
     """A Markdown table of every value that has a `# --` comment, with its default."""
     text = (CHART / "values.yaml").read_text(encoding="utf-8")
@@ -173,7 +194,10 @@ def stale(check: bool) -> list[Path]:
     for copy, source in COPIES.items():
         wanted = source.read_text(encoding="utf-8")
         settle(copy, wanted, copy.is_file() and copy.read_text(encoding="utf-8") == wanted)
-    made = {DASHBOARDS / f"{uid}.json": layout(document) + "\n" for uid, document in documents().items()}
+    schema = json.loads(VALUES_SCHEMA.read_text(encoding="utf-8"))
+    complete = with_definitions(schema)
+    settle(VALUES_SCHEMA, json.dumps(complete, indent=2) + "\n", complete == schema)
+    made = {DASHBOARDS / f"{uid}.json": layout(document) + "\n" for uid, document in dashboards().items()}
     for path, wanted in made.items():
         settle(path, wanted, path.is_file() and path.read_text(encoding="utf-8") == wanted)
     for path in sorted(set(DASHBOARDS.glob("*.json")) - made.keys()):
@@ -183,10 +207,15 @@ def stale(check: bool) -> list[Path]:
     wanted = readme()
     settle(README, wanted, README.read_text(encoding="utf-8") == wanted)
     manifests = install_manifests()
-    # Compared as objects: versions of helm lay out the same YAML differently.
-    current = documents(INSTALL.read_text(encoding="utf-8")) if INSTALL.is_file() else []
-    body = yaml.safe_dump_all(manifests, sort_keys=False, width=120, allow_unicode=True)
-    settle(INSTALL, f"{INSTALL_HEADER}---\n{body}", current == manifests)
+    for path, header, wished in (
+        (INSTALL, INSTALL_HEADER, manifests),
+        (BASE, INSTALL_HEADER, manifests),
+        (MONITORING, MONITORING_HEADER, monitoring_manifests()),
+    ):
+        # Compared as objects: versions of helm lay out the same YAML differently.
+        current = documents(path.read_text(encoding="utf-8")) if path.is_file() else []
+        body = yaml.safe_dump_all(wished, sort_keys=False, width=120, allow_unicode=True)
+        settle(path, f"{header}---\n{body}", current == wished)
     return outdated
 
 

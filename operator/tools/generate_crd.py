@@ -9,6 +9,7 @@ writes `manifests/crd.yaml` and `docs/reference.md`. With `--check` it writes no
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from pod_schema import pod_spec_schema
+from qwen_operator import __version__
 from qwen_operator.api.base import ApiObject
 from qwen_operator.api.qwenservice import GROUP, KIND, PLURAL, VERSION, QwenServiceSpec
 from qwen_operator.api.status import ServiceStatus
@@ -40,9 +42,21 @@ def build_crd() -> Schema:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {
+            "name": f"{PLURAL}.{GROUP}",
+            "annotations": {f"{GROUP}/definition-version": definition_version(__version__)},
+        },
         "spec": {"group": GROUP, "names": names, "scope": "Namespaced", "versions": [_version()]},
     }
+
+
+def definition_version(version: str) -> str:
+    """A version as one number that grows with it.
+
+    By it a policy of the chart keeps the CRD from going back to an older version.
+    """
+    major, minor, patch = map(int, re.findall(r"\d+", version)[:3])
+    return str(major * 1_000_000 + minor * 1_000 + patch)
 
 
 def _version() -> Schema:

@@ -27,6 +27,9 @@ def test_sample_is_served_and_answers_the_two_requests_of_the_specification(kube
         usage = answer["usage"]
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
+    tested = client.helm("test", "qwen-operator", "--namespace", "qwen-system", "--logs", timeout=180)
+    assert f"{kubectl.namespace}/{SERVICE} answers: " in tested
+
     pods = kubectl.pods(SERVICE)
     assert kubectl.endpoints(SERVICE) == {pods[0]["status"]["podIP"]}
     assert kubectl.get("servicemonitor", SERVICE)["spec"]["endpoints"][0]["port"] == "http"

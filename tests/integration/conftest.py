@@ -17,6 +17,8 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.cluster.settings import ROOT
 from tests.integration.admin_api import AdminApi
+from tests.integration.chart_releases import CRD, helm
+from tests.integration.chart_releases import CHART, CRD, helm
 from tests.integration.control_plane import ControlPlane, control_plane, wait_until
 from tests.integration.fake_pods import FakePodServers
 from tests.integration.operator_thread import OperatorThread
@@ -95,6 +97,29 @@ def vllm_without_side_effects() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(after)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A separate control plane for the tests of the chart, which add and remove the CRD."""
+    with control_plane(tmp_path_factory.mktemp("chart")) as running:
+        yield running
+
+
+@pytest.fixture
+def program(request: pytest.FixtureRequest) -> str:
+    """The Helm program of a test of the chart."""
+    return str(getattr(request, "param", "helm"))
+
+
+@pytest.fixture
+def installed(empty: ControlPlane, program: str) -> Iterator[ControlPlane]:
+    """The chart with its defaults; it is removed completely afterwards."""
+    helm(empty, "install", "qwen-operator", CHART, "--create-namespace", program=program)
+    empty.wait_for_definition(CRD)
+    yield empty
+    helm(empty, "uninstall", "qwen-operator", "--ignore-not-found", program=program)
+    empty.kubectl("delete", "crd", CRD, "--ignore-not-found")
 
 
 @pytest.fixture(scope="session")

@@ -3,57 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from charts import generate
+from charts import generate, kubernetes_types
+from charts.values_schema import FURTHER_TYPES
 
 from tests.cluster import builds
 from tests.cluster.settings import ROOT, Settings
-from tests.integration.control_plane import ControlPlane, control_plane
+from tests.integration.chart_releases import CHART, SAMPLES, both, helm, names
+from tests.integration.control_plane import ControlPlane, find_program
 
 pytestmark = pytest.mark.cluster
-
-SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
-OURS = "app.kubernetes.io/instance=qwen-operator"
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A separate control plane, because these tests add and remove the CRD."""
-    with control_plane(tmp_path_factory.mktemp("chart")) as running:
-        yield running
-
-
-@pytest.fixture
-def program(request: pytest.FixtureRequest) -> str:
-    """The Helm program: 3, and with `both` also 4, which uses server-side apply."""
-    return str(getattr(request, "param", "helm"))
-
-
-both = pytest.mark.parametrize("program", ["helm", "helm4/helm"], indirect=True)
-
-
-@pytest.fixture
-def installed(empty: ControlPlane, program: str) -> Iterator[ControlPlane]:
-    """The chart with its defaults; it is removed completely afterwards."""
-    helm(empty, "install", "qwen-operator", str(generate.CHART), "--create-namespace", program=program)
-    empty.wait_for_definition("qwenservices.qwen-vllm.io")
-    yield empty
-    helm(empty, "uninstall", "qwen-operator", "--ignore-not-found", program=program)
-    empty.kubectl("delete", "crd", "qwenservices.qwen-vllm.io", "--ignore-not-found")
-
-
-def helm(plane: ControlPlane, *arguments: str, program: str = "helm") -> str:
-    """Runs helm as administrator in the operator's namespace; fails with its error output."""
-    command = [generate.find_helm(program), *arguments, "--namespace", generate.NAMESPACE]
-    environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "HELM_CACHE_HOME": str(plane.folder / "helm")}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 def may(plane: ControlPlane, verb: str, group: str, resource: str, namespace: str = "default") -> bool:
@@ -73,11 +37,6 @@ def may(plane: ControlPlane, verb: str, group: str, resource: str, namespace: st
     return bool(answer["status"]["allowed"])
 
 
-def names(plane: ControlPlane, kinds: str, selector: str = OURS) -> set[str]:
-    listed = plane.kubectl("get", kinds, "--all-namespaces", "-l", selector, "-o", "name", "--ignore-not-found")
-    return set(listed.split())
-
-
 def test_installed_chart_serves_the_definition_and_accepts_every_sample(installed: ControlPlane) -> None:
     assert len(SAMPLES) >= 2
     for sample in SAMPLES:
@@ -85,10 +44,17 @@ def test_installed_chart_serves_the_definition_and_accepts_every_sample(installe
     assert "deployment.apps/qwen-operator" in names(installed, "deployments")
 
 
-def test_notes_of_the_installed_chart_can_be_applied_as_they_stand(installed: ControlPlane) -> None:
+def test_notes_of_the_installed_chart_can_be_pasted(installed: ControlPlane) -> None:
     notes = helm(installed, "get", "notes", "qwen-operator")
-    sample = notes.split("kubectl apply -f - <<'END'\n")[1].split("\n  END\n")[0]
-    assert "created (server dry run)" in installed.kubectl("apply", "--dry-run=server", "-f", "-", text=sample)
+    command = re.search(r"^kubectl apply -f - <<'END'\n.*?^END$", notes, re.DOTALL | re.MULTILINE)
+    assert command, notes
+    folder = find_program("kubectl").parent
+    environment = {**os.environ, "KUBECONFIG": str(installed.kubeconfig), "PATH": f"{folder}:{os.environ['PATH']}"}
+    pasted = subprocess.run(
+        ["bash"], input=f"{command[0]}\n", capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
+    assert pasted.returncode == 0, pasted.stderr
+    assert "qwenservice.qwen-vllm.io/qwen-news-classifier created" in pasted.stdout
 
 
 def test_operator_may_do_its_work_and_not_more(installed: ControlPlane) -> None:
@@ -123,7 +89,7 @@ def test_operator_may_do_its_work_and_not_more(installed: ControlPlane) -> None:
 
 
 def test_operator_of_listed_namespaces_has_no_rights_elsewhere(installed: ControlPlane) -> None:
-    helm(installed, "upgrade", "qwen-operator", str(generate.CHART), "--set", "watchNamespaces={default}")
+    helm(installed, "upgrade", "qwen-operator", CHART, "--set", "watchNamespaces={default}")
     assert may(installed, "patch", "apps", "deployments", "default")
     assert not may(installed, "list", "apps", "deployments", "kube-public")
     assert not may(installed, "get", "", "nodes")
@@ -136,7 +102,7 @@ def test_upgrade_can_switch_the_election_off_and_on(installed: ControlPlane, pro
     alone = ("--set", "replicas=1,leaderElection.enabled=false")
     strategies = []
     for values in (alone, ("--reset-values",)):
-        helm(installed, "upgrade", "qwen-operator", str(generate.CHART), *values, program=program)
+        helm(installed, "upgrade", "qwen-operator", CHART, *values, program=program)
         found = installed.kubectl("get", "deployment", "qwen-operator", "-n", generate.NAMESPACE, "-o", "yaml")
         strategies.append(yaml.safe_load(found)["spec"]["strategy"]["type"])
     assert strategies == ["Recreate", "RollingUpdate"]
@@ -149,7 +115,7 @@ def test_uninstall_keeps_services_and_a_new_install_takes_them_over(installed: C
     helm(installed, "uninstall", "qwen-operator", program=program)
     assert names(installed, "deployments,roles,clusterroles,services,serviceaccounts") == set()
     assert installed.kubectl("get", "qwenservices", "-A", "-o", "name") == before != ""
-    helm(installed, "install", "qwen-operator", str(generate.CHART), program=program)
+    helm(installed, "install", "qwen-operator", CHART, program=program)
     assert installed.kubectl("get", "qwenservices", "-A", "-o", "name") == before
 
 
@@ -162,6 +128,37 @@ def test_install_manifest_can_follow_a_removed_release(installed: ControlPlane) 
     installed.kubectl("delete", "-f", manifest, "--timeout=50s")
 
 
+def test_schema_of_values_is_that_of_the_api_server(empty: ControlPlane) -> None:
+    documents = [empty.request("GET", path) for path in kubernetes_types.DOCUMENTS]
+    expected = kubernetes_types.extract(documents)
+    written = yaml.safe_load(FURTHER_TYPES.read_text(encoding="utf-8"))
+    assert written == expected, "run python -m charts.kubernetes_types"
+
+
+@pytest.mark.parametrize("overlay", ["base", "overlays/registry"])
+def test_kustomize_builds_what_the_api_server_accepts(empty: ControlPlane, overlay: str) -> None:
+    built = empty.kubectl("kustomize", str(ROOT / "manifests" / overlay))
+    manifests = generate.documents(built)
+    assert {manifest["kind"] for manifest in manifests} >= {"Deployment", "CustomResourceDefinition", "ClusterRole"}
+    operator = next(manifest for manifest in manifests if manifest["kind"] == "Deployment")
+    (container,) = operator["spec"]["template"]["spec"]["containers"]
+    environment = {item["name"]: item.get("value") for item in container["env"]}
+    registry = "registry.example.com/qwen/" if overlay == "overlays/registry" else ""
+    assert container["image"] == f"{registry}qwen-operator:1.0.0"
+    assert environment["QWEN_OPERATOR_SERVER_IMAGE_CPU"] == f"{registry}qwen-server:1.0.0-cpu"
+    assert environment["QWEN_OPERATOR_SERVER_IMAGE_CUDA"] == f"{registry}qwen-server:1.0.0-cuda"
+    assert environment["QWEN_OPERATOR_LEASE_NAME"] == "qwen-operator"
+    empty.kubectl("apply", "--server-side", "-f", "-", text=built)
+    empty.kubectl("delete", "-f", "-", "--timeout=50s", text=built)
+
+
+def test_kustomize_labels_what_prometheus_selects(empty: ControlPlane) -> None:
+    built = empty.kubectl("kustomize", str(ROOT / "manifests" / "overlays" / "monitoring"))
+    monitors = [item for item in generate.documents(built) if item["apiVersion"] == "monitoring.coreos.com/v1"]
+    assert {item["kind"] for item in monitors} == {"ServiceMonitor", "PrometheusRule"}
+    assert {item["metadata"]["labels"]["release"] for item in monitors} == {"kube-prometheus-stack"}
+
+
 def test_monitoring_appears_where_its_api_does(installed: ControlPlane) -> None:
     settings = Settings.from_env()
     builds.ensure_crds(settings)
@@ -170,7 +167,7 @@ def test_monitoring_appears_where_its_api_does(installed: ControlPlane) -> None:
     for kind in kinds.split(","):
         installed.wait_for_definition(f"{kind}.monitoring.coreos.com")
     assert names(installed, kinds) == set()
-    helm(installed, "upgrade", "qwen-operator", str(generate.CHART))
+    helm(installed, "upgrade", "qwen-operator", CHART)
     found = names(installed, kinds)
     assert found == {
         "servicemonitor.monitoring.coreos.com/qwen-operator",

@@ -1,3 +1,25 @@
+{{- /* Gives values that are null, or that `helm upgrade --reuse-values` does not know yet, their
+     defaults. Every template begins with it. Free-form values stay as they are: null removes them. */ -}}
+{{- define "qwen-operator.complete" -}}
+{{- include "qwen-operator.fill" (list .Values (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
+{{- end -}}
+
+{{- /* Call it with (list values defaults). */ -}}
+{{- define "qwen-operator.fill" -}}
+{{- $values := index . 0 -}}
+{{- $free := list "resources" "podSecurityContext" "securityContext" "labels" -}}
+{{- range $key, $default := index . 1 -}}
+{{- if not (has $key $free) -}}
+{{- $value := index $values $key -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := set $values $key $default -}}
+{{- else if and (kindIs "map" $value) (kindIs "map" $default) -}}
+{{- include "qwen-operator.fill" (list $value $default) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "qwen-operator.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
@@ -17,24 +39,38 @@
      label of the user. */ -}}
 {{- define "qwen-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "qwen-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- /* The labels that the chart sets. */ -}}
+{{- define "qwen-operator.ownLabels" -}}
+{{ include "qwen-operator.selectorLabels" . }}
+app.kubernetes.io/part-of: qwen-vllm
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{- /* Labels of the user come last and cannot replace the chart's own. Call it with
      (list $ moreLabels). */ -}}
 {{- define "qwen-operator.labelsWith" -}}
 {{- $root := index . 0 -}}
-{{- $labels := include "qwen-operator.selectorLabels" $root | fromYaml -}}
-{{- $_ := set $labels "app.kubernetes.io/part-of" "qwen-vllm" -}}
-{{- $_ := set $labels "app.kubernetes.io/version" $root.Chart.AppVersion -}}
-{{- $_ := set $labels "app.kubernetes.io/managed-by" $root.Release.Service -}}
-{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") -}}
-{{- merge $labels (index . 1) $root.Values.commonLabels | toYaml -}}
+{{- $labels := include "qwen-operator.ownLabels" $root | fromYaml -}}
+{{- merge $labels (default dict (index . 1)) $root.Values.commonLabels | toYaml -}}
 {{- end -}}
 
 {{- define "qwen-operator.labels" -}}
 {{- include "qwen-operator.labelsWith" (list . dict) -}}
+{{- end -}}
+
+{{- /* The annotations of an object, as the next lines of its metadata. Call it with
+     (list $ annotations); those of the chart come first. */ -}}
+{{- define "qwen-operator.annotations" -}}
+{{- with merge (dict) (default dict (index . 1)) (index . 0).Values.commonAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+{{- end -}}
 {{- end -}}
 
 {{- define "qwen-operator.image" -}}
@@ -49,7 +85,7 @@ app.kubernetes.io/component: operator
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "qwen-operator.fullname" .) .Values.serviceAccount.name -}}
 {{- else -}}
-{{- default "default" .Values.serviceAccount.name -}}
+{{- .Values.serviceAccount.name -}}
 {{- end -}}
 {{- end -}}
 
@@ -86,12 +122,24 @@ app.kubernetes.io/component: operator
 
 {{- define "qwen-operator.metricsKeyFolder" -}}/etc/qwen-operator/metrics-key{{- end -}}
 
+{{- define "qwen-operator.serverPullSecrets" -}}
+{{- $names := list -}}
+{{- range .Values.serverImages.pullSecrets -}}
+{{- $names = append $names .name -}}
+{{- end -}}
+{{- join "," $names -}}
+{{- end -}}
+
 {{- /* The environment variables that the chart sets. */ -}}
 {{- define "qwen-operator.env" -}}
 - name: QWEN_OPERATOR_SERVER_IMAGE_CPU
   value: {{ .Values.serverImages.cpu | quote }}
 - name: QWEN_OPERATOR_SERVER_IMAGE_CUDA
   value: {{ .Values.serverImages.cuda | quote }}
+- name: QWEN_OPERATOR_SERVER_PULL_SECRETS
+  value: {{ include "qwen-operator.serverPullSecrets" . | quote }}
+- name: QWEN_OPERATOR_POD_TEMPLATE_ALLOW
+  value: {{ join "," .Values.podTemplate.allow | default "none" | quote }}
 - name: QWEN_OPERATOR_WATCH_NAMESPACES
   value: {{ join "," .Values.watchNamespaces | quote }}
 - name: QWEN_OPERATOR_NAMESPACE
@@ -126,18 +174,3 @@ app.kubernetes.io/component: operator
 {{- default (include "qwen-operator.fullname" .) .Values.leaderElection.leaseName -}}
 {{- end -}}
 
-{{- /* Rejects what the schema cannot: combinations that would install and then not work. */ -}}
-{{- define "qwen-operator.validate" -}}
-{{- if and (gt (int .Values.replicas) 1) (not .Values.leaderElection.enabled) -}}
-{{- fail "replicas: more than one operator pod requires leaderElection.enabled=true" -}}
-{{- end -}}
-{{- $own := include "qwen-operator.env" . | fromYamlArray -}}
-{{- range $own -}}
-{{- $name := .name -}}
-{{- range $.Values.extraEnv -}}
-{{- if eq .name $name -}}
-{{- fail (printf "extraEnv: the chart sets %s; change the value that it comes from instead" $name) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}

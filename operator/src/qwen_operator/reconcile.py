@@ -42,7 +42,7 @@ from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
 from qwen_operator.process.operator_metrics import CONDITION, WRITES
 from qwen_operator.process.settings import Settings
-from qwen_operator.status.conditions import Observed, Suspension, evaluate, invalid_status
+from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
 from qwen_operator.status.diagnosis import is_held_up
 from qwen_operator.status.download import DownloadView, Seen, view_download
 from qwen_operator.status.transitions import status_patch, transitions
@@ -111,6 +111,8 @@ class Reconciler:
         # First, because an autoscaler of another kind is refused while the old one exists.
         left, stuck = await self._children.remove(key, service, todo.removed)
         errors, failure = await self._children.apply(key, service, todo.children)
+        if todo.refused:
+            errors.append(ApplyError("PodTemplateNotAllowed", todo.refused, "Deployment"))
         self._report_warnings(key, obj, todo.warnings)
         seen = self._seen(key, service, todo)
         found = await self._observe(key, service, seen.held_up)
@@ -227,6 +229,8 @@ class Reconciler:
         return ClusterFacts(
             operator_version=__version__,
             server_images=self._settings.server_images,
+            pull_secrets=self._settings.server_pull_secrets,
+            pod_template_allow=self._settings.pod_template_allow,
             operator_namespace=self._settings.namespace,
             has_service_monitor=cluster.serves(SERVICE_MONITORS),
             has_prometheus_rule=cluster.serves(PROMETHEUS_RULES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import jsonschema
 import pytest
 import yaml
 from charts import generate
+
+from qwen_operator import __version__
 
 from .conftest import CHART, ROOT, Rendered, render, template
 
@@ -53,6 +56,18 @@ def notes(chart: Path, values: dict[str, Any] | None = None) -> str:
     return text
 
 
+def pasted(command: str) -> str:
+    """What kubectl reads if somebody pastes this command into a shell. A command that is not
+    complete does not end.
+    """
+    script = f'kubectl() {{ cat; }}\n{command}\necho "# the shell goes on"\n'
+    result = subprocess.run(["bash"], input=script, capture_output=True, text=True, check=True, timeout=20)
+    # Without the end of a here-document, bash takes all that follows as its content.
+    assert result.stderr == ""
+    assert result.stdout.endswith("\n# the shell goes on\n")
+    return result.stdout
+
+
 def test_definition_is_the_generated_one_to_the_last_field(default: Rendered) -> None:
     assert default.one("CustomResourceDefinition")["spec"] == crd()["spec"]
     assert default.one("CustomResourceDefinition")["metadata"]["name"] == crd()["metadata"]["name"]
@@ -65,15 +80,35 @@ def test_the_definition_outlives_the_release_by_default(default: Rendered) -> No
     assert keep not in dropped.get("annotations", {})
 
 
+def test_a_policy_keeps_the_definition_from_going_back(default: Rendered) -> None:
+    annotation = "qwen-vllm.io/definition-version"
+    version = crd()["metadata"]["annotations"][annotation]
+    assert default.one("CustomResourceDefinition")["metadata"]["annotations"][annotation] == version
+    policy, binding = default.one("ValidatingAdmissionPolicy"), default.one("ValidatingAdmissionPolicyBinding")
+    assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+    (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
+    assert rule["resourceNames"] == [crd()["metadata"]["name"]]
+    assert rule["operations"] == ["UPDATE"]  # it can still be deleted
+    assert all(f"'{annotation}'" in variable["expression"] for variable in policy["spec"]["variables"])
+    (validation,) = policy["spec"]["validations"]
+    assert "--set crds.enabled=false" in validation["message"]
+    assert "\n" not in validation["message"]
+
+
+@pytest.mark.parametrize("values", [{"protect": False}, {"enabled": False}])
+def test_the_definition_can_be_left_unprotected(values: dict[str, bool]) -> None:
+    assert not render({"crds": values}).all("ValidatingAdmissionPolicy")
+
+
 def test_definition_can_come_from_elsewhere() -> None:
     assert not render({"crds": {"enabled": False}}).all("CustomResourceDefinition")
 
 
 def test_notes_end_with_a_service_that_the_definition_accepts(notes_chart: Path) -> None:
     text = notes(notes_chart)
-    match = re.search(r"kubectl apply -f - <<'END'\n(.*?)\n +END\n", text, re.DOTALL)
+    match = re.search(r"^kubectl apply -f - <<'END'\n.*?^END$", text, re.DOTALL | re.MULTILINE)
     assert match, text
-    applied = yaml.safe_load(match[1])
+    applied = yaml.safe_load(pasted(match[0]))
     assert applied == yaml.safe_load(SAMPLE.read_text(encoding="utf-8"))
     assert objections(applied) == []
     assert applied["kind"] == crd()["spec"]["names"]["kind"]
@@ -89,6 +124,34 @@ def test_notes_of_a_namespaced_operator_use_a_served_namespace(notes_chart: Path
     text = notes(notes_chart, {"watchNamespaces": ["team-a", "team-b"]})
     assert "team-a, team-b" in text
     assert "kubectl -n team-a apply" in text
+
+
+def test_notes_of_a_namespaced_operator_can_be_pasted(notes_chart: Path) -> None:
+    text = notes(notes_chart, {"watchNamespaces": ["team-a"]})
+    match = re.search(r"^kubectl -n team-a apply -f - <<'END'\n.*?^END$", text, re.DOTALL | re.MULTILINE)
+    assert match, text
+    assert yaml.safe_load(pasted(match[0]))["kind"] == "QwenService"
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"networkPolicy": {"from": [{"podSelector": {}}]}}, "networkPolicy.from"),
+        ({"networkPolicy": {"egress": [{"ports": [{"port": 443}]}]}}, "networkPolicy.egress"),
+        ({"serviceAccount": {"create": False, "name": "a", "annotations": {"a": "b"}}}, "serviceAccount.annotations"),
+        ({"replicas": 1, "leaderElection": {"enabled": False, "leaseName": "a"}}, "leaderElection.leaseName"),
+        ({"podLabels": {"app.kubernetes.io/component": "x"}}, "podLabels, app.kubernetes.io/component"),
+        ({"commonLabels": {"helm.sh/chart": "x"}}, "commonLabels, helm.sh/chart"),
+        ({"podAnnotations": {"kubectl.kubernetes.io/default-container": "x"}}, "podAnnotations"),
+    ],
+)
+def test_notes_name_the_values_that_have_no_effect(notes_chart: Path, values: dict[str, Any], named: str) -> None:
+    assert f"Values without effect:\n  - {named}" in notes(notes_chart, values)
+
+
+def test_notes_name_nothing_where_all_values_have_an_effect(notes_chart: Path) -> None:
+    used = {"networkPolicy": {"enabled": True, "from": [{"podSelector": {}}]}}
+    assert "without effect" not in notes(notes_chart, used)
 
 
 def test_notes_warn_when_the_definition_is_not_installed(notes_chart: Path) -> None:
@@ -119,7 +182,7 @@ def test_missing_helm_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch, t
 
 def test_versions_agree() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
-    assert chart["version"] == chart["appVersion"] == "1.0.0"
+    assert chart["version"] == chart["appVersion"] == __version__
 
 
 def test_example_of_the_catalogue_page_is_accepted() -> None:

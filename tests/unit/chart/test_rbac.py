@@ -133,6 +133,30 @@ def test_people_get_qwenservices_with_the_clusters_own_roles(default: Rendered) 
     assert len(render({"rbac": {"aggregate": False}}).all("ClusterRole")) == 1
 
 
+def test_admission_policies_cover_whatever_the_operator_may_write(default: Rendered) -> None:
+    assert len(default.all("ValidatingAdmissionPolicy")) == 1  # that of the CRD
+    rendered = render({"admissionPolicy": {"enabled": True}, "serviceAccount": {"name": "mine"}})
+    writes = rendered.one("ValidatingAdmissionPolicy", "qwen-operator-qwen-system-writes")["spec"]
+    accounts = rendered.one("ValidatingAdmissionPolicy", "qwen-operator-qwen-system-accounts")["spec"]
+    covered = {
+        (group, resource)
+        for rule in writes["matchConstraints"]["resourceRules"]
+        for group, resource in product(rule["apiGroups"], rule["resources"])
+        if set(rule["operations"]) == {"CREATE", "UPDATE", "DELETE"}
+    }
+    role = next(role for role in rendered.all("ClusterRole") if ("", "pods", "patch") in grants(role))
+    written = {(group, resource) for group, resource, verb in grants(role) if verb in {"patch", "delete"}}
+    own = {(group, resource) for group, resource in written if group == "qwen-vllm.io" or resource == "events"}
+    assert covered == written - own
+    assert ("apps", "deployments") in covered
+    for policy in (writes, accounts):
+        (condition,) = policy["matchConditions"]
+        assert condition["expression"] == "request.userInfo.username == 'system:serviceaccount:qwen-system:mine'"
+        assert policy["failurePolicy"] == "Fail"
+    bound_to = {binding["spec"]["policyName"] for binding in rendered.all("ValidatingAdmissionPolicyBinding")}
+    assert bound_to == {policy["metadata"]["name"] for policy in rendered.all("ValidatingAdmissionPolicy")}
+
+
 def test_rights_can_come_from_elsewhere() -> None:
     rendered = render({"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "given"}})
     assert not roles(rendered)

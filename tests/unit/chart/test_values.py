@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from charts import generate
@@ -15,6 +17,8 @@ EVERYTHING: dict[str, Any] = {
     "nameOverride": "models",
     "fullnameOverride": "model-operator",
     "commonLabels": {"team": "platform", "app.kubernetes.io/part-of": "not-this"},
+    "commonAnnotations": {"owner": "platform"},
+    "adopt": True,
     "image": {
         "repository": "registry.example.com/op",
         "tag": "2",
@@ -22,12 +26,22 @@ EVERYTHING: dict[str, Any] = {
         "pullPolicy": "Always",
     },
     "imagePullSecrets": [{"name": "pull"}],
-    "serverImages": {"cpu": "registry.example.com/s:cpu", "cuda": "registry.example.com/s:cuda"},
+    "serverImages": {
+        "cpu": "registry.example.com/s:cpu",
+        "cuda": "registry.example.com/s:cuda",
+        "pullSecrets": [{"name": "pull"}],
+    },
     "replicas": 3,
     "leaderElection": {"enabled": True, "leaseName": "chosen"},
     "log": {"level": "debug", "format": "text"},
     "resyncSeconds": 30,
     "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "extraVolumes": [{"name": "ca", "configMap": {"name": "company-ca"}}],
+    "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/company"}],
+    "podTemplate": {"allow": ["metadata.labels", "spec.tolerations"]},
+    "admissionPolicy": {"enabled": True},
+    "probes": {"startup": {"failureThreshold": 60}},
+    "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "50%", "maxUnavailable": 0}},
     "serviceAccount": {"create": True, "name": "custom", "annotations": {"a": "b"}},
     "priorityClass": {"create": False, "name": "system-cluster-critical"},
     "podAnnotations": {"note": "1"},
@@ -100,6 +114,190 @@ def test_wrong_value_is_refused_with_its_name(values: dict[str, Any], named: str
     result = template(values)
     assert result.returncode != 0
     assert named in result.stderr
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"resources": {"requests": {"cpus": "1"}}}, "cpus"),
+    ({"resources": {"limits": {"memory": "1 GB"}}}, "memory"),
+    ({"resources": {"limits": {"memory": {}}}}, "memory"),
+    ({"resources": {"requets": {}}}, "requets"),
+    ({"extraEnv": [{"name": "A", "valueForm": {}}]}, "valueForm"),
+    ({"extraEnv": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s"}}}]}, "key"),
+    ({"extraEnv": [{"name": "A", "value": 1}]}, "value"),
+    ({"extraEnv": [None]}, "extraEnv"),
+    ({"serverImages": {"cpu": "a b"}}, "cpu"),
+    ({"serverImages": {"cuda": "UPPER/case:tag:tag"}}, "cuda"),
+    ({"serverImages": {"cpu": "server@sha256:short"}}, "cpu"),
+    ({"image": {"repository": "x:1.0"}}, "repository"),
+    ({"image": {"repository": "host:5000/x:1.0"}}, "repository"),
+    ({"image": {"repository": "https://host/x"}}, "repository"),
+    ({"image": {"tag": "-x"}}, "tag"),
+    ({"fullnameOverride": "Bad_Name"}, "fullnameOverride"),
+    ({"fullnameOverride": "1st"}, "fullnameOverride"),
+    ({"fullnameOverride": "a" * 53}, "fullnameOverride"),
+    ({"nameOverride": "a."}, "nameOverride"),
+    ({"affinity": {"foo": {}}}, "foo"),
+    ({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}}, "nodeSelectorTerms"),
+    ({"topologySpreadConstraints": [{"maxskew": 1}]}, "maxskew"),
+    ({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone"}]}, "whenUnsatisfiable"),
+    ({"tolerations": [{"operator": "Exist"}]}, "operator"),
+    ({"tolerations": [{"tolerationSeconds": "5"}]}, "tolerationSeconds"),
+    ({"podSecurityContext": {"runAsUsr": 1}}, "runAsUsr"),
+    ({"securityContext": {"capabilities": {"drop": "ALL"}}}, "drop"),
+    ({"securityContext": {"seccompProfile": {"type": "Default"}}}, "type"),
+    ({"nodeSelector": {"disk": "a b"}}, "disk"),
+    ({"commonLabels": {"team": "a/b"}}, "team"),
+    ({"podLabels": {"a b": "c"}}, "a b"),
+    ({"podAnnotations": {"note": 1}}, "note"),
+    ({"commonAnnotations": {"a b": "c"}}, "a b"),
+    ({"imagePullSecrets": [{"name": "Pull_Secret"}]}, "imagePullSecrets"),
+    ({"serverImages": {"pullSecrets": ["pull"]}}, "pullSecrets"),
+    ({"serviceAccount": {"name": "Account"}}, "serviceAccount"),
+    ({"priorityClass": {"name": "a_b"}}, "priorityClass"),
+    ({"leaderElection": {"leaseName": "a b"}}, "leaseName"),
+    ({"strategy": {"type": "Rolling"}}, "type"),
+    ({"strategy": {"rollingUpdate": {"maxsurge": 1}}}, "maxsurge"),
+    ({"probes": {"liveness": {"periodSeconds": 0}}}, "periodSeconds"),
+    ({"probes": {"liveness": {"httpGet": {}}}}, "httpGet"),
+    ({"extraVolumes": [{"configMap": {"name": "a"}}]}, "name"),
+    ({"extraVolumes": [{"name": "a", "hostPaht": {"path": "/"}}]}, "hostPaht"),
+    ({"extraVolumeMounts": [{"name": "a"}]}, "mountPath"),
+    ({"networkPolicy": {"from": [{"podSelektor": {}}]}}, "podSelektor"),
+    ({"networkPolicy": {"from": [{"ipBlock": {"except": []}}]}}, "cidr"),
+    ({"networkPolicy": {"egress": [{"ports": [{"protocol": "HTTP"}]}]}}, "protocol"),
+    ({"podTemplate": {"allow": ["tolerations"]}}, "allow"),
+]
+
+
+def test_what_kubernetes_would_refuse_is_refused_with_its_name() -> None:
+    """The schema itself is asked, because a process of helm for each of them would take long."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft7Validator(schema)
+    for values, named in REFUSED:
+        errors = list(validator.iter_errors(values))
+        assert any(named in f"{error.json_path} {error.message}" for error in errors), (values, errors)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"resources": {"requests": {"cpus": "1"}}},
+        {"extraEnv": [{"name": "A", "valueForm": {}}]},
+        {"serverImages": {"cpu": "a b"}},
+        {"image": {"repository": "x:1.0"}},
+        {"topologySpreadConstraints": [{"maxskew": 1}]},
+    ],
+    ids=str,
+)
+def test_helm_reads_the_schema_as_the_tests_do(values: dict[str, Any]) -> None:
+    result = template(values)
+    assert result.returncode != 0
+    assert next(iter(values)) in result.stderr
+
+
+def test_what_kubernetes_accepts_is_accepted() -> None:
+    accepted: dict[str, Any] = {
+        "resources": {
+            "requests": {"cpu": 0.5, "memory": "128Mi", "nvidia.com/gpu": 1, "ephemeral-storage": "1Gi"},
+            "limits": {"memory": 1000000000, "hugepages-2Mi": "4Mi"},
+            "claims": [{"name": "a"}],
+        },
+        "image": {"repository": "localhost:5000/team/qwen-operator", "tag": 20261126},
+        "serverImages": {
+            "cpu": "[fd00::1]:5000/s:1@sha256:" + "a" * 64,
+            "cuda": "registry.example.com/a__b/c-d.e:v1.0_x",
+        },
+        "nodeSelector": {"kubernetes.io/hostname": "n-1.example.com", "empty": ""},
+        "affinity": {
+            "podAntiAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [
+                    {"topologyKey": "zone", "labelSelector": {"matchLabels": {"a": "b"}}}
+                ]
+            }
+        },
+        "networkPolicy": {"enabled": True, "egress": [{"ports": [{"port": "https"}], "to": [{"podSelector": {}}]}]},
+        "extraVolumes": [{"name": "a", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}],
+        "extraVolumeMounts": [{"name": "a", "mountPath": "/a", "mountPropagation": "None"}],
+        "securityContext": {"capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "Localhost"}},
+    }
+    assert render(accepted).container["resources"]["requests"]["cpu"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"serviceAccount": {"create": False}}, "serviceAccount.name: required"),
+        ({"watchNamespaces": ["a"], "priorityClass": {"name": "high"}}, "priorityClass.create=false"),
+        ({"priorityClass": {"name": "system-mine"}}, "reserves the prefix system-"),
+        ({"extraEnv": [{"name": "A"}, {"name": "A"}]}, "A is set twice"),
+        ({"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}, "a volume tmp already"),
+        ({"extraVolumeMounts": [{"name": "a", "mountPath": "/a"}]}, "no volume of extraVolumes is called a"),
+        ({"extraVolumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}, "mounted at /tmp already"),
+        (
+            {"replicas": 1, "leaderElection": {"enabled": False}, "strategy": {"type": "RollingUpdate"}},
+            "can only be Recreate",
+        ),
+    ],
+)
+def test_what_would_be_dropped_or_not_work_is_refused(values: dict[str, Any], said: str) -> None:
+    result = template(values)
+    assert result.returncode != 0
+    assert said in result.stderr
+
+
+def test_a_release_whose_name_no_service_can_have_is_refused_with_the_remedy() -> None:
+    result = template({}, release="1st")
+    assert result.returncode != 0
+    assert "set fullnameOverride" in result.stderr
+    assert template({"fullnameOverride": "first"}, release="1st").returncode == 0
+
+
+def test_an_existing_priority_class_can_be_used_with_listed_namespaces() -> None:
+    rendered = render({"watchNamespaces": ["a"], "priorityClass": {"create": False, "name": "high"}})
+    assert rendered.one("Deployment")["spec"]["template"]["spec"]["priorityClassName"] == "high"
+
+
+def defaults() -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    return values
+
+
+def leaves_null(values: dict[str, Any]) -> dict[str, Any]:
+    """Null for every value, but not within what Kubernetes would then refuse."""
+    whole = ("resources", "podSecurityContext", "securityContext")
+    inner = {key for key, value in values.items() if isinstance(value, dict) and value and key not in whole}
+    return {key: leaves_null(value) if key in inner else None for key, value in values.items()}
+
+
+def sections_null(values: dict[str, Any]) -> dict[str, Any]:
+    """Null for every section within a section."""
+    inner = {key: value for key, value in values.items() if isinstance(value, dict)}
+    return {key: dict.fromkeys(value) for key, value in inner.items() if value}
+
+
+@pytest.mark.parametrize("everything", [leaves_null, sections_null, dict.fromkeys])
+def test_nulls_are_the_defaults_and_crash_no_template(everything: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    api = ("--api-versions", "monitoring.coreos.com/v1")
+    rendered, usual = render(everything(defaults()), *api), render(None, *api)
+    assert [manifest["kind"] for manifest in rendered.manifests] == [manifest["kind"] for manifest in usual.manifests]
+    assert rendered.container["env"] == usual.container["env"]
+    assert rendered.container["image"] == usual.container["image"]
+    assert rendered.one("PriorityClass")["value"] == usual.one("PriorityClass")["value"]
+
+
+def test_null_removes_what_a_cluster_does_not_allow() -> None:
+    rendered = render({"podSecurityContext": None, "securityContext": None, "resources": {"limits": None}})
+    assert "securityContext" not in rendered.one("Deployment")["spec"]["template"]["spec"]
+    assert "securityContext" not in rendered.container
+    assert "limits" not in rendered.container["resources"]
+
+
+def test_every_template_completes_the_values_first() -> None:
+    templates = [path for path in (CHART / "templates").rglob("*") if path.suffix in {".yaml", ".txt"}]
+    assert len(templates) > 15
+    for path in templates:
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        assert first == '{{- include "qwen-operator.complete" . -}}', path.name
 
 
 def test_two_operators_without_election_are_refused() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from qwen_operator.planning.monitoring import RUNBOOKS
 
-from .conftest import Rendered, render
+from .conftest import CHART, Rendered, render
 
 SELECTOR = {
     "app.kubernetes.io/name": "qwen-operator",
@@ -16,6 +16,8 @@ SELECTOR = {
 ENVIRONMENT = {
     "QWEN_OPERATOR_SERVER_IMAGE_CPU": "qwen-server:1.0.0-cpu",
     "QWEN_OPERATOR_SERVER_IMAGE_CUDA": "qwen-server:1.0.0-cuda",
+    "QWEN_OPERATOR_SERVER_PULL_SECRETS": "",
+    "QWEN_OPERATOR_POD_TEMPLATE_ALLOW": "*",
     "QWEN_OPERATOR_WATCH_NAMESPACES": "",
     "QWEN_OPERATOR_NAMESPACE": "metadata.namespace",
     "QWEN_OPERATOR_POD_NAME": "metadata.name",
@@ -49,7 +51,8 @@ def test_environment_is_exactly_what_the_operator_reads(default: Rendered) -> No
 def test_environment_follows_the_values() -> None:
     rendered = render(
         {
-            "serverImages": {"cpu": "r/s:c", "cuda": "r/s:g"},
+            "serverImages": {"cpu": "r/s:c", "cuda": "r/s:g", "pullSecrets": [{"name": "one"}, {"name": "two"}]},
+            "podTemplate": {"allow": ["metadata", "spec.tolerations"]},
             "watchNamespaces": ["a", "b"],
             "replicas": 1,
             "leaderElection": {"enabled": False, "leaseName": "l"},
@@ -60,6 +63,8 @@ def test_environment_follows_the_values() -> None:
     changed = {
         "QWEN_OPERATOR_SERVER_IMAGE_CPU": "r/s:c",
         "QWEN_OPERATOR_SERVER_IMAGE_CUDA": "r/s:g",
+        "QWEN_OPERATOR_SERVER_PULL_SECRETS": "one,two",
+        "QWEN_OPERATOR_POD_TEMPLATE_ALLOW": "metadata,spec.tolerations",
         "QWEN_OPERATOR_WATCH_NAMESPACES": "a,b",
         "QWEN_OPERATOR_LEADER_ELECTION": "false",
         "QWEN_OPERATOR_LEASE_NAME": "l",
@@ -68,6 +73,10 @@ def test_environment_follows_the_values() -> None:
         "QWEN_OPERATOR_RESYNC_SECONDS": "5",
     }
     assert environment(rendered.container) == ENVIRONMENT | changed
+
+
+def test_pod_template_can_be_switched_off() -> None:
+    assert environment(render({"podTemplate": {"allow": []}}).container)["QWEN_OPERATOR_POD_TEMPLATE_ALLOW"] == "none"
 
 
 def test_selectors_hold_only_what_never_changes(default: Rendered) -> None:
@@ -127,6 +136,43 @@ def test_probes_ask_the_named_port(default: Rendered) -> None:
     assert all(container[name]["httpGet"]["port"] == "metrics" for name in paths)
 
 
+def test_times_of_the_probes_can_be_changed() -> None:
+    container = render({"probes": {"startup": {"failureThreshold": 90}, "liveness": {"timeoutSeconds": 9}}}).container
+    assert (container["startupProbe"]["periodSeconds"], container["startupProbe"]["failureThreshold"]) == (2, 90)
+    assert container["livenessProbe"]["timeoutSeconds"] == 9
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+
+
+def test_strategy_can_be_chosen() -> None:
+    chosen = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+    assert render({"strategy": chosen}).one("Deployment")["spec"]["strategy"] == chosen
+
+
+def test_further_volumes_are_mounted() -> None:
+    volume = {"name": "ca", "configMap": {"name": "company-ca"}}
+    mount = {"name": "ca", "mountPath": "/etc/ssl/company", "readOnly": True}
+    rendered = render({"extraVolumes": [volume], "extraVolumeMounts": [mount]})
+    assert volume in rendered.one("Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert mount in rendered.container["volumeMounts"]
+    assert {"name": "tmp", "mountPath": "/tmp"} in rendered.container["volumeMounts"]
+
+
+def test_common_labels_and_annotations_reach_every_object() -> None:
+    everything = {
+        "commonLabels": {"team": "platform"},
+        "commonAnnotations": {"owner": "platform"},
+        "networkPolicy": {"enabled": True},
+        "admissionPolicy": {"enabled": True},
+        "monitoring": {part: {"enabled": True} for part in ("serviceMonitor", "prometheusRule", "dashboards")},
+    }
+    for rendered in (render(everything), render({**everything, "watchNamespaces": ["a"]})):
+        metadata = [manifest["metadata"] for manifest in rendered.manifests]
+        metadata.append(rendered.one("Deployment")["spec"]["template"]["metadata"])
+        for item in metadata:
+            assert item["labels"]["team"] == "platform", item
+            assert item["annotations"]["owner"] == "platform", item
+
+
 def test_priority_class_exists_and_is_used(default: Rendered) -> None:
     created = default.one("PriorityClass")
     assert default.one("Deployment")["spec"]["template"]["spec"]["priorityClassName"] == created["metadata"]["name"]
@@ -159,14 +205,24 @@ def test_tag_of_digits_is_no_number() -> None:
     assert render({"image": {"tag": 12345678}}).container["image"] == "qwen-operator:12345678"
 
 
-def test_test_hook_asks_readyz_through_the_service(default: Rendered) -> None:
+def test_test_hook_asks_readyz_through_the_service(default: Rendered, namespaced: Rendered) -> None:
     pod = default.one("Pod")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
-    assert pod["spec"]["containers"][0]["image"] == default.container["image"]
-    script = pod["spec"]["containers"][0]["args"][0]
-    compile(script, "readyz", "exec")
-    assert f"http://{default.one('Service')['metadata']['name']}.qwen-system.svc:8080" in script
-    assert "/readyz" in script
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == default.container["image"]
+    script = container["args"][0]
+    assert script == (CHART / "files" / "helm_test.py").read_text(encoding="utf-8").strip() + "\n"
+    url = f"http://{default.one('Service')['metadata']['name']}.qwen-system.svc:8080"
+    assert container["env"] == [
+        {"name": "OPERATOR_URL", "value": url},
+        {"name": "WATCH_NAMESPACES", "value": ""},
+    ]
+    (container,) = namespaced.one("Pod")["spec"]["containers"]
+    assert {"name": "WATCH_NAMESPACES", "value": "team-a,team-b"} in container["env"]
+    # It lists QwenServices as the operator may.
+    operator = default.one("Deployment")["spec"]["template"]["spec"]
+    assert pod["spec"]["serviceAccountName"] == operator["serviceAccountName"]
+    assert pod["spec"]["automountServiceAccountToken"] is True
 
 
 def test_network_policy_lets_the_chosen_peers_and_the_test_in() -> None:
@@ -186,7 +242,14 @@ def test_network_policy_lets_the_chosen_peers_and_the_test_in() -> None:
 
 
 def test_objects_of_a_namespace_name_it(default: Rendered) -> None:
-    clusterwide = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "PriorityClass"}
+    clusterwide = {
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "PriorityClass",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
     for manifest in default.manifests:
         if manifest["kind"] not in clusterwide:
             assert manifest["metadata"]["namespace"] == "qwen-system", manifest["kind"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from generate_crd import build_crd, build_reference, main, render_crd
+from generate_crd import build_crd, build_reference, definition_version, main, render_crd
+from qwen_operator import __version__
 from qwen_operator.api import QwenService
 from qwen_operator.api.bounds import MAX_NESTING
 from qwen_operator.planning.builders.merge import LIST_KEYS
@@ -50,6 +51,13 @@ def test_check_tells_drift_by_its_exit_status(tmp_path: Path) -> None:
     assert main([*places, "--check"]) == 1
     assert main(places) == 0
     assert main([*places, "--check"]) == 0
+
+
+def test_the_version_of_the_definition_grows_with_the_operators() -> None:
+    numbers = [int(definition_version(version)) for version in ("0.9.12", "1.0.0", "1.0.1-rc.1", "1.10.0", "2.0.0")]
+    assert numbers == sorted(set(numbers))
+    annotations = build_crd()["metadata"]["annotations"]
+    assert annotations == {"qwen-vllm.io/definition-version": definition_version(__version__)}
 
 
 def test_schema_is_structural() -> None:

@@ -23,6 +23,8 @@ def test_defaults() -> None:
     assert (settings.lease_name, settings.metrics_port, settings.resync_seconds) == ("qwen-operator", 8080, 60.0)
     assert settings.server_images == {"cpu": "server:cpu", "cuda": "server:cuda"}
     assert (settings.monitoring_labels, settings.runbook_base_url) == ({}, "")
+    assert settings.server_pull_secrets == ()
+    assert settings.pod_template_allow == ("*",)
 
 
 def test_the_environment_is_read() -> None:
@@ -34,6 +36,8 @@ def test_the_environment_is_read() -> None:
         "QWEN_OPERATOR_RESYNC_SECONDS": "5",
         "QWEN_OPERATOR_MONITORING_LABELS": "release=kube-prometheus-stack, team=",
         "QWEN_OPERATOR_RUNBOOK_BASE_URL": "https://r.example.com",
+        "QWEN_OPERATOR_SERVER_PULL_SECRETS": "one,two",
+        "QWEN_OPERATOR_POD_TEMPLATE_ALLOW": "metadata, spec.tolerations",
     }
     settings = read_settings(env=env)
     assert settings.watch_namespaces == ("team-a", "team-b")
@@ -41,6 +45,12 @@ def test_the_environment_is_read() -> None:
     assert (settings.log_level, settings.resync_seconds) == ("debug", 5.0)
     assert settings.monitoring_labels == {"release": "kube-prometheus-stack", "team": ""}
     assert settings.runbook_base_url == "https://r.example.com"
+    assert settings.server_pull_secrets == ("one", "two")
+    assert settings.pod_template_allow == ("metadata", "spec.tolerations")
+
+
+def test_pod_template_can_be_switched_off() -> None:
+    assert read_settings(["--pod-template-allow=none"], IMAGES).pod_template_allow == ()
 
 
 def test_flags_win_over_the_environment() -> None:
@@ -58,6 +68,7 @@ def test_flags_win_over_the_environment() -> None:
         ("LOG_LEVEL", "loud", "log-level"),
         ("MONITORING_LABELS", "release", "monitoring-labels"),
         ("MONITORING_LABELS", "=x", "monitoring-labels"),
+        ("POD_TEMPLATE_ALLOW", "spec,tolerations", "pod-template-allow"),
     ],
 )
 def test_bad_settings_are_named(name: str, value: str, expected: str) -> None:

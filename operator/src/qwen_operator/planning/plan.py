@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -40,6 +40,7 @@ from qwen_operator.planning.plan_warnings import (
     scaling_warnings,
     size_warnings,
 )
+from qwen_operator.planning.pod_template_rules import EVERYTHING, refusal
 from qwen_operator.planning.prometheuses import Kind, reading, scraper_peers
 
 __all__ = ["ClusterFacts", "Plan", "PlanWarning", "Reference", "plan"]
@@ -55,6 +56,8 @@ class ClusterFacts:
     Attributes:
         operator_version: the version of the operator.
         server_images: the server's image by device (`cpu`, `cuda`).
+        pull_secrets: the Secrets for pulling it, for services that name none.
+        pod_template_allow: what `podTemplate` may set, see `pod_template_rules`.
         operator_namespace: where the operator runs, for NetworkPolicies.
         has_service_monitor, has_prometheus_rule, has_http_route, has_scaled_object,
         has_resource_claims: whether these APIs are installed.
@@ -77,6 +80,8 @@ class ClusterFacts:
 
     operator_version: str
     server_images: Mapping[str, str]
+    pull_secrets: Sequence[str] = ()
+    pod_template_allow: Collection[str] = (EVERYTHING,)
     operator_namespace: str = ""
     has_service_monitor: bool = False
     has_prometheus_rule: bool = False
@@ -113,12 +118,15 @@ class Plan:
         removed: objects that must not exist. Only those that this QwenService owns may be deleted.
         warnings: problems in the spec that its author should know.
         download: the download of the model by a Job, if there is one. The pods wait for it.
+        refused: why the pod template is refused, empty if it is not. The Deployment then keeps the
+            one that was applied last, and none is created.
     """
 
     children: Sequence[Object]
     removed: Sequence[Reference]
     warnings: Sequence[PlanWarning]
     download: Download | None = None
+    refused: str = ""
 
 
 def plan(service: QwenService, facts: ClusterFacts) -> Plan:
@@ -130,7 +138,13 @@ def plan(service: QwenService, facts: ClusterFacts) -> Plan:
         warnings += _cache_warnings(service, cache, facts)
         if not cache.existing_claim:
             children.append(build_cache_claim(service, cache))
-    desired = build_deployment(service, _image(service, facts), facts.operator_version)
+    desired = build_deployment(service, _image(service, facts), facts.operator_version, facts.pull_secrets)
+    refused = refusal(service.spec.pod_template, facts.pod_template_allow) or ""
+    if refused:
+        children += [] if facts.live_deployment is None else [keep_template(desired, facts.live_deployment)]
+        children += _optional_children(service, facts)
+        warnings += _warnings(service, facts)
+        return Plan(children, _removed(service, facts, children), warnings, refused=refused)
     live = facts.live_deployment
     download = plan_download(service, desired["spec"]["template"], facts.jobs, live, facts.claims)
     if download is None or download.done:

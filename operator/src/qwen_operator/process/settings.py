@@ -25,6 +25,7 @@ class Settings:
 
     Empty `watch_namespaces` means all namespaces. An empty `runbook_base_url` means the runbooks of
     the repository. The first of the `metrics_keys` is used to read metrics that are protected.
+    `pod_template_allow` holds paths of a pod template, `*` for all of them.
     """
 
     server_image_cpu: str
@@ -41,6 +42,8 @@ class Settings:
     monitoring_labels: Mapping[str, str]
     runbook_base_url: str
     metrics_keys: tuple[str, ...] = field(repr=False)
+    server_pull_secrets: tuple[str, ...] = ()
+    pod_template_allow: tuple[str, ...] = ("*",)
 
     @property
     def server_images(self) -> Mapping[str, str]:
@@ -58,6 +61,14 @@ def _switch(text: str) -> bool:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _paths(text: str) -> tuple[str, ...]:
+    paths = () if text.strip().lower() == "none" else _names(text)
+    for path in paths:
+        if path != "*" and path.partition(".")[0] not in ("metadata", "spec"):
+            raise argparse.ArgumentTypeError(f"{path!r} does not begin with metadata or spec")
+    return paths
 
 
 def _port(text: str) -> int:
@@ -114,6 +125,8 @@ def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
 
     add("server-image-cpu", "", "image of the server for device cpu")
     add("server-image-cuda", "", "image of the server for device cuda")
+    add("server-pull-secrets", "", "comma-separated Secrets for pulling the server's images", type=_names)
+    add("pod-template-allow", "*", "what podTemplate may set: *, none, or comma-separated paths", type=_paths)
     add("watch-namespaces", "", "comma-separated namespaces to watch; empty means all", type=_names)
     add("namespace", "default", "namespace of the operator and of its Lease")
     add("pod-name", socket.gethostname(), "identity for the Lease")

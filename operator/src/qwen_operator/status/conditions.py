@@ -37,8 +37,9 @@ class ApplyError:
     """A child that could not be applied.
 
     Attributes:
-        reason: InvalidPodTemplate (the API server refuses the Deployment), NameTaken (an object of
-            somebody else has the child's name) or ApplyFailed.
+        reason: InvalidPodTemplate (the API server refuses the Deployment), PodTemplateNotAllowed
+            (the operator does), NameTaken (an object of somebody else has the child's name) or
+            ApplyFailed.
         message: what was refused, with its name.
         kind: the child's kind.
     """

@@ -7,7 +7,7 @@ import binascii
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from qwen_operator.api import QwenService, QwenServiceSpec
@@ -33,10 +33,12 @@ _MAX_TEMPLATE: Final = 2 * 1024 * 1024
 _IntOrPercent = int | str
 
 
-def build_deployment(service: QwenService, image: str, operator_version: str) -> Object:
+def build_deployment(
+    service: QwenService, image: str, operator_version: str, pull_secrets: Sequence[str] = ()
+) -> Object:
     """The Deployment. Its annotations record what its pod template was built from."""
     spec = service.spec
-    template = pod_template(service.name, spec, image)
+    template = pod_template(service.name, spec, image, pull_secrets)
     surge, unavailable = rollout_numbers(spec)
     return child(
         service,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from qwen_operator.api import QwenServiceSpec
@@ -44,20 +45,20 @@ _PROBES: Final[dict[str, Object]] = {
 }
 
 
-def pod_template(name: str, spec: QwenServiceSpec, image: str) -> Object:
+def pod_template(name: str, spec: QwenServiceSpec, image: str, pull_secrets: Sequence[str] = ()) -> Object:
     """The template of a service's pods, with `podTemplate` merged in.
 
-    Selector labels always win.
+    Selector labels always win. `pull_secrets` are for services that name none.
     """
     extra, common = spec.pod_template, spec.metadata
     metadata: Object = {"labels": {**common.labels, **extra.metadata.labels, **child_labels(name)}}
     annotations = {**common.annotations, **extra.metadata.annotations}
     if annotations:
         metadata["annotations"] = annotations
-    return {"metadata": metadata, "spec": merge(_pod_spec(name, spec, image), extra.spec)}
+    return {"metadata": metadata, "spec": merge(_pod_spec(name, spec, image, pull_secrets), extra.spec)}
 
 
-def _pod_spec(name: str, spec: QwenServiceSpec, image: str) -> Object:
+def _pod_spec(name: str, spec: QwenServiceSpec, image: str, pull_secrets: Sequence[str]) -> Object:
     pod: Object = {
         "automountServiceAccountToken": False,
         # A Service called `qwen` would otherwise set QWEN_PORT in the server's environment.
@@ -77,8 +78,9 @@ def _pod_spec(name: str, spec: QwenServiceSpec, image: str) -> Object:
     }
     if spec.remediation.readiness_gate == "Enabled":
         pod["readinessGates"] = [{"conditionType": READINESS_GATE}]
-    if spec.engine.image_pull_secrets:
-        pod["imagePullSecrets"] = [secret.to_dict() for secret in spec.engine.image_pull_secrets]
+    secrets = [secret.to_dict() for secret in spec.engine.image_pull_secrets]
+    if secrets or pull_secrets:
+        pod["imagePullSecrets"] = secrets or [{"name": name} for name in pull_secrets]
     if spec.gpu.resource_claims:
         fields = ("name", "resourceClaimName", "resourceClaimTemplateName")
         pod["resourceClaims"] = [_claim(claim, *fields) for claim in spec.gpu.resource_claims]

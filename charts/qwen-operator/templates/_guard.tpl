@@ -1,0 +1,59 @@
+{{- /* The name of an admission policy, which is cluster-scoped. Call it with (list $ suffix). */ -}}
+{{- define "qwen-operator.policyName" -}}
+{{- printf "%s-%s" (include "qwen-operator.roleName" (index . 0) | trunc 52 | trimSuffix "-") (index . 1) -}}
+{{- end -}}
+
+{{- /* Refuses to write objects of another installation, before anything is changed: Helm's own
+     message names no remedy. Helm reads every object that it writes, so this needs no more rights.
+     `lookup` finds nothing where Helm does not ask the cluster, as in `helm template`. */ -}}
+{{- define "qwen-operator.guard" -}}
+{{- if not .Values.adopt -}}
+{{- $objects := list (list "apps/v1" "Deployment" .Release.Namespace (include "qwen-operator.fullname" .)) -}}
+{{- if include "qwen-operator.createsPriorityClass" . -}}
+{{- $class := include "qwen-operator.priorityClassName" . -}}
+{{- $objects = prepend $objects (list "scheduling.k8s.io/v1" "PriorityClass" "" $class) -}}
+{{- end -}}
+{{- if .Values.crds.enabled -}}
+{{- $crd := "qwenservices.qwen-vllm.io" -}}
+{{- $objects = prepend $objects (list "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" $crd) -}}
+{{- end -}}
+{{- range $object := $objects -}}
+{{- $found := lookup (index $object 0) (index $object 1) (index $object 2) (index $object 3) -}}
+{{- if $found -}}
+{{- include "qwen-operator.guardObject" (list $ $found) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Fails if an object that exists is not of this release, or cannot become what is asked for. Call
+     it with (list $ object). */ -}}
+{{- define "qwen-operator.guardObject" -}}
+{{- $root := index . 0 -}}
+{{- $found := index . 1 -}}
+{{- $annotations := default dict $found.metadata.annotations -}}
+{{- $release := get $annotations "meta.helm.sh/release-name" -}}
+{{- $namespace := get $annotations "meta.helm.sh/release-namespace" -}}
+{{- if or (ne $release $root.Release.Name) (ne $namespace $root.Release.Namespace) -}}
+{{- $owner := "no Helm release; kubectl or another tool applied it" -}}
+{{- if $release -}}
+{{- $owner = printf "the Helm release %s in the namespace %s" $release $namespace -}}
+{{- end -}}
+{{- $what := printf "%s %s exists and belongs to %s. Nothing was changed." $found.kind $found.metadata.name $owner -}}
+{{- $adopt := "If no other operator runs, take it over: run this command again with --take-ownership --set adopt=true." -}}
+{{- $other := "" -}}
+{{- if eq $found.kind "CustomResourceDefinition" -}}
+{{- $other = " If another operator serves other namespaces, leave the CRD to it: --set crds.enabled=false, with watchNamespaces." -}}
+{{- end -}}
+{{- fail (printf "%s %s%s See docs/operations.md, Take over an installation." $what $adopt $other) -}}
+{{- end -}}
+{{- if and (eq $found.kind "PriorityClass") (ne (int64 $found.value) (int64 $root.Values.priorityClass.value)) -}}
+{{- fail (printf "priorityClass.value: Kubernetes does not allow changing %d of PriorityClass %s. Nothing was changed. Set another priorityClass.name with it." (int64 $found.value) $found.metadata.name) -}}
+{{- end -}}
+{{- if eq $found.kind "Deployment" -}}
+{{- $labels := include "qwen-operator.selectorLabels" $root | fromYaml -}}
+{{- if ne (toJson $found.spec.selector.matchLabels) (toJson $labels) -}}
+{{- fail (printf "nameOverride: Kubernetes does not allow changing the selector of Deployment %s. Nothing was changed. Change fullnameOverride with it." $found.metadata.name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
