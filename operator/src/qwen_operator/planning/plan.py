@@ -35,6 +35,7 @@ from qwen_operator.planning.plan_warnings import (
     monitoring_warnings,
     most_replicas,
     scaling_warnings,
+    scraping_warnings,
     size_warnings,
 )
 from qwen_operator.planning.prometheuses import scraper_peers, scraping
@@ -246,6 +247,7 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
             has_rules=facts.has_prometheus_rule,
             scraping=None if facts.prometheuses is None else scraping(service, facts.prometheuses),
         ),
+        *scraping_warnings(spec, admitted=bool(_scrapers(service, facts))),
         *exposure_warnings(spec, has_routes=facts.has_http_route, ingress_classes=facts.ingress_classes),
         *scaling_warnings(spec, has_keda=facts.has_scaled_object, trouble=facts.scaling_trouble),
     ]
