@@ -109,3 +109,16 @@ def test_claims_and_trusted_authorities_reach_the_pods(operator: OperatorThread,
     again = api.deployment()
     assert again is not None
     assert again["metadata"]["generation"] == deployment["metadata"]["generation"]
+
+
+def test_two_families_in_a_cluster_of_one_are_refused_and_the_default_is_not(
+    operator: OperatorThread, api: AdminApi
+) -> None:
+    assert operator.health.ready
+    api.create(qwen_service(service={"ipFamilyPolicy": "RequireDualStack"}))
+    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "ApplyFailed", seconds=10)
+    assert "ipFamilyPolicy" in api.condition("Ready")["message"]
+    api.patch(QS, "qwenservices", "news", {"spec": {"service": None}})
+    found = wait_until("the Service", lambda: api.get("v1", "services", "news"), seconds=20)
+    assert (found["spec"]["ipFamilyPolicy"], found["spec"]["ipFamilies"]) == ("PreferDualStack", ["IPv4"])
+    wait_until("no error", lambda: api.condition("Degraded").get("status") == "False", seconds=20)

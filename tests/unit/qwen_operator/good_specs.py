@@ -155,7 +155,12 @@ GOOD_SPECS: dict[str, Spec] = {
     "API keys": {**CPU, "auth": {"apiKeySecretRef": {"name": "keys"}}},
     "exposed": {
         **CPU,
-        "service": {"type": "LoadBalancer", "port": 80, "annotations": {"example.com/lb": "internal"}},
+        "service": {
+            "type": "LoadBalancer",
+            "port": 80,
+            "ipFamilyPolicy": "RequireDualStack",
+            "annotations": {"example.com/lb": "internal"},
+        },
         "route": {
             "hostnames": ["*.example.com"],
             "parentRefs": [{"name": "g", "namespace": "infra", "sectionName": "https", "port": 443}],
