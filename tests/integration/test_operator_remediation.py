@@ -98,6 +98,19 @@ def test_the_gate_opens_although_the_spec_is_invalid(api: AdminApi, servers: Fak
 
 
 @pytest.mark.usefixtures("operator")
+def test_full_queues_are_a_warning_while_they_last(api: AdminApi, servers: FakePodServers) -> None:
+    pods = start(api, servers, 2)
+    for number in range(2):
+        servers.by_ip[ip_of(number)].alerts = ["QueueSaturated"]
+    wait_until("the warning", lambda: api.condition("HasWarnings").get("reason") == "QueueSaturated", seconds=10)
+    assert [api.gate(pod) for pod in pods] == ["True", "True"]
+    assert api.condition("Ready")["status"] == "True"
+    for number in range(2):
+        servers.by_ip[ip_of(number)].alerts = []
+    wait_until("it is over", lambda: api.condition("HasWarnings").get("status") == "False", seconds=10)
+
+
+@pytest.mark.usefixtures("operator")
 def test_a_hung_pod_leaves_rotation_is_restarted_and_comes_back(api: AdminApi, servers: FakePodServers) -> None:
     hung, well = start(api, servers, 2)
     server = servers.by_ip[ip_of(0)]

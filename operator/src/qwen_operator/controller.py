@@ -67,6 +67,7 @@ class Controller:
             gone=self.service_gone,
             again=self._queue.add,
             outlook=self._remediator.outlook,
+            load=self._remediator.warnings,
         )
         self._matters: dict[Key, tuple[Any, ...]] = {}
         self._ended = False

@@ -57,6 +57,7 @@ class Reconciler:
         gone: Callable[[Key], None],
         again: Callable[[Key, float], None],
         outlook: Callable[[Key], Mapping[str, str]] = lambda _: {},
+        load: Callable[[Key], Sequence[PlanWarning]] = lambda _: (),
     ) -> None:
         self._kube = kube
         self._cluster = cluster
@@ -65,6 +66,7 @@ class Reconciler:
         self._suspended = suspended
         self._gone = gone
         self._outlook = outlook
+        self._load = load
         self._children = Children(kube, cluster, again, tell=self._tell_drift)
         self._pod_events = PodEvents(kube, again)
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
@@ -103,7 +105,7 @@ class Reconciler:
             pods=pods,
             events=await self._pod_events.of(key, [pod for pod in pods if is_held_up(pod)]),
             apply_errors=[*errors, *left],
-            warnings=todo.warnings,
+            warnings=[*todo.warnings, *self._load(key)],
             remediation=service.status.remediation,
             suspended=self._suspended(key),
             outlook=self._outlook(key),
