@@ -122,3 +122,27 @@ def test_two_families_in_a_cluster_of_one_are_refused_and_the_default_is_not(
     found = wait_until("the Service", lambda: api.get("v1", "services", "news"), seconds=20)
     assert (found["spec"]["ipFamilyPolicy"], found["spec"]["ipFamilies"]) == ("PreferDualStack", ["IPv4"])
     wait_until("no error", lambda: api.condition("Degraded").get("status") == "False", seconds=20)
+
+
+def test_image_volumes_that_the_cluster_lacks_are_named_and_no_pod_is_made_without_them(
+    operator: OperatorThread, api: AdminApi
+) -> None:
+    assert operator.health.ready
+    image = {"source": {"builtin": None, "image": {"reference": "registry.example/news:1"}}}
+    api.create(qwen_service(model={"source": {"image": image["source"]["image"]}}))
+    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "ImageVolumeUnsupported", seconds=10)
+    assert "feature gate ImageVolume" in api.condition("Ready")["message"]
+    assert api.deployment() is None
+    builtin = {"source": {"image": None, "builtin": "news-classifier"}}
+    api.patch(QS, "qwenservices", "news", {"spec": {"model": builtin}})
+    before = wait_until("the Deployment", api.deployment, seconds=10)
+    api.patch(QS, "qwenservices", "news", {"spec": {"model": image, "replicas": 2}})
+    wait_until("the reason", lambda: api.condition("Progressing").get("reason") == "ImageVolumeUnsupported", seconds=10)
+
+    def scaled() -> Any:
+        found = api.deployment()
+        return found if found is not None and found["spec"]["replicas"] == 2 else None
+
+    after = wait_until("the replicas", scaled, seconds=10)
+    assert after["spec"]["template"] == before["spec"]["template"]
+    assert not api.events("DriftRepaired")
