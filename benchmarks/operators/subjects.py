@@ -91,6 +91,7 @@ class Ours:
                 "engine": {"device": "cpu"},
                 "replicas": REPLICAS,
                 "networkPolicy": {"enabled": True},
+                "monitoring": {"networkPolicyFrom": []},  # or each service would have a warning
             },
         }
 

@@ -31,6 +31,8 @@ PLURALS = {
     "PodDisruptionBudget": "poddisruptionbudgets",
     "CustomResourceDefinition": "customresourcedefinitions",
     "Deployment": "deployments",
+    "LimitRange": "limitranges",
+    "ResourceQuota": "resourcequotas",
 }
 CLUSTER_WIDE = ("Namespace", "CustomResourceDefinition")
 

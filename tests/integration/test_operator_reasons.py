@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+import urllib.error
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.integration.admin_api import STRATEGIC, AdminApi, qwen_service
+from tests.integration.admin_api import MERGE, QS, STRATEGIC, AdminApi, qwen_service
 from tests.integration.control_plane import wait_until
 from tests.integration.fake_pods import FakePodServers
+from tests.integration.operator_thread import OperatorThread
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 
@@ -111,3 +113,76 @@ def test_a_pod_before_its_first_probe_does_not_degrade_the_service(api: AdminApi
     wait_for_reason(api, "ProbePending")
     assert api.condition("Degraded")["status"] == "False"
     assert not api.events("EngineUnresponsive")
+
+
+# Policies of a namespace.
+
+
+def test_a_quota_on_requests_is_named_until_the_spec_requests_something(api: AdminApi) -> None:
+    hard = {"requests.cpu": "4", "requests.memory": "8Gi", "limits.memory": "8Gi"}
+    api.create({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "shares"}, "spec": {"hard": hard}})
+    # What the controller of quotas does.
+    counted = {"status": {"hard": hard, "used": dict.fromkeys(hard, "0")}}
+    api.patch("v1", "resourcequotas", "shares", counted, "status")
+    api.create(qwen_service())
+    message = wait_for_reason(api, "PodsRefused", seconds=20)
+    assert "shares" in message
+    assert "must specify" in message
+    resources = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "2Gi"}}
+    api.patch(QS, "qwenservices", "news", {"spec": {"resources": resources}})
+    api.started(1)
+    wait_for_reason(api, "Starting")
+
+
+def test_defaults_of_a_limit_range_reach_the_pods_and_are_no_drift(api: AdminApi, operator: OperatorThread) -> None:
+    limits = [{"type": "Container", "default": {"memory": "6Gi"}, "defaultRequest": {"cpu": "500m", "memory": "2Gi"}}]
+    api.create({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "sizes"}, "spec": {"limits": limits}})
+    api.create(qwen_service())
+    [pod] = api.started(1)
+    [container] = api.pod(pod)["spec"]["containers"]
+    assert container["resources"] == {"limits": {"memory": "6Gi"}, "requests": {"cpu": "500m", "memory": "2Gi"}}
+    wait_until("the status has settled", lambda: api.status().get("replicas") == 1)
+    before = api.deployment()
+    operator.reconcile()
+    time.sleep(0.5)
+    after = api.deployment()
+    assert before is not None
+    assert after is not None
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+    assert not api.events("DriftRepaired")
+
+
+def is_enforced(api: AdminApi) -> bool:
+    """Whether the namespace refuses a pod that does not meet its standard."""
+    body = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "free"},
+        "spec": {"hostNetwork": True, "containers": [{"name": "free", "image": "free"}]},
+    }
+    try:
+        api.plane.request("POST", f"/api/v1/namespaces/{api.namespace}/pods?dryRun=All", body)
+    except urllib.error.HTTPError as error:
+        return error.code == 403
+    return False
+
+
+def test_the_restricted_standard_accepts_the_pods_of_every_source(api: AdminApi) -> None:
+    label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    api.plane.request("PATCH", f"/api/v1/namespaces/{api.namespace}", label, MERGE)
+    wait_until("the standard is enforced", lambda: is_enforced(api))
+    trusting = {"device": "cpu", "trustedCA": {"configMapRef": {"name": "company-ca"}}}
+    services: dict[str, dict[str, Any]] = {
+        "cached": {"cache": {"size": "1Gi", "retain": False}},
+        "on-gpus": {
+            "engine": {"device": "cuda"},
+            "model": {"source": {"huggingFace": {"repo": "Qwen/Qwen3-8B"}}},
+            "gpu": {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]},
+        },
+        "locked": {"engine": trusting, "auth": {"apiKeySecretRef": {"name": "keys"}}},
+        "from-a-volume": {"model": {"source": {"pvc": {"claimName": "models"}}}},
+    }
+    for name, spec in services.items():
+        api.create(qwen_service(name, **spec))
+    api.started(len(services))
+    assert {pod["metadata"]["labels"]["qwen-vllm.io/service"] for pod in api.pods()} == set(services)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import Counter
 
+from qwen_operator.api.names import child_name
 from qwen_operator.process.operator_metrics import WRITES
 from tests.integration.admin_api import QS, STRATEGIC, AdminApi, qwen_service
 from tests.integration.control_plane import wait_until
@@ -23,6 +24,7 @@ CHILDREN = [
     ("v1", "configmaps", "news-alerts"),
     ("policy/v1", "poddisruptionbudgets", "news"),
 ]
+NAMES = ("a.b.c", "1news", "a" * 63, "long." + "n" * 195)
 
 
 def exist(api: AdminApi, children: list[tuple[str, str, str]]) -> bool:
@@ -157,6 +159,39 @@ def test_deletion_cleans_up(api: AdminApi) -> None:
         return not any(api.get(*child) for child in CHILDREN) and not api.pods()
 
     wait_until("everything is gone", is_clean, seconds=30)
+
+
+def test_services_of_every_name_have_all_children_and_serve(api: AdminApi, servers: FakePodServers) -> None:
+    for name in NAMES:
+        api.create(qwen_service(name, cache={"size": "1Gi", "retain": False}, networkPolicy={"enabled": True}))
+    for number, name in enumerate(NAMES):
+        check_name(api, servers, name, f"10.0.0.{number + 1}")
+
+
+def check_name(api: AdminApi, servers: FakePodServers, name: str, ip: str) -> None:
+    """Brings the pod of a service into rotation, and looks at what belongs to it."""
+    child = child_name(name)
+
+    def pods() -> list[str]:
+        found = [pod["metadata"] for pod in api.pods()]
+        return [pod["name"] for pod in found if pod["labels"]["qwen-vllm.io/service"] == child]
+
+    [pod] = wait_until(f"the pod of {name}", pods)
+    servers.add(ip)
+    api.run_pod(pod, ip)
+    wait_until("the gate is open", lambda: api.gate(pod) == "True", seconds=10)
+    api.run_pod(pod, ip)
+    wait_until(f"{name} serves", lambda: api.condition("Ready", name).get("status") == "True", seconds=10)
+    assert api.status(name)["url"] == f"http://{child}.{api.namespace}.svc:8000"
+    named = [(version, plural, child) for version, plural, _ in CHILDREN if plural != "configmaps"]
+    suffixes = {"configmaps": "alerts", "persistentvolumeclaims": "cache"}
+    suffixed = [("v1", plural, child_name(name, suffix)) for plural, suffix in suffixes.items()]
+    assert exist(api, [*named, *suffixed, ("networking.k8s.io/v1", "networkpolicies", child)])
+    wait_until(f"an Event of {name}", lambda: name in [item["involvedObject"]["name"] for item in events(api)])
+
+
+def events(api: AdminApi) -> list[dict[str, Any]]:
+    return api.objects("v1", "events")
 
 
 def test_the_scale_subresource_scales_the_deployment(api: AdminApi) -> None:

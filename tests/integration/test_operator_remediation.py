@@ -98,6 +98,19 @@ def test_the_gate_opens_although_the_spec_is_invalid(api: AdminApi, servers: Fak
 
 
 @pytest.mark.usefixtures("operator")
+def test_full_queues_are_a_warning_while_they_last(api: AdminApi, servers: FakePodServers) -> None:
+    pods = start(api, servers, 2)
+    for number in range(2):
+        servers.by_ip[ip_of(number)].alerts = ["QueueSaturated"]
+    wait_until("the warning", lambda: api.condition("HasWarnings").get("reason") == "QueueSaturated", seconds=10)
+    assert [api.gate(pod) for pod in pods] == ["True", "True"]
+    assert api.condition("Ready")["status"] == "True"
+    for number in range(2):
+        servers.by_ip[ip_of(number)].alerts = []
+    wait_until("it is over", lambda: api.condition("HasWarnings").get("status") == "False", seconds=10)
+
+
+@pytest.mark.usefixtures("operator")
 def test_a_hung_pod_leaves_rotation_is_restarted_and_comes_back(api: AdminApi, servers: FakePodServers) -> None:
     hung, well = start(api, servers, 2)
     server = servers.by_ip[ip_of(0)]
@@ -252,4 +265,57 @@ def test_the_cause_of_an_engines_death_is_kept(api: AdminApi, servers: FakePodSe
     [entry] = api.status()["remediation"]["history"]
     assert (entry["action"], entry["pod"]) == ("Died", pod)
     assert entry["terminationMessage"] == "CUDA out of memory"
+    assert not asked_to_restart(api, pod)
+
+
+LONG_AGO = "2020-01-01T00:00:00Z"
+# What a backup holds of a service whose pods no longer exist.
+RESTORED = {
+    "observedGeneration": 7,
+    "replicas": 2,
+    "readyReplicas": 2,
+    "conditions": [
+        {"type": kind, "status": "True", "reason": reason, "message": "Long ago.", "lastTransitionTime": LONG_AGO}
+        for kind, reason in (("Ready", "Serving"), ("RemediationSuspended", "BudgetExhausted"))
+    ],
+    "remediation": {
+        "intents": [
+            {
+                "podUID": "00000000-0000-0000-0000-00000000dead",
+                "pod": "news-gone",
+                "alert": "EngineUnresponsive",
+                "method": "InPlace",
+                "phase": "Restarting",
+                "time": LONG_AGO,
+            }
+        ],
+        "restartTimes": [LONG_AGO, LONG_AGO, LONG_AGO],
+        "restartsInWindow": 3,
+        "lastRestartTime": LONG_AGO,
+        "backoffUntil": LONG_AGO,
+        "handledReset": "1",
+    },
+}
+
+
+def test_a_restored_object_with_an_old_status_serves_and_restarts_nothing(
+    api: AdminApi, servers: FakePodServers, operator: OperatorThread, operator_kubeconfig: Path
+) -> None:
+    operator.stop()
+    api.create(qwen_service(replicas=1, remediation=remediation(), rollout={"minReadySeconds": 0}))
+    api.patch(QS, "qwenservices", "news", {"status": RESTORED}, "status")
+    with OperatorThread(operator_kubeconfig, api.namespace, servers.url_of):
+        [pod] = api.started(1)
+        wait_until("it is not taken for ready", lambda: api.condition("Ready")["status"] == "False", seconds=10)
+        servers.add(ip_of(0))
+        api.run_pod(pod, ip_of(0))
+        wait_until("the gate is open", gate_is(api, pod, "True"), seconds=10)
+        api.run_pod(pod, ip_of(0))
+        wait_until("it serves", lambda: api.condition("Ready")["status"] == "True", seconds=10)
+        wait_until("the old restart is over", lambda: not api.status()["remediation"].get("intents"), seconds=10)
+        wait_until("the budget is whole", lambda: api.status()["remediation"]["restartsInWindow"] == 0, seconds=10)
+        wait_until(
+            "remediation is active", lambda: api.condition("RemediationSuspended")["status"] == "False", seconds=10
+        )
+        assert api.status()["observedGeneration"] == api.service()["metadata"]["generation"]
     assert not asked_to_restart(api, pod)

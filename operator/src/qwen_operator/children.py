@@ -28,7 +28,12 @@ from qwen_operator.planning.builders.common import stable_hash
 from qwen_operator.planning.builders.deployment import keep_template
 from qwen_operator.planning.builders.drift import describe, drift_of, managers
 from qwen_operator.planning.builders.ownership import applied_hash, is_applied, is_ours, stamped
-from qwen_operator.planning.builders.source import image_volumes_advice, lacks_image_volumes
+from qwen_operator.planning.builders.source import (
+    IMAGES_DROPPED,
+    image_volumes,
+    image_volumes_advice,
+    lacks_image_volumes,
+)
 from qwen_operator.planning.plan import Reference
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.status.conditions import ApplyError
@@ -275,12 +280,23 @@ class Children:
                 logger.debug("the Deployment is refused with its old template, too: %s", error)
 
     async def _write(self, key: Key, child: Object, *, new: bool = False) -> None:
+        if child["kind"] == "Deployment":
+            await self._try_images(child, new=new)
         applied = await self._kube.apply(child, new=new)
         WRITES.labels(child["kind"]).inc()
         resource = resource_for(child)
         self._cluster.store_child(resource, applied)
         if resource is CONFIG_MAPS:
             await self._nudge(key, stable_hash(child["data"]))
+
+    async def _try_images(self, deployment: Object, *, new: bool) -> None:
+        """Raises InvalidError if the API server would drop volumes that are images.
+
+        The pods would start without their model, and the Deployment would never be as applied.
+        """
+        wanted = image_volumes(deployment)
+        if wanted and wanted - image_volumes(await self._kube.apply(deployment, new=new, dry_run=True)):
+            raise InvalidError(422, IMAGES_DROPPED)
 
     async def _nudge(self, key: Key, digest: str) -> None:
         """Changes an annotation of the pods: this makes the kubelet refresh their ConfigMap."""

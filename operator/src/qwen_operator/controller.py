@@ -68,6 +68,7 @@ class Controller:
             again=self._queue.add,
             outlook=self._remediator.outlook,
             ask=self._poller.progress,
+            load=self._remediator.warnings,
         )
         self._matters: dict[Key, tuple[Any, ...]] = {}
         self._ended = False

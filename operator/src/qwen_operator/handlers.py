@@ -50,4 +50,11 @@ async def run_frame(
 
     kopf cancels all tasks of the event loop that were started after it.
     """
-    await kopf.operator(registry=build_registry(start, stop), clusterwide=True, standalone=True, stop_flag=ending)
+    # Without an identity, kopf asks for the user's name. A user that a cluster chose may have none.
+    await kopf.operator(
+        registry=build_registry(start, stop),
+        identity="qwen-operator",
+        clusterwide=True,
+        standalone=True,
+        stop_flag=ending,
+    )

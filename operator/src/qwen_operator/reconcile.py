@@ -72,6 +72,7 @@ class Reconciler:
         again: Callable[[Key, float], None],
         outlook: Callable[[Key], Mapping[str, str]] = lambda _: {},
         ask: Ask = _silent,
+        load: Callable[[Key], Sequence[PlanWarning]] = lambda _: (),
     ) -> None:
         self._kube = kube
         self._cluster = cluster
@@ -82,6 +83,7 @@ class Reconciler:
         self._gone = gone
         self._again = again
         self._outlook = outlook
+        self._load = load
         self._children = Children(kube, cluster, again, report=self._report_drift)
         self._pod_events = PodEvents(kube, again)
         self._downloads = Downloads(ask, again)
@@ -119,7 +121,7 @@ class Reconciler:
         observed = replace(
             found,
             apply_errors=[*errors, *left],
-            warnings=todo.warnings,
+            warnings=[*todo.warnings, *self._load(key)],
             remediation=service.status.remediation,
             download=self._download(key, service, todo, replace(seen, events=found.events), now),
         )

@@ -34,6 +34,7 @@ from qwen_server.control.lifecycle import (
 from qwen_server.engine.base import Engine, EngineError, NoModelError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
 from qwen_server.http.connections import BACKLOG, clients_since, uvicorn_config
+from qwen_server.http.listeners import open_listener
 from qwen_server.observe import logs
 
 if TYPE_CHECKING:
@@ -219,13 +220,13 @@ def _listener_ended(serving: asyncio.Task[None]) -> Ending:
 
 def listen(settings: Settings) -> socket.socket:
     """Returns the listening socket. Raises ConfigurationError with the flags."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+        listener = open_listener(settings.host, settings.port, BACKLOG)
     except OSError as error:
         number = error.errno or 0  # negative for errors of the resolver, such as an unknown host
         reason = os.strerror(number) if number > 0 else error.strerror or str(error)
-        raise ConfigurationError(f"--host {settings.host} --port {settings.port}: {reason}") from error
+        flags = f"--port {settings.port}" if settings.host is None else f"--host {settings.host} --port {settings.port}"
+        raise ConfigurationError(f"{flags}: {reason}") from error
     # Connections inherit this option: a connection ends when its client has acknowledged no data
     # for this time, even if there is more to send.
     milliseconds = min(int(1000 * settings.keep_alive_timeout), _LONGEST_TCP_TIMEOUT)

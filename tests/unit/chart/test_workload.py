@@ -107,6 +107,12 @@ def test_every_pod_is_restricted(default: Rendered) -> None:
         assert not any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC"))
 
 
+def test_the_cluster_may_choose_the_user_of_the_pods() -> None:
+    rendered = render({"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}})
+    for pod in (rendered.one("Deployment")["spec"]["template"]["spec"], rendered.one("Pod")["spec"]):
+        assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
 def test_root_is_read_only_and_tmp_is_not(default: Rendered) -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in default.container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in default.one("Deployment")["spec"]["template"]["spec"]["volumes"]}

@@ -38,6 +38,15 @@ def test_everything_that_an_image_copies_counts_for_its_tag() -> None:
         assert copied == set(image.sources)
 
 
+def test_a_user_id_that_no_file_knows_has_a_name_and_a_home() -> None:
+    for image in images.IMAGES:
+        text = stages(image)
+        assert "USER 65532:65532" in text
+        assert " HOME=/tmp LOGNAME=qwen USER=qwen" in text
+    cuda = (ROOT / "server" / "Dockerfile").read_text().partition(" AS cuda\n")[2]
+    assert " HOME=/tmp LOGNAME=qwen USER=qwen" in cuda
+
+
 def test_base_image_comes_from_this_machines_mirrors_if_it_runs_the_same_suite() -> None:
     targets = """\
 http://mirror/debian/ bookworm main Debian

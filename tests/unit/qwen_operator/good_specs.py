@@ -158,7 +158,12 @@ GOOD_SPECS: dict[str, Spec] = {
     },
     "exposed": {
         **CPU,
-        "service": {"type": "LoadBalancer", "port": 80, "annotations": {"example.com/lb": "internal"}},
+        "service": {
+            "type": "LoadBalancer",
+            "port": 80,
+            "ipFamilyPolicy": "RequireDualStack",
+            "annotations": {"example.com/lb": "internal"},
+        },
         "route": {
             "hostnames": ["*.example.com"],
             "parentRefs": [{"name": "g", "namespace": "infra", "sectionName": "https", "port": 443}],

@@ -31,6 +31,8 @@ from tests.unit.qwen_operator.scenario_tables import DOES, SAYS, Row, Scenario, 
 
 START = 1000.0
 """The monotonic time at 0:00."""
+CHANGES = ("suspended", "not suspended", "saturated", "not saturated")
+"""Parts of what the status says. Each change of them has its row."""
 _TICK = 1e-6
 """Sums of intervals such as 0.2 s are not exact."""
 
@@ -50,7 +52,7 @@ def differences(scenario: Scenario) -> list[str]:
             if did or said:
                 found.append(f"{scenario.name}: there is no row for {clock(second)}: {'; '.join([*did, *said])}")
             continue
-        changes = [part for part in row.says if part == "not suspended" or part.startswith("suspended: ")]
+        changes = [part for part in row.says if part.partition(":")[0] in CHANGES]
         for column, expected, actual in ((DOES, list(row.does), did), (SAYS, changes, said)):
             if expected != actual:
                 table, was = "; ".join(expected) or "nothing", "; ".join(actual) or "nothing"
@@ -113,7 +115,7 @@ class Play:
 
     Attributes:
         did: the steps.
-        said: the changes of the suspension.
+        said: the changes of the suspension and of saturation.
         wrong: the facts of the table that were not so.
         works: whether the operator runs.
         dies: `before` or `after`, if the operator is to be killed there at its next step.
@@ -129,6 +131,7 @@ class Play:
         self.works = True
         self.dies = ""
         self._suspended: str | None = None
+        self._saturated = False
         for row in scenario.rows:
             self._until(row.second)
             for part in row.happens:
@@ -167,6 +170,10 @@ class Play:
         if reason != self._suspended:
             self._suspended = reason
             self.said[second].append("not suspended" if reason is None else f"suspended: {reason}")
+        saturated = self.world.memory.saturated_at is not None
+        if saturated != self._saturated:
+            self._saturated = saturated
+            self.said[second].append("saturated" if saturated else "not saturated")
 
     # What happens.
 
@@ -267,7 +274,7 @@ class Play:
             facts["no restart before"] = clock((ledger.backoff_until - EPOCH).total_seconds())
         for part in row.says:
             name, _, value = part.partition(": ")
-            if name in ("suspended", "not suspended"):
+            if name in CHANGES:
                 continue
             if name not in facts:
                 raise ScenarioError(f"{self.scenario.place(row)}: the status does not say {part!r}")

@@ -71,6 +71,14 @@ def test_service_listens_where_the_spec_says() -> None:
     assert found["metadata"]["annotations"] == {"a": "b"}
 
 
+@pytest.mark.parametrize("policy", ["SingleStack", "PreferDualStack", "RequireDualStack"])
+def test_the_service_has_the_ip_families_of_the_cluster_unless_the_spec_says_otherwise(policy: str) -> None:
+    assert child(service(), "Service")["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+    found = child(service(service={"ipFamilyPolicy": policy}), "Service")["spec"]
+    assert found["ipFamilyPolicy"] == policy
+    assert "ipFamilies" not in found  # the API server fills them in, and some changes of them are refused
+
+
 def test_service_selects_exactly_the_deployments_pods() -> None:
     pods = child(service(), "Deployment")["spec"]
     assert child(service(), "Service")["spec"]["selector"] == pods["selector"]["matchLabels"]

@@ -273,6 +273,17 @@ def test_null_in_the_pod_template_removes_what_was_built() -> None:
     assert found["securityContext"]["runAsUser"] == 65532
 
 
+def test_the_cluster_may_choose_the_user_and_libraries_find_its_name() -> None:
+    raw = service_object()
+    rest = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    raw["spec"]["podTemplate"] = {"spec": {"securityContext": {"$patch": "replace", **rest}}}
+    subject = QwenService.parse(raw)
+    assert pod_spec(subject)["securityContext"] == rest
+    assert container(subject)["securityContext"] == container(service())["securityContext"]
+    for name, value in (("HOME", "/tmp"), ("LOGNAME", "qwen"), ("USER", "qwen")):
+        assert environment(subject)[name] == value
+
+
 def test_a_server_that_answers_nothing_leaves_rotation_and_is_restarted_by_the_kubelet() -> None:
     found = container(service())
     seconds = {

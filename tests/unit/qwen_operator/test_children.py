@@ -183,13 +183,59 @@ async def test_a_refused_template_does_not_hold_back_replicas(refusal: KubeError
     assert cluster.kinds()[-2:] == ["PodDisruptionBudget", "NetworkPolicy"]
 
 
-async def test_a_cluster_without_image_volumes_is_named() -> None:
-    cluster = Cluster()
-    where = "spec.template.spec.volumes[4]"
-    text = f'Deployment.apps "news" is invalid: {where}: Required value: must specify a volume type'
-    cluster.refused["Deployment"] = InvalidError(422, text)
-    subject = service(model={"source": {"builtin": None, "image": {"reference": "registry/bad:1"}}})
-    assert await apply(cluster, subject) == [("ImageVolumeUnsupported", "Deployment")]
+class WithoutImages(Cluster):
+    """An API server with the feature gate ImageVolume off: it drops these volumes silently."""
+
+    def __init__(self, *, supports: bool = False) -> None:
+        super().__init__()
+        self.supports = supports
+
+    async def apply(self, obj: Object, *, new: bool = False, dry_run: bool = False) -> Object:
+        if not dry_run:
+            return await super().apply(obj, new=new)
+        self.calls.append(("try", obj["kind"]))
+        answer = copy.deepcopy(obj)
+        spec = answer["spec"]["template"]["spec"]
+        spec["volumes"] = [volume for volume in spec["volumes"] if self.supports or "image" not in volume]
+        return answer
+
+
+IMAGE = {"source": {"builtin": None, "image": {"reference": "registry/news:1"}}}
+
+
+async def test_a_cluster_that_drops_image_volumes_is_named_and_no_pods_are_made_without_their_model() -> None:
+    cluster = WithoutImages()
+    assert await apply(cluster, service(model=IMAGE)) == [("ImageVolumeUnsupported", "Deployment")]
+    assert ("Deployment", "news") not in cluster.objects
+    assert "Deployment" not in cluster.kinds()
+
+
+async def test_pods_keep_their_model_if_a_spec_asks_for_an_image_volume_that_would_be_dropped() -> None:
+    cluster = WithoutImages()
+    await apply(cluster, service())
+    before = cluster.objects[("Deployment", "news")]["spec"]["template"]
+    assert await apply(cluster, service(model=IMAGE, replicas=3)) == [("ImageVolumeUnsupported", "Deployment")]
+    after = cluster.objects[("Deployment", "news")]["spec"]
+    assert (after["template"], after["replicas"]) == (before, 3)
+
+
+async def test_image_volumes_are_tried_before_they_are_written_and_others_are_not() -> None:
+    cluster = WithoutImages(supports=True)
+    assert await apply(cluster, service(model=IMAGE)) == []
+    assert [name for name, kind in cluster.calls if kind == "Deployment"] == ["try", "create"]
+    plain = WithoutImages(supports=True)
+    await apply(plain, service())
+    assert [name for name, kind in plain.calls if kind == "Deployment"] == ["create"]
+
+
+async def test_a_cluster_that_does_not_know_image_volumes_is_named() -> None:
+    class Older(WithoutImages):
+        async def apply(self, obj: Object, *, new: bool = False, dry_run: bool = False) -> Object:
+            if dry_run:
+                raise InvalidError(500, '.spec.template.spec.volumes[name="model"].image: field not declared in schema')
+            return await super().apply(obj, new=new)
+
+    assert await apply(Older(), service(model=IMAGE)) == [("ImageVolumeUnsupported", "Deployment")]
 
 
 async def test_an_orphan_is_adopted() -> None:

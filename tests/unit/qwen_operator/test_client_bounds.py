@@ -143,9 +143,14 @@ def test_a_refusal_by_the_cluster_is_told_from_a_missing_right(message: str, *, 
 
 
 @pytest.mark.parametrize(
-    ("status", "message"), [(413, "the request is too large"), (500, "etcdserver: request is too large")]
+    ("status", "message"),
+    [
+        (413, "the request is too large"),
+        (500, "etcdserver: request is too large"),
+        (500, "failed to create typed patch object: .spec.template.spec.x: field not declared in schema"),
+    ],
 )
-def test_an_object_that_is_too_large_is_not_valid(status: int, message: str) -> None:
+def test_an_object_that_is_too_large_or_has_an_unknown_field_is_not_valid(status: int, message: str) -> None:
     assert isinstance(error_of(status, json.dumps({"message": message}).encode()), InvalidError)
 
 

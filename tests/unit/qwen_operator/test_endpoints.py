@@ -13,6 +13,7 @@ import pytest
 from qwen_operator.process import endpoints
 from qwen_operator.process.endpoints import MAX_CONNECTIONS, serve
 from qwen_operator.process.health import Health
+from tests.loopback import ADDRESSES, url
 from tests.unit.qwen_operator.kube_server import until
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -109,3 +110,15 @@ async def test_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch, method: st
         session.request(method, f"http://127.0.0.1:{port}{path}") as response,
     ):
         assert response.status == status
+
+
+async def test_probes_of_both_families_are_answered() -> None:
+    runner, _ = await serve(Health(ready=True), 0)
+    try:
+        ports = {":" in address[0]: int(address[1]) for address in runner.addresses}
+        for host in ADDRESSES:
+            probe = url(host, ports[":" in host]) + "/readyz"
+            async with aiohttp.ClientSession() as session, session.get(probe) as got:
+                assert got.status == 200
+    finally:
+        await runner.cleanup()

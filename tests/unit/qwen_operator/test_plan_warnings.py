@@ -108,7 +108,8 @@ def test_an_ingress_that_no_controller_serves_is_reported(
 @pytest.mark.parametrize("front", [{"ingress": {}}, {"route": {"parentRefs": [{"name": "gateway"}]}}])
 def test_a_policy_that_may_keep_the_gateway_out_is_reported(front: Object) -> None:
     cluster = {"has_http_route": True}
-    assert reasons(service(networkPolicy={"enabled": True}, **front), **cluster) == ["GatewayNotAdmitted"]
+    unscraped = service(networkPolicy={"enabled": True}, monitoring={"networkPolicyFrom": []}, **front)
+    assert reasons(unscraped, **cluster) == ["GatewayNotAdmitted"]
     peers = {"enabled": True, "from": [{"namespaceSelector": {}}]}
     assert reasons(service(networkPolicy=peers, **front), **cluster) == []
     assert reasons(service(**front), **cluster) == []
@@ -233,5 +234,30 @@ class TestScrapersAndTheNetworkPolicy:
         policy = {"enabled": True, "from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}
         assert reasons(service(networkPolicy=policy), **unknown) == ["PrometheusNotAdmitted"]
         assert reasons(service(networkPolicy=policy, monitoring={"networkPolicyFrom": []}), **unknown) == []
-        assert reasons(service(networkPolicy=policy, monitoring={"serviceMonitor": "Disabled"}), **unknown) == []
-        assert reasons(service(networkPolicy=policy)) == []
+
+    @pytest.mark.parametrize(
+        ("cluster", "monitoring"),
+        [
+            ({}, {}),  # no Prometheus Operator: annotations, static targets
+            (SCRAPED, {"serviceMonitor": "Disabled"}),
+            ({**SCRAPED, "prometheuses": [prometheus({"matchLabels": {"release": "x"}}, {}, "monitoring")]}, {}),
+        ],
+    )
+    def test_a_prometheus_that_reads_no_service_monitor_is_not_kept_out_silently(
+        self, cluster: Object, monitoring: Object
+    ) -> None:
+        subject = service(networkPolicy={"enabled": True}, monitoring=monitoring)
+        (warning,) = [item for item in planned(subject, **cluster).warnings if item.reason == "PrometheusNotAdmitted"]
+        assert "or to [] if none do" in warning.message
+        answers: list[list[Object]] = [[], [{"namespaceSelector": {}}]]
+        for given in answers:
+            declared = service(networkPolicy={"enabled": True}, monitoring={**monitoring, "networkPolicyFrom": given})
+            assert "PrometheusNotAdmitted" not in reasons(declared, **cluster)
+        assert "PrometheusNotAdmitted" not in reasons(service(monitoring=monitoring), **cluster)
+
+    def test_a_policy_that_admits_everybody_admits_prometheus(self) -> None:
+        everybody: list[Object] = [{"namespaceSelector": {}}, {"namespaceSelector": {}, "podSelector": {}}]
+        for peer in everybody:
+            assert reasons(service(networkPolicy={"enabled": True, "from": [peer]})) == []
+        some: Object = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}}
+        assert reasons(service(networkPolicy={"enabled": True, "from": [some]})) == ["PrometheusNotAdmitted"]

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from qwen_operator.remediation import poll
 from qwen_operator.remediation.poll import GENERATIONS_AT_ONCE, MAX_BODY, Answer, Poller
 from qwen_operator.remediation.shares import Shares
 from qwen_operator.remediation.values import Evidence
+from tests.loopback import ADDRESSES, url
 from tests.unit.qwen_operator.kube_server import until
 from tests.unit.qwen_operator.pod_server import WELL, pods
 
@@ -141,3 +143,27 @@ def nested(depth: int) -> Any:
 )
 def test_an_excerpt_is_text_that_the_api_accepts(status: Any, excerpt: str) -> None:
     assert Evidence(5.0, raw={"status": status, "padding": 1}).excerpt == excerpt
+
+
+@pytest.mark.parametrize("ip", ADDRESSES)
+async def test_pods_of_both_families_are_polled(ip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        asked.append(f"{request.host} {request.path}")
+        return web.json_response(WELL)
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, ip, 0).start()
+    port = runner.addresses[0][1]
+    monkeypatch.setattr(poll, "PORT", port)
+    poller = Poller()
+    try:
+        assert (await poller.metrics(ip, "a")).evidence is not None
+        assert await poller.generate(ip, "a")
+    finally:
+        await poller.close()
+        await runner.cleanup()
+    host = url(ip, port).removeprefix("http://")
+    assert asked == [f"{host} /api/v1/metrics", f"{host} /health/generate"]

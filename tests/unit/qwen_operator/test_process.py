@@ -74,6 +74,20 @@ async def test_the_controller_runs_within_kopf_and_the_lease_is_released_after_i
     assert 0 < work.stopped_at <= ends[0]
 
 
+async def test_the_user_of_the_process_needs_no_name(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000680000")  # as on OpenShift
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    monkeypatch.delenv("POD_ID", raising=False)
+    server.answer = Objects()
+    work, ending = Work(), asyncio.Event()
+    running = asyncio.create_task(acting(work, ending, []).run())
+    await asyncio.wait_for(work.running.wait(), 10)
+    ending.set()
+    assert await asyncio.wait_for(running, 10) == 0
+
+
 async def test_a_failed_controller_ends_the_process_with_an_error(server: Server) -> None:
     server.answer = Objects()
     ends = list[float]()

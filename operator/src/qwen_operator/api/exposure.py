@@ -19,6 +19,10 @@ class ServiceExposure(ApiObject):
         default="ClusterIP", description="Type of the Service."
     )
     port: int = Field(default=8000, ge=1, le=65535, description="Port of the Service.")
+    ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] = Field(
+        default="PreferDualStack",
+        description="IP families of the Service. PreferDualStack gives it those that the cluster has.",
+    )
     annotations: Annotations = Field(default_factory=dict, max_length=64, description="Annotations of the Service.")
 
 

@@ -229,13 +229,14 @@ class KubeClient:
         metadata = obj["metadata"]
         return await self._call("PUT", resource_for(obj).path(metadata.get("namespace"), metadata["name"]), body=obj)
 
-    async def apply(self, obj: Object, *, new: bool = False) -> Object:
+    async def apply(self, obj: Object, *, new: bool = False, dry_run: bool = False) -> Object:
         """Applies an object (server-side apply). Fields that are no longer applied are removed.
 
-        With `new`, raises `ConflictError` if the object exists, and leaves it as it is.
+        With `new`, raises `ConflictError` if the object exists, and leaves it as it is. With
+        `dry_run`, returns what the API server would make of it.
         """
         metadata = obj["metadata"]
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": FIELD_MANAGER, "force": "true", **({"dryRun": "All"} if dry_run else {})}
         path = resource_for(obj).path(metadata.get("namespace"), metadata["name"])
         # An existing object has another version, so that the API server refuses to change it.
         body = {**obj, "metadata": {**metadata, "resourceVersion": _NEVER}} if new else obj

@@ -8,7 +8,8 @@ KubeError                 any failed call; `status` is 0 if there was no answer
 ├── ConflictError         409: another resourceVersion, another UID, or the object exists already
 ├── GoneError             the resourceVersion to watch from is too old (410), or newer than any
 │                         (504: etcd was restored from a backup)
-├── InvalidError          400, 413, 422: the object is not valid, or too large
+├── InvalidError          400, 413, 422: the object is not valid, or too large; 500: it has a field
+│                         that the API server does not know
 ├── TooManyRequestsError  429: throttled, or a PodDisruptionBudget forbids the eviction
 └── TooLargeError         the answer is larger than it may be
 """
@@ -26,6 +27,8 @@ MAX_MESSAGE: Final = 4096
 
 # What the API server says of an object that is too large for its database, with the status 500.
 _TOO_LARGE: Final = "etcdserver: request is too large"
+# What it says of a field that it does not know, with the status 500.
+_UNDECLARED: Final = "field not declared in schema"
 # What the API server says if the operator itself lacks a right.
 _LACKS_RIGHT: Final = re.compile(r'User "[^"]{1,300}" cannot [a-z]{1,30} ')
 
@@ -68,7 +71,7 @@ class GoneError(KubeError):
 
 
 class InvalidError(KubeError):
-    """400, 413 or 422. The message names the field that is not valid."""
+    """400, 413, 422, or a 500 of that kind. The message names the field that is not valid."""
 
 
 class TooManyRequestsError(KubeError):
@@ -108,7 +111,7 @@ def error_of(status: int, body: bytes) -> KubeError:
             kind = GoneError
     except (ValueError, AttributeError, TypeError):
         message = body.decode(errors="replace")[:500]
-    if status >= 500 and _TOO_LARGE in message:
+    if status >= 500 and (_TOO_LARGE in message or _UNDECLARED in message):
         kind = InvalidError
     if status == 403 and kind is ForbiddenError and not _LACKS_RIGHT.search(message):
         kind = RefusedError

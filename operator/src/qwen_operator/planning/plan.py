@@ -38,6 +38,7 @@ from qwen_operator.planning.plan_warnings import (
     monitoring_warnings,
     most_replicas,
     scaling_warnings,
+    scraping_warnings,
     size_warnings,
 )
 from qwen_operator.planning.pod_template_rules import EVERYTHING, refusal
@@ -311,6 +312,7 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
             prometheuses=facts.prometheuses or (),
         ),
         *key_warnings(spec, has_metrics_key=bool(facts.metrics_keys)),
+        *scraping_warnings(spec, admitted=bool(_scrapers(service, facts))),
         *exposure_warnings(spec, has_routes=facts.has_http_route, ingress_classes=facts.ingress_classes),
         *scaling_warnings(spec, has_keda=facts.has_scaled_object, trouble=facts.scaling_trouble),
     ]

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from qwen_operator.api import QwenService, QwenServiceSpec, parse_time
+from qwen_operator.api.core import NetworkPolicyPeer
 from qwen_operator.planning.builders.deployment import rollout_numbers
 from qwen_operator.planning.prometheuses import demands
 
@@ -170,13 +171,6 @@ def monitoring_warnings(
     if ruled and evaluating is not None and not evaluating:
         message = f"No Prometheus selects the PrometheusRule, so no alert fires: {demands('rule', prometheuses)}. "
         warnings.append(PlanWarning("MonitoringNotSelected", message + _LABELS))
-    kept_out = spec.network_policy.enabled and monitoring.network_policy_from is None
-    if monitored and scraping is None and kept_out:
-        message = (
-            "The NetworkPolicy keeps Prometheus out, unless networkPolicy.from admits it: the operator sees no "
-            "Prometheus objects, or may not list them. Set monitoring.networkPolicyFrom to the pods that scrape."
-        )
-        warnings.append(PlanWarning("PrometheusNotAdmitted", message))
     return warnings
 
 
@@ -189,3 +183,24 @@ def key_warnings(spec: QwenServiceSpec, *, has_metrics_key: bool) -> list[PlanWa
         "blind. Set the chart's value monitoring.metricsKey.secretName."
     )
     return [PlanWarning("MetricsKeyMissing", message)]
+
+
+def scraping_warnings(spec: QwenServiceSpec, *, admitted: bool) -> list[PlanWarning]:
+    """About a NetworkPolicy that may keep Prometheus out.
+
+    It does so without a ServiceMonitor, too: annotations and static targets need none. `admitted`
+    is whether the operator lets the pods of a Prometheus object in by itself.
+    """
+    policy, given = spec.network_policy, spec.monitoring.network_policy_from
+    if admitted or not policy.enabled or given is not None or any(_is_everybody(peer) for peer in policy.from_):
+        return []
+    message = (
+        "The NetworkPolicy keeps Prometheus out, unless networkPolicy.from admits it: the operator knows no Prometheus "
+        "object that scrapes the pods. Set monitoring.networkPolicyFrom to the pods that scrape, or to [] if none do."
+    )
+    return [PlanWarning("PrometheusNotAdmitted", message)]
+
+
+def _is_everybody(peer: NetworkPolicyPeer) -> bool:
+    """Whether a peer is all pods of all namespaces."""
+    return peer.to_dict() in ({"namespaceSelector": {}}, {"namespaceSelector": {}, "podSelector": {}})

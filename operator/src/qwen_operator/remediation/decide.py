@@ -14,7 +14,7 @@ from typing import Final
 from qwen_operator.api import RemediationStatus
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import ledger as ledgers
-from qwen_operator.remediation import recovery, restarts, silence
+from qwen_operator.remediation import recovery, restarts, saturation, silence
 from qwen_operator.remediation.dry_run import would_do
 from qwen_operator.remediation.memory import Memory, PodMemory, observe, take_out
 from qwen_operator.remediation.policy import Policy
@@ -77,8 +77,16 @@ def _decisions(state: State, steps: list[Step], before: Memory, suspended: Suspe
     if current is None and before.suspended is not None:
         _, at = before.suspended
         current = before.suspended if state.now.mono - at <= state.policy.current_for else None
-    memory = Memory(state.memory, before.start or state.now, state.ahead, current)
+    memory = Memory(state.memory, before.start or state.now, state.ahead, current, _saturated_at(state, before))
     return Decisions(tuple(steps), memory, None if current is None else current[0])
+
+
+def _saturated_at(state: State, before: Memory) -> float | None:
+    """When the service was last saturated, unless that is over for three polls."""
+    if saturation.is_saturated(state):
+        return state.now.mono
+    at = before.saturated_at
+    return at if at is not None and state.now.mono - at <= state.policy.current_for else None
 
 
 def _recount(state: State) -> list[Step]:

@@ -116,12 +116,14 @@ class Memory:
         ahead: times in the ledger that were in the future, and when that was noticed. They count as
             that moment.
         suspended: why remediation was suspended, and when it last was.
+        saturated_at: when the queues of most pods were last full; None if that is over.
     """
 
     pods: Mapping[str, PodMemory] = field(default_factory=dict)
     start: Instant | None = None
     ahead: Mapping[datetime, datetime] = field(default_factory=dict)
     suspended: tuple[Suspension, float] | None = None
+    saturated_at: float | None = None
 
     def steady(self, now: Instant) -> Instant:
         """The time, by a wall clock that advances with the monotonic one."""

@@ -17,8 +17,9 @@ from qwen_operator.api.names import RESET_BUDGET_ANNOTATION, child_name
 from qwen_operator.api.objects import Key, Object
 from qwen_operator.api.qwenservice import parse_status, remediation_spec
 from qwen_operator.kube.client import KubeClient
+from qwen_operator.planning.plan_warnings import PlanWarning
 from qwen_operator.process.health import Health
-from qwen_operator.remediation import figures
+from qwen_operator.remediation import figures, saturation
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.memory import Memory, next_poll
@@ -65,7 +66,7 @@ class _Known(NamedTuple):
 class Remediator:
     """The loops of all services.
 
-    `on_change` is called when the suspension or the outlook of a service changes.
+    `on_change` is called when the suspension, the outlook or the warnings of a service change.
     """
 
     def __init__(
@@ -103,6 +104,18 @@ class Remediator:
         if key in self._suspended or key in self._memories:
             return self._suspended.get(key)
         return _suspended_before(self._cluster.service(key))
+
+    def warnings(self, key: Key) -> Sequence[PlanWarning]:
+        """What people should know of a service's load.
+
+        Until the first decision, it is what the status says, as in `suspended`.
+        """
+        memory = self._memories.get(key)
+        if memory is None:
+            saturated = _saturated_before(self._cluster.service(key))
+        else:
+            saturated = memory.saturated_at is not None
+        return (saturation.WARNING,) if saturated else ()
 
     def outlook(self, key: Key) -> Mapping[str, str]:
         """What is next for each pod of a service that is out of rotation, by its UID."""
@@ -210,8 +223,12 @@ class Remediator:
         now = Instant(time.monotonic(), datetime.now(UTC))
         memory = self._memories.get(key)
         if memory is None:
-            before = _suspended_before(self._cluster.service(key))
-            memory = Memory(suspended=None if before is None else (before, now.mono))
+            known = self._cluster.service(key)
+            before = _suspended_before(known)
+            memory = Memory(
+                suspended=None if before is None else (before, now.mono),
+                saturated_at=now.mono if _saturated_before(known) else None,
+            )
             figures.prepare(key, policy)
         decisions = decide(seen, policy, ledger, memory, now)
         self._memories[key] = decisions.memory
@@ -227,6 +244,8 @@ class Remediator:
                 del self._suspended[key]
             else:
                 self._suspended[key] = decisions.suspended
+            self._on_change(key)
+        if (decisions.memory.saturated_at is None) is not (memory.saturated_at is None):
             self._on_change(key)
         return decisions
 
@@ -338,3 +357,8 @@ def _suspended_before(service: Object | None) -> Suspension | None:
     """Why remediation is suspended by what the status says, perhaps of an earlier process."""
     condition = None if service is None else parse_status(service).condition("RemediationSuspended")
     return None if condition is None or condition.status != "True" else Suspension(condition.reason, condition.message)
+
+
+def _saturated_before(service: Object | None) -> bool:
+    """Whether the status says that the service is saturated."""
+    return service is not None and saturation.is_reported(parse_status(service))

@@ -7,7 +7,8 @@ Progressing           True: a change or a start is in progress. False: Complete,
                       (RolloutStalled, ...).
 Degraded              True: something failed that does not recover by itself. Older pods may serve.
 RemediationSuspended  True: remediation has stopped acting. A person should look into it.
-HasWarnings           True: something in the spec will not work as its author may expect.
+HasWarnings           True: something in the spec will not work as its author may expect, or the
+                      pods get more requests than they can serve.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     models_dir: Path = Field(
         Path(__file__).resolve().parents[3] / "models", description="folder of the built-in models"
     )
-    host: str = Field("0.0.0.0", description="address to listen on")
+    host: OptionalText = Field(None, description="address to listen on; unset: all, of IPv4 and of IPv6")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
 
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="where the engine runs")

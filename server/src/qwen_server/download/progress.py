@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Literal
+
+from qwen_server.http.listeners import open_listener
 
 Phase = Literal["Starting", "Downloading", "Verifying", "Complete", "Failed"]
 
@@ -94,7 +95,7 @@ def _seconds(left: int | None, rate: float) -> int | None:
     return None if left is None or rate < 1 else round(left / rate)
 
 
-def serve(tracker: Tracker, host: str, port: int) -> ThreadingHTTPServer:
+def serve(tracker: Tracker, host: str | None, port: int) -> ThreadingHTTPServer:
     """Answers `GET /progress` from a thread. Raises OSError if the port is taken."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -114,8 +115,11 @@ def serve(tracker: Tracker, host: str, port: int) -> ThreadingHTTPServer:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
-    server = Server((host, port), Handler)
+    listener = open_listener(host, port, Server.request_queue_size)
+    server = Server(listener.getsockname()[:2], Handler, bind_and_activate=False)
+    server.socket.close()  # one of IPv4, not bound
+    server.socket = listener
+    server.server_port = listener.getsockname()[1]
     threading.Thread(target=server.serve_forever, name="progress", daemon=True).start()
     return server

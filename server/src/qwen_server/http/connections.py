@@ -26,6 +26,7 @@ from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.http.error_bodies import openai_body
 from qwen_server.http.exchange import RELIED_ON, Exchange
 from qwen_server.http.joined_heads import JOINED_HEADS, JoinedHeadCycle
+from qwen_server.http.listeners import plain_address
 from qwen_server.http.request_heads import fault_of, names_a_method, without_offer
 
 BACKLOG = 2048
@@ -71,6 +72,10 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.client is not None:
+            self.client = (plain_address(self.client[0]), self.client[1])
+        if self.server is not None:
+            self.server = (plain_address(self.server[0]), self.server[1])
         self._arm(self.header_timeout, self._headers_are_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -278,6 +283,7 @@ class Connection(HttpToolsProtocol):
 _RELIED_ON = (
     "_start_asgi_task",
     "_unset_keepalive_if_required",
+    "client",
     "connection_lost",
     "connection_made",
     "cycle",
@@ -293,6 +299,7 @@ _RELIED_ON = (
     "parser",
     "pipeline",
     "scope",
+    "server",
     "server_state",
     "timeout_keep_alive",
     "timeout_keep_alive_handler",

@@ -141,6 +141,9 @@ def _claim(claim: GpuClaim, *fields: str) -> Object:
 def _environment(spec: QwenServiceSpec) -> list[Object]:
     environment: list[Object] = [
         {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the only writable folder of the container
+        # The name of a user that is not in /etc/passwd, as on OpenShift: libraries ask for one.
+        {"name": "LOGNAME", "value": "qwen"},
+        {"name": "USER", "value": "qwen"},
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
     ]
     if spec.engine.device == "cpu":

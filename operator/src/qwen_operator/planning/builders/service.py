@@ -10,7 +10,10 @@ from qwen_operator.planning.builders.common import child
 
 
 def build_service(service: QwenService) -> Object:
-    """The Service. Only ready pods get traffic."""
+    """The Service. Only ready pods get traffic.
+
+    The API server fills in the IP families, which are those of the cluster.
+    """
     exposure = service.spec.service
     port = {
         "name": PORT_NAME,
@@ -24,7 +27,12 @@ def build_service(service: QwenService) -> Object:
         "v1",
         "Service",
         annotations=exposure.annotations,
-        spec={"type": exposure.type, "selector": selector_labels(service.name), "ports": [port]},
+        spec={
+            "type": exposure.type,
+            "ipFamilyPolicy": exposure.ip_family_policy,
+            "selector": selector_labels(service.name),
+            "ports": [port],
+        },
     )
 
 

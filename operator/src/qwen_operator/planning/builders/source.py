@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from qwen_operator.api import QwenServiceSpec
 from qwen_operator.api.core import SecretKeyRef
@@ -12,6 +13,10 @@ from qwen_operator.api.replica import ModelSource
 
 CACHE_PATH: Final = "/cache"
 MODEL_PATH: Final = "/models"
+IMAGES_DROPPED: Final = "the API server drops volumes that are images"
+"""What it does without the feature gate, and without an error."""
+# What an API server says that is older than image volumes.
+_UNKNOWN_FIELD: Final = ".image: field not declared in schema"
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,15 @@ def _local(source: ModelSource) -> Source:
     return Source(f"builtin:{builtin}", builtin if builtin.startswith("qwen") else f"qwen-{builtin}")
 
 
-def lacks_image_volumes(deployment: Object, refusal: str) -> bool:
-    """Whether the API server refuses a Deployment because it has no image volumes.
+def image_volumes(deployment: Mapping[str, Any]) -> set[str]:
+    """The names of a Deployment's volumes that are images."""
+    volumes = (deployment["spec"]["template"].get("spec") or {}).get("volumes") or ()
+    return {volume["name"] for volume in volumes if "image" in volume}
 
-    Without the feature gate it drops the field, and the volume is left without a source.
-    """
-    volumes = deployment["spec"]["template"]["spec"].get("volumes") or ()
-    return "must specify a volume type" in refusal and any("image" in volume for volume in volumes)
+
+def lacks_image_volumes(deployment: Mapping[str, Any], refusal: str) -> bool:
+    """Whether a Deployment is refused because the cluster has no image volumes."""
+    return bool(image_volumes(deployment)) and (IMAGES_DROPPED in refusal or _UNKNOWN_FIELD in refusal)
 
 
 def image_volumes_advice(refusal: str) -> str:

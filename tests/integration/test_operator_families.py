@@ -1,0 +1,79 @@
+"""A service in a dual-stack cluster: its IP families, and pods with IPv6 addresses.
+
+The other tests use a cluster of one family, in which the same Service has that family.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.settings import ROOT
+from tests.integration.admin_api import QS, AdminApi, qwen_service
+from tests.integration.control_plane import control_plane, wait_until
+from tests.integration.fake_pods import FakePodServers
+from tests.integration.operator_thread import OperatorThread
+
+pytestmark = pytest.mark.cluster
+
+BOTH_FAMILIES = "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112"
+POD_ADDRESS = "fd00:10:244::7"
+
+
+def live(api: AdminApi) -> dict[str, Any]:
+    """The Service; empty before there is one."""
+    return api.get("v1", "services", "news") or {}
+
+
+def families(api: AdminApi) -> list[str]:
+    return list(live(api).get("spec", {}).get("ipFamilies", ()))
+
+
+def choose(api: AdminApi, policy: str | None, expected: list[str]) -> None:
+    api.patch(QS, "qwenservices", "news", {"spec": {"service": {"ipFamilyPolicy": policy}}})
+    wait_until(f"{policy} has an effect", lambda: families(api) == expected, seconds=10)
+
+
+def test_a_service_has_the_families_of_its_cluster_and_reaches_ipv6_pods(
+    tmp_path: Path, servers: FakePodServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with control_plane(tmp_path, [BOTH_FAMILIES]) as plane:
+        plane.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests" / "install.yaml"))
+        plane.wait_for_definition("qwenservices.qwen-vllm.io")
+        kubeconfig = plane.write_kubeconfig("operator", plane.service_account_token("qwen-system", "qwen-operator"))
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        api = AdminApi(plane, "default")
+        wait_until("the namespace has its ServiceAccount", lambda: api.objects("v1", "serviceaccounts"))
+        with OperatorThread(kubeconfig, "default", servers.url_of) as operator:
+            api.create(qwen_service())
+            wait_until("both families", lambda: families(api) == ["IPv4", "IPv6"], seconds=10)
+            serve_on_ipv6(api, servers)
+            choose(api, "SingleStack", ["IPv4"])
+            choose(api, "RequireDualStack", ["IPv4", "IPv6"])
+            choose(api, None, ["IPv4", "IPv6"])
+            stays_at_rest(api, operator)
+
+
+def serve_on_ipv6(api: AdminApi, servers: FakePodServers) -> None:
+    """A pod with an IPv6 address is polled and gets requests."""
+    server = servers.add(POD_ADDRESS)
+    [pod] = api.started(1)
+    api.run_pod(pod, POD_ADDRESS)
+    wait_until("the gate is open", lambda: api.gate(pod) == "True", seconds=10)
+    api.run_pod(pod, POD_ADDRESS)
+    wait_until("it serves", lambda: api.condition("Ready").get("status") == "True", seconds=10)
+    assert server.asked["/api/v1/metrics"] > 0
+
+
+def stays_at_rest(api: AdminApi, operator: OperatorThread) -> None:
+    """What the API server has filled in is no drift."""
+    wait_until("the policy is the default", lambda: live(api)["spec"]["ipFamilyPolicy"] == "PreferDualStack")
+    before = live(api)["metadata"]["resourceVersion"]
+    for _ in range(2):
+        operator.reconcile()
+        time.sleep(0.5)
+    assert live(api)["metadata"]["resourceVersion"] == before
+    assert not api.events("DriftRepaired")
