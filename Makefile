@@ -66,7 +66,7 @@ soak: venv ## keep a real vLLM at full load, then idle; fail on any alert: make 
 		tests/integration/test_vllm_alarms.py -k "full_load or quiet_time"
 
 .PHONY: bench-server
-bench-server: venv ## compare this server with vLLM's own two (half an hour): make bench-server ARGS="--only startup --runs 1"
+bench-server: venv ## compare this server with vLLM's own two (hours): make bench-server ARGS="--only startup --runs 1"
 	@$(RUN) $(VENV)/python -m benchmarks $(ARGS)
 
 .PHONY: bench-operator

@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import anthropic
 import httpx

@@ -172,7 +172,7 @@ class Objects:
         return response
 
 
-async def until(check: Callable[[], Any], seconds: float = 10.0) -> None:
+async def until(check: Callable[[], Any], seconds: float = 30.0) -> None:
     """Waits until a check is true."""
     async with asyncio.timeout(seconds):
         while not check():  # noqa: ASYNC110 - no event tells it

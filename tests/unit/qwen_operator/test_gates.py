@@ -80,7 +80,7 @@ async def test_gates_that_cannot_be_written_hold_up_no_other_service() -> None:
     async with working(cluster):
         cluster.add("refused", 100)
         cluster.add("well")
-        await until(lambda: cluster.opened == ["well-0"], 2)
+        await until(lambda: cluster.opened == ["well-0"])
 
 
 async def test_many_pods_that_answer_late_hold_up_no_other_service() -> None:
@@ -88,7 +88,7 @@ async def test_many_pods_that_answer_late_hold_up_no_other_service() -> None:
     async with working(cluster):
         cluster.add("slow", 200)
         cluster.add("well")
-        await until(lambda: "well-0" in cluster.opened, 2)
+        await until(lambda: "well-0" in cluster.opened)
         assert len(cluster.opened) <= 64
         await until(lambda: len(cluster.opened) == 201)
 
@@ -99,7 +99,7 @@ async def test_many_services_hold_up_no_other_namespace() -> None:
         for number in range(200):
             cluster.add(f"slow{number}")
         cluster.add("well", namespace="m")
-        await until(lambda: "well-0" in cluster.opened, 2)
+        await until(lambda: "well-0" in cluster.opened)
         assert len(cluster.opened) <= 64
         await until(lambda: len(cluster.opened) == 201)
 
@@ -110,7 +110,7 @@ async def test_a_gate_that_could_not_be_written_is_tried_again_without_a_poll() 
         cluster.add("refused")
         await until(lambda: cluster.asked == 1)
         cluster.refused.clear()
-        await until(lambda: cluster.opened == ["refused-0"], 3)
+        await until(lambda: cluster.opened == ["refused-0"])
     assert cluster.asked == 1
 
 

@@ -192,7 +192,7 @@ async def test_services_whose_objects_cannot_be_listed_are_left_alone(server: Se
     assert {method for method, *_ in server.asked} == {"GET"}
     assert controller._remediator._loops == {}
     denied = False
-    await until(lambda: any("/deployments/" in path for method, path, *_ in server.asked if method == "PATCH"), 20)
+    await until(lambda: any("/deployments/" in path for method, path, *_ in server.asked if method == "PATCH"))
     await stop(task)
 
 
@@ -293,12 +293,12 @@ async def test_a_namespace_that_cannot_be_listed_keeps_no_other_waiting(
     server.answer = cluster
     health = Health()
     _, task = await run_controller(kube, health, "--watch-namespaces=a,b")
-    await until(lambda: cluster.has_deployment("a"), 20)
+    await until(lambda: cluster.has_deployment("a"))
     await until(lambda: health.ready)
     assert not cluster.has_deployment("b")
     over.set()
     cluster.fault = no_fault
-    await until(lambda: cluster.has_deployment("b"), 20)
+    await until(lambda: cluster.has_deployment("b"))
     await stop(task)
 
 
@@ -311,11 +311,11 @@ async def test_an_operator_that_sees_no_namespace_is_not_ready(server: Server, k
     cluster.fault = everywhere
     health = Health(ready=True)  # as it was on standby
     controller, task = await run_controller(kube, health)
-    await until(lambda: ("n", "news") in controller.cluster.services, 20)
+    await until(lambda: ("n", "news") in controller.cluster.services)
     await asyncio.sleep(0.6)
     assert not health.ready
     cluster.fault = no_fault
-    await until(lambda: health.ready, 20)
+    await until(lambda: health.ready)
     await stop(task)
 
 
@@ -333,7 +333,7 @@ async def test_what_a_quota_refuses_is_counted_apart(server: Server, kube: KubeC
     server.answer = cluster = Cluster(service())
     cluster.fault = quota
     _, task = await run_controller(kube, Health())
-    await until(lambda: reconciles("refused") > before["refused"], 20)
+    await until(lambda: reconciles("refused") > before["refused"])
     assert reconciles("error") == before["error"]
     await stop(task)
 

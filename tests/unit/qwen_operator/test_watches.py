@@ -72,7 +72,7 @@ async def test_a_change_is_followed_within_a_resync_if_no_event_ever_comes(kube:
     async with informer(kube, relist=1.0) as subject:
         await until(lambda: names(subject) == ["news"])
         objects.put(item(replicas=2))
-        await until(lambda: subject.objects[("n", "news")]["spec"]["replicas"] == 2, 5)
+        await until(lambda: subject.objects[("n", "news")]["spec"]["replicas"] == 2)
 
 
 async def test_a_deletion_in_a_gap_is_found_by_comparing_lists(kube: KubeClient, objects: Objects) -> None:
@@ -87,7 +87,7 @@ async def test_a_deletion_in_a_gap_is_found_by_comparing_lists(kube: KubeClient,
     async with informer(kube, on_change=note, relist=1.0) as subject:
         await until(lambda: names(subject) == ["a", "b"])
         objects.delete("a", quietly=True)
-        await until(lambda: names(subject) == ["b"], 5)
+        await until(lambda: names(subject) == ["b"])
     assert changed == [("a", True), ("b", True), ("a", False)]
 
 
@@ -104,7 +104,7 @@ async def test_another_object_with_the_same_name_is_a_deletion_and_a_creation(
         await until(lambda: names(subject) == ["news"])
         objects.delete("news", quietly=True)
         objects.put(item(uid="two"), quietly=True)
-        await until(lambda: len(changed) == 3, 5)
+        await until(lambda: len(changed) == 3)
     assert changed == [("one", True), ("one", False), ("two", True)]
 
 
@@ -116,7 +116,7 @@ async def test_versions_that_went_backwards_are_believed_after_a_list(kube: Kube
         objects.version = 100  # etcd was restored from a backup
         objects.put(item(replicas=1))
         assert subject.objects[("n", "news")]["spec"]["replicas"] == 2
-        await until(lambda: subject.objects[("n", "news")]["spec"]["replicas"] == 1, 5)
+        await until(lambda: subject.objects[("n", "news")]["spec"]["replicas"] == 1)
         objects.put(item(replicas=3))
         await until(lambda: subject.objects[("n", "news")]["spec"]["replicas"] == 3, 0.5)
 
@@ -157,7 +157,7 @@ async def test_an_object_that_is_nested_too_deep_does_not_stop_the_others(kube: 
         await until(lambda: objects.watches)
         objects.send(b'{"type":"ADDED","object":' + deep() + b"}")
         objects.put(item("other"))
-        await until(lambda: names(subject) == ["deep", "other"], 5)
+        await until(lambda: names(subject) == ["deep", "other"])
         assert subject.objects[("n", "deep")]["spec"]["replicas"] == 3
         assert len(objects.lists) == 1
 
@@ -175,7 +175,7 @@ async def test_a_list_with_an_object_that_is_nested_too_deep_is_read(
 
     server.answer = answer
     async with informer(kube) as subject:
-        await until(lambda: names(subject) == ["deep", "other"], 5)
+        await until(lambda: names(subject) == ["deep", "other"])
 
 
 @pytest.mark.parametrize("levels", [100, 300, 1500, NESTED])
@@ -192,7 +192,7 @@ async def test_an_object_of_a_megabyte_does_not_stop_the_others(kube: KubeClient
         await until(lambda: objects.watches)
         objects.put(item("large", text="x" * 1_000_000))
         objects.put(item("other"))
-        await until(lambda: names(subject) == ["large", "other"], 5)
+        await until(lambda: names(subject) == ["large", "other"])
         assert len(objects.watches) == 1
 
 
@@ -230,7 +230,7 @@ async def test_a_denied_namespace_affects_no_other_and_is_followed_again_later(
         objects.put(item("three", "a"))
         await until(lambda: names(subject) == ["one", "three"], 1)
         denied = False
-        await until(lambda: subject.sees("b"), 10)
+        await until(lambda: subject.sees("b"))
         assert names(subject) == ["one", "three", "two"]
 
 
@@ -243,11 +243,11 @@ async def test_a_refusal_of_a_moment_keeps_the_view_and_costs_no_list(
         await until(lambda: objects.watches)
         objects.refuse = lambda _: refusal(status)
         objects.end_watches()
-        await until(lambda: len(objects.watches) >= 3, 10)
+        await until(lambda: len(objects.watches) >= 3)
         assert names(subject) == ["news"]
         objects.refuse = lambda _: None
         objects.put(item(replicas=2), quietly=True)
-        await until(lambda: len(objects.watches) >= 4, 10)
+        await until(lambda: len(objects.watches) >= 4)
     assert len(objects.lists) == 1
     assert {version for _, version in objects.watches} == {"11"}
 
@@ -261,11 +261,11 @@ async def test_without_its_definition_a_kind_has_no_objects_until_it_is_back(
         objects.delete("old", quietly=True)
         objects.refuse = lambda _: refusal(404)
         objects.end_watches()
-        await until(lambda: not subject.objects, 10)
+        await until(lambda: not subject.objects)
         assert subject.silence() == float("inf")
         objects.refuse = lambda _: None
         objects.put(item("new"))
-        await until(lambda: names(subject) == ["new"], 10)
+        await until(lambda: names(subject) == ["new"])
         assert subject.silence() < 5
 
 
@@ -275,7 +275,7 @@ async def test_a_404_for_a_kind_that_is_always_there_is_not_believed(kube: KubeC
         await until(lambda: objects.watches)
         objects.refuse = lambda _: refusal(404)
         objects.end_watches()
-        await until(lambda: len(objects.lists) == 4, 10)
+        await until(lambda: len(objects.lists) == 4)
         assert names(subject) == ["news"]
 
 
@@ -285,7 +285,7 @@ async def test_a_version_that_does_not_exist_yet_is_listed_again(kube: KubeClien
         await until(lambda: objects.watches)
         objects.refuse = lambda request: refusal(504, causes=[cause]) if "watch" in request.query else None
         objects.end_watches()
-        await until(lambda: len(objects.lists) == 2, 5)
+        await until(lambda: len(objects.lists) == 2)
 
 
 @pytest.mark.parametrize("ending", ["410", "end"])
