@@ -80,7 +80,7 @@ async def test_gates_that_cannot_be_written_hold_up_no_other_service() -> None:
     async with working(cluster):
         cluster.add("refused", 100)
         cluster.add("well")
-        await until(lambda: cluster.opened == ["well-0"])
+        await until(lambda: cluster.opened == ["well-0"], 5)
 
 
 async def test_many_pods_that_answer_late_hold_up_no_other_service() -> None:
