@@ -42,7 +42,7 @@ class Controller:
         self._health = health
         self._poller = poller or Poller()
         self._recorder = Recorder(kube, settings.pod_name)
-        self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, self._failed)
+        self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, self._failed, tenant=lambda key: key[0])
         self.cluster = ClusterCache(
             kube,
             settings.watch_namespaces,
