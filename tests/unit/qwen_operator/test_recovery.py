@@ -77,3 +77,15 @@ def test_an_intent_for_a_dead_engine_ends_when_the_container_is_ready() -> None:
     assert world.steps(ExecuteRestart) == []
     assert outcomes(world) == ["Cancelled"]
     assert world.gate("u0") is Gate.OPEN
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"), [("Enforce", "Recovered"), ("DryRun", "NotEnforced"), ("Off", "NotEnforced")]
+)
+def test_a_gate_that_somebody_closed_by_hand_opens(mode: str, reason: str) -> None:
+    world = World.of(2, policy(mode=mode))
+    world.change("u0", gate=Gate.CLOSED, closed_since=world.wall)
+    until(world, OpenGate)
+    [opened] = world.steps(OpenGate)
+    assert isinstance(opened, OpenGate)
+    assert (opened.pod.uid, opened.reason) == ("u0", reason)
