@@ -89,3 +89,17 @@ def test_a_gate_that_somebody_closed_by_hand_opens(mode: str, reason: str) -> No
     [opened] = world.steps(OpenGate)
     assert isinstance(opened, OpenGate)
     assert (opened.pod.uid, opened.reason) == ("u0", reason)
+
+
+def test_a_pod_that_is_taken_out_again_is_restarted_at_once_whatever_the_rule_says() -> None:
+    rule = replace(ALERTS["EngineUnresponsive"], restart_after=300.0, restart_in_outage=300.0)
+    world = World.of(2, policy(alerts={**ALERTS, "EngineUnresponsive": rule}))
+    world["u0"].alerts = HUNG
+    world.rounds(10.0)
+    world["u0"].alerts = frozenset()
+    until(world, OpenGate)
+    assert world.steps(BeginRestart) == []
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    again = world.mono
+    until(world, BeginRestart)
+    assert world.mono - again <= 10.0
