@@ -1,4 +1,4 @@
-"""The same history twice: enforced, and as a dry run. Until they part, one says what the other does.
+"""The same history twice: enforced, and as a dry run. Until they part, both tell the same.
 
 They part at the first restart, which the dry run does not make. They also part when a pod that is
 out of rotation, or should be, seems to recover: only enforcement tests its engine before it comes
