@@ -43,9 +43,11 @@ def test_hung_pod_leaves_the_service_and_comes_back_restarted(kubectl: Kubectl, 
         wait_for(lambda: address not in kubectl.endpoints("news"), THRESHOLD + 20, "the hung pod stays in the Service")
         out = time.time()
         assert kubectl.endpoints("news") == {healthy["status"]["podIP"]}
+        wait_for(lambda: counted(kubectl) == 1, 5, "the status counts another number of pods than the EndpointSlice")
         name = sick["metadata"]["name"]
         wait_for(lambda: restarts(kubectl, name) == 1, 60, "the hung pod was not restarted")
         wait_for(lambda: len(kubectl.endpoints("news")) == 2, 300, "the restarted pod did not come back")
+        wait_for(lambda: counted(kubectl) == 2, 5, "the status does not count the pod that came back")
         requests = results(load)
 
     failed = [r for r in requests if r["status"] != 200]
@@ -59,6 +61,11 @@ def test_hung_pod_leaves_the_service_and_comes_back_restarted(kubectl: Kubectl, 
     assert kubectl.get("pod", name)["metadata"]["uid"] == sick["metadata"]["uid"], "the pod was replaced, not restarted"
     assert restarts(kubectl, healthy["metadata"]["name"]) == 0
     check_record(kubectl, name)
+
+
+def counted(kubectl: Kubectl) -> int:
+    """The pods that get requests, by the status."""
+    return int(kubectl.get("qwenservice", "news")["status"].get("readyReplicas", 0))
 
 
 def has_events(kubectl: Kubectl, name: str, reasons: set[str]) -> bool:

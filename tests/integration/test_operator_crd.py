@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import urllib.error
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.unit.qwen_operator.good_specs import GOOD_SPECS
 pytestmark = pytest.mark.cluster
 
 SAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "samples").glob("*.yaml"))
+GUIDE = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 def kubectl_apply(plane: ControlPlane, namespace: str, obj: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -201,3 +203,10 @@ def test_columns_are_printed(plane: ControlPlane, api: AdminApi) -> None:
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=60)
     head = result.stdout.splitlines()[0].split()
     assert head == ["NAME", "READY", "REPLICAS", "MODEL", "URL", "AGE"]
+
+
+def test_the_quota_of_the_guide_is_accepted(plane: ControlPlane, api: AdminApi) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    [quota] = [block for block in blocks if "kind: ResourceQuota" in block]
+    quota = quota.replace("namespace: team-a", f"namespace: {api.namespace}")
+    assert "created" in plane.kubectl("create", "--dry-run=server", "-f", "-", text=quota)

@@ -25,6 +25,16 @@ from tests.integration.operator_thread import IMAGES
 pytestmark = pytest.mark.cluster
 
 SOURCE = Path(__file__).parents[2] / "operator" / "src"
+BUSY_SECONDS = 1.0
+"""Allowance for a test on the other core, often a vLLM, which has its share of this one, too."""
+STARTS_SECONDS = 2.0
+"""Allowance for the start beside it: the new leader lists all kinds before it acts."""
+TERM_SECONDS = 3.0
+"""What docs/operations.md promises. The leader releases the Lease, and the standby looks at it once
+a second."""
+KILL_SECONDS = 15.0
+"""The same. The Lease expires 10 s after the standby has seen it renewed. With two of its looks
+these are 12 s; the rest is for a busy API server."""
 
 
 @dataclass
@@ -83,6 +93,15 @@ def operator_process(
             stop(popen)
 
 
+def takes_over(successor: Process, api: AdminApi, began: float, promised: float) -> None:
+    """Waits until a process leads and has made a Deployment, in time after the other one ended."""
+    latest = began + promised + BUSY_SECONDS
+    wait_until("the successor leads", successor.leads, seconds=latest - time.monotonic(), pause=0.05)
+    api.create(qwen_service("late"))
+    latest += STARTS_SECONDS
+    wait_until("the successor acts", lambda: api.deployment("late"), seconds=latest - time.monotonic())
+
+
 @pytest.fixture
 def lease(plane: ControlPlane) -> Iterator[str]:
     """The name of the Lease in the chart. The Lease is deleted after the test."""
@@ -105,9 +124,7 @@ def test_the_leader_works_cluster_wide_and_hands_over_when_it_stops(
             assert one.get("/healthz") == (200, '{"overdue": []}')
             started = time.monotonic()
             one.popen.send_signal(signal.SIGTERM)
-            # Much sooner than the Lease expires (10 s): it was released. The operator needs 3 s at
-            # most, and twice as long beside other tests.
-            wait_until("two leads", two.leads, seconds=6)
+            takes_over(two, api, started, TERM_SECONDS)
             assert one.popen.wait(5) == 0
             assert time.monotonic() - started < 8
             api.patch("apps/v1", "deployments", "news", {"spec": {"replicas": 4}})
@@ -118,16 +135,15 @@ def test_the_leader_works_cluster_wide_and_hands_over_when_it_stops(
 
 
 def test_the_standby_takes_over_from_a_leader_that_was_killed(
-    plane: ControlPlane, operator_kubeconfig: Path, tmp_path: Path, lease: str
+    api: AdminApi, operator_kubeconfig: Path, tmp_path: Path, lease: str
 ) -> None:
-    assert plane
-    with operator_process("one", operator_kubeconfig, tmp_path, lease, "default") as one:
+    with operator_process("one", operator_kubeconfig, tmp_path, lease, "") as one:
         wait_until("one leads", one.leads)
-        with operator_process("two", operator_kubeconfig, tmp_path, lease, "default") as two:
+        with operator_process("two", operator_kubeconfig, tmp_path, lease, "") as two:
             wait_until("two stands by", lambda: two.get("/readyz")[0] == 200)
+            started = time.monotonic()
             one.popen.kill()
-            # 15 s at most, and longer beside other tests.
-            wait_until("two leads", two.leads, seconds=25)
+            takes_over(two, api, started, KILL_SECONDS)
 
 
 def test_fifty_namespaces_leave_connections_for_the_calls_and_the_lease(

@@ -62,6 +62,11 @@ def gate_is(api: AdminApi, pod: str, status: str) -> Callable[[], bool]:
     return lambda: api.gate(pod) == status
 
 
+def phases(api: AdminApi) -> list[str]:
+    """How far the restarts in progress are."""
+    return [intent["phase"] for intent in api.status()["remediation"]["intents"]]
+
+
 def asked_to_restart(api: AdminApi, pod: str) -> str:
     return str(api.pod(pod)["metadata"].get("annotations", {}).get(RESTART, ""))
 
@@ -125,6 +130,7 @@ def test_a_hung_pod_leaves_rotation_is_restarted_and_comes_back(api: AdminApi, s
         wait_until(f"an Event {reason}", lambda reason=reason: api.events(reason) and api.events(reason, "Pod"))  # type: ignore[misc]
     memory = api.status()["remediation"]
     assert [intent["pod"] for intent in memory["intents"]] == [hung]
+    wait_until("the phase", lambda: phases(api) == ["Restarting"])
     assert memory["restartsInWindow"] == 1
     assert [entry["action"] for entry in memory["history"]][:2] == ["Unready", "InPlace"]
 
@@ -246,6 +252,7 @@ def test_an_eviction_replaces_the_pod(api: AdminApi, servers: FakePodServers) ->
     wait_until("the gate is closed", gate_is(api, pod, "False"), seconds=10)
     api.run_pod(pod, ip_of(0))
     wait_until("it is evicted", lambda: api.events("Evicted"), seconds=10)
+    wait_until("the phase", lambda: phases(api) == ["Waiting"])
 
     def is_replaced() -> bool:
         names = [item["metadata"]["name"] for item in api.pods() if "deletionTimestamp" not in item["metadata"]]

@@ -42,7 +42,7 @@ class Controller:
         self._health = health
         self._poller = poller or Poller(keys=settings.metrics_keys)
         self._recorder = Recorder(kube, settings.pod_name)
-        self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, self._failed)
+        self._queue: WorkQueue[Key] = WorkQueue(self._reconcile, self._failed, tenant=lambda key: key[0])
         self.cluster = ClusterCache(
             kube,
             settings.watch_namespaces,
@@ -108,8 +108,9 @@ class Controller:
             self._remediator.sync(key)
         if self._matters.get(key) != matters:
             self._matters[key] = matters
-            # What a user changes does not wait behind the services that were there at the start.
-            self._queue.add(key, first=self.cluster.service_informer.synced.is_set())
+            # What a user changes, or has changed while no operator acted, does not wait behind the
+            # services that were there at the start.
+            self._queue.add(key, first=self.cluster.service_informer.synced.is_set() or _is_pending(obj))
 
     def service_gone(self, key: Key) -> None:
         """Handles a deleted QwenService. Kubernetes removes the objects that it owned."""
@@ -185,6 +186,12 @@ def _result(error: Exception | None) -> str:
     if error is None:
         return "ok"
     return "refused" if isinstance(error, RefusedError) else "error"
+
+
+def _is_pending(obj: Object) -> bool:
+    """Whether a QwenService was changed after an operator last wrote its status."""
+    observed = (obj.get("status") or {}).get("observedGeneration")
+    return bool(observed != obj["metadata"].get("generation"))
 
 
 def _matters(obj: Object) -> tuple[Any, ...]:

@@ -17,13 +17,13 @@ from qwen_operator.api.series import labels_of
 from qwen_operator.children import Children
 from qwen_operator.downloads import Ask, Downloads
 from qwen_operator.kube.cache import ClusterCache
+from qwen_operator.kube.claims import Claims
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, worse
 from qwen_operator.kube.events import Recorder, Subject
 from qwen_operator.kube.pod_events import PodEvents
 from qwen_operator.kube.resources import (
     AUTOSCALERS,
-    CLAIMS,
     DEPLOYMENTS,
     HTTP_ROUTES,
     JOBS,
@@ -86,6 +86,7 @@ class Reconciler:
         self._load = load
         self._children = Children(kube, cluster, again, report=self._report_drift)
         self._pod_events = PodEvents(kube, again)
+        self._claims = Claims(kube)
         self._downloads = Downloads(ask, again)
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
 
@@ -170,6 +171,7 @@ class Reconciler:
         self._warned.pop(key, None)
         self._children.forget(key)
         self._pod_events.forget(key)
+        self._claims.forget(key)
         self._downloads.forget(key)
         CONDITION.remove_by_labels({"namespace": key[0], "qwenservice": key[1]})
 
@@ -221,13 +223,7 @@ class Reconciler:
 
     async def _facts(self, key: Key, service: QwenService, now: datetime) -> ClusterFacts:
         cluster = self._cluster
-        claims: dict[str, Object] = {}
-        cache = service.spec.cache
-        if cache is not None and cache.existing_claim:
-            try:
-                claims[cache.existing_claim] = await self._kube.get(CLAIMS, cache.existing_claim, key[0])
-            except KubeError as error:
-                logger.debug("reading the claim %s failed: %s", cache.existing_claim, error)
+        claims = await self._claims.of(service, cluster.pods(key))  # first, since it may take a while
         return ClusterFacts(
             operator_version=__version__,
             server_images=self._settings.server_images,

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qwen_operator.remediation.act import _FINISHED
+from qwen_operator.remediation.outlook import POSTPONED
+from qwen_operator.remediation.restarts import DEAD
+from qwen_operator.remediation.silence import UNREADABLE
 from qwen_operator.status.diagnosis import FAILURES, TRANSIENT
 
 from .conftest import ROOT
@@ -65,3 +69,29 @@ def test_every_metric_is_explained() -> None:
     ours = {name for name in known if name.startswith("qwen_")}
     missing = {name for name in ours if name not in text and not name.endswith("_limit")}
     assert missing == set()
+
+
+def events_table() -> set[str]:
+    """The Events that the operations guide explains."""
+    [table] = re.findall(r"^\| Event \|.*?\n\n", operations(), re.MULTILINE | re.DOTALL)
+    return {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+def events_of_the_operator() -> set[str]:
+    """The reasons of its Events, without those of conditions and the names of alerts."""
+    act = (OPERATOR / "remediation" / "act.py").read_text(encoding="utf-8")
+    children = (OPERATOR / "children.py").read_text(encoding="utf-8")
+    decisions = "".join(path.read_text(encoding="utf-8") for path in (OPERATOR / "remediation").glob("*.py"))
+    named = set(re.findall(r'\breason="(\w+)"', act))
+    chosen = {name for pair in re.findall(r'\breason = "(\w+)" if .* else "(\w+)"', act) for name in pair}
+    refused = set(re.findall(r'\breason, message = "(\w+)"', act))
+    budget = set(re.findall(r'recorder\.emit\(\s*self\._subject, "\w+", "(\w+)"', act))
+    drift = set(re.findall(r'\bself\._report\(service, "(\w+)"', children))
+    reported = set(re.findall(r'\bReport\([\w.]+, [\w.]+, "(\w+)"', decisions))
+    assert all((named, chosen, refused, budget, drift, reported))
+    finished = {f"Restart{outcome}" for outcome in _FINISHED}
+    return named | chosen | refused | budget | drift | reported | finished | {DEAD, POSTPONED, UNREADABLE}
+
+
+def test_the_table_of_events_names_what_the_operator_writes_and_nothing_else() -> None:
+    assert events_table() == events_of_the_operator()

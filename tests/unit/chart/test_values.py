@@ -339,3 +339,17 @@ def test_schema_knows_every_value_and_no_other() -> None:
 
     compare(schema, values, "")
     assert differences == []
+
+
+def test_the_readme_lists_every_value() -> None:
+    readme = (CHART / "README.md").read_text(encoding="utf-8")
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+
+    def missing(value: Any, path: str) -> list[str]:
+        """What is not in the table: a value is, or all that it consists of."""
+        if f"| `{path}` |" in readme:
+            return []
+        parts = value if isinstance(value, dict) else {}
+        return [name for key, part in parts.items() for name in missing(part, f"{path}.{key}")] if parts else [path]
+
+    assert [name for key, value in values.items() for name in missing(value, key)] == []

@@ -62,7 +62,7 @@ def figures() -> list[str]:
         f"{same}",
         f"{total}",
         f"{ratio('Frontend', 'CPU a token, streamed, 64 at a time | µs', RUST):.1f}",
-        f"{ratio('Overload', 'limits auto: saturated capacity | requests/s', RUST):.1f}",
+        f"{ratio('Throughput', 'streamed, 64 at a time | requests/s', RUST):.2f}",
         f"{ratio('Overload', 'limits auto: goodput | requests/s', RUST):.0f}",
         f"{ratio('Startup', 'process start to first answered request | s', RUST):.2f}",
     ]
@@ -77,7 +77,7 @@ def figures() -> list[str]:
             "and {} times the frontend CPU per token. It is ready in {} times the time. It gave the same "
             "answers to {} of {} requests",
             "takes {} times its CPU per token.|still answers {} times as many requests per second.|"
-            "it answers {} times as many in time|It is ready in {} times the time. (3 runs",
+            "it answers {} times as many in time|It is ready in {} times the time.",
         ),
         (
             "README.zh-CN.md",

@@ -118,6 +118,7 @@ def any_health(world: World, uid: str, random: Random) -> None:
         alerts=any_alerts(random),
         silent=random.random() < 0.2,
         frozen=random.random() < 0.15,
+        garbled=random.random() < 0.1,
         generates=random.random() < 0.5,
         busy=random.randint(0, 2),
         gpus=random.choice([(), ("GPU-1",), ("GPU-2",)]),
@@ -175,14 +176,20 @@ def _block_evictions(world: World, random: Random) -> None:
     world.evictions_blocked = random.random() < 0.5
 
 
-EVENTS: tuple[tuple[Callable[[World, Random], None], int], ...] = (
+Event = Callable[[World, Random], None]
+
+FAULTS: tuple[tuple[Event, int], ...] = (
     (_change, 8),
-    (_restart_operator, 2),
     (_jump, 1),
     (_lose_node, 1),
     (_find_node, 1),
     (_die, 1),
     (_roll_out, 1),
+)
+"""What happens to pods, nodes and clocks, and how often."""
+EVENTS: tuple[tuple[Event, int], ...] = (
+    *FAULTS,
+    (_restart_operator, 2),
     (_set_mode, 1),
     (_reset, 1),
     (_block_evictions, 1),

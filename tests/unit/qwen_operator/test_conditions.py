@@ -191,6 +191,14 @@ def test_warnings_have_a_condition_of_their_own() -> None:
     assert condition(status, "Degraded").status == "False"
 
 
+def test_pods_that_have_not_been_ready_for_long_enough_are_not_available() -> None:
+    unavailable = deployment(2, conditions=[{"type": "Available", "status": "False"}])
+    status = status_of(READY_POD, replicas=2, deployment=unavailable)
+    assert condition(status, "Ready").status == "True"
+    found = condition(status, "Available")
+    assert (found.status, found.reason) == ("False", "MinimumReplicasUnavailable")
+
+
 def test_pending_update_is_seen_where_one_looks_for_rollouts() -> None:
     status = status_of(READY_POD, warnings=[PlanWarning("UpdatePending", "operator 2 would change the pods")])
     assert condition(status, "Progressing").reason == "UpdatePending"

@@ -225,6 +225,13 @@ def test_a_pod_out_of_rotation_says_what_is_next() -> None:
     assert "until it has recovered or was restarted" in ready(OUT).message
 
 
+def test_a_gate_that_somebody_closed_by_hand_says_so() -> None:
+    closed = pod(gate={"status": "False"}, server=SERVES)
+    assert ready(closed).reason == "OutOfRotation"
+    closed = pod(gate={"status": "False", "reason": "Maintenance", "message": "a disk is replaced"}, server=SERVES)
+    assert (ready(closed).reason, "a disk is replaced" in ready(closed).message) == ("Maintenance", True)
+
+
 def test_a_container_in_back_off_says_until_when() -> None:
     message = "back-off 2m40s restarting failed container=server pod=news-1_default(uid)"
     last = {"exitCode": 1, "reason": "Error", "finishedAt": "2026-01-02T03:00:00Z"}

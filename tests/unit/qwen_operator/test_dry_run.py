@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen_operator.remediation.steps import BeginRestart, WouldDo
+from qwen_operator.remediation.steps import BeginRestart, CloseGate, WouldDo
 from tests.unit.qwen_operator.remediation_world import World, policy
 
 HUNG = frozenset({"EngineUnresponsive"})
@@ -34,3 +34,14 @@ def test_a_dry_run_reports_no_more_restarts_than_the_budget_allows() -> None:
     ]
     assert len(restarts) == 2
     assert world.suspended is None  # nothing was done, so nothing is suspended
+
+
+def test_a_dry_run_reports_a_pod_again_that_has_recovered() -> None:
+    world = World.of(2, policy(mode="DryRun"))
+    for _ in range(2):
+        world["u0"].alerts = HUNG
+        world.rounds(20.0)
+        world["u0"].alerts = frozenset()
+        world.rounds(world.policy.recover_after + 10.0)
+    steps = [step.step for step in world.steps(WouldDo) if isinstance(step, WouldDo)]
+    assert len([step for step in steps if isinstance(step, CloseGate)]) == 2

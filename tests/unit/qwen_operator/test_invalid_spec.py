@@ -123,10 +123,11 @@ class Cluster:
 async def test_a_reconciliation_counts_the_pods_of_a_spec_that_it_cannot_read() -> None:
     before = status_of(READY_POD, SECOND, replicas=2).to_dict()
     cluster: Any = Cluster(service_object(status=before, replicas="many"), READY_POD, pod("news-3"))
+    recorder = Recorder(cluster, "test")
     reconciler = Reconciler(
         cluster,
         cluster,
-        Recorder(cluster, "test"),
+        recorder,
         read_settings(["--server-image-cpu=a", "--server-image-cuda=b"], {}),
         suspended=lambda _: None,
         gone=lambda _: None,
@@ -136,3 +137,5 @@ async def test_a_reconciliation_counts_the_pods_of_a_spec_that_it_cannot_read() 
     [written] = cluster.patched
     assert (written["status"]["readyReplicas"], written["status"]["reason"]) == (1, "InvalidSpec")
     assert "replicas" not in written["status"]  # there are still two
+    [event] = recorder._pending["default"]
+    assert (event.type, event.reason, "spec.replicas" in event.text) == ("Warning", "InvalidSpec", True)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from qwen_operator.api import RemediationStatus, RestartIntent, format_time
+from qwen_operator.api import HardwareReplacement, RemediationStatus, RestartIntent, format_time
 from qwen_operator.api.objects import Key
 from qwen_operator.kube.events import Subject
 from qwen_operator.remediation.act import ServiceActor
@@ -122,6 +122,24 @@ def patience(world: World) -> None:
     world.rounds(80)
 
 
+def loneliness(world: World) -> None:
+    world["u1"].silent = True
+    world.rounds(150)
+
+
+def the_same_errors(world: World) -> None:
+    for patient in world.patients.values():
+        patient.alerts = world["u0"].alerts
+    world.rounds(150)
+
+
+def the_same_gpu(world: World) -> None:
+    world["u0"].gpus = ("GPU-1",)
+    replaced = [HardwareReplacement(pod=name, gpus=["GPU-1"], time=EPOCH) for name in ("a", "b")]
+    world.ledger = world.ledger.model_copy(update={"replaced": replaced})
+    world.rounds(80)
+
+
 NO_RESTART = {**ALERTS, HUNG: replace(ALERTS[HUNG], restart_after=None)}
 
 
@@ -136,6 +154,9 @@ NO_RESTART = {**ALERTS, HUNG: replace(ALERTS[HUNG], restart_after=None)}
         (lambda: hung(3, max_restarts=0), patience, "BudgetExhausted", "The budget of 0 restarts within 3600 s is"),
         (lambda: hung(3, alerts=NO_RESTART), patience, "", "It is not restarted for EngineUnresponsive"),
         (lambda: hung(2, "GPUUnhealthy", min_ready=2), patience, "MinReadyReplicas", "minReadyReplicas (2) other pods"),
+        (lambda: hung(2, "HighErrorRate"), loneliness, "NoPeer", "no other pod serves that it can be compared with"),
+        (lambda: hung(3, "HighErrorRate"), the_same_errors, "SystemicErrors", "more than half of the pods have High"),
+        (lambda: hung(3, "GPUUnhealthy"), the_same_gpu, "SameGPU", "see the condition RemediationSuspended"),
     ],
 )
 def test_what_a_restart_waits_for_is_reported(

@@ -77,3 +77,29 @@ def test_an_intent_for_a_dead_engine_ends_when_the_container_is_ready() -> None:
     assert world.steps(ExecuteRestart) == []
     assert outcomes(world) == ["Cancelled"]
     assert world.gate("u0") is Gate.OPEN
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"), [("Enforce", "Recovered"), ("DryRun", "NotEnforced"), ("Off", "NotEnforced")]
+)
+def test_a_gate_that_somebody_closed_by_hand_opens(mode: str, reason: str) -> None:
+    world = World.of(2, policy(mode=mode))
+    world.change("u0", gate=Gate.CLOSED, closed_since=world.wall)
+    until(world, OpenGate)
+    [opened] = world.steps(OpenGate)
+    assert isinstance(opened, OpenGate)
+    assert (opened.pod.uid, opened.reason) == ("u0", reason)
+
+
+def test_a_pod_that_is_taken_out_again_is_restarted_at_once_whatever_the_rule_says() -> None:
+    rule = replace(ALERTS["EngineUnresponsive"], restart_after=300.0, restart_in_outage=300.0)
+    world = World.of(2, policy(alerts={**ALERTS, "EngineUnresponsive": rule}))
+    world["u0"].alerts = HUNG
+    world.rounds(10.0)
+    world["u0"].alerts = frozenset()
+    until(world, OpenGate)
+    assert world.steps(BeginRestart) == []
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    again = world.mono
+    until(world, BeginRestart)
+    assert world.mono - again <= 10.0

@@ -16,7 +16,7 @@ from qwen_operator.kube.events import Recorder
 from qwen_operator.kube.resources import QWEN_SERVICES, Resource
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import REGISTRY
-from qwen_operator.remediation.act import BUSY_SECONDS, GATES_AT_ONCE, ServiceActor
+from qwen_operator.remediation.act import _FINISHED, BUSY_SECONDS, GATES_AT_ONCE, ServiceActor
 from qwen_operator.remediation.steps import (
     BeginRestart,
     CloseGate,
@@ -25,6 +25,7 @@ from qwen_operator.remediation.steps import (
     FinishRestart,
     OpenGate,
     Recount,
+    ResetBudget,
     Step,
 )
 from qwen_operator.remediation.values import Evidence, Pod
@@ -55,6 +56,7 @@ class Cluster:
         self.now = START
         self.error: KubeError | None = TooManyRequestsError(429, "the disruption budget news needs 1 healthy pod")
         self.evidence: dict[str, Evidence | None] = {}
+        self.recorder = Recorder(cast("KubeClient", self), "test")
         self.restarts = 0
         self.writes = 0
 
@@ -86,9 +88,14 @@ class Cluster:
     def ledger(self) -> RemediationStatus:
         return parse_status(self.service).remediation
 
+    def events(self, reason: str) -> list[tuple[str, str, str]]:
+        """The Events with a reason that wait to be written: kind of the object, type and text."""
+        waiting = self.recorder._pending.get("n", {})
+        return [(found.subject.kind, found.type, found.text) for found in waiting if found.reason == reason]
+
     async def perform(self, *steps: Step, **options: Any) -> None:
         kube = cast("KubeClient", self)
-        writer = Writer(kube, Recorder(kube, "test"), lambda _: None, lambda _: None, now=lambda: self.now)
+        writer = Writer(kube, self.recorder, lambda _: None, lambda _: None, now=lambda: self.now)
         await ServiceActor(writer, self.service, {}, self.evidence, policy(), **options).carry_out(steps)
 
 
@@ -280,3 +287,34 @@ async def test_the_number_of_restarts_is_corrected_unless_another_began_since() 
     assert cluster.ledger.restarts_in_window == 1
     await cluster.perform(Recount(0, (START,)))
     assert cluster.ledger.restarts_in_window == 0
+
+
+@pytest.mark.parametrize("outcome", _FINISHED)
+async def test_each_end_of_a_restart_is_an_event_of_the_service_and_of_the_pod(outcome: str) -> None:
+    cluster = Cluster()
+    intent = intent_at(START)
+    await cluster.perform(BeginRestart(POD, intent))
+    await cluster.perform(FinishRestart(intent, outcome, "its alert has ended"))
+    kind = "Normal" if outcome == "Recovered" else "Warning"
+    text = _FINISHED[outcome].format("p0", "its alert has ended")
+    assert cluster.events(f"Restart{outcome}") == [("QwenService", kind, text), ("Pod", kind, text)]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: str(error.status))
+async def test_a_refused_eviction_is_an_event_that_says_why(error: KubeError) -> None:
+    cluster = Cluster()
+    cluster.error = error
+    intent = intent_at(START)
+    await cluster.perform(BeginRestart(POD, intent))
+    await cluster.perform(ExecuteRestart(POD, intent, hung=False))
+    found = cluster.events("EvictionBlocked" if error.status == 429 else "RestartRefused")
+    assert [(kind, severity) for kind, severity, _ in found] == [("QwenService", "Warning"), ("Pod", "Warning")]
+    assert all(error.message in text for _, _, text in found)
+
+
+async def test_a_reset_of_the_budget_is_an_event_of_the_service_alone() -> None:
+    cluster = Cluster()
+    await cluster.perform(ResetBudget("today"))
+    assert cluster.ledger.handled_reset == "today"
+    text = "the restart budget was reset by the annotation"
+    assert cluster.events("RestartBudgetReset") == [("QwenService", "Normal", text)]

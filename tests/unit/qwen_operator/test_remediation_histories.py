@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -14,6 +15,7 @@ import pytest
 from qwen_operator.remediation.steps import BeginRestart
 from qwen_operator.remediation.values import Gate, Rollout
 from tests.unit.qwen_operator.remediation_histories import Auditor, play
+from tests.unit.qwen_operator.remediation_twins import compare
 from tests.unit.qwen_operator.remediation_world import ALERTS, Patient, World
 
 HISTORIES = int(os.environ.get("REMEDIATION_HISTORIES", "1000"))
@@ -34,6 +36,19 @@ def test_every_history_keeps_the_invariants_and_ends_well(part: int) -> None:
             live(Random(seed))
         except AssertionError as error:
             raise AssertionError(f"history {seed}: {error}") from error
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_until_they_part_a_dry_run_tells_in_every_history_what_enforcement_does(part: int) -> None:
+    """(h)"""
+    told: Counter[str] = Counter()
+    for seed in range(part, HISTORIES, PARTS):
+        try:
+            told.update(what for what, _, _ in compare(seed))
+        except AssertionError as error:
+            raise AssertionError(f"history {seed}: {error}") from error
+    assert told["Unready"] > 0
+    assert told["InPlace"] + told["Evict"] > 0
 
 
 def live(random: Random) -> None:

@@ -284,3 +284,24 @@ async def test_a_change_does_not_wait_behind_the_services_that_were_there_at_the
 async def test_many_changes_do_not_keep_the_others_waiting() -> None:
     order = await handled(*(f"new{number:02}" for number in range(20)))
     assert sum(key.startswith("old") for key in order[:20]) >= 8
+
+
+async def test_what_was_changed_while_no_operator_acted_does_not_wait_behind_the_others(
+    server: Server, kube: KubeClient
+) -> None:
+    server.answer = api = Api()
+    for number in range(30):
+        obj = service_object(f"old{number:02}", {"observedGeneration": 3}, replicas=1)
+        obj["metadata"]["uid"] = f"u{number}"
+        api.put(obj)
+    api.put(service_object("new", replicas=1))
+
+    def served() -> list[str]:
+        return [path.rpartition("/")[2] for _, path, *_ in server.asked if "/deployments/" in path]
+
+    controller = Controller(kube, SETTINGS, Health())
+    task = asyncio.create_task(controller.run())
+    await until(lambda: "new" in served())
+    task.cancel()
+    await asyncio.wait((task,))
+    assert served().index("new") <= 8

@@ -53,8 +53,8 @@ class GpuSpec(ApiObject):
         default=None,
         ge=0,
         le=1024,
-        description="GPUs per replica. Defaults to tensorParallelSize x pipelineParallelSize, and to 0 on a CPU or "
-        "with resourceClaims.",
+        description="GPUs per replica. Defaults to tensorParallelSize x pipelineParallelSize, and to 0 on a CPU. Not "
+        "requested with resourceClaims.",
     )
     resource_name: Annotated[str, Field(max_length=253, pattern=_RESOURCE)] = Field(
         default="nvidia.com/gpu", description="Name of the extended resource for one GPU."

@@ -136,7 +136,8 @@ class NetworkPolicySpec(ApiObject):
         default_factory=list,
         alias="from",
         max_length=32,
-        description="Who may send requests. The operator always may. Empty allows every pod in the namespace.",
+        description="Who may send requests, besides the operator as the chart installs it. Empty allows every pod in "
+        "the namespace.",
     )
 
 

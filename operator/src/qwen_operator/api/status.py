@@ -67,8 +67,10 @@ class RestartIntent(StatusObject):
     pod: str = Field(description="Name of the pod.")
     alert: str = Field(default="", description="Alert that caused the restart.")
     method: Literal["InPlace", "Evict"] = Field(description="How the pod is restarted.")
-    phase: Literal["Closing", "Draining", "Restarting", "Waiting"] = Field(
-        default="Closing", description="Progress of the restart."
+    phase: Literal["Closing", "Restarting", "Waiting"] = Field(
+        default="Closing",
+        description="Progress of the restart. Closing: the pod leaves rotation and finishes its requests. Restarting: "
+        "its container was asked to end. Waiting: it was evicted.",
     )
     time: Time = Field(description="When the restart was decided.")
     restart_count: int = Field(default=0, description="Restart count of the container at that time.")
@@ -130,8 +132,8 @@ class RemediationStatus(StatusObject):
     replaced: list[HardwareReplacement] = Field(
         default_factory=list,
         max_length=MAX_REPLACED,
-        description="Pods that were replaced because of their hardware. After two on the same GPU or node, remediation "
-        "replaces no more there until the budget is reset.",
+        description="Pods that were replaced because of their hardware. After two on the same GPU, or on the same node "
+        "within a day, remediation replaces no more there. A reset of the budget clears the list.",
     )
     handled_reset: str = Field(
         default="",
