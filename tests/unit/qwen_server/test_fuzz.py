@@ -15,7 +15,7 @@ from tests.fuzz.silence import Silence
 from tests.unit.qwen_server.serving import serve
 
 CASES = 400
-HOSTILE = 30
+HOSTILE = 60
 
 
 @pytest.mark.timeout(300)
@@ -39,7 +39,7 @@ async def test_hostile_grammars_are_tried_and_silence_is_measured() -> None:
         await asyncio.to_thread(silence.stop)
         assert not found.findings
         assert sum(found.statuses.values()) == HOSTILE
-        assert found.statuses[400] > 2
+        assert found.statuses[400] > 5
         assert served.engine.checked
         assert silence.failed is None
         assert silence.longest > 0.3
