@@ -2,8 +2,8 @@
 
     python -m charts.generate [--check]
 
-- charts/qwen-operator/files/: copies of manifests/crd.yaml, of the sample and of values.yaml, because
-  a template can only read other files of the chart;
+- charts/qwen-operator/files/: copies of manifests/crd.yaml, of the sample and of values.yaml,
+  because a template can only read other files of the chart;
 - the definitions of Kubernetes' types in charts/qwen-operator/values.schema.json;
 - charts/qwen-operator/dashboards/*.json, from the package dashboards;
 - the table of values in charts/qwen-operator/README.md, from the comments of values.yaml;
@@ -17,6 +17,7 @@ one is not or helm is missing.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil

@@ -154,6 +154,7 @@ def document(
     text: str,
     variables: Iterable[Any],
     rows: Iterable[Row],
+    *,
     marks: Sequence[Mark] = (),
 ) -> dict[str, Any]:
     """A whole dashboard in Grafana's JSON model."""

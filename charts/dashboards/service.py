@@ -43,7 +43,9 @@ def dashboard() -> dict[str, Any]:
         parts.choice("service", "Service", named),
     ]
     rows = [_overview(), _requests(), _latency(), _engine(), _gpu(), _remediation()]
-    return parts.document(UID, TITLE, "One QwenService, with the history of its remediation.", variables, rows, MARKS)
+    return parts.document(
+        UID, TITLE, "One QwenService, with the history of its remediation.", variables, rows, marks=MARKS
+    )
 
 
 def _overview() -> Row:

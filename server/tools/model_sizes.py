@@ -28,7 +28,7 @@ END: Final = "<!-- model sizes: end -->"
 GPUS: Final = {"24 GB (L4)": 23034, "48 GB (L40S)": 46068, "80 GB (H100)": 81559, "141 GB (H200)": 143771}
 # The default of `engine.gpuMemoryUtilization`, in percent.
 UTILIZATION_PERCENT: Final = 90
-# What activations, CUDA graphs and the libraries take of each GPU: an assumption, not a measurement.
+# What activations, CUDA graphs and libraries take of each GPU: an assumption, not a measurement.
 OVERHEAD: Final = 2 * GIB
 # bfloat16
 BYTES_PER_VALUE: Final = 2

@@ -18,7 +18,6 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.cluster.settings import ROOT
 from tests.integration.admin_api import AdminApi
-from tests.integration.chart_releases import CRD, helm
 from tests.integration.chart_releases import CHART, CRD, helm
 from tests.integration.control_plane import ControlPlane, control_plane, wait_until
 from tests.integration.fake_pods import FakePodServers

@@ -192,7 +192,6 @@ def test_errors_and_availability_are_recorded(rules: Path) -> None:
     record(rules, series, "qwen_requests:availability_ratio_rate5m", (NEWS, 0.6))
 
 
-
 def test_tokens_are_recorded_by_kind(rules: Path) -> None:
     series = {f'qwen_tokens_total{{{POD},kind="{kind}"}}': f"0+{step}x60" for kind, step in TOKENS.items()}
     record(rules, series, "qwen_tokens:rate5m", (f'{NEWS},kind="input"', 2.0), (f'{NEWS},kind="output"', 0.2))

@@ -112,9 +112,7 @@ def test_every_flag_of_helm_exists() -> None:
     found = calls("helm")
     assert len(found) > 8
     wrong = [
-        f"{page}: {command}"
-        for page, command in found
-        if not set(command.flags) <= helm_flags(*helm_verb(command))
+        f"{page}: {command}" for page, command in found if not set(command.flags) <= helm_flags(*helm_verb(command))
     ]
     assert wrong == []
 

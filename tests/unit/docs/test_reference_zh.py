@@ -1,4 +1,4 @@
-"""docs/reference.zh-CN.md, which is written by hand, names every field of the generated reference."""
+"""docs/reference.zh-CN.md is written by hand, and names every field of the generated reference."""
 
 from __future__ import annotations
 

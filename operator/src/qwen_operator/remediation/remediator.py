@@ -111,10 +111,8 @@ class Remediator:
         Until the first decision, it is what the status says, as in `suspended`.
         """
         memory = self._memories.get(key)
-        if memory is None:
-            saturated = _saturated_before(self._cluster.service(key))
-        else:
-            saturated = memory.saturated_at is not None
+        known = self._cluster.service(key)
+        saturated = _saturated_before(known) if memory is None else memory.saturated_at is not None
         return (saturation.WARNING,) if saturated else ()
 
     def outlook(self, key: Key) -> Mapping[str, str]:

@@ -65,7 +65,7 @@ def burn_rate_group(service: QwenService, slo: SloSpec, defaults: MonitoringDefa
         for window in _WINDOWS
     ]
     alerts = [
-        _alert(service, slo.window, objective, severity, limits, defaults)
+        _alert(service, slo.window, objective, severity, limits, defaults=defaults)
         for objective in objectives
         for severity, paces in _SEVERITIES
         if (limits := _limits(slo.window, objective, paces))
@@ -99,6 +99,7 @@ def _alert(
     objective: Objective,
     severity: str,
     limits: Sequence[tuple[Pace, float]],
+    *,
     defaults: MonitoringDefaults,
 ) -> Object:
     labels = f'{pods_of(service)},slo="{objective.name}"'
