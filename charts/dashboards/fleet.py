@@ -46,7 +46,7 @@ def dashboard() -> dict[str, Any]:
 def _overview() -> Row:
     critical = f'sum(qwen_alert_active{{{ALL},severity="critical"}})'
     panels = (
-        parts.number("Services", f"count(count {BY_SERVICE} (qwen_build_info{{{ALL}}}))"),
+        parts.number("Number of services", f"count(count {BY_SERVICE} (qwen_build_info{{{ALL}}}))"),
         parts.number("Ready pods", f"sum({READY})", steps=((None, RED), (1, GREEN))),
         parts.number("Requests per second", f"sum({ENDED})", "reqps"),
         parts.number("Failed requests", f"{share_of_failed(ALL)} or vector(0)", "percentunit", steps=FAILING),
@@ -82,7 +82,7 @@ def _traffic() -> Row:
         parts.lines("Requests by service", Query(f"sum {BY_SERVICE} ({ENDED})", NAME), unit="reqps", stacked=True),
         parts.lines("Failed requests by service", failed, unit="percentunit"),
         parts.lines("Time to first token, p95", Query(TTFT, NAME), unit="s", text="From arrival, queue included."),
-        parts.lines("Output tokens per second", Query(f"sum {BY_SERVICE} ({OUTPUT})", NAME), stacked=True),
+        parts.lines("Output tokens by service", Query(f"sum {BY_SERVICE} ({OUTPUT})", NAME), stacked=True),
         parts.lines("Waiting requests", Query(f"sum {BY_SERVICE} (qwen_requests_waiting{{{ALL}}})", NAME)),
         parts.lines("KV cache, fullest pod", Query(f"max {BY_SERVICE} (qwen_kv_cache_usage_ratio{{{ALL}}})", NAME),
                     unit="percentunit"),

@@ -82,7 +82,7 @@ def judge(rules: Path, series: dict[str, str], at: str, alert: str, *fired: tupl
         shown = annotations["description"]
         for name, value in labels.items():
             shown = shown.replace(f"{{{{ $labels.{name} }}}}", value)
-        shown = re.sub(r"{{ with .*{{ end }}|{{ \$value .*? }}", lambda _, said=text: said, shown)
+        shown = re.sub(r"{{ with .*{{ end }}|{{ \$value .*? }}", text.replace("\\", r"\\"), shown)
         annotations["description"] = shown
         expected.append({"exp_labels": {**labels, **rule["labels"]}, "exp_annotations": annotations})
     run(rules, series, alert_rule_test=[{"eval_time": at, "alertname": alert, "exp_alerts": expected}])

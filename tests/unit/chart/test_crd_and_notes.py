@@ -137,7 +137,7 @@ def test_notes_of_a_namespaced_operator_can_be_pasted(notes_chart: Path) -> None
     ("values", "named"),
     [
         ({"networkPolicy": {"from": [{"podSelector": {}}]}}, "networkPolicy.from"),
-        ({"networkPolicy": {"egress": [{"ports": [{"port": 443}]}]}}, "networkPolicy.egress"),
+        ({"networkPolicy": {"egress": [{"ports": [{"port": 443}]}]}}, "networkPolicy.from and networkPolicy.egress"),
         ({"serviceAccount": {"create": False, "name": "a", "annotations": {"a": "b"}}}, "serviceAccount.annotations"),
         ({"replicas": 1, "leaderElection": {"enabled": False, "leaseName": "a"}}, "leaderElection.leaseName"),
         ({"podLabels": {"app.kubernetes.io/component": "x"}}, "podLabels, app.kubernetes.io/component"),

@@ -74,7 +74,7 @@ def test_every_metric_is_explained() -> None:
 def events_table() -> set[str]:
     """The Events that the operations guide explains."""
     [table] = re.findall(r"^\| Event \|.*?\n\n", operations(), re.MULTILINE | re.DOTALL)
-    return {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    return {name for row in table.strip().splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
 
 
 def events_of_the_operator() -> set[str]:

@@ -179,20 +179,20 @@ def test_what_kubernetes_would_refuse_is_refused_with_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("values", "named"),
     [
-        {"resources": {"requests": {"cpus": "1"}}},
-        {"extraEnv": [{"name": "A", "valueForm": {}}]},
-        {"serverImages": {"cpu": "a b"}},
-        {"image": {"repository": "x:1.0"}},
-        {"topologySpreadConstraints": [{"maxskew": 1}]},
+        # Helm misplaces this error, but it names the resource.
+        ({"resources": {"requests": {"cpus": "1"}}}, "cpus"),
+        ({"extraEnv": [{"name": "A", "valueForm": {}}]}, "extraEnv"),
+        ({"serverImages": {"cpu": "a b"}}, "serverImages"),
+        ({"image": {"repository": "x:1.0"}}, "image"),
+        ({"topologySpreadConstraints": [{"maxskew": 1}]}, "topologySpreadConstraints"),
     ],
-    ids=str,
 )
-def test_helm_reads_the_schema_as_the_tests_do(values: dict[str, Any]) -> None:
+def test_helm_reads_the_schema_as_the_tests_do(values: dict[str, Any], named: str) -> None:
     result = template(values)
     assert result.returncode != 0
-    assert next(iter(values)) in result.stderr
+    assert named in result.stderr
 
 
 def test_what_kubernetes_accepts_is_accepted() -> None:

@@ -46,7 +46,7 @@ KUBECTL_FLAGS = {
     "cordon": set[str](),
     "create": {"--from-literal"},
     "debug": {"-it", "--image", "--profile"},
-    "delete": {"--all", "--all-namespaces", "--cascade"},
+    "delete": {"--all", "--all-namespaces", "--cascade", "-l"},
     "describe": {"-l"},
     "drain": {"--delete-emptydir-data", "--ignore-daemonsets"},
     "get": {"-A", "-l", "-o", "--all-namespaces", "--raw", "--watch"},
