@@ -53,7 +53,7 @@ def test_operator_gone_and_back_changes_nothing_for_clients(
     (pod,) = steady.pods("steady")
     before = steady.get("deployment", "steady")
 
-    with keep_alive_load(cluster, service_url(steady, "steady")) as load:
+    with keep_alive_load(cluster, service_url(steady, "steady"), rate=3) as load:
         operator.run("scale", "deployment", "qwen-operator", "--replicas=0")
         wait_for(lambda: not operator.find("pods", OPERATOR_PODS), 60, "the operator's pods stay")
         time.sleep(10)  # the time in which clients without an operator could notice
