@@ -63,10 +63,15 @@ def moment(stamp: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
 
 
+def events_of(kubectl: Kubectl, pod: Object, reason: str) -> list[Object]:
+    """The Events of a pod with this reason."""
+    found = [event for event in kubectl.find("events") if event["involvedObject"]["name"] == name_of(pod)]
+    return [event for event in found if event["reason"] == reason]
+
+
 def dry_run_events(kubectl: Kubectl, pod: Object) -> list[str]:
     """The messages of the pod's Events about a dry run, repeated as often as they were counted."""
-    found = [event for event in kubectl.find("events") if event["involvedObject"]["name"] == name_of(pod)]
-    return [event["message"] for event in found if event["reason"] == "DryRun" for _ in range(event.get("count") or 1)]
+    return [event["message"] for event in events_of(kubectl, pod, "DryRun") for _ in range(event.get("count") or 1)]
 
 
 def was_reported(kubectl: Kubectl, pod: Object) -> bool:
@@ -228,7 +233,7 @@ def test_a_pod_whose_metrics_cannot_be_read_serves_on_and_an_event_says_why(
     }
     for content, cause in causes.items():
         scripted_pods.replace_metrics(odd, content)
-        wait_for(lambda cause=cause: has_event(kubectl, odd, cause), 60, f"no Event says: {cause}")  # type: ignore[misc]
+        wait_for(functools.partial(is_unreadable, kubectl, odd, cause), 60, f"no Event says: {cause}")
         assert kubectl.endpoints(NAME) == set(map(address_of, pods))
         assert chat(cluster, odd, "is it still there?") == [200]
         scripted_pods.replace_metrics(odd, None)
@@ -237,9 +242,8 @@ def test_a_pod_whose_metrics_cannot_be_read_serves_on_and_an_event_says_why(
     assert kubectl.condition(NAME, "RemediationSuspended")["status"] == "False"
 
 
-def has_event(kubectl: Kubectl, pod: Object, text: str) -> bool:
-    found = [event for event in kubectl.find("events") if event["involvedObject"]["name"] == name_of(pod)]
-    return any(event["reason"] == "MetricsUnreadable" and text in event["message"] for event in found)
+def is_unreadable(kubectl: Kubectl, pod: Object, why: str) -> bool:
+    return any(why in event["message"] for event in events_of(kubectl, pod, "MetricsUnreadable"))
 
 
 @contextmanager
