@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ class Load:
 
     process: subprocess.Popen[bytes]
     output: IO[bytes]
+    rate: float
+    """Requests a second."""
 
 
 @contextmanager
@@ -32,18 +35,23 @@ def keep_alive_load(cluster: Settings, url: str, rate: float = 5, text: str | No
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen([*cluster.nsenter(), *program], cwd=ROOT, stdout=output)
         try:
-            yield Load(process, output)
+            yield Load(process, output, rate)
         finally:
             process.terminate()
             process.wait(timeout=30)
 
 
 def results(load: Load) -> list[dict[str, Any]]:
-    """Stops the load and returns its requests."""
+    """Stops the load and returns its requests. Fails if they did not keep to its rate."""
+    stopped = time.time()
     load.process.send_signal(signal.SIGTERM)
     load.process.wait(timeout=30)
     load.output.seek(0)
-    return [json.loads(line) for line in load.output]
+    requests = [json.loads(line) for line in load.output]
+    assert requests, "the load sent nothing"
+    due = load.rate * (stopped - min(request["start"] for request in requests))
+    assert len(requests) >= 0.9 * due - 1, f"the load stood still: {len(requests)} of {due:.0f} requests"
+    return requests
 
 
 def service_url(kubectl: Kubectl, name: str) -> str:

@@ -66,7 +66,6 @@ def test_operator_gone_and_back_changes_nothing_for_clients(
         wait_for(lambda: steady.find("poddisruptionbudgets", budgets), 60, "the deleted budget does not come back")
         requests = results(load)
 
-    assert len(requests) > 50
     assert [r for r in requests if r["status"] != 200] == []
     after = steady.get("deployment", "steady")
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
