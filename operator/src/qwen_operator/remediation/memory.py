@@ -95,8 +95,7 @@ class PodMemory:
     """
 
     first_seen: float
-    uptime: float |    running: bool = True
- None = None
+    uptime: float | None = None
     fresh: bool = False
     fresh_at: float | None = None
     unread_since: float | None = None
@@ -111,6 +110,7 @@ class PodMemory:
     probing_since: float | None = None
     closed_since: float | None = None
     idle_polls: int = 0
+    running: bool = True
     restarts_seen: int | None = None
     deaths: int = 0
     dying_since: float | None = None
