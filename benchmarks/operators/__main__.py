@@ -19,7 +19,7 @@ from tests.cluster.settings import KUBERNETES_VERSION, ROOT
 from benchmarks import machine, report
 from benchmarks.console import say
 from benchmarks.operators import peer, table
-from benchmarks.operators.measure import Figures, Options, measure
+from benchmarks.operators.measure import EVENTS_AT_MOST, REST_AT_MOST, Figures, Options, measure
 from benchmarks.operators.subjects import Ours, Subject, Theirs
 
 PAGE = ROOT / "benchmarks" / "OPERATOR.md"
@@ -105,9 +105,13 @@ def _measured(subject: Subject, folder: Path, options: argparse.Namespace) -> tu
 
 
 def _unrest(figures: dict[str, list[Figures]]) -> list[str]:
-    """Names those that did not come to rest after the first start."""
-    restless = [name for name, runs in figures.items() if any(found.get("unrest") for found in runs)]
-    return [f"Not at rest 90 s after all children existed: {', '.join(restless)}."] if restless else []
+    """Names those that did not come to rest: after the first start, or before the quiet time."""
+    when = {
+        "unrest": f"{REST_AT_MOST:g} s after all children existed",
+        "unquiet": f"{EVENTS_AT_MOST:g} s after the pods were available, Events included",
+    }
+    restless = {key: [name for name, runs in figures.items() if any(found.get(key) for found in runs)] for key in when}
+    return [f"Not at rest {when[key]}: {', '.join(names)}." for key, names in restless.items() if names]
 
 
 def _command_line(options: argparse.Namespace) -> str:

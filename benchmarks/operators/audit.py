@@ -100,16 +100,17 @@ class AuditLog:
         self._read()
         return Tally.of(self._requests[mark:])
 
-    def rest(self, seconds: float, at_most: float) -> bool:
+    def rest(self, seconds: float, at_most: float, *, events: bool = False) -> bool:
         """Waits until nothing but watches, Events and the Lease was asked for so many seconds.
 
-        Returns False if it does not come to rest in the time.
+        With `events`, also until no Event was written or read for as long. Returns False if it does
+        not come to rest in the time.
         """
         deadline = time.monotonic() + at_most
         seen, since = -1, time.monotonic()
         while time.monotonic() < deadline:
             self._read()
-            work = sum(request.counts for request in self._requests)
+            work = sum(request.counts or (events and request.resource == "events") for request in self._requests)
             if work != seen:
                 seen, since = work, time.monotonic()
             elif time.monotonic() - since >= seconds:

@@ -31,6 +31,8 @@ Figures = dict[str, float]
 CHILDREN_SECONDS: Final = 900.0
 REST_SECONDS: Final = 5.0
 REST_AT_MOST: Final = 90.0
+EVENTS_AT_MOST: Final = 180.0
+"""Seconds until the Events of the start must be written, which wait for their turn."""
 READY_SECONDS: Final = 600.0
 _LEASES: Final = f"/apis/coordination.k8s.io/v1/namespaces/qwen-system/leases/{LEASE}"
 
@@ -67,6 +69,10 @@ class Bench:
     def rest(self) -> bool:
         """Waits until the operator has nothing to do."""
         return self.log.rest(REST_SECONDS, REST_AT_MOST)
+
+    def quiet(self) -> bool:
+        """Waits until it has not even an Event to write."""
+        return self.log.rest(REST_SECONDS, EVENTS_AT_MOST, events=True)
 
 
 @contextmanager
@@ -153,15 +159,19 @@ def _pods(cluster: Bench, process: OperatorProcess) -> None:
     mark, began, cpu = cluster.log.mark(), time.monotonic(), process.cpu()
     _wait("all pods are ready", lambda: _ask_kubelet("ready").get("ready", 0) >= pods, process, READY_SECONDS)
     say(f"{cluster.subject.name}: {pods} pods are ready after {time.monotonic() - began:.1f} s")
+    ready = time.monotonic()
     cluster.rest()
     cluster.note(
         pods_requests=cluster.log.since(mark).total / cluster.options.services,
         pods_cpu=process.cpu() - cpu,
     )
+    # Until then the conditions of each service change once more, whatever is measured next.
+    time.sleep(max(0.0, cluster.subject.min_ready_seconds + REST_SECONDS - (time.monotonic() - ready)))
 
 
 def _quiet(cluster: Bench, process: OperatorProcess) -> None:
     """Nothing happens."""
+    cluster.note(unquiet=float(not cluster.quiet()))
     say(f"{cluster.subject.name}: {cluster.options.quiet:g} quiet seconds")
     if cluster.options.pods:
         _ask_kubelet("lags")

@@ -39,6 +39,7 @@ class Subject(Protocol):
         definition: the name of the definition of its objects.
         objects: the path of its objects in the API.
         children: the paths of what it makes of each object, one of each.
+        min_ready_seconds: seconds that a pod must be ready before it counts as available.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Subject(Protocol):
     definition: str
     objects: str
     children: Sequence[str]
+    min_ready_seconds: float
 
     def install(self, plane: ControlPlane) -> None:
         """Installs definitions and rights."""
@@ -75,6 +77,7 @@ class Ours:
         _path("/apis/policy/v1", "poddisruptionbudgets"),
         _path("/apis/networking.k8s.io/v1", "networkpolicies"),
     )
+    min_ready_seconds = 60.0
 
     def install(self, plane: ControlPlane) -> None:
         """Installs what manifests/install.yaml has. Its Deployment has no node to run on."""
@@ -126,6 +129,7 @@ class Theirs:
     definition = "vllmruntimes.production-stack.vllm.ai"
     objects = _path("/apis/production-stack.vllm.ai/v1alpha1", "vllmruntimes")
     children: Sequence[str] = (_path("/api/v1", "services"), _path("/apis/apps/v1", "deployments"))
+    min_ready_seconds = 0.0
 
     def __init__(self, built: Built) -> None:
         self._built = built

@@ -35,15 +35,17 @@ LINES: Final = (
     Line("quiet_writes", "writes in a quiet minute", "", Target("value", "<=", 0)),
     # Four APIs, two kinds of the surroundings and the pages of QwenServices; more every 15 minutes.
     Line("quiet_reads", "reads in a quiet minute", "", Target("value", "<=", 30)),
-    Line("quiet_watches", "watches that begin in a quiet minute", ""),
-    Line("quiet_events", "requests about Events in a quiet minute", ""),
+    # Each kind of objects has one, which ends after four minutes: all of them at once, at worst.
+    Line("quiet_watches", "watches that begin in a quiet minute", "", Target("value", "<=", 15)),
+    Line("quiet_events", "requests about Events in a quiet minute", "", Target("value", "<=", 0)),
     Line("quiet_cpu", "CPU in a quiet minute", "s", Target("value", "<=", 30)),
     Line("quiet_memory", "memory after it", "MiB", Target("value", "<=", 256)),
     Line("polls", "polls of pods", "1/s"),
     Line("lag_p50", "how late a poll is, p50", "s"),
     Line("lag_p99", "how late a poll is, p99", "s", Target("value", "<=", 1)),
     Line("restart_writes", "writes of a restarted operator", "", Target("value", "<=", 20)),
-    Line("restart_reads", "its reads", ""),
+    # The lists of a start, in pages of 500, and discovery.
+    Line("restart_reads", "its reads", "", Target("value", "<=", 60)),
     Line("restart_cpu", "its CPU", "s"),
     Line("term_leads", "SIGTERM to the next leader", "s", Target("value", "<=", 3)),
     Line("term_serves", "SIGTERM to a Deployment for a service of that moment", "s", Target("value", "<=", 3)),

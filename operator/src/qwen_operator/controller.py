@@ -127,6 +127,7 @@ class Controller:
         self._gates.offer(pod)
         key = self.cluster.key_by_label(pod)
         if key is not None:
+            self._remediator.pod_seen(key, pod)
             self._queue.add(key, POD_DEBOUNCE)
 
     def _all_due(self) -> None:

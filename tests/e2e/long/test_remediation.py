@@ -201,6 +201,35 @@ def test_an_operator_that_is_killed_after_a_step_restarts_the_pod_once(
     assert not remediation.get("intents")
 
 
+@pytest.mark.parametrize("step", ["RestartDecided", "Evicted"])
+def test_an_operator_that_is_killed_after_a_step_of_an_eviction_evicts_once(
+    kubectl: Kubectl, operator: Kubectl, step: str
+) -> None:
+    rules = [{"alert": "EngineUnresponsive", "action": "Restart", "for": "2s"}]
+    evict = {**FAST, "restartMethod": "Evict", "rules": rules}
+    sick, healthy = start(kubectl, replicas=2, **HANGS, remediation=evict)
+    toggle_hang(sick)
+    wait_for(lambda: step in kubectl.events(name_of(sick)), 60, f"no Event says {step}", interval=0.1)
+    leader = operator.get("lease", "qwen-operator")["spec"]["holderIdentity"]
+    before = restarts(operator, leader)
+    kill(operator.get("pod", leader))
+    wait_for(lambda: is_replaced(kubectl, sick, healthy), 120, "the hung pod was not replaced")
+    wait_for(lambda: restarts(operator, leader) > before, 120, "the kubelet does not start the operator again")
+    time.sleep(10)  # the time in which a second eviction would come
+    assert is_replaced(kubectl, sick, healthy)
+    assert sum(counts(kubectl, kubectl.pods(NAME))) == 0
+    remediation = kubectl.get("qwenservice", NAME)["status"]["remediation"]
+    assert remediation["restartsInWindow"] == 1
+    assert not remediation.get("intents")
+
+
+def is_replaced(kubectl: Kubectl, old: Object, other: Object) -> bool:
+    """Whether the other pod and one new pod serve, and the old one does not exist."""
+    pods = {pod["metadata"]["uid"] for pod in kubectl.pods(NAME)}
+    kept = other["metadata"]["uid"] in pods and old["metadata"]["uid"] not in pods
+    return kept and len(pods) == 2 and len(kubectl.endpoints(NAME)) == 2
+
+
 def kill(operator: Object) -> None:
     """Kills the program in a pod of the operator. The kubelet starts it again."""
     pod_processes.send(signal.SIGKILL, pod_processes.pids(operator, "python"))

@@ -13,9 +13,13 @@ import yaml
 
 from benchmarks import report
 from benchmarks.operators import kubelet, table
+from benchmarks.operators.__main__ import _unrest
 from benchmarks.operators.audit import AuditLog, Request, Tally, policy
 from benchmarks.operators.peer import Peer
 from benchmarks.operators.subjects import Ours, Subject, Theirs
+from benchmarks.results import Target
+from qwen_operator.kube import cache
+from qwen_operator.kube.resources import PODS, QWEN_SERVICES
 from tests.cluster.settings import ROOT
 from tests.unit.qwen_operator.objects import load
 
@@ -80,6 +84,45 @@ def test_the_audit_log_is_read_as_it_grows(tmp_path: Path) -> None:
     assert not log.rest(5.0, 0.0)
 
 
+class Clock:
+    """A clock that only sleep moves. While time passes, Events are written, one each time."""
+
+    def __init__(self, log: Path, events: int) -> None:
+        self.now = 0.0
+        self._log = log
+        self._left = events
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self._left:
+            self._left -= 1
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry("create", "events")) + "\n")
+
+
+@pytest.mark.parametrize(("events", "seconds"), [(False, 5.0), (True, 15.0)])
+def test_the_quiet_minute_waits_for_the_last_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: bool, seconds: float
+) -> None:
+    path = tmp_path / "audit.log"
+    clock = Clock(path, 20)  # half a second apart
+    monkeypatch.setattr("benchmarks.operators.audit.time", clock)
+    assert AuditLog(path).rest(5.0, 100.0, events=events)
+    assert clock.now == seconds
+
+
+def test_who_does_not_come_to_rest_is_named() -> None:
+    figures = {"ours": [{"unrest": 0.0, "unquiet": 1.0}], "theirs": [{}, {"unrest": 1.0, "unquiet": 1.0}]}
+    assert _unrest(figures) == [
+        "Not at rest 90 s after all children existed: theirs.",
+        "Not at rest 180 s after the pods were available, Events included: ours, theirs.",
+    ]
+    assert _unrest({"ours": [{"unrest": 0.0}]}) == []
+
+
 def test_only_the_operator_is_recorded() -> None:
     assert yaml.safe_load(policy(["a"]))["rules"] == [{"level": "Metadata", "users": ["a"]}, {"level": "None"}]
 
@@ -140,6 +183,25 @@ def test_the_kubelet_knows_how_often_the_operator_polls() -> None:
     crd = load("manifests/crd.yaml")
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     assert spec["remediation"]["properties"]["pollInterval"]["default"] == f"{kubelet.POLL_SECONDS:g}s"
+
+
+def test_the_quiet_minute_begins_when_the_pods_count_as_available() -> None:
+    crd = load("manifests/crd.yaml")
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    assert spec["rollout"]["properties"]["minReadySeconds"]["default"] == Ours.min_ready_seconds
+    assert "rollout" not in Ours().body("s1")["spec"]
+
+
+def test_every_kind_may_begin_a_watch_in_a_quiet_minute() -> None:
+    targets = {line.key: line.target for line in table.LINES}
+    kinds = {PODS, QWEN_SERVICES, *cache._CHILDREN, *cache._OPTIONAL_CHILDREN, *cache._RESTLESS}
+    assert targets["quiet_watches"] == Target("value", "<=", len(kinds))
+
+
+def test_each_number_of_requests_at_rest_has_a_target() -> None:
+    counted = [line for line in table.LINES if line.key.startswith(("quiet_", "restart_")) and line.unit == ""]
+    assert len(counted) == 6
+    assert [line.key for line in counted if line.target is None] == []
 
 
 def test_the_table_compares_and_judges() -> None:

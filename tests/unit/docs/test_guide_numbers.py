@@ -19,15 +19,18 @@ from benchmarks.operators.table import LINES
 from qwen_operator import children, controller, downloads
 from qwen_operator.api import MAX_HISTORY, startup
 from qwen_operator.api.bounds import MAX_VALUES
-from qwen_operator.kube import cache, client, events, lease, pacing, retries, workqueue
+from qwen_operator.kube import cache, client, events, informer, lease, pacing, retries, workqueue
 from qwen_operator.kube.resources import OPTIONAL, PODS, QWEN_SERVICES, Resource
-from qwen_operator.planning import plan_warnings
+from qwen_operator.planning import plan, plan_warnings
 from qwen_operator.planning.builders import download, pod
 from qwen_operator.process.settings import read_settings
 from qwen_operator.remediation import decide, hardware, memory, policy, poll, restarts
 from qwen_operator.status import exits
 from qwen_server.api.transcript import MAX_CHARACTERS
+from qwen_server.control import lifecycle
 from qwen_server.download.command import PATIENCE_SECONDS
+from tests.e2e.long import test_running_pods
+from tests.integration import long_run
 from tests.unit.qwen_operator.remediation_world import spec
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,11 +43,19 @@ TARGETS = {line.key: line.target for line in LINES if line.target is not None}
 REQUIRED: Final = len(cache._CHILDREN) + len(cache._RESTLESS) + len((PODS, QWEN_SERVICES))
 """Kinds that are watched in each namespace."""
 _NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five", 10: "ten"}
+_TIMES: Final = {2: "twice", 3: "three times"}
 
 
 def word(number: float) -> str:
     """A small number as a word."""
     return _NUMBERS[int(number)] if number == int(number) else f"{number:g}"
+
+
+def restart(alert: str) -> int:
+    """Seconds until a pod that was taken out is restarted, by default."""
+    after = POLICY.alerts[alert].restart_after
+    assert after is not None
+    return int(after)
 
 
 def minutes(time: float) -> str:
@@ -97,6 +108,9 @@ PROMISES = (
     # Remediation.
     f"Every {word(POLICY.poll)} seconds (`remediation.pollInterval`, but at most once a second)",
     f"after {memory._SECOND_POLL * POLICY.poll:g} seconds while the polls decide",
+    f"after two polls | after {restart('EngineUnresponsive')} s; while no other pod serves, after twice the threshold",
+    f"after two polls | after {restart('GPUUnhealthy')} s, by eviction",
+    f"after two polls | after {restart('HighErrorRate') // 60} min, if a peer serves",
     f"after {word(restarts.MAX_DEATHS)} deaths without becoming ready, by eviction",
     f"a pod that is taken out again within {minutes(memory.REPEAT_SECONDS)}",
     f"one that comes and goes every {minutes(decide.REPORT_AGAIN_SECONDS)}",
@@ -118,11 +132,17 @@ PROMISES = (
     f"at least {whole_minutes(startup.UNKNOWN_SIZE)}",
     f"{whole_minutes(startup._BASE)}, and {seconds(startup._LOAD_PER_GB)} for each GB |",
     f"slower than {megabytes(startup._DOWNLOAD_PER_GB)} or {megabytes(startup._LOAD_PER_GB)}",
+    # What reaches running pods.
+    f"takes effect in running pods within {word(test_running_pods.THRESHOLD_SECONDS)} seconds, without a restart",
     # Logs and troubleshooting.
     f"each cut at {MAX_CHARACTERS:,} characters",
     f"heard nothing of QwenServices for {minutes(SETTINGS.resync_seconds + controller._SILENCE)}",
     f"the operator follows within {max(retries._PAUSES):g} seconds",
     f"every minute and those of their children every {cache._COMPARE_SECONDS / 60:g} minutes",
+    f"watches that have failed {_TIMES[informer.FAILING]} in a row or more",
+    f"For up to {word(lifecycle.LAST_REQUEST_SECONDS)} seconds a client may send one more request",
+    f"memory changes by more than {100 * long_run._MEMORY_CHANGE:g} %, or if the p99 of the last "
+    f"{minutes(long_run.WINDOW_SECONDS)} is more than {100 * long_run._LATENCY_CHANGE:g} % above",
     f"{exits.ENGINE_DIED} that the engine died (Event `EngineDead`), {exits.CONFIGURATION} a wrong configuration",
 )
 
@@ -135,6 +155,7 @@ def test_the_guide_has_the_numbers_of_the_code(promise: str) -> None:
 def test_what_the_guide_calls_a_second_a_minute_and_a_day() -> None:
     assert poll.SHORTEST_SECONDS == 1
     assert (SETTINGS.resync_seconds, cache.DISCOVERY_SECONDS, workqueue.BACKOFF_MAX) == (60, 60, 60)
+    assert plan._BLIP_SECONDS == 60
     assert timedelta(seconds=hardware._SAME_NODE_SECONDS) == timedelta(days=1)
 
 

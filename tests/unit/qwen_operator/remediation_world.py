@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -60,6 +61,8 @@ class Patient:
     generates: bool = True
     busy: int = 0
     gpus: tuple[str, ...] = ()
+    active_for: Mapping[str, float] = field(default_factory=dict)
+    """What it says of how long its alerts have been active; nothing of those that are left out."""
     uptime: float = 100.0
     down_until: float = -1.0
     cured_by_restart: bool = True
@@ -130,7 +133,8 @@ class World:
             if patient.silent or patient.garbled or self.mono < patient.down_until:
                 evidence[uid] = None
             else:
-                evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy, patient.gpus)
+                told = {alert: age for alert, age in patient.active_for.items() if alert in patient.alerts}
+                evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy, patient.gpus, told)
         pods = tuple(patient.pod for patient in self.patients.values())
         garbled = frozenset(uid for uid, patient in self.patients.items() if patient.garbled)
         self.seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset, garbled)
@@ -143,6 +147,7 @@ class World:
         for patient in self.patients.values():
             if not patient.frozen and self.mono >= patient.down_until:
                 patient.uptime += seconds
+                patient.active_for = {alert: age + seconds for alert, age in patient.active_for.items()}
 
     def forget(self) -> None:
         """Restarts the operator."""

@@ -130,10 +130,12 @@ class Play:
         self.wrong: list[str] = []
         self.works = True
         self.dies = ""
+        self._begun = START
         self._suspended: str | None = None
         self._saturated = False
         for row in scenario.rows:
             self._until(row.second)
+            self._begun = START + row.second
             for part in row.happens:
                 self._happen(row, part)
             self._until(row.second + 1)
@@ -197,7 +199,10 @@ class Play:
         return [by_name[name] for name in names]
 
     def answer(self, pods: str, answers: str) -> None:
-        """From now on the pods give other answers. `well` ends all that was the matter."""
+        """From this second on the pods give other answers. `well` ends all that was the matter.
+
+        They say how old their alerts are, also if the operator looks only later.
+        """
         given = set(answers.removesuffix(" for good").split(" and "))
         alerts = frozenset(given - {"well", "silent", "garbled", "frozen", "busy"})
         if unknown := alerts.difference(ALERTS):
@@ -207,6 +212,7 @@ class Play:
             self.world.patients[uid] = replace(
                 self.world.patients[uid],
                 alerts=alerts,
+                active_for=dict.fromkeys(alerts, self.world.mono - self._begun),
                 silent="silent" in given,
                 garbled="garbled" in given,
                 frozen="frozen" in given,

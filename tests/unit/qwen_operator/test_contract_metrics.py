@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from qwen_operator.remediation.poll import MAX_BODY, parse_metrics
 from qwen_server.control import alerts
@@ -15,7 +15,8 @@ from qwen_server.observe.request_figures import RequestFigures
 
 def test_the_longest_answer_of_a_server_is_read() -> None:
     wall = datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
-    active = [alerts.ActiveAlert(rule, 12345.6789, 0.0, wall).as_json() for rule in alerts.catalogue("cuda")]
+    begun = wall - timedelta(seconds=3)
+    active = [alerts.ActiveAlert(rule, 12345.6789, 2.0, begun).as_json() for rule in alerts.catalogue("cuda")]
     gpu = GpuReading(name="NVIDIA H200", uuids=tuple(f"GPU-{number:036d}" for number in range(16)))
     seen = Observation(
         now=5.0,
@@ -48,3 +49,4 @@ def test_the_longest_answer_of_a_server_is_read() -> None:
     assert evidence is not None
     assert evidence.alerts == {rule.name for rule in alerts.catalogue("cuda")}
     assert (evidence.uptime, evidence.busy, evidence.gpus) == (5.0, 286, gpu.uuids)
+    assert evidence.active_for == dict.fromkeys(evidence.alerts, 3.0)

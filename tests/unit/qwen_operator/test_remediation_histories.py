@@ -14,7 +14,8 @@ import pytest
 
 from qwen_operator.remediation.steps import BeginRestart
 from qwen_operator.remediation.values import Gate, Rollout
-from tests.unit.qwen_operator.remediation_histories import Auditor, play
+from tests.unit.qwen_operator.remediation_auditor import Auditor
+from tests.unit.qwen_operator.remediation_histories import play
 from tests.unit.qwen_operator.remediation_twins import compare
 from tests.unit.qwen_operator.remediation_world import ALERTS, Patient, World
 

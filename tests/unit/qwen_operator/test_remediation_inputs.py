@@ -116,6 +116,27 @@ def test_garbled_alerts_are_ignored() -> None:
     assert evidence.alerts == {"HighTTFT"}
 
 
+@pytest.mark.parametrize(
+    ("timestamp", "since", "age"),
+    [
+        ("2026-01-01T00:00:10.500000", "2026-01-01T00:00:08.000000", 2.5),
+        ("2026-01-01T00:00:10", "2026-01-01T00:00:10", 0.0),
+        # The server has been up for five seconds.
+        ("2026-01-01T01:00:00", "2026-01-01T00:00:00", 5.0),
+        ("2026-01-01T00:00:10Z", "2026-01-01T00:00:08", 2.0),
+        ("2026-01-01T00:00:08", "2026-01-01T00:00:10", None),
+        (None, "2026-01-01T00:00:08", None),
+        ("2026-01-01T00:00:10", None, None),
+        ("2026-01-01T00:00:10", 1767225608, None),
+        ("today", "2026-01-01T00:00:08", None),
+    ],
+)
+def test_an_alert_is_as_old_as_the_pod_says(timestamp: Any, since: Any, age: float | None) -> None:
+    evidence = parse_metrics(metrics(timestamp=timestamp, alerts=[{"name": "HighTTFT", "since": since}]))
+    assert evidence is not None
+    assert evidence.active_for == ({} if age is None else {"HighTTFT": age})
+
+
 @given(st.binary(max_size=200))
 def test_no_answer_breaks_the_parser(body: bytes) -> None:
     parse_metrics(body)

@@ -15,7 +15,7 @@ from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.events import Recorder
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import REGISTRY
-from qwen_operator.remediation.memory import next_poll
+from qwen_operator.remediation.memory import Latch, Memory, PodMemory, next_poll
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.values import Evidence, Round
@@ -125,3 +125,22 @@ def test_a_pod_that_falls_silent_after_one_poll_with_an_alert_changes_no_pace() 
     world["u0"].silent = True
     world.round()
     assert next_poll(world.memory, world.policy) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("ran", "runs", "latched", "at_once"),
+    [(False, True, True, True), (True, True, True, False), (False, False, True, False), (False, True, False, False)],
+)
+def test_a_round_follows_at_once_when_a_pod_that_is_out_runs_again(
+    ran: bool, runs: bool, latched: bool, at_once: bool
+) -> None:
+    remediator = remediator_of(OneService("30s"))
+    latch = Latch("EngineUnresponsive", since=0.0) if latched else None
+    remediator._memories[KEY] = Memory(pods={"u0": PodMemory(first_seen=0.0, latch=latch, running=ran)})
+    wake = remediator._wake[KEY] = asyncio.Event()
+    conditions = [{"type": "ContainersReady", "status": "True" if runs else "False"}]
+    pod: Object = {"metadata": {"uid": "u0", "name": "p0"}, "spec": {}, "status": {"conditions": conditions}}
+    remediator.pod_seen(KEY, pod)
+    remediator.pod_seen(KEY, {**pod, "metadata": {"uid": "another", "name": "p1"}})
+    remediator.pod_seen(("n", "unknown"), pod)
+    assert wake.is_set() is at_once

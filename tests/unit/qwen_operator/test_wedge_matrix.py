@@ -28,18 +28,25 @@ from tests.unit.qwen_server.test_no_false_alarm import DEVICES, Imagined, thresh
 PEER = Pod(uid="peer", name="peer")
 SUBJECT = Pod(uid="subject", name="subject")
 ALLOWED_SECONDS = 4.0
+ALLOWED_ALONE_SECONDS = 2.5
+"""Server and operator look half a second late here, and may need a further look."""
 
 
 class Watched(Imagined):
-    """An engine whose server the operator polls; `phase` is when, in seconds, it begins."""
+    """An engine whose server the operator polls; `phase` is when, in seconds, it begins.
 
-    def __init__(self, device: Device, phase: float = 0.0) -> None:
+    Another pod is healthy, unless the engine is `alone`.
+    """
+
+    def __init__(self, device: Device, phase: float = 0.0, *, alone: bool = False) -> None:
         super().__init__(device)
         model = {"source": {"builtin": "news-classifier"}}
         self.policy = policy_of(QwenServiceSpec.model_validate({"model": model, "engine": {"device": device}}))
         self.memory = Memory()
         self.next_poll = self.now + phase
+        self.pods: tuple[Pod, ...] = (SUBJECT,) if alone else (SUBJECT, PEER)
         self.out_at: float | None = None
+        self.restart_at: float | None = None
         self.restarts = 0
 
     def let(self, seconds: float, *, answers: bool) -> None:
@@ -51,15 +58,19 @@ class Watched(Imagined):
                 self.poll()
 
     def poll(self) -> None:
-        """A round of the operator. The other pod is healthy."""
+        """A round of the operator."""
         answer = parse_metrics(json.dumps(snapshots.metrics(self.service.observe())).encode())
         evidence = {"subject": answer, "peer": Evidence(uptime=self.now)}
         now = Instant(self.now, EPOCH + timedelta(seconds=self.now))
-        decisions = decide(Round((SUBJECT, PEER), evidence, 2), self.policy, RemediationStatus(), self.memory, now)
+        seen = Round(self.pods, evidence, len(self.pods))
+        decisions = decide(seen, self.policy, RemediationStatus(), self.memory, now)
         self.memory = decisions.memory
         if self.out_at is None and any(isinstance(step, CloseGate) for step in decisions.steps):
             self.out_at = self.now
-        self.restarts += sum(isinstance(step, BeginRestart) for step in decisions.steps)
+        begun = sum(isinstance(step, BeginRestart) for step in decisions.steps)
+        self.restarts += begun
+        if self.restart_at is None and begun:
+            self.restart_at = self.now
         self.next_poll = self.now + next_poll(self.memory, self.policy)
 
     def idle(self, minutes: int) -> None:
@@ -116,6 +127,25 @@ def test_a_wedge_is_out_of_rotation_within_its_threshold_and_four_seconds(
     assert engine.alarms == {alert}
     assert engine.out_at is not None
     assert begun + limit < engine.out_at <= begun + limit + ALLOWED_SECONDS
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.7, 1.3, 1.9])
+@pytest.mark.parametrize("wedge", [hang_under_load, hang_while_idle, hang_in_the_first_request, steps_without_tokens])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_lone_pod_with_a_wedge_is_restarted_after_twice_its_threshold(
+    device: Device, wedge: Callable[[Watched], str], phase: float
+) -> None:
+    engine = Watched(device, phase, alone=True)
+    engine.computing = False
+    alert = wedge(engine)
+    begun, limit = engine.now, threshold(device, alert)
+    while engine.now < begun + 2 * limit + ALLOWED_ALONE_SECONDS:
+        if alert == "GenerationStalled":
+            engine.step(0.2, tokens=0)
+        else:
+            engine.let(TICK_SECONDS, answers=False)
+    assert engine.restart_at is not None
+    assert begun + 2 * limit <= engine.restart_at <= begun + 2 * limit + ALLOWED_ALONE_SECONDS
 
 
 def long_prefill(engine: Watched) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -35,8 +35,12 @@ class Imagined(ScriptedEngine):
         lifecycle = Lifecycle(lambda: self.now)
         lifecycle.mark_ready()
         settings: Any = make_settings(device=device)
-        wall = datetime(2025, 12, 24, tzinfo=UTC).replace(tzinfo=None)
-        self.service = Service(settings, self, lifecycle, clock=lambda: self.now, wall=lambda: wall)
+        midnight = datetime(2025, 12, 24, tzinfo=UTC).replace(tzinfo=None)
+
+        def wall() -> datetime:
+            return midnight + timedelta(seconds=self.now)
+
+        self.service = Service(settings, self, lifecycle, clock=lambda: self.now, wall=wall)
 
     def vitals(self) -> Vitals:
         heartbeat = self.heartbeat

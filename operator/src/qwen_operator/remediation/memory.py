@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from qwen_operator.api import RestartIntent
-from qwen_operator.remediation.policy import Policy
+from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.remediation.policy import AlertPolicy, Policy
 from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
 from qwen_operator.status.conditions import Suspension
 from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED
@@ -17,6 +18,8 @@ REPEAT_SECONDS: Final = 600.0
 """A pod that is taken out twice within so many seconds is restarted at once."""
 _SECOND_POLL: Final = 0.6
 """After this part of the poll interval, an alert that was seen once is looked at again."""
+_SOONEST: Final = 0.2
+"""Seconds until the next poll at least, also if a pod may leave rotation sooner."""
 _PROBE_LOST = 30.0
 """A test generation without a result after so many seconds counts as lost."""
 _ENDPOINT_OUT = 5.0
@@ -25,15 +28,25 @@ _ENDPOINT_OUT = 5.0
 
 @dataclass(frozen=True)
 class Streak:
-    """An uninterrupted alert: the number of polls, its duration, the time of the last poll.
+    """An uninterrupted alert, from its begin to the last poll that showed it.
 
-    Polls in quick succession count as one; `counted_at` is the time of the last one that counts.
+    Attributes:
+        polls: how many polls showed it. Those in quick succession count as one.
+        since: when it began, see `_streaks`.
+        first_seen: the time of the first poll that showed it.
+        at: the time of the last one; `counted_at` is that of the last one that counts.
     """
 
     polls: int
-    seconds: float
+    since: float
+    first_seen: float
     at: float
     counted_at: float
+
+    @property
+    def seconds(self) -> float:
+        """For how long it is known to have been active."""
+        return self.at - self.since
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,7 @@ class PodMemory:
         failures: the number of consecutive failed test generations.
         probing_since: since when a test generation is in progress.
         idle_polls: consecutive polls without a request, some time after the gate closed.
+        running: whether its containers were ready in the last round.
         restarts_seen: the restart count in the last round.
         deaths: how often the engine died since its container was last ready; `dying_since` is when
             it first did.
@@ -96,6 +110,7 @@ class PodMemory:
     probing_since: float | None = None
     closed_since: float | None = None
     idle_polls: int = 0
+    running: bool = True
     restarts_seen: int | None = None
     deaths: int = 0
     dying_since: float | None = None
@@ -174,7 +189,7 @@ def _deaths(memory: PodMemory, pod: Pod, now: Instant) -> PodMemory:
     died = more if pod.exit_code == EXIT_ENGINE_DIED else 0
     deaths = 0 if pod.running and not died else memory.deaths + died
     since = None if not deaths else memory.dying_since if memory.dying_since is not None else now.mono
-    return replace(memory, restarts_seen=pod.restarts, deaths=deaths, dying_since=since)
+    return replace(memory, running=pod.running, restarts_seen=pod.restarts, deaths=deaths, dying_since=since)
 
 
 def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) -> PodMemory:
@@ -183,8 +198,8 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
         # A new container starts from zero: all durations count from now.
         latch = None if memory.latch is None else replace(memory.latch, since=now.mono, repeated=False, renewed=True)
         memory = replace(memory, latch=latch, streaks={}, proofs=(), failures=0, probing_since=None)
-        memory = replace(memory, quiet_since=None, quiet_polls=0, last_active={})
-    streaks = _streaks(memory, evidence.alerts & policy.alerts.keys(), policy, now)
+        memory = replace(memory, fresh_at=None, quiet_since=None, quiet_polls=0, last_active={})
+    streaks = _streaks(memory, evidence, policy, now)
     unhealthy = any(policy.takes_out(alert) for alert in streaks)
     out_long_enough = memory.closed_since is not None and now.mono - memory.closed_since >= _ENDPOINT_OUT
     latch = memory.latch
@@ -206,19 +221,29 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
     )
 
 
-def _streaks(memory: PodMemory, alerts: Iterable[str], policy: Policy, now: Instant) -> dict[str, Streak]:
-    """The streaks of the active alerts. A long gap between two polls starts a new streak."""
+def _streaks(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) -> dict[str, Streak]:
+    """The streaks of the active alerts. A long gap between two polls starts a new streak.
+
+    A pod says for how long its alert has been active, by a clock of its own. That makes a streak
+    longer by the time between the last answer without the alert and the first one with it, at most.
+    The answers after that must confirm it: the latest begin that one of them gives counts. So a
+    clock that jumps, or a single answer, gains nothing.
+    """
+    last = memory.fresh_at
+    if last is None or now.mono - last > policy.current_for:
+        last = now.mono
     streaks = {}
-    for alert in alerts:
+    for alert in evidence.alerts & policy.alerts.keys():
         old = memory.streaks.get(alert)
-        gap = 0.0 if old is None else now.mono - old.at
-        if old is None or gap > policy.current_for:
-            streaks[alert] = Streak(polls=1, seconds=0.0, at=now.mono, counted_at=now.mono)
+        told = now.mono - evidence.active_for.get(alert, 0.0)
+        if old is None or now.mono - old.at > policy.current_for:
+            streaks[alert] = Streak(1, max(last, told), now.mono, now.mono, now.mono)
         else:
             # An extra poll, right after a decision, does not make an alert persistent.
             polls = old.polls + (now.mono - old.counted_at >= policy.poll / 2)
             counted_at = now.mono if polls > old.polls else old.counted_at
-            streaks[alert] = Streak(polls, old.seconds + gap, now.mono, counted_at)
+            since = min(old.first_seen, max(old.since, told))
+            streaks[alert] = Streak(polls, since, old.first_seen, now.mono, counted_at)
     return streaks
 
 
@@ -246,15 +271,29 @@ def _proof(memory: PodMemory, result: bool | None, now: Instant) -> PodMemory:
 def next_poll(memory: Memory, policy: Policy) -> float:
     """Seconds until the next poll.
 
-    The polls that decide whether a pod with an alert leaves rotation come sooner. They are late
-    enough to count, see `Streak`.
+    The polls that decide whether a pod with an alert leaves rotation come sooner, and so do those
+    that show whether a new engine works. They are late enough to count, see `Streak`. One comes
+    just when an alert has lasted for long enough.
     """
-    decisive = any(
-        pod.fresh and streak.polls >= 1 and (pod.latch is None or pod.latch.held_back) and policy.takes_out(alert)
-        for pod in memory.pods.values()
-        for alert, streak in pod.streaks.items()
-    )
-    return _SECOND_POLL * policy.poll if decisive else policy.poll
+    pauses = [policy.poll]
+    for pod in memory.pods.values():
+        if not pod.fresh:
+            continue
+        if pod.latch is not None and not pod.latch.held_back:
+            if pod.latch.renewed and not pod.latch.released:
+                pauses.append(_SECOND_POLL * policy.poll)
+            continue
+        for alert, streak in pod.streaks.items():
+            if policy.takes_out(alert):
+                pauses += [_SECOND_POLL * policy.poll, *_decisive(policy.alerts[alert], streak)]
+    return min(pauses)
+
+
+def _decisive(rule: AlertPolicy, streak: Streak) -> Iterator[float]:
+    """Seconds until an alert that two polls have shown has lasted for as long as a step needs."""
+    for needed in (rule.unready_after, rule.threshold if rule.kind is AlertClass.ZERO_WORK else None):
+        if needed is not None and streak.polls >= 2 and streak.seconds < needed:
+            yield max(_SOONEST, needed - streak.seconds)
 
 
 def take_out(memory: PodMemory, alert: str, now: Instant, *, held_back: bool) -> PodMemory:

@@ -182,7 +182,7 @@ class _View:
         policy = self.state.policy
         return min(
             (
-                streak.at - streak.seconds + policy.alerts[alert].threshold
+                streak.since + policy.alerts[alert].threshold
                 for alert, streak in self.state.memory[pod.uid].streaks.items()
                 if policy.kind(alert) is AlertClass.ZERO_WORK
             ),

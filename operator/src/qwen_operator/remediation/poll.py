@@ -10,10 +10,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import aiohttp
 
+from qwen_operator.api import parse_time
 from qwen_operator.api.names import PORT
 from qwen_operator.api.tokens import metrics_token
 from qwen_operator.process.operator_metrics import POLLS
@@ -58,10 +60,38 @@ def parse_metrics(body: bytes) -> Evidence | None:
         busy = math.ceil(_number(requests["running"]) + _number(requests["waiting"]))
         if not isinstance(alerts, list):
             return None
-        names = {alert["name"] for alert in alerts[:_MAX_ALERTS] if isinstance(alert, dict) and _is_name(alert)}
+        valid = [alert for alert in alerts[:_MAX_ALERTS] if isinstance(alert, dict) and _is_name(alert)]
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
-    return Evidence(uptime=uptime, alerts=frozenset(names), busy=busy, gpus=_uuids(answer.get("gpu")), raw=answer)
+    return Evidence(
+        uptime=uptime,
+        alerts=frozenset(alert["name"] for alert in valid),
+        busy=busy,
+        gpus=_uuids(answer.get("gpu")),
+        active_for=_active_for(valid, answer.get("timestamp"), uptime),
+        raw=answer,
+    )
+
+
+def _active_for(alerts: Sequence[Mapping[str, Any]], timestamp: Any, uptime: float) -> dict[str, float]:
+    """For how long alerts have been active, at most since the server started.
+
+    Both times are of the same clock, so it does not matter whether it is right. An alert whose time
+    is not valid is left out.
+    """
+    now = _time(timestamp)
+    ages: dict[str, float] = {}
+    for alert in alerts:
+        since = _time(alert.get("since"))
+        if now is not None and since is not None and since <= now:
+            ages[alert["name"]] = min(uptime, (now - since).total_seconds())
+    return ages
+
+
+def _time(text: Any) -> datetime | None:
+    """A time that the server wrote: UTC, without an offset."""
+    moment = parse_time(text) if isinstance(text, str) else None
+    return None if moment is None else moment.replace(tzinfo=None)
 
 
 def _uuids(gpu: Any) -> tuple[str, ...]:

@@ -296,6 +296,13 @@ class Remediator:
             reset=annotations.get(RESET_BUDGET_ANNOTATION, "")[:1024],
         )
 
+    def pod_seen(self, key: Key, pod: Object) -> None:
+        """Lets the next round begin at once if a pod that is out of rotation runs again."""
+        memory = self._memories.get(key)
+        known = None if memory is None else memory.pods.get(pod["metadata"]["uid"])
+        if known is not None and known.latch is not None and not known.running and pod_view(pod).running:
+            self.hurry(key)
+
     def hurry(self, key: Key) -> None:
         """Lets the next round of a service begin at once: every second of an outage counts."""
         if key in self._wake:

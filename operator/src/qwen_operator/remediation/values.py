@@ -73,13 +73,15 @@ class Pod:
 class Evidence:
     """What a pod reports: uptime in seconds, active alerts, requests running or waiting.
 
-    `gpus` are the UUIDs of its GPUs.
+    `gpus` are the UUIDs of its GPUs. `active_for` says for how many seconds an alert has been
+    active, by the clock of the pod; it lacks those of which the pod does not say it.
     """
 
     uptime: float
     alerts: frozenset[str] = frozenset()
     busy: int = 0
     gpus: tuple[str, ...] = ()
+    active_for: Mapping[str, float] = field(default_factory=dict, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property

@@ -29,8 +29,10 @@ _NOT_OF_THE_POD: Final = {
     "schedulingGates", "resourceClaims", "resources", "hostname", "subdomain", "activeDeadlineSeconds",
 }  # fmt: skip
 _NOT_MOUNTED: Final = {"alerts", "podinfo", "api-keys", "metrics-tokens", "shm"}
-# An offline server is meant to read the cache. Somebody has to fill it.
-_NOT_IN_ENV: Final = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
+_GPUS: Final = "NVIDIA_VISIBLE_DEVICES"
+# An offline server is meant to read the cache, and somebody has to fill it. Where NVIDIA's runtime
+# is the default, an image built on CUDA sees all GPUs unless the Job sets the variable itself.
+_NOT_IN_ENV: Final = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", _GPUS}
 # Labels of nodes with GPUs: NVIDIA's operator, GKE, Karpenter, AKS.
 _GPU_NODES: Final = (
     "nvidia.com/gpu.present",
@@ -95,12 +97,10 @@ def _pod_spec(service: QwenService, pod: Object) -> Object:
 
 def _container(server: Object) -> Object:
     variables = [item for item in server.get("env") or () if item["name"] not in _NOT_IN_ENV]
-    # Where NVIDIA's runtime is the default, an image built on CUDA would otherwise see all GPUs.
-    variables = [item for item in variables if item["name"] != "NVIDIA_VISIBLE_DEVICES"]
     return {
         **{key: server[key] for key in _OF_THE_CONTAINER if key in server},
         "args": ["download", *_model_flags(server)],
-        "env": [*variables, {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
+        "env": [*variables, {"name": _GPUS, "value": "void"}],
         "ports": [{"name": PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
         "resources": _RESOURCES,
         "volumeMounts": [mount for mount in server.get("volumeMounts") or () if mount["name"] not in _NOT_MOUNTED],
