@@ -47,7 +47,8 @@ def shortened(prometheus_rule: Object, labels: Mapping[str, str]) -> Object:
     Prometheus selects the copy.
     """
     groups = prometheus_rule["spec"]["groups"]
-    names = [rule["record"] for group in groups for rule in group["rules"] if "record" in rule]
+    # Several objectives have records of the same name.
+    names = sorted({rule["record"] for group in groups for rule in group["rules"] if "record" in rule})
     alerts = [rule for rule in alerts_of(prometheus_rule) if _copied(rule, names) != rule]
     used = {name for name in names if any(f"{name}{{" in alert["expr"] for alert in alerts)}
     kept = [
