@@ -56,7 +56,7 @@ CAUSES = {
     "QwenErrorBudgetBurn ttft warning": "all first tokens of a service are late",
     "QwenServiceRestartingOften": "three engines hang and are restarted",
     "QwenServiceRemediationSuspended": "a fourth engine hangs, and three restarts are allowed",
-    "QwenServiceNotScraped": "the network lets Prometheus not reach a pod",
+    "QwenServiceNotScraped": "the network keeps Prometheus from a pod",
     "QwenServiceDegraded": "the new version of a service does not start",
     "QwenServiceDown": "the only version of a service does not start",
     "QwenOperatorReconcileErrors": "a webhook that nobody answers refuses Deployments",
@@ -131,7 +131,7 @@ def errors(stage: Stage) -> None:
 
 
 def hanging_engines(stage: Stage) -> None:
-    """Hangs as many engines as may be restarted, and then one more, which goes on by itself."""
+    """Hangs as many engines as may be restarted, and then one that goes on by itself."""
     *sick, last = stage.pods(HANGING)
     alarms, kubectl = stage.alarms, stage.kubectl
     assert len(sick) == MAX_RESTARTS
@@ -152,7 +152,7 @@ def hanging_engines(stage: Stage) -> None:
 
 
 def failed_rollout(stage: Stage) -> None:
-    """Rolls out what does not start while Prometheus cannot reach the old pod, and takes it back."""
+    """Rolls out what does not start while Prometheus cannot reach the old pod."""
     [old] = stage.pods(ROLLING)
     alarms = stage.alarms
     with unreachable(stage, old):
@@ -174,7 +174,7 @@ def failed_start(stage: Stage) -> None:
 
 @contextmanager
 def unreachable(stage: Stage, pod: Object) -> Iterator[None]:
-    """Lets Prometheus not reach a pod during the block. Everybody else does."""
+    """Keeps Prometheus from a pod during the block. Everybody else reaches it."""
     [scraper, *_] = pod_processes.pids(stage.alarms.prometheus.pod, "/bin/prometheus")
     inside = ["nsenter", f"--net=/proc/{scraper}/ns/net", "iptables"]
     rule = ["OUTPUT", "--destination", pod["status"]["podIP"], "--protocol", "tcp", "--jump", "REJECT"]

@@ -123,9 +123,12 @@ def monitored_service(cluster: Settings, client: Client, **sections: Any) -> Ite
 
 
 @contextmanager
-def own_namespace(cluster: Settings, title: str) -> Iterator[Kubectl]:
-    """kubectl in a namespace that exists during the block. A failure in it prints a diagnosis."""
-    namespace = f"{title}-{uuid.uuid4().hex[:6]}"
+def own_namespace(cluster: Settings, title: str, *, unique: bool = True) -> Iterator[Kubectl]:
+    """kubectl in a namespace that exists during the block. A failure in it prints a diagnosis.
+
+    Its name is the title, followed by a random part if it is `unique`.
+    """
+    namespace = f"{title}-{uuid.uuid4().hex[:6]}" if unique else title
     kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
     kubectl.run("create", "namespace", namespace)
     try:
