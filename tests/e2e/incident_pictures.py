@@ -86,7 +86,7 @@ def play(settings: Settings, client: Client, output: Path) -> int:
 
 def sees_pods(prometheus: Prometheus) -> bool:
     """Whether the targets of all pods are up."""
-    return prometheus.value(f'up{{namespace="{NAMESPACE}"}}') == PODS
+    return prometheus.value(f'max by (pod) (up{{namespace="{NAMESPACE}"}})') == PODS
 
 
 def hang(kubectl: Kubectl) -> None:

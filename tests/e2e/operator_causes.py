@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
-from tests.e2e.kubectl import Object
+from tests.e2e.kubectl import Kubectl, KubectlError, Object, wait_for
 from tests.e2e.monitored import own_namespace
 from tests.e2e.scripted_pods import scripted_service
 from tests.e2e.stage import Stage
@@ -19,6 +19,7 @@ def refused_writes(stage: Stage) -> None:
     with own_namespace(stage.cluster, "refused") as kubectl:
         kubectl.apply(_webhook(kubectl.namespace))
         try:
+            wait_for(lambda: _is_refused(kubectl), 30, "the webhook has no effect")
             kubectl.apply(*(scripted_service(f"news-{number}", 0) for number in range(SERVICES)))
             stage.alarms.fires("QwenOperatorReconcileErrors", 120)
         finally:
@@ -51,6 +52,16 @@ def no_operator(stage: Stage) -> None:
 
 def _hold_lease(stage: Stage, spec: Object) -> None:
     stage.operator.run("patch", "lease", "qwen-operator", "--type=merge", "--patch", json.dumps({"spec": spec}))
+
+
+def _is_refused(kubectl: Kubectl) -> bool:
+    """Whether a Deployment in the namespace is refused."""
+    try:
+        kubectl.run("create", "deployment", "probe", "--image=probe", "--dry-run=server")
+    except KubectlError:
+        return True
+    else:
+        return False
 
 
 def _webhook(namespace: str) -> Object:

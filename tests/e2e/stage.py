@@ -140,8 +140,8 @@ def _wait_until_quiet(running: Prometheus, alarms: Alarms, namespace: str) -> No
     """Waits until all targets are up and no alert fires."""
     pods = sum(replicas for replicas, _ in SPECS.values())
 
-    def seen() -> tuple[float, float]:
-        return running.value(f'up{{namespace="{namespace}"}}'), running.value(f'up{{namespace="{SYSTEM}"}}')
+    def seen() -> list[float]:
+        return [running.value(f'max by (pod) (up{{namespace="{name}"}})') for name in (namespace, SYSTEM)]
 
     def firing() -> list[str]:
         return alarms.in_namespaces({namespace, SYSTEM})
