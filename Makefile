@@ -51,6 +51,10 @@ test-e2e: deps ## run the tests on the local one-node cluster
 test-e2e-full: deps ## run the scenarios on the local one-node cluster that take minutes each
 	@$(RUN) $(VENV)/python -m tests.cluster test e2e-full
 
+.PHONY: pictures
+pictures: deps ## play an incident on the local cluster and draw it for docs/dashboards.md (15 minutes)
+	@$(RUN) $(VENV)/python -m tests.e2e.incident_pictures
+
 .PHONY: test-full
 test-full: deps ## run what make test leaves out: clients, PATCHES=off, histories, fuzz, soak, scenarios (by hand)
 	@$(TOOL) clients

@@ -4,6 +4,7 @@ The text of a request may contain a directive, a JSON object after an `@`:
 
     @{"tokens": 20, "first": 0.5, "delay": 0.05}   20 tokens: after 0.5 s, then 0.05 s apart
     @{"fail": "CUDA out of memory", "after": 3}    raises an engine error after 3 tokens
+    @{"first": 9, "cache": 0.5}                    fills half of the KV cache while it runs
     @{"action": "hang"}                            the whole engine stops, as under SIGSTOP
     @{"action": "stall"}                           the engine steps but makes no token
     @{"action": "die", "cause": "..."}             the engine's processes are gone
@@ -56,7 +57,7 @@ _DIRECTIVE = re.compile(r"@(\{.*\})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """The script of one answer; `limit` is its max_tokens."""
+    """The script of one answer; `limit` is its max_tokens, `cache` its share of the KV cache."""
 
     tokens: tuple[str, ...]
     limit: int
@@ -64,6 +65,7 @@ class Script:
     delay: float = 0.0
     fail: str | None = None
     after: int = 0
+    cache: float = 0.0
     action: str | None = None
     cause: str = "CUDA error: an illegal memory access was encountered"
 
@@ -180,6 +182,7 @@ class ScriptedEngine:
         if self.unfinished == 0:
             self._busy_since = self._last_token = time.monotonic()
         self.unfinished += 1
+        self.kv_cache_usage += script.cache
         complete = False
         try:
             async for output in self._outputs(script, index):
@@ -192,6 +195,7 @@ class ScriptedEngine:
             complete = True
         finally:
             self.unfinished -= 1
+            self.kv_cache_usage -= script.cache
             self.aborted += not complete
 
     async def reference(

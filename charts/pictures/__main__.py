@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 from charts.dashboards import documents, variables
 from charts.pictures.answers import Prometheus, PrometheusError, Span, page
-from charts.pictures.drawing import picture
+from charts.pictures.drawing import picture, save
 
 POINTS = 240
 """About how many moments a picture has; Grafana asks for as many as a panel has pixels."""
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None, transport: httpx.BaseTransport | No
             prometheus = Prometheus(chosen.prometheus, client)
             for uid, document in documents().items():
                 path = chosen.output / f"{uid}.png"
-                picture(page(prometheus, document, values, span)).savefig(path)
+                save(picture(page(prometheus, document, values, span)), path)
                 print(path)
     except PrometheusError as error:
         print(error, file=sys.stderr)

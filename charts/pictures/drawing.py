@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
 from typing import Any, Final
 
 from charts.pictures.answers import Event, Page
 from charts.pictures.panels import COLORS, days, draw
 from matplotlib.figure import Figure
+from PIL import Image
 
 COLUMNS: Final = 24
 WIDTH: Final = 18.0
@@ -20,10 +23,12 @@ EVENTS: Final = 12
 """How many events are written under the page."""
 FREE: Final = ("stat", "table")
 """Kinds of panels without axes, which need no room for labels."""
+PALETTE: Final = 128
+"""How many colors a file has. With more, it takes three times the space."""
 
 
 def picture(page: Page) -> Figure:
-    """The page as a figure of matplotlib, which `savefig` writes."""
+    """The page as a figure of matplotlib, which `save` writes."""
     panels = page.document["panels"]
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
     written = _lines_of(page.events)
@@ -46,6 +51,15 @@ def picture(page: Page) -> Figure:
         y = (len(written) - number + 1) * LINE / height
         figure.text(0.1 / WIDTH, y, line, fontsize=8, va="center", color="#333333")
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG."""
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png")
+    drawn.seek(0)
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(PALETTE).save(path, format="PNG", optimize=True)
 
 
 def _head(figure: Figure, page: Page, height: float) -> None:

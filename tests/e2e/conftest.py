@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import re
 import uuid
 from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.cluster import builds
 from tests.cluster.clusters import Local
-from tests.cluster.demo import Client, install_operator
+from tests.cluster.demo import Client
 from tests.cluster.settings import Settings
+from tests.e2e.installed import installed
 from tests.e2e.kubectl import Kubectl
 from tests.e2e.services import qwen_service
 
@@ -35,19 +34,10 @@ def pytest_runtest_makereport(
 def cluster(request: pytest.FixtureRequest) -> Iterator[Settings]:
     """The local cluster with both images, the monitoring CRDs and this checkout's operator."""
     settings = Settings.from_env()
-    local = Local(settings)
     capture = request.config.pluginmanager.getplugin("capturemanager")
-    settings.home.mkdir(parents=True, exist_ok=True)
-    with (settings.home / "tests.lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         with capture.global_and_fixture_disabled():  # minutes without output would look like a hang
-            # A concurrent run of these tests would replace the operator.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            local.prepare()
-            builds.ensure_crds(settings)
-        client = Client(local)
-        client.kubectl("apply", "--server-side", "-f", str(builds.crds(settings)))
-        client.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-        install_operator(client)
+            stack.enter_context(installed(settings))
         yield settings
 
 

@@ -23,15 +23,24 @@ from tests.e2e.scripted_pods import scripted_service
 NAME = "qwen2.5-7b"  # the dot is neither in the name of the Service nor in labels
 SCRAPE_SECONDS = 2
 # A server evaluates twice a second and renders once a second. The rest is for a busy node.
-LATE_SECONDS = SCRAPE_SECONDS + EVALUATION_SECONDS + 1.5 + 2
+SCRAPED_SECONDS = SCRAPE_SECONDS + 1.5 + 2
+# Prometheus may evaluate while it still reads the answer to a scrape.
+SEEN_SECONDS = EVALUATION_SECONDS + 1
+LATE_SECONDS = SCRAPED_SECONDS + EVALUATION_SECONDS
 MONITORING = {"interval": f"{SCRAPE_SECONDS}s", "labels": RELEASE}
+Series = list[tuple[float, float]]
+"""The times of a series, in seconds since the epoch, and its values."""
 
 
 @dataclass(frozen=True)
 class Incident:
-    """An alert: since when a pod and Prometheus have had it, and its severity there."""
+    """An alert: since when a pod and Prometheus have had it, and its severity there.
+
+    `scraped_at` is when Prometheus first got it from the pod.
+    """
 
     since: float
+    scraped_at: float
     active_at: float
     severities: tuple[str, str]
 
@@ -68,12 +77,28 @@ class Monitored:
         noticed = wait_for(lambda: self.in_the_pod(name, pod), timeout, f"{name} is not active in the pod")
         fired = wait_for(lambda: self.in_prometheus(name, pod), 30, f"{name} does not fire in Prometheus")
         severities = (noticed["severity"], fired["labels"]["severity"])
-        return Incident(_seconds(noticed["since"]), _seconds(fired["activeAt"]), severities)
+        since = _seconds(noticed["since"])
+        samples = self._samples(name, pod)
+        scraped_at = min(time for series in samples for time, value in series if value == 1 and time >= since)
+        return Incident(since, scraped_at, _seconds(fired["activeAt"]), severities)
 
     def over(self, name: str, pod: Object, timeout: float = 30) -> None:
         """Waits until the alert is over in the pod. Prometheus must follow soon."""
         wait_for(lambda: not self.in_the_pod(name, pod), timeout, f"{name} stays active in the pod", interval=0.25)
         wait_for(lambda: not self.in_prometheus(name, pod), LATE_SECONDS, f"{name} stays in Prometheus", interval=0.25)
+        fired = self._series(f'ALERTS{{alertname="Qwen{name}",alertstate="firing",pod="{pod["metadata"]["name"]}"}}')
+        last = max(time for series in fired for time, _ in series)
+        ended = max(_ended(series) for series in self._samples(name, pod))
+        assert last - ended <= SEEN_SECONDS, f"{name} fired for {last - ended:.1f} s after the scrape that ended it"
+
+    def _samples(self, name: str, pod: Object) -> list[Series]:
+        """What Prometheus got from a pod about an alert, from each of its targets."""
+        return self._series(f'qwen_alert_active{{pod="{pod["metadata"]["name"]}",name="{name}"}}')
+
+    def _series(self, selector: str) -> list[Series]:
+        """The series of the last five minutes."""
+        found = self.prometheus.query(f"{selector}[5m]")
+        return [[(float(time), float(value)) for time, value in series["values"]] for series in found]
 
 
 @contextmanager
@@ -82,37 +107,53 @@ def monitored_service(cluster: Settings, client: Client, **sections: Any) -> Ite
 
     Prometheus starts last: the kubelet would bring it a later target only after a minute.
     """
-    _label_operator(client)
-    kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, f"monitored-{uuid.uuid4().hex[:6]}")
+    label_operator(client)
     blocks = _documented_yaml()
     jobs = [job for block in blocks for job in block.get("scrape_configs", ())]
     [annotated] = [block["spec"] for block in blocks if "podTemplate" in block.get("spec", {})]
     service = scripted_service(NAME, 2, monitoring=MONITORING, **sections)
     service["spec"]["podTemplate"]["metadata"] = annotated["podTemplate"]["metadata"]
-    with prometheus.prometheus_operator(cluster) as images:
-        kubectl.run("create", "namespace", kubectl.namespace)
-        try:
-            scripted_pods.install(kubectl)
-            kubectl.apply(service)
-            kubectl.wait_ready(NAME, 2, timeout=120)
-            running = prometheus.start(cluster, images, jobs)
-            first, second = kubectl.find("pods", "app.kubernetes.io/name=qwen-server")
-            yield Monitored(cluster, kubectl, running, (first, second))
-        except AssertionError:
-            print(kubectl.diagnosis())
-            raise
-        finally:
-            kubectl.run("delete", "qwenservices", "--all", "--wait=false")
-            kubectl.run("delete", "pods", "--all", "--grace-period=1", "--wait=true")
-            kubectl.run("delete", "namespace", kubectl.namespace, "--wait=false")
+    with prometheus.prometheus_operator(cluster) as images, own_namespace(cluster, "monitored") as kubectl:
+        scripted_pods.install(kubectl)
+        kubectl.apply(service)
+        kubectl.wait_ready(NAME, 2, timeout=120)
+        running = prometheus.start(cluster, images, jobs)
+        first, second = kubectl.find("pods", "app.kubernetes.io/name=qwen-server")
+        yield Monitored(cluster, kubectl, running, (first, second))
 
 
-def _label_operator(client: Client) -> None:
+@contextmanager
+def own_namespace(cluster: Settings, title: str, *, unique: bool = True) -> Iterator[Kubectl]:
+    """kubectl in a namespace that exists during the block. A failure in it prints a diagnosis.
+
+    Its name is the title, followed by a random part if it is `unique`.
+    """
+    namespace = f"{title}-{uuid.uuid4().hex[:6]}" if unique else title
+    kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
+    kubectl.run("create", "namespace", namespace)
+    try:
+        yield kubectl
+    except AssertionError:
+        print(kubectl.diagnosis())
+        raise
+    finally:
+        kubectl.run("delete", "qwenservices", "--all", "--wait=false")
+        kubectl.run("delete", "pods", "--all", "--grace-period=1", "--wait=true")
+        kubectl.run("delete", "namespace", namespace, "--wait=false")
+
+
+def label_operator(client: Client) -> None:
     """Has Prometheus select the operator's ServiceMonitor, and scrape it more often."""
     labels = ",".join(f"monitoring.labels.{name}={value}" for name, value in RELEASE.items())
     chart = str(ROOT / "charts" / "qwen-operator")
     settings = ("--set", labels, "--set", f"monitoring.serviceMonitor.interval={SCRAPE_SECONDS}s")
     client.helm("upgrade", "qwen-operator", chart, "--namespace", "qwen-system", "--reuse-values", *settings)
+
+
+def _ended(series: Series) -> float:
+    """When a series fell to 0 for the last time."""
+    last = max((time for time, value in series if value == 1), default=0.0)
+    return min((time for time, value in series if value == 0 and time > last), default=0.0)
 
 
 def _documented_yaml() -> list[Any]:

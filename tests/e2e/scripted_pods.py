@@ -20,11 +20,13 @@ from tests.e2e.kubectl import Kubectl, Object
 from tests.e2e.services import qwen_service
 
 SCRIPTS = "scripted-engine"
-_FILES = ("scripted_engine.py", "scripted_answers.py", "scripted_metrics.py")
+_FILES = ("scripted_engine.py", "scripted_answers.py", "scripted_metrics.py", "scripted_gpu.py")
 _PYTHON = ("python", "-m")
 _ENGINE = "tests.scripted_engine"
 _METRICS = "tests.scripted_metrics"
 _METRICS_FILE = "tmp/metrics"
+_GPU = "tests.scripted_gpu"
+_GPU_FILE = "tmp/gpu.json"
 # Sends chats to one server and prints the statuses of the answers.
 _CHAT = """\
 import json, os, urllib.error, urllib.request
@@ -55,19 +57,23 @@ def scripted_service(
     start_seconds: float = 0.0,
     start_failure: str = "",
     replaceable_metrics: bool = False,
+    scripted_gpu: bool = False,
     **sections: Any,
 ) -> dict[str, Any]:
     """A QwenService whose engine is scripted: it starts within `start_seconds`, or fails then.
 
-    With `replaceable_metrics`, `replace_metrics` works on its pods.
+    With `replaceable_metrics`, `replace_metrics` works on its pods, and with `scripted_gpu`,
+    `show_gpu`.
     """
+    program = _METRICS if replaceable_metrics else _GPU if scripted_gpu else _ENGINE
     container = {
         "name": "server",
-        "command": ["tini", "--", *_PYTHON, _METRICS if replaceable_metrics else _ENGINE],
+        "command": ["tini", "--", *_PYTHON, program],
         "env": [
             {"name": "PYTHONPATH", "value": "/scripts:/opt/qwen/src"},
             {"name": "SCRIPTED_START_SECONDS", "value": str(start_seconds)},
             {"name": "SCRIPTED_METRICS", "value": f"/{_METRICS_FILE}"},
+            {"name": "SCRIPTED_GPU", "value": f"/{_GPU_FILE}"},
             *([{"name": "SCRIPTED_START_FAILURE", "value": start_failure}] if start_failure else []),
         ],
         "volumeMounts": [{"name": SCRIPTS, "mountPath": "/scripts/tests", "readOnly": True}],
@@ -80,7 +86,8 @@ def scripted_service(
 
 def servers(pod: Object) -> list[int]:
     """The server's process in the pod, as the node sees it."""
-    return [pid for module in (_ENGINE, _METRICS) for pid in pod_processes.pids(pod, "\0".join((*_PYTHON, module)))]
+    programs = ("\0".join((*_PYTHON, module)) for module in (_ENGINE, _METRICS, _GPU))
+    return [pid for program in programs for pid in pod_processes.pids(pod, program)]
 
 
 def toggle_hang(pod: Object) -> None:
@@ -96,12 +103,21 @@ def metrics(cluster: Settings, pod: Object) -> bytes:
 
 def replace_metrics(pod: Object, content: bytes | None) -> None:
     """Lets a pod answer requests for its metrics so; None means with the real ones."""
-    [server] = servers(pod)
-    file = Path("/proc", str(server), "root", _METRICS_FILE)
+    file = _file(pod, _METRICS_FILE)
     if content is None:
         file.unlink()
     else:
         file.write_bytes(content)
+
+
+def show_gpu(pod: Object, **figures: Any) -> None:
+    """Gives the GPU of a pod these figures, which are fields of a `GpuReading`."""
+    _file(pod, _GPU_FILE).write_text(json.dumps(figures), encoding="utf-8")
+
+
+def _file(pod: Object, name: str) -> Path:
+    [server] = servers(pod)
+    return Path("/proc", str(server), "root", name)
 
 
 def chat(cluster: Settings, pod: Object, text: str, count: int = 1) -> list[int]:
