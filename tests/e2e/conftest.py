@@ -1,4 +1,7 @@
-"""The cluster of the end-to-end tests, with the operator, and a namespace for each test."""
+"""The cluster of the end-to-end tests, with the operator, and a namespace for each test.
+
+All of these namespaces enforce the restricted Pod Security Standard, the operator's included.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from tests.cluster import builds
 from tests.cluster.clusters import Local
 from tests.cluster.demo import Client, install_operator
 from tests.cluster.settings import Settings
-from tests.e2e.kubectl import Kubectl
+from tests.e2e.kubectl import Kubectl, restricted_namespace
 from tests.e2e.services import qwen_service
 
 REPORT = pytest.StashKey[pytest.TestReport]()
@@ -47,6 +50,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Settings]:
         client = Client(local)
         client.kubectl("apply", "--server-side", "-f", str(builds.crds(settings)))
         client.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        Kubectl(settings.bin / "kubectl", settings.checkout_kubeconfig).apply(restricted_namespace("qwen-system"))
         install_operator(client)
         yield settings
 
@@ -99,7 +103,7 @@ def new_namespace(cluster: Settings, title: str) -> Iterator[Kubectl]:
     words = re.sub(r"[^a-z0-9]+", "-", title.removeprefix("test_").lower())
     namespace = f"{words[:40].strip('-')}-{uuid.uuid4().hex[:6]}"
     kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
-    kubectl.run("create", "namespace", namespace)
+    kubectl.create_namespace()
     yield kubectl
     # All at once, so that the next test gets the whole node.
     kubectl.run("delete", "qwenservices", "--all", "--wait=false")

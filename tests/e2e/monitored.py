@@ -90,7 +90,7 @@ def monitored_service(cluster: Settings, client: Client, **sections: Any) -> Ite
     service = scripted_service(NAME, 2, monitoring=MONITORING, **sections)
     service["spec"]["podTemplate"]["metadata"] = annotated["podTemplate"]["metadata"]
     with prometheus.prometheus_operator(cluster) as images:
-        kubectl.run("create", "namespace", kubectl.namespace)
+        kubectl.create_namespace()
         try:
             scripted_pods.install(kubectl)
             kubectl.apply(service)
