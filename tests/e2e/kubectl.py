@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Object = dict[str, Any]
-OPERATOR_PODS = "app.kubernetes.io/name=qwen-operator"
+# Not the pod of `helm test`, which stays until the next one.
+OPERATOR_PODS = "app.kubernetes.io/name=qwen-operator,app.kubernetes.io/component=operator"
 T = TypeVar("T")
 
 
