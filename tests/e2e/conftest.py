@@ -10,11 +10,12 @@ import fcntl
 import re
 import uuid
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cluster import builds
-from tests.cluster.clusters import Local
+from tests.cluster.clusters import for_tests
 from tests.cluster.demo import Client, install_operator
 from tests.cluster.settings import Settings
 from tests.e2e.kubectl import Kubectl, restricted_namespace
@@ -36,21 +37,21 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Settings]:
-    """The local cluster with both images, the monitoring CRDs and this checkout's operator."""
+    """The cluster with both images, the monitoring CRDs and this checkout's operator."""
     settings = Settings.from_env()
-    local = Local(settings)
+    chosen = for_tests(settings)
     capture = request.config.pluginmanager.getplugin("capturemanager")
     settings.home.mkdir(parents=True, exist_ok=True)
     with (settings.home / "tests.lock").open("w") as lock:
         with capture.global_and_fixture_disabled():  # minutes without output would look like a hang
             # A concurrent run of these tests would replace the operator.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            local.prepare()
+            chosen.prepare()
             builds.ensure_crds(settings)
-        client = Client(local)
+        client = Client(chosen)
         client.kubectl("apply", "--server-side", "-f", str(builds.crds(settings)))
         client.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-        Kubectl(settings.bin / "kubectl", settings.checkout_kubeconfig).apply(restricted_namespace("qwen-system"))
+        kubectl_in(settings, "qwen-system").apply(restricted_namespace("qwen-system"))
         install_operator(client)
         yield settings
 
@@ -58,13 +59,13 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Settings]:
 @pytest.fixture(scope="session")
 def client(cluster: Settings) -> Client:
     """kubectl and helm as the cluster's administrator."""
-    return Client(Local(cluster))
+    return Client(for_tests(cluster))
 
 
 @pytest.fixture
 def operator(cluster: Settings) -> Kubectl:
     """kubectl in the operator's namespace."""
-    return Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, "qwen-system")
+    return kubectl_in(cluster, "qwen-system")
 
 
 @pytest.fixture
@@ -90,6 +91,10 @@ def steady(steady_service: Kubectl, request: pytest.FixtureRequest) -> Iterator[
     diagnose(steady_service, request.node)
 
 
+def kubectl_in(cluster: Settings, namespace: str) -> Kubectl:
+    return Kubectl(Path(for_tests(cluster).kubectl), cluster.checkout_kubeconfig, namespace)
+
+
 def diagnose(kubectl: Kubectl, test: pytest.Item) -> None:
     """Prints what is in the namespace if the test failed."""
     report = test.stash.get(REPORT, None)
@@ -102,7 +107,7 @@ def new_namespace(cluster: Settings, title: str) -> Iterator[Kubectl]:
     """kubectl in a new namespace, which is deleted afterwards."""
     words = re.sub(r"[^a-z0-9]+", "-", title.removeprefix("test_").lower())
     namespace = f"{words[:40].strip('-')}-{uuid.uuid4().hex[:6]}"
-    kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
+    kubectl = kubectl_in(cluster, namespace)
     kubectl.create_namespace()
     yield kubectl
     # All at once, so that the next test gets the whole node.

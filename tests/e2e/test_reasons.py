@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import images
-from tests.cluster.clusters import Local
+from tests.cluster.clusters import for_tests
 from tests.cluster.settings import Settings
 from tests.e2e import scripted_pods
 from tests.e2e.facts import (
@@ -181,7 +181,7 @@ def test_reason_of_ready_names_the_container_that_fails(
 ) -> None:
     own = {
         **container,
-        "image": Local(cluster).reference(images.SERVER),
+        "image": for_tests(cluster).reference(images.SERVER),
         "imagePullPolicy": "IfNotPresent",
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
