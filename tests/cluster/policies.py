@@ -74,7 +74,7 @@ def restore_text(chains: Mapping[str, Sequence[Rule]]) -> str:
 
 
 def removal_text(names: Iterable[str], hooks: Iterable[str]) -> str:
-    """The input of `iptables-restore --noflush` that removes the chains, which these hooks enter."""
+    """The input of `iptables-restore --noflush` that removes the chains, entered by the hooks."""
     known = sorted(names)
     emptied, removed = [f"-F {name}" for name in known], [f"-X {name}" for name in known]
     return _table([*(f"-D {hook} -j {ENTRY}" for hook in hooks), *emptied, *removed])

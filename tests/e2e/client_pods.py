@@ -40,7 +40,7 @@ def client_pod(image: str, name: str, labels: Mapping[str, str]) -> Object:
 
 
 def run(cluster: Settings, kubectl: Kubectl, name: str, **labels: str) -> Object:
-    """Runs a client in the namespace, with these labels. Returns it as soon as it has an address."""
+    """Runs a client with these labels in the namespace. Returns it when it has an address."""
     kubectl.apply(client_pod(Local(cluster).reference(images.OPERATOR), name, labels))
     kubectl.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
     return kubectl.get("pod", name)

@@ -92,6 +92,7 @@ def steady(steady_service: Kubectl, request: pytest.FixtureRequest) -> Iterator[
 
 
 def kubectl_in(cluster: Settings, namespace: str) -> Kubectl:
+    """kubectl in a namespace of the chosen cluster."""
     return Kubectl(Path(for_tests(cluster).kubectl), cluster.checkout_kubeconfig, namespace)
 
 

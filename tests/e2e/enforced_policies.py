@@ -1,21 +1,25 @@
 """NetworkPolicies that are in force on the local node, and connections from inside of pods.
 
 kube-network-policies, which enforces them beside any network plugin, needs nftables' queue, which
-kernels of sandboxes often lack. So the policies become rules of iptables: tests/cluster/policies.py.
+kernels of sandboxes often lack. So they become rules of iptables: see tests/cluster/policies.py.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from tests.cluster import network, policies
-from tests.cluster.settings import Settings
+from tests.cluster.settings import ROOT, Settings
 from tests.cluster.shell import output
 from tests.e2e import pod_processes
 from tests.e2e.kubectl import Kubectl, Object
@@ -108,3 +112,13 @@ def connect(pod: Object, process: str, address: str, port: int, seconds: float =
         return "open"
 
     return network.inside(inside, attempt)
+
+
+def documented_values() -> dict[str, Any]:
+    """The chart's values for the operator's own NetworkPolicy, as docs/operations.md gives them."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = text.split("\n## NetworkPolicies\n")[1].split("\n## ")[0]
+    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)]
+    [values] = [block for block in blocks if "networkPolicy" in block]
+    found: dict[str, Any] = values
+    return found

@@ -5,7 +5,6 @@ Each connection is a real one, from the network of a real pod.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from tests.cluster.settings import API_SERVICE_IP, DNS_SERVICE_IP, ROOT, Setting
 from tests.e2e import client_pods, scripted_pods
 from tests.e2e.clients import restarts
 from tests.e2e.conftest import new_namespace
-from tests.e2e.enforced_policies import connect, enforced
+from tests.e2e.enforced_policies import connect, documented_values, enforced
 from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, Object, wait_for
 from tests.e2e.scripted_pods import scripted_service
 
@@ -77,9 +76,7 @@ def world(cluster: Settings) -> Iterator[World]:
         yield World(kubectl, elsewhere, clients)
 
 
-def test_only_who_is_admitted_reaches_the_port_of_a_service(
-    world: World, cluster: Settings, operator: Kubectl
-) -> None:
+def test_only_who_is_admitted_reaches_the_port_of_a_service(world: World, cluster: Settings, operator: Kubectl) -> None:
     scraper = {
         "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: world.elsewhere.namespace}},
         "podSelector": {"matchLabels": {"app": "prometheus"}},
@@ -99,8 +96,8 @@ def test_only_who_is_admitted_reaches_the_port_of_a_service(
         for who in ("newsroom", "prometheus"):
             world.expect("open", who, address, SERVED)
             world.expect("open", who, through_service, SERVED)
-        for leader_or_not in operator.find("pods", OPERATOR_PODS):
-            world.expect("open", leader_or_not, address, SERVED)
+        for own in operator.find("pods", OPERATOR_PODS):
+            world.expect("open", own, address, SERVED)
         world.expect("dropped", "newsroom", address, SERVED + 1)
         time.sleep(PROBE_SECONDS)  # the time in which the kubelet would find it sick
         assert world.kubectl.endpoints(NAME) == {address}
@@ -116,16 +113,6 @@ def test_without_a_list_the_pods_of_the_namespace_are_admitted(world: World, clu
             world.expect("open", who, address, SERVED)
         for who in ("prometheus", "neighbor"):
             world.expect("dropped", who, address, SERVED)
-
-
-def documented_values() -> dict[str, Any]:
-    """The values of the chart for its own NetworkPolicy, as docs/operations.md gives them."""
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    section = text.split("\n## NetworkPolicies\n")[1].split("\n## ")[0]
-    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", section, re.MULTILINE | re.DOTALL)]
-    [values] = [block for block in blocks if "networkPolicy" in block]
-    found: dict[str, Any] = values
-    return found
 
 
 def test_the_operator_works_under_the_documented_policy(
