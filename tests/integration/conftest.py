@@ -26,7 +26,7 @@ from tests.integration.server_process import ServerProcess
 
 SHOWN_LINES = 30
 # Modules that share a server or a control plane, each of which takes most of a minute to start.
-TOGETHER = ("tests/integration/clients/", "tests/integration/test_operator_")
+TOGETHER = ("tests/integration/clients/", "tests/integration/test_operator_", "tests/integration/test_chart_")
 LINES_BEFORE = pytest.StashKey[dict[ServerProcess, int]]()
 
 
@@ -99,7 +99,7 @@ def vllm_without_side_effects() -> Iterator[None]:
     os.environ.update(after)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A separate control plane for the tests of the chart, which add and remove the CRD."""
     with control_plane(tmp_path_factory.mktemp("chart")) as running:

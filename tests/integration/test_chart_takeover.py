@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import urllib.error
@@ -61,8 +62,9 @@ def test_a_release_can_follow_the_install_manifest(installed: ControlPlane, prog
     installed.kubectl("apply", "--server-side", "-f", str(generate.INSTALL))
     said = refusal(installed, "install", "qwen-operator", CHART, program=program)
     assert "belongs to no Helm release" in said
-    adopt = ("--take-ownership", "--set", "adopt=true")
-    helm(installed, "install", "qwen-operator", CHART, *adopt, program=program)
+    # Its flags are those that the message names.
+    [flags] = re.findall(r"run this command again with (.*?adopt=true[^.]*)\.", said)
+    helm(installed, "install", "qwen-operator", CHART, *flags.split(), program=program)
     assert "deployment.apps/qwen-operator" in names(installed, "deployments", "app.kubernetes.io/managed-by=Helm")
     helm(installed, "upgrade", "qwen-operator", CHART, "--reset-values", program=program)
 

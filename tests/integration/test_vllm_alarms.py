@@ -93,8 +93,11 @@ def limits(server: ServerProcess) -> tuple[int, int]:
 
 
 def cache_tokens(server: ServerProcess) -> int:
-    ready = next(line for line in server.lines if "ready: EngineInfo" in line)
-    return int(ready.split("kv_cache_tokens=")[1].split(",")[0])
+    def found() -> list[str]:
+        return [line for line in server.lines if "ready: EngineInfo" in line]
+
+    server.until(lambda: bool(found()), 5, "the log says what the engine has")
+    return int(found()[0].split("kv_cache_tokens=")[1].split(",")[0])
 
 
 def test_auto_runs_as_many_as_the_cache_holds(server: ServerProcess) -> None:

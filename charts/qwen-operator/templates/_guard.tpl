@@ -40,7 +40,9 @@
 {{- $owner = printf "the Helm release %s in the namespace %s" $release $namespace -}}
 {{- end -}}
 {{- $what := printf "%s %s exists and belongs to %s. Nothing was changed." $found.kind $found.metadata.name $owner -}}
-{{- $adopt := "If no other operator runs, take it over: run this command again with --take-ownership --set adopt=true." -}}
+{{- /* Helm 4 applies on the server, where kubectl owns the fields of what it applied. */ -}}
+{{- $force := ternary " --force-conflicts" "" (semverCompare ">=4-0" $root.Capabilities.HelmVersion.Version) -}}
+{{- $adopt := printf "If no other operator runs, take it over: run this command again with --take-ownership --set adopt=true%s." $force -}}
 {{- $other := "" -}}
 {{- if eq $found.kind "CustomResourceDefinition" -}}
 {{- $other = " If another operator serves other namespaces, leave the CRD to it: --set crds.enabled=false, with watchNamespaces." -}}

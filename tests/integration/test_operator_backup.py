@@ -42,7 +42,8 @@ def lost(api: AdminApi) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     wait_until("the status has settled", lambda: api.status().get("replicas") == 2)
     service, children = backup(api.service()), [backup(api.get(*child)) for child in CHILDREN]
     api.delete(QS, "qwenservices", "news")
-    wait_until("all are gone", lambda: not any(api.get(*child) for child in CHILDREN))
+    # The garbage collector of a new control plane finds definitions only every 30 seconds.
+    wait_until("all are gone", lambda: not any(api.get(*child) for child in CHILDREN), 60)
     return service, children
 
 
