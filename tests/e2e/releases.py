@@ -56,6 +56,12 @@ def refusal(client: Client, *arguments: str) -> str:
     return " ".join(str(caught.value).split())
 
 
+def advice(said: str) -> list[str]:
+    """The flags that the message of a refused installation names."""
+    [flags] = re.findall(r"run this command again with (.*?adopt=true[^.]*)\.", said)
+    return str(flags).split()
+
+
 def helm_test(client: Client, name: str = NAME, namespace: str = NAMESPACE) -> str:
     """The log of `helm test`."""
     return client.helm("test", name, "--namespace", namespace, "--logs", timeout=180)

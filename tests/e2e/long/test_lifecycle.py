@@ -27,7 +27,6 @@ from tests.e2e.scripted_pods import scripted_service
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 SERVICE = "news"
-ADOPT = ("--take-ownership", "--set", "adopt=true")
 # Nothing pulls it: pods do not change because of another version of the operator alone.
 NEXT_SERVER = "localhost:5000/qwen-server:next"
 QUIET_SECONDS = 10  # in which clients would notice that something happens to a pod
@@ -130,7 +129,7 @@ def test_another_release_takes_over_what_an_uninstalled_one_left(
         assert "--take-ownership --set adopt=true" in said
         assert second.find("deployments") == []
 
-        put(release, "install", CHART, *ADOPT, **there)
+        put(release, "install", CHART, *releases.advice(said), **there)
         check_that_it_works(kubectl)
         assert f"{kubectl.namespace}/{SERVICE} answers: " in releases.helm_test(release, **there)
         # From now on the CRD is its own: no further upgrade has to adopt anything.
@@ -139,7 +138,7 @@ def test_another_release_takes_over_what_an_uninstalled_one_left(
     # The first name again, for which the CRD is another release's now.
     said = releases.refusal(release, "install", "qwen-operator", str(CHART), "--namespace", NAMESPACE)
     assert "belongs to the Helm release second" in said
-    put(release, "install", CHART, *ADOPT)
+    put(release, "install", CHART, *releases.advice(said))
     check_that_it_works(kubectl)
 
 
@@ -151,7 +150,7 @@ def test_a_release_takes_over_what_kubectl_applied(
         check_that_it_works(kubectl)
         said = releases.refusal(release, "install", "qwen-operator", str(CHART), "--namespace", NAMESPACE)
         assert "belongs to no Helm release; kubectl or another tool applied it. Nothing was changed." in said
-        put(release, "install", CHART, *ADOPT)
+        put(release, "install", CHART, *releases.advice(said))
         check_that_it_works(kubectl)
         assert f"{kubectl.namespace}/{SERVICE} answers: " in releases.helm_test(release)
         put(release, "upgrade", CHART)
