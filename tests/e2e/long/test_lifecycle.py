@@ -40,8 +40,10 @@ def release(request: pytest.FixtureRequest, cluster: Settings, client: Client) -
     try:
         yield chosen
     finally:
-        releases.remove_everything(chosen)
-        install_operator(client)
+        try:
+            releases.remove_everything(chosen)
+        finally:
+            install_operator(client)
 
 
 @pytest.fixture
