@@ -44,7 +44,7 @@ test-integration: deps ## run the tests against a real API server and a real vLL
 	@QWEN_TEST_PATCHES=$(PATCHES) $(RUN) $(VENV)/python -m tests.cluster test integration
 
 .PHONY: test-e2e
-test-e2e: deps ## run the tests on the local one-node cluster
+test-e2e: $(if $(filter kind,$(CLUSTER)),venv,deps) ## run the tests on the local one-node cluster; CLUSTER=kind: those that leave its node alone
 	@$(RUN) $(VENV)/python -m tests.cluster test e2e
 
 .PHONY: test-e2e-full

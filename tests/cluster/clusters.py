@@ -54,6 +54,16 @@ def choose(settings: Settings, wanted: str) -> Cluster:
     raise Problem(f"CLUSTER={wanted} is unknown", "choose CLUSTER=local, CLUSTER=kind or CLUSTER=current")
 
 
+def for_tests(settings: Settings) -> Local | Kind:
+    """The cluster of the end-to-end tests, by CLUSTER. Never the one that somebody uses."""
+    wanted = os.environ.get("CLUSTER", "") or "local"
+    if wanted == "kind":
+        return Kind(settings)
+    if wanted == "local":
+        return Local(settings)
+    raise Problem(f"the tests do not run on CLUSTER={wanted}", "use CLUSTER=local or CLUSTER=kind")
+
+
 def docker_works() -> bool:
     """Whether Docker is installed and responds."""
     return shutil.which("docker") is not None and shell.succeeds(["docker", "info"])
@@ -118,7 +128,7 @@ class Kind:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.kubectl = "kubectl" if shutil.which("kubectl") else str(settings.bin / "kubectl")
-        self.helm = str(settings.bin / "helm")
+        self.helm = "helm" if shutil.which("helm") else str(settings.bin / "helm")
         self.kubeconfig: Path | None = settings.checkout_kubeconfig
         self.stop_hint = "make cluster-down CLUSTER=kind"
         self.log = settings.cache / "logs" / "kind.log"
@@ -128,8 +138,8 @@ class Kind:
             raise Problem("CLUSTER=kind needs a running Docker", "start Docker, or use CLUSTER=local as root")
         if shutil.which("kind") is None:
             raise Problem("kind is not installed", "see https://kind.sigs.k8s.io/, or use CLUSTER=local as root")
-        node.require_disk(self.settings.cache, KIND_FREE_GIB)
-        ensure_clients(self.settings, self.kubectl)
+        require_docker_disk(KIND_FREE_GIB)
+        ensure_clients(self.settings, self.kubectl, self.helm)
         self.settings.checkout_kubeconfig.parent.mkdir(parents=True, exist_ok=True)
         if KIND_NAME not in shell.output(["kind", "get", "clusters"]).split():
             with step("kind cluster"):
@@ -193,8 +203,8 @@ class Current:
             raise Problem("CLUSTER=current builds its images with Docker, which is not running", "start Docker")
         context = shell.output(["kubectl", "config", "current-context"]).strip()
         say(f"the current context is {context}")
-        ensure_clients(self.settings, self.kubectl)
-        self.helm = str(self.settings.bin / "helm")
+        self.helm = "helm" if shutil.which("helm") else str(self.settings.bin / "helm")
+        ensure_clients(self.settings, self.kubectl, self.helm)
         log = self.settings.cache / "logs" / "docker.log"
         for image in images.IMAGES:
             with step(f"image {self.reference(image)}"):
@@ -207,17 +217,25 @@ class Current:
         return f"{self.registry}/{image.name}:{image.tag()}"
 
 
-def ensure_clients(settings: Settings, kubectl: str) -> None:
-    """Install Helm from its Go module, and kubectl if it is missing."""
-    wanted = [builds.HELM]
-    if kubectl != "kubectl":
-        wanted.append(builds.KUBECTL)
-    side_by_side({"Helm": lambda: builds.ensure(settings, tuple(wanted))}, shell.cancel_all)
+def ensure_clients(settings: Settings, kubectl: str, helm: str) -> None:
+    """Build kubectl and Helm from their Go modules where the machine has none."""
+    builds_of = {str(settings.bin / "kubectl"): builds.KUBECTL, str(settings.bin / "helm"): builds.HELM}
+    wanted = tuple(builds_of[program] for program in (kubectl, helm) if program in builds_of)
+    if wanted:
+        side_by_side({"kubectl and Helm": lambda: builds.ensure(settings, wanted)}, shell.cancel_all)
+
+
+def require_docker_disk(gibibytes: int) -> None:
+    """Raise Problem if Docker has less free space. In a virtual machine its disk cannot be seen."""
+    folder = shell.output(["docker", "info", "--format", "{{.DockerRootDir}}"]).strip()
+    if folder and Path(folder).is_dir():
+        node.require_disk(Path(folder), gibibytes, "free some space: docker system prune")
 
 
 def docker_build(image: Image, reference: str, log: Path) -> None:
     """Build with Docker, unless an image with this content exists."""
     if not shell.succeeds(["docker", "image", "inspect", reference]):
-        what = ["--file", str(ROOT / image.dockerfile), "--target", image.target, "--tag", reference]
+        # With the provenance, Docker 29 makes an index that `kind load` cannot import.
+        what = ["--provenance=false", "--file", str(ROOT / image.dockerfile), "--target", image.target]
         env = {**os.environ, "DOCKER_BUILDKIT": "1"}
-        shell.logged(["docker", "build", *what, str(ROOT)], log, env=env)
+        shell.logged(["docker", "build", *what, "--tag", reference, str(ROOT)], log, env=env)

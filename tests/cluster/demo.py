@@ -85,15 +85,8 @@ def run(cluster: Cluster) -> None:
 
 def install_operator(client: Client) -> None:
     """Install or upgrade the chart with this checkout's images, and wait for the operator."""
-    cluster = client.cluster
-    repository, _, tag = cluster.reference(images.OPERATOR).rpartition(":")
-    chosen = {
-        "image.repository": repository,
-        "image.tag": tag,
-        "serverImages.cpu": cluster.reference(images.SERVER),
-    }
-    settings = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
     where = ["--namespace", "qwen-system", "--create-namespace"]
+    settings = image_settings(client.cluster)
     chart = str(ROOT / "charts" / "qwen-operator")
     try:
         client.helm("upgrade", "--install", "qwen-operator", chart, *where, *settings, "--wait", "--timeout=4m")
@@ -102,6 +95,17 @@ def install_operator(client: Client) -> None:
         problem.details += "\n" + _or_nothing(client, *logs)
         problem.hint = problem.hint or "see: kubectl get pods,events -n qwen-system"
         raise
+
+
+def image_settings(cluster: Cluster) -> list[str]:
+    """The options of helm for this checkout's images."""
+    repository, _, tag = cluster.reference(images.OPERATOR).rpartition(":")
+    chosen = {
+        "image.repository": repository,
+        "image.tag": tag,
+        "serverImages.cpu": cluster.reference(images.SERVER),
+    }
+    return [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
 
 
 def drop_older(client: Client) -> None:

@@ -31,6 +31,7 @@ PARTS = {
     "coredns": components.coredns,
 }
 NEEDED_FREE_GIB = 5
+LARGER_DISK = "free some space, or set XDG_CACHE_HOME to a folder on a larger disk"
 
 
 def supervisor(settings: Settings) -> Supervisor:
@@ -86,15 +87,12 @@ def require_root() -> None:
         raise Problem("the local cluster needs root", "run with sudo, or use kind: CLUSTER=kind")
 
 
-def require_disk(folder: Path, gibibytes: int) -> None:
+def require_disk(folder: Path, gibibytes: int, hint: str = LARGER_DISK) -> None:
     """Raise Problem if the file system of `folder` has less free space."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free / 2**30
     if free < gibibytes:
-        raise Problem(
-            f"{folder} has only {free:.1f} GiB free; {gibibytes} GiB are needed",
-            "free some space, or set XDG_CACHE_HOME to a folder on a larger disk",
-        )
+        raise Problem(f"{folder} has only {free:.1f} GiB free; {gibibytes} GiB are needed", hint)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""The cluster of the end-to-end tests, with the operator, and a namespace for each test."""
+"""The cluster of the end-to-end tests, with the operator, and a namespace for each test.
+
+All of these namespaces enforce the restricted Pod Security Standard, the operator's included.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.cluster.clusters import Local
+from tests.cluster.clusters import for_tests
 from tests.cluster.demo import Client
 from tests.cluster.settings import Settings
-from tests.e2e.installed import installed
+from tests.e2e.installed import installed, kubectl_in
 from tests.e2e.kubectl import Kubectl
 from tests.e2e.services import qwen_service
 
@@ -32,7 +35,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Settings]:
-    """The local cluster with both images, the monitoring CRDs and this checkout's operator."""
+    """The cluster with both images, the monitoring CRDs and this checkout's operator."""
     settings = Settings.from_env()
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with contextlib.ExitStack() as stack:
@@ -44,13 +47,13 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Settings]:
 @pytest.fixture(scope="session")
 def client(cluster: Settings) -> Client:
     """kubectl and helm as the cluster's administrator."""
-    return Client(Local(cluster))
+    return Client(for_tests(cluster))
 
 
 @pytest.fixture
 def operator(cluster: Settings) -> Kubectl:
     """kubectl in the operator's namespace."""
-    return Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, "qwen-system")
+    return kubectl_in(cluster, "qwen-system")
 
 
 @pytest.fixture
@@ -88,8 +91,8 @@ def new_namespace(cluster: Settings, title: str) -> Iterator[Kubectl]:
     """kubectl in a new namespace, which is deleted afterwards."""
     words = re.sub(r"[^a-z0-9]+", "-", title.removeprefix("test_").lower())
     namespace = f"{words[:40].strip('-')}-{uuid.uuid4().hex[:6]}"
-    kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
-    kubectl.run("create", "namespace", namespace)
+    kubectl = kubectl_in(cluster, namespace)
+    kubectl.create_namespace()
     yield kubectl
     # All at once, so that the next test gets the whole node.
     kubectl.run("delete", "qwenservices", "--all", "--wait=false")

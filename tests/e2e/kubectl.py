@@ -50,6 +50,10 @@ class Kubectl:
         """`kubectl apply` of the objects."""
         return self.run("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
+    def create_namespace(self) -> None:
+        """Creates the namespace. It enforces the restricted Pod Security Standard."""
+        self.apply(restricted_namespace(self.namespace))
+
     def pods(self, service: str) -> list[Object]:
         """The pods of a QwenService that are not being deleted, by name."""
         pods = self.find("pods", f"qwen-vllm.io/service={service}")
@@ -107,6 +111,12 @@ class Kubectl:
             except (KubectlError, subprocess.TimeoutExpired) as error:
                 parts.append(f"$ kubectl {' '.join(arguments)}\n{error}")
         return "\n".join(parts)
+
+
+def restricted_namespace(name: str) -> Object:
+    """A namespace that refuses pods below the restricted Pod Security Standard."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
 def wait_for(check: Callable[[], T], timeout: float, what: str | Callable[[], str], interval: float = 0.5) -> T:

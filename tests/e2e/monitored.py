@@ -16,6 +16,7 @@ from tests.cluster.demo import Client
 from tests.cluster.prometheus_stack import EVALUATION_SECONDS, RELEASE
 from tests.cluster.settings import ROOT, Settings
 from tests.e2e import prometheus, scripted_pods
+from tests.e2e.installed import kubectl_in
 from tests.e2e.kubectl import Kubectl, Object, wait_for
 from tests.e2e.prometheus import Prometheus
 from tests.e2e.scripted_pods import scripted_service
@@ -129,8 +130,8 @@ def own_namespace(cluster: Settings, title: str, *, unique: bool = True) -> Iter
     Its name is the title, followed by a random part if it is `unique`.
     """
     namespace = f"{title}-{uuid.uuid4().hex[:6]}" if unique else title
-    kubectl = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, namespace)
-    kubectl.run("create", "namespace", namespace)
+    kubectl = kubectl_in(cluster, namespace)
+    kubectl.create_namespace()
     try:
         yield kubectl
     except AssertionError:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.cluster import network, prometheus_stack
 from tests.cluster.settings import Settings
+from tests.e2e.installed import kubectl_in
 from tests.e2e.kubectl import Kubectl, Object, wait_for
 
 _POD = f"operator.prometheus.io/name={prometheus_stack.PROMETHEUS}"
@@ -114,4 +115,4 @@ def diagnosis(cluster: Settings) -> str:
 
 
 def _kubectl(cluster: Settings) -> Kubectl:
-    return Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, prometheus_stack.NAMESPACE)
+    return kubectl_in(cluster, prometheus_stack.NAMESPACE)

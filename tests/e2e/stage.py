@@ -12,6 +12,7 @@ from tests.cluster.prometheus_stack import RELEASE
 from tests.cluster.settings import Settings
 from tests.e2e import prometheus, scripted_pods
 from tests.e2e.alarms import Alarms
+from tests.e2e.installed import kubectl_in
 from tests.e2e.kubectl import Kubectl, Object, wait_for
 from tests.e2e.monitored import MONITORING, label_operator, own_namespace
 from tests.e2e.prometheus import Prometheus
@@ -119,7 +120,7 @@ def stage(cluster: Settings, client: Client) -> Iterator[Stage]:
     Prometheus starts last: the kubelet would bring it a later rule only after a minute.
     """
     label_operator(client)
-    operator = Kubectl(cluster.bin / "kubectl", cluster.checkout_kubeconfig, SYSTEM)
+    operator = kubectl_in(cluster, SYSTEM)
     operator.run("rollout", "status", "deployment/qwen-operator", "--timeout=120s")
     with prometheus.prometheus_operator(cluster) as images, own_namespace(cluster, "alarms") as kubectl:
         scripted_pods.install(kubectl)

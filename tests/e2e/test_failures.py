@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.cluster import images
-from tests.cluster.clusters import Local
+from tests.cluster.clusters import for_tests
 from tests.cluster.demo import REQUESTS
 from tests.cluster.settings import Settings
 from tests.e2e import pod_processes
@@ -25,7 +25,7 @@ MISSING = {"source": {"builtin": "no-such-model"}}
 @pytest.fixture
 def own_image(cluster: Settings) -> dict[str, str]:
     """An engine with an image of its own: only the models of the default images are known."""
-    return {"device": "cpu", "image": Local(cluster).reference(images.SERVER)}
+    return {"device": "cpu", "image": for_tests(cluster).reference(images.SERVER)}
 
 
 def server_container(kubectl: Kubectl, pod: str) -> dict[str, object]:
@@ -46,6 +46,7 @@ def test_reason_of_ready_is_model_load_failed_with_the_log(kubectl: Kubectl, own
     assert [p["metadata"]["uid"] for p in kubectl.pods(NAME)] == [pod["metadata"]["uid"]]
 
 
+@pytest.mark.local_node
 @pytest.mark.timeout(600)
 def test_operator_gone_and_back_changes_nothing_for_clients(
     steady: Kubectl, operator: Kubectl, cluster: Settings
@@ -73,6 +74,7 @@ def test_operator_gone_and_back_changes_nothing_for_clients(
     assert steady.endpoints("steady") == {pod["status"]["podIP"]}
 
 
+@pytest.mark.local_node
 @pytest.mark.timeout(900)
 def test_failed_upgrade_and_dead_engine_leave_clients_served(
     steady: Kubectl, cluster: Settings, own_image: dict[str, str]

@@ -14,7 +14,7 @@ from tests.e2e.clients import keep_alive_load, restarts, results, service_url
 from tests.e2e.kubectl import Kubectl, wait_for
 from tests.e2e.services import qwen_service
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.local_node]
 
 THRESHOLD = 8
 # Requests a second that one pod answers while the other one starts on the same cores.

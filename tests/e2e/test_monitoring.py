@@ -15,7 +15,7 @@ from tests.e2e.kubectl import Object, wait_for
 from tests.e2e.monitored import LATE_SECONDS, NAME, Incident, Monitored, monitored_service
 from tests.e2e.scripted_pods import chat, toggle_hang
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.local_node, pytest.mark.timeout(600)]
 
 ALERT = "EngineUnresponsive"
 SECTIONS: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import images
-from tests.cluster.clusters import Local
+from tests.cluster.clusters import for_tests
 from tests.cluster.settings import Settings
 from tests.e2e import scripted_pods
 from tests.e2e.facts import (
@@ -47,7 +47,6 @@ class Case:
     says: str
     spec: dict[str, Any] = field(default_factory=dict)
     objects: tuple[Object, ...] = ()
-    labels: tuple[str, ...] = ()  # of the namespace
 
 
 def pod(**spec: Any) -> dict[str, Any]:
@@ -148,21 +147,19 @@ CASES = (
         "no-pods",
         objects=(NO_PODS,),
     ),
+    # Each namespace of these tests enforces the restricted standard.
     Case(
         "PodsRefused-pod-security",
         "PodsRefused",
         no_pods_created,
         "hostNetwork",
         pod(hostNetwork=True),
-        labels=("pod-security.kubernetes.io/enforce=restricted",),
     ),
 )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_reason_of_ready_comes_within_seconds(kubectl: Kubectl, case: Case) -> None:
-    if case.labels:
-        kubectl.run("label", "namespace", kubectl.namespace, *case.labels)
     if case.objects:
         kubectl.apply(*case.objects)
     kubectl.apply(qwen_service(NAME, **case.spec))
@@ -184,9 +181,10 @@ def test_reason_of_ready_names_the_container_that_fails(
 ) -> None:
     own = {
         **container,
-        "image": Local(cluster).reference(images.SERVER),
+        "image": for_tests(cluster).reference(images.SERVER),
         "imagePullPolicy": "IfNotPresent",
         "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     kubectl.apply(qwen_service(NAME, **pod(initContainers=[own])))
     words = str(container["command"][-1]).split(";")[0].removeprefix("echo ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster import images
-from tests.cluster.clusters import Local
+from tests.cluster.clusters import for_tests
 from tests.cluster.settings import BELIEVED_GPUS, Settings
 from tests.e2e.facts import NAME, expect, unschedulable
 from tests.e2e.kubectl import Kubectl
@@ -21,7 +21,7 @@ CPU_ENGINE = {"spec": {"containers": [{"name": "server", "args": ["--device=cpu"
 @pytest.fixture
 def server_image(cluster: Settings) -> str:
     """The CPU image, for the pods of a cuda service."""
-    return Local(cluster).reference(images.SERVER)
+    return for_tests(cluster).reference(images.SERVER)
 
 
 def gpu_service(name: str, gpus: int, image: str) -> dict[str, object]:
@@ -32,6 +32,7 @@ def gpu_service(name: str, gpus: int, image: str) -> dict[str, object]:
     )
 
 
+@pytest.mark.local_node
 def test_service_that_asks_for_a_gpu_gets_one(kubectl: Kubectl, server_image: str) -> None:
     kubectl.apply(gpu_service("one", 1, server_image))
     kubectl.wait_ready("one")

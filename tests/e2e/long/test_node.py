@@ -80,6 +80,7 @@ def test_evicted(kubectl: Kubectl, cluster: Settings) -> None:
         "image": Local(cluster).reference(images.SERVER),
         "command": ["sh", "-c", "head -c 20000000 /dev/zero > /small/file; sleep 3600"],
         "volumeMounts": [{"name": "small", "mountPath": "/small"}],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     template["containers"].append(filler)
     kubectl.apply(service)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from tests.cluster import checks
 from tests.cluster.console import Problem
-from tests.cluster.settings import Settings
+from tests.cluster.settings import ROOT, Settings
 
 
 def test_report_of_a_test_run_is_counted(tmp_path: Path) -> None:
@@ -50,6 +51,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(checks, "REPORTS", tmp_path)
+    monkeypatch.delenv("CLUSTER", raising=False)
     monkeypatch.setattr("subprocess.run", run)
     return found
 
@@ -98,3 +100,28 @@ def test_another_value_of_patches_is_refused(commands: list[list[str]], monkeypa
     with pytest.raises(Problem, match="PATCHES=on"):
         checks.test(["integration"])
     assert commands == []
+
+
+def test_on_kind_the_tests_that_need_the_local_node_are_left_out(
+    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_prepare_cluster", lambda: "")
+    monkeypatch.setenv("CLUSTER", "kind")
+    checks.test(["e2e"])
+    assert commands[-1][-2:] == ["-m", "not local_node"]
+    with pytest.raises(Problem, match="need the node of the local cluster"):
+        checks.test(["e2e-full"])
+    monkeypatch.setenv("CLUSTER", "")
+    checks.test(["e2e"])
+    assert "-m" not in commands[-1][3:]
+
+
+REACHES_THE_NODE = re.compile(
+    r"\b(?:nsenter|pod_processes|keep_alive_load|ask_through_service|toggle_hang|monitored_service|BELIEVED_GPUS)\b"
+)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "e2e").glob("test_*.py")), ids=lambda path: path.stem)
+def test_tests_that_reach_the_node_are_marked(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert bool(REACHES_THE_NODE.search(text)) == ("local_node" in text)
