@@ -31,6 +31,7 @@ _BLOCK = re.compile(
 )
 _HEREDOC = re.compile(r"<<-?\s*['\"]?(\w+)")
 _TABLE = re.compile(r"[A-Z][A-Z ()-]+")
+_READ = re.compile(r"(?:kubectl (?:describe|get|logs|rollout status|wait)|curl)\b")
 
 
 class Kind(Enum):
@@ -207,3 +208,8 @@ def _type_name(value: Any) -> str:
     if isinstance(value, str):
         return "a text"
     return "an object" if isinstance(value, dict) else "a list"
+
+
+def is_read(command: str) -> bool:
+    """Whether a command only reads, so that it may be tried again."""
+    return _READ.match(command) is not None
