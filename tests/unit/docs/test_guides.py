@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from qwen_operator.planning.builders.autoscaler import WAITING_METRIC
 from tests.e2e.guide_blocks import (
     LANGUAGES,
     Block,
@@ -90,6 +92,13 @@ def test_a_chinese_page_has_the_commands_of_the_english_one(english: str, chines
     commands = [[(item.language, re.sub(r" +# .*", "", item.text)) for item in page] for page in pages]
     assert commands[0]
     assert commands[0] == commands[1]
+
+
+def test_the_adapter_serves_the_metric_that_the_autoscaler_asks_for() -> None:
+    [values] = [item.text for item in blocks("docs/autoscaling.md") if "metricsQuery" in item.text]
+    [rule] = yaml.safe_load(values)["rules"]["custom"]
+    assert rule["name"] == {"matches": WAITING_METRIC, "as": WAITING_METRIC}
+    assert rule["seriesQuery"].startswith(f"{WAITING_METRIC}{{")
 
 
 def test_marks_say_what_is_done_with_a_block() -> None:
