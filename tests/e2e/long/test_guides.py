@@ -115,13 +115,20 @@ def test_a_page_can_be_followed_word_for_word(
         # In the cluster's network, port 8000 of localhost is free.
         own = stack.enter_context(shell(folder, tmp_path / "commands", env, cluster.nsenter()))
         if guide.forwarded:
-            own.run(f"kubectl port-forward svc/{guide.service} 8000 &")
+            forward(own, guide)
         reader = Reader(guide, own, folder)
         for block in blocks(guide.page):
             reader.follow(block, lambda command: before(command, guide, kubectl))
         if served:
             kubectl.wait_ready(guide.service)
             assert served <= pods_of(guide, kubectl), f"{guide.page} has replaced pods"
+
+
+def forward(shell: Shell, guide: Guide) -> None:
+    """Forwards the port of the service and waits until it answers."""
+    shell.run(f"kubectl port-forward svc/{guide.service} 8000 &")
+    asked = shell.run("curl -s --retry 30 --retry-connrefused --retry-delay 1 http://localhost:8000/health")
+    assert asked.code == 0, asked.output
 
 
 def before(command: str, guide: Guide, kubectl: Kubectl) -> None:
