@@ -22,6 +22,7 @@ PROGRAMS = {
     "etcd": "etcd-server",
     "ip": "iproute2",
     "java": "default-jre-headless",
+    "jq": "jq",
     "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",
     "node": "nodejs",
@@ -44,7 +45,7 @@ FILES = {
 # What the programs and the unit tests need without a cluster.
 WITHOUT_CLUSTER = frozenset({"ca-certificates", "gcc", "libc6-dev", "libnuma1", "prometheus", "python3-venv"})
 # What only tests need: a demo should not install npm's hundreds of packages.
-FOR_TESTS = frozenset({"curl", "gcc", "libc6-dev", "nodejs", "npm"})
+FOR_TESTS = frozenset({"curl", "gcc", "jq", "libc6-dev", "nodejs", "npm"})
 # What only the client programs of `make test-full` need.
 FOR_CLIENTS = frozenset({"default-jre-headless"})
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"

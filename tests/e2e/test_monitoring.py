@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster.demo import Client
 from tests.cluster.settings import ROOT, Settings
+from tests.e2e.guide_blocks import blocks
 from tests.e2e.kubectl import Object, wait_for
 from tests.e2e.monitored import LATE_SECONDS, NAME, Incident, Monitored, monitored_service
 from tests.e2e.scripted_pods import chat, toggle_hang
@@ -143,3 +145,23 @@ def test_the_network_policy_admits_this_prometheus(monitored: Monitored) -> None
 def test_a_selected_service_has_no_warning_about_prometheus(monitored: Monitored) -> None:
     warnings = functools.partial(monitored.kubectl.condition, NAME, "HasWarnings")
     wait_for(lambda: "Prometheus" not in warnings()["message"], 75, lambda: f"{warnings()}")
+
+
+def test_the_queries_of_prometheus_adapter_find_the_queue_of_each_pod(monitored: Monitored) -> None:
+    """The adapter fills the templates of docs/autoscaling.md like this, for an autoscaler's pods."""
+    [values] = [block.text for block in blocks("docs/autoscaling.md") if "metricsQuery" in block.text]
+    [rule] = yaml.safe_load(values)["rules"]["custom"]
+    labels = {item["resource"]: label for label, item in rule["resources"]["overrides"].items()}
+    pods = {pod["metadata"]["name"] for pod in monitored.pods}
+    matchers = f'{labels["namespace"]}="{monitored.kubectl.namespace}",{labels["pod"]}=~"{"|".join(sorted(pods))}"'
+    query: str = rule["metricsQuery"]
+    for name, value in (("Series", rule["name"]["as"]), ("LabelMatchers", matchers), ("GroupBy", labels["pod"])):
+        query = query.replace(f"<<.{name}>>", value)
+
+    def queues() -> dict[str, float]:
+        return {sample["metric"]["pod"]: float(sample["value"][1]) for sample in monitored.prometheus.query(query)}
+
+    wait_for(lambda: queues() == dict.fromkeys(pods, 0.0), 30, lambda: f"{query}: {queues()}")
+    found = monitored.prometheus.get("series", **{"match[]": rule["seriesQuery"]})
+    assert {series["__name__"] for series in found} == {rule["name"]["matches"]}
+    assert all(set(labels.values()) <= series.keys() for series in found)

@@ -77,7 +77,7 @@ def may(kubectl: Kubectl, account: str, verb: str, resource: str) -> bool:
 
 
 def test_an_operator_of_listed_namespaces_serves_them_and_touches_no_other(
-    kubectl: Kubectl, foreign: Kubectl, home: Kubectl, client: Client, operator: Kubectl, cluster: Settings
+    kubectl: Kubectl, foreign: Kubectl, home: Kubectl, client: Client, operator: Kubectl, *, cluster: Settings
 ) -> None:
     with serves_only(kubectl, home, client, operator):
         for where in (kubectl, foreign):

@@ -49,7 +49,7 @@ def policy(spec: Object, namespace: str = "news") -> Object:
 
 
 def admitted(
-    found: Chains, source: str, destination: str, port: int = 8000, protocol: str = "TCP", chain: str = ENTRY
+    found: Chains, source: str, destination: str, port: int = 8000, protocol: str = "TCP", *, chain: str = ENTRY
 ) -> bool:
     """Whether the first packet of a connection passes the chains."""
     for rule in found[chain]:
@@ -59,7 +59,7 @@ def admitted(
             return False
         if rule.target == ADMIT:
             return True
-        if not admitted(found, source, destination, port, protocol, rule.target):
+        if not admitted(found, source, destination, port, protocol, chain=rule.target):
             return False
     return True
 

@@ -34,7 +34,7 @@ GUIDES = [
         DOCS / f"{name}.md"
         for name in (
             *("api-policy", "autoscaling", "capacity", "clients", "compatibility", "debug", "faq", "gpu", "models"),
-            *("operations", "remediation", "secure", "threat-model", "upgrade"),
+            *("operations", "quickstart", "remediation", "secure", "threat-model", "upgrade"),
         )
     ),
 ]
@@ -52,7 +52,7 @@ KUBECTL_FLAGS = {
     "get": {"-A", "-l", "-o", "--all-namespaces", "--raw", "--watch"},
     "label": {"--overwrite"},
     "logs": {"-c", "-f", "-l", "--prefix", "--previous", "--since", "--tail"},
-    "patch": {"-p", "--patch", "--subresource", "--type"},
+    "patch": {"-p", "--patch", "--patch-file", "--subresource", "--type"},
     "port-forward": set[str](),
     "rollout": {"--timeout"},
     "run": {"-i", "--image", "--restart", "--rm"},
@@ -135,6 +135,12 @@ def test_every_value_that_is_set_is_the_charts() -> None:
     assert [f"{page}: {path}" for page, path in paths if not in_values(path)] == []
 
 
+def filled(value: str) -> str:
+    """A value with names in place of the placeholders and variables of a page."""
+    with_registry = re.sub(r"\$?REGISTRY", "registry.example.com", value)
+    return re.sub(r"\$?(?:[A-Z]+_)?TAG", "1.0.0", with_registry)
+
+
 def test_every_installation_renders() -> None:
     """With the values that a page sets, so that the schema and the templates accept them."""
     installations = {
@@ -144,9 +150,7 @@ def test_every_installation_renders() -> None:
     }
     assert len(installations) > 5
     for page, *values in sorted(installations):
-        # The placeholders of the pages are no names of images.
-        real = [value.replace("REGISTRY", "registry.example.com").replace("TAG", "1.0.0") for value in values]
-        done = template(None, *(part for value in real for part in ("--set", value)))
+        done = template(None, *(part for value in values for part in ("--set", filled(value))))
         assert done.returncode == 0, f"{page}: {done.stderr}"
 
 

@@ -37,7 +37,11 @@ TRANSLATED = re.compile(
     re.IGNORECASE,
 )
 HAN = re.compile(r"[\u4e00-\u9fff]")
-PAIRS = (("README.md", "README.zh-CN.md"), ("docs/api.md", "docs/api.zh-CN.md"))
+PAIRS = (
+    ("README.md", "README.zh-CN.md"),
+    ("docs/api.md", "docs/api.zh-CN.md"),
+    ("docs/quickstart.md", "docs/quickstart.zh-CN.md"),
+)
 
 
 class Line(NamedTuple):
