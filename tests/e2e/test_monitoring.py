@@ -148,7 +148,7 @@ def test_a_selected_service_has_no_warning_about_prometheus(monitored: Monitored
 
 
 def test_the_queries_of_prometheus_adapter_find_the_queue_of_each_pod(monitored: Monitored) -> None:
-    """The adapter fills the templates of docs/autoscaling.md like this, for an autoscaler's pods."""
+    """The adapter fills the templates of docs/autoscaling.md like this, for a workload's pods."""
     [values] = [block.text for block in blocks("docs/autoscaling.md") if "metricsQuery" in block.text]
     [rule] = yaml.safe_load(values)["rules"]["custom"]
     labels = {item["resource"]: label for label, item in rule["resources"]["overrides"].items()}

@@ -101,7 +101,7 @@ def _problem(step: Step, outcome: Outcome) -> str:
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.page)
 def test_a_page_can_be_followed_word_for_word(
-    guide: Guide, kubectl: Kubectl, cluster: Settings, client: Client, operator: Kubectl, tmp_path: Path
+    guide: Guide, kubectl: Kubectl, cluster: Settings, client: Client, operator: Kubectl, *, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
         if guide.teams:
