@@ -142,6 +142,9 @@ def kubelet_config(settings: Settings) -> dict[str, object]:
         "containerRuntimeEndpoint": f"unix://{settings.containerd_socket}",
         "podLogsDir": f"{settings.run}/podlogs",
         "volumePluginDir": f"{settings.run}/volume-plugins",
+        # On a disk that is full for another reason, the images of the tests would go first.
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
         "evictionHard": {"imagefs.available": "1%", "nodefs.available": "1%", "memory.available": "100Mi"},
     }
 

@@ -23,6 +23,7 @@ ALERT = "EngineUnresponsive"
 SECTIONS: dict[str, Any] = {
     "networkPolicy": {"enabled": True},
     "alerts": [{"name": ALERT, "threshold": 3}],
+    "slo": {"availability": "99", "ttft": {"threshold": "1s", "objective": "95"}},
     # It is not restarted, so the alert stays until the engine goes on.
     "remediation": {"rules": [{"alert": ALERT, "action": "Unready"}], "recoverAfter": "4s"},
 }
@@ -52,9 +53,12 @@ def documented_series() -> set[str]:
     found: set[str] = set()
     for cell in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE):
         words = re.findall(r"`([a-z0-9_:*]+)(?:\{[a-z,]*\})?`", cell)
-        names = [word for word in words if not word.startswith("_")]
+        windows = [word for word in words if re.fullmatch(r"\d+[mhd]", word)]
+        suffixes = [word for word in words if word.startswith("_")]
+        names = [word for word in words if word not in {*windows, *suffixes}]
         found.update(names)
-        found.update(name + suffix for suffix in set(words).difference(names) for name in names)
+        found.update(name + suffix for suffix in suffixes for name in names)
+        found.update(name.removesuffix("5m") + window for window in windows for name in names)
     return found
 
 
