@@ -34,7 +34,8 @@ need_uv() {
 slim_kubernetes() {
   for part in client aio/client; do
     find "$1/kubernetes/$part/api" "$1/kubernetes/$part/models" -type f \
-      ! -name '__init__.*' ! -name 'v1_object_meta.*' ! -name 'v1_owner_reference.*' ! -name 'v1_managed_fields_entry.*' -delete
+      ! -name '__init__.*' ! -name 'v1_object_meta.*' ! -name 'v1_owner_reference.*' \
+      ! -name 'v1_managed_fields_entry.*' -delete
   done
 }
 
@@ -50,12 +51,14 @@ case $action in
     need_uv
     uv venv --no-project --python "$(command -v python3)" /opt/qwen/venv
     uv pip sync --python /opt/qwen/venv --require-hashes --compile-bytecode "$1"
+    rm -rf /tmp/uv
     ;;
   system)
     need_uv
     uv pip install --system --no-deps --require-hashes --compile-bytecode -r "$1"
     # Without an index, uv can only find that nothing is missing.
     uv pip install --system --no-index --offline --dry-run -r "$2"
+    rm -rf /tmp/uv
     ;;
   slim)
     if [ -d "$1/kubernetes" ]; then
@@ -97,7 +100,8 @@ case $action in
     ;;
   budget)
     # Without what is mounted during the build, by Docker or by tests/cluster/images.py.
-    size=$(du -sxb --exclude=/proc --exclude=/sys --exclude=/dev --exclude=/run --exclude=/srv --exclude=/mnt / | cut -f1)
+    size=$(du -sxb --exclude=/proc --exclude=/sys --exclude=/dev --exclude=/run \
+      --exclude=/srv --exclude=/mnt / | cut -f1)
     size=$((size / 1000000))
     echo "the image has $size MB, at most $1 MB are allowed"
     test "$size" -le "$1"
@@ -107,4 +111,3 @@ case $action in
     exit 2
     ;;
 esac
-rm -rf /tmp/uv

@@ -44,7 +44,7 @@ WORTHWHILE = 1_000_000
 
 PAGE = 4096
 MAGIC = b"\x7fELF\x02\x01"
-PT_NULL, PT_LOAD, PT_DYNAMIC = 0, 1, 2
+PT_NULL, PT_LOAD, PT_DYNAMIC, PT_NOTE = 0, 1, 2, 4
 DT_NULL, DT_NEEDED, DT_STRTAB, DT_VERSYM, DT_VERNEED, DT_VERNEEDNUM = 0, 1, 5, 0x6FFFFFF0, 0x6FFFFFFE, 0x6FFFFFFF
 STB_GLOBAL, STB_WEAK = 1, 2
 ANY_VERSION = 1
@@ -86,21 +86,24 @@ class Library:
     """A shared library. It is changed in memory; the file stays as it is."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ValueError if this is no ELF file of 64 bits, or one without headers of sections."""
+        """Raises ValueError if this is no shared library of 64 bits with headers of sections."""
         with path.open("rb") as file:
             self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if self.data[: len(MAGIC)] != MAGIC:
-            raise ValueError(f"{path} is no ELF file of 64 bits, little endian")
+            raise ValueError(f"{path.name} is no ELF file of 64 bits, little endian")
         header = HEADER.unpack_from(self.data)
         self._programs, sections = header[5], header[6]
         if sections == 0:
-            raise ValueError(f"{path} has no headers of sections")
+            raise ValueError(f"{path.name} has no headers of sections")
         places = range(self._programs, self._programs + header[10] * PROGRAM.size, PROGRAM.size)
         self.segments = [Segment(*PROGRAM.unpack_from(self.data, place)) for place in places]
         rows = [SECTION.unpack_from(self.data, sections + i * SECTION.size) for i in range(header[12])]
         names = rows[header[13]][4]
         self.sections = {self._text(names + row[0]): Section(*row[3:6]) for row in rows}
-        self._dynamic = next(segment for segment in self.segments if segment.kind == PT_DYNAMIC)
+        dynamic = [segment for segment in self.segments if segment.kind == PT_DYNAMIC]
+        if not dynamic:
+            raise ValueError(f"{path.name} is not linked dynamically")
+        self._dynamic = dynamic[0]
 
     def needed(self) -> list[str]:
         """The names of the libraries that are loaded with this one."""
@@ -130,19 +133,20 @@ class Library:
     def cut(self) -> bytes:
         """The file with nothing but what is loaded, and without the content of GPU_CODE.
 
-        Raises ValueError if there is no room for the program headers.
+        Raises ValueError if the program headers are not loaded, or if there is no room for them.
         """
         result = bytearray()
         moved: list[tuple[Segment, Segment]] = []
         for part in (part for segment in self.segments if segment.kind == PT_LOAD for part in self._parts(segment)):
             # The offset and the address of a part are the same within a page.
-            start = len(result) + (part.address - len(result)) % part.align
+            start = len(result) + (part.address - len(result)) % max(part.align, PAGE)
             if part.size:
                 result += bytes(start - len(result))
                 result += self.data[part.offset : part.offset + part.size]
             moved.append((part, replace(part, offset=start)))
-        programs = [new for segment in self.segments for new in _moved(segment, moved)]
-        if self._programs + len(programs) * PROGRAM.size > self._room():
+        # Only debuggers read notes, and without them there is room for the parts.
+        programs = [new for segment in self.segments if segment.kind != PT_NOTE for new in _moved(segment, moved)]
+        if moved[0][0].offset != 0 or self._programs + len(programs) * PROGRAM.size > self._room():
             raise ValueError(f"there is no room for {len(programs)} program headers")
         for index, program in enumerate(programs):
             values = (getattr(program, name) for name in Segment.__dataclass_fields__)
@@ -212,7 +216,7 @@ class Library:
                     VERSION.pack_into(self.data, numbers + index * VERSION.size, ANY_VERSION)
 
     def _parts(self, segment: Segment) -> list[Segment]:
-        """A loaded segment; three of them if it contains GPU_CODE, the second of zeros."""
+        """A loaded segment; two if it contains GPU_CODE, which is then at the end of the first."""
         code = self.sections.get(GPU_CODE)
         if code is None or not segment.address <= code.address < segment.address + segment.size:
             return [segment]
@@ -220,13 +224,11 @@ class Library:
         end = (code.address + code.size) // PAGE * PAGE
         if end <= start:
             return [segment]
-        before, size, after = start - segment.address, end - start, segment.address + segment.size - end
-        tail = segment.memory - before - size
-        return [
-            replace(segment, size=before, memory=before),
-            replace(segment, offset=0, address=start, physical=start, size=0, memory=size),
-            replace(segment, offset=segment.offset + before + size, address=end, physical=end, size=after, memory=tail),
-        ]
+        before, after = start - segment.address, segment.address + segment.size - end
+        rest = replace(segment, offset=segment.offset + end - segment.address, address=end, physical=end, size=after)
+        # Memory that the file has nothing for is zero.
+        first = replace(segment, size=before, memory=end - segment.address)
+        return [first, replace(rest, memory=segment.address + segment.memory - end)]
 
     def _room(self) -> int:
         """Where the program headers must end."""
@@ -234,7 +236,7 @@ class Library:
 
 
 def _moved(segment: Segment, moved: list[tuple[Segment, Segment]]) -> list[Segment]:
-    """A program header for the new file; several for a loaded segment with code for GPUs."""
+    """A program header for the new file; two for a loaded segment with code for GPUs."""
     end = segment.address + segment.memory
     if segment.kind == PT_LOAD:
         return [new for _, new in moved if segment.address <= new.address < end]
@@ -247,15 +249,15 @@ def _moved(segment: Segment, moved: list[tuple[Segment, Segment]]) -> list[Segme
 
 
 def slim(path: Path) -> int:
-    """Change one file. Returns by how many bytes it became smaller."""
+    """Change one file, unless it is none that can be changed. Returns how many bytes it lost."""
     try:
         library = Library(path)
+        needs_nvidia = any(GONE.fullmatch(name) for name in library.needed())
+        if needs_nvidia:
+            library.forget(GONE, GONE_SYMBOLS)
+        content = library.cut()
     except ValueError:
         return 0
-    needs_nvidia = any(GONE.fullmatch(name) for name in library.needed())
-    if needs_nvidia:
-        library.forget(GONE, GONE_SYMBOLS)
-    content = library.cut()
     saved = path.stat().st_size - len(content)
     if not needs_nvidia and saved < WORTHWHILE:
         return 0
@@ -277,7 +279,7 @@ def declare(file: Path) -> None:
 
 
 def main(folder: Path) -> int:
-    """Change PyTorch and all libraries below a folder. Returns by how many bytes they became smaller."""
+    """Change PyTorch and all libraries below a folder. Returns how many bytes they lost."""
     torch = folder / "torch"
     declare(torch / "version.py")
     for name in FOR_GPUS:

@@ -218,6 +218,6 @@ def ensure_clients(settings: Settings, kubectl: str) -> None:
 def docker_build(image: Image, reference: str, log: Path) -> None:
     """Build with Docker, unless an image with this content exists."""
     if not shell.succeeds(["docker", "image", "inspect", reference]):
-        what = ["--file", str(ROOT / image.dockerfile), "--target", image.target, "--tag", reference]
-        env = {**os.environ, "DOCKER_BUILDKIT": "1"}
+        what = ["--file", str(ROOT / image.dockerfile), "--target", image.target, "--tag", reference, *images.labels()]
+        env = {**os.environ, "DOCKER_BUILDKIT": "1", "SOURCE_DATE_EPOCH": str(images.EPOCH)}
         shell.logged(["docker", "build", *what, str(ROOT)], log, env=env)
