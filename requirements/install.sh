@@ -55,9 +55,10 @@ case $action in
     ;;
   system)
     need_uv
-    uv pip install --system --no-deps --require-hashes --compile-bytecode -r "$1"
-    # Without an index, uv can only find that nothing is missing.
-    uv pip install --system --no-index --offline --dry-run -r "$2"
+    uv pip install --system --break-system-packages --no-deps --require-hashes --compile-bytecode -r "$1"
+    # The Python of a distribution asks not to be changed (PEP 668), which nobody needs in an image. Without an
+    # index, uv can only find that nothing is missing.
+    uv pip install --system --break-system-packages --no-index --offline --dry-run -r "$2"
     rm -rf /tmp/uv
     ;;
   slim)

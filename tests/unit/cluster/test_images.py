@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import qwen_operator
+import qwen_server
 from tests.cluster import builds, clusters, demo, images, packages, python_env, registry, release
 from tests.cluster.console import Problem
 from tests.cluster.settings import KUBERNETES_VERSION, ROOT, Settings
@@ -82,6 +85,24 @@ def test_an_image_says_what_it_was_made_from(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(images, "output", no_git)
     assert images.labels() == [version]
+
+
+def test_programs_chart_and_images_have_one_version() -> None:
+    assert qwen_server.__version__ == qwen_operator.__version__ == release.version()
+    for program in ("server", "operator"):
+        project = tomllib.loads((ROOT / program / "pyproject.toml").read_text())
+        assert project["project"]["dynamic"] == ["version"]
+        assert "__version__ = " in (ROOT / program / project["tool"]["hatch"]["version"]["path"]).read_text()
+        assert "image.version" not in (ROOT / program / "Dockerfile").read_text()  # a label of the build
+
+
+def test_a_release_describes_its_images_and_can_be_built_again() -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yaml").read_text()
+    for setting in ("sbom: true", "provenance: mode=max", "outputs: type=registry,rewrite-timestamp=true"):
+        assert f"          {setting}\n" in text
+    assert "SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)" in text
+    for name in ("revision", "source", "version"):
+        assert f"            org.opencontainers.image.{name}=${{{{ " in text
 
 
 class Builder:
