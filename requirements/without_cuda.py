@@ -172,9 +172,7 @@ class Library:
         area = self.data[self._dynamic.offset : self._dynamic.offset + self._dynamic.size]
         return [(tag, value) for tag, value in DYNAMIC.iter_unpack(area) if tag != DT_NULL]
 
-    def _forget_versions(
-        self, table: dict[int, int], strings: int, gone: re.Pattern[str]
-    ) -> tuple[set[int], int, int]:
+    def _forget_versions(self, table: dict[int, int], strings: int, gone: re.Pattern[str]) -> tuple[set[int], int, int]:
         """Take libraries out of the list of needed versions.
 
         Returns their versions' numbers, the address of the list's first entry, and its length.
@@ -199,7 +197,7 @@ class Library:
         return versions, table[DT_VERNEED] + kept[0] - start, len(kept)
 
     def _weaken(self, table: dict[int, int], strings: int, versions: set[int], names: re.Pattern[str]) -> None:
-        """Make undefined symbols weak: those with one of the versions, or without one and so named."""
+        """Make undefined symbols weak: those of the versions, and those so named without one."""
         symbols = self.sections[".dynsym"]
         numbers = self._offset(table[DT_VERSYM]) if DT_VERSYM in table else None
         for index in range(symbols.size // SYMBOL.size):
@@ -270,7 +268,7 @@ def slim(path: Path) -> int:
 
 
 def declare(file: Path) -> None:
-    """Say in torch/version.py that this is no build for CUDA. Raises ValueError if it says nothing."""
+    """Say in torch/version.py that this is no build for CUDA. Raises ValueError if it cannot."""
     text, count = re.subn(r"^(cuda: .*) = '[0-9.]+'$", r"\1 = None", file.read_text(), flags=re.MULTILINE)
     if count != 1:
         raise ValueError(f"{file} does not name a version of CUDA")

@@ -31,8 +31,8 @@ ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 """
 # Unused folders of the base image, where builds find uv and its cache.
 UV_MOUNT, UV_CACHE_MOUNT = "/srv", "/mnt"
-# The time of every file and of the image, 1980-01-01: the same content has the same digest, whenever
-# and from whichever commit it is built, also if a layer comes from an earlier build.
+# The time of every file and of the image, 1980-01-01: the same content has the same digest, however
+# often it is built, and also if a layer comes from an earlier build.
 EPOCH = 315532800
 
 
@@ -119,7 +119,7 @@ def build(settings: Settings, image: Image, reference: str, *options: str) -> No
 
 
 def labels() -> list[str]:
-    """Options of a build that say what the image was made from, as far as this checkout knows it."""
+    """Options of a build that say what the image was made from, as far as this checkout knows."""
     values = {"version": release.version()}
     with suppress(Problem):
         describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -25,7 +25,7 @@ def test_image_reference_is_the_registrys_with_a_content_hash() -> None:
 
 
 def stages(image: images.Image) -> str:
-    """The part of a Dockerfile that makes an image: its target, and the stages that it comes from."""
+    """The part of a Dockerfile that makes an image: its target, and the stages below that."""
     text = (ROOT / image.dockerfile).read_text()
     parts = re.findall(r"^FROM (\S+) AS (\w+)\n((?:(?!FROM ).*\n)*)", text, re.MULTILINE)
     bases = {name: (base, body) for base, name, body in parts}
