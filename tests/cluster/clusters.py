@@ -236,6 +236,7 @@ def docker_build(image: Image, reference: str, log: Path) -> None:
     """Build with Docker, unless an image with this content exists."""
     if not shell.succeeds(["docker", "image", "inspect", reference]):
         # With the provenance, Docker 29 makes an index that `kind load` cannot import.
-        what = ["--provenance=false", "--file", str(ROOT / image.dockerfile), "--target", image.target]
-        env = {**os.environ, "DOCKER_BUILDKIT": "1"}
-        shell.logged(["docker", "build", *what, "--tag", reference, str(ROOT)], log, env=env)
+        options = ["--provenance=false", "--tag", reference, *images.labels()]
+        what = ["--file", str(ROOT / image.dockerfile), "--target", image.target, *options]
+        env = {**os.environ, "DOCKER_BUILDKIT": "1", "SOURCE_DATE_EPOCH": str(images.EPOCH)}
+        shell.logged(["docker", "build", *what, str(ROOT)], log, env=env)

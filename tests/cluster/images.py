@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.cluster import python_env, registry
-from tests.cluster.console import Problem
+from tests.cluster import python_env, registry, release
+from tests.cluster.console import Problem, say
 from tests.cluster.processes import wait_until
 from tests.cluster.settings import REGISTRY, ROOT, Settings
 from tests.cluster.shell import digest, logged, output, succeeds
@@ -30,6 +31,9 @@ ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 """
 # Unused folders of the base image, where builds find uv and its cache.
 UV_MOUNT, UV_CACHE_MOUNT = "/srv", "/mnt"
+# The time of every file and of the image, 1980-01-01: the same content has the same digest, however
+# often it is built, and also if a layer comes from an earlier build.
+EPOCH = 315532800
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,10 @@ SERVER = Image(
     "qwen-server",
     "server/Dockerfile",
     "cpu",
-    ("requirements/install.sh", "requirements/server-cpu.txt", "server/src", "server/models"),
+    (
+        *("requirements/install.sh", "requirements/without_cuda.py", "requirements/server-cpu.txt"),
+        *("server/src", "server/models"),
+    ),
 )
 OPERATOR = Image(
     "qwen-operator",
@@ -96,22 +103,62 @@ def ensure_built(settings: Settings, image: Image) -> str:
     reference = image.reference()
     if has_local(settings, reference):
         return "up to date"
-    log = settings.cache / "logs" / f"image-{image.name}.log"
-    env = build_env()
-    with _secrets(settings) as secrets:
-        mounts = [f"--volume={settings.cache}/uv/bin:{UV_MOUNT}:ro", f"--volume={_uv_cache(settings)}:{UV_CACHE_MOUNT}"]
-        what = ["--file", str(ROOT / image.dockerfile), "--target", image.target, "--build-arg", f"BASE={base_tag()}"]
-        command = [*buildah(settings), "build", "--layers", *mounts, *secrets, *what, "--tag", reference, str(ROOT)]
-        logged(command, log, env=env, hint=f"see {log}")
+    build(settings, image, reference)
     return f"built {reference}"
 
 
+def build(settings: Settings, image: Image, reference: str, *options: str) -> None:
+    """Build an image under a name. Raises Problem."""
+    log = settings.cache / "logs" / f"image-{image.name}.log"
+    with _secrets(settings) as secrets:
+        mounts = [f"--volume={settings.cache}/uv/bin:{UV_MOUNT}:ro", f"--volume={_uv_cache(settings)}:{UV_CACHE_MOUNT}"]
+        what = ["--file", str(ROOT / image.dockerfile), "--target", image.target, "--build-arg", f"BASE={base_tag()}"]
+        how = ["--layers", f"--timestamp={EPOCH}", *labels(), *options, *mounts, *secrets]
+        command = [*buildah(settings), "build", *how, *what, "--tag", reference, str(ROOT)]
+        logged(command, log, env=build_env(), hint=f"see {log}")
+
+
+def labels() -> list[str]:
+    """Options of a build that say what the image was made from, as far as this checkout knows."""
+    values = {"version": release.version()}
+    with suppress(Problem):
+        describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        values["revision"] = output(describe).strip()
+        remote = output(["git", "-C", str(ROOT), "remote", "get-url", "origin"]).strip()
+        # Another address may contain a password.
+        if re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", remote):
+            values["source"] = remote.removesuffix(".git")
+    return [f"--label=org.opencontainers.image.{name}={value}" for name, value in values.items()]
+
+
 def ensure_pushed(settings: Settings, image: Image) -> str:
-    """Push an image to the cluster's registry; build it if needed. Returns a one-line summary."""
+    """Push an image to the cluster's registry; build it if needed. Returns a one-line summary.
+
+    A layer that something else has touched makes every push fail, and every build on top of it. So
+    after a push that failed, all local images are removed, and the image is built and pushed again.
+    """
     reference = image.reference()
     if registry.has(settings, reference):
         return f"{reference} is up to date"
     ensure_built(settings, image)
+    try:
+        return _push(settings, image, reference)
+    except Problem as problem:
+        say(f"{problem.what}: {image.name} is built again from its base")
+    folder = _folder(settings)
+    try:
+        log = settings.cache / "logs" / f"image-{image.name}.log"
+        logged([*buildah(settings), "rmi", "--all", "--force"], log, env=build_env(), hint=f"see {log}")
+        ensure_base(settings)
+        ensure_built(settings, image)
+        return f"{_push(settings, image, reference)}, after it was built again"
+    except Problem as problem:
+        remedy = f"is the disk full? else remove the local images and try again: make cluster-down; rm -rf {folder}"
+        raise Problem(f"{reference} cannot be pushed: {problem.what}", remedy, problem.details) from problem
+
+
+def _push(settings: Settings, image: Image, reference: str) -> str:
+    """Push an image that is built. Returns a one-line summary."""
     log = settings.cache / "logs" / f"image-{image.name}.log"
     how = ["--tls-verify=false", "--compression-format", "zstd", "--compression-level", "1"]
     command = [*settings.nsenter(), *buildah(settings), "push", *how, reference, f"docker://{reference}"]

@@ -44,6 +44,12 @@ def require_version(chart: str, version: str) -> None:
         raise Problem(f"the tag says {version}, and Chart.yaml says {found}", "the tag is v and the chart's version")
 
 
+def version() -> str:
+    """The version of the chart, which the images have too."""
+    (found,) = re.findall(r"^version: (\S+)$", (CHART / "Chart.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    return str(found)
+
+
 def with_registry(values: str, registry: str) -> str:
     """values.yaml with the registry in front of the images that the release has pushed there.
 

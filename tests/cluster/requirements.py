@@ -17,6 +17,14 @@ CUDA_PYTHON = "3.12"
 CLIENTS_AGE = "7 days"
 # vLLM needs these too, but the CUDA image gets the version that the tests run with.
 OWN_VERSION = frozenset({"uvicorn"})
+# What PyTorch's build for CUDA asks for and the CPU image leaves out: requirements/without_cuda.py
+# makes PyTorch work without it.
+FOR_GPUS = (
+    *("cuda-bindings", "cuda-pathfinder", "cuda-toolkit", "triton"),
+    *("nvidia-cublas", "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "nvidia-cufft", "nvidia-cufile", "nvidia-curand"),
+    *("nvidia-cusolver", "nvidia-cusparse", "nvidia-cusparselt-cu13", "nvidia-nccl-cu13", "nvidia-nvjitlink"),
+    *("nvidia-nvshmem-cu13", "nvidia-nvtx"),
+)
 
 
 def compile_all(settings: Settings) -> None:
@@ -25,6 +33,9 @@ def compile_all(settings: Settings) -> None:
     for name in ("dev", "server-cpu", "operator"):
         together = [] if name == "dev" else ["-c", "requirements/dev.txt"]
         options = [*overrides, *together, "--python-version", ".".join(map(str, PYTHON)), "--generate-hashes"]
+        if name == "server-cpu":
+            options += [f"--no-emit-package={package}" for package in FOR_GPUS]
+            options += ["--custom-compile-command", "make requirements"]
         _compile(settings, f"requirements/{name}.in", f"requirements/{name}.txt", *options)
     compile_clients(settings)
     compile_cuda(settings)

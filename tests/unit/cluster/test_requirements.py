@@ -116,8 +116,9 @@ def test_the_package_asks_for_what_the_images_install() -> None:
         (
             ["system", "a.txt", "b.in"],
             [
-                "uv pip install --system --no-deps --require-hashes --compile-bytecode -r a.txt",
-                "uv pip install --system --no-index --offline --dry-run -r b.in",
+                "uv pip install --system --break-system-packages --no-deps --require-hashes --compile-bytecode"
+                " -r a.txt",
+                "uv pip install --system --break-system-packages --no-index --offline --dry-run -r b.in",
             ],
         ),
     ],
