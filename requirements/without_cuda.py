@@ -10,7 +10,8 @@ image, where NVIDIA's packages are not installed:
 - A library of PyTorch needs no library of `GONE`. The symbols that came from there become weak: the
   dynamic linker accepts that nobody defines them. A call of one would end the process. PyTorch
   calls them only after CUDA's runtime, which stays, has found a GPU.
-- Its code for GPUs (the section `GPU_CODE`) becomes memory of zeros that takes no space in the file.
+- Its code for GPUs (the section `GPU_CODE`) becomes memory of zeros, which takes no space in the
+  file.
 - What is never loaded is cut from every library, as `strip` does it: the headers of sections, local
   symbols, debugging information.
 - `torch.version.cuda` is None, as in PyTorch's own build for CPUs.
