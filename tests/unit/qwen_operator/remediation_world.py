@@ -86,6 +86,8 @@ class World:
     suspended: Suspension | None = None
     evicted: int = 0
     evictions_blocked: bool = False
+    ahead: timedelta = timedelta()
+    """By how much the operator's clock is ahead of that of the API server."""
     seen: Round = field(default_factory=lambda: Round((), {}, 0))
     """What the last round has seen."""
 
@@ -192,7 +194,8 @@ class World:
             self.evicted += 1
             del self.patients[intent.pod_uid]
             name = f"{old.pod.name}-{self.evicted}"
-            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET, node=old.pod.node, created=self.wall)
+            restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET, node=old.pod.node)
+            restarted = replace(restarted, created=self.wall - self.ahead)
         new = Patient(restarted, uptime=0.0, down_until=self.mono + self.start_seconds)
         if not old.cured_by_restart:
             new = replace(new, alerts=old.alerts, generates=old.generates, gpus=old.gpus, cured_by_restart=False)

@@ -6,7 +6,7 @@ import copy
 from datetime import timedelta
 
 from qwen_operator.api import RemediationStatus
-from qwen_operator.api.names import selector_labels
+from qwen_operator.api.names import READINESS_GATE, selector_labels
 from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate
 from tests.unit.qwen_operator.objects import (
@@ -19,7 +19,7 @@ from tests.unit.qwen_operator.objects import (
     pod,
     service,
 )
-from tests.unit.qwen_operator.statuses import LOADING, SERVES, T0, at, condition, ready, status_of
+from tests.unit.qwen_operator.statuses import LOADING, SERVES, T0, T1, at, condition, ready, status_of
 
 STALLED: Object = {"conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]}
 
@@ -66,6 +66,33 @@ def test_a_child_that_is_fought_over_degrades_the_service_and_leaves_it_ready() 
 def test_a_pod_before_its_first_probe_is_not_degraded() -> None:
     status = status_of(pod(server={**SERVES, "ready": False}, containers=at("False", T0)))
     assert condition(status, "Degraded").status == "False"
+
+
+def gated(since: str, *gates: str, name: str = "news-1", **status: Object) -> Object:
+    """A pod that is ready since then but for its readiness gates."""
+    found = pod(name, server=SERVES, containers=at("True", since), ready=at("False", T0), **status)
+    return {**found, "spec": {"readinessGates": [{"conditionType": gate} for gate in gates]}}
+
+
+def test_a_gate_that_stays_shut_degrades_the_service_after_five_minutes() -> None:
+    """Nothing else would say it: outside of a rollout, a Deployment has no deadline."""
+    soon, late = gated(T1, READINESS_GATE), gated(T0, READINESS_GATE)
+    assert condition(status_of(soon), "Degraded").status == "False"
+    found = condition(status_of(late), "Degraded")
+    assert (found.status, found.reason) == ("True", "GatePending")
+    assert "since 2026-01-02T02:59:00Z" in found.message
+    assert condition(status_of(late), "Ready").message == found.message
+    # A pod that only loads meanwhile does not hide it.
+    assert condition(status_of(LOADING, late, replicas=2), "Degraded").reason == "GatePending"
+
+
+def test_the_patience_with_a_gate_counts_from_when_it_was_shut() -> None:
+    foreign = "target-health.example.org"
+    for shut, degraded in ((T0, "True"), (T1, "False")):
+        found = gated(T0, READINESS_GATE, foreign, gate=at("True", T0))
+        found["status"]["conditions"].append({"type": foreign, **at("False", shut)})
+        assert condition(status_of(found), "Degraded").status == degraded
+        assert foreign in condition(status_of(found), "Ready").message
 
 
 def test_loading_is_progress_and_no_degradation() -> None:

@@ -54,6 +54,21 @@ def test_every_step_that_changes_a_pod_begins_with_zero() -> None:
     assert value("qwen_operator_engine_deaths_total", DOTTED) is None
 
 
+def test_an_alert_that_somebody_wrote_into_a_gate_makes_no_series() -> None:
+    for number in range(3):
+        figures.count_step(DOTTED, f"my reason {number}", "Ready", "BackInRotation")
+    names = {
+        sample.labels["alert"]
+        for metric in REGISTRY.collect()
+        for sample in metric.samples
+        if sample.name == "qwen_operator_remediation_actions_total" and sample.labels["qwenservice"] == DOTTED[1]
+    }
+    assert names == {""}
+    labels = {"alert": "", "action": "Ready", "reason": "BackInRotation"}
+    assert value("qwen_operator_remediation_actions_total", DOTTED, **labels) == 3.0
+    figures.forget(DOTTED)
+
+
 def test_what_is_known_beforehand_begins_with_zero() -> None:
     for metric, results in {
         "qwen_operator_reconciles_total": ("ok", "error", "refused"),

@@ -10,11 +10,13 @@ from typing import Any, cast
 import pytest
 
 from qwen_operator.api import RemediationStatus
+from qwen_operator.api.objects import Key
 from qwen_operator.api.series import labels_of
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.events import Recorder
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import ACTIONS, REGISTRY
+from qwen_operator.remediation import failing
 from qwen_operator.remediation.memory import Memory
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
@@ -70,8 +72,54 @@ async def test_the_next_round_follows_a_proof_at_once_and_a_failure_in_its_turn(
     poller.ended.set()
     await asyncio.sleep(0.01)
     assert poller.asked == ["n/192.0.2.1"]
-    assert remediator._proofs == {"u0": well}
+    assert remediator._proofs == {KEY: {"u0": well}}
     assert wake.is_set() is well
+
+
+async def test_results_of_pods_that_are_gone_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    poller, cluster = SlowPoller(result=True), OneService("2s")
+    remediator = remediator_of(cluster, poller)
+    remediator._ask(KEY, PROVE, PODS)
+    poller.ended.set()
+    await asyncio.sleep(0.01)
+    await remediator.tick(KEY)
+    assert remediator._proofs == {}
+    remediator._ask(KEY, PROVE, PODS)
+    monkeypatch.setattr(cluster, "service", lambda _: None)
+    await asyncio.sleep(0.01)
+    assert (remediator._asked, remediator._proofs) == ({}, {})
+
+
+async def test_rounds_that_fail_suspend_remediation_until_one_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed: list[Key] = []
+    kube = cast("KubeClient", None)
+    writer = Writer(kube, Recorder(kube, "test"), lambda _: None, lambda _: None)
+    cluster, health = OneService("2s"), Health()
+    remediator = Remediator(kube, cluster, Poller(), writer, health=health, on_change=changed.append)
+    broken, rounds = True, 0
+
+    async def tick(key: Key) -> float:
+        nonlocal rounds
+        rounds += 1
+        remediator.hurry(key)
+        if broken:
+            raise KeyError("HighTTFT")
+        return 2.0
+
+    monkeypatch.setattr(remediator, "tick", tick)
+    remediator.sync(KEY)
+    async with asyncio.timeout(5.0):
+        while (suspended := remediator.suspended(KEY)) is None:
+            await asyncio.sleep(0.01)
+        assert (suspended.reason, rounds) == ("InternalError", failing.ENOUGH)
+        assert "KeyError" in suspended.message
+        assert REGISTRY.get_sample_value("qwen_operator_remediation_suspended", LABELS) == 1.0
+        broken = False
+        while remediator.suspended(KEY) is not None:
+            await asyncio.sleep(0.01)
+    await remediator.stop()
+    assert REGISTRY.get_sample_value("qwen_operator_remediation_suspended", LABELS) == 0.0
+    assert changed == [KEY, KEY]
 
 
 async def test_a_pod_has_one_test_generation_at_a_time() -> None:

@@ -64,3 +64,10 @@ def test_what_is_unchanged_or_initially_fine_gets_no_event() -> None:
     ready = condition("Ready", "True", "Serving")
     rest = [condition("Degraded", "False", "AsExpected"), condition("HasWarnings", "True", "RolloutMeansDowntime")]
     assert events_for([ready], [ready, *rest]) == []
+
+
+def test_a_gate_that_stays_shut_is_a_warning() -> None:
+    waiting = [condition("Ready", "False", "GatePending"), condition("Degraded", "False", "AsExpected")]
+    assert events_for([], waiting) == [("Normal", "Ready", "GatePending")]
+    overdue = [condition("Ready", "False", "GatePending"), condition("Degraded", "True", "GatePending")]
+    assert events_for(waiting, overdue) == [("Warning", "Degraded", "GatePending")]

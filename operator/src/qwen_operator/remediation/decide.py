@@ -55,6 +55,7 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
         wall,
         ahead,
         tuple(ledger.restart_times),
+        began=(memory.start or now).mono,
     )
     steps += [*_recount(state), *_died(state, memory)]
     if policy.mode == "Off":

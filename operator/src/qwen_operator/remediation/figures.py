@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from qwen_operator.api.catalogue import NAMES
 from qwen_operator.api.objects import Key
 from qwen_operator.api.series import labels_of
 from qwen_operator.process.operator_metrics import ACTIONS, DEATHS, PODS_OUT, RESTARTS, SUSPENDED
@@ -48,14 +49,17 @@ def show(key: Key, *, out: int, suspended: bool, died: int) -> None:
     DEATHS.labels(*labels).inc(died)
 
 
-def show_suspension(key: Key) -> None:
-    """Shows that remediation is suspended."""
-    SUSPENDED.labels(*labels_of(key)).set(True)
+def show_suspension(key: Key, *, suspended: bool) -> None:
+    """Shows whether remediation is suspended, outside of a decision."""
+    SUSPENDED.labels(*labels_of(key)).set(suspended)
 
 
 def count_step(key: Key, alert: str, action: str, reason: str) -> None:
-    """Counts a step of remediation, or one that a dry run reports."""
-    ACTIONS.labels(*labels_of(key), alert, action, reason).inc()
+    """Counts a step of remediation, or one that a dry run reports.
+
+    A gate that was closed by hand names any alert. Only those that exist become a series.
+    """
+    ACTIONS.labels(*labels_of(key), alert if alert in NAMES else "", action, reason).inc()
 
 
 def count_restart(key: Key) -> None:

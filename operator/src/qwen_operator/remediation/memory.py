@@ -157,7 +157,9 @@ def observe(memory: Memory, seen: Round, policy: Policy, now: Instant) -> dict[s
 
 
 def _pod(old: PodMemory, pod: Pod, seen: Round, policy: Policy, now: Instant) -> PodMemory:
-    memory = _deaths(_gate(old, pod, policy, now), pod, now)
+    # An alert may have been turned off since, also while the pod gave no answer.
+    streaks = {alert: streak for alert, streak in old.streaks.items() if alert in policy.alerts}
+    memory = _deaths(_gate(replace(old, streaks=streaks), pod, policy, now), pod, now)
     evidence = seen.evidence.get(pod.uid)
     fresh = evidence is not None and evidence.uptime != memory.uptime
     unread = pod.uid in seen.evidence and not fresh and pod.ready and pod.node_ready

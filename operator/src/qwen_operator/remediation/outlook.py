@@ -56,6 +56,7 @@ def look_ahead(
         now.wall,
         memory.ahead,
         tuple(ledger.restart_times),
+        began=(memory.start or steady).mono,
     )
     view = _View(state, memory.start or now)
     return {

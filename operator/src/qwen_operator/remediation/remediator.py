@@ -22,6 +22,7 @@ from qwen_operator.process.health import Health
 from qwen_operator.remediation import figures, saturation
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
+from qwen_operator.remediation.failing import FailingRounds
 from qwen_operator.remediation.memory import Memory, next_poll
 from qwen_operator.remediation.nodes import Nodes
 from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, texts
@@ -91,16 +92,19 @@ class Remediator:
         self._started = 0
         self._suspended: dict[Key, Suspension] = {}
         self._outlooks: dict[Key, dict[str, Outlook]] = {}
-        self._proofs: dict[str, bool] = {}
+        self._proofs: dict[Key, dict[str, bool]] = {}
         self._wake: dict[Key, asyncio.Event] = {}
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._nodes = Nodes(kube)
+        self._failing = FailingRounds()
 
     def suspended(self, key: Key) -> Suspension | None:
         """Why remediation of a service is suspended; None while it is active.
 
         Until the first decision, such as after a failover, it is what the status says.
         """
+        if (failing := self._failing.of(key)) is not None:
+            return failing
         if key in self._suspended or key in self._memories:
             return self._suspended.get(key)
         return _suspended_before(self._cluster.service(key))
@@ -135,7 +139,9 @@ class Remediator:
             self._known.pop(key, None)
             self._suspended.pop(key, None)
             self._outlooks.pop(key, None)
+            self._proofs.pop(key, None)
             self._wake.pop(key, None)
+            self._failing.forget(key)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
             figures.forget(key)
 
@@ -156,8 +162,14 @@ class Remediator:
             pause = 2.0
             try:
                 pause = await self.tick(key)
-            except Exception:  # the next round tries again
+            except Exception as error:  # the next round tries again
                 logger.exception("remediation failed", extra={"namespace": key[0], "service": key[1]})
+                news = self._failing.failed(key, error)
+            else:
+                news = self._failing.succeeded(key)
+            if news:
+                figures.show_suspension(key, suspended=self.suspended(key) is not None)
+                self._on_change(key)
             # pollInterval may be longer than a round may take
             self._health.beat(part, pause + _BEAT_SECONDS)
             await asyncio.sleep(_AT_LEAST)
@@ -234,7 +246,7 @@ class Remediator:
         figures.show(
             key,
             out=sum(latch is not None and not latch.held_back for latch in latches),
-            suspended=decisions.suspended is not None,
+            suspended=decisions.suspended is not None or self._failing.of(key) is not None,
             died=_died(memory, decisions.memory),
         )
         if decisions.suspended != self._suspended.get(key):
@@ -264,7 +276,7 @@ class Remediator:
             self._outlooks.pop(key, None)
         if suspended is not None and suspended != self._suspended.get(key):
             self._suspended[key] = suspended
-            figures.show_suspension(key)
+            figures.show_suspension(key, suspended=True)
             self._on_change(key)
         return suspended is not None
 
@@ -285,7 +297,7 @@ class Remediator:
         lost = await self._nodes.not_ready(view.node for view in suspects)
         views = [replace(view, node_ready=False) if view.node in lost else view for view in views]
         known = {pod["metadata"]["uid"] for pod in pods}
-        proofs = {uid: self._proofs.pop(uid) for uid in known & self._proofs.keys()}
+        proofs = {uid: well for uid, well in self._proofs.pop(key, {}).items() if uid in known}
         annotations = (self._cluster.service(key) or {"metadata": {}})["metadata"].get("annotations") or {}
         return Round(
             pods=tuple(views),
@@ -321,9 +333,11 @@ class Remediator:
 
     async def _prove(self, key: Key, uid: str, ip: str) -> None:
         try:
-            well = self._proofs[uid] = await self._poller.generate(ip, key[0])
+            well = await self._poller.generate(ip, key[0])
         finally:
             del self._asked[uid]
+        if self._cluster.service(key) is not None:  # else nobody takes the result
+            self._proofs.setdefault(key, {})[uid] = well
         if well:  # after a failure the next one waits for the next round
             self.hurry(key)
 

@@ -32,7 +32,7 @@ A service that is polled rarely has longer: see `silent`.
 _RESTART_SECONDS: Final = 60.0
 """Seconds after which a container that was asked to restart has ignored the request."""
 _CLOCKS: Final = timedelta(seconds=2)
-"""By how much a time of the operator and one of the API server may differ, also by rounding."""
+"""By how much two times may differ by rounding, or by the clocks of operator and API server."""
 
 
 def restart_id(intent: RestartIntent) -> str:
@@ -106,12 +106,25 @@ def _replaced(state: State, intent: RestartIntent) -> str:
 
     Other pods may have been missing before. They are not waited for.
     """
-    members, begun = state.members, state.ahead.get(intent.time, intent.time) - _CLOCKS
-    new = [pod for pod in members if pod.created is not None and pod.created >= begun]
+    members = state.members
+    new = [pod for pod in members if _is_new(state, intent, pod)]
     if any(pod.ready for pod in new) or sum(pod.ready for pod in members) >= state.seen.desired:
         return "Recovered"
     runs = any(pod.running for pod in new) or sum(pod.running for pod in members) >= state.seen.desired
     return "NotCured" if runs and any(due(state, pod) for pod in new or members) else ""
+
+
+def _is_new(state: State, intent: RestartIntent, pod: Pod) -> bool:
+    """Whether a pod was made after a restart was decided.
+
+    A process that has looked at the service since before that knows. Another one compares the time
+    of the API server with that of the operator, and their clocks may differ.
+    """
+    age = state.age(intent) + _CLOCKS.total_seconds()
+    if state.now.mono - state.began > age:
+        return state.now.mono - state.memory[pod.uid].first_seen <= age
+    begun = state.ahead.get(intent.time, intent.time) - _CLOCKS
+    return pod.created is not None and pod.created >= begun
 
 
 def _examine(state: State, intent: RestartIntent, pod: Pod) -> list[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,7 @@ class State:
         ahead: times in the ledger that were in the future, see `Memory`.
         restart_times: those of the ledger in the API.
         reported: pods whose restart a dry run has reported.
+        began: when this process first looked at the service, on the monotonic clock.
     """
 
     seen: Round
@@ -34,6 +36,7 @@ class State:
     ahead: Mapping[datetime, datetime]
     restart_times: tuple[datetime, ...]
     reported: frozenset[str] = frozenset()
+    began: float = math.inf
 
     @property
     def members(self) -> list[Pod]:

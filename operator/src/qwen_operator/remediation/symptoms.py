@@ -23,16 +23,14 @@ def symptom(evidence: Evidence | None, alert: str) -> str:
     """
     found = _reported(evidence, alert)
     value, threshold = _number(found.get("value")), _number(found.get("threshold"))
-    unit, since = found.get("unit"), found.get("since")
+    unit, begun = found.get("unit"), _begin(found.get("since"))
     parts = []
     if value:
         parts.append(f"{value} {unit}" if isinstance(unit, str) and _UNIT.fullmatch(unit) else value)
     if threshold:
         parts.append(f"threshold {threshold}")
-    moment = parse_time(since) if isinstance(since, str) else None
-    if moment is not None:
-        # The server writes UTC without an offset.
-        parts.append(f"since {format_time(moment if moment.tzinfo is None else moment.astimezone(UTC))}")
+    if begun:
+        parts.append(f"since {begun}")
     return ", ".join(parts)
 
 
@@ -47,6 +45,17 @@ def _reported(evidence: Evidence | None, alert: str) -> Mapping[str, Any]:
         if isinstance(item, dict) and item.get("name") == alert:
             return item
     return {}
+
+
+def _begin(since: Any) -> str:
+    """When an alert began; empty if it is no time. The server writes UTC without an offset."""
+    moment = parse_time(since) if isinstance(since, str) else None
+    if moment is None:
+        return ""
+    try:
+        return format_time(moment if moment.tzinfo is None else moment.astimezone(UTC))
+    except OverflowError:  # the first and the last day of the calendar may not exist in UTC
+        return ""
 
 
 def _number(value: Any) -> str:

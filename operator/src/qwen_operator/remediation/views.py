@@ -9,7 +9,7 @@ from qwen_operator.api import parse_time
 from qwen_operator.api.names import CONTAINER, READINESS_GATE, RESTART_ANNOTATION
 from qwen_operator.api.objects import Object
 from qwen_operator.remediation.values import Gate, Pod, Rollout
-from qwen_operator.status.diagnosis import is_active
+from qwen_operator.status.diagnosis import MAX_REASON, is_active
 
 
 def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = None) -> Pod:
@@ -30,7 +30,7 @@ def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = 
         restarts=server_status(obj).get("restartCount", 0),
         exit_code=last_termination(obj).get("exitCode"),
         restart_id=(metadata.get("annotations") or {}).get(RESTART_ANNOTATION, ""),
-        closed_for=gate.get("reason", ""),
+        closed_for=gate.get("reason", "")[:MAX_REASON],
         closed_since=parse_time(gate.get("lastTransitionTime")),
         created=parse_time(metadata.get("creationTimestamp")),
     )

@@ -24,7 +24,7 @@ from qwen_operator.api.qwenservice import parse_status
 from qwen_operator.planning.builders.ownership import has_port, labels_select
 from qwen_operator.planning.builders.source import served_name
 from qwen_operator.planning.plan import PlanWarning
-from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, worst
+from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, judged, worst
 from qwen_operator.status.download import DownloadView
 from qwen_operator.status.failed_pods import last_failed
 from qwen_operator.status.verdicts import Verdict, stamp
@@ -191,7 +191,7 @@ def _problem(active: Sequence[Mapping[str, Any]], desired: int, observed: Observ
         diagnose(pod, observed.events.get(uid, ()), observed.outlook.get(uid, ""))
         for pod, uid in zip(active, uids, strict=True)
     ]
-    problems = [problem for problem in found if problem is not None]
+    problems = [judged(problem, now) for problem in found if problem is not None]
     if len(active) < desired or any(problem.reason == "Starting" for problem in problems):
         failed = last_failed(observed.pods, now)
         problems += [] if failed is None else [failed]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from qwen_operator.api import format_time, parse_duration, parse_time
@@ -14,6 +15,10 @@ from qwen_operator.status.pod_events import explain
 from qwen_operator.status.runs import ends_again, missed_start
 
 EXIT_ENGINE_DIED: Final = ENGINE_DIED
+GATE_PATIENCE: Final = timedelta(minutes=5)
+"""A readiness gate that has not opened by then does not open by itself."""
+MAX_REASON: Final = 64
+"""Characters of the reason in a gate that count. Whoever may patch a pod's status writes any."""
 _IMAGE_REASONS: Final = {
     "ErrImagePull",
     "ImagePullBackOff",
@@ -83,6 +88,7 @@ class Problem:
         reason: from this module, or the alert that closed the gate.
         advice: what to do in this case; empty for what the reason says.
         since: when it began, if it only takes time.
+        overdue: it takes so long that waiting does not help.
     """
 
     reason: str
@@ -90,11 +96,12 @@ class Problem:
     pod: str = ""
     advice: str = ""
     since: str = ""
+    overdue: bool = False
 
     @property
     def is_failure(self) -> bool:
         """Whether the problem will not go away by itself."""
-        return self.reason not in TRANSIENT
+        return self.overdue or self.reason not in TRANSIENT
 
     @property
     def remedy(self) -> str:
@@ -104,6 +111,8 @@ class Problem:
     @property
     def rank(self) -> int:
         """The smaller, the more specific is the reason."""
+        if self.overdue:
+            return _RANK["OutOfRotation"]
         return _RANK.get(self.reason, _RANK["EngineUnresponsive"]) if self.is_failure else _RANK[self.reason]
 
 
@@ -141,6 +150,18 @@ def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = (), o
         if problem is not None:
             return problem
     return _not_ready(pod, name, events, outlook)
+
+
+def judged(problem: Problem, now: datetime) -> Problem:
+    """The problem as a failure, if it is a readiness gate that has been awaited for too long."""
+    began = parse_time(problem.since)
+    if problem.reason != "GatePending" or began is None or now - began < GATE_PATIENCE:
+        return problem
+    advice = (
+        f"It has been so since {problem.since}. See the log of who opens the gate (the operator opens "
+        f"{READINESS_GATE}), and whether it may patch the status of pods."
+    )
+    return replace(problem, overdue=True, advice=advice)
 
 
 def _unschedulable(text: str) -> str:
@@ -241,7 +262,7 @@ def _not_ready(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, 
     gate = condition_of(pod, READINESS_GATE)
     if gate.get("status") == "False":
         reason, detail = gate.get("reason") or "OutOfRotation", gate.get("message") or "taken out of rotation"
-        return Problem(reason, detail, name, outlook)
+        return Problem(reason[:MAX_REASON], detail, name, outlook)
     if not server.get("ready"):
         return _unprobed(pod, name, running.get("startedAt", ""))
     waiting = [item["name"] for item in _containers(pod) if not item.get("ready") and _role(pod, item) == "sidecar"]
@@ -271,19 +292,26 @@ def _gated(pod: Mapping[str, Any], name: str) -> Problem:
     """A pod whose containers are all ready."""
     gates = [gate["conditionType"] for gate in (pod.get("spec") or {}).get("readinessGates") or ()]
     others = [gate for gate in gates if gate != READINESS_GATE and condition_of(pod, gate).get("status") != "True"]
-    own = condition_of(pod, READINESS_GATE)
+    own, containers = condition_of(pod, READINESS_GATE), condition_of(pod, "ContainersReady")
     if READINESS_GATE in gates and own.get("status") != "True":
-        return Problem("GatePending", "the server is ready; its readiness gate is not open yet", name)
+        return _pending("the server is ready; its readiness gate is not open yet", name, own, containers)
     if others:
-        return Problem("GatePending", f"the server is ready; the readiness gate {others[0]} is not open", name)
-    ready, containers = condition_of(pod, "Ready"), condition_of(pod, "ContainersReady")
+        detail = f"the server is ready; the readiness gate {others[0]} is not open"
+        return _pending(detail, name, condition_of(pod, others[0]), containers)
+    ready = condition_of(pod, "Ready")
     opened = max(item.get("lastTransitionTime", "") for item in (own, containers))
     withdrawn = not ready.get("reason") and ready.get("lastTransitionTime", "") > opened
     if containers.get("status") == "True" and withdrawn:
         # The kubelet gives a reason. Where it is gone, the node controller takes Ready without one.
         node = (pod.get("spec") or {}).get("nodeName", "")
         return Problem("NodeLost", f"its node {node} no longer reports to the control plane", name)
-    return Problem("GatePending", "all its containers are ready; the kubelet has not counted it yet", name)
+    return _pending("all its containers are ready; the kubelet has not counted it yet", name, own, containers)
+
+
+def _pending(detail: str, name: str, *conditions: Mapping[str, Any]) -> Problem:
+    """A pod that waits for a gate since the last of these conditions has changed."""
+    since = max(condition.get("lastTransitionTime", "") for condition in conditions)
+    return Problem("GatePending", detail, name, since=since)
 
 
 def tail(text: str) -> str:

@@ -48,7 +48,8 @@ def transitions(
         # Each warning in HasWarnings gets an Event of its own.
         if kind == "HasWarnings" or before.get(kind) == (status, reason) or at_rest:
             continue
-        severity: EventType = "Normal" if good or reason in _CALM else "Warning"
+        calm = good or (reason in _CALM and kind != "Degraded")
+        severity: EventType = "Normal" if calm else "Warning"
         known = worth_an_event.get(reason)
         if known is None or (known[0] == "Normal" and severity == "Warning"):
             worth_an_event[reason] = (severity, item)
