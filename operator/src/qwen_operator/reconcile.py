@@ -40,7 +40,7 @@ from qwen_operator.planning.monitoring import RUNBOOKS, MonitoringDefaults
 from qwen_operator.planning.plan import ClusterFacts, Plan, PlanWarning, plan
 from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
-from qwen_operator.process.operator_metrics import CONDITION, WRITES
+from qwen_operator.process.operator_metrics import CONDITION, SCALED_TO_ZERO, WRITES
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
 from qwen_operator.status.diagnosis import is_held_up
@@ -174,6 +174,7 @@ class Reconciler:
         self._claims.forget(key)
         self._downloads.forget(key)
         CONDITION.remove_by_labels({"namespace": key[0], "qwenservice": key[1]})
+        SCALED_TO_ZERO.remove(*labels_of(key))
 
     def _seen(self, key: Key, service: QwenService, todo: Plan) -> Seen:
         """The Job that downloads the model and its pods, if there is one."""
@@ -278,6 +279,8 @@ class Reconciler:
             return
         for condition in status.conditions:
             CONDITION.labels(*labels_of(key), condition.type).set(condition.status == "True")
+        ready = status.condition("Ready")
+        SCALED_TO_ZERO.labels(*labels_of(key)).set(ready is not None and ready.reason == "ScaledToZero")
 
     def _report_transitions(
         self, obj: Object, old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]

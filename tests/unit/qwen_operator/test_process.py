@@ -19,7 +19,7 @@ from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.lease import Leader
 from qwen_operator.kube.resources import QWEN_SERVICES
 from qwen_operator.process.health import Health
-from qwen_operator.process.operator_metrics import CONDITION, REGISTRY
+from qwen_operator.process.operator_metrics import CONDITION, REGISTRY, SCALED_TO_ZERO
 from qwen_operator.process.settings import Settings, read_settings
 from tests.unit.qwen_operator.kube_server import Objects, Server, refusal, until, written
 
@@ -349,4 +349,21 @@ async def test_the_conditions_of_a_service_are_metrics(server: Server, kube: Kub
     _, task = await run_controller(kube, Health())
     await until(lambda: condition("Ready") == 0.0, 20)
     assert condition("Degraded") is not None
+    await stop(task)
+
+
+@pytest.mark.parametrize(("replicas", "expected"), [(1, 0.0), (0, 1.0)])
+async def test_a_service_that_is_scaled_to_zero_says_so(
+    server: Server, kube: KubeClient, replicas: int, expected: float
+) -> None:
+    def scaled() -> float | None:
+        labels = {"namespace": "n", "service": "news", "qwenservice": "news"}
+        return REGISTRY.get_sample_value("qwen_operator_scaled_to_zero", labels)
+
+    SCALED_TO_ZERO.clear()
+    server.answer = Cluster({**service(), "spec": {**service()["spec"], "replicas": replicas}})
+    controller, task = await run_controller(kube, Health())
+    await until(lambda: scaled() == expected, 20)
+    controller.service_gone(("n", "news"))
+    assert scaled() is None
     await stop(task)

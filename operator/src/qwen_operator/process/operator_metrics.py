@@ -51,6 +51,12 @@ CONDITION = Gauge(
     [*_OF_A_SERVICE, "type"],
     registry=REGISTRY,
 )
+SCALED_TO_ZERO = Gauge(
+    "qwen_operator_scaled_to_zero",
+    "1 while a QwenService has no replicas, because its spec asks for none.",
+    _OF_A_SERVICE,
+    registry=REGISTRY,
+)
 PODS_OUT = Gauge(
     "qwen_operator_pods_out_of_rotation",
     "Pods that remediation keeps out of rotation.",
@@ -63,6 +69,7 @@ SUSPENDED = Gauge(
     _OF_A_SERVICE,
     registry=REGISTRY,
 )
+WATCHES = Gauge("qwen_operator_watches", "Watches by the kind of their objects.", ["kind"], registry=REGISTRY)
 FAILING_WATCHES = Gauge(
     "qwen_operator_failing_watches",
     "Watches that have failed twice in a row or more, by the kind of their objects.",
