@@ -60,6 +60,7 @@ CAUSES = {
     "QwenServiceDegraded": "the new version of a service does not start",
     "QwenServiceDown": "the only version of a service does not start",
     "QwenOperatorReconcileErrors": "a webhook that nobody answers refuses Deployments",
+    "QwenOperatorBlind": "the operator may not list pods",
     "QwenOperatorNoLeader": "somebody else holds the Lease",
     "QwenOperatorDown": "the operator is scaled to 0",
 }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
-from tests.e2e.kubectl import Kubectl, KubectlError, Object, wait_for
+from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, KubectlError, Object, wait_for
 from tests.e2e.monitored import own_namespace
 from tests.e2e.scripted_pods import scripted_service
 from tests.e2e.stage import Stage
 
+ROLE = "qwen-operator-qwen-system"
 SERVICES = 6
 """So many services retry their writes at the same times, so that the errors do not pause."""
 
@@ -38,6 +39,20 @@ def foreign_lease(stage: Stage) -> None:
     stage.alarms.clears("QwenOperatorNoLeader", 90)
 
 
+def no_rights(stage: Stage) -> None:
+    """Takes the right to list pods from an operator that starts, and gives it back."""
+    rules = stage.operator.get("clusterrole", ROLE)["rules"]
+    _set_rules(stage, [rule for rule in rules if rule["resources"] != ["pods"]])
+    try:
+        # Watches that have begun go on for minutes.
+        stage.operator.run("delete", "pods", "-l", OPERATOR_PODS, "--wait=false")
+        stage.alarms.fires("QwenOperatorBlind", 150)
+    finally:
+        _set_rules(stage, rules)
+    stage.operator.run("rollout", "status", "deployment/qwen-operator", "--timeout=120s", timeout=150)
+    stage.alarms.clears("QwenOperatorBlind", 90)
+
+
 def no_operator(stage: Stage) -> None:
     """Scales the operator to 0, and back."""
     replicas = stage.operator.get("deployment", "qwen-operator")["spec"]["replicas"]
@@ -52,6 +67,11 @@ def no_operator(stage: Stage) -> None:
 
 def _hold_lease(stage: Stage, spec: Object) -> None:
     stage.operator.run("patch", "lease", "qwen-operator", "--type=merge", "--patch", json.dumps({"spec": spec}))
+
+
+def _set_rules(stage: Stage, rules: list[Object]) -> None:
+    patch = [{"op": "replace", "path": "/rules", "value": rules}]
+    stage.operator.run("patch", "clusterrole", ROLE, "--type=json", "--patch", json.dumps(patch))
 
 
 def _is_refused(kubectl: Kubectl) -> bool:

@@ -33,7 +33,11 @@ SIDE_BY_SIDE: tuple[Cause, ...] = (
     operator_causes.refused_writes,
 )
 # Without an operator, the other causes have no effect.
-ONE_BY_ONE: tuple[Cause, ...] = (operator_causes.foreign_lease, operator_causes.no_operator)
+ONE_BY_ONE: tuple[Cause, ...] = (
+    operator_causes.foreign_lease,
+    operator_causes.no_operator,
+    operator_causes.no_rights,
+)
 
 
 @dataclass(frozen=True)

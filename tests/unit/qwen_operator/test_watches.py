@@ -356,15 +356,19 @@ def failing_watches() -> float | None:
 
 
 async def test_watches_that_fail_again_and_again_are_counted(kube: KubeClient, objects: Objects) -> None:
+    def watches() -> float | None:
+        return REGISTRY.get_sample_value("qwen_operator_watches", {"kind": "QwenService"})
+
     objects.refuse = lambda request: refusal(403) if "/namespaces/a/" in request.path else None
     async with informer(kube, "a", "b"):
         await until(lambda: failing_watches() == 1)
+        assert watches() == 2
         objects.refuse = lambda _: None
         await until(lambda: failing_watches() == 0)
         objects.refuse = lambda _: refusal(403)
         objects.end_watches()
         await until(lambda: failing_watches() == 2)
-    assert failing_watches() == 0
+    assert failing_watches() == watches() == 0
 
 
 async def test_a_watch_that_fails_once_is_no_failing_one(kube: KubeClient, objects: Objects) -> None:

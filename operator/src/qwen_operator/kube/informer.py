@@ -26,7 +26,7 @@ from qwen_operator.kube.resources import Resource
 from qwen_operator.kube.retries import must_list, pause
 from qwen_operator.kube.states import newer, same, same_but_status
 from qwen_operator.process.health import Health
-from qwen_operator.process.operator_metrics import FAILING_WATCHES
+from qwen_operator.process.operator_metrics import FAILING_WATCHES, WATCHES
 
 logger = logging.getLogger(__name__)
 
@@ -171,11 +171,13 @@ class Informer:
     async def run(self) -> None:
         """Lists and watches until cancelled."""
         FAILING_WATCHES.labels(self.resource.kind)  # from now on it exists: 0 until one fails
+        WATCHES.labels(self.resource.kind).set(len(self._loops))
         try:
             async with asyncio.TaskGroup() as tasks:
                 for loop in self._loops:
                     tasks.create_task(self._follow(loop))
         finally:
+            WATCHES.labels(self.resource.kind).set(0)
             for loop in self._loops:
                 self._health.forget(self._part(loop))
                 self._count(loop, failing=False)
