@@ -1,4 +1,4 @@
-"""Histories that nobody plans: alerts that are turned off, pods that answer anything, two clocks."""
+"""Histories that nobody plans: alerts turned off, pods that answer anything, clocks that differ."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NEVER = 1e9
 @pytest.mark.parametrize("alert", ["HighTTFT", HUNG, "HighErrorRate"])
 @pytest.mark.parametrize("silent", [True, False])
 def test_an_alert_that_is_turned_off_stops_no_round(alert: str, silent: bool) -> None:
-    """The pod that had it may be silent meanwhile: another one that hangs is taken out all the same."""
+    """The pod that had it may be silent meanwhile. Another one that hangs is taken out anyway."""
     world = World.of(3)
     world["u0"].alerts = frozenset({alert})
     world.rounds(6.0)

@@ -23,6 +23,7 @@ from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.steps import Decisions, Prove
 from qwen_operator.remediation.values import Evidence, Pod, Round
 from qwen_operator.remediation.writes import Writer
+from tests.unit.qwen_operator.kube_server import until
 from tests.unit.qwen_operator.remediation_world import World, policy
 from tests.unit.qwen_operator.test_remediator import KEY, OneService
 
@@ -108,15 +109,14 @@ async def test_rounds_that_fail_suspend_remediation_until_one_succeeds(monkeypat
 
     monkeypatch.setattr(remediator, "tick", tick)
     remediator.sync(KEY)
-    async with asyncio.timeout(5.0):
-        while (suspended := remediator.suspended(KEY)) is None:
-            await asyncio.sleep(0.01)
-        assert (suspended.reason, rounds) == ("InternalError", failing.ENOUGH)
-        assert "KeyError" in suspended.message
-        assert REGISTRY.get_sample_value("qwen_operator_remediation_suspended", LABELS) == 1.0
-        broken = False
-        while remediator.suspended(KEY) is not None:
-            await asyncio.sleep(0.01)
+    await until(lambda: remediator.suspended(KEY) is not None)
+    suspended = remediator.suspended(KEY)
+    assert suspended is not None
+    assert (suspended.reason, rounds) == ("InternalError", failing.ENOUGH)
+    assert "KeyError" in suspended.message
+    assert REGISTRY.get_sample_value("qwen_operator_remediation_suspended", LABELS) == 1.0
+    broken = False
+    await until(lambda: remediator.suspended(KEY) is None)
     await remediator.stop()
     assert REGISTRY.get_sample_value("qwen_operator_remediation_suspended", LABELS) == 0.0
     assert changed == [KEY, KEY]
