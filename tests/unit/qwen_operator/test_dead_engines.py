@@ -48,6 +48,27 @@ def test_a_container_that_exits_for_another_reason_is_left_to_the_kubelet() -> N
     assert world.steps(BeginRestart, Died) == []
 
 
+def test_a_container_that_runs_out_of_memory_is_reported_and_never_evicted() -> None:
+    """The kernel kills all of its processes, so that no server is left that could exit with 70."""
+    world = World.of(2)
+    world.round()
+    for _ in range(5):
+        die(world, "u0")
+        world.change("u0", exit_code=137, out_of_memory=True)
+        world.rounds(10.0)
+    assert len(world.steps(Died)) == 5
+    assert world.steps(BeginRestart) == []
+
+
+def test_an_engine_that_dies_for_lack_of_memory_dies_once() -> None:
+    world = World.of(2)
+    world.round()
+    die(world, "u0")
+    world.change("u0", out_of_memory=True)
+    world.rounds(10.0)
+    assert len(world.steps(Died)) == 1
+
+
 # Rules for a dead engine.
 
 

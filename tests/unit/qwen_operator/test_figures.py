@@ -95,3 +95,5 @@ def test_each_death_of_an_engine_is_counted_once_in_every_mode(mode: str) -> Non
     assert [look(died), look(died)] == [1.0, 1.0]
     assert look(replace(died, restarts=2)) == 2.0
     assert look(replace(died, restarts=3, exit_code=137)) == 2.0
+    killed = replace(died, restarts=4, exit_code=137, out_of_memory=True)
+    assert [look(killed), look(killed)] == [3.0, 3.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -238,6 +239,14 @@ async def test_what_would_not_be_decided_again_is_reported_however_slow_the_api_
     await cluster.perform(BeginRestart(POD, intent), died, clock=lambda: float(next(clock)))
     assert cluster.ledger.intents == []
     assert [entry.action for entry in cluster.ledger.history] == ["Died"]
+
+
+@pytest.mark.parametrize(("code", "text"), [(70, "the engine of pod p0 died"), (137, "killed for lack of memory")])
+async def test_a_kill_for_lack_of_memory_is_told_from_a_death(code: int, text: str) -> None:
+    cluster = Cluster()
+    await cluster.perform(Died(replace(POD, exit_code=code, out_of_memory=True)))
+    [entry] = cluster.ledger.history
+    assert text in entry.message
 
 
 async def test_gates_are_written_several_at_a_time_and_the_history_once() -> None:

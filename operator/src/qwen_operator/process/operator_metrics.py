@@ -41,7 +41,8 @@ RESTARTS = Counter(
 )
 DEATHS = Counter(
     "qwen_operator_engine_deaths",
-    "Deaths of engines that the operator saw. Each service has one from its first round on.",
+    "Deaths of engines that the operator saw, and kills of their containers for lack of memory. Each service has one "
+    "from its first round on.",
     _OF_A_SERVICE,
     registry=REGISTRY,
 )

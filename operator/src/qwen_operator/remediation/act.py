@@ -38,6 +38,7 @@ from qwen_operator.remediation.symptoms import in_brackets, symptom
 from qwen_operator.remediation.values import Evidence, Pod
 from qwen_operator.remediation.views import termination_message
 from qwen_operator.remediation.writes import Writer
+from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +276,8 @@ class ServiceActor:
     def _died(self, step: Died) -> None:
         pod = step.pod
         message = f"the engine of pod {pod.name} died; the kubelet restarts its container"
+        if pod.out_of_memory and pod.exit_code != EXIT_ENGINE_DIED:
+            message = f"the container of pod {pod.name} was killed for lack of memory; the kubelet restarts it"
         cause = termination_message(self._pods[pod.uid]) if pod.uid in self._pods else ""
         detailed = f"{message}: {cause[-300:]}" if cause else message
         self._emit(pod, "Warning", DEAD, action="Died", reason=DEAD, message=detailed)

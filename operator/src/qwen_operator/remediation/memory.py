@@ -87,6 +87,8 @@ class PodMemory:
         restarts_seen: the restart count in the last round.
         deaths: how often the engine died since its container was last ready; `dying_since` is when
             it first did.
+        kills: how often the container was killed for lack of memory. Another node does not help
+            then, so these are no deaths.
         notified: the reasons of the Events that were written: alerts, and MetricsUnreadable.
         reported_until: when an alert that was reported was last active, or was first seen to have
             ended.
@@ -113,6 +115,7 @@ class PodMemory:
     running: bool = True
     restarts_seen: int | None = None
     deaths: int = 0
+    kills: int = 0
     dying_since: float | None = None
     notified: frozenset[str] = frozenset()
     reported_until: Mapping[str, float] = field(default_factory=dict)
@@ -186,12 +189,19 @@ def _gate(memory: PodMemory, pod: Pod, policy: Policy, now: Instant) -> PodMemor
 
 
 def _deaths(memory: PodMemory, pod: Pod, now: Instant) -> PodMemory:
-    """Counts deaths of the engine, starting at 0 when the operator starts."""
+    """Counts deaths of the engine and kills, starting at 0 when the operator starts."""
     more = 0 if memory.restarts_seen is None else max(0, pod.restarts - memory.restarts_seen)
     died = more if pod.exit_code == EXIT_ENGINE_DIED else 0
     deaths = 0 if pod.running and not died else memory.deaths + died
+    kills = memory.kills + (more if pod.out_of_memory and not died else 0)
     since = None if not deaths else memory.dying_since if memory.dying_since is not None else now.mono
-    return replace(memory, running=pod.running, restarts_seen=pod.restarts, deaths=deaths, dying_since=since)
+    memory = replace(memory, running=pod.running, restarts_seen=pod.restarts)
+    return replace(memory, deaths=deaths, kills=kills, dying_since=since)
+
+
+def died_since(before: PodMemory, after: PodMemory) -> int:
+    """How often the engine died, or was killed with its container, between two rounds."""
+    return max(0, after.deaths - before.deaths) + after.kills - before.kills
 
 
 def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) -> PodMemory:

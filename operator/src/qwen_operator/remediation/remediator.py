@@ -23,7 +23,7 @@ from qwen_operator.remediation import figures, saturation
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.failing import FailingRounds
-from qwen_operator.remediation.memory import Memory, next_poll
+from qwen_operator.remediation.memory import Memory, died_since, next_poll
 from qwen_operator.remediation.nodes import Nodes
 from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, texts
 from qwen_operator.remediation.policy import Policy, policy_of
@@ -345,7 +345,7 @@ class Remediator:
 def _died(before: Memory, after: Memory) -> int:
     """How many engines died in a round."""
     known = before.pods
-    return sum(max(0, pod.deaths - known[uid].deaths) for uid, pod in after.pods.items() if uid in known)
+    return sum(died_since(known[uid], pod) for uid, pod in after.pods.items() if uid in known)
 
 
 def _state(service: Object) -> tuple[Any, ...]:

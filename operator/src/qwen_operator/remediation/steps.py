@@ -87,7 +87,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Died:
-    """Reports that a pod's engine died. The kubelet restarts the container."""
+    """Reports that a pod's engine died, or was killed. The kubelet restarts the container."""
 
     pod: Pod
 

@@ -48,6 +48,7 @@ class Pod:
         newest: whether it belongs to the newest revision of the Deployment.
         restarts: the restart count of the server's container.
         exit_code: the exit code of its last termination, None if it never terminated.
+        out_of_memory: whether it was killed then for lack of memory.
         restart_id: the value of the annotation that requests a restart in place.
         created: when the pod was created, by the clock of the API server.
     """
@@ -63,6 +64,7 @@ class Pod:
     newest: bool = True
     restarts: int = 0
     exit_code: int | None = None
+    out_of_memory: bool = False
     restart_id: str = ""
     closed_for: str = ""
     closed_since: datetime | None = None

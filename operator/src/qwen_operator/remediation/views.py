@@ -16,7 +16,7 @@ def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = 
     """A pod. Without a `newest_hash` it counts as one of the newest revision."""
     metadata, status = obj["metadata"], obj.get("status") or {}
     conditions = {item["type"]: item for item in status.get("conditions") or ()}
-    gate = conditions.get(READINESS_GATE) or {}
+    gate, last = conditions.get(READINESS_GATE) or {}, last_termination(obj)
     return Pod(
         uid=metadata["uid"],
         name=metadata["name"],
@@ -28,7 +28,8 @@ def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = 
         node_ready=node_ready,
         newest=newest_hash is None or (metadata.get("labels") or {}).get("pod-template-hash") == newest_hash,
         restarts=server_status(obj).get("restartCount", 0),
-        exit_code=last_termination(obj).get("exitCode"),
+        exit_code=last.get("exitCode"),
+        out_of_memory=last.get("reason") == "OOMKilled",
         restart_id=(metadata.get("annotations") or {}).get(RESTART_ANNOTATION, ""),
         closed_for=gate.get("reason", "")[:MAX_REASON],
         closed_since=parse_time(gate.get("lastTransitionTime")),
