@@ -112,6 +112,17 @@ def test_the_conditions_are_written_without_the_ledger() -> None:
     assert "remediation" not in status_patch(NEWER, new)
 
 
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "2026-01-01T00:00:00"])
+def test_a_time_that_nothing_can_be_added_to_is_unreadable_and_breaks_nothing(time: str) -> None:
+    intent = {"podUID": "u", "pod": "p", "method": "Evict", "phase": "Waiting", "time": time}
+    status: Object = {"replicas": 2, "remediation": {"intents": [intent]}}
+    with pytest.raises(UnreadableStatusError, match=r"intents\.0\.time"):
+        read_ledger(status)
+    subject = service(status=status)
+    assert subject.status.replicas == 2
+    evaluate(subject, Observed(remediation=subject.status.remediation), NOW)
+
+
 def test_an_invalid_spec_keeps_what_does_not_come_from_pods() -> None:
     error = InvalidSpecError("spec.replicas", "must be a number")
     new = invalid_status(service_object(status=copy.deepcopy(NEWER)), error, Observed(), NOW).to_dict()

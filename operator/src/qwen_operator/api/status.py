@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from qwen_operator.api.base import ApiObject, map_list, section
@@ -14,6 +14,7 @@ MAX_HISTORY = 20
 MAX_EVIDENCE = 2048
 MAX_RESTART_TIMES = 200
 MAX_REPLACED = 16
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
 
 DownloadPhase = Literal["Pending", "Downloading", "Verifying", "Complete", "Failed"]
 
@@ -33,8 +34,16 @@ def parse_time(text: str | None) -> datetime | None:
         return None
 
 
+def _usable(moment: datetime) -> datetime:
+    """A time that a duration can be added to: whoever may write the status may write any."""
+    if moment.tzinfo is None or not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise ValueError(f"must have a time zone and a year from {_FIRST_YEAR} to {_LAST_YEAR}")
+    return moment
+
+
 Time = Annotated[
     datetime,
+    AfterValidator(_usable),
     PlainSerializer(format_time, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
