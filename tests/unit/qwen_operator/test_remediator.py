@@ -18,9 +18,10 @@ from qwen_operator.process.operator_metrics import REGISTRY
 from qwen_operator.remediation.memory import Latch, Memory, PodMemory, next_poll
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
+from qwen_operator.remediation.steps import BeginRestart, CloseGate
 from qwen_operator.remediation.values import Evidence, Round
 from qwen_operator.remediation.writes import Writer
-from tests.unit.qwen_operator.remediation_world import World, policy
+from tests.unit.qwen_operator.remediation_world import World, policy, until
 
 Object = dict[str, Any]
 KEY: Key = ("n", "news")
@@ -82,6 +83,27 @@ def test_a_dry_run_counts_no_pod_as_out_of_rotation(mode: str, out: float) -> No
         remediator.judge(KEY, seen, replace(world.policy, poll=0.0), RemediationStatus())
     labels = {"namespace": KEY[0], "service": KEY[1], "qwenservice": KEY[1]}
     assert REGISTRY.get_sample_value("qwen_operator_pods_out_of_rotation", labels) == out
+
+
+def test_a_pod_that_is_being_restarted_is_counted_apart() -> None:
+    """Its model may take longer to load than anybody waits for a pod that is only out."""
+    remediator = remediator_of(OneService("2s"))
+    world = World.of(2)
+    world["u0"].alerts, world["u0"].generates = frozenset({"EngineUnresponsive"}), False
+    labels = {"namespace": KEY[0], "service": KEY[1], "qwenservice": KEY[1]}
+
+    def look() -> tuple[float | None, float | None]:
+        names = ("qwen_operator_pods_out_of_rotation", "qwen_operator_pods_restarting")
+        remediator._memories[KEY] = world.memory
+        world.look()  # as the pods are after the last steps
+        remediator.judge(KEY, world.seen, world.policy, world.ledger)
+        out, restarting = (REGISTRY.get_sample_value(name, labels) for name in names)
+        return out, restarting
+
+    until(world, CloseGate)
+    assert look() == (1.0, 0.0)
+    until(world, BeginRestart)
+    assert look() == (1.0, 1.0)
 
 
 async def test_a_round_follows_at_once_when_a_restart_has_begun() -> None:

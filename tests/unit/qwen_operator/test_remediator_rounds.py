@@ -163,8 +163,8 @@ async def test_the_counter_of_restarts_exists_before_the_first_restart_and_ends_
     cluster.gone = True
     remediator.sync(KEY)
     await asyncio.sleep(0)  # its loop ends
-    # The conditions are those of the Reconciler.
-    metrics = [metric for metric in REGISTRY.collect() if metric.name != "qwen_operator_condition"]
+    of_reconciler = ("qwen_operator_condition", "qwen_operator_scaled_to_zero")
+    metrics = [metric for metric in REGISTRY.collect() if metric.name not in of_reconciler]
     series = [sample for metric in metrics for sample in metric.samples]
     assert [sample for sample in series if LABELS.items() <= sample.labels.items()] == []
     assert any(sample.labels.get("service") == "other" for sample in series)

@@ -64,6 +64,12 @@ PODS_OUT = Gauge(
     _OF_A_SERVICE,
     registry=REGISTRY,
 )
+PODS_RESTARTING = Gauge(
+    "qwen_operator_pods_restarting",
+    "Those of the pods out of rotation that remediation is restarting.",
+    _OF_A_SERVICE,
+    registry=REGISTRY,
+)
 SUSPENDED = Gauge(
     "qwen_operator_remediation_suspended",
     "1 while remediation of a service is suspended.",

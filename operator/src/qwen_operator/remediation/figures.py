@@ -11,7 +11,14 @@ from typing import Final
 from qwen_operator.api.catalogue import NAMES
 from qwen_operator.api.objects import Key
 from qwen_operator.api.series import labels_of
-from qwen_operator.process.operator_metrics import ACTIONS, DEATHS, PODS_OUT, RESTARTS, SUSPENDED
+from qwen_operator.process.operator_metrics import (
+    ACTIONS,
+    DEATHS,
+    PODS_OUT,
+    PODS_RESTARTING,
+    RESTARTS,
+    SUSPENDED,
+)
 from qwen_operator.remediation.policy import Policy
 
 _STEPS: Final = (
@@ -36,15 +43,19 @@ def prepare(key: Key, policy: Policy) -> None:
 def forget(key: Key) -> None:
     """Removes the series of a service that was deleted."""
     labels = labels_of(key)
-    for metric in (PODS_OUT, SUSPENDED, RESTARTS, DEATHS):
+    for metric in (PODS_OUT, PODS_RESTARTING, SUSPENDED, RESTARTS, DEATHS):
         metric.remove(*labels)
     ACTIONS.remove_by_labels({"namespace": key[0], "qwenservice": key[1]})
 
 
-def show(key: Key, *, out: int, suspended: bool, died: int) -> None:
-    """Shows the result of a round: pods that are out of rotation, and how many engines died."""
+def show(key: Key, *, out: int, restarting: int, suspended: bool, died: int) -> None:
+    """Shows the result of a round: pods out of rotation, and how many engines died.
+
+    `restarting` are those of the pods out of rotation whose restart is in progress.
+    """
     labels = labels_of(key)
     PODS_OUT.labels(*labels).set(out)
+    PODS_RESTARTING.labels(*labels).set(restarting)
     SUSPENDED.labels(*labels).set(suspended)
     DEATHS.labels(*labels).inc(died)
 

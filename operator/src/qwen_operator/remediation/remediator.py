@@ -242,10 +242,12 @@ class Remediator:
             figures.prepare(key, policy)
         decisions = decide(seen, policy, ledger, memory, now)
         self._memories[key] = decisions.memory
-        latches = [memory.latch for memory in decisions.memory.pods.values() if policy.mode == "Enforce"]
+        pods = decisions.memory.pods if policy.mode == "Enforce" else {}
+        out = {uid for uid, pod in pods.items() if pod.latch is not None and not pod.latch.held_back}
         figures.show(
             key,
-            out=sum(latch is not None and not latch.held_back for latch in latches),
+            out=len(out),
+            restarting=len(out & {intent.pod_uid for intent in ledger.intents}),
             suspended=decisions.suspended is not None or self._failing.of(key) is not None,
             died=_died(memory, decisions.memory),
         )
