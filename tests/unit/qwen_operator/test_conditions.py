@@ -95,6 +95,17 @@ def test_the_patience_with_a_gate_counts_from_when_it_was_shut() -> None:
         assert foreign in condition(status_of(found), "Ready").message
 
 
+def test_a_pod_that_never_gets_its_images_degrades_the_service_when_its_start_is_over() -> None:
+    """One that replaces a lost one belongs to no rollout, and the Deployment has no deadline."""
+    waiting = pod(scheduled=at("True", T0))
+    for minutes, degraded in (("5m", "True"), ("6m", "False")):
+        status = status_of(waiting, subject=service(rollout={"startupTimeout": minutes}))
+        assert condition(status, "Ready").reason == "Starting"
+        assert condition(status, "Degraded").status == degraded
+    status = status_of(waiting, subject=service(rollout={"startupTimeout": "5m"}))
+    assert "since 2026-01-02T02:59:00Z, longer than rollout.startupTimeout" in condition(status, "Ready").message
+
+
 def test_loading_is_progress_and_no_degradation() -> None:
     status = status_of(LOADING, deployment=deployment(availableReplicas=0))
     assert condition(status, "Progressing").status == "True"

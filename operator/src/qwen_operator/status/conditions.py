@@ -145,9 +145,8 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
     """The status to write. A condition keeps its lastTransitionTime until its status changes."""
     rollout, drain = service.spec.rollout, service.spec.drain
     url = service_url(service.name, service.namespace, service.spec.service.port)
-    view = replace(
-        _view(observed, service.spec.replicas, url, now), startup=rollout.startup_timeout, drain=drain.timeout
-    )
+    view = _view(observed, service.spec.replicas, url, now, rollout.startup_timeout)
+    view = replace(view, startup=rollout.startup_timeout, drain=drain.timeout)
     verdicts = [_ready(view), _progressing(view), _available(view), _degraded(view), _suspended(view), _warned(view)]
     return ServiceStatus(
         observed_generation=service.generation,
@@ -164,7 +163,7 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
     )
 
 
-def _view(observed: Observed, desired: int, url: str, now: datetime) -> _View:
+def _view(observed: Observed, desired: int, url: str, now: datetime, startup: timedelta | None = None) -> _View:
     active = [pod for pod in observed.pods if is_active(pod)]
     ready = [pod for pod in active if is_ready(pod)]
     if any(error.reason == "NameTaken" and error.kind in ("Service", "Deployment") for error in observed.apply_errors):
@@ -177,21 +176,23 @@ def _view(observed: Observed, desired: int, url: str, now: datetime) -> _View:
         ready=len(ready) - len({*unselected, *portless}),
         unselected=unselected,
         portless=portless,
-        problem=_problem(active, desired, observed, now),
+        problem=_problem(active, desired, observed, now, startup),
         deployment=observed.deployment or {},
         observed=observed,
         url=url,
     )
 
 
-def _problem(active: Sequence[Mapping[str, Any]], desired: int, observed: Observed, now: datetime) -> Problem | None:
+def _problem(
+    active: Sequence[Mapping[str, Any]], desired: int, observed: Observed, now: datetime, startup: timedelta | None
+) -> Problem | None:
     """The worst problem of the pods. Until a replacement has started, it is why the last failed."""
     uids = [pod["metadata"]["uid"] for pod in active]
     found = [
         diagnose(pod, observed.events.get(uid, ()), observed.outlook.get(uid, ""))
         for pod, uid in zip(active, uids, strict=True)
     ]
-    problems = [judged(problem, now) for problem in found if problem is not None]
+    problems = [judged(problem, now, startup) for problem in found if problem is not None]
     if len(active) < desired or any(problem.reason == "Starting" for problem in problems):
         failed = last_failed(observed.pods, now)
         problems += [] if failed is None else [failed]

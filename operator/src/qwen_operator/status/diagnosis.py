@@ -152,15 +152,22 @@ def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = (), o
     return _not_ready(pod, name, events, outlook)
 
 
-def judged(problem: Problem, now: datetime) -> Problem:
-    """The problem as a failure, if it is a readiness gate that has been awaited for too long."""
+def judged(problem: Problem, now: datetime, startup: timedelta | None) -> Problem:
+    """The problem as a failure, if it takes longer than it may.
+
+    A pod may wait for its images and volumes for as long as a start may take, `startup`. Nothing
+    else would end that outside of a rollout. A model that loads for too long ends by a probe.
+    """
     began = parse_time(problem.since)
-    if problem.reason != "GatePending" or began is None or now - began < GATE_PATIENCE:
+    patience = {"GatePending": GATE_PATIENCE, "Starting": startup}.get(problem.reason)
+    if began is None or patience is None or now - began < patience:
         return problem
-    advice = (
-        f"It has been so since {problem.since}. See the log of who opens the gate (the operator opens "
-        f"{READINESS_GATE}), and whether it may patch the status of pods."
-    )
+    advice = f"It has been so since {problem.since}, longer than rollout.startupTimeout. {problem.remedy}"
+    if problem.reason == "GatePending":
+        advice = (
+            f"It has been so since {problem.since}. See the log of who opens the gate (the operator opens "
+            f"{READINESS_GATE}), and whether it may patch the status of pods."
+        )
     return replace(problem, overdue=True, advice=advice)
 
 
@@ -280,12 +287,14 @@ def _unprobed(pod: Mapping[str, Any], name: str, started: str) -> Problem:
 
 
 def _starting(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, Any]]) -> Problem:
+    placed = condition_of(pod, "PodScheduled")
+    since = placed.get("lastTransitionTime", "")
     for item in pod.get("status", {}).get("initContainerStatuses") or ():
         if "running" in (item.get("state") or {}) and _role(pod, item) == "init":
-            return Problem("Starting", f"init container {item['name']} is running", name)
-    scheduled = condition_of(pod, "PodScheduled").get("status") == "True"
+            return Problem("Starting", f"init container {item['name']} is running", name, since=since)
+    scheduled = placed.get("status") == "True"
     reason, detail = explain(events, scheduled=scheduled) or ("Starting", "waiting for images and volumes")
-    return Problem(reason, detail, name)
+    return Problem(reason, detail, name, since=since)
 
 
 def _gated(pod: Mapping[str, Any], name: str) -> Problem:
