@@ -90,11 +90,20 @@ def test_examples_name_the_version_and_the_folder_of_the_chart() -> None:
     assert application["spec"]["source"]["targetRevision"] == source["spec"]["ref"]["tag"] == tag
 
 
+def test_flux_does_not_uninstall_the_operator_because_a_service_fails_the_test() -> None:
+    release = next(item for item in documents("flux/operator.yaml") if item["kind"] == "HelmRelease")["spec"]
+    assert release["test"]["enable"] is True
+    assert release["install"]["remediation"]["ignoreTestFailures"] is True
+    assert release["upgrade"]["remediation"]["retries"] == 0
+
+
 def test_flux_waits_for_conditions_that_the_operator_writes() -> None:
     (kustomization,) = documents("flux/services.yaml")
     (checks,) = kustomization["spec"]["healthCheckExprs"]
     assert (checks["apiVersion"], checks["kind"]) == ("qwen-vllm.io/v1alpha1", "QwenService")
     assert "'Ready'" in checks["current"]
+    # An autoscaler may take the last pod. Flux would wait for an hour and report a failure.
+    assert "c.reason == 'ScaledToZero'" in checks["current"]
     assert "'Degraded'" in checks["failed"]
     assert kustomization["spec"]["wait"] is True
 
