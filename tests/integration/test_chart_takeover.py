@@ -87,6 +87,19 @@ def test_a_rollback_does_not_take_the_definition_back(installed: ControlPlane, p
     assert '"deployed"' in helm(installed, "list", "--output", "json", program=program)
 
 
+@both
+def test_a_release_gives_up_its_definition_only_if_that_is_kept(installed: ControlPlane, program: str) -> None:
+    helm(installed, "upgrade", "qwen-operator", CHART, "--set", "crds.keep=false", program=program)
+    uid = definition(installed)["uid"]
+    switched = ("upgrade", "qwen-operator", CHART, "--set", "crds.enabled=false")
+    said = refusal(installed, *switched, "--set", "crds.keep=false", program=program)
+    assert "Helm would delete the QwenService CRD, and with it every QwenService. Nothing was changed." in said
+    assert "--set crds.keep=true" in said
+    helm(installed, "upgrade", "qwen-operator", CHART, "--set", "crds.keep=true", program=program)
+    helm(installed, *switched, program=program)
+    assert definition(installed)["uid"] == uid
+
+
 def not_written(plane: ControlPlane, version: str) -> bool:
     """Whether the CRD cannot get this version."""
     body = {"metadata": {"annotations": {VERSION: version}}}

@@ -26,6 +26,23 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* Noted on the Deployment while Helm would delete the CRD together with the release. */ -}}
+{{- define "qwen-operator.deletesDefinition" -}}qwen-vllm.io/deletes-definition{{- end -}}
+
+{{- /* Refuses to give up a CRD that is not kept: Helm would delete it at once, and with it every
+     QwenService. Who does not manage the CRD may not be allowed to read it, so this reads the
+     Deployment. */ -}}
+{{- define "qwen-operator.guardDefinition" -}}
+{{- if not .Values.crds.enabled -}}
+{{- $found := lookup "apps/v1" "Deployment" .Release.Namespace (include "qwen-operator.fullname" .) -}}
+{{- if $found -}}
+{{- if hasKey (default dict $found.metadata.annotations) (include "qwen-operator.deletesDefinition" .) -}}
+{{- fail "crds.enabled: crds.keep is false in this release, so Helm would delete the QwenService CRD, and with it every QwenService. Nothing was changed. Upgrade with --set crds.keep=true first, and then with --set crds.enabled=false." -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Fails if an object that exists is not of this release, or cannot become what is asked for. Call
      it with (list $ object). */ -}}
 {{- define "qwen-operator.guardObject" -}}

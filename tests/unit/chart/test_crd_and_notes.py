@@ -80,6 +80,15 @@ def test_the_definition_outlives_the_release_by_default(default: Rendered) -> No
     assert keep not in dropped.get("annotations", {})
 
 
+def test_a_release_that_would_delete_the_definition_notes_it() -> None:
+    """By this note an upgrade with crds.enabled=false is refused: Helm would delete the CRD."""
+    noted = "qwen-vllm.io/deletes-definition"
+    for crds, expected in (({}, False), ({"keep": False}, True), ({"keep": False, "enabled": False}, False)):
+        metadata = render({"crds": crds}).one("Deployment")["metadata"]
+        assert (noted in metadata.get("annotations", {})) is expected, crds
+    assert noted not in (ROOT / "manifests" / "install.yaml").read_text(encoding="utf-8")
+
+
 def test_a_policy_keeps_the_definition_from_going_back(default: Rendered) -> None:
     annotation = "qwen-vllm.io/definition-version"
     version = crd()["metadata"]["annotations"][annotation]
