@@ -152,6 +152,18 @@ def test_notes_of_a_namespaced_operator_can_be_pasted(notes_chart: Path) -> None
         ({"podLabels": {"app.kubernetes.io/component": "x"}}, "podLabels, app.kubernetes.io/component"),
         ({"commonLabels": {"helm.sh/chart": "x"}}, "commonLabels, helm.sh/chart"),
         ({"podAnnotations": {"kubectl.kubernetes.io/default-container": "x"}}, "podAnnotations"),
+        ({"rbac": {"create": False, "listPrometheuses": True}}, "rbac.listPrometheuses, because rbac.create"),
+        ({"crds": {"enabled": False, "keep": False}}, "crds.keep and crds.protect, because crds.enabled"),
+        ({"priorityClass": {"create": False, "value": 5}}, "priorityClass.value, because the chart creates no"),
+        (
+            {"watchNamespaces": ["a"], "priorityClass": {"value": 5}},
+            "priorityClass.value, because the chart creates no",
+        ),
+        ({"monitoring": {"metricsKey": {"secretKey": "a"}}}, "monitoring.metricsKey.secretKey, because"),
+        (
+            {"monitoring": {"dashboards": {"labels": {"app.kubernetes.io/name": "x"}}}},
+            "monitoring.dashboards.labels, app.kubernetes.io/name: the chart sets it",
+        ),
     ],
 )
 def test_notes_name_the_values_that_have_no_effect(notes_chart: Path, values: dict[str, Any], named: str) -> None:
