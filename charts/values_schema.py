@@ -43,7 +43,7 @@ OWN: Final[dict[str, Schema]] = {
     "Image": {
         "type": "string",
         "maxLength": 512,
-        "pattern": f"^{_REPOSITORY}(:{_TAG})?(@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{{32,}})?$",
+        "pattern": f"^({_REPOSITORY}(:{_TAG})?(@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{{32,}})?)?$",
     },
     "Labels": {
         "type": "object",

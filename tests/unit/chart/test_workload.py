@@ -75,6 +75,11 @@ def test_environment_follows_the_values() -> None:
     assert environment(rendered.container) == ENVIRONMENT | changed
 
 
+def test_a_cluster_may_have_no_image_for_a_device() -> None:
+    variables = environment(render({"serverImages": {"cuda": ""}}).container)
+    assert variables == ENVIRONMENT | {"QWEN_OPERATOR_SERVER_IMAGE_CUDA": ""}
+
+
 def test_pod_template_can_be_switched_off() -> None:
     assert environment(render({"podTemplate": {"allow": []}}).container)["QWEN_OPERATOR_POD_TEMPLATE_ALLOW"] == "none"
 
