@@ -108,9 +108,19 @@ def test_flux_waits_for_conditions_that_the_operator_writes() -> None:
     assert kustomization["spec"]["wait"] is True
 
 
-def test_overlays_name_the_variables_that_the_operator_reads() -> None:
-    (overlay,) = documents("overlays/registry/kustomization.yaml")
-    patched = yaml.safe_load(overlay["patches"][0]["patch"])
+def test_the_overlay_of_monitoring_labels_the_objects_of_services_too() -> None:
+    (overlay,) = documents("overlays/monitoring/kustomization.yaml")
+    of_the_operator, of_services = (yaml.safe_load(entry["patch"]) for entry in overlay["patches"])
+    (added,) = of_the_operator
+    label = added["path"].removeprefix("/metadata/labels/")
+    (container,) = of_services["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == [{"name": "QWEN_OPERATOR_MONITORING_LABELS", "value": f"{label}={added['value']}"}]
+
+
+@pytest.mark.parametrize("name", ["registry", "monitoring"])
+def test_overlays_name_the_variables_that_the_operator_reads(name: str) -> None:
+    (overlay,) = documents(f"overlays/{name}/kustomization.yaml")
+    patched = yaml.safe_load(overlay["patches"][-1]["patch"])
     (container,) = patched["spec"]["template"]["spec"]["containers"]
     installed = next(item for item in documents("install.yaml") if item["kind"] == "Deployment")
     (operator,) = installed["spec"]["template"]["spec"]["containers"]

@@ -169,6 +169,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"networkPolicy": {"from": [{"ipBlock": {"except": []}}]}}, "cidr"),
     ({"networkPolicy": {"egress": [{"ports": [{"protocol": "HTTP"}]}]}}, "protocol"),
     ({"podTemplate": {"allow": ["tolerations"]}}, "allow"),
+    (
+        {"extraEnv": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]},
+        "extraEnv",
+    ),
+    ({"extraEnv": [{"name": "A", "valueFrom": {}}]}, "valueFrom"),
+    ({"extraVolumes": [{"name": "a", "emptyDir": {}, "configMap": {"name": "b"}}]}, "extraVolumes"),
+    ({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}}, "strategy"),
+    ({"networkPolicy": {"from": [{}]}}, "from"),
+    ({"networkPolicy": {"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]}}, "from"),
     ({"monitoring": {"metricsKey": {"secretName": "Metrics_Keys"}}}, "secretName"),
     ({"monitoring": {"metricsKey": {"secretKey": "a/b"}}}, "secretKey"),
 ]
