@@ -174,11 +174,24 @@ def test_admission_policies_keep_pods_to_accounts_that_the_namespace_allows(inst
     [
         ("priorityClass.value=5", "does not allow changing 1000000 of PriorityClass qwen-operator"),
         ("nameOverride=other,fullnameOverride=qwen-operator", "the selector of Deployment qwen-operator"),
+        ("leaderElection.leaseName=other", "old and new pods would act at the same time"),
     ],
 )
 def test_what_cannot_be_changed_stops_an_upgrade_before_it(installed: ControlPlane, values: str, said: str) -> None:
     assert said in refusal(installed, "upgrade", "qwen-operator", CHART, "--set", values)
     assert '"deployed"' in helm(installed, "list", "--output", "json")
+
+
+@both
+def test_another_lease_is_used_when_no_pod_of_the_old_one_acts(installed: ControlPlane, program: str) -> None:
+    renamed = ("upgrade", "qwen-operator", CHART, "--set", "leaderElection.leaseName=other")
+    said = refusal(installed, *renamed, program=program)
+    [flags] = re.findall(r"run this command again with (--set \S+),", said, re.IGNORECASE)
+    helm(installed, *renamed, *flags.split(), program=program)
+    where = f"/apis/apps/v1/namespaces/{generate.NAMESPACE}/deployments/qwen-operator"
+    assert installed.request("GET", where)["spec"]["strategy"] == {"type": "Recreate"}
+    helm(installed, *renamed, program=program)
+    assert installed.request("GET", where)["spec"]["strategy"]["type"] == "RollingUpdate"
 
 
 def try_pod(plane: ControlPlane, spec: dict[str, Any]) -> None:

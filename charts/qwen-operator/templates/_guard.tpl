@@ -74,5 +74,23 @@
 {{- if ne (toJson $found.spec.selector.matchLabels) (toJson $labels) -}}
 {{- fail (printf "nameOverride: Kubernetes does not allow changing the selector of Deployment %s. Nothing was changed. Change fullnameOverride with it." $found.metadata.name) -}}
 {{- end -}}
+{{- include "qwen-operator.guardElection" (list $root $found) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Fails if pods of the old and the new Deployment would act at the same time, because they do not
+     elect by the same Lease. Call it with (list $ deployment). */ -}}
+{{- define "qwen-operator.guardElection" -}}
+{{- $root := index . 0 -}}
+{{- $found := index . 1 -}}
+{{- $before := dict -}}
+{{- range (first $found.spec.template.spec.containers).env -}}
+{{- $_ := set $before .name (default "" .value) -}}
+{{- end -}}
+{{- $lease := ternary (get $before "QWEN_OPERATOR_LEASE_NAME") "" (eq (get $before "QWEN_OPERATOR_LEADER_ELECTION") "true") -}}
+{{- $together := and (gt (int $found.spec.replicas) 0) (gt (int $root.Values.replicas) 0) -}}
+{{- $elects := and $root.Values.leaderElection.enabled (ne (toString $root.Values.strategy.type) "Recreate") -}}
+{{- if and $together $elects (ne $lease (include "qwen-operator.leaseName" $root)) -}}
+{{- fail (printf "leaderElection: the pods of Deployment %s do not elect by the Lease %s, so old and new pods would act at the same time. Nothing was changed. Run this command again with --set strategy.type=Recreate, and later ones without it." $found.metadata.name (include "qwen-operator.leaseName" $root)) -}}
 {{- end -}}
 {{- end -}}
