@@ -80,6 +80,11 @@ def test_a_rollback_does_not_take_the_definition_back(installed: ControlPlane, p
     said = refusal(installed, "rollback", "qwen-operator", "1", program=program)
     assert "The QwenService CRD does not go back to an older version" in said
     assert definition(installed)["annotations"][VERSION] == "1001000"
+    # An upgrade to the older chart stops before it has changed anything, and names the same remedy.
+    earlier = refusal(installed, "upgrade", "qwen-operator", CHART, program=program)
+    assert "is newer than that of this chart" in earlier
+    assert "Nothing was changed." in earlier
+    assert "--set crds.enabled=false" in earlier
     # As the message says: the older operator, and the newer CRD.
     assert "--set crds.enabled=false" in said
     helm(installed, "upgrade", "qwen-operator", CHART, "--set", "crds.enabled=false", program=program)

@@ -66,6 +66,13 @@
 {{- end -}}
 {{- fail (printf "%s %s%s See docs/operations.md, Take over an installation." $what $adopt $other) -}}
 {{- end -}}
+{{- if and (eq $found.kind "CustomResourceDefinition") $root.Values.crds.protect -}}
+{{- $version := "qwen-vllm.io/definition-version" -}}
+{{- $ours := get ($root.Files.Get "files/crd.yaml" | fromYaml).metadata.annotations $version -}}
+{{- if gt (int64 (get $annotations $version)) (int64 $ours) -}}
+{{- fail "crds.enabled: the QwenService CRD of the cluster is newer than that of this chart, and stored QwenServices would lose their new fields. Nothing was changed. An older operator works with the newer CRD: run this command again with --set crds.enabled=false." -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq $found.kind "PriorityClass") (ne (int64 $found.value) (int64 $root.Values.priorityClass.value)) -}}
 {{- fail (printf "priorityClass.value: Kubernetes does not allow changing %d of PriorityClass %s. Nothing was changed. Set another priorityClass.name with it." (int64 $found.value) $found.metadata.name) -}}
 {{- end -}}
