@@ -30,7 +30,7 @@
 {{- define "qwen-operator.deletesDefinition" -}}qwen-vllm.io/deletes-definition{{- end -}}
 
 {{- /* Refuses to give up a CRD that is not kept: Helm would delete it at once, and with it every
-     QwenService. Who does not manage the CRD may not be allowed to read it, so this reads the
+     QwenService. A user who does not manage the CRD may not read it, so this looks at the
      Deployment. */ -}}
 {{- define "qwen-operator.guardDefinition" -}}
 {{- if not .Values.crds.enabled -}}
