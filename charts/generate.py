@@ -116,6 +116,8 @@ def for_kubectl(manifest: dict[str, Any]) -> dict[str, Any]:
     places = [manifest["metadata"]]
     if manifest["kind"] == "Deployment":
         places.append(manifest["spec"]["template"]["metadata"])
+        # It says what Helm would do with the CRD.
+        manifest["metadata"].pop("annotations", None)
     for metadata in places:
         metadata["labels"].pop("helm.sh/chart", None)
         # Without this label, kubectl can take over a CRD that Helm has kept, without a conflict.

@@ -43,7 +43,7 @@ OWN: Final[dict[str, Schema]] = {
     "Image": {
         "type": "string",
         "maxLength": 512,
-        "pattern": f"^{_REPOSITORY}(:{_TAG})?(@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{{32,}})?$",
+        "pattern": f"^({_REPOSITORY}(:{_TAG})?(@[A-Za-z][A-Za-z0-9+._-]*:[0-9a-fA-F]{{32,}})?)?$",
     },
     "Labels": {
         "type": "object",
@@ -76,6 +76,19 @@ OWN: Final[dict[str, Schema]] = {
     },
 }
 """What Kubernetes' types do not say: the forms of names, images and labels."""
+_RULES: Final[dict[str, Schema]] = {
+    "DeploymentStrategy": {
+        "not": {"required": ["type", "rollingUpdate"], "properties": {"type": {"const": "Recreate"}}},
+    },
+    "EnvVar": {"not": {"required": ["value", "valueFrom"]}},
+    "EnvVarSource": {"minProperties": 1, "maxProperties": 1},
+    "NetworkPolicyPeer": {
+        "minProperties": 1,
+        "not": {"required": ["ipBlock"], "minProperties": 2},
+    },
+    "Volume": {"maxProperties": 2},
+}
+"""What the fields of a type exclude, such as a second source of a volume."""
 _SPECIAL: Final[dict[str, Schema]] = {
     "quantity": {"type": ["string", "number"], "pattern": QUANTITY_PATTERN},
     "integer or string": {"type": ["integer", "string"]},
@@ -115,7 +128,7 @@ def _object(name: str, types: dict[str, dict[str, Any]], required: dict[str, lis
         for field in ("requests", "limits"):
             properties[field] = {**properties[field], "propertyNames": {"pattern": _RESOURCE}}
     schema: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
-    return schema | ({"required": required[name]} if name in required else {})
+    return schema | ({"required": required[name]} if name in required else {}) | _RULES.get(name, {})
 
 
 def _value(text: Any, types: dict[str, dict[str, Any]]) -> Schema:

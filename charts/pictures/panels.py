@@ -23,6 +23,7 @@ DAY: Final = 86400.0
 NAMES: Final = 5
 """How many series a legend names."""
 SMALL: Final = 6.5
+SHORT_SECONDS: Final = 600
 
 
 def draw(axes: Axes, panel: Panel, answers: Sequence[Answer], span: Span) -> None:
@@ -60,7 +61,9 @@ def _empty(axes: Axes, text: str = "no data") -> None:
 def _time_axis(axes: Axes, span: Span) -> None:
     axes.set_xlim(days(span.start), days(span.end))
     axes.xaxis.set_major_locator(AutoDateLocator(tz=UTC, maxticks=6))
-    axes.xaxis.set_major_formatter(DateFormatter("%H:%M", tz=UTC))
+    # In a short time, several marks are in one minute.
+    text = "%H:%M" if span.end - span.start > SHORT_SECONDS else "%H:%M:%S"
+    axes.xaxis.set_major_formatter(DateFormatter(text, tz=UTC))
     axes.tick_params(labelsize=SMALL, length=2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -80,11 +80,29 @@ def test_a_rollback_does_not_take_the_definition_back(installed: ControlPlane, p
     said = refusal(installed, "rollback", "qwen-operator", "1", program=program)
     assert "The QwenService CRD does not go back to an older version" in said
     assert definition(installed)["annotations"][VERSION] == "1001000"
+    # An upgrade to the older chart stops before it has changed anything, and names the same remedy.
+    earlier = refusal(installed, "upgrade", "qwen-operator", CHART, program=program)
+    assert "is newer than that of this chart" in earlier
+    assert "Nothing was changed." in earlier
+    assert "--set crds.enabled=false" in earlier
     # As the message says: the older operator, and the newer CRD.
     assert "--set crds.enabled=false" in said
     helm(installed, "upgrade", "qwen-operator", CHART, "--set", "crds.enabled=false", program=program)
     assert definition(installed)["annotations"][VERSION] == "1001000"
     assert '"deployed"' in helm(installed, "list", "--output", "json", program=program)
+
+
+@both
+def test_a_release_gives_up_its_definition_only_if_that_is_kept(installed: ControlPlane, program: str) -> None:
+    helm(installed, "upgrade", "qwen-operator", CHART, "--set", "crds.keep=false", program=program)
+    uid = definition(installed)["uid"]
+    switched = ("upgrade", "qwen-operator", CHART, "--set", "crds.enabled=false")
+    said = refusal(installed, *switched, "--set", "crds.keep=false", program=program)
+    assert "Helm would delete the QwenService CRD, and with it every QwenService. Nothing was changed." in said
+    assert "--set crds.keep=true" in said
+    helm(installed, "upgrade", "qwen-operator", CHART, "--set", "crds.keep=true", program=program)
+    helm(installed, *switched, program=program)
+    assert definition(installed)["uid"] == uid
 
 
 def not_written(plane: ControlPlane, version: str) -> bool:
@@ -161,11 +179,24 @@ def test_admission_policies_keep_pods_to_accounts_that_the_namespace_allows(inst
     [
         ("priorityClass.value=5", "does not allow changing 1000000 of PriorityClass qwen-operator"),
         ("nameOverride=other,fullnameOverride=qwen-operator", "the selector of Deployment qwen-operator"),
+        ("leaderElection.leaseName=other", "old and new pods would act at the same time"),
     ],
 )
 def test_what_cannot_be_changed_stops_an_upgrade_before_it(installed: ControlPlane, values: str, said: str) -> None:
     assert said in refusal(installed, "upgrade", "qwen-operator", CHART, "--set", values)
     assert '"deployed"' in helm(installed, "list", "--output", "json")
+
+
+@both
+def test_another_lease_is_used_when_no_pod_of_the_old_one_acts(installed: ControlPlane, program: str) -> None:
+    renamed = ("upgrade", "qwen-operator", CHART, "--set", "leaderElection.leaseName=other")
+    said = refusal(installed, *renamed, program=program)
+    [flags] = re.findall(r"run this command again with (--set \S+),", said, re.IGNORECASE)
+    helm(installed, *renamed, *flags.split(), program=program)
+    where = f"/apis/apps/v1/namespaces/{generate.NAMESPACE}/deployments/qwen-operator"
+    assert installed.request("GET", where)["spec"]["strategy"] == {"type": "Recreate"}
+    helm(installed, *renamed, program=program)
+    assert installed.request("GET", where)["spec"]["strategy"]["type"] == "RollingUpdate"
 
 
 def try_pod(plane: ControlPlane, spec: dict[str, Any]) -> None:

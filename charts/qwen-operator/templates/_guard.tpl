@@ -26,6 +26,23 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* Noted on the Deployment while Helm would delete the CRD together with the release. */ -}}
+{{- define "qwen-operator.deletesDefinition" -}}qwen-vllm.io/deletes-definition{{- end -}}
+
+{{- /* Refuses to give up a CRD that is not kept: Helm would delete it at once, and with it every
+     QwenService. A user who does not manage the CRD may not read it, so this looks at the
+     Deployment. */ -}}
+{{- define "qwen-operator.guardDefinition" -}}
+{{- if not .Values.crds.enabled -}}
+{{- $found := lookup "apps/v1" "Deployment" .Release.Namespace (include "qwen-operator.fullname" .) -}}
+{{- if $found -}}
+{{- if hasKey (default dict $found.metadata.annotations) (include "qwen-operator.deletesDefinition" .) -}}
+{{- fail "crds.enabled: crds.keep is false in this release, so Helm would delete the QwenService CRD, and with it every QwenService. Nothing was changed. Upgrade with --set crds.keep=true first, and then with --set crds.enabled=false." -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Fails if an object that exists is not of this release, or cannot become what is asked for. Call
      it with (list $ object). */ -}}
 {{- define "qwen-operator.guardObject" -}}
@@ -49,6 +66,13 @@
 {{- end -}}
 {{- fail (printf "%s %s%s See docs/operations.md, Take over an installation." $what $adopt $other) -}}
 {{- end -}}
+{{- if and (eq $found.kind "CustomResourceDefinition") $root.Values.crds.protect -}}
+{{- $version := "qwen-vllm.io/definition-version" -}}
+{{- $ours := get ($root.Files.Get "files/crd.yaml" | fromYaml).metadata.annotations $version -}}
+{{- if gt (int64 (get $annotations $version)) (int64 $ours) -}}
+{{- fail "crds.enabled: the QwenService CRD of the cluster is newer than that of this chart, and stored QwenServices would lose their new fields. Nothing was changed. An older operator works with the newer CRD: run this command again with --set crds.enabled=false." -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq $found.kind "PriorityClass") (ne (int64 $found.value) (int64 $root.Values.priorityClass.value)) -}}
 {{- fail (printf "priorityClass.value: Kubernetes does not allow changing %d of PriorityClass %s. Nothing was changed. Set another priorityClass.name with it." (int64 $found.value) $found.metadata.name) -}}
 {{- end -}}
@@ -57,5 +81,23 @@
 {{- if ne (toJson $found.spec.selector.matchLabels) (toJson $labels) -}}
 {{- fail (printf "nameOverride: Kubernetes does not allow changing the selector of Deployment %s. Nothing was changed. Change fullnameOverride with it." $found.metadata.name) -}}
 {{- end -}}
+{{- include "qwen-operator.guardElection" (list $root $found) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Fails if pods of the old and the new Deployment would act at the same time, because they do not
+     elect by the same Lease. Call it with (list $ deployment). */ -}}
+{{- define "qwen-operator.guardElection" -}}
+{{- $root := index . 0 -}}
+{{- $found := index . 1 -}}
+{{- $before := dict -}}
+{{- range (first $found.spec.template.spec.containers).env -}}
+{{- $_ := set $before .name (default "" .value) -}}
+{{- end -}}
+{{- $lease := ternary (get $before "QWEN_OPERATOR_LEASE_NAME") "" (eq (get $before "QWEN_OPERATOR_LEADER_ELECTION") "true") -}}
+{{- $together := and (gt (int $found.spec.replicas) 0) (gt (int $root.Values.replicas) 0) -}}
+{{- $elects := and $root.Values.leaderElection.enabled (ne (toString $root.Values.strategy.type) "Recreate") -}}
+{{- if and $together $elects (ne $lease (include "qwen-operator.leaseName" $root)) -}}
+{{- fail (printf "leaderElection: the pods of Deployment %s do not elect by the Lease %s, so old and new pods would act at the same time. Nothing was changed. Run this command again with --set strategy.type=Recreate, and later ones without it." $found.metadata.name (include "qwen-operator.leaseName" $root)) -}}
 {{- end -}}
 {{- end -}}

@@ -38,7 +38,7 @@
 {{- /* Selectors are immutable: they hold the name, instance and component, and never a version or a
      label of the user. */ -}}
 {{- define "qwen-operator.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "qwen-operator.name" . }}
+app.kubernetes.io/name: {{ include "qwen-operator.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: operator
 {{- end -}}

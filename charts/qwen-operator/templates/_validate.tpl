@@ -2,6 +2,7 @@
 {{- define "qwen-operator.validate" -}}
 {{- include "qwen-operator.validateNames" . -}}
 {{- include "qwen-operator.validatePod" . -}}
+{{- include "qwen-operator.validatePodTemplate" . -}}
 {{- if and (gt (int .Values.replicas) 1) (not .Values.leaderElection.enabled) -}}
 {{- fail "replicas: more than one operator pod requires leaderElection.enabled=true" -}}
 {{- end -}}
@@ -44,21 +45,46 @@
 {{- $variables = append $variables .name -}}
 {{- end -}}
 {{- $volumes := list "tmp" -}}
+{{- $paths := list "/tmp" -}}
+{{- if .Values.monitoring.metricsKey.secretName -}}
+{{- $volumes = append $volumes "metrics-key" -}}
+{{- $paths = append $paths (include "qwen-operator.metricsKeyFolder" .) -}}
+{{- end -}}
 {{- range .Values.extraVolumes -}}
 {{- if has .name $volumes -}}
 {{- fail (printf "extraVolumes: there is a volume %s already" .name) -}}
 {{- end -}}
 {{- $volumes = append $volumes .name -}}
 {{- end -}}
-{{- $paths := list "/tmp" -}}
 {{- range .Values.extraVolumeMounts -}}
 {{- if not (has .name $volumes) -}}
 {{- fail (printf "extraVolumeMounts: no volume of extraVolumes is called %s" .name) -}}
 {{- end -}}
-{{- if has .mountPath $paths -}}
-{{- fail (printf "extraVolumeMounts: something is mounted at %s already" .mountPath) -}}
+{{- $path := clean .mountPath -}}
+{{- if has $path $paths -}}
+{{- fail (printf "extraVolumeMounts: something is mounted at %s already" $path) -}}
 {{- end -}}
-{{- $paths = append $paths .mountPath -}}
+{{- $paths = append $paths $path -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Paths of podTemplate.allow that name no field, which would allow nothing. */ -}}
+{{- define "qwen-operator.validatePodTemplate" -}}
+{{- if and .Values.podTemplate.allow (not (has "*" .Values.podTemplate.allow)) -}}
+{{- $version := (.Files.Get "files/crd.yaml" | fromYaml).spec.versions | first -}}
+{{- $fields := $version.schema.openAPIV3Schema.properties.spec.properties.podTemplate -}}
+{{- range $path := .Values.podTemplate.allow -}}
+{{- $field := $fields -}}
+{{- range $name := splitList "." $path -}}
+{{- $field = default $field (get $field "items") -}}
+{{- $known := default dict (get $field "properties") -}}
+{{- if hasKey $known $name -}}
+{{- $field = get $known $name -}}
+{{- else if not (hasKey $field "additionalProperties") -}}
+{{- fail (printf "podTemplate.allow: %s is no field of podTemplate, so it would allow nothing" $path) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -74,12 +100,28 @@
 {{- if and (not .Values.leaderElection.enabled) .Values.leaderElection.leaseName -}}
 {{- $lines = append $lines "leaderElection.leaseName, because leaderElection.enabled is false" -}}
 {{- end -}}
+{{- if and (not .Values.rbac.create) (eq (toString .Values.rbac.listPrometheuses) "true") -}}
+{{- $lines = append $lines "rbac.listPrometheuses, because rbac.create is false" -}}
+{{- end -}}
+{{- if and (not .Values.crds.enabled) (not (and .Values.crds.keep .Values.crds.protect)) -}}
+{{- $lines = append $lines "crds.keep and crds.protect, because crds.enabled is false" -}}
+{{- end -}}
+{{- $defaults := .Files.Get "files/defaults.yaml" | fromYaml -}}
+{{- $value := int64 .Values.priorityClass.value -}}
+{{- if and (not (include "qwen-operator.createsPriorityClass" .)) (ne $value (int64 $defaults.priorityClass.value)) -}}
+{{- $lines = append $lines "priorityClass.value, because the chart creates no PriorityClass" -}}
+{{- end -}}
+{{- $key := .Values.monitoring.metricsKey -}}
+{{- if and (not $key.secretName) (ne $key.secretKey $defaults.monitoring.metricsKey.secretKey) -}}
+{{- $lines = append $lines "monitoring.metricsKey.secretKey, because monitoring.metricsKey.secretName is empty" -}}
+{{- end -}}
 {{- if hasKey .Values.podAnnotations "kubectl.kubernetes.io/default-container" -}}
 {{- $lines = append $lines "podAnnotations, kubectl.kubernetes.io/default-container: the chart sets it" -}}
 {{- end -}}
 {{- $own := include "qwen-operator.ownLabels" . | fromYaml -}}
-{{- range $value := list "commonLabels" "podLabels" -}}
-{{- range $key := keys (index $.Values $value) | sortAlpha -}}
+{{- $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "monitoring.dashboards.labels" .Values.monitoring.dashboards.labels -}}
+{{- range $value := keys $labels | sortAlpha -}}
+{{- range $key := keys (default dict (get $labels $value)) | sortAlpha -}}
 {{- if hasKey $own $key -}}
 {{- $lines = append $lines (printf "%s, %s: the chart sets it" $value $key) -}}
 {{- end -}}

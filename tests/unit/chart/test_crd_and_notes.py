@@ -80,6 +80,15 @@ def test_the_definition_outlives_the_release_by_default(default: Rendered) -> No
     assert keep not in dropped.get("annotations", {})
 
 
+def test_a_release_that_would_delete_the_definition_notes_it() -> None:
+    """By this note an upgrade with crds.enabled=false is refused: Helm would delete the CRD."""
+    noted = "qwen-vllm.io/deletes-definition"
+    for crds, expected in (({}, False), ({"keep": False}, True), ({"keep": False, "enabled": False}, False)):
+        metadata = render({"crds": crds}).one("Deployment")["metadata"]
+        assert (noted in metadata.get("annotations", {})) is expected, crds
+    assert noted not in (ROOT / "manifests" / "install.yaml").read_text(encoding="utf-8")
+
+
 def test_a_policy_keeps_the_definition_from_going_back(default: Rendered) -> None:
     annotation = "qwen-vllm.io/definition-version"
     version = crd()["metadata"]["annotations"][annotation]
@@ -143,6 +152,18 @@ def test_notes_of_a_namespaced_operator_can_be_pasted(notes_chart: Path) -> None
         ({"podLabels": {"app.kubernetes.io/component": "x"}}, "podLabels, app.kubernetes.io/component"),
         ({"commonLabels": {"helm.sh/chart": "x"}}, "commonLabels, helm.sh/chart"),
         ({"podAnnotations": {"kubectl.kubernetes.io/default-container": "x"}}, "podAnnotations"),
+        ({"rbac": {"create": False, "listPrometheuses": True}}, "rbac.listPrometheuses, because rbac.create"),
+        ({"crds": {"enabled": False, "keep": False}}, "crds.keep and crds.protect, because crds.enabled"),
+        ({"priorityClass": {"create": False, "value": 5}}, "priorityClass.value, because the chart creates no"),
+        (
+            {"watchNamespaces": ["a"], "priorityClass": {"value": 5}},
+            "priorityClass.value, because the chart creates no",
+        ),
+        ({"monitoring": {"metricsKey": {"secretKey": "a"}}}, "monitoring.metricsKey.secretKey, because"),
+        (
+            {"monitoring": {"dashboards": {"labels": {"app.kubernetes.io/name": "x"}}}},
+            "monitoring.dashboards.labels, app.kubernetes.io/name: the chart sets it",
+        ),
     ],
 )
 def test_notes_name_the_values_that_have_no_effect(notes_chart: Path, values: dict[str, Any], named: str) -> None:

@@ -90,18 +90,37 @@ def test_examples_name_the_version_and_the_folder_of_the_chart() -> None:
     assert application["spec"]["source"]["targetRevision"] == source["spec"]["ref"]["tag"] == tag
 
 
+def test_flux_does_not_uninstall_the_operator_because_a_service_fails_the_test() -> None:
+    release = next(item for item in documents("flux/operator.yaml") if item["kind"] == "HelmRelease")["spec"]
+    assert release["test"]["enable"] is True
+    assert release["install"]["remediation"]["ignoreTestFailures"] is True
+    assert release["upgrade"]["remediation"]["retries"] == 0
+
+
 def test_flux_waits_for_conditions_that_the_operator_writes() -> None:
     (kustomization,) = documents("flux/services.yaml")
     (checks,) = kustomization["spec"]["healthCheckExprs"]
     assert (checks["apiVersion"], checks["kind"]) == ("qwen-vllm.io/v1alpha1", "QwenService")
     assert "'Ready'" in checks["current"]
+    # An autoscaler may take the last pod. Flux would wait for an hour and report a failure.
+    assert "c.reason == 'ScaledToZero'" in checks["current"]
     assert "'Degraded'" in checks["failed"]
     assert kustomization["spec"]["wait"] is True
 
 
-def test_overlays_name_the_variables_that_the_operator_reads() -> None:
-    (overlay,) = documents("overlays/registry/kustomization.yaml")
-    patched = yaml.safe_load(overlay["patches"][0]["patch"])
+def test_the_overlay_of_monitoring_labels_the_objects_of_services_too() -> None:
+    (overlay,) = documents("overlays/monitoring/kustomization.yaml")
+    of_the_operator, of_services = (yaml.safe_load(entry["patch"]) for entry in overlay["patches"])
+    (added,) = of_the_operator
+    label = added["path"].removeprefix("/metadata/labels/")
+    (container,) = of_services["spec"]["template"]["spec"]["containers"]
+    assert container["env"] == [{"name": "QWEN_OPERATOR_MONITORING_LABELS", "value": f"{label}={added['value']}"}]
+
+
+@pytest.mark.parametrize("name", ["registry", "monitoring"])
+def test_overlays_name_the_variables_that_the_operator_reads(name: str) -> None:
+    (overlay,) = documents(f"overlays/{name}/kustomization.yaml")
+    patched = yaml.safe_load(overlay["patches"][-1]["patch"])
     (container,) = patched["spec"]["template"]["spec"]["containers"]
     installed = next(item for item in documents("install.yaml") if item["kind"] == "Deployment")
     (operator,) = installed["spec"]["template"]["spec"]["containers"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +29,8 @@ class World:
     def __init__(self, url: str) -> None:
         self.url = url
         self.asked: list[tuple[str, str, str]] = []
+        self.slow: set[str] = set()
+        """Paths whose answer comes byte by byte."""
         self.answers: dict[str, Answer] = {path: (200, {}) for path in ("/healthz", "/readyz", "/metrics")}
         self.answers[LIST] = (200, {"items": []})
 
@@ -74,12 +78,24 @@ def world() -> Iterator[World]:
             path = self.path.partition("?")[0]
             body = self.rfile.read(length).decode()
             found[0].asked.append((path, body, self.headers.get("Authorization") or ""))
-            status, content = found[0].answers.get(path, (404, {}))
+            if path in found[0].slow:
+                self.drip()
+                return
+            status, content = found[0].answers.get(self.path) or found[0].answers.get(path, (404, {}))
             text = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
+
+        def drip(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(60):
+                    self.wfile.write(b" ")
+                    time.sleep(0.1)
 
         def do_GET(self) -> None:
             self.answer()
@@ -134,6 +150,52 @@ def test_a_service_that_fails_is_named(world: World) -> None:
     result = world.run()
     assert result.returncode == 1
     assert "default/broken answers 500" in result.stderr
+
+
+def test_a_service_that_fails_does_not_fail_the_test_while_another_one_answers(world: World) -> None:
+    """Else whoever may write QwenServices decides whether the release counts as failed."""
+    world.serve("broken", 500)
+    world.serve("no-chat")
+    world.answers["/no-chat/v1/chat/completions"] = (200, ["something else"])
+    world.serve("elsewhere")
+    world.answers[LIST][1]["items"][-1]["status"]["url"] = "http://127.0.0.1:9/elsewhere"
+    world.serve("open")
+    result = world.run()
+    assert result.returncode == 0, result.stderr
+    for said in (
+        "default/broken answers 500",
+        "default/no-chat gives no answer of a chat",
+        "default/elsewhere does not answer",
+        "default/open answers",
+    ):
+        assert said in result.stdout
+
+
+def test_a_service_that_answers_byte_by_byte_does_not_hold_up_the_test(world: World) -> None:
+    world.serve("slow")
+    world.slow.add("/slow/v1/chat/completions")
+    world.serve("open")
+    result = world.run()
+    assert result.returncode == 0, result.stderr
+    assert "default/slow does not answer" in result.stdout
+    assert "it took longer than 2 s" in result.stdout
+    assert "default/open answers" in result.stdout
+
+
+def test_services_are_read_a_few_at_a_time(world: World) -> None:
+    """Each of them may be as large as etcd allows, and the pod has 64 MiB."""
+    world.serve("news")
+    world.answers[f"{LIST}?limit=5"] = (200, {"items": [], "metadata": {"continue": "a b"}})
+    world.answers[f"{LIST}?limit=5&continue=a+b"] = world.answers.pop(LIST)
+    result = world.run()
+    assert result.returncode == 0, result.stderr
+    assert "default/news answers" in result.stdout
+
+
+def test_a_service_is_not_asked_for_more_than_it_allows(world: World) -> None:
+    world.serve("short", limits={"maxTokens": 16})
+    assert world.run().returncode == 0
+    assert json.loads(world.asked[-1][1])["max_tokens"] == 16
 
 
 def test_an_operator_that_may_not_list_is_named(world: World) -> None:

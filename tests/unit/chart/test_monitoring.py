@@ -7,6 +7,9 @@ import re
 from typing import Any
 
 import pytest
+import yaml
+from charts import generate
+from charts.dashboards.promql import SERVER
 
 from qwen_operator.api.catalogue import NAMES
 from qwen_operator.planning.builders.burnrate import ALERT as ERROR_BUDGET_BURN
@@ -123,6 +126,29 @@ def test_the_operator_labels_the_objects_of_services_like_its_own() -> None:
         assert labels.items() <= rendered.one(kind)["metadata"]["labels"].items()
     plain = {item["name"]: item.get("value") for item in render().container["env"]}
     assert plain["QWEN_OPERATOR_MONITORING_LABELS"] == ""
+
+
+def documented_jobs() -> dict[str, dict[str, Any]]:
+    """The jobs of a Prometheus of one's own, by their names."""
+    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
+    return {job["job_name"]: job for block in blocks for job in block.get("scrape_configs", ())}
+
+
+@pytest.mark.parametrize("name", ["qwen-servers", "kubernetes-pods"])
+def test_the_documented_jobs_of_pods_make_the_labels_of_the_dashboards_and_alerts(name: str) -> None:
+    made = {item.get("target_label") for item in documented_jobs()[name]["relabel_configs"]}
+    assert {"namespace", "service", "pod", "qwenservice"} <= made
+    assert "qwenservice=" in SERVER
+
+
+def test_only_pods_of_the_operators_namespace_may_report_on_any_service() -> None:
+    """A QwenService can give its pods a port `metrics` and the labels of an operator's pod."""
+    jobs = documented_jobs()
+    believed = {name: job for name, job in jobs.items() if job.get("honor_labels")}
+    assert believed.keys() == {"qwen-operator-metrics"}
+    for discovery in believed["qwen-operator-metrics"]["kubernetes_sd_configs"]:
+        assert discovery["namespaces"] == {"names": [generate.NAMESPACE]}
 
 
 def test_nobody_misses_a_leader_where_none_is_elected() -> None:

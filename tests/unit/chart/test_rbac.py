@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import ROOT, Rendered, render
+from .conftest import ROOT, Rendered, render, template
 
 Grant = tuple[str, str, str]  # API group, resource, verb
 # What only an operator of the whole cluster may read.
@@ -131,6 +131,16 @@ def test_people_get_qwenservices_with_the_clusters_own_roles(default: Rendered) 
     assert ("qwen-vllm.io", "qwenservices/scale", "patch") in grants(edit)
     assert ("qwen-vllm.io", "qwenservices/status", "patch") not in grants(edit)
     assert len(render({"rbac": {"aggregate": False}}).all("ClusterRole")) == 1
+
+
+def test_common_labels_repeat_no_label_of_the_clusters_roles() -> None:
+    """YAML with a key twice is refused by Helm, or means what comes last."""
+    label = "rbac.authorization.k8s.io/aggregate-to-edit"
+    result = template({"commonLabels": {label: "false"}})
+    assert result.returncode == 0, result.stderr
+    roles = [text for text in result.stdout.split("\n---\n") if "# Source: qwen-operator/templates/rbac-aggr" in text]
+    assert [text.count(f"{label}:") for text in roles] == [1, 1]
+    assert all(f'{label}: "true"' in text for text in roles)
 
 
 def test_admission_policies_cover_whatever_the_operator_may_write(default: Rendered) -> None:

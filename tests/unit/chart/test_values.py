@@ -67,6 +67,9 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+METRICS_KEY: dict[str, Any] = {"monitoring": {"metricsKey": {"secretName": "keys"}}}
+
+
 def test_helm_lint_finds_nothing() -> None:
     result = run_helm("lint", "--strict", "--kube-version", generate.KUBE_VERSION, str(CHART))
     assert result.returncode == 0, result.stdout + result.stderr
@@ -166,6 +169,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"networkPolicy": {"from": [{"ipBlock": {"except": []}}]}}, "cidr"),
     ({"networkPolicy": {"egress": [{"ports": [{"protocol": "HTTP"}]}]}}, "protocol"),
     ({"podTemplate": {"allow": ["tolerations"]}}, "allow"),
+    (
+        {"extraEnv": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]},
+        "extraEnv",
+    ),
+    ({"extraEnv": [{"name": "A", "valueFrom": {}}]}, "valueFrom"),
+    ({"extraVolumes": [{"name": "a", "emptyDir": {}, "configMap": {"name": "b"}}]}, "extraVolumes"),
+    ({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}}, "strategy"),
+    ({"networkPolicy": {"from": [{}]}}, "from"),
+    ({"networkPolicy": {"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]}}, "from"),
+    ({"monitoring": {"metricsKey": {"secretName": "Metrics_Keys"}}}, "secretName"),
+    ({"monitoring": {"metricsKey": {"secretKey": "a/b"}}}, "secretKey"),
 ]
 
 
@@ -233,6 +247,20 @@ def test_what_kubernetes_accepts_is_accepted() -> None:
         ({"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}, "a volume tmp already"),
         ({"extraVolumeMounts": [{"name": "a", "mountPath": "/a"}]}, "no volume of extraVolumes is called a"),
         ({"extraVolumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}, "mounted at /tmp already"),
+        ({"extraVolumeMounts": [{"name": "tmp", "mountPath": "/tmp/"}]}, "mounted at /tmp already"),
+        (
+            {**METRICS_KEY, "extraVolumes": [{"name": "metrics-key", "emptyDir": {}}]},
+            "there is a volume metrics-key already",
+        ),
+        (
+            {**METRICS_KEY, "extraVolumeMounts": [{"name": "tmp", "mountPath": "/etc/qwen-operator/metrics-key"}]},
+            "mounted at /etc/qwen-operator/metrics-key already",
+        ),
+        ({"podTemplate": {"allow": ["spec.toleration"]}}, "spec.toleration is no field of podTemplate"),
+        (
+            {"podTemplate": {"allow": ["metadata", "spec.containers.resource.limits"]}},
+            "spec.containers.resource.limits",
+        ),
         (
             {"replicas": 1, "leaderElection": {"enabled": False}, "strategy": {"type": "RollingUpdate"}},
             "can only be Recreate",
@@ -243,6 +271,13 @@ def test_what_would_be_dropped_or_not_work_is_refused(values: dict[str, Any], sa
     result = template(values)
     assert result.returncode != 0
     assert said in result.stderr
+
+
+def test_paths_of_pod_templates_may_end_anywhere() -> None:
+    """Within an item of a list, at a label of any name, and below quantities of any resource."""
+    allow = ["metadata.labels.team", "spec.containers.resources.limits.cpu", "spec.volumes", "spec.affinity"]
+    variables = {item["name"]: item.get("value") for item in render({"podTemplate": {"allow": allow}}).container["env"]}
+    assert variables["QWEN_OPERATOR_POD_TEMPLATE_ALLOW"] == ",".join(allow)
 
 
 def test_a_release_whose_name_no_service_can_have_is_refused_with_the_remedy() -> None:

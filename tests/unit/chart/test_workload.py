@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from qwen_operator.planning.monitoring import RUNBOOKS
@@ -73,6 +74,11 @@ def test_environment_follows_the_values() -> None:
         "QWEN_OPERATOR_RESYNC_SECONDS": "5",
     }
     assert environment(rendered.container) == ENVIRONMENT | changed
+
+
+def test_a_cluster_may_have_no_image_for_a_device() -> None:
+    variables = environment(render({"serverImages": {"cuda": ""}}).container)
+    assert variables == ENVIRONMENT | {"QWEN_OPERATOR_SERVER_IMAGE_CUDA": ""}
 
 
 def test_pod_template_can_be_switched_off() -> None:
@@ -199,6 +205,46 @@ def test_names_follow_the_release_and_stay_short() -> None:
     for manifest in rendered.manifests:
         assert len(manifest["metadata"]["name"]) <= 63, manifest["kind"]
     assert render(release="blue").one("Deployment")["metadata"]["name"] == "blue-qwen-operator"
+
+
+def test_names_that_yaml_takes_for_something_else_stay_names() -> None:
+    """Kubernetes allows names such as `123`, `null` and `on`."""
+    values = {
+        "crds": {"enabled": False},
+        "nameOverride": "on",
+        "fullnameOverride": "null",
+        "watchNamespaces": ["456"],
+        "serviceAccount": {"name": "0"},
+        "leaderElection": {"leaseName": "1"},
+        "priorityClass": {"create": False, "name": "2"},
+        "rbac": {"listPrometheuses": True},
+        "networkPolicy": {"enabled": True},
+        "monitoring": {part: {"enabled": True} for part in ("serviceMonitor", "prometheusRule", "dashboards")},
+    }
+    rendered = render(values, "--namespace", "123", release="true")
+    assert len(rendered.manifests) > 13
+    wrong = [
+        (manifest["kind"], key, value)
+        for manifest in rendered.manifests
+        for key, value in named(manifest)
+        if not isinstance(value, str)
+    ]
+    assert wrong == []
+
+
+def named(node: Any) -> Iterator[tuple[str, Any]]:
+    """The values in a manifest that can only be texts, with their keys."""
+    texts = {"name", "namespace", "serviceAccountName", "priorityClassName"}
+    maps, lists = {"labels", "matchLabels", "selector", "annotations"}, {"resourceNames", "matchNames"}
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if key in texts:
+            yield key, value
+        elif key in lists:
+            yield from ((key, item) for item in value)
+        elif key in maps:
+            yield from ((name, part) for name, part in value.items() if not isinstance(part, dict))
+    for part in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from named(part)
 
 
 def test_image_without_digest_is_the_charts_version(default: Rendered) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from qwen_operator.planning.builders.deployment import _POD_SECTIONS
+
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
 INDEX = (DOCS / "README.md").read_text(encoding="utf-8")
@@ -60,6 +62,13 @@ def test_every_reason_of_a_guide_is_explained_in_operations(name: str) -> None:
     words = set(re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-zA-Z]+)+)`", text_of(name)))
     known = text_of("operations") + (DOCS / "runbooks" / "README.md").read_text(encoding="utf-8")
     assert [word for word in sorted(words) if word not in known] == []
+
+
+def test_the_runbooks_name_every_section_that_replaces_pods() -> None:
+    cost = (DOCS / "runbooks" / "README.md").read_text(encoding="utf-8").partition("## What a change costs\n")[2]
+    named = re.findall(r"`([\w.]+)`", cost.partition(" replace the pods")[0])
+    sections = [re.sub(r"_(\w)", lambda match: match[1].upper(), section) for section in _POD_SECTIONS]
+    assert named == [*sorted(sections), "rollout.startupTimeout"]
 
 
 def test_examples_in_python_and_toml_can_be_read() -> None:

@@ -60,6 +60,13 @@ def test_every_field_is_named_and_no_other() -> None:
     assert (sorted(missing), sorted(unknown)) == ([], [])
 
 
+def test_the_periods_of_the_probes_are_those_of_the_definition() -> None:
+    found = re.findall(r"`spec\.probes\.(\w+)` \|.*?每 (\d+) 秒", text("reference.zh-CN.md"))
+    wanted_periods = re.findall(r"`spec\.probes\.(\w+)` \|.*?every (\d+) s", text("reference.md"))
+    assert len(wanted_periods) == 3
+    assert found == wanted_periods
+
+
 def test_every_default_is_that_of_the_definition() -> None:
     ours = translated()
     wrong = {

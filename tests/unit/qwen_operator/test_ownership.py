@@ -172,11 +172,11 @@ def seconds_of(desired: Object, live: Object) -> float:
 
 def test_a_list_of_thousands_is_compared_in_one_pass() -> None:
     durations = []
-    for length in (5_000, 10_000):
+    for length in (2_500, 10_000):
         desired = wide(length, lambda number: {"name": f"V{number}", "value": "x"})
         durations.append(seconds_of(desired, applied(desired)))
     assert durations[0] < 0.2
-    assert durations[1] < 3 * durations[0] + 0.02
+    assert durations[1] < 8 * durations[0] + 0.02  # with a pass for each item, 16 times
 
 
 def test_records_that_somebody_has_made_are_compared_in_one_pass() -> None:

@@ -25,12 +25,14 @@ KEY = ("default", "news")
 class Kube:
     """The API server, which has one Event of each pod."""
 
-    def __init__(self) -> None:
+    def __init__(self, *namespaces: str) -> None:
+        self.namespaces = namespaces or ("default",)
         self.asked: list[str] = []
         self.forbidden = False
 
     async def first(self, resource: Resource, namespace: str, fields: str, **_: Any) -> Sequence[Object]:
-        assert (resource, namespace) == (CORE_EVENTS, "default")
+        assert resource == CORE_EVENTS
+        assert namespace in self.namespaces
         self.asked.append(fields)
         if self.forbidden:
             raise ForbiddenError(403, "no")
@@ -112,6 +114,20 @@ async def test_many_pods_that_are_held_up_cost_two_reads_a_second(clock: Clock) 
         await settle(events)
         clock.now += 1.0
     assert 100 <= len(kube.asked) <= 220
+
+
+async def test_however_many_pods_of_a_namespace_are_held_up_those_of_another_are_read_as_often(clock: Clock) -> None:
+    kube: Any = Kube("default", "crowded")
+    events = PodEvents(kube, lambda key, after: None)
+    keys = [("crowded", f"s{number}") for number in range(100)]
+    for _ in range(60):
+        for key in keys:
+            await events.of(key, [pod("crowd-1")])
+        await events.of(KEY, [pod()])
+        await settle(events)
+        clock.now += 1.0
+    assert kube.asked.count("involvedObject.uid=uid-news-1") >= 11
+    assert len(kube.asked) <= 220
 
 
 async def test_of_a_thousand_pods_a_few_are_asked(clock: Clock) -> None:

@@ -81,6 +81,13 @@ def test_a_missing_image_is_named() -> None:
         read_settings(env={"QWEN_OPERATOR_SERVER_IMAGE_CPU": "server:cpu"})
 
 
+def test_an_image_may_be_empty_but_not_forgotten() -> None:
+    """A cluster without GPUs has no image for them. Services then say ImageMissing."""
+    images = {"cpu": "server:cpu", "cuda": ""}
+    assert read_settings(env={**IMAGES, "QWEN_OPERATOR_SERVER_IMAGE_CUDA": ""}).server_images == images
+    assert read_settings(["--server-image-cpu=server:cpu", "--server-image-cuda="], {}).server_images == images
+
+
 def record(**extra: object) -> logging.LogRecord:
     made = logging.LogRecord("qwen_operator", logging.INFO, __file__, 1, "pod %s", ("p0",), None)
     vars(made).update(extra)

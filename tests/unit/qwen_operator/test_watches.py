@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from qwen_operator.api import InvalidSpecError, QwenService
+from qwen_operator.kube import client as clients
 from qwen_operator.kube import informer as informers
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ForbiddenError, GoneError, KubeError, NotFoundError, TooManyRequestsError
@@ -377,6 +378,19 @@ async def test_a_watch_that_fails_once_is_no_failing_one(kube: KubeClient, objec
         objects.end_watches()  # within its first second
         await until(lambda: len(objects.watches) > 1)
         assert failing_watches() == 0
+
+
+async def test_a_watch_of_a_kind_that_nobody_changes_is_no_failing_one(
+    kube: KubeClient, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server sends not even bookmarks then."""
+    monkeypatch.setattr(clients, "WATCH_SILENCE", 0.05)
+    monkeypatch.setattr(informers, "SHORT_SECONDS", 0.01)
+    objects.silent = True
+    async with informer(kube, "a"):
+        await until(lambda: len(objects.watches) > 2 * informers.FAILING)
+        assert failing_watches() == 0
+    assert len(objects.lists) == 1
 
 
 def test_what_is_too_deep_is_null_and_the_rest_is_kept() -> None:

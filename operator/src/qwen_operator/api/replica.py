@@ -237,7 +237,9 @@ class LimitsSpec(ApiObject):
     min_temperature: float = Field(default=0.0, ge=0, le=2, description="Minimum for temperature.")
     max_temperature: float = Field(default=1.0, ge=0, le=2, description="Maximum for temperature.")
     rate_limit: Annotated[str, Field(max_length=32, pattern=r"^[1-9][0-9]*/(second|minute|hour)$")] | None = Field(
-        default=None, description="Requests per client and replica, such as 600/minute. Defaults to unlimited."
+        default=None,
+        description="Requests per API key and replica, such as 600/minute. Without keys, all clients share the rate. "
+        "Defaults to unlimited.",
     )
 
 

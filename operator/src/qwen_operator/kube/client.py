@@ -67,9 +67,10 @@ _CHUNK: Final = 64 * 1024
 
 WATCH_SECONDS: Final = 240
 WATCH_SILENCE: Final = 100.0
-"""A watch gets a bookmark about every minute.
+"""After so many seconds without a word, a watch is ended, and the next one shows who still answers.
 
-One that is silent for longer is considered broken.
+A bookmark comes about every minute, but not for a kind of which the API server has seen no change
+since it started.
 """
 
 _NEVER: Final = "1"
@@ -192,7 +193,8 @@ class KubeClient:
     ) -> AsyncGenerator[WatchEvent]:
         """The changes after a resourceVersion, including bookmarks.
 
-        A watch ends after so many seconds. The caller continues from the last resourceVersion.
+        A watch ends after so many seconds, or sooner if nothing comes (`WATCH_SILENCE`). The caller
+        continues from the last resourceVersion.
         """
         query = {
             "watch": "true",
@@ -383,5 +385,7 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     try:
         async for line in lines(response.content.iter_any()):
             yield line
+    except aiohttp.SocketTimeoutError:
+        return
     except (aiohttp.ClientError, TimeoutError) as error:
         raise KubeError(0, f"the watch was interrupted: {error or type(error).__name__}") from error

@@ -35,7 +35,8 @@ AT_ONCE: Final = 8
 AGAIN_SECONDS: Final = 5.0
 """Some Events come minutes after the pod, such as those about volumes that cannot be attached."""
 A_SECOND: Final = 2
-"""Reads a second, about. With many pods that are held up, each is read less often."""
+"""Reads a second, about. Each namespace with pods that are held up has the same share of them, so
+the more such pods it has, the less often each is read."""
 _MAX_SECONDS: Final = 60.0
 _AGING: Final = 60.0
 _MAX_PODS: Final = 5
@@ -94,7 +95,7 @@ class PodEvents:
         if looks:
             self._looks[key] = looks
             for pod in due:
-                looks[pod.uid].due = now + self._pause(now - looks[pod.uid].begun)
+                looks[pod.uid].due = now + self._pause(key[0], now - looks[pod.uid].begun)
             self._again(key, max(0.1, min(look.due for look in looks.values()) - now))
         else:
             self.forget(key)
@@ -103,10 +104,11 @@ class PodEvents:
             task.add_done_callback(lambda done: self._ended(key, done))
         return {uid: look.events for uid, look in looks.items()}
 
-    def _pause(self, age: float) -> float:
+    def _pause(self, namespace: str, age: float) -> float:
         """Seconds until the Events of a pod are read again that has been held up for so long."""
-        pods = sum(len(looks) for looks in self._looks.values())
-        return min(_MAX_SECONDS, max(AGAIN_SECONDS, pods / A_SECOND, age / _AGING))
+        pods = sum(len(looks) for key, looks in self._looks.items() if key[0] == namespace)
+        namespaces = len({key[0] for key in self._looks})
+        return min(_MAX_SECONDS, max(AGAIN_SECONDS, pods * namespaces / A_SECOND, age / _AGING))
 
     def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
         if self._reading.get(key) is task:

@@ -23,8 +23,9 @@ class SettingsError(Exception):
 class Settings:
     """The settings of an operator process.
 
-    Empty `watch_namespaces` means all namespaces. An empty `runbook_base_url` means the runbooks of
-    the repository. The first of the `metrics_keys` is used to read metrics that are protected.
+    An empty image means that QwenServices for this device must name their own. Empty
+    `watch_namespaces` means all namespaces. An empty `runbook_base_url` means the runbooks of the
+    repository. The first of the `metrics_keys` is used to read metrics that are protected.
     `pod_template_allow` holds paths of a pod template, `*` for all of them.
     """
 
@@ -114,7 +115,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="qwen-operator", description="The Kubernetes operator for QwenServices.")
 
-    def add(name: str, default: str, text: str, **options: object) -> None:
+    def add(name: str, default: str | None, text: str, **options: object) -> None:
         variable = _PREFIX + name.replace("-", "_").upper()
         parser.add_argument(
             f"--{name}",
@@ -123,8 +124,8 @@ def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
             **options,  # type: ignore[arg-type]
         )
 
-    add("server-image-cpu", "", "image of the server for device cpu")
-    add("server-image-cuda", "", "image of the server for device cuda")
+    add("server-image-cpu", None, "image of the server for device cpu; empty if QwenServices name their own")
+    add("server-image-cuda", None, "image of the server for device cuda; empty if QwenServices name their own")
     add("server-pull-secrets", "", "comma-separated Secrets for pulling the server's images", type=_names)
     add("pod-template-allow", "*", "what podTemplate may set: *, none, or comma-separated paths", type=_paths)
     add("watch-namespaces", "", "comma-separated namespaces to watch; empty means all", type=_names)
@@ -144,14 +145,18 @@ def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
 
 def read_settings(arguments: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Settings:
     """The settings from flags and the environment; flags win. Raises `SettingsError`."""
-    values = _parser(os.environ if env is None else env).parse_args(list(arguments))
+    given = os.environ if env is None else env
+    values = _parser(given).parse_args(list(arguments))
     # argparse checks `choices` only for flags, not for defaults from the environment.
 
     if values.log_format not in ("json", "text"):
         raise SettingsError(f"log-format: {values.log_format!r} is neither json nor text")
     if values.log_level not in LOG_LEVELS:
         raise SettingsError(f"log-level: {values.log_level!r} is not one of {', '.join(LOG_LEVELS)}")
-    missing = [device for device in ("cpu", "cuda") if not getattr(values, f"server_image_{device}")]
-    if missing:
-        raise SettingsError(f"server-image-{missing[0]} is not set ({_PREFIX}SERVER_IMAGE_{missing[0].upper()})")
+    for device in ("cpu", "cuda"):
+        if getattr(values, f"server_image_{device}") is None:
+            variable = f"{_PREFIX}SERVER_IMAGE_{device.upper()}"
+            if variable not in given:
+                raise SettingsError(f"server-image-{device} is not set ({variable}); it may be empty")
+            setattr(values, f"server_image_{device}", "")
     return Settings(**vars(values))
