@@ -273,7 +273,7 @@ async def handled(*first: str) -> list[str]:
     task = asyncio.create_task(queue.run(workers=2))
     await until(lambda: len(order) == 20 + len(first))
     task.cancel()
-    await asyncio.wait((task,))
+    assert await asyncio.wait((task,), timeout=5) == ({task}, set())
     return order
 
 
@@ -284,6 +284,12 @@ async def test_a_change_does_not_wait_behind_the_services_that_were_there_at_the
 async def test_many_changes_do_not_keep_the_others_waiting() -> None:
     order = await handled(*(f"new{number:02}" for number in range(20)))
     assert sum(key.startswith("old") for key in order[:20]) >= 8
+
+
+async def test_a_queue_ends_as_soon_as_it_is_cancelled() -> None:
+    """`handled` cancels it while one worker has just finished and the other one waits for that."""
+    for _ in range(10):
+        assert len(await handled("new")) == 21
 
 
 async def test_what_was_changed_while_no_operator_acted_does_not_wait_behind_the_others(

@@ -221,7 +221,8 @@ class ClusterCache:
         await all_synced(self._needed)
         optional = [self._informers[resource] for resource in self._optional_tasks]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(all_synced(optional), _OPTIONAL_SECONDS)
+            async with asyncio.timeout(_OPTIONAL_SECONDS):
+                await all_synced(optional)
         # Pods and children before services, so that the first reconciliation sees all of them.
         tasks.create_task(self.service_informer.run(), name="watch qwenservices")
 

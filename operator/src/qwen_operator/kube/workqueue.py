@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -132,10 +133,10 @@ class WorkQueue(Generic[K]):
                 return key
             self._changed.clear()
             timeout = self._looks[0][0] - clock() if self._looks else None
-            try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                continue
+            # Before Python 3.12, wait_for loses a cancellation that comes together with the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
 
     def _look_at(self, key: K, at: float) -> None:
         heapq.heappush(self._looks, (at, next(self._numbers), key))

@@ -174,7 +174,8 @@ class Remediator:
             self._health.beat(part, pause + _BEAT_SECONDS)
             await asyncio.sleep(_AT_LEAST)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), max(0.0, pause - (time.monotonic() - started)))
+                async with asyncio.timeout(max(0.0, pause - (time.monotonic() - started))):
+                    await wake.wait()
             wake.clear()
 
     async def tick(self, key: Key) -> float:
