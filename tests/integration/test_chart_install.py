@@ -14,7 +14,7 @@ from charts.values_schema import FURTHER_TYPES
 
 from tests.cluster import builds
 from tests.cluster.settings import ROOT, Settings
-from tests.integration.chart_releases import CHART, SAMPLES, both, helm, names
+from tests.integration.chart_releases import CHART, SAMPLES, both, helm, names, refusal
 from tests.integration.control_plane import ControlPlane, find_program
 
 pytestmark = pytest.mark.cluster
@@ -100,12 +100,17 @@ def test_operator_of_listed_namespaces_has_no_rights_elsewhere(installed: Contro
 @both
 def test_upgrade_can_switch_the_election_off_and_on(installed: ControlPlane, program: str) -> None:
     alone = ("--set", "replicas=1,leaderElection.enabled=false")
+    recreate = ("--reset-values", "--set", "strategy.type=Recreate")
     strategies = []
-    for values in (alone, ("--reset-values",)):
+    for values in (alone, recreate, ("--reset-values",)):
+        if values is recreate:
+            said = refusal(installed, "upgrade", "qwen-operator", CHART, "--reset-values", program=program)
+            assert "would act at the same time. Nothing was changed." in said
+            assert f"--set {recreate[-1]}" in said
         helm(installed, "upgrade", "qwen-operator", CHART, *values, program=program)
         found = installed.kubectl("get", "deployment", "qwen-operator", "-n", generate.NAMESPACE, "-o", "yaml")
         strategies.append(yaml.safe_load(found)["spec"]["strategy"]["type"])
-    assert strategies == ["Recreate", "RollingUpdate"]
+    assert strategies == ["Recreate", "Recreate", "RollingUpdate"]
 
 
 @both
