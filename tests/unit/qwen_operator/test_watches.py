@@ -372,6 +372,16 @@ async def test_watches_that_fail_again_and_again_are_counted(kube: KubeClient, o
     assert failing_watches() == watches() == 0
 
 
+async def test_many_namespaces_are_followed_one_after_another(kube: KubeClient, objects: Objects) -> None:
+    """All at once, they would keep the event loop from renewing the Lease."""
+    many = [f"team-{number}" for number in range(20)]
+    async with informer(kube, *many) as subject:
+        await until(lambda: objects.lists)
+        assert len(objects.lists) <= 5
+        await until(subject.synced.is_set)
+    assert sorted(objects.lists) == sorted(many)
+
+
 async def test_a_watch_that_fails_once_is_no_failing_one(kube: KubeClient, objects: Objects) -> None:
     async with informer(kube, "a"):
         await until(lambda: objects.watches)

@@ -41,6 +41,8 @@ SHORT_SECONDS: Final = 1.0
 
 _TRIES: Final = 3
 """After so many failures in a row, the start no longer waits for a namespace."""
+ALONE_SECONDS: Final = 5.0
+"""For so long the first list of a namespace has the others wait."""
 START_SECONDS: Final = 20.0
 """For so long the start waits for lists that neither come nor fail."""
 FAILING: Final = 2
@@ -100,6 +102,7 @@ class Informer:
         self._removable = removable
         self._kube = kube
         self._loops = [_Loop(namespace) for namespace in namespaces or (None,)]
+        self._first = asyncio.Lock()
         self._on_change = on_change
         self._selector = selector or None
         self._relist = relist
@@ -213,7 +216,9 @@ class Informer:
     async def _once(self, loop: _Loop) -> None:
         """Lists if necessary, then watches until the end of the watch."""
         clock = asyncio.get_running_loop().time
-        if not loop.version or clock() - loop.listed_at >= self._relist:
+        if loop.listed_at == -math.inf:
+            await self._list_first(loop)
+        elif not loop.version or clock() - loop.listed_at >= self._relist:
             await self._list(loop)
         seconds = min(WATCH_SECONDS, max(1.0, loop.listed_at + self._relist - clock()))
         # The API server ends the watch. One that does not is ended here.
@@ -252,6 +257,17 @@ class Informer:
             loop.heard_at = -math.inf
         if loop.absences > 1 or loop.failures >= _TRIES:
             self._no_longer_awaited(loop.namespace)
+
+    async def _list_first(self, loop: _Loop) -> None:
+        """Lists one namespace after another: hundreds at once keep the loop from the Lease."""
+        async with self._first:
+            listing = asyncio.create_task(self._list(loop))
+            try:
+                await asyncio.wait((listing,), timeout=ALONE_SECONDS)
+            except asyncio.CancelledError:
+                listing.cancel()
+                raise
+        await listing
 
     async def _list(self, loop: _Loop) -> None:
         asked_at = asyncio.get_running_loop().time()
