@@ -15,12 +15,12 @@ import pytest_asyncio
 
 from generate_openapi import main
 from qwen_server.api.openapi.document import document
-from qwen_server.app import ROUTERS
+from qwen_server.app import ADMIN_ROUTERS, ROUTERS
 from tests.unit.qwen_server.serving import Served, make_settings, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ROUTES = [route for router in ROUTERS for route in router.routes]
+ROUTES = [route for router in (*ROUTERS, *ADMIN_ROUTERS) for route in router.routes]
 DOCUMENT = document(ROUTES, make_settings())
 ELSEWHERE = re.compile(r"[a-z]+://|^//")
 

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     api_keys: Annotated[SecretStr | None, BeforeValidator(parse_api_keys)] = Field(
         None, description="API keys, separated by commas or white space; environment variable only"
     )
+    admin_api_keys_dir: Annotated[Path | None, BeforeValidator(empty_is_none)] = Field(
+        None,
+        description="folder of files with keys of administrators, in the form of --api-keys-dir, reloaded on change; "
+        "they are API keys as well and open the admin paths; unset: there are no admin paths",
+    )
     metrics_tokens_dir: Annotated[Path | None, BeforeValidator(empty_is_none)] = Field(
         None,
         description="folder of files with tokens that open the metrics paths and nothing else, one per line, or their "
