@@ -154,7 +154,11 @@ GOOD_SPECS: dict[str, Spec] = {
     },
     "API keys": {
         **CPU,
-        "auth": {"apiKeySecretRef": {"name": "keys"}, "metricsTokenSecretRef": {"name": "metrics", "key": "token"}},
+        "auth": {
+            "apiKeySecretRef": {"name": "keys"},
+            "adminKeySecretRef": {"name": "admins"},
+            "metricsTokenSecretRef": {"name": "metrics", "key": "token"},
+        },
     },
     "exposed": {
         **CPU,

@@ -249,6 +249,11 @@ class AuthSpec(ApiObject):
     api_key_secret_ref: LocalObjectReference | None = Field(
         default=None, description="A Secret whose values are API keys. By default no key is required."
     )
+    admin_key_secret_ref: LocalObjectReference | None = Field(
+        default=None,
+        description="A Secret whose values are keys of administrators. They are API keys, too, and open the server's "
+        "admin paths. By default these paths do not exist.",
+    )
     metrics_token_secret_ref: SecretKeyRef | None = Field(
         default=None,
         description="A token for the metrics of the pods. With it they answer only to this token, to the operator's "

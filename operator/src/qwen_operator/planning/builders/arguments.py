@@ -10,6 +10,7 @@ from qwen_operator.planning.builders.metricstokens import FOLDER as METRICS_TOKE
 from qwen_operator.planning.builders.source import resolve_source
 
 ALERTS_FOLDER: Final = "/etc/qwen/alerts"
+ADMIN_KEYS_FOLDER: Final = "/etc/qwen/admin-api-keys"
 API_KEYS_FOLDER: Final = "/etc/qwen/api-keys"
 PODINFO_FOLDER: Final = "/etc/podinfo"
 _SERVER_DEFAULT_TEMPERATURE: Final = 0.7
@@ -89,6 +90,7 @@ def _limit_flags(spec: QwenServiceSpec) -> list[Flag]:
 def _wiring_flags(spec: QwenServiceSpec) -> list[Flag]:
     return [
         ("api-keys-dir", API_KEYS_FOLDER if spec.auth.api_key_secret_ref else None),
+        ("admin-api-keys-dir", ADMIN_KEYS_FOLDER if spec.auth.admin_key_secret_ref else None),
         ("metrics-tokens-dir", METRICS_TOKENS_FOLDER if spec.auth.metrics_token_secret_ref else None),
         ("drain-timeout", format_duration(spec.drain.timeout)),
         ("alerts-file", f"{ALERTS_FOLDER}/alerts.json"),

@@ -20,6 +20,7 @@ from qwen_operator.api.names import (
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import ProbeSpec
 from qwen_operator.planning.builders.arguments import (
+    ADMIN_KEYS_FOLDER,
     ALERTS_FOLDER,
     API_KEYS_FOLDER,
     PODINFO_FOLDER,
@@ -170,6 +171,8 @@ def _volumes(name: str, spec: QwenServiceSpec) -> list[Object]:
     ]
     if spec.auth.api_key_secret_ref:
         volumes.append({"name": "api-keys", "secret": {"secretName": spec.auth.api_key_secret_ref.name}})
+    if spec.auth.admin_key_secret_ref:
+        volumes.append({"name": "admin-api-keys", "secret": {"secretName": spec.auth.admin_key_secret_ref.name}})
     if spec.cache is not None:
         claim = spec.cache.existing_claim or child_name(name, "cache")
         volumes.append({"name": "cache", "persistentVolumeClaim": {"claimName": claim}})
@@ -185,6 +188,8 @@ def _mounts(spec: QwenServiceSpec) -> list[Object]:
     ]
     if spec.auth.api_key_secret_ref:
         mounts.append({"name": "api-keys", "mountPath": API_KEYS_FOLDER, "readOnly": True})
+    if spec.auth.admin_key_secret_ref:
+        mounts.append({"name": "admin-api-keys", "mountPath": ADMIN_KEYS_FOLDER, "readOnly": True})
     if spec.cache is not None:
         mounts.append({"name": "cache", "mountPath": CACHE_PATH})
     return [*mounts, *token_mounts(spec), *trust_mounts(spec), *resolve_source(spec).mounts]
