@@ -15,7 +15,19 @@ from starlette.responses import JSONResponse, Response
 
 from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.handler import Handler
-from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
+from qwen_server.api.routes import (
+    administration,
+    chat,
+    completions,
+    docs,
+    health,
+    messages,
+    metrics,
+    models,
+    responses,
+    server,
+    tokenize,
+)
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.control.lifecycle import Lifecycle
@@ -38,10 +50,11 @@ if TYPE_CHECKING:
     from qwen_server.observe.tracing import Tracing
 
 ROUTERS: Final = tuple(
-    module.router for module in (chat, completions, responses, messages, tokenize, models, health, metrics, docs)
+    module.router
+    for module in (chat, completions, responses, messages, tokenize, models, health, server, metrics, docs)
 )
 # Their routes are `AdminRoute`s. They exist only where administrators have keys.
-ADMIN_ROUTERS: Final[tuple[APIRouter, ...]] = ()
+ADMIN_ROUTERS: Final[tuple[APIRouter, ...]] = (administration.router,)
 
 
 def create_app(
@@ -100,7 +113,8 @@ def create_app(
     if settings.cors_origins:
         app.add_middleware(cross_origin, origins=settings.cors_origins)
     app.add_middleware(Surroundings, service=service, tracing=tracing)
-    for router in (*ROUTERS, *ADMIN_ROUTERS) if admins.enabled else ROUTERS:
+    tokenizer = (server.tokenizer_router,) if settings.enable_tokenizer_info_endpoint else ()
+    for router in (*ROUTERS, *tokenizer, *(ADMIN_ROUTERS if admins.enabled else ())):
         app.include_router(router)
     return app
 

@@ -13,9 +13,9 @@ from qwen_operator.api.base import ValidationRule
 # The server's own flags belong before the `--`, where only the operator writes.
 SERVER_FLAGS: Final = (
     "admin-api-keys-dir", "alerts-file", "api-keys", "api-keys-dir", "body-timeout", "cors-origins",
-    "default-max-tokens", "default-temperature", "device", "drain-timeout", "dtype", "enforce-eager",
-    "gpu-memory-utilization", "grammar-timeout", "header-timeout", "host", "keep-alive-timeout", "kv-cache-gib",
-    "log-prompts", "max-body-bytes", "max-choices", "max-concurrent-requests", "max-grammar-branches",
+    "default-max-tokens", "default-temperature", "device", "drain-timeout", "dtype", "enable-tokenizer-info-endpoint",
+    "enforce-eager", "gpu-memory-utilization", "grammar-timeout", "header-timeout", "host", "keep-alive-timeout",
+    "kv-cache-gib", "log-prompts", "max-body-bytes", "max-choices", "max-concurrent-requests", "max-grammar-branches",
     "max-grammar-depth", "max-grammar-repeats", "max-grammar-size", "max-grammar-values", "max-model-len",
     "max-prompts", "max-queue-size", "max-sequences", "max-stops", "max-temperature", "max-tokens-limit",
     "metrics-tokens-dir", "min-temperature", "model", "model-aliases", "models-dir", "on-exceed",
@@ -30,11 +30,11 @@ REFUSED_FLAGS: Final = (
     "disable-log-stats", "disable-uvicorn-access-log", "enable-auto-tool-choice", "enable-flash-late-interaction",
     "enable-force-include-usage", "enable-log-deltas", "enable-log-outputs", "enable-log-requests",
     "enable-offline-docs", "enable-per-request-metrics", "enable-prompt-tokens-details", "enable-request-id-headers",
-    "enable-scale-out", "enable-server-load-tracking", "enable-ssl-refresh", "enable-tokenizer-info-endpoint",
-    "exclude-tools-when-tool-choice-none", "headless", "hf-token", "log-config-file", "log-error-stack",
-    "logging-config", "lora-modules", "max-log-len", "middleware", "pp", "q", "reasoning-effort-map", "response-role",
-    "return-tokens-as-token-ids", "root-path", "runner", "shutdown-timeout", "skip-tokenizer-init",
-    "sse-keep-alive-interval", "tokens-only", "tp", "uds", "uvicorn-log-level", "worker-extension-cls",
+    "enable-scale-out", "enable-server-load-tracking", "enable-ssl-refresh", "exclude-tools-when-tool-choice-none",
+    "headless", "hf-token", "log-config-file", "log-error-stack", "logging-config", "lora-modules", "max-log-len",
+    "middleware", "pp", "q", "reasoning-effort-map", "response-role", "return-tokens-as-token-ids", "root-path",
+    "runner", "shutdown-timeout", "skip-tokenizer-init", "sse-keep-alive-interval", "tokens-only", "tp", "uds",
+    "uvicorn-log-level", "worker-extension-cls",
 )  # fmt: skip
 REFUSED_BEGINNINGS: Final = (
     "anthropic-", "chat-template", "cohere-", "data-parallel", "dp", "fingerprint-", "grpc", "h11-", "max-num-queued-",

@@ -27,7 +27,7 @@ from qwen_server.api.streaming import (
 )
 from qwen_server.api.transcript import Transcript
 from qwen_server.control.admission import QueueTimeoutError, Ticket
-from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, TIMEOUT_TEXT
+from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, SLEEPING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
 from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Output, Turn
 from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _ERROR_SECONDS = 5.0
 # The errors of an accepted request that are no failures.
-_REFUSALS = frozenset({"queue_timeout", "grammars_busy"})
+_REFUSALS = frozenset({"queue_timeout", "grammars_busy", "sleeping"})
 
 
 class Generation:
@@ -139,6 +139,8 @@ class Generation:
             if isinstance(error, TimeoutError) and deadline.expired():
                 if service.lifecycle.given_up:
                     raise refused(service.refuse("draining", DRAINING_TEXT, 1)) from None
+                if service.sleep.active:
+                    raise refused(service.refuse("sleeping", SLEEPING_TEXT, 10)) from None
                 raise refused(service.refuse("timeout", TIMEOUT_TEXT)) from None
             _log.exception("request %s failed", self._record.request_id)
             raise HttpError(500, {"error": INTERNAL_TEXT}, kind="internal") from error

@@ -45,7 +45,6 @@ _OWNED = {
     "enable-scale-out": _NOT_OURS,
     "enable-server-load-tracking": "see the server's own metrics at /api/v1/metrics",
     "enable-ssl-refresh": "the server speaks plain HTTP",
-    "enable-tokenizer-info-endpoint": _NOT_OURS,
     "exclude-tools-when-tool-choice-none": _NOT_OURS,
     "fingerprint-*": _NOT_OURS,
     "grpc*": "the server speaks plain HTTP",

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     quantization: OptionalText = Field(None, description="quantization method, as vLLM names it")
     revision: OptionalText = Field(None, description="branch, tag or commit of a repository")
     enforce_eager: bool = Field(False, description="skip compilation and CUDA graphs: starts faster, runs slower")
+    enable_tokenizer_info_endpoint: bool = Field(
+        False, description="answer /tokenizer_info with the configuration of the tokenizer"
+    )
     tool_call_parser: str = Field("auto", description="auto (by model family), none, or a parser, as vLLM names it")
     reasoning_parser: str = Field("auto", description="auto (by model family), none, or a parser, as vLLM names it")
 

@@ -12,8 +12,8 @@ from qwen_server.http.asgi import App, Receive, Scope, Send, send_error
 from qwen_server.http.dialects import worded_for
 from qwen_server.http.error_bodies import HttpError
 
-_ALWAYS = ("/v1", "/tokenize", "/detokenize")
-_METRICS = ("/metrics", "/api/v1/metrics", "/prometheus/metrics", "/stats")
+_ALWAYS = ("/v1", "/tokenize", "/detokenize", "/tokenizer_info")
+_METRICS = ("/metrics", "/api/v1/metrics", "/prometheus/metrics", "/stats", "/load")
 _DOCS = ("/docs", "/redoc", "/openapi.json")
 _PREFLIGHT_SECONDS = 600
 

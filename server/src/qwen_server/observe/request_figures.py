@@ -40,6 +40,7 @@ REFUSALS = (
     "grammars_busy",
     "queue_full",
     "queue_timeout",
+    "sleeping",
     "starting",
     "unresponsive",
     "uploads_full",

@@ -83,6 +83,8 @@ def build(
     arguments = engine_arguments(settings, device)
     _log.info("starting the engine: %s", " ".join(arguments))
     engine_args = parsed(arguments)
+    if engine_args.enable_sleep_mode and device == "cpu":
+        raise EngineError("--enable-sleep-mode: vLLM has its sleep mode only on GPUs")
     choose_executor(engine_args, device)
     family = _family(engine_args)
     # The engine needs the parser too: a grammar applies only after the reasoning has ended.
@@ -246,6 +248,7 @@ def _info(
         max_num_seqs=llm.vllm_config.scheduler_config.max_num_seqs,
         kv_cache_tokens=int(tokens),
         device=device,
+        can_sleep=llm.model_config.enable_sleep_mode,
         chats_need_parsing=family.always_thinks and settings.reasoning_parser != "none",
         patches=patches.in_use,
     )
