@@ -130,6 +130,7 @@ class ScriptedEngine:
     cause: str | None = None
     stalled: bool = False
     kv_cache_usage: float = 0.0
+    cached_tokens: int = 0
     reserved_bytes: int = 0
     checked: list[Mapping[str, Any]] = field(default_factory=list)
     checks: int = 0
@@ -323,9 +324,13 @@ class ScriptedEngine:
                 raise EngineError(script.fail)
             self._last_token = time.monotonic()
             self.generated += 1
-            prompt_tokens = scripted_answers.PROMPT_TOKENS if position == 0 and index == 0 else 0
-            delta = _delta(index, script, position)
-            yield Output((delta,), finished=position == length - 1, prompt_tokens=prompt_tokens)
+            begins = position == 0 and index == 0
+            yield Output(
+                (_delta(index, script, position),),
+                finished=position == length - 1,
+                prompt_tokens=scripted_answers.PROMPT_TOKENS if begins else 0,
+                cached_tokens=self.cached_tokens if begins else 0,
+            )
 
     def _act(self, script: Script) -> None:
         if script.action == "hang":

@@ -194,20 +194,17 @@ class Generation:
             await self._stream_outputs(outputs, chunks, direct, send)
 
     async def _collect_outputs(self, outputs: AsyncIterator[Output], choices: int, send: Send) -> None:
-        record = self._record
         collector = Collector(self._body.kind, choices, stop_reasons=self._body.stop_reasons)
         async for output in outputs:
             self._observe(output)
             require_answer(output)
             collector.add(output)
-        usage = usage_of(record.prompt_tokens, record.output_tokens)
-        body = collector.body(self._id, self._created, self._body.model, usage)
+        body = collector.body(self._id, self._created, self._body.model, self._usage())
         await send_json(send, 200, body, [self._timing()])
 
     async def _stream_outputs(
         self, outputs: AsyncIterator[Output], chunks: Chunks, direct: DirectEvents | None, send: Send
     ) -> None:
-        record = self._record
         stream = self._begin_stream(send, direct)
         # Sent only after the engine's stream has ended: as soon as an answer is complete, uvicorn
         # reports its client as disconnected.
@@ -219,7 +216,7 @@ class Generation:
             require_answer(output)
             data = chunks.of(output)
             if output.finished:
-                tail = chunks.usage(record.prompt_tokens, record.output_tokens) if self._body.include_usage else b""
+                tail = chunks.usage(self._usage()) if self._body.include_usage else b""
                 ending = data + tail + DONE
             elif data:
                 await stream.write(data)
@@ -228,6 +225,11 @@ class Generation:
         if ending is None:
             raise EngineError("the engine ended without finishing the request")
         await stream.end(ending)
+
+    def _usage(self) -> dict[str, Any]:
+        record = self._record
+        cached = record.cached_tokens if self._service.settings.enable_prompt_tokens_details else None
+        return usage_of(record.prompt_tokens, record.output_tokens, cached)
 
     async def _serve_reference(self, turn: Turn, send: Send) -> None:
         body, engine = self._body, self._service.engine
@@ -269,6 +271,7 @@ class Generation:
         """
         if self._transcript is not None:
             self._transcript.add(output)
+        self._record.cached_tokens += output.cached_tokens
         self._service.figures.gain(
             self._record,
             sum(delta.tokens for delta in output.deltas),

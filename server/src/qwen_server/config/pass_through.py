@@ -40,7 +40,6 @@ _OWNED = {
     "enable-log-requests": _LOGS,
     "enable-offline-docs": "/docs and /redoc always work offline",
     "enable-per-request-metrics": "every answer has the header Server-Timing",
-    "enable-prompt-tokens-details": _NOT_OURS,
     "enable-request-id-headers": "every answer has the header X-Request-Id",
     "enable-scale-out": _NOT_OURS,
     "enable-server-load-tracking": "see the server's own metrics at /api/v1/metrics",

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     quantization: OptionalText = Field(None, description="quantization method, as vLLM names it")
     revision: OptionalText = Field(None, description="branch, tag or commit of a repository")
     enforce_eager: bool = Field(False, description="skip compilation and CUDA graphs: starts faster, runs slower")
+    enable_prompt_tokens_details: bool = Field(
+        False, description="tell in the usage how many tokens of the prompt came from the prefix cache"
+    )
     enable_tokenizer_info_endpoint: bool = Field(
         False, description="answer /tokenizer_info with the configuration of the tokenizer"
     )

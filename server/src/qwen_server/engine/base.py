@@ -109,12 +109,14 @@ class Output:
         the whole answer.
     prompt_tokens: the number of tokens of the prompts that appear for the first time. Observers
         need it because they do not see `Prepared`.
+    cached_tokens: how many of those were in the prefix cache.
     """
 
     deltas: tuple[Delta, ...]
     finished: bool
     first_token_at: float | None = None
     prompt_tokens: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

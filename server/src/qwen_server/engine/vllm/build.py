@@ -208,7 +208,8 @@ def _serving(
     renderer.warmup()
     # The parsers build their grammars again for each request, which costs more than the rendering.
     plain = OnlineRenderer(**rendering)
-    common = {"online_renderer": renderer, "request_logger": None}
+    details = {"enable_prompt_tokens_details": settings.enable_prompt_tokens_details}
+    common = {"online_renderer": renderer, "request_logger": None, **details}
     options = {**common, **template, **parsers}
     chat = WholeCallsChat(client, models, "assistant", **options)
     completion = Completion(client, models, **common)
