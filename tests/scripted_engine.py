@@ -74,20 +74,22 @@ class Script:
 class ScriptedMaintenance:
     """Implements `qwen_server.engine.base.Maintenance`. `orders` are all orders, in turn.
 
-    An order waits for `may_switch`, and fails with `failure` if there is one.
+    An order waits for `may_switch`, and fails with `failure` if there is one. The prefix cache is
+    emptied if the order takes it from running requests, or if it `empties`.
     """
 
     orders: list[tuple[Any, ...]] = field(default_factory=list)
     asleep: set[str] = field(default_factory=set)
     may_switch: asyncio.Event = field(default_factory=asyncio.Event)
     failure: str | None = None
+    empties: bool = False
 
     def __post_init__(self) -> None:
         self.may_switch.set()
 
     async def reset_prefix_cache(self, *, running: bool, external: bool) -> bool:
         await self._order("reset_prefix_cache", running, external)
-        return running
+        return running or self.empties
 
     async def sleep(self, level: int) -> None:
         await self._order("sleep", level)

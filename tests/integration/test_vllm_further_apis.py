@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from tests.integration.builtin_model import ANSWER, NAME, QUESTION
+from tests.integration.builtin_model import ANSWER, FOLDER, NAME, QUESTION
 from tests.integration.server_process import ServerProcess, ready_server
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
@@ -38,7 +38,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with all that settings add to the API, and an administrator."""
     keys = tmp_path_factory.mktemp("admins")
     (keys / "ops").write_text("root\n")
+    template = tmp_path_factory.mktemp("template") / "marking.jinja"
+    own_template = (FOLDER / "chat_template.jinja").read_text(encoding="utf-8")
+    template.write_text(own_template + "{%- if marked is defined %}{{- marked }}{%- endif %}", encoding="utf-8")
     own = ("--enable-prompt-tokens-details", "--enable-tokenizer-info-endpoint", f"--admin-api-keys-dir={keys}")
+    own = (*own, f"--chat-template={template}")
     folder = tmp_path_factory.mktemp("server")
     with ready_server(folder, f"--max-model-len={CONTEXT}", *own, "--", "--max-num-seqs=32") as process:
         yield process
@@ -282,7 +286,7 @@ def streamed_usage(http: httpx.Client, path: str, **body: Any) -> dict[str, Any]
 
 def test_every_api_tells_how_many_tokens_were_cached(http: httpx.Client) -> None:
     talk = [{"role": "user", "content": "央行宣布降息25个基点。" * 24}]
-    chat = {"messages": talk, "temperature": 0, "max_tokens": 2}
+    chat = {"messages": talk, "temperature": 0.5, "max_tokens": 2}
     assert cached_in(post(http, "/v1/chat/completions", **chat)["usage"]) == 0
     usage = post(http, "/v1/chat/completions", **chat)["usage"]
     cached = cached_in(usage)
@@ -298,8 +302,8 @@ def test_every_api_tells_how_many_tokens_were_cached(http: httpx.Client) -> None
 
 
 def test_the_cached_tokens_of_all_prompts_count(http: httpx.Client) -> None:
-    prompts = ["央行宣布降息25个基点。" * 24, "x", "国家队夺得冠军。" * 32]
-    body = {"prompt": prompts, "temperature": 0, "max_tokens": 1}
+    prompts = ["央行宣布降息25个基点。" * 24, "x", "国家队夺得冠军。" * 40]
+    body = {"prompt": prompts, "temperature": 0.5, "max_tokens": 1}
     post(http, "/v1/completions", **body)
     cached = cached_in(post(http, "/v1/completions", **body)["usage"])
     alone = [cached_in(post(http, "/v1/completions", **body | {"prompt": prompt})["usage"]) for prompt in prompts]
@@ -329,7 +333,7 @@ def test_an_answer_that_repeats_itself_ends(http: httpx.Client, reference: bool,
 
 
 def test_an_administrator_empties_the_prefix_cache(http: httpx.Client) -> None:
-    body = {"prompt": "国家队夺得冠军。" * 32, "max_tokens": 1}
+    body = {"prompt": "国家队夺得冠军。" * 40, "max_tokens": 1}
     post(http, "/v1/completions", **body)
     assert cached_in(post(http, "/v1/completions", **body)["usage"]) > 0
     assert http.post("/reset_prefix_cache").status_code == 401
@@ -349,9 +353,21 @@ def test_an_engine_sleeps_and_wakes_up(server: ServerProcess, http: httpx.Client
         assert http.get("/health/generate").status_code == 503
     finally:
         assert http.post("/wake_up", headers=admin).json() == {"status": "awake", "tags": None}
-    assert post(http, "/v1/chat/completions", messages=TALK, temperature=0)["choices"][0]["message"]["content"] == ANSWER
+    assert (
+        post(http, "/v1/chat/completions", messages=TALK, temperature=0)["choices"][0]["message"]["content"] == ANSWER
+    )
     assert server.status("/health/generate") == 200
     assert server.metrics()["alerts"] == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"logprobs": True}])
+def test_a_chat_template_of_ones_own_is_used(http: httpx.Client, fields: dict[str, Any]) -> None:
+    """The server's template is the model's, with an argument that it adds to the prompt."""
+    marked = {"messages": TALK, "chat_template_kwargs": {"marked": "央行宣布降息"}}
+    tokens = post(http, "/tokenize", **marked)["count"]
+    assert tokens > post(http, "/tokenize", messages=TALK)["count"]
+    assert post(http, "/v1/chat/completions", **marked, **fields)["usage"]["prompt_tokens"] == tokens
+    assert "marked is defined" in http.get("/tokenizer_info").json()["chat_template"]
 
 
 def test_what_vllms_server_also_tells(http: httpx.Client) -> None:

@@ -53,6 +53,9 @@ GOOD_SPECS: dict[str, Spec] = {
             },
         }
     },
+    "chat template": {
+        "model": {**BUILTIN["model"], "chatTemplate": {"configMapRef": {"name": "templates", "key": "qwen.jinja"}}}
+    },
     "name that is not English": {"model": {"servedName": "新闻分类", **BUILTIN["model"]}},
     "ModelScope": {
         "model": {

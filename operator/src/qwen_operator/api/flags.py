@@ -12,7 +12,7 @@ from qwen_operator.api.base import ValidationRule
 
 # The server's own flags belong before the `--`, where only the operator writes.
 SERVER_FLAGS: Final = (
-    "admin-api-keys-dir", "alerts-file", "api-keys", "api-keys-dir", "body-timeout", "cors-origins",
+    "admin-api-keys-dir", "alerts-file", "api-keys", "api-keys-dir", "body-timeout", "chat-template", "cors-origins",
     "default-max-tokens", "default-temperature", "device", "drain-timeout", "dtype", "enable-prompt-tokens-details",
     "enable-tokenizer-info-endpoint", "enforce-eager", "gpu-memory-utilization", "grammar-timeout", "header-timeout",
     "host", "keep-alive-timeout", "kv-cache-gib", "log-prompts", "max-body-bytes", "max-choices",
@@ -37,7 +37,7 @@ REFUSED_FLAGS: Final = (
     "worker-extension-cls",
 )  # fmt: skip
 REFUSED_BEGINNINGS: Final = (
-    "anthropic-", "chat-template", "cohere-", "data-parallel", "dp", "fingerprint-", "grpc", "h11-", "max-num-queued-",
+    "anthropic-", "chat-template-", "cohere-", "data-parallel", "dp", "fingerprint-", "grpc", "h11-", "max-num-queued-",
     "ssl-", "tool-", "trust-request-",
 )  # fmt: skip
 # After a single dash argparse also takes the beginning of a flag.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 _HERE = "the engine runs in this process"
-_TEMPLATE = "the server uses the model's own template; requests can set chat_template_kwargs"
+_TEMPLATE = "the server chooses it; requests can set chat_template_kwargs"
 _LOGS = "use --log-level, --log-format and --log-prompts before the `--`"
 _NOT_OURS = "it is a flag of vLLM's own HTTP server and has no counterpart here"
 
@@ -21,7 +21,7 @@ _OWNED = {
     "api-key": "use --api-keys-dir, or the environment variable QWEN_API_KEYS",
     "api-server-count": _HERE,
     "asc": _HERE,
-    "chat-template*": _TEMPLATE,
+    "chat-template-*": _TEMPLATE,
     "cohere-*": _NOT_OURS,
     "config": "write the flags themselves",
     "convert": "the server only generates text",

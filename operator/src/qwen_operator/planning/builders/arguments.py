@@ -8,6 +8,7 @@ from typing import Final
 from qwen_operator.api import QwenServiceSpec, format_duration, parse_quantity
 from qwen_operator.planning.builders.metricstokens import FOLDER as METRICS_TOKENS_FOLDER
 from qwen_operator.planning.builders.source import resolve_source
+from qwen_operator.planning.builders.template import template_file
 
 ALERTS_FOLDER: Final = "/etc/qwen/alerts"
 ADMIN_KEYS_FOLDER: Final = "/etc/qwen/admin-api-keys"
@@ -34,6 +35,7 @@ def _model_flags(spec: QwenServiceSpec) -> list[Flag]:
         ("served-model-name", spec.model.served_name or source.default_name),
         ("model-aliases", ",".join(spec.model.aliases) or None),
         ("revision", source.revision),
+        ("chat-template", template_file(spec)),
     ]
 
 

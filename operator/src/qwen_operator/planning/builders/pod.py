@@ -30,6 +30,7 @@ from qwen_operator.planning.builders.arguments import (
 from qwen_operator.planning.builders.merge import merge
 from qwen_operator.planning.builders.metricstokens import token_mounts, token_volumes
 from qwen_operator.planning.builders.source import CACHE_PATH, resolve_source
+from qwen_operator.planning.builders.template import template_mounts, template_volumes
 from qwen_operator.planning.builders.trust import trust_environment, trust_mounts, trust_volumes
 
 USER: Final = 65532
@@ -176,7 +177,8 @@ def _volumes(name: str, spec: QwenServiceSpec) -> list[Object]:
     if spec.cache is not None:
         claim = spec.cache.existing_claim or child_name(name, "cache")
         volumes.append({"name": "cache", "persistentVolumeClaim": {"claimName": claim}})
-    return [*volumes, *token_volumes(name, spec), *trust_volumes(spec), *resolve_source(spec).volumes]
+    tokens, trust, template = token_volumes(name, spec), trust_volumes(spec), template_volumes(spec)
+    return [*volumes, *tokens, *trust, *template, *resolve_source(spec).volumes]
 
 
 def _mounts(spec: QwenServiceSpec) -> list[Object]:
@@ -192,7 +194,7 @@ def _mounts(spec: QwenServiceSpec) -> list[Object]:
         mounts.append({"name": "admin-api-keys", "mountPath": ADMIN_KEYS_FOLDER, "readOnly": True})
     if spec.cache is not None:
         mounts.append({"name": "cache", "mountPath": CACHE_PATH})
-    return [*mounts, *token_mounts(spec), *trust_mounts(spec), *resolve_source(spec).mounts]
+    return [*mounts, *token_mounts(spec), *trust_mounts(spec), *template_mounts(spec), *resolve_source(spec).mounts]
 
 
 def _scheduling(name: str, spec: QwenServiceSpec) -> Object:
