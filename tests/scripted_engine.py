@@ -24,7 +24,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -71,6 +71,49 @@ class Script:
 
 
 @dataclass
+class ScriptedMaintenance:
+    """Implements `qwen_server.engine.base.Maintenance`. `orders` are all orders, in turn.
+
+    An order waits for `may_switch`, and fails with `failure` if there is one. The prefix cache is
+    emptied if the order takes it from running requests, or if it `empties`.
+    """
+
+    orders: list[tuple[Any, ...]] = field(default_factory=list)
+    asleep: set[str] = field(default_factory=set)
+    may_switch: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: str | None = None
+    empties: bool = False
+
+    def __post_init__(self) -> None:
+        self.may_switch.set()
+
+    async def reset_prefix_cache(self, *, running: bool, external: bool) -> bool:
+        await self._order("reset_prefix_cache", running, external)
+        return running or self.empties
+
+    async def sleep(self, level: int) -> None:
+        await self._order("sleep", level)
+        self.asleep = {"weights", "kv_cache"} if level else {"scheduling"}
+
+    async def wake_up(self, tags: Sequence[str] | None) -> bool:
+        await self._order("wake_up", tags)
+        self.asleep -= self.asleep if tags is None else set(tags)
+        return not self.asleep
+
+    async def is_sleeping(self) -> bool:
+        return bool(self.asleep)
+
+    async def tokenizer_info(self) -> dict[str, Any]:
+        return {"tokenizer_class": "Qwen2TokenizerFast", "model_max_length": 2048}
+
+    async def _order(self, *order: Any) -> None:
+        self.orders.append(order)
+        await self.may_switch.wait()
+        if self.failure is not None:
+            raise EngineError(self.failure)
+
+
+@dataclass
 class ScriptedEngine:
     """Implements `qwen_server.engine.base.Engine`; one event loop owns it."""
 
@@ -89,13 +132,17 @@ class ScriptedEngine:
     cause: str | None = None
     stalled: bool = False
     kv_cache_usage: float = 0.0
+    cached_tokens: int = 0
     reserved_bytes: int = 0
     checked: list[Mapping[str, Any]] = field(default_factory=list)
     checks: int = 0
     grammar_error: Exception | None = None
+    maintenance: ScriptedMaintenance = field(default_factory=ScriptedMaintenance)
 
     def __post_init__(self) -> None:
-        self.info = EngineInfo(self.served_name, self.served_name, self.max_model_len, 256, 65536, "cpu")
+        self.info = EngineInfo(
+            self.served_name, self.served_name, self.max_model_len, 256, 65536, "cpu", can_sleep=True
+        )
         self._goes = asyncio.Event()
         self._goes.set()
         self._dead = asyncio.Event()
@@ -240,6 +287,8 @@ class ScriptedEngine:
         )
 
     async def probe(self) -> None:
+        if self.maintenance.asleep:
+            raise EngineError("the engine is asleep")
         await self._step(0)
 
     def gpu_reserved_bytes(self) -> int:
@@ -277,9 +326,13 @@ class ScriptedEngine:
                 raise EngineError(script.fail)
             self._last_token = time.monotonic()
             self.generated += 1
-            prompt_tokens = scripted_answers.PROMPT_TOKENS if position == 0 and index == 0 else 0
-            delta = _delta(index, script, position)
-            yield Output((delta,), finished=position == length - 1, prompt_tokens=prompt_tokens)
+            begins = position == 0 and index == 0
+            yield Output(
+                (_delta(index, script, position),),
+                finished=position == length - 1,
+                prompt_tokens=scripted_answers.PROMPT_TOKENS if begins else 0,
+                cached_tokens=self.cached_tokens if begins else 0,
+            )
 
     def _act(self, script: Script) -> None:
         if script.action == "hang":

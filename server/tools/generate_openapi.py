@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qwen_server.api.openapi.document import document
-from qwen_server.app import ROUTERS
+from qwen_server.api.routes.server import tokenizer_router
+from qwen_server.app import ADMIN_ROUTERS, ROUTERS
 from qwen_server.config.settings import Settings
 
 
 def text() -> str:
     """The file's content: the description at the default settings."""
-    routes = [route for router in ROUTERS for route in router.routes]
+    routes = [route for router in (*ROUTERS, tokenizer_router, *ADMIN_ROUTERS) for route in router.routes]
     # Not Settings(), which would read the environment.
     described = document(routes, Settings.model_construct())
     return json.dumps(described, ensure_ascii=False, indent=2) + "\n"

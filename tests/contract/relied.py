@@ -43,6 +43,10 @@ ENGINE: tuple[Relied, ...] = (
     ),
     Calls(f"{_LLM}.shutdown", "VllmEngine.shutdown", ("timeout",)),
     Calls(f"{_LLM}.is_sleeping", "VllmEngine._ping", awaited=True),
+    Calls(f"{_LLM}.reset_prefix_cache", "VllmMaintenance", ("reset_running_requests", "reset_connector"), awaited=True),
+    Calls(f"{_LLM}.sleep", "VllmMaintenance", ("level", "mode"), awaited=True),
+    Calls(f"{_LLM}.wake_up", "VllmMaintenance", ("tags",), awaited=True),
+    Calls("vllm.entrypoints.serve.tokenize.serving:TokenizerInfo.to_dict", "VllmMaintenance.tokenizer_info"),
     Calls(f"{_LLM}.collective_rpc", "VllmEngine.start", ("method",), awaited=True),
     Calls(f"{_LLM}.get_num_unfinished_requests", "VllmEngine.vitals"),
     Calls(f"{_LLM}.get_tokenizer", "FastPath"),
@@ -66,13 +70,14 @@ ENGINE: tuple[Relied, ...] = (
     Has("vllm.config:CacheConfig", "_info", ("num_gpu_blocks", "block_size", "kv_cache_size_tokens")),
     Has("vllm.config:SchedulerConfig", "_info", ("max_num_seqs",)),
     Has("vllm.config:ObservabilityConfig", "EngineProxy", ("otlp_traces_endpoint",)),
-    Has("vllm.config:ModelConfig", "_info", ("max_model_len", "get_diff_sampling_param")),
+    Has("vllm.config:ModelConfig", "_info", ("max_model_len", "get_diff_sampling_param", "enable_sleep_mode")),
     Has(
         "vllm.engine.arg_utils:AsyncEngineArgs",
         "choose_executor",
         (
             *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
             *("reasoning_parser", "disable_log_stats", "enable_logging_iteration_details", "create_model_config"),
+            "enable_sleep_mode",
         ),
     ),
     Says(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -11,8 +12,8 @@ import httpx
 import openai
 import pytest
 
-from tests.integration.builtin_model import ANSWER, NAME, QUESTION
-from tests.integration.server_process import ServerProcess, real_server
+from tests.integration.builtin_model import ANSWER, FOLDER, NAME, QUESTION
+from tests.integration.server_process import ServerProcess, ready_server
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
 
@@ -32,7 +33,19 @@ REACHED = openai.types.responses.response.IncompleteDetails(reason="max_output_t
 EXACT = {"temperature": 0}  # the SDK has no parameter of that name
 
 
-server = real_server(f"--max-model-len={CONTEXT}", engine=["--max-num-seqs=32"])
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with all that settings add to the API, and an administrator."""
+    keys = tmp_path_factory.mktemp("admins")
+    (keys / "ops").write_text("root\n")
+    template = tmp_path_factory.mktemp("template") / "marking.jinja"
+    own_template = (FOLDER / "chat_template.jinja").read_text(encoding="utf-8")
+    template.write_text(own_template + "{%- if marked is defined %}{{- marked }}{%- endif %}", encoding="utf-8")
+    own = ("--enable-prompt-tokens-details", "--enable-tokenizer-info-endpoint", f"--admin-api-keys-dir={keys}")
+    own = (*own, f"--chat-template={template}")
+    folder = tmp_path_factory.mktemp("server")
+    with ready_server(folder, f"--max-model-len={CONTEXT}", *own, "--", "--max-num-seqs=32") as process:
+        yield process
 
 
 def post(http: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
@@ -258,6 +271,110 @@ def test_a_client_that_goes_away_leaves_nothing_running(
         assert next(response.iter_lines()).startswith("event: ")
     server.until(lambda: server.metrics()["requests"]["running"] == 0, 10, "the slot is free")
     server.until(lambda: server.engine_metric("vllm:num_requests_running") == 0, 10, "the engine is idle")
+
+
+def cached_in(usage: dict[str, Any]) -> int:
+    return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+
+def streamed_usage(http: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    response = http.post(path, json=body | {"stream": True, "stream_options": {"include_usage": True}})
+    events = [line.removeprefix("data: ") for line in response.text.split("\n") if line.startswith("data: {")]
+    usage: dict[str, Any] = json.loads(events[-1])["usage"]
+    return usage
+
+
+def test_every_api_tells_how_many_tokens_were_cached(http: httpx.Client) -> None:
+    talk = [{"role": "user", "content": "央行宣布降息25个基点。" * 24}]
+    chat = {"messages": talk, "temperature": 0.5, "max_tokens": 2}
+    assert cached_in(post(http, "/v1/chat/completions", **chat)["usage"]) == 0
+    usage = post(http, "/v1/chat/completions", **chat)["usage"]
+    cached = cached_in(usage)
+    assert 0 < cached < usage["prompt_tokens"]
+    for fields in ({"n": 2}, {"logprobs": True}, {"logprobs": True, "n": 2}):
+        assert cached_in(post(http, "/v1/chat/completions", **chat, **fields)["usage"]) == cached, fields
+        assert cached_in(streamed_usage(http, "/v1/chat/completions", **chat, **fields)) == cached, fields
+    response = post(http, "/v1/responses", input=talk, temperature=0, max_output_tokens=2)
+    assert response["usage"]["input_tokens_details"]["cached_tokens"] == cached
+    message = post(http, "/v1/messages", **chat)
+    assert message["usage"]["cache_read_input_tokens"] == cached
+    assert message["usage"]["input_tokens"] == usage["prompt_tokens"] - cached
+
+
+def test_the_cached_tokens_of_all_prompts_count(http: httpx.Client) -> None:
+    prompts = ["央行宣布降息25个基点。" * 24, "x", "国家队夺得冠军。" * 40]
+    body = {"prompt": prompts, "temperature": 0.5, "max_tokens": 1}
+    post(http, "/v1/completions", **body)
+    cached = cached_in(post(http, "/v1/completions", **body)["usage"])
+    alone = [cached_in(post(http, "/v1/completions", **body | {"prompt": prompt})["usage"]) for prompt in prompts]
+    assert cached == sum(alone) > max(alone)
+    for fields in ({"logprobs": 0}, {"n": 2}):
+        assert cached_in(post(http, "/v1/completions", **body, **fields)["usage"]) == cached, fields
+        assert cached_in(streamed_usage(http, "/v1/completions", **body, **fields)) == cached, fields
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_repeats_itself_ends(http: httpx.Client, reference: bool, stream: bool) -> None:
+    detection = {"max_pattern_size": 1, "min_count": 4}
+    body: dict[str, Any] = {"temperature": 0, "max_tokens": 50, "allowed_token_ids": [100], "stream": stream}
+    body |= {"repetition_detection": detection, "stream_options": {"include_usage": True}}
+    for path, fields in (
+        ("/v1/chat/completions", {"messages": TALK} | ({"logprobs": True} if reference else {})),
+        ("/v1/completions", {"prompt": QUESTION} | ({"logprobs": 0} if reference else {})),
+    ):
+        response = http.post(path, json=body | fields)
+        assert response.status_code == 200, response.text
+        events = [line.removeprefix("data: ") for line in response.text.split("\n") if line.startswith("data: {")]
+        answers = [json.loads(event) for event in events] if stream else [response.json()]
+        assert answers[-1]["usage"]["completion_tokens"] == 4
+        ends = [choice for answer in answers for choice in answer["choices"] if choice["finish_reason"] is not None]
+        assert [(end["finish_reason"], end["stop_reason"]) for end in ends] == [("stop", "repetition_detected")]
+
+
+def test_an_administrator_empties_the_prefix_cache(http: httpx.Client) -> None:
+    body = {"prompt": "国家队夺得冠军。" * 40, "max_tokens": 1}
+    post(http, "/v1/completions", **body)
+    assert cached_in(post(http, "/v1/completions", **body)["usage"]) > 0
+    assert http.post("/reset_prefix_cache").status_code == 401
+    assert http.post("/reset_prefix_cache", headers={"x-api-key": "root"}).json() == {"success": True}
+    assert cached_in(post(http, "/v1/completions", **body)["usage"]) == 0
+
+
+def test_an_engine_sleeps_and_wakes_up(server: ServerProcess, http: httpx.Client) -> None:
+    admin = {"x-api-key": "root"}
+    refused = http.post("/sleep", headers=admin)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "sleep_mode_off")  # it runs on a CPU
+    assert http.post("/sleep?level=0", headers=admin).json() == {"status": "sleeping", "level": 0}
+    try:
+        assert http.get("/is_sleeping", headers=admin).json() == {"is_sleeping": True}
+        assert (http.get("/health").json()["status"], server.status("/health/live")) == ("sleeping", 200)
+        assert http.post("/v1/completions", json={"prompt": "x"}).status_code == 503
+        assert http.get("/health/generate").status_code == 503
+    finally:
+        assert http.post("/wake_up", headers=admin).json() == {"status": "awake", "tags": None}
+    assert (
+        post(http, "/v1/chat/completions", messages=TALK, temperature=0)["choices"][0]["message"]["content"] == ANSWER
+    )
+    assert server.status("/health/generate") == 200
+    assert server.metrics()["alerts"] == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"logprobs": True}])
+def test_a_chat_template_of_ones_own_is_used(http: httpx.Client, fields: dict[str, Any]) -> None:
+    """The server's template is the model's, with an argument that it adds to the prompt."""
+    marked = {"messages": TALK, "chat_template_kwargs": {"marked": "央行宣布降息"}}
+    tokens = post(http, "/tokenize", **marked)["count"]
+    assert tokens > post(http, "/tokenize", messages=TALK)["count"]
+    assert post(http, "/v1/chat/completions", **marked, **fields)["usage"]["prompt_tokens"] == tokens
+    assert "marked is defined" in http.get("/tokenizer_info").json()["chat_template"]
+
+
+def test_what_vllms_server_also_tells(http: httpx.Client) -> None:
+    assert http.get("/version").json()["version"].startswith("0.")
+    assert http.get("/load").json() == {"server_load": 0}
+    assert (http.get("/ping").status_code, http.post("/ping").status_code) == (200, 200)
+    assert "Tokenizer" in http.get("/tokenizer_info").json()["tokenizer_class"]
 
 
 def test_the_log_holds_no_traceback(server: ServerProcess) -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
+from qwen_server.engine.base import EngineError
 from tests.integration.clients import tool_model
 from tests.integration.clients.test_agents import CLAUDE, CODEX
 
@@ -97,6 +99,31 @@ def renderers(vllm_without_side_effects: None) -> Iterator[SimpleNamespace]:
     )
     own.shutdown()
     renderer.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [("{% for %}", "TemplateSyntaxError"), ("{{ messages[9].content.x }}", "Undefined"), ("{{ 1 // 0 }}", "Zero")],
+)
+def test_a_chat_template_that_cannot_render_ends_the_start(
+    vllm_without_side_effects: None, template: str, said: str
+) -> None:
+    from qwen_server.engine.vllm.build import _chat_template, _family, engine_arguments, parsed
+
+    settings = Settings(chat_template=template)
+    arguments = parsed([*engine_arguments(settings, "cpu"), "--enforce-eager"])
+    with pytest.raises(EngineError, match=f"^--chat-template: it cannot render a plain message: .*{said}"):
+        _family(arguments, _chat_template(settings))
+
+
+def test_sleep_mode_on_a_cpu_ends_the_start(vllm_without_side_effects: None) -> None:
+    from qwen_server.engine.vllm.build import build
+    from qwen_server.engine.vllm.grammars.params import Grammars
+    from qwen_server.engine.vllm.heartbeat import Heartbeat
+
+    settings = Settings(pass_through=("--enable-sleep-mode",))
+    with pytest.raises(EngineError, match="--enable-sleep-mode: vLLM has its sleep mode only on GPUs"):
+        build(settings, Heartbeat(), None, Patches(frozenset()), Grammars(cast("Any", None)))
 
 
 def chat(renderer: Any, messages: Any, **more: Any) -> Any:

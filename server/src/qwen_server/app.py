@@ -9,18 +9,31 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.handler import Handler
-from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
+from qwen_server.api.routes import (
+    administration,
+    chat,
+    completions,
+    docs,
+    health,
+    messages,
+    metrics,
+    models,
+    responses,
+    server,
+    tokenize,
+)
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
 from qwen_server.engine.base import Engine
+from qwen_server.http.administrators import Administrators
 from qwen_server.http.api_keys import ApiKeys
 from qwen_server.http.authentication import Authentication, cross_origin
 from qwen_server.http.body import BodyReader
@@ -37,8 +50,11 @@ if TYPE_CHECKING:
     from qwen_server.observe.tracing import Tracing
 
 ROUTERS: Final = tuple(
-    module.router for module in (chat, completions, responses, messages, tokenize, models, health, metrics, docs)
+    module.router
+    for module in (chat, completions, responses, messages, tokenize, models, health, server, metrics, docs)
 )
+# Their routes are `AdminRoute`s. They exist only where administrators have keys.
+ADMIN_ROUTERS: Final[tuple[APIRouter, ...]] = (administration.router,)
 
 
 def create_app(
@@ -57,8 +73,10 @@ def create_app(
     """
     keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
     tokens = ApiKeys(settings.metrics_tokens_dir)
+    admins = Administrators(settings.admin_api_keys_dir, keys)
     patches = Patches(settings.patches)
-    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=[keys.poll, tokens.poll], patches=patches)
+    reloads = [keys.poll, tokens.poll, admins.poll]
+    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=reloads, patches=patches)
     reader = BodyReader(settings.max_body_bytes, settings.body_timeout)
 
     @contextlib.asynccontextmanager
@@ -87,14 +105,16 @@ def create_app(
         Bodies(settings),
         early_writes=patches.use(EARLY_WRITES),
     )
+    app.state.administrators = admins
     app.state.prometheus = PrometheusPage(service.observe, service.clock)
     # The middleware that is added last is the outermost.
     if keys.required or tokens.required:
-        app.add_middleware(Authentication, keys=keys, tokens=tokens, service=service)
+        app.add_middleware(Authentication, keys=keys, tokens=tokens, admins=admins, service=service)
     if settings.cors_origins:
         app.add_middleware(cross_origin, origins=settings.cors_origins)
     app.add_middleware(Surroundings, service=service, tracing=tracing)
-    for router in ROUTERS:
+    tokenizer = (server.tokenizer_router,) if settings.enable_tokenizer_info_endpoint else ()
+    for router in (*ROUTERS, *tokenizer, *(ADMIN_ROUTERS if admins.enabled else ())):
         app.include_router(router)
     return app
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 import uvicorn
 import uvloop
 
+from qwen_server.config.chat_template import read_chat_template
 from qwen_server.config.command_line import check_model, load_settings, useless_settings
 from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.control.lifecycle import (
@@ -291,6 +292,7 @@ def main(arguments: Sequence[str], make_engine: EngineFactory = vllm_engine) -> 
         for sentence in useless_settings(settings, os.environ):
             _log.warning("%s", sentence)
         check_model(settings)
+        read_chat_template(settings)
         listener = listen(settings)
     except ConfigurationError as error:
         if settings is None:

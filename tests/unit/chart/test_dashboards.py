@@ -51,6 +51,7 @@ def server_series() -> Iterator[tuple[str, set[str]]]:
         model="Qwen/Qwen3-8B",
         state="ready",
         status="healthy",
+        asleep=False,
         answers=True,
         accepts=True,
         waiting=0,

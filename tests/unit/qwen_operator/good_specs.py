@@ -53,6 +53,9 @@ GOOD_SPECS: dict[str, Spec] = {
             },
         }
     },
+    "chat template": {
+        "model": {**BUILTIN["model"], "chatTemplate": {"configMapRef": {"name": "templates", "key": "qwen.jinja"}}}
+    },
     "name that is not English": {"model": {"servedName": "新闻分类", **BUILTIN["model"]}},
     "ModelScope": {
         "model": {
@@ -154,7 +157,11 @@ GOOD_SPECS: dict[str, Spec] = {
     },
     "API keys": {
         **CPU,
-        "auth": {"apiKeySecretRef": {"name": "keys"}, "metricsTokenSecretRef": {"name": "metrics", "key": "token"}},
+        "auth": {
+            "apiKeySecretRef": {"name": "keys"},
+            "adminKeySecretRef": {"name": "admins"},
+            "metricsTokenSecretRef": {"name": "metrics", "key": "token"},
+        },
     },
     "exposed": {
         **CPU,

@@ -51,7 +51,9 @@ def test_absent_settings_give_no_flag() -> None:
         "--quantization",
         "--revision",
         "--api-keys-dir",
+        "--admin-api-keys-dir",
         "--model-aliases",
+        "--chat-template",
     ):
         assert flag not in flags
 
@@ -151,10 +153,15 @@ def test_model_of_an_image_is_an_image_volume() -> None:
 
 
 def test_every_mount_has_its_volume() -> None:
+    template = {"chatTemplate": {"configMapRef": {"name": "templates"}}}
     subject = service(
-        model=source(pvc={"claimName": "models"}),
+        model=source(pvc={"claimName": "models"}) | template,
         cache={"size": "1Gi"},
-        auth={"apiKeySecretRef": {"name": "keys"}, "metricsTokenSecretRef": {"name": "m", "key": "token"}},
+        auth={
+            "apiKeySecretRef": {"name": "keys"},
+            "adminKeySecretRef": {"name": "admins"},
+            "metricsTokenSecretRef": {"name": "m", "key": "token"},
+        },
     )
     volumes = {volume["name"] for volume in pod_spec(subject)["volumes"]}
     mounts = {mount["name"] for mount in container(subject)["volumeMounts"]}
@@ -165,6 +172,28 @@ def test_api_keys_are_mounted_as_a_folder() -> None:
     subject = service(auth={"apiKeySecretRef": {"name": "keys"}})
     (mount,) = [mount for mount in container(subject)["volumeMounts"] if mount["name"] == "api-keys"]
     assert arguments(subject)["--api-keys-dir"] == mount["mountPath"]
+
+
+def test_a_chat_template_is_mounted_from_its_config_map() -> None:
+    model = source(huggingFace={"repo": "Qwen/Qwen3-8B"}) | {
+        "chatTemplate": {"configMapRef": {"name": "t", "key": "a"}}
+    }
+    subject = service(model=model)
+    (mount,) = [mount for mount in container(subject)["volumeMounts"] if mount["name"] == "chat-template"]
+    (volume,) = [volume for volume in pod_spec(subject)["volumes"] if volume["name"] == "chat-template"]
+    (item,) = volume["configMap"]["items"]
+    assert (volume["configMap"]["name"], item["key"]) == ("t", "a")
+    assert arguments(subject)["--chat-template"] == f"{mount['mountPath']}/{item['path']}"
+
+
+def test_keys_of_administrators_are_mounted_apart_from_the_api_keys() -> None:
+    subject = service(auth={"apiKeySecretRef": {"name": "keys"}, "adminKeySecretRef": {"name": "admins"}})
+    mounts = {mount["name"]: mount for mount in container(subject)["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod_spec(subject)["volumes"]}
+    assert volumes["admin-api-keys"]["secret"] == {"secretName": "admins"}
+    assert mounts["admin-api-keys"]["readOnly"]
+    assert arguments(subject)["--admin-api-keys-dir"] == mounts["admin-api-keys"]["mountPath"]
+    assert mounts["admin-api-keys"]["mountPath"] != mounts["api-keys"]["mountPath"]
 
 
 def test_startup_probe_lasts_as_long_as_the_budget() -> None:

@@ -25,6 +25,7 @@ def test_the_longest_answer_of_a_server_is_read() -> None:
         model="qwen",
         state="ready",
         status="unhealthy",
+        asleep=False,
         answers=False,
         accepts=True,
         waiting=30,

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -170,6 +171,14 @@ async def test_aliases_are_listed_after_the_model_and_name_it_as_their_parent() 
             answer = (await served.chat(model=name)).json()
             assert answer["model"] == "qwen-news-classifier"
             assert served.engine.bodies[-1]["model"] == "qwen-news-classifier"
+
+
+async def test_further_served_names_are_aliases() -> None:
+    async with serve(served_model_name=["one", "two"]) as served:
+        served.engine.info = replace(served.engine.info, served_name="one")
+        cards = (await served.client.get("/v1/models")).json()["data"]
+        assert [(card["id"], card["parent"]) for card in cards] == [("one", None), ("two", "one")]
+        assert (await served.chat(model="two")).json()["model"] == "one"
 
 
 async def test_health_is_the_specifications(served: Served) -> None:

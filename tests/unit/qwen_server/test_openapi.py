@@ -15,19 +15,23 @@ import pytest_asyncio
 
 from generate_openapi import main
 from qwen_server.api.openapi.document import document
-from qwen_server.app import ROUTERS
+from qwen_server.api.routes.server import tokenizer_router
+from qwen_server.app import ADMIN_ROUTERS, ROUTERS
 from tests.unit.qwen_server.serving import Served, make_settings, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ROUTES = [route for router in ROUTERS for route in router.routes]
+ROUTES = [route for router in (*ROUTERS, tokenizer_router, *ADMIN_ROUTERS) for route in router.routes]
 DOCUMENT = document(ROUTES, make_settings())
 ELSEWHERE = re.compile(r"[a-z]+://|^//")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def served() -> AsyncIterator[Served]:
-    async with serve() as served:
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    """A server with all paths that settings add."""
+    folder = tmp_path_factory.mktemp("admins")
+    (folder / "ops").write_text("root\n")
+    async with serve(admin_api_keys_dir=folder, enable_tokenizer_info_endpoint=True) as served:
         yield served
 
 
@@ -77,9 +81,11 @@ async def test_a_key_may_be_sent_in_either_way_or_not_at_all() -> None:
     assert len(ways) == 2
     for path, methods in DOCUMENT["paths"].items():
         for operation in methods.values():
-            assert operation.get("security") == (
-                wanted if path.startswith(("/v1/", "/tokenize", "/detokenize")) else None
-            )
+            if operation["tags"] == ["administration"]:
+                assert operation["security"] == wanted[1:], "an administrator always needs a key"
+            else:
+                optional = path.startswith(("/v1/", "/tokenize", "/detokenize"))
+                assert operation.get("security") == (wanted if optional else None)
 
 
 def examples_of(media: dict[str, Any]) -> list[Any]:
@@ -147,8 +153,21 @@ async def test_the_answers_of_the_server_are_as_described(served: Served) -> Non
         ("/health/generate", "Probe"),
         ("/v1/models", "ModelList"),
         ("/v1/models/qwen-news-classifier", "Model"),
+        ("/version", "Version"),
+        ("/load", "Load"),
+        ("/tokenizer_info", "TokenizerInfo"),
     ):
         check((await served.client.get(path)).json(), {"$ref": f"#/components/schemas/{name}"})
+    for method, path, name in (
+        ("POST", "/reset_prefix_cache", "CacheReset"),
+        ("POST", "/sleep", "Slept"),
+        ("GET", "/is_sleeping", "IsSleeping"),
+        ("GET", "/health", "Health"),
+        ("GET", "/api/v1/metrics", "Metrics"),
+        ("POST", "/wake_up", "WokenUp"),
+    ):
+        response = await served.client.request(method, path, headers={"x-api-key": "root"})
+        check(response.json(), {"$ref": f"#/components/schemas/{name}"})
 
 
 async def test_the_server_gives_the_description_of_itself(served: Served) -> None:

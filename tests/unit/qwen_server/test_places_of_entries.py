@@ -43,6 +43,23 @@ def error_of(kind: Kind, body: dict[str, Any]) -> tuple[str | None, str]:
         ("chat", CHAT | {"allowed_token_ids": [1, True]}, "allowed_token_ids[1]", "must be a token id"),
         ("chat", CHAT | {"allowed_token_ids": []}, "allowed_token_ids", "must be a non-empty array of token ids"),
         ("chat", CHAT | {"bad_words": ["a", "x" * 129]}, "bad_words[1]", "must be a string of 1 to 128 characters"),
+        *(
+            ("chat", CHAT | {"repetition_detection": given}, place, text)
+            for given, place, text in (
+                (5, "repetition_detection", "must be an object"),
+                ({"max_pattern_size": 129}, "repetition_detection.max_pattern_size", "must be"),
+                ({"min_pattern_size": -1}, "repetition_detection.min_pattern_size", "must be"),
+                ({"max_pattern_size": 2, "min_count": 1025}, "repetition_detection.min_count", "must be"),
+                ({"max_pattern_size": 2, "min_count": 2.5}, "repetition_detection.min_count", "must be"),
+                ({"max_pattern_size": True, "min_count": 2}, "repetition_detection.max_pattern_size", "must be"),
+                ({"max_pattern_size": 2}, "repetition_detection", "must have a min_count of at least 2"),
+                (
+                    {"max_pattern_size": 2, "min_pattern_size": 3, "min_count": 2},
+                    "repetition_detection",
+                    "must have a min_pattern_size",
+                ),
+            )
+        ),
         ("chat", CHAT | {"bad_words": ["a"] * 129}, "bad_words", "must be an array of at most 128 strings"),
         ("messages", CHAT | {"max_tokens": 5, "stop_sequences": ["a", 1]}, "stop_sequences[1]", "must be a string"),
         ("responses", INPUT | {"metadata": {"a": "b", "c": 1}}, "metadata.c", "must be a string"),

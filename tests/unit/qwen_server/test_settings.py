@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen_server.config.chat_template import read_chat_template
 from qwen_server.config.command_line import check_model, load_settings
 from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.config.values import RateLimit, parse_duration
@@ -147,6 +148,44 @@ def test_aliases_are_names_with_a_star_at_most_at_their_end(monkeypatch: pytest.
     assert load_settings([]).answers_to("anything")
     with pytest.raises(ConfigurationError, match=r"--model-aliases.*'a\*b'"):
         load_settings(["--model-aliases=a*b"])
+
+
+def test_a_model_may_have_several_names_as_in_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(["--served-model-name", "a", "b", "c", "b", "--model-aliases=d-*", "--", "--seed=1"])
+    assert (settings.served_name, settings.aliases) == ("a", ("b", "c", "d-*"))
+    assert [settings.answers_to(name) for name in ("a", "b", "c", "d-1", "e")] == [True, True, True, True, False]
+    assert settings.pass_through == ("--seed=1",)
+    assert load_settings(["--served-model-name=one, name"]).served_name == "one, name"
+    monkeypatch.setenv("QWEN_SERVED_MODEL_NAME", "a  b")
+    assert load_settings([]).served_model_name == ("a", "b")
+    monkeypatch.setenv("QWEN_SERVED_MODEL_NAME", "")
+    assert load_settings([]).served_name == "qwen-news-classifier"
+    with pytest.raises(ConfigurationError, match=r"--served-model-name.*'b\*'.*--model-aliases"):
+        load_settings(["--served-model-name", "a", "b*"])
+
+
+def test_a_chat_template_is_read_from_a_file_or_the_flag(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_bytes("\ufeff你好 {{ messages }}".encode())
+    for value, read in ((str(tmp_path / "t.jinja"), "你好 {{ messages }}"), ("{{ messages }}", "{{ messages }}")):
+        assert read_chat_template(load_settings(["--chat-template", value])) == read
+    assert read_chat_template(load_settings([])) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"\xff{", "not UTF-8"),
+        (b" \n", "empty"),
+        (b"x" * ((1 << 20) + 1), "larger than 1048576 bytes"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "t.jinja"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"--chat-template.*{said}"):
+        read_chat_template(load_settings(["--chat-template", str(path)]))
 
 
 def test_what_follows_the_separator_goes_to_vllm() -> None:

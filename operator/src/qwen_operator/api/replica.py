@@ -106,6 +106,19 @@ class ModelSource(ApiObject):
     )
 
 
+class TemplateRef(ApiObject):
+    """A chat template in a ConfigMap."""
+
+    name: ObjectName = Field(description="Name of the ConfigMap.")
+    key: DataKey = Field(default="chat_template.jinja", description="Key of the template in the ConfigMap, in Jinja.")
+
+
+class ChatTemplate(ApiObject):
+    """How the server turns a conversation into a prompt."""
+
+    config_map_ref: TemplateRef = Field(description="The template.")
+
+
 class ModelSpec(ApiObject):
     """The model and the name that clients use for it."""
 
@@ -119,6 +132,11 @@ class ModelSpec(ApiObject):
         max_length=32,
         description="Further names that clients may use for the model, such as those that an agent's sub-agents ask "
         "for. An ending `*` stands for any ending (`claude-haiku-*`).",
+    )
+    chat_template: ChatTemplate | None = Field(
+        default=None,
+        description="A chat template to use instead of the model's own. Pods read it when they start: restart them "
+        "after a change of the ConfigMap.",
     )
     source: ModelSource = Field(description="Where the model comes from. Exactly one source must be set.")
 
@@ -248,6 +266,11 @@ class AuthSpec(ApiObject):
 
     api_key_secret_ref: LocalObjectReference | None = Field(
         default=None, description="A Secret whose values are API keys. By default no key is required."
+    )
+    admin_key_secret_ref: LocalObjectReference | None = Field(
+        default=None,
+        description="A Secret whose values are keys of administrators. They are API keys, too, and open the server's "
+        "admin paths. By default these paths do not exist.",
     )
     metrics_token_secret_ref: SecretKeyRef | None = Field(
         default=None,

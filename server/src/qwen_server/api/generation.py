@@ -27,7 +27,7 @@ from qwen_server.api.streaming import (
 )
 from qwen_server.api.transcript import Transcript
 from qwen_server.control.admission import QueueTimeoutError, Ticket
-from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, TIMEOUT_TEXT
+from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, SLEEPING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
 from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Output, Turn
 from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _ERROR_SECONDS = 5.0
 # The errors of an accepted request that are no failures.
-_REFUSALS = frozenset({"queue_timeout", "grammars_busy"})
+_REFUSALS = frozenset({"queue_timeout", "grammars_busy", "sleeping"})
 
 
 class Generation:
@@ -139,6 +139,8 @@ class Generation:
             if isinstance(error, TimeoutError) and deadline.expired():
                 if service.lifecycle.given_up:
                     raise refused(service.refuse("draining", DRAINING_TEXT, 1)) from None
+                if service.sleep.active:
+                    raise refused(service.refuse("sleeping", SLEEPING_TEXT, 10)) from None
                 raise refused(service.refuse("timeout", TIMEOUT_TEXT)) from None
             _log.exception("request %s failed", self._record.request_id)
             raise HttpError(500, {"error": INTERNAL_TEXT}, kind="internal") from error
@@ -192,20 +194,17 @@ class Generation:
             await self._stream_outputs(outputs, chunks, direct, send)
 
     async def _collect_outputs(self, outputs: AsyncIterator[Output], choices: int, send: Send) -> None:
-        record = self._record
         collector = Collector(self._body.kind, choices, stop_reasons=self._body.stop_reasons)
         async for output in outputs:
             self._observe(output)
             require_answer(output)
             collector.add(output)
-        usage = usage_of(record.prompt_tokens, record.output_tokens)
-        body = collector.body(self._id, self._created, self._body.model, usage)
+        body = collector.body(self._id, self._created, self._body.model, self._usage())
         await send_json(send, 200, body, [self._timing()])
 
     async def _stream_outputs(
         self, outputs: AsyncIterator[Output], chunks: Chunks, direct: DirectEvents | None, send: Send
     ) -> None:
-        record = self._record
         stream = self._begin_stream(send, direct)
         # Sent only after the engine's stream has ended: as soon as an answer is complete, uvicorn
         # reports its client as disconnected.
@@ -217,7 +216,7 @@ class Generation:
             require_answer(output)
             data = chunks.of(output)
             if output.finished:
-                tail = chunks.usage(record.prompt_tokens, record.output_tokens) if self._body.include_usage else b""
+                tail = chunks.usage(self._usage()) if self._body.include_usage else b""
                 ending = data + tail + DONE
             elif data:
                 await stream.write(data)
@@ -226,6 +225,11 @@ class Generation:
         if ending is None:
             raise EngineError("the engine ended without finishing the request")
         await stream.end(ending)
+
+    def _usage(self) -> dict[str, Any]:
+        record = self._record
+        cached = record.cached_tokens if self._service.settings.enable_prompt_tokens_details else None
+        return usage_of(record.prompt_tokens, record.output_tokens, cached)
 
     async def _serve_reference(self, turn: Turn, send: Send) -> None:
         body, engine = self._body, self._service.engine
@@ -267,6 +271,7 @@ class Generation:
         """
         if self._transcript is not None:
             self._transcript.add(output)
+        self._record.cached_tokens += output.cached_tokens
         self._service.figures.gain(
             self._record,
             sum(delta.tokens for delta in output.deltas),

@@ -26,13 +26,14 @@ _OBJECTS: Mapping[Kind, tuple[str, str]] = {
 }
 
 
-def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Returns OpenAI's usage object."""
-    return {
+def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int | None = None) -> dict[str, Any]:
+    """Returns OpenAI's usage object; without details if `cached_tokens` is None."""
+    usage: dict[str, Any] = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
+    return usage if cached_tokens is None else usage | {"prompt_tokens_details": {"cached_tokens": cached_tokens}}
 
 
 def require_answer(output: Output) -> None:
@@ -74,10 +75,10 @@ class Chunks:
             return self._event(output.deltas[0]).encode()
         return "".join(map(self._event, output.deltas)).encode()
 
-    def usage(self, prompt_tokens: int, completion_tokens: int) -> bytes:
+    def usage(self, usage: Mapping[str, Any]) -> bytes:
         """Returns the event with the token counts. It has no choices."""
-        usage = json.dumps(usage_of(prompt_tokens, completion_tokens), separators=(",", ":"))
-        return f'{self._head}"choices":[],"usage":{usage}}}\n\n'.encode()
+        written = json.dumps(usage, separators=(",", ":"))
+        return f'{self._head}"choices":[],"usage":{written}}}\n\n'.encode()
 
     def _event(self, delta: Delta) -> str:
         reason = delta.finish_reason
@@ -116,7 +117,7 @@ class Collector:
             if delta.finish_reason is not None:
                 self._ends[delta.index] = delta
 
-    def body(self, response_id: str, created: int, model: str, usage: Mapping[str, int]) -> dict[str, Any]:
+    def body(self, response_id: str, created: int, model: str, usage: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the response. Raises EngineError if a choice has not ended."""
         return {
             "id": response_id,

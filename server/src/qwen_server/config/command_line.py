@@ -21,6 +21,8 @@ from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError,
 
 # Everyone on the machine can read a command line.
 _ENVIRONMENT_ONLY = ("api_keys",)
+# Flags with several values, as in vLLM: --served-model-name NAME ALIAS.
+_SEVERAL = ("served_model_name",)
 # What Kubernetes sets in every container of a namespace that has a Service `qwen` or `qwen-...`.
 _OF_SERVICES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
@@ -71,7 +73,10 @@ def _parser() -> _Parser:
         else:
             default = "" if field.default in (None, ()) else f" (default: {_show(name, field.default)})"
             metavar = name.rsplit("_", 1)[-1].upper()
-            parser.add_argument(_flag(name), default=argparse.SUPPRESS, metavar=metavar, help=text + default)
+            count = "+" if name in _SEVERAL else None
+            parser.add_argument(
+                _flag(name), nargs=count, default=argparse.SUPPRESS, metavar=metavar, help=text + default
+            )
     return parser
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 _HERE = "the engine runs in this process"
-_TEMPLATE = "the server uses the model's own template; requests can set chat_template_kwargs"
+_TEMPLATE = "the server chooses it; requests can set chat_template_kwargs"
 _LOGS = "use --log-level, --log-format and --log-prompts before the `--`"
 _NOT_OURS = "it is a flag of vLLM's own HTTP server and has no counterpart here"
 
@@ -21,7 +21,7 @@ _OWNED = {
     "api-key": "use --api-keys-dir, or the environment variable QWEN_API_KEYS",
     "api-server-count": _HERE,
     "asc": _HERE,
-    "chat-template*": _TEMPLATE,
+    "chat-template-*": _TEMPLATE,
     "cohere-*": _NOT_OURS,
     "config": "write the flags themselves",
     "convert": "the server only generates text",
@@ -40,12 +40,10 @@ _OWNED = {
     "enable-log-requests": _LOGS,
     "enable-offline-docs": "/docs and /redoc always work offline",
     "enable-per-request-metrics": "every answer has the header Server-Timing",
-    "enable-prompt-tokens-details": _NOT_OURS,
     "enable-request-id-headers": "every answer has the header X-Request-Id",
     "enable-scale-out": _NOT_OURS,
     "enable-server-load-tracking": "see the server's own metrics at /api/v1/metrics",
     "enable-ssl-refresh": "the server speaks plain HTTP",
-    "enable-tokenizer-info-endpoint": _NOT_OURS,
     "exclude-tools-when-tool-choice-none": _NOT_OURS,
     "fingerprint-*": _NOT_OURS,
     "grpc*": "the server speaks plain HTTP",

@@ -17,6 +17,7 @@ from qwen_server.config.values import (
     OptionalText,
     Origins,
     RateLimit,
+    ServedNames,
     empty_is_none,
     parse_api_keys,
     parse_collector,
@@ -47,7 +48,9 @@ class Settings(BaseSettings):
     )
 
     model: str = Field("builtin:news-classifier", min_length=1, description="PATH, REPO or builtin:NAME")
-    served_model_name: OptionalText = Field(None, description="the model's name in the API")
+    served_model_name: ServedNames = Field(
+        (), description="the model's name in the API; names after the first are aliases"
+    )
     model_aliases: ModelNames = Field(
         (), description="further names for the model, separated by commas; an ending * stands for any ending"
     )
@@ -71,6 +74,15 @@ class Settings(BaseSettings):
     quantization: OptionalText = Field(None, description="quantization method, as vLLM names it")
     revision: OptionalText = Field(None, description="branch, tag or commit of a repository")
     enforce_eager: bool = Field(False, description="skip compilation and CUDA graphs: starts faster, runs slower")
+    enable_prompt_tokens_details: bool = Field(
+        False, description="tell in the usage how many tokens of the prompt came from the prefix cache"
+    )
+    enable_tokenizer_info_endpoint: bool = Field(
+        False, description="answer /tokenizer_info with the configuration of the tokenizer"
+    )
+    chat_template: OptionalText = Field(
+        None, description="file with a chat template in Jinja, or the template itself; unset: the model's own"
+    )
     tool_call_parser: str = Field("auto", description="auto (by model family), none, or a parser, as vLLM names it")
     reasoning_parser: str = Field("auto", description="auto (by model family), none, or a parser, as vLLM names it")
 
@@ -106,6 +118,11 @@ class Settings(BaseSettings):
 
     api_keys: Annotated[SecretStr | None, BeforeValidator(parse_api_keys)] = Field(
         None, description="API keys, separated by commas or white space; environment variable only"
+    )
+    admin_api_keys_dir: Annotated[Path | None, BeforeValidator(empty_is_none)] = Field(
+        None,
+        description="folder of files with keys of administrators, in the form of --api-keys-dir, reloaded on change; "
+        "they are API keys as well and open the admin paths; unset: there are no admin paths",
     )
     metrics_tokens_dir: Annotated[Path | None, BeforeValidator(empty_is_none)] = Field(
         None,
@@ -180,15 +197,20 @@ class Settings(BaseSettings):
     def served_name(self) -> str:
         """The model's name in the API."""
         if self.served_model_name:
-            return self.served_model_name
+            return self.served_model_name[0]
         if self.model == "builtin:news-classifier":
             return "qwen-news-classifier"
         return self.model.removeprefix(BUILTIN).rstrip("/").rsplit("/", 1)[-1]
 
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The model's further names in the API. An ending `*` stands for any ending."""
+        return (*self.served_model_name[1:], *self.model_aliases)
+
     def answers_to(self, name: str) -> bool:
         """Whether requests may call the model `name`: its own name, or an alias."""
         return name == self.served_name or any(
-            name.startswith(alias[:-1]) if alias.endswith("*") else name == alias for alias in self.model_aliases
+            name.startswith(alias[:-1]) if alias.endswith("*") else name == alias for alias in self.aliases
         )
 
 

@@ -74,6 +74,20 @@ def parse_model_names(value: object) -> object:
     return names
 
 
+def parse_served_names(value: object) -> object:
+    """Returns names without repetitions. A text has one, or several separated by white space.
+
+    Raises ValueError.
+    """
+    if not isinstance(value, str | list):
+        return value
+    names = [str(name) for name in (value.split() if isinstance(value, str) else value) if name]
+    for name in names[1:]:
+        if "*" in name:
+            raise ValueError(f"{name!r} must be a whole name; those of --model-aliases may end in *")
+    return tuple(dict.fromkeys(names))
+
+
 def parse_api_keys(value: object) -> object:
     """Checks that a text contains an API key. Raises ValueError.
 
@@ -116,4 +130,5 @@ Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 AutoCount = Annotated[int | Literal["auto"], BeforeValidator(_parse_count)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(parse_origins)]
 ModelNames = Annotated[tuple[str, ...], BeforeValidator(parse_model_names)]
+ServedNames = Annotated[tuple[str, ...], BeforeValidator(parse_served_names)]
 OptionalText = Annotated[str | None, BeforeValidator(empty_is_none)]

@@ -70,8 +70,12 @@ class Lifecycle:
             self._deadlines.discard(deadline)
 
     def give_up(self) -> None:
-        """Ends all accepted requests by their deadlines, so that each still answers its client."""
+        """Ends all accepted requests, because the process ends."""
         self.given_up = True
+        self.end_requests()
+
+    def end_requests(self) -> None:
+        """Ends all accepted requests by their deadlines, so that each still answers its client."""
         now = asyncio.get_running_loop().time()
         for deadline in self._deadlines:
             if not deadline.expired():

@@ -18,7 +18,8 @@ from qwen_server.config.settings import Settings
 from qwen_server.control import alerts
 from qwen_server.control.admission import Admission, AutoLimits
 from qwen_server.control.lifecycle import Lifecycle
-from qwen_server.control.refusals import DRAINING_TEXT, STARTING_TEXT, UNRESPONSIVE_TEXT, Refusal
+from qwen_server.control.refusals import DRAINING_TEXT, SLEEPING_TEXT, STARTING_TEXT, UNRESPONSIVE_TEXT, Refusal
+from qwen_server.control.sleeping import Sleep
 from qwen_server.engine.base import Engine, hung_seconds, stalled_seconds
 from qwen_server.observe.gpu import GpuMonitor, device_count
 from qwen_server.observe.observation import Observation
@@ -64,6 +65,7 @@ class Service:
         self.settings = settings
         self.engine = engine
         self.lifecycle = lifecycle
+        self.sleep = Sleep(engine, lifecycle)
         self._reloads = reloads
         self._patches = patches or Patches(frozenset())
         self.clock = clock
@@ -90,16 +92,18 @@ class Service:
 
     @property
     def status(self) -> str:
-        """starting, healthy, degraded, unhealthy or draining."""
+        """starting, healthy, degraded, unhealthy, sleeping or draining."""
         if self.lifecycle.state in ("starting", "draining"):
             return self.lifecycle.state
         if self.lifecycle.state == "dead" or self.alert_state.has("critical"):
             return "unhealthy"
+        if self.sleep.active:
+            return "sleeping"
         return "degraded" if self.alert_state.has("warning") else "healthy"
 
     def ready(self) -> bool:
-        """Level 1 readiness: not starting, draining, dead, or hung far above the threshold."""
-        if self.lifecycle.state != "ready":
+        """Level 1 readiness: neither starting, draining, asleep nor dead, nor hung for long."""
+        if self.lifecycle.state != "ready" or self.sleep.active:
             return False
         vitals = self.engine.vitals()
         return vitals.state == "ready" and hung_seconds(vitals, self.clock()) <= _READY_FACTOR * self._hung_threshold()
@@ -131,6 +135,8 @@ class Service:
             return self.refuse("starting", STARTING_TEXT, 10)
         if state == "draining" and not self.lifecycle.may_send_last_request(connected_at):
             return self.refuse("draining", DRAINING_TEXT, 1)
+        if self.sleep.active:
+            return self.refuse("sleeping", SLEEPING_TEXT, 10)
         if self.alert_state.zero_work:
             return self.refuse("unresponsive", UNRESPONSIVE_TEXT, 10)
         return None
@@ -159,6 +165,7 @@ class Service:
             model=settings.served_name,
             state=self.lifecycle.state,
             status=self.status,
+            asleep=self.sleep.active,
             answers=ready and not self.alert_state.zero_work,
             accepts=ready and self.refusal() is None,
             waiting=admission.waiting,
@@ -181,7 +188,7 @@ class Service:
     @property
     def closes_connections(self) -> bool:
         """Whether clients should reconnect, and so reach another replica."""
-        return self.lifecycle.state in ("draining", "dead") or self.alert_state.has("critical")
+        return self.sleep.active or self.lifecycle.state in ("draining", "dead") or self.alert_state.has("critical")
 
     def signals(self, now: float) -> dict[str, float | None]:
         """Returns the signals of the alerts at `now`; None where there is nothing to evaluate."""

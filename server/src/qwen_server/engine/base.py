@@ -6,7 +6,7 @@ functions, `hung_seconds` and `stalled_seconds`, evaluate the vital signs at a g
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 Kind = Literal["chat", "completion", "responses", "messages", "count_tokens", "tokenize", "detokenize"]
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
 EngineState = Literal["starting", "ready", "dead"]
+# Within this time an engine moves its memory to sleep or to wake up.
+SWITCHING_SECONDS = 300.0
 
 
 class EngineError(Exception):
@@ -51,6 +53,7 @@ class EngineInfo:
     kv_cache_tokens: the number of tokens that fit into the KV cache, 0 if unknown.
     chats_need_parsing: the model always thinks before it answers, so every chat takes the
         reference path.
+    can_sleep: the engine was started with vLLM's sleep mode, so it can give its GPU memory back.
     patches: whether each of the engine's patches is in use, by name.
     """
 
@@ -61,6 +64,7 @@ class EngineInfo:
     kv_cache_tokens: int
     device: Literal["cuda", "cpu"]
     chats_need_parsing: bool = False
+    can_sleep: bool = False
     patches: Mapping[str, bool] = field(default_factory=dict)
 
 
@@ -105,12 +109,14 @@ class Output:
         the whole answer.
     prompt_tokens: the number of tokens of the prompts that appear for the first time. Observers
         need it because they do not see `Prepared`.
+    cached_tokens: how many of those were in the prefix cache.
     """
 
     deltas: tuple[Delta, ...]
     finished: bool
     first_token_at: float | None = None
     prompt_tokens: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +133,7 @@ class Vitals:
         process may spin.
     compiling_seconds: how long since `last_token_at` all requests have only waited for their
         grammars. It is bounded, so that grammars cannot hide a stall.
+    switching_since: since when the engine falls asleep or wakes up. It answers no ping meanwhile.
     """
 
     state: EngineState
@@ -137,6 +144,7 @@ class Vitals:
     busy_since: float | None = None
     cpu_active_at: float | None = None
     compiling_seconds: float = 0.0
+    switching_since: float | None = None
     kv_cache_usage: float = 0.0
     death_cause: str | None = None
 
@@ -144,11 +152,14 @@ class Vitals:
 def hung_seconds(vitals: Vitals, now: float) -> float:
     """How long the engine has had work but made no step, or has not answered a ping.
 
-    0.0 if it is responsive. A long step on a CPU is not a hang: there, the engine's processes must
+    0.0 if it is responsive. An engine that moves its memory to sleep or to wake up has time for it
+    first. A long step on a CPU is not a hang: there, the engine's processes must
     also have used no CPU time.
     """
     if vitals.state != "ready":
         return 0.0
+    if vitals.switching_since is not None:
+        return max(now - vitals.switching_since - SWITCHING_SECONDS, 0.0)
     ages = [0.0]
     if vitals.unfinished > 0:
         starts = [t for t in (vitals.last_step_at, vitals.busy_since) if t is not None]
@@ -203,11 +214,40 @@ class Tap(Protocol):
         """Accepts new text, empty if there is nothing to show yet, and its number of tokens."""
 
 
+class Maintenance(Protocol):
+    """What administrators do with a running engine. Everything raises EngineError."""
+
+    async def reset_prefix_cache(self, *, running: bool, external: bool) -> bool:
+        """Empties the prefix cache and returns whether it is empty.
+
+        While requests run, only with `running`: their prompts are then computed again. `external`
+        is the cache behind a KV connector, too.
+        """
+
+    async def sleep(self, level: int) -> None:
+        """Stops the scheduler: at level 0 only this, at 1 the weights leave the GPU, at 2 all does.
+
+        Requests that are still in the engine are aborted.
+        """
+
+    async def wake_up(self, tags: Sequence[str] | None) -> bool:
+        """Wakes up, or only what `tags` name, and returns whether the engine is fully awake."""
+
+    async def is_sleeping(self) -> bool:
+        """Whether the engine sleeps at any level."""
+
+    async def tokenizer_info(self) -> dict[str, Any]:
+        """The configuration of the tokenizer, as JSON values."""
+
+
 class Engine(Protocol):
     """An engine behind the HTTP API. `info` is available once `start()` has returned."""
 
     @property
     def info(self) -> EngineInfo: ...
+
+    @property
+    def maintenance(self) -> Maintenance: ...
 
     async def start(self) -> None:
         """Loads the model and warms it up with requests. Raises EngineError with the cause."""

@@ -6,13 +6,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 from qwen_server.config.settings import Settings
 from qwen_server.control.service import Service
+from qwen_server.http.administrators import Administrators
 from qwen_server.http.api_keys import ApiKeys
 from qwen_server.http.asgi import App, Receive, Scope, Send, send_error
 from qwen_server.http.dialects import worded_for
 from qwen_server.http.error_bodies import HttpError
 
-_ALWAYS = ("/v1", "/tokenize", "/detokenize")
-_METRICS = ("/metrics", "/api/v1/metrics", "/prometheus/metrics", "/stats")
+_ALWAYS = ("/v1", "/tokenize", "/detokenize", "/tokenizer_info")
+_METRICS = ("/metrics", "/api/v1/metrics", "/prometheus/metrics", "/stats", "/load")
 _DOCS = ("/docs", "/redoc", "/openapi.json")
 _PREFLIGHT_SECONDS = 600
 
@@ -31,13 +32,14 @@ def protected_paths(settings: Settings) -> tuple[str, ...]:
 class Authentication:
     """Stores the caller of a protected path in `scope["state"]["caller"]`, or answers 401.
 
-    `tokens` open the metrics paths and nothing else.
+    `tokens` open the metrics paths and nothing else. The keys of `admins` are API keys, too.
     """
 
-    def __init__(self, app: App, keys: ApiKeys, tokens: ApiKeys, service: Service) -> None:
+    def __init__(self, app: App, *, keys: ApiKeys, tokens: ApiKeys, admins: Administrators, service: Service) -> None:
         self._app = app
         self._keys = keys
         self._tokens = tokens
+        self._admins = admins
         self._figures = service.figures
         self._paths = protected_paths(service.settings)
         self._below = tuple(f"{path}/" for path in self._paths)
@@ -58,6 +60,8 @@ class Authentication:
     def _caller(self, scope: Scope) -> str:
         """Returns who asks. Raises HttpError 401."""
         path, headers = scope["path"], scope["headers"]
+        if admin := self._admins.known(headers):
+            return admin
         if self._tokens.required and (path in _METRICS or path.startswith(self._below_metrics)):
             known = self._keys.known(headers)
             return known or self._tokens.caller(headers)

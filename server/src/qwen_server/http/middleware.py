@@ -19,7 +19,7 @@ from qwen_server.observe.request_figures import RequestRecord
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 CLIENT_CLOSED_REQUEST = 499  # nginx's code, for the log only: the client is gone
 _PARAMETER = re.compile(r"\w+(\[\d+\])*")
-_QUIET = ("/health", "/metrics", "/api/v1/metrics", "/prometheus/metrics", "/stats")
+_QUIET = ("/health", "/metrics", "/api/v1/metrics", "/prometheus/metrics", "/stats", "/load", "/ping")
 
 if TYPE_CHECKING:
     from qwen_server.observe.tracing import RequestSpan, Tracing

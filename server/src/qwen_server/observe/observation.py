@@ -18,7 +18,8 @@ from qwen_server.observe.request_figures import RequestFigures
 class Observation:
     """The state at `now`. Times are in seconds of the monotonic clock; `wall` is UTC, naive.
 
-    answers: whether requests are answered now. accepts: whether a new request would be accepted.
+    asleep: whether the engine sleeps. answers: whether requests are answered now. accepts: whether
+    a new request would be accepted.
     rules: name and severity of each enabled alert. alerts: the active alerts, as the
     specification's objects. patches: whether each patch is in use. The engine's values are None
     while it is starting.
@@ -30,6 +31,7 @@ class Observation:
     model: str
     state: Literal["starting", "ready", "draining", "dead"]
     status: str
+    asleep: bool
     answers: bool
     accepts: bool
     waiting: int

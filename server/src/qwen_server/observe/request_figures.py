@@ -40,6 +40,7 @@ REFUSALS = (
     "grammars_busy",
     "queue_full",
     "queue_timeout",
+    "sleeping",
     "starting",
     "unresponsive",
     "uploads_full",
@@ -70,8 +71,8 @@ class RequestRecord:
     """The times (seconds of the monotonic clock) and token counts of a request while it is served.
 
     A request with `generates` False, such as a tokenization, is counted but enters no statistics
-    about generation. `prompt_tokens` is the sum over its `prompts`. `param` is the place of a
-    client's mistake in the body.
+    about generation. `prompt_tokens` is the sum over its `prompts`; `cached_tokens` of these were
+    in the prefix cache. `param` is the place of a client's mistake in the body.
     """
 
     request_id: str
@@ -83,6 +84,7 @@ class RequestRecord:
     finished: float | None = None
     prompts: int = 1
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
     outcome: Outcome | None = None
     error: str | None = None

@@ -21,7 +21,7 @@ def human_duration(seconds: float) -> str:
 def health(seen: Observation) -> tuple[int, dict[str, Any]]:
     """Returns status and body of `/health`. The status is 200 only while requests are answered."""
     if seen.state == "ready":
-        word = "ok" if seen.answers else "unhealthy"
+        word = "sleeping" if seen.asleep else "ok" if seen.answers else "unhealthy"
     else:
         word = "unhealthy" if seen.state == "dead" else seen.state
     body = {

@@ -8,8 +8,10 @@ from typing import Final
 from qwen_operator.api import QwenServiceSpec, format_duration, parse_quantity
 from qwen_operator.planning.builders.metricstokens import FOLDER as METRICS_TOKENS_FOLDER
 from qwen_operator.planning.builders.source import resolve_source
+from qwen_operator.planning.builders.template import template_file
 
 ALERTS_FOLDER: Final = "/etc/qwen/alerts"
+ADMIN_KEYS_FOLDER: Final = "/etc/qwen/admin-api-keys"
 API_KEYS_FOLDER: Final = "/etc/qwen/api-keys"
 PODINFO_FOLDER: Final = "/etc/podinfo"
 _SERVER_DEFAULT_TEMPERATURE: Final = 0.7
@@ -33,6 +35,7 @@ def _model_flags(spec: QwenServiceSpec) -> list[Flag]:
         ("served-model-name", spec.model.served_name or source.default_name),
         ("model-aliases", ",".join(spec.model.aliases) or None),
         ("revision", source.revision),
+        ("chat-template", template_file(spec)),
     ]
 
 
@@ -89,6 +92,7 @@ def _limit_flags(spec: QwenServiceSpec) -> list[Flag]:
 def _wiring_flags(spec: QwenServiceSpec) -> list[Flag]:
     return [
         ("api-keys-dir", API_KEYS_FOLDER if spec.auth.api_key_secret_ref else None),
+        ("admin-api-keys-dir", ADMIN_KEYS_FOLDER if spec.auth.admin_key_secret_ref else None),
         ("metrics-tokens-dir", METRICS_TOKENS_FOLDER if spec.auth.metrics_token_secret_ref else None),
         ("drain-timeout", format_duration(spec.drain.timeout)),
         ("alerts-file", f"{ALERTS_FOLDER}/alerts.json"),

@@ -28,7 +28,7 @@ _NOT_OF_THE_POD: Final = {
     "containers", "volumes", "initContainers", "ephemeralContainers", "readinessGates", "topologySpreadConstraints",
     "schedulingGates", "resourceClaims", "resources", "hostname", "subdomain", "activeDeadlineSeconds",
 }  # fmt: skip
-_NOT_MOUNTED: Final = {"alerts", "podinfo", "api-keys", "metrics-tokens", "shm"}
+_NOT_MOUNTED: Final = {"alerts", "podinfo", "api-keys", "admin-api-keys", "chat-template", "metrics-tokens", "shm"}
 _GPUS: Final = "NVIDIA_VISIBLE_DEVICES"
 # An offline server is meant to read the cache, and somebody has to fill it. Where NVIDIA's runtime
 # is the default, an image built on CUDA sees all GPUs unless the Job sets the variable itself.

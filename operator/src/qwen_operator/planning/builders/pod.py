@@ -20,6 +20,7 @@ from qwen_operator.api.names import (
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import ProbeSpec
 from qwen_operator.planning.builders.arguments import (
+    ADMIN_KEYS_FOLDER,
     ALERTS_FOLDER,
     API_KEYS_FOLDER,
     PODINFO_FOLDER,
@@ -29,6 +30,7 @@ from qwen_operator.planning.builders.arguments import (
 from qwen_operator.planning.builders.merge import merge
 from qwen_operator.planning.builders.metricstokens import token_mounts, token_volumes
 from qwen_operator.planning.builders.source import CACHE_PATH, resolve_source
+from qwen_operator.planning.builders.template import template_mounts, template_volumes
 from qwen_operator.planning.builders.trust import trust_environment, trust_mounts, trust_volumes
 
 USER: Final = 65532
@@ -170,10 +172,13 @@ def _volumes(name: str, spec: QwenServiceSpec) -> list[Object]:
     ]
     if spec.auth.api_key_secret_ref:
         volumes.append({"name": "api-keys", "secret": {"secretName": spec.auth.api_key_secret_ref.name}})
+    if spec.auth.admin_key_secret_ref:
+        volumes.append({"name": "admin-api-keys", "secret": {"secretName": spec.auth.admin_key_secret_ref.name}})
     if spec.cache is not None:
         claim = spec.cache.existing_claim or child_name(name, "cache")
         volumes.append({"name": "cache", "persistentVolumeClaim": {"claimName": claim}})
-    return [*volumes, *token_volumes(name, spec), *trust_volumes(spec), *resolve_source(spec).volumes]
+    tokens, trust, template = token_volumes(name, spec), trust_volumes(spec), template_volumes(spec)
+    return [*volumes, *tokens, *trust, *template, *resolve_source(spec).volumes]
 
 
 def _mounts(spec: QwenServiceSpec) -> list[Object]:
@@ -185,9 +190,11 @@ def _mounts(spec: QwenServiceSpec) -> list[Object]:
     ]
     if spec.auth.api_key_secret_ref:
         mounts.append({"name": "api-keys", "mountPath": API_KEYS_FOLDER, "readOnly": True})
+    if spec.auth.admin_key_secret_ref:
+        mounts.append({"name": "admin-api-keys", "mountPath": ADMIN_KEYS_FOLDER, "readOnly": True})
     if spec.cache is not None:
         mounts.append({"name": "cache", "mountPath": CACHE_PATH})
-    return [*mounts, *token_mounts(spec), *trust_mounts(spec), *resolve_source(spec).mounts]
+    return [*mounts, *token_mounts(spec), *trust_mounts(spec), *template_mounts(spec), *resolve_source(spec).mounts]
 
 
 def _scheduling(name: str, spec: QwenServiceSpec) -> Object:

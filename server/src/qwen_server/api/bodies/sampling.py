@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, with_config
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -47,6 +47,11 @@ _MAY_NEED_REFERENCE: Final = frozenset(_REFERENCE_WHEN_SET) | {
     "chat_template_kwargs",
 }
 IGNORED: Final = Field(description="accepted and ignored")
+# vLLM compares the last tokens with every size of a pattern at each step, in the engine core.
+MAX_PATTERN: Final = 128
+_LEAST_COUNT: Final = 2
+_STOPS: Final = frozenset({"stop", "stop_token_ids", "repetition_detection"})
+REPETITION: Final = {"max_pattern_size": 20, "min_count": 4}
 MAX_BAD_WORDS: Final = 128  # vLLM's own limit; it tokenizes each of them twice for each sequence
 BadWord = Annotated[str, Field(min_length=1, max_length=128)]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -76,6 +81,25 @@ class StructuredOutputs(TypedDict, total=False):
     choice: Annotated[
         Annotated[list[Any], Entries(MAX_ENTRIES)] | None, Field(description="the answers to choose from")
     ]
+
+
+@declared
+class RepetitionDetection(TypedDict, total=False):
+    """Ends an answer in which a pattern of tokens comes `min_count` times in a row."""
+
+    max_pattern_size: Annotated[int, Field(ge=0, le=MAX_PATTERN, description="the longest pattern; 0: off")]
+    min_pattern_size: Annotated[int, Field(ge=0, le=MAX_PATTERN, description="the shortest pattern; 0 means 1")]
+    min_count: Annotated[int, Field(ge=0, le=MAX_VALUES, description="how often it must come; at least 2")]
+
+
+def _that_can_end(given: RepetitionDetection) -> RepetitionDetection:
+    """Refuses what vLLM refuses, with the names of the parameters."""
+    most, least, count = given.get("max_pattern_size", 0), given.get("min_pattern_size", 0), given.get("min_count", 0)
+    if least > most:
+        raise PydanticCustomError("refused", "must have a min_pattern_size of at most its max_pattern_size")
+    if most > 0 and count < _LEAST_COUNT:
+        raise PydanticCustomError("refused", "must have a min_count of at least 2")
+    return given
 
 
 def _describe_arguments(schema: dict[str, Any]) -> None:
@@ -180,6 +204,10 @@ class Sampling(Decoding, total=False):
         ),
     ]
     spaces_between_special_tokens: bool | None
+    repetition_detection: Annotated[
+        Annotated[RepetitionDetection, AfterValidator(_that_can_end)] | None,
+        Field(description="vLLM's: end an answer that repeats itself", examples=[REPETITION]),
+    ]
     add_special_tokens: Annotated[bool | None, Field(description="add the tokenizer's special tokens to the prompt")]
     truncate_prompt_tokens: Annotated[Int31 | None, Field(description="keep only so many tokens of the prompt")]
     truncation_side: Annotated[
@@ -215,7 +243,7 @@ def drop_empty_tools(fields: dict[str, Any]) -> None:
 
 def names_stop(fields: Mapping[str, Any]) -> bool:
     """Whether the client has stops of its own."""
-    return "stop" in fields or "stop_token_ids" in fields
+    return not _STOPS.isdisjoint(fields)
 
 
 def needs_reference(fields: Mapping[str, Any]) -> bool:

@@ -55,7 +55,6 @@ REFUSED: Final[Mapping[str, Refused]] = {
     # In vLLM's engine, it replaces the log probabilities of all requests of the same step.
     "logprob_token_ids": _no("use top_logprobs or allowed_token_ids", []),
     "watermarking": _no("requests cannot change the engine's watermark"),
-    "repetition_detection": _no("use repetition_penalty or frequency_penalty"),
     "thinking_token_budget": _no("only chats have it", -1),
     "routed_experts_prompt_start": _no("the server does not return routed experts", 0),
     "return_weight_versions": _no("the weights do not change while the server runs", False),

@@ -127,6 +127,7 @@ def _mistake(description: str, message: str, kind: str, param: str | None = None
 _NAMES = {
     400: "BadRequest",
     401: "Unauthorized",
+    403: "Forbidden",
     404: "NotFound",
     408: "RequestTimeout",
     413: "ContentTooLarge",
@@ -150,6 +151,12 @@ _ERRORS: Answers = {
         code="invalid_api_key",
     )
     | {"headers": _CHALLENGE},
+    403: _mistake(
+        "不是管理员的密钥 (not the key of an administrator)",
+        "this path requires the key of an administrator",
+        "permission_error",
+        code="admin_key_required",
+    ),
     404: _mistake(
         "模型不存在 (unknown model)",
         "The model `gpt-4o` does not exist.",

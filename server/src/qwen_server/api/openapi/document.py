@@ -29,6 +29,7 @@ _TAGS: Final = [
     {"name": "generation", "description": "文本生成 (text generation)"},
     {"name": "models", "description": "模型 (models)"},
     {"name": "health", "description": "健康检查 (health checks)"},
+    {"name": "administration", "description": "管理 (administration, with --admin-api-keys-dir)"},
     {"name": "metrics", "description": "可观测性 (observability)"},
 ]
 _WHERE: Final = "required only if API keys are set"
@@ -52,7 +53,9 @@ def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
         if isinstance(route, APIRoute) and route.include_in_schema:
             for operation in described["paths"][route.path_format].values():
                 operation["operationId"] = route.name
-                if route.path.startswith("/v1/") or "generation" in route.tags:
+                if "administration" in route.tags:
+                    operation["security"] = [{name: []} for name in _KEYS]
+                elif route.path.startswith(("/v1/", "/tokenizer_info")) or "generation" in route.tags:
                     operation["security"] = [{}, *({name: []} for name in _KEYS)]
     described["components"] = {
         "schemas": schemas(Limits(settings)),

@@ -1,8 +1,8 @@
-"""What the routes share: access to the service, and the route class of the generating paths."""
+"""What the routes share: access to the service, and the classes of routes."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 from fastapi import Request
@@ -35,6 +35,23 @@ class _Handled(Response):
 def generation(request: Request, kind: Kind) -> Response:
     """Returns the response to a request of `kind`. See `Handler.serve` for the steps."""
     return _Handled(request.app.state.handler, kind)
+
+
+class AdminRoute(APIRoute):
+    """A route for administrators: others get a 401 or a 403.
+
+    Its router has the tag `administration` and is listed in `ADMIN_ROUTERS`.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Returns the handler, which checks the key before anything else."""
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            request.app.state.administrators.demand(request.headers.raw)
+            return await handle(request)
+
+        return answer
 
 
 class GenerationRoute(APIRoute):

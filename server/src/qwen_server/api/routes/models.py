@@ -53,7 +53,7 @@ def _named(card: dict[str, Any], name: str) -> dict[str, Any]:
 async def list_models(request: Request) -> Response:
     """Returns the one model that is served, and then its aliases."""
     card = _card(request)
-    aliases = (name for name in service_of(request).settings.model_aliases if not name.endswith("*"))
+    aliases = (name for name in service_of(request).settings.aliases if not name.endswith("*"))
     names = dict.fromkeys((card["id"], *aliases))
     return JSONResponse({"object": "list", "data": [_named(card, name) for name in names]})
 

@@ -24,9 +24,11 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerFactory
 
+from qwen_server.config.chat_template import read_chat_template
 from qwen_server.config.patches import Patches
-from qwen_server.config.settings import Settings
+from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.engine.base import EngineError, EngineInfo
+from qwen_server.engine.vllm.causes import one_line
 from qwen_server.engine.vllm.client import EngineProxy
 from qwen_server.engine.vllm.completion_api import Completion
 from qwen_server.engine.vllm.data_type import computes_bfloat16_slowly, data_type_on_cpu
@@ -83,8 +85,11 @@ def build(
     arguments = engine_arguments(settings, device)
     _log.info("starting the engine: %s", " ".join(arguments))
     engine_args = parsed(arguments)
+    if engine_args.enable_sleep_mode and device == "cpu":
+        raise EngineError("--enable-sleep-mode: vLLM has its sleep mode only on GPUs")
     choose_executor(engine_args, device)
-    family = _family(engine_args)
+    template = _chat_template(settings)
+    family = _family(engine_args, template)
     # The engine needs the parser too: a grammar applies only after the reasoning has ended.
     engine_args.reasoning_parser = choose(settings.reasoning_parser, family.reasoning_parser) or ""
     # This setting concerns only vLLM's own loggers. One of them aggregates every step for log
@@ -103,7 +108,7 @@ def build(
     enable_envs_cache()  # otherwise vLLM reads its environment variables again for each token
     try:
         client = EngineProxy(llm, heartbeat, patches, grammars)
-        return _serving(settings, device, llm, client, grammars, family=family, patches=patches)
+        return _serving(settings, device, llm, client, grammars, family=family, template=template, patches=patches)
     except BaseException:
         llm.shutdown(timeout=1)
         raise
@@ -184,6 +189,7 @@ def _serving(
     grammars: Grammars,
     *,
     family: Family,
+    template: str | None,
     patches: Patches,
 ) -> Parts:
     config = llm.model_config
@@ -193,21 +199,22 @@ def _serving(
         "tool_parser": choose(settings.tool_call_parser, family.tool_parser),
         "reasoning_parser": choose(settings.reasoning_parser, family.reasoning_parser) or "",
     }
-    template = {
-        "chat_template": None,
+    templating = {
+        "chat_template": template,
         "chat_template_content_format": "auto",
         "default_chat_template_kwargs": family.template_defaults,
         "enable_auto_tools": parsers["tool_parser"] is not None,
     }
     paths = [BaseModelPath(name=settings.served_name, model_path=settings.model)]
     models = OpenAIServingModels(engine_client=client, base_model_paths=paths)
-    rendering = {"model_config": config, "renderer": llm.renderer, "request_logger": None, **template}
+    rendering = {"model_config": config, "renderer": llm.renderer, "request_logger": None, **templating}
     renderer = OnlineRenderer(**rendering, **parsers)
     renderer.warmup()
     # The parsers build their grammars again for each request, which costs more than the rendering.
     plain = OnlineRenderer(**rendering)
-    common = {"online_renderer": renderer, "request_logger": None}
-    options = {**common, **template, **parsers}
+    details = {"enable_prompt_tokens_details": settings.enable_prompt_tokens_details}
+    common = {"online_renderer": renderer, "request_logger": None, **details}
+    options = {**common, **templating, **parsers}
     chat = WholeCallsChat(client, models, "assistant", **options)
     completion = Completion(client, models, **common)
     info = _info(settings, device, llm, family, patches)
@@ -217,18 +224,29 @@ def _serving(
     return Parts(llm, client, grammars, plain, models, options, chat, completion, info, default_sampling)
 
 
-def _family(engine_args: AsyncEngineArgs) -> Family:
+def _chat_template(settings: Settings) -> str | None:
+    try:
+        return read_chat_template(settings)
+    except ConfigurationError as error:
+        raise EngineError(str(error)) from error
+
+
+def _family(engine_args: AsyncEngineArgs, given: str | None) -> Family:
+    """What the template shows of the model. Raises EngineError if a `given` one cannot render."""
     tokenizer = cached_tokenizer_from_config(engine_args.create_model_config())
-    template = getattr(tokenizer, "chat_template", None)
+    template = given or getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         template = template.get("default")
     if not isinstance(template, str):
         return Family()
     try:
         prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": "hello"}], add_generation_prompt=True, tokenize=False
+            [{"role": "user", "content": "hello"}], chat_template=given, add_generation_prompt=True, tokenize=False
         )
-    except Exception:  # noqa: BLE001 - a chat template is code and may raise anything
+    except Exception as error:
+        if given is not None:
+            text = f"--chat-template: it cannot render a plain message: {type(error).__name__}: {one_line(str(error))}"
+            raise EngineError(text) from error
         _log.warning("the model's chat template cannot render a plain message", exc_info=True)
         prompt = ""
     return detect(template, str(prompt))
@@ -246,6 +264,7 @@ def _info(
         max_num_seqs=llm.vllm_config.scheduler_config.max_num_seqs,
         kv_cache_tokens=int(tokens),
         device=device,
+        can_sleep=llm.model_config.enable_sleep_mode,
         chats_need_parsing=family.always_thinks and settings.reasoning_parser != "none",
         patches=patches.in_use,
     )

@@ -151,6 +151,9 @@ async def _observed(
         try:
             async for output in source:
                 observed.observe(observed.merger.convert(index, output))
+                for choice in output.outputs:
+                    if choice.finish_reason == "repetition":  # OpenAI's API does not know it
+                        choice.finish_reason = "stop"
                 yield output
                 observed.streams.read(index)
         except (BusyError, InvalidRequestError) as error:

@@ -40,6 +40,7 @@ from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, 
 from qwen_server.engine.vllm import causes, environment
 from qwen_server.engine.vllm.grammars.trials import Trials, longest_in_core
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.maintenance import VllmMaintenance
 from qwen_server.engine.vllm.patches.bounded_masks import BOUNDED_MASKS
 from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
 from qwen_server.engine.vllm.patches.polite_compiler import POLITE_COMPILER
@@ -97,6 +98,7 @@ class VllmEngine:
         # the thread must live as long as the engine.
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._running: _Running | None = None
+        self._maintenance = VllmMaintenance(lambda: self._alive().parts, self._heartbeat)
         self._trials = Trials(settings, self._builder, lambda: self._loaded().parts.llm.vllm_config)
         self._reserved = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -108,6 +110,11 @@ class VllmEngine:
     def info(self) -> EngineInfo:
         """The model that the engine serves."""
         return self._loaded().parts.info
+
+    @property
+    def maintenance(self) -> VllmMaintenance:
+        """See Engine."""
+        return self._maintenance
 
     def _loaded(self) -> _Running:
         if self._running is None:
@@ -217,6 +224,8 @@ class VllmEngine:
 
     async def probe(self) -> None:
         """See Engine."""
+        if self._maintenance.asleep:
+            raise EngineError("the engine is asleep")
         now = time.monotonic()
         self._probes += 1
         prepared = await self._alive().fast.prepare_completion(
@@ -237,13 +246,15 @@ class VllmEngine:
         dead = parts.llm.errored
         return Vitals(
             state="dead" if dead else self._state,
-            unfinished=parts.llm.get_num_unfinished_requests(),
+            # While the engine sleeps, only a probe may wait in it.
+            unfinished=0 if self._maintenance.asleep else parts.llm.get_num_unfinished_requests(),
             last_step_at=heartbeat.last_step_at,
             last_token_at=heartbeat.last_token_at,
             ping_sent_at=heartbeat.ping_sent_at,
             busy_since=heartbeat.busy_since,
             cpu_active_at=heartbeat.cpu_active_at if parts.info.device == "cpu" else None,
             compiling_seconds=heartbeat.compiling_seconds,
+            switching_since=heartbeat.switching_since,
             kv_cache_usage=heartbeat.kv_cache_usage,
             death_cause=self._cause_of_death() if dead else None,
         )
@@ -299,6 +310,8 @@ class VllmEngine:
         unfinished = self._loaded().parts.llm.get_num_unfinished_requests()
         if self.info.device == "cpu":
             await self._check_cpu_time(now, unfinished)
+        if self._maintenance.asleep:
+            return  # a probe would wait until it wakes up
         if unfinished == 0 and (self._idle_since(now) > _IDLE_PROBE_SECONDS or any_stopped(processes)):
             self._spawn(self._quiet_probe())
 

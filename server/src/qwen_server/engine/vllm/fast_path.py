@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -129,7 +129,9 @@ class FastPath:
             sequences = [self._in_turn(prepared, index, turn or nullcontext) for index in range(len(work.params))]
             async with aclosing(merged(sequences)) as results:
                 async for index, result in results:
-                    yield merger.convert(index, result)
+                    output = merger.convert(index, result)
+                    # The other choices of a prompt find it in the cache because of the first one.
+                    yield output if index % prepared.n == 0 else replace(output, cached_tokens=0)
 
     def _follow(self, prepared: Prepared, index: int, tap: Tap | None = None) -> AsyncGenerator[RequestOutput, None]:
         work: Work = prepared.payload

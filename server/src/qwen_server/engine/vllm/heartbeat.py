@@ -18,6 +18,7 @@ class Heartbeat:
     last_request_at: float | None = None
     busy_since: float | None = None
     ping_sent_at: float | None = None
+    switching_since: float | None = None
     cpu_active_at: float | None = None
     compiling_seconds: float = 0.0
     most_compiling_seconds: float = 0.0
@@ -50,6 +51,14 @@ class Heartbeat:
         self.ping_sent_at = None
         if stands_for_a_step:
             self.last_step_at = self.last_token_at = now
+
+    def on_switched(self, now: float) -> None:
+        """Records that the engine has fallen asleep or woken up. Work and pings waited for it."""
+        self.switching_since = None
+        if self.ping_sent_at is not None:
+            self.ping_sent_at = now
+        if self.busy_since is not None:
+            self.busy_since = now
 
     def on_request(self, now: float, unfinished: int) -> None:
         """Records a new request to an engine that has `unfinished` others.

@@ -50,10 +50,11 @@ class Merger:
         if metrics is not None and metrics.first_token_ts > 0:
             first = metrics.first_token_ts
             self._first_token_at = first if self._first_token_at is None else min(first, self._first_token_at)
-        prompt_tokens = 0
+        prompt_tokens = cached_tokens = 0
         if index in self._unreported and result.prompt_token_ids is not None:
             self._unreported.discard(index)
             prompt_tokens = len(result.prompt_token_ids)
+            cached_tokens = result.num_cached_tokens or 0
         first_choice = index * self._n
         return Output(
             deltas=tuple(
@@ -69,6 +70,7 @@ class Merger:
             finished=not self._open,
             first_token_at=self._first_token_at,
             prompt_tokens=prompt_tokens,
+            cached_tokens=cached_tokens,
         )
 
 

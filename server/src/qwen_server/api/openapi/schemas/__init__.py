@@ -14,6 +14,7 @@ from pydantic_core import core_schema
 from qwen_server.api.bodies.checking import DECLARATIONS
 from qwen_server.api.bodies.limits import Limits
 from qwen_server.api.openapi.schemas import (
+    administration,
     errors,
     generation,
     health,
@@ -41,6 +42,13 @@ _ANSWERS: Final[tuple[type[BaseModel], ...]] = (
     health.Health,
     health.Probe,
     metrics.Metrics,
+    administration.CacheReset,
+    administration.Slept,
+    administration.WokenUp,
+    administration.IsSleeping,
+    administration.Version,
+    administration.Load,
+    administration.TokenizerInfo,
     errors.ClientError,
     errors.Unavailable,
     errors.EngineFailure,

@@ -9,12 +9,19 @@ from pydantic import Field
 from qwen_server.api.openapi.schemas.base import Open
 
 
+class PromptTokensDetails(Open):
+    """More about the tokens of the prompt."""
+
+    cached_tokens: int = Field(ge=0, description="how many of them were in the prefix cache")
+
+
 class Usage(Open):
     """Token counts."""
 
     prompt_tokens: int = Field(ge=0)
     completion_tokens: int = Field(ge=0)
     total_tokens: int = Field(ge=0)
+    prompt_tokens_details: PromptTokensDetails | None = Field(None, description="with --enable-prompt-tokens-details")
 
 
 class AnswerMessage(Open):

@@ -14,6 +14,9 @@ class MessagesUsage(Open):
 
     input_tokens: int = Field(ge=0)
     output_tokens: int = Field(ge=0)
+    cache_read_input_tokens: int | None = Field(
+        None, ge=0, description="with --enable-prompt-tokens-details; `input_tokens` does not hold them then"
+    )
 
 
 class MessagesAnswer(Open):

@@ -144,7 +144,7 @@ class Metrics(Exact):
     )
     service: Literal["qwen-vllm"]
     version: str
-    status: Literal["starting", "healthy", "degraded", "unhealthy", "draining"]
+    status: Literal["starting", "healthy", "degraded", "unhealthy", "sleeping", "draining"]
     uptime: Uptime
     requests: Requests
     tokens: Tokens

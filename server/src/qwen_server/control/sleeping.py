@@ -1,0 +1,80 @@
+"""Puts the engine to sleep and wakes it up, so that no request is in it while it sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Any, Literal, TypeVar
+
+from qwen_server.control.lifecycle import Lifecycle
+from qwen_server.engine.base import Engine, EngineError
+
+Answer = TypeVar("Answer")
+Mode = Literal["abort", "wait"]
+
+# vLLM's executor gives up a call to its workers after this time.
+ENGINE_SECONDS = 300.0
+
+_log = logging.getLogger(__name__)
+
+
+async def answer_of(work: Coroutine[Any, Any, Answer], seconds: float = ENGINE_SECONDS) -> Answer:
+    """Returns what the engine answers. Raises EngineError if it has not answered in time.
+
+    The call goes on then, because a call that is cancelled would leave an answer that nobody takes.
+    """
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.add_done_callback(lambda late: late.cancelled() or late.exception())
+        raise EngineError(f"the engine has not answered within {seconds:g} s")
+    return task.result()
+
+
+class Sleep:
+    """Whether the engine sleeps.
+
+    `active` is True from the order to sleep until the engine is fully awake.
+    """
+
+    def __init__(self, engine: Engine, lifecycle: Lifecycle) -> None:
+        self._engine = engine
+        self._lifecycle = lifecycle
+        self._turn = asyncio.Lock()  # one order at a time
+        self.active = False
+
+    async def fall_asleep(self, level: int, mode: Mode) -> None:
+        """Refuses new requests, ends those that were accepted, or waits for them, and sleeps.
+
+        Raises EngineError. If the engine has not fallen asleep, it serves again.
+        """
+        async with self._turn:
+            was_active, self.active = self.active, True
+            try:
+                if mode == "abort":
+                    self._lifecycle.end_requests()
+                await self._lifecycle.wait_idle()
+                await answer_of(self._engine.maintenance.sleep(level))
+            except EngineError:
+                self.active = was_active or await self._sleeps()
+                raise
+            except BaseException:
+                self.active = was_active
+                raise
+        _log.info("the engine sleeps at level %d", level)
+
+    async def wake_up(self, tags: Sequence[str] | None) -> bool:
+        """Wakes the engine up and returns whether it is fully awake. Raises EngineError."""
+        async with self._turn:
+            awake = await answer_of(self._engine.maintenance.wake_up(tags))
+            self.active = self.active and not awake
+        _log.info("the engine is %s", "awake" if awake else "partly awake")
+        return awake
+
+    async def _sleeps(self) -> bool:
+        """Whether the engine sleeps after an order that failed; True if it does not say so."""
+        try:
+            return await answer_of(self._engine.maintenance.is_sleeping(), 1.0)
+        except EngineError:
+            return True
