@@ -172,6 +172,17 @@ async def test_a_decision_does_not_hold_if_another_restart_was_counted_since() -
     assert cluster.ledger.intents == []
 
 
+async def test_a_restart_begins_beside_those_that_the_decision_knew_of_and_no_other() -> None:
+    cluster = Cluster()
+    first, second = intent_at(START), intent_at(START + timedelta(minutes=2))
+    await cluster.perform(BeginRestart(POD, first))
+    await cluster.perform(BeginRestart(POD, second, (first.time,), (first.time,)))
+    assert cluster.ledger.intents == [first]
+    await cluster.perform(BeginRestart(POD, second, (first.time,), (first.time,), beside=(first,)))
+    assert cluster.ledger.intents == [first, second]
+    assert cluster.ledger.restart_times == [first.time, second.time]
+
+
 async def test_the_history_says_why_a_restart_was_cancelled() -> None:
     cluster = Cluster()
     intent = intent_at(START)

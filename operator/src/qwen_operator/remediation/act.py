@@ -199,7 +199,7 @@ class ServiceActor:
 
         def change(ledger: RemediationStatus) -> RemediationStatus | None:
             # The decision may be based on an older status. Then the next round decides again.
-            if ledger.intents or tuple(ledger.restart_times) != step.based_on:
+            if tuple(ledger.intents) != step.beside or tuple(ledger.restart_times) != step.based_on:
                 return None
             begun = ledgers.begin(ledger, intent, self._policy, step.counted, step.hardware)
             return ledgers.remember(begun, [entry])

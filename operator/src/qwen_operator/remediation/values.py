@@ -51,6 +51,7 @@ class Pod:
         out_of_memory: whether it was killed then for lack of memory.
         restart_id: the value of the annotation that requests a restart in place.
         created: when the pod was created, by the clock of the API server.
+        unschedulable: whether the scheduler finds no node for it.
     """
 
     uid: str
@@ -69,6 +70,7 @@ class Pod:
     closed_for: str = ""
     closed_since: datetime | None = None
     created: datetime | None = None
+    unschedulable: bool = False
 
 
 @dataclass(frozen=True)
