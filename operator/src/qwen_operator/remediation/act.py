@@ -53,6 +53,7 @@ BUSY_SECONDS: Final = 60.0
 """Seconds for which a restart is tried again that the API server neither makes nor refuses."""
 
 _GATES: Final = (OpenGate, CloseGate)
+_RESTARTS: Final = (BeginRestart, ExecuteRestart)
 _REPORTS: Final = (Report, Died, WouldDo)
 """Steps that only report something, and that the next round would not decide again."""
 
@@ -107,14 +108,15 @@ class ServiceActor:
         """Performs the steps: first the gates, several at a time, then the others in order.
 
         After a failure the next round decides again, and so it does about steps that have not begun
-        after half a minute: by then their evidence is old.
+        after half a minute: by then their evidence is old. Restarts have the time of three polls.
         """
-        until = self._clock() + ROUND_SECONDS
+        start = self._clock()
         slots = asyncio.Semaphore(GATES_AT_ONCE)
 
         async def perform(step: Step) -> None:
             async with slots:
-                if self._clock() < until or isinstance(step, _REPORTS):
+                seconds = self._policy.current_for if isinstance(step, _RESTARTS) else ROUND_SECONDS
+                if self._clock() < start + seconds or isinstance(step, _REPORTS):
                     await self._guarded(type(step).__name__, self._one(step))
 
         await asyncio.gather(*(perform(step) for step in steps if isinstance(step, _GATES)))

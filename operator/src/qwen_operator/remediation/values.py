@@ -78,7 +78,8 @@ class Evidence:
     """What a pod reports: uptime in seconds, active alerts, requests running or waiting.
 
     `gpus` are the UUIDs of its GPUs. `active_for` says for how many seconds an alert has been
-    active, by the clock of the pod; it lacks those of which the pod does not say it.
+    active, by the clock of the pod; it lacks those of which the pod does not say it. `asked_at` is
+    when the pod was asked: an answer says nothing about later. None means just now.
     """
 
     uptime: float
@@ -87,6 +88,7 @@ class Evidence:
     gpus: tuple[str, ...] = ()
     active_for: Mapping[str, float] = field(default_factory=dict, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    asked_at: float | None = field(default=None, compare=False)
 
     @property
     def excerpt(self) -> str:
