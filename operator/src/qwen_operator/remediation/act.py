@@ -18,6 +18,7 @@ from qwen_operator.kube.resources import PODS
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.remediation import figures
 from qwen_operator.remediation import ledger as ledgers
+from qwen_operator.remediation.gate_tries import GateTries
 from qwen_operator.remediation.outlook import POSTPONED, Outlook
 from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.restarts import DEAD, restart_id
@@ -92,6 +93,7 @@ class ServiceActor:
         beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         outlooks: Mapping[str, Outlook] | None = None,
+        tries: GateTries | None = None,
     ) -> None:
         self._writer = writer
         self._subject = Subject.of(service)
@@ -103,6 +105,7 @@ class ServiceActor:
         self._clock = clock
         self._history: list[HistoryEntry] = []
         self._outlooks = outlooks or {}
+        self._tries = tries or GateTries()
 
     async def carry_out(self, steps: Sequence[Step]) -> None:
         """Performs the steps: first the gates, several at a time, then the others in order.
@@ -172,8 +175,7 @@ class ServiceActor:
     async def _open(self, step: OpenGate) -> None:
         pod, reason = step.pod, step.reason
         text = _OPENED[reason]
-        opened = await self._writer.set_gate(pod, self._key[0], is_open=True, reason=reason, message=text)
-        if not opened or reason == "NewPod":
+        if not await self._set_gate(pod, is_open=True, reason=reason, message=text) or reason == "NewPod":
             return
         message = f"pod {pod.name} is back in rotation: {text}"
         self._emit(pod, "Normal", step.alert, action="Ready", reason="BackInRotation", message=message)
@@ -183,11 +185,23 @@ class ServiceActor:
         pod, alert = step.pod, step.alert
         what = self._symptom(pod, alert)
         text = f"taken out of rotation for {alert}{what}"
-        if not await self._writer.set_gate(pod, self._key[0], is_open=False, reason=alert or "Unhealthy", message=text):
+        if not await self._set_gate(pod, is_open=False, reason=alert or "Unhealthy", message=text):
             return
         message = f"pod {pod.name} was taken out of rotation: {alert} is active{what}.{self._next(pod)}"
         self._emit(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
         self._history.append(self._entry(pod, alert, "Unready", reason=alert, message=message))
+
+    async def _set_gate(self, pod: Pod, *, is_open: bool, reason: str, message: str) -> bool:
+        """Writes a gate, with a back-off after failures. Returns False if it was not written."""
+        if not self._tries.may(pod.uid):
+            return False
+        try:
+            written = await self._writer.set_gate(pod, self._key[0], is_open=is_open, reason=reason, message=message)
+        except KubeError as error:
+            self._tries.failed(pod.uid, error.retry_after)
+            raise
+        self._tries.done(pod.uid)
+        return written
 
     async def _begin(self, step: BeginRestart) -> None:
         pod, intent = step.pod, step.intent
