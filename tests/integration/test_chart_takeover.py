@@ -180,6 +180,9 @@ def test_admission_policies_keep_pods_to_accounts_that_the_namespace_allows(inst
         ("priorityClass.value=5", "does not allow changing 1000000 of PriorityClass qwen-operator"),
         ("nameOverride=other,fullnameOverride=qwen-operator", "the selector of Deployment qwen-operator"),
         ("leaderElection.leaseName=other", "old and new pods would act at the same time"),
+        ("fullnameOverride=other", "old and new pods would act at the same time"),
+        ("fullnameOverride=other,strategy.type=Recreate", "--set leaderElection.leaseName=qwen-operator, and keep"),
+        ("fullnameOverride=other,replicas=1,leaderElection.enabled=false", "Scale Deployment qwen-operator to 0"),
     ],
 )
 def test_what_cannot_be_changed_stops_an_upgrade_before_it(installed: ControlPlane, values: str, said: str) -> None:
@@ -197,6 +200,18 @@ def test_another_lease_is_used_when_no_pod_of_the_old_one_acts(installed: Contro
     assert installed.request("GET", where)["spec"]["strategy"] == {"type": "Recreate"}
     helm(installed, *renamed, program=program)
     assert installed.request("GET", where)["spec"]["strategy"]["type"] == "RollingUpdate"
+
+
+def test_another_name_keeps_the_lease_so_that_one_operator_acts(installed: ControlPlane) -> None:
+    renamed = ("upgrade", "qwen-operator", CHART, "--set", "fullnameOverride=other")
+    said = refusal(installed, *renamed)
+    [flags] = re.findall(r"run this command again with (--set \S+),", said, re.IGNORECASE)
+    helm(installed, *renamed, *flags.split())
+    assert names(installed, "deployments") == {"deployment.apps/other"}
+    where = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{generate.NAMESPACE}/roles"
+    rules = [rule for role in installed.request("GET", where)["items"] for rule in role["rules"]]
+    assert ["qwen-operator"] in [rule.get("resourceNames") for rule in rules if rule["resources"] == ["leases"]]
+    helm(installed, *renamed, *flags.split())
 
 
 def try_pod(plane: ControlPlane, spec: dict[str, Any]) -> None:

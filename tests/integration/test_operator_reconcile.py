@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,13 @@ def test_a_refused_pod_template_holds_back_nothing_else_and_says_why(api: AdminA
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))
     bad = {"spec": {"terminationGracePeriodSeconds": -5, "containers": [{"name": "server", "image": "other"}]}}
-    changes = {"podTemplate": bad, "service": {"port": 9000}, "replicas": 3, "networkPolicy": {"enabled": True}}
+    changes = {
+        "podTemplate": bad,
+        "service": {"port": 9000},
+        "replicas": 3,
+        "networkPolicy": {"enabled": True},
+        "alerts": [{"name": "HighTTFT", "threshold": 7}],
+    }
     api.patch(QS, "qwenservices", "news", {"spec": changes})
     wait_until("the reason", lambda: api.condition("Progressing").get("reason") == "InvalidPodTemplate", seconds=10)
     assert "terminationGracePeriodSeconds" in api.condition("Progressing")["message"]
@@ -222,6 +229,10 @@ def test_a_refused_pod_template_holds_back_nothing_else_and_says_why(api: AdminA
     assert deployment is not None
     assert deployment["spec"]["replicas"] == 3
     assert api.get("networking.k8s.io/v1", "networkpolicies", "news") is not None
+    thresholds = api.get("v1", "configmaps", "news-alerts")
+    assert thresholds is not None
+    alerts = json.loads(thresholds["data"]["alerts.json"])["alerts"]
+    assert [alert["threshold"] for alert in alerts if alert["name"] == "HighTTFT"] == [7]
     [event] = wait_until("an event tells of it", lambda: api.events("InvalidPodTemplate"), seconds=10)
     assert event["type"] == "Warning"
     api.patch(QS, "qwenservices", "news", {"spec": {"podTemplate": None}})

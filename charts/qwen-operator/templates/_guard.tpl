@@ -21,6 +21,8 @@
 {{- $found := lookup (index $object 0) (index $object 1) (index $object 2) (index $object 3) -}}
 {{- if $found -}}
 {{- include "qwen-operator.guardObject" (list $ $found) -}}
+{{- else if and $.Release.IsUpgrade (eq (index $object 1) "Deployment") -}}
+{{- include "qwen-operator.guardRenamed" $ -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -85,16 +87,41 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* The Lease by which the pods of a Deployment elect; empty if they do not. */ -}}
+{{- define "qwen-operator.leaseOf" -}}
+{{- $before := dict -}}
+{{- range (first .spec.template.spec.containers).env -}}
+{{- $_ := set $before .name (default "" .value) -}}
+{{- end -}}
+{{- ternary (get $before "QWEN_OPERATOR_LEASE_NAME") "" (eq (get $before "QWEN_OPERATOR_LEADER_ELECTION") "true") -}}
+{{- end -}}
+
+{{- /* Fails if the release's Deployment gets another name and its old pods would act beside the new
+     ones, until Helm deletes them at the end of the upgrade. */ -}}
+{{- define "qwen-operator.guardRenamed" -}}
+{{- $elects := .Values.leaderElection.enabled -}}
+{{- range $found := (lookup "apps/v1" "Deployment" .Release.Namespace "").items -}}
+{{- $ours := eq (get (default dict $found.metadata.annotations) "meta.helm.sh/release-name") $.Release.Name -}}
+{{- $operator := eq (get (default dict $found.metadata.labels) "app.kubernetes.io/component") "operator" -}}
+{{- if and $ours $operator (gt (int $found.spec.replicas) 0) (gt (int $.Values.replicas) 0) -}}
+{{- $lease := include "qwen-operator.leaseOf" $found -}}
+{{- if not (and $lease $elects (eq $lease (include "qwen-operator.leaseName" $))) -}}
+{{- $remedy := printf "Scale Deployment %s to 0 first, and run this command again." $found.metadata.name -}}
+{{- if and $lease $elects -}}
+{{- $remedy = printf "Run this command again with --set leaderElection.leaseName=%s, and keep that value." $lease -}}
+{{- end -}}
+{{- fail (printf "fullnameOverride: the pods of Deployment %s do not elect by the Lease %s, so old and new pods would act at the same time. Nothing was changed. %s" $found.metadata.name (include "qwen-operator.leaseName" $) $remedy) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Fails if pods of the old and the new Deployment would act at the same time, because they do not
      elect by the same Lease. Call it with (list $ deployment). */ -}}
 {{- define "qwen-operator.guardElection" -}}
 {{- $root := index . 0 -}}
 {{- $found := index . 1 -}}
-{{- $before := dict -}}
-{{- range (first $found.spec.template.spec.containers).env -}}
-{{- $_ := set $before .name (default "" .value) -}}
-{{- end -}}
-{{- $lease := ternary (get $before "QWEN_OPERATOR_LEASE_NAME") "" (eq (get $before "QWEN_OPERATOR_LEADER_ELECTION") "true") -}}
+{{- $lease := include "qwen-operator.leaseOf" $found -}}
 {{- $together := and (gt (int $found.spec.replicas) 0) (gt (int $root.Values.replicas) 0) -}}
 {{- $elects := and $root.Values.leaderElection.enabled (ne (toString $root.Values.strategy.type) "Recreate") -}}
 {{- if and $together $elects (ne $lease (include "qwen-operator.leaseName" $root)) -}}

@@ -191,12 +191,21 @@ class Auditor:
         intents: list[RestartIntent],
         pods: dict[str, Pod],
     ) -> None:
-        """(e): one restart at a time, and each is examined again once it has waited too long."""
+        """(e): one restart at a time, and each is examined again once it has waited too long.
+
+        Only the restart in place of a hung pod begins beside evictions whose replacement has no
+        node.
+        """
         begun = [step for step in acting if isinstance(step, BeginRestart)]
         executed = [step for step in acting if isinstance(step, ExecuteRestart)]
         assert len(begun) + len(executed) <= 1, "(e)"
-        if begun:
-            assert intents == [], "(e)"
+        if begun and intents:
+            assert begun[0].intent.method == "InPlace", "(e)"
+            assert ALERTS[begun[0].intent.alert].kind is AlertClass.ZERO_WORK, "(e)"
+            assert all(intent.method == "Evict" and intent.pod_uid not in pods for intent in intents), "(e)"
+            since = min(intent.time for intent in intents)
+            new = [pod for pod in pods.values() if pod.created is not None and pod.created >= since]
+            assert all(pod.unschedulable for pod in new), "(e)"
         finished = {step.intent.pod_uid for step in decisions.steps if isinstance(step, FinishRestart)}
         if executed:
             others = [intent for intent in intents if intent != executed[0].intent]

@@ -179,6 +179,10 @@ def _reset(world: World, random: Random) -> None:
     world.reset = str(random.random())
 
 
+def _fill(world: World, random: Random) -> None:
+    world.full = random.random() < 0.5
+
+
 def _block_evictions(world: World, random: Random) -> None:
     world.evictions_blocked = random.random() < 0.5
 
@@ -200,6 +204,7 @@ EVENTS: tuple[tuple[Event, int], ...] = (
     (_set_mode, 1),
     (_reset, 1),
     (_block_evictions, 1),
+    (_fill, 1),
 )
 _EVENTS = [event for event, weight in EVENTS for _ in range(weight)]
 

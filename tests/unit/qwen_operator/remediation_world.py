@@ -86,6 +86,8 @@ class World:
     suspended: Suspension | None = None
     evicted: int = 0
     evictions_blocked: bool = False
+    full: bool = False
+    """Whether no node has room for a new pod."""
     ahead: timedelta = timedelta()
     """By how much the operator's clock is ahead of that of the API server."""
     seen: Round = field(default_factory=lambda: Round((), {}, 0))
@@ -132,6 +134,8 @@ class World:
         """What `decide` returns now, without performing it."""
         evidence: dict[str, Evidence | None] = {}
         for uid, patient in self.patients.items():
+            if patient.pod.unschedulable:
+                continue  # it has no address
             if patient.silent or patient.garbled or self.mono < patient.down_until:
                 evidence[uid] = None
             else:
@@ -195,15 +199,18 @@ class World:
             del self.patients[intent.pod_uid]
             name = f"{old.pod.name}-{self.evicted}"
             restarted = Pod(uid=f"u-{name}", name=name, gate=Gate.UNSET, node=old.pod.node)
-            restarted = replace(restarted, created=self.wall - self.ahead)
+            restarted = replace(restarted, created=self.wall - self.ahead, unschedulable=self.full)
         new = Patient(restarted, uptime=0.0, down_until=self.mono + self.start_seconds)
         if not old.cured_by_restart:
             new = replace(new, alerts=old.alerts, generates=old.generates, gpus=old.gpus, cured_by_restart=False)
         self.patients[restarted.uid] = new
 
     def _kubelet(self) -> None:
-        """Readiness follows the containers and the gates."""
+        """Readiness follows the containers and the gates. A pod starts once it has a node."""
         for uid, patient in self.patients.items():
+            if patient.pod.unschedulable:
+                patient.down_until = self.mono + self.start_seconds
+                self.change(uid, unschedulable=self.full)
             running = self.mono >= patient.down_until
             serving = patient.pod.gate in (Gate.OPEN, Gate.MISSING)
             self.change(uid, running=running, ready=running and serving)

@@ -326,6 +326,8 @@ EVENTS: tuple[tuple[str, Event], ...] = (
     (r"the rollout is stuck", _sets(rollout=Rollout(stalled=True))),
     (r"evictions are refused", _sets(evictions_blocked=True)),
     (r"evictions are allowed", _sets(evictions_blocked=False)),
+    (r"no node has room", _sets(full=True)),
+    (r"a node has room", _sets(full=False)),
     (r"the clock jumps (?P<where>forward|back) by (?P<time>[\d:]+)", Play.jump),
     (r"the mode becomes (?P<mode>Enforce|DryRun|Off)", Play.set_mode),
     (r"the budget is reset", Play.reset),

@@ -168,6 +168,13 @@ def test_columns_show_what_matters_first() -> None:
         "URL",
         "Age",
     ]
+    assert [column["name"] for column in columns if column.get("priority")] == [
+        "Device",
+        "GPU",
+        "Download",
+        "Desired",
+        "Reason",
+    ]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "manifests/samples").glob("*.yaml")), ids=lambda path: path.name)

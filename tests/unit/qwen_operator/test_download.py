@@ -175,6 +175,10 @@ def test_the_server_understands_the_arguments() -> None:
     assert (first, settings.model, settings.revision) == ("download", "Qwen/Qwen3-8B", "v1")
 
 
+def test_a_job_goes_when_its_next_try_is_due() -> None:
+    assert job_spec(FULL)["ttlSecondsAfterFinished"] == 600  # docs/operations.md says ten minutes
+
+
 def test_its_pod_gets_no_requests_and_is_no_replica() -> None:
     metadata = job_spec(FULL)["template"]["metadata"]
     assert not labels_select(selector_labels("news"), {"metadata": metadata})

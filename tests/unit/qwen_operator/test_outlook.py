@@ -203,6 +203,18 @@ def test_the_second_pod_waits_for_the_first_one_and_then_for_the_back_off() -> N
     assert first.time + timedelta(seconds=120) <= second.time
 
 
+def test_a_hung_pod_does_not_wait_for_a_replacement_that_finds_no_node() -> None:
+    world = World.of(3, policy(backoff_base=0.0))
+    world.full = True
+    world["u0"].alerts = frozenset({"GPUUnhealthy"})
+    until(world, ExecuteRestart)
+    world["u1"].alerts = frozenset({HUNG})
+    world.rounds(10)
+    assert "after p0" in ahead(world)["u1"].text  # a replacement usually has a node within a second
+    until(world, BeginRestart, count=2)
+    assert ahead(world)["u1"].waits_for == ""
+
+
 def test_a_spent_budget_says_when_the_next_restart_is_possible() -> None:
     world = hung(3, max_restarts=1)
     world["u1"].alerts = frozenset({HUNG})

@@ -69,6 +69,41 @@ def test_objectives_without_prometheus_rules_are_reported() -> None:
     assert reasons(subject, has_prometheus_rule=True) == []
 
 
+@pytest.mark.parametrize(
+    ("slo", "names"),
+    [
+        ({"availability": "66", "window": "90d"}, "for availability:"),
+        (
+            {"availability": "50", "ttft": {"threshold": "1s", "objective": "60"}, "window": "90d"},
+            "for availability and ttft:",
+        ),
+        ({"availability": "67", "window": "90d"}, None),
+        ({"availability": "1", "window": "30d"}, None),
+    ],
+)
+def test_an_objective_that_makes_no_alert_is_reported(slo: Object, names: str | None) -> None:
+    plan = planned(service(slo=slo), has_prometheus_rule=True)
+    assert [warning.reason for warning in plan.warnings] == (["ObjectiveWithoutAlert"] if names else [])
+    groups = child(service(slo=slo), "PrometheusRule", has_prometheus_rule=True)["spec"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    alerts = [rule for rule in rules if "slo" in rule["labels"]]
+    assert bool(alerts) is (names is None)
+    if names is not None:
+        assert names in plan.warnings[0].message
+        assert "at most 66.7 %" in plan.warnings[0].message
+
+
+def test_settings_of_the_cache_that_an_existing_claim_does_not_follow_are_reported() -> None:
+    def found(**cache: Any) -> list[str]:
+        warnings = planned(service(cache=cache), claims={"mine": {"spec": {"accessModes": ["ReadWriteMany"]}}}).warnings
+        return [warning.message for warning in warnings if warning.reason == "CacheSettingsIgnored"]
+
+    assert found(existingClaim="mine", download="Pods") == found(size="9Gi", retain=False) == []
+    [message] = found(existingClaim="mine", size="9Gi", accessModes=["ReadWriteMany"], retain=False)
+    assert message.startswith("cache.size and cache.accessModes and cache.retain have no effect")
+    assert "the claim mine" in message
+
+
 def test_claims_without_their_api_are_reported() -> None:
     claims = {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}
     subject = gpu_service(gpu=claims, replicas=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import time
 from typing import Any
 
 import pytest
@@ -143,6 +144,19 @@ def nested(depth: int) -> Any:
 )
 def test_an_excerpt_is_text_that_the_api_accepts(status: Any, excerpt: str) -> None:
     assert Evidence(5.0, raw={"status": status, "padding": 1}).excerpt == excerpt
+
+
+async def test_an_answer_says_when_it_was_asked_for() -> None:
+    async def late(*_: str) -> web.Response:
+        await asyncio.sleep(0.4)
+        return web.json_response(WELL)
+
+    async with pods(late) as poller:
+        before = time.monotonic()
+        evidence = (await poller.metrics("a", "a")).evidence
+    assert evidence is not None
+    assert evidence.asked_at is not None
+    assert before <= evidence.asked_at < before + 0.3
 
 
 @pytest.mark.parametrize("ip", ADDRESSES)

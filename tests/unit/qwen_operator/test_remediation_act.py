@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from qwen_operator.kube.resources import QWEN_SERVICES, Resource
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import REGISTRY
 from qwen_operator.remediation.act import _FINISHED, BUSY_SECONDS, GATES_AT_ONCE, ServiceActor
+from qwen_operator.remediation.gate_tries import LONGEST_SECONDS, GateTries
 from qwen_operator.remediation.steps import (
     BeginRestart,
     CloseGate,
@@ -172,6 +174,17 @@ async def test_a_decision_does_not_hold_if_another_restart_was_counted_since() -
     assert cluster.ledger.intents == []
 
 
+async def test_a_restart_begins_beside_those_that_the_decision_knew_of_and_no_other() -> None:
+    cluster = Cluster()
+    first, second = intent_at(START), intent_at(START + timedelta(minutes=2))
+    await cluster.perform(BeginRestart(POD, first))
+    await cluster.perform(BeginRestart(POD, second, (first.time,), (first.time,)))
+    assert cluster.ledger.intents == [first]
+    await cluster.perform(BeginRestart(POD, second, (first.time,), (first.time,), beside=(first,)))
+    assert cluster.ledger.intents == [first, second]
+    assert cluster.ledger.restart_times == [first.time, second.time]
+
+
 async def test_the_history_says_why_a_restart_was_cancelled() -> None:
     cluster = Cluster()
     intent = intent_at(START)
@@ -230,6 +243,37 @@ async def test_a_slow_api_server_does_not_make_the_operator_look_dead() -> None:
     assert late == []
     assert rounds == 7  # three gates in half a minute, then the pods are looked at again
     assert len(set(closed)) == 20
+
+
+async def test_a_gate_that_cannot_be_written_is_tried_again_less_and_less_often() -> None:
+    clock, tried = 0.0, list[float]()
+
+    class Refusing(Cluster):
+        async def patch_pod(self, body: Object) -> None:
+            assert "status" in body
+            tried.append(clock)
+            if clock < 200.0:
+                raise ForbiddenError(403, "a webhook says no")
+
+    cluster, tries = Refusing(), GateTries(lambda: clock)
+    while clock < 300.0 and not cluster.ledger.history:
+        await cluster.perform(CloseGate(POD, "EngineUnresponsive"), tries=tries)
+        clock += 2.0
+    pauses = [later - earlier for earlier, later in pairwise(tried)]
+    assert pauses[0] <= 4.0
+    assert pauses == sorted(pauses)
+    assert max(pauses) <= LONGEST_SECONDS + 2.0
+    assert len(tried) <= 12
+    assert tried[-1] <= 200.0 + LONGEST_SECONDS + 2.0
+    tries.keep(())
+    assert tries.may(POD.uid)
+
+
+@pytest.mark.parametrize(("seconds", "begun"), [(3.0, True), (8.0, False)])
+async def test_a_restart_begins_while_its_evidence_is_current(seconds: float, *, begun: bool) -> None:
+    cluster, times = Cluster(), iter([0.0])
+    await cluster.perform(BeginRestart(POD, intent_at(START)), clock=lambda: next(times, seconds))
+    assert bool(cluster.ledger.intents) is begun
 
 
 async def test_what_would_not_be_decided_again_is_reported_however_slow_the_api_server_is() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from qwen_operator.api import RemediationStatus
+from qwen_operator.remediation.decide import decide
+from qwen_operator.remediation.memory import Memory
 from qwen_operator.remediation.steps import BeginRestart, CloseGate, ExecuteRestart
-from qwen_operator.remediation.values import Gate, Rollout
+from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Rollout, Round
 from tests.unit.qwen_operator.remediation_world import EPOCH, World, outcomes, policy, until
 
 HUNG = frozenset({"EngineUnresponsive"})
@@ -201,6 +205,30 @@ def test_one_poll_after_a_restart_of_the_operator_begins_no_restart() -> None:
     assert world.steps(BeginRestart) == []
     world.round()
     assert len(world.steps(BeginRestart)) == 1
+
+
+# The age of an answer.
+
+
+@pytest.mark.parametrize(("seconds", "current"), [(4.0, True), (20.0, False)])
+def test_an_answer_counts_from_when_it_was_asked_for(seconds: float, *, current: bool) -> None:
+    now = Instant(1000.0, EPOCH)
+    seen = Round((Pod("u0", "p0"),), {"u0": Evidence(9.0, HUNG, asked_at=now.mono - seconds)}, 1)
+    found = decide(seen, policy(), RemediationStatus(), Memory(), now).memory.pods["u0"]
+    assert (found.fresh_at, found.fresh) == (now.mono - seconds, current)
+    assert found.streaks["EngineUnresponsive"].at == now.mono - seconds
+    assert found.unread_since is None  # the pod has answered
+
+
+def test_answers_that_are_always_old_take_no_pod_out() -> None:
+    seen, memory = Round((Pod("u0", "p0"), Pod("u1", "p1")), {}, 2), Memory()
+    for second in range(0, 600, 25):
+        now = Instant(1000.0 + second, EPOCH + timedelta(seconds=second))
+        asked = now.mono - 20.0
+        told = {"u0": Evidence(asked, HUNG, asked_at=asked), "u1": Evidence(asked, asked_at=asked)}
+        found = decide(replace(seen, evidence=told), policy(), RemediationStatus(), memory, now)
+        memory = found.memory
+        assert found.steps == ()
 
 
 # Clocks.

@@ -25,9 +25,10 @@ PARTS = 4  # for as many processes
 
 def all_well(world: World) -> None:
     """From now on all pods and nodes are healthy, and what was in progress is complete."""
-    world.proofs = dict.fromkeys(world.proofs, True)
+    world.proofs, world.full = dict.fromkeys(world.proofs, True), False
     for uid, patient in list(world.patients.items()):
-        world.patients[uid] = Patient(replace(patient.pod, node_ready=True), uptime=patient.uptime + 1.0)
+        pod = replace(patient.pod, node_ready=True, unschedulable=False)
+        world.patients[uid] = Patient(pod, uptime=patient.uptime + 1.0)
 
 
 @pytest.mark.parametrize("part", range(PARTS))

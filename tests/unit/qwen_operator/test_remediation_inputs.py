@@ -187,6 +187,7 @@ def test_a_pod_is_read_from_the_api() -> None:
         conditions=[
             {"type": "Ready", "status": "False"},
             {"type": "ContainersReady", "status": "True"},
+            {"type": "PodScheduled", "status": "True"},
             gate("False", reason="EngineUnresponsive", lastTransitionTime="2026-01-01T00:00:00Z"),
         ],
         containerStatuses=[{"name": "sidecar", "restartCount": 9}, {"name": "server", "restartCount": 2}],
@@ -195,6 +196,8 @@ def test_a_pod_is_read_from_the_api() -> None:
     assert (view.ready, view.running, view.restarts, view.restart_id, view.newest) == (False, True, 2, "r1", True)
     assert (view.closed_for, view.closed_since) == ("EngineUnresponsive", EPOCH)
     assert pod_view(obj, newest_hash="old").newest is False
+    assert not view.unschedulable
+    assert pod_view(pod(conditions=[{"type": "PodScheduled", "status": "False"}])).unschedulable
 
 
 def deployment(reason: str, **status: int) -> dict[str, Any]:

@@ -179,6 +179,57 @@ def test_an_eviction_is_not_over_before_its_replacement_runs() -> None:
     assert len(world.ledger.intents) == 1
 
 
+# No node for a replacement.
+
+
+def waiting_for_a_node(**rules: Any) -> World:
+    """The pod of a broken GPU was evicted, and its replacement finds no node. Another pod hangs."""
+    world = Remembering.of(4, policy(backoff_base=0.0, **rules))
+    world.full = True
+    world["u0"].alerts = BROKEN
+    until(world, ExecuteRestart)
+    world["u1"].alerts, world["u1"].generates = HUNG, False
+    return world
+
+
+def test_a_hung_pod_is_restarted_in_place_beside_a_replacement_that_finds_no_node() -> None:
+    world = waiting_for_a_node()
+    world.rounds(120.0)
+    assert world["u1"].pod.restarts == 1
+    assert world.gate("u1") is Gate.OPEN
+    assert [intent.pod_uid for intent in world.ledger.intents] == ["u0"]  # it still goes on
+    assert world.ledger.restarts_in_window == 2
+    world.full = False
+    world.rounds(60.0)
+    assert world.ledger.intents == []
+    assert sum(patient.pod.ready for patient in world.patients.values()) == 4
+
+
+def test_one_at_a_time_also_beside_a_replacement_that_finds_no_node() -> None:
+    world = waiting_for_a_node()
+    world["u2"].alerts, world["u2"].generates = HUNG, False
+    until(world, BeginRestart, count=2)
+    assert len(world.ledger.intents) == 2
+    world.rounds(15.0)  # the restarted pod is not back yet
+    assert len(begun(world)) == 2
+    world.rounds(60.0)
+    assert (world["u1"].pod.restarts, world["u2"].pod.restarts) == (1, 1)
+
+
+@pytest.mark.parametrize("rules", [{"method": "Evict"}, {"max_restarts": 1}, {"drain": 600.0}])
+def test_beside_a_replacement_without_a_node_no_pod_is_evicted_and_guards_hold(rules: dict[str, Any]) -> None:
+    world = waiting_for_a_node(**rules)
+    world.rounds(300.0)
+    assert [intent.pod_uid for intent in begun(world)] == ["u0"]
+
+
+def test_errors_are_no_reason_for_a_restart_beside_a_replacement_without_a_node() -> None:
+    world = waiting_for_a_node()
+    world["u1"].alerts, world["u1"].generates = ERRORS, True
+    world.rounds(300.0)
+    assert [intent.pod_uid for intent in begun(world)] == ["u0"]
+
+
 # Time.
 
 

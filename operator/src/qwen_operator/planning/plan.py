@@ -32,6 +32,7 @@ from qwen_operator.planning.download import Download, is_over, plan_download
 from qwen_operator.planning.monitoring import MonitoringDefaults
 from qwen_operator.planning.plan_warnings import (
     PlanWarning,
+    cache_warnings,
     claim_warnings,
     exposure_warnings,
     key_warnings,
@@ -302,6 +303,7 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
     return [
         *warnings,
         *size_warnings(spec),
+        *cache_warnings(spec),
         *claim_warnings(spec, supported=facts.has_resource_claims),
         *monitoring_warnings(
             service,

@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 
 from qwen_operator.api import QwenService, QwenServiceSpec, parse_time
 from qwen_operator.api.core import NetworkPolicyPeer
+from qwen_operator.api.operations import CacheSpec
+from qwen_operator.planning.builders.burnrate import lowest_percentage, without_alert
 from qwen_operator.planning.builders.deployment import rollout_numbers
 from qwen_operator.planning.prometheuses import demands
 
@@ -53,6 +55,30 @@ def size_warnings(spec: QwenServiceSpec) -> list[PlanWarning]:
         )
         warnings.append(PlanWarning("GPUsIdle", message))
     return warnings
+
+
+def cache_warnings(spec: QwenServiceSpec) -> list[PlanWarning]:
+    """What is set of the cache and has no effect on a claim of the user's."""
+    cache, default = spec.cache, CacheSpec()
+    if cache is None or not cache.existing_claim:
+        return []
+    ignored = [
+        name
+        for name, differs in (
+            ("size", cache.size != default.size),
+            ("accessModes", cache.access_modes != default.access_modes),
+            ("retain", cache.retain != default.retain),
+        )
+        if differs
+    ]
+    if not ignored:
+        return []
+    have = "have" if len(ignored) > 1 else "has"
+    message = (
+        f"cache.{' and cache.'.join(ignored)} {have} no effect with cache.existingClaim: the claim "
+        f"{cache.existing_claim} stays as it is. Remove what has no effect, or change the claim itself."
+    )
+    return [PlanWarning("CacheSettingsIgnored", message)]
 
 
 def claim_warnings(spec: QwenServiceSpec, *, supported: bool) -> list[PlanWarning]:
@@ -163,6 +189,14 @@ def monitoring_warnings(
     if spec.slo is not None and not has_rules and monitoring.prometheus_rule != "Enabled":
         message = "spec.slo makes no alerts: the Prometheus Operator, which reads PrometheusRules, is not installed."
         warnings.append(PlanWarning("MonitoringUnavailable", message))
+    elif spec.slo is not None and (names := without_alert(service, spec.slo)):
+        days, lowest = spec.slo.window.days, lowest_percentage(spec.slo.window)
+        message = (
+            f"spec.slo makes no alert for {' and '.join(names)}: even if all requests fail, the errors that an "
+            f"objective of at most {lowest:.1f} % allows in {days} days are not used up early enough. Raise the "
+            "objective, or shorten slo.window."
+        )
+        warnings.append(PlanWarning("ObjectiveWithoutAlert", message))
     monitored = has_monitors and monitoring.service_monitor != "Disabled"
     ruled = has_rules and monitoring.prometheus_rule != "Disabled"
     if monitored and scraping is not None and not scraping:

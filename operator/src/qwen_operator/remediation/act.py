@@ -18,6 +18,7 @@ from qwen_operator.kube.resources import PODS
 from qwen_operator.process.operator_metrics import WRITES
 from qwen_operator.remediation import figures
 from qwen_operator.remediation import ledger as ledgers
+from qwen_operator.remediation.gate_tries import GateTries
 from qwen_operator.remediation.outlook import POSTPONED, Outlook
 from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.restarts import DEAD, restart_id
@@ -53,6 +54,7 @@ BUSY_SECONDS: Final = 60.0
 """Seconds for which a restart is tried again that the API server neither makes nor refuses."""
 
 _GATES: Final = (OpenGate, CloseGate)
+_RESTARTS: Final = (BeginRestart, ExecuteRestart)
 _REPORTS: Final = (Report, Died, WouldDo)
 """Steps that only report something, and that the next round would not decide again."""
 
@@ -91,6 +93,7 @@ class ServiceActor:
         beat: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         outlooks: Mapping[str, Outlook] | None = None,
+        tries: GateTries | None = None,
     ) -> None:
         self._writer = writer
         self._subject = Subject.of(service)
@@ -102,19 +105,21 @@ class ServiceActor:
         self._clock = clock
         self._history: list[HistoryEntry] = []
         self._outlooks = outlooks or {}
+        self._tries = tries or GateTries()
 
     async def carry_out(self, steps: Sequence[Step]) -> None:
         """Performs the steps: first the gates, several at a time, then the others in order.
 
         After a failure the next round decides again, and so it does about steps that have not begun
-        after half a minute: by then their evidence is old.
+        after half a minute: by then their evidence is old. Restarts have the time of three polls.
         """
-        until = self._clock() + ROUND_SECONDS
+        start = self._clock()
         slots = asyncio.Semaphore(GATES_AT_ONCE)
 
         async def perform(step: Step) -> None:
             async with slots:
-                if self._clock() < until or isinstance(step, _REPORTS):
+                seconds = self._policy.current_for if isinstance(step, _RESTARTS) else ROUND_SECONDS
+                if self._clock() < start + seconds or isinstance(step, _REPORTS):
                     await self._guarded(type(step).__name__, self._one(step))
 
         await asyncio.gather(*(perform(step) for step in steps if isinstance(step, _GATES)))
@@ -170,8 +175,7 @@ class ServiceActor:
     async def _open(self, step: OpenGate) -> None:
         pod, reason = step.pod, step.reason
         text = _OPENED[reason]
-        opened = await self._writer.set_gate(pod, self._key[0], is_open=True, reason=reason, message=text)
-        if not opened or reason == "NewPod":
+        if not await self._set_gate(pod, is_open=True, reason=reason, message=text) or reason == "NewPod":
             return
         message = f"pod {pod.name} is back in rotation: {text}"
         self._emit(pod, "Normal", step.alert, action="Ready", reason="BackInRotation", message=message)
@@ -181,11 +185,23 @@ class ServiceActor:
         pod, alert = step.pod, step.alert
         what = self._symptom(pod, alert)
         text = f"taken out of rotation for {alert}{what}"
-        if not await self._writer.set_gate(pod, self._key[0], is_open=False, reason=alert or "Unhealthy", message=text):
+        if not await self._set_gate(pod, is_open=False, reason=alert or "Unhealthy", message=text):
             return
         message = f"pod {pod.name} was taken out of rotation: {alert} is active{what}.{self._next(pod)}"
         self._emit(pod, "Warning", alert, action="Unready", reason="TakenOutOfRotation", message=message)
         self._history.append(self._entry(pod, alert, "Unready", reason=alert, message=message))
+
+    async def _set_gate(self, pod: Pod, *, is_open: bool, reason: str, message: str) -> bool:
+        """Writes a gate, with a back-off after failures. Returns False if it was not written."""
+        if not self._tries.may(pod.uid):
+            return False
+        try:
+            written = await self._writer.set_gate(pod, self._key[0], is_open=is_open, reason=reason, message=message)
+        except KubeError as error:
+            self._tries.failed(pod.uid, error.retry_after)
+            raise
+        self._tries.done(pod.uid)
+        return written
 
     async def _begin(self, step: BeginRestart) -> None:
         pod, intent = step.pod, step.intent
@@ -199,7 +215,7 @@ class ServiceActor:
 
         def change(ledger: RemediationStatus) -> RemediationStatus | None:
             # The decision may be based on an older status. Then the next round decides again.
-            if ledger.intents or tuple(ledger.restart_times) != step.based_on:
+            if tuple(ledger.intents) != step.beside or tuple(ledger.restart_times) != step.based_on:
                 return None
             begun = ledgers.begin(ledger, intent, self._policy, step.counted, step.hardware)
             return ledgers.remember(begun, [entry])

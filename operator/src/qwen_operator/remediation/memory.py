@@ -74,7 +74,8 @@ class PodMemory:
     """What is remembered about a pod between rounds, but not across restarts of the operator.
 
     Attributes:
-        fresh: whether the last round had fresh evidence; `fresh_at` is when there last was some.
+        fresh: whether the last round had fresh evidence, asked for within the last three polls;
+            `fresh_at` is when the last one that differed from the one before was asked for.
         unread_since: since when a ready pod has given no new metrics that can be read.
         last_active: when fresh evidence last had an alert, for the alerts of the last three polls.
         quiet_since, quiet_polls: since when, and in how many polls, fresh evidence shows no alert
@@ -164,12 +165,14 @@ def _pod(old: PodMemory, pod: Pod, seen: Round, policy: Policy, now: Instant) ->
     streaks = {alert: streak for alert, streak in old.streaks.items() if alert in policy.alerts}
     memory = _deaths(_gate(replace(old, streaks=streaks), pod, policy, now), pod, now)
     evidence = seen.evidence.get(pod.uid)
-    fresh = evidence is not None and evidence.uptime != memory.uptime
-    unread = pod.uid in seen.evidence and not fresh and pod.ready and pod.node_ready
+    asked = now if evidence is None or evidence.asked_at is None else replace(now, mono=evidence.asked_at)
+    advanced = evidence is not None and evidence.uptime != memory.uptime
+    fresh = advanced and now.mono - asked.mono <= policy.current_for
+    unread = pod.uid in seen.evidence and not advanced and pod.ready and pod.node_ready
     since = memory.unread_since if memory.unread_since is not None else now.mono
     memory = replace(memory, fresh=fresh, unread_since=since if unread else None)
-    if evidence is not None and fresh:
-        memory = _fresh(memory, evidence, policy, now)
+    if evidence is not None and advanced:
+        memory = _fresh(memory, evidence, policy, asked)
     return _proof(memory, seen.proofs.get(pod.uid), now)
 
 

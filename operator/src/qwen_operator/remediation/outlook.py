@@ -126,7 +126,9 @@ class _View:
         """
         state, policy = self.state, self.state.policy
         kind, rollout = policy.kind(alert), state.seen.rollout
-        others = ", ".join(intent.pod for intent in state.ledger.intents)
+        free = restarts.needs_no_node(state, pod, alert)
+        going = [it for it in state.ledger.intents if not (free and restarts.waits_for_node(state, it))]
+        others = ", ".join(intent.pod for intent in going)
         relative = kind is AlertClass.RELATIVE
         replaced = hardware.blamed(state, alert) and hardware.tried_enough(state, pod)
         checks = (

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -149,8 +150,10 @@ class Poller:
         if self._key is not None and service:
             headers["Authorization"] = f"Bearer {metrics_token(self._key, namespace, service)}"
         async with self._polls.slot(namespace):
+            asked_at = time.monotonic()
             body = await self._get(ip, "/api/v1/metrics", POLL_SECONDS, headers)
         evidence = None if body is None else parse_metrics(body)
+        evidence = None if evidence is None else replace(evidence, asked_at=asked_at)
         POLLS.labels("no answer" if body is None else "invalid" if evidence is None else "ok").inc()
         return Answer(evidence, garbled=body is not None and evidence is None)
 

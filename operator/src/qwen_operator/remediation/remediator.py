@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from qwen_operator.remediation import figures, saturation
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.failing import FailingRounds
+from qwen_operator.remediation.gate_tries import GateTries
 from qwen_operator.remediation.memory import Memory, died_since, next_poll
 from qwen_operator.remediation.nodes import Nodes
 from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, texts
@@ -97,6 +99,7 @@ class Remediator:
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._nodes = Nodes(kube)
         self._failing = FailingRounds()
+        self._gates: dict[Key, GateTries] = defaultdict(GateTries)
 
     def suspended(self, key: Key) -> Suspension | None:
         """Why remediation of a service is suspended; None while it is active.
@@ -141,6 +144,7 @@ class Remediator:
             self._outlooks.pop(key, None)
             self._proofs.pop(key, None)
             self._wake.pop(key, None)
+            self._gates.pop(key, None)
             self._failing.forget(key)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
             figures.forget(key)
@@ -204,8 +208,17 @@ class Remediator:
         outlooks, late = self._look_ahead(key, seen, policy, ledger, decisions)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
         self._ask(key, decisions, by_uid)
+        tries = self._gates[key]
+        tries.keep(by_uid)
         actor = ServiceActor(
-            self._writer, service, by_uid, evidence, policy, beat=lambda: self._beat(key), outlooks=outlooks
+            self._writer,
+            service,
+            by_uid,
+            evidence,
+            policy,
+            beat=lambda: self._beat(key),
+            outlooks=outlooks,
+            tries=tries,
         )
         await actor.carry_out((*decisions.steps, *late))
         if decisions.go_on:

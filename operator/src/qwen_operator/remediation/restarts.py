@@ -31,6 +31,11 @@ A service that is polled rarely has longer: see `silent`.
 """
 _RESTART_SECONDS: Final = 60.0
 """Seconds after which a container that was asked to restart has ignored the request."""
+PLACE_SECONDS: Final = 30.0
+"""Seconds that the replacement of an evicted pod has to get a node.
+
+After them, hung pods are restarted in place beside it: that needs no node.
+"""
 _CLOCKS: Final = timedelta(seconds=2)
 """By how much two times may differ by rounding, or by the clocks of operator and API server."""
 
@@ -64,10 +69,9 @@ def call_off(state: State) -> list[FinishRestart]:
 def next_steps(state: State) -> tuple[Sequence[Step], Suspension | None]:
     """Continues the restart in progress or begins one.
 
-    Also returns why one that is due does not begin.
+    Also returns why one that is due does not begin. While the replacement of an evicted pod finds
+    no node, hung pods are restarted in place all the same, one at a time.
     """
-    if not state.ledger.intents:
-        return _begin(state)
     steps: list[Step] = []
     pods = {pod.uid: pod for pod in state.seen.pods}
     going = False
@@ -76,12 +80,25 @@ def next_steps(state: State) -> tuple[Sequence[Step], Suspension | None]:
         if pod is None or acted(intent, pod):
             outcome = _outcome(state, intent, pod)
             steps += [FinishRestart(intent, outcome)] if outcome else []
+            going = going or bool(outcome) or not waits_for_node(state, intent)
         elif going:
             steps.append(FinishRestart(intent, "Cancelled", "another restart is in progress"))
         else:
             steps += _examine(state, intent, pod)
-        going = True
-    return steps, None
+            going = True
+    if going:
+        return steps, None
+    begun, suspended = _begin(state)
+    return [*steps, *begun], suspended
+
+
+def waits_for_node(state: State, intent: RestartIntent) -> bool:
+    """Whether a pod was evicted, and its replacement finds no node or cannot be created."""
+    pod = next((pod for pod in state.seen.pods if pod.uid == intent.pod_uid), None)
+    if intent.method != "Evict" or (pod is not None and not pod.deleting):
+        return False
+    late = state.age(intent) > state.policy.drain + PLACE_SECONDS
+    return late and all(new.unschedulable for new in state.members if _is_new(state, intent, new))
 
 
 def _waits(intent: RestartIntent, pods: Mapping[str, Pod]) -> bool:
@@ -201,8 +218,8 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
         restart_count=pod.restarts,
     )
     left = hardware.left_behind(state, pod, intent) if hardware.blamed(state, alert) else None
-    counted = _counted(state)
-    return [BeginRestart(pod, intent, state.restart_times, counted, left)], suspended
+    beside = tuple(state.ledger.intents)
+    return [BeginRestart(pod, intent, state.restart_times, _counted(state), left, beside)], suspended
 
 
 def spent(state: State) -> str:
@@ -237,8 +254,15 @@ def _candidates(state: State) -> tuple[list[Pod], Suspension | None]:
         if hardware.blamed(state, alert) and hardware.tried_enough(state, pod):
             suspended = hardware.suspension(state, pod, alert)
             continue
+        if state.ledger.intents and not needs_no_node(state, pod, alert):
+            continue
         candidates.append(pod)
     return candidates, suspended
+
+
+def needs_no_node(state: State, pod: Pod, alert: str) -> bool:
+    """Whether a pod is hung and is restarted in place, for which it keeps its node."""
+    return state.policy.kind(alert) is AlertClass.ZERO_WORK and _method(state, pod, alert) == "InPlace"
 
 
 def systemic_errors(alert: str) -> Suspension:

@@ -37,6 +37,7 @@ class BeginRestart:
             the decision does not hold.
         counted: those of them that still count against the budget.
         hardware: what the pod leaves behind, if it is replaced for that.
+        beside: the restarts in progress: evictions whose replacement finds no node.
     """
 
     pod: Pod
@@ -44,6 +45,7 @@ class BeginRestart:
     based_on: tuple[datetime, ...] = ()
     counted: tuple[datetime, ...] = ()
     hardware: HardwareReplacement | None = None
+    beside: tuple[RestartIntent, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class Pod:
         out_of_memory: whether it was killed then for lack of memory.
         restart_id: the value of the annotation that requests a restart in place.
         created: when the pod was created, by the clock of the API server.
+        unschedulable: whether the scheduler finds no node for it.
     """
 
     uid: str
@@ -69,6 +70,7 @@ class Pod:
     closed_for: str = ""
     closed_since: datetime | None = None
     created: datetime | None = None
+    unschedulable: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Evidence:
     """What a pod reports: uptime in seconds, active alerts, requests running or waiting.
 
     `gpus` are the UUIDs of its GPUs. `active_for` says for how many seconds an alert has been
-    active, by the clock of the pod; it lacks those of which the pod does not say it.
+    active, by the clock of the pod; it lacks those of which the pod does not say it. `asked_at` is
+    when the pod was asked: an answer says nothing about later. None means just now.
     """
 
     uptime: float
@@ -85,6 +88,7 @@ class Evidence:
     gpus: tuple[str, ...] = ()
     active_for: Mapping[str, float] = field(default_factory=dict, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    asked_at: float | None = field(default=None, compare=False)
 
     @property
     def excerpt(self) -> str:

@@ -34,6 +34,7 @@ def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = 
         closed_for=gate.get("reason", "")[:MAX_REASON],
         closed_since=parse_time(gate.get("lastTransitionTime")),
         created=parse_time(metadata.get("creationTimestamp")),
+        unschedulable=(conditions.get("PodScheduled") or {}).get("status") == "False",
     )
 
 

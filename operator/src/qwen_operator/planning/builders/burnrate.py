@@ -73,6 +73,21 @@ def burn_rate_group(service: QwenService, slo: SloSpec, defaults: MonitoringDefa
     return {"name": f"qwen-{service.name}-slo", "rules": [*records, *alerts]}
 
 
+def without_alert(service: QwenService, slo: SloSpec) -> list[str]:
+    """The objectives that make no alert: they allow so much that no ratio of errors is too fast."""
+    return [
+        objective.name
+        for objective in _objectives(service, slo)
+        if not any(_limits(slo.window, objective, paces) for _, paces in _SEVERITIES)
+    ]
+
+
+def lowest_percentage(window: timedelta) -> Decimal:
+    """An objective above this percentage makes an alert."""
+    slowest = min(pace.factor(window) for _, paces in _SEVERITIES for pace in paces)
+    return max(Decimal(0), 100 * (1 - 1 / slowest))
+
+
 def _objectives(service: QwenService, slo: SloSpec) -> list[Objective]:
     found = []
     if slo.availability is not None:
