@@ -109,6 +109,10 @@ venv:
 images: ## build both images and make them available to CLUSTER
 	@$(TOOL) images
 
+.PHONY: sbom
+sbom: venv ## write the SBOM of the Python packages of each image into dist/sbom
+	@$(RUN) $(VENV)/python -m tests.cluster sbom
+
 .PHONY: cluster-up
 cluster-up: ## start the cluster (kubeconfig: .cluster/kubeconfig)
 	@$(TOOL) up
