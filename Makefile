@@ -56,7 +56,7 @@ pictures: deps ## play an incident on the local cluster and draw it for docs/das
 	@$(RUN) $(VENV)/python -m tests.e2e.incident_pictures
 
 .PHONY: test-full
-test-full: deps ## run what make test leaves out: clients, PATCHES=off, histories, fuzz, soak, scenarios (by hand)
+test-full: deps ## run what make test leaves out: images, clients, PATCHES=off, histories, fuzz, soak, scenarios
 	@$(TOOL) clients
 	@$(RUN) $(VENV)/python -m tests.cluster test-full 5 3000
 
