@@ -56,7 +56,7 @@ pictures: deps ## play an incident on the local cluster and draw it for docs/das
 	@$(RUN) $(VENV)/python -m tests.e2e.incident_pictures
 
 .PHONY: test-full
-test-full: deps ## run what make test leaves out: clients, PATCHES=off, histories, fuzz, soak, scenarios (by hand)
+test-full: deps ## run what make test leaves out: images, clients, PATCHES=off, histories, fuzz, soak, scenarios
 	@$(TOOL) clients
 	@$(RUN) $(VENV)/python -m tests.cluster test-full 5 3000
 
@@ -108,6 +108,10 @@ venv:
 .PHONY: images
 images: ## build both images and make them available to CLUSTER
 	@$(TOOL) images
+
+.PHONY: sbom
+sbom: venv ## write the SBOM of the Python packages of each image into dist/sbom
+	@$(RUN) $(VENV)/python -m tests.cluster sbom
 
 .PHONY: cluster-up
 cluster-up: ## start the cluster (kubeconfig: .cluster/kubeconfig)

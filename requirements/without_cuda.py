@@ -270,7 +270,8 @@ def slim(path: Path) -> int:
 
 def declare(file: Path) -> None:
     """Say in torch/version.py that this is no build for CUDA. Raises ValueError if it cannot."""
-    text, count = re.subn(r"^(cuda: .*) = '[0-9.]+'$", r"\1 = None", file.read_text(), flags=re.MULTILINE)
+    pattern = r"^(cuda: .*) = (?:'[0-9.]+'|None)$"
+    text, count = re.subn(pattern, r"\1 = None", file.read_text(), flags=re.MULTILINE)
     if count != 1:
         raise ValueError(f"{file} does not name a version of CUDA")
     file.write_text(text)

@@ -21,10 +21,11 @@ from tests.cluster import (
     python_env,
     release,
     requirements,
+    sbom,
     shell,
 )
-from tests.cluster.console import Problem, complain, side_by_side
-from tests.cluster.settings import Settings
+from tests.cluster.console import Problem, complain, say, side_by_side
+from tests.cluster.settings import ROOT, Settings
 
 Arguments = list[str]
 
@@ -147,6 +148,11 @@ def _requirements(settings: Settings, _: Arguments) -> None:
     requirements.compile_all(settings)
 
 
+def _sbom(settings: Settings, _: Arguments) -> None:
+    for path in sbom.write_all(settings, sbom.FOLDER):
+        say(f"wrote {path.relative_to(ROOT)}")
+
+
 def _release_notes(_: Settings, arguments: Arguments) -> None:
     release.print_notes(arguments[0])
 
@@ -174,6 +180,7 @@ COMMANDS: dict[str, tuple[Callable[[Settings, Arguments], None], str, str | int]
     "lint": (_lint, "run all static checks", 0),
     "port-free": (_port_free, "fail if a TCP port is in use", 1),
     "requirements": (_requirements, "pin requirements/*.txt again", 0),
+    "sbom": (_sbom, "write what is in the images", 0),
     "release-notes": (_release_notes, "print the changelog of VERSION, which the chart must have", 1),
     "release-values": (_release_values, "write REGISTRY into the values of the chart", 1),
     "clean-cache": (_clean_cache, "remove the caches", 0),

@@ -104,6 +104,7 @@ def test_full(minutes: float, cases: int) -> None:
     REPORTS.mkdir(parents=True, exist_ok=True)
     soak = {"SOAK_MINUTES": str(minutes), "IDLE_MINUTES": str(minutes)}
     outcomes = [
+        _run_pytest(Run("images", ["tests/images"])),
         _run_pytest(Run("clients", ["tests/clients"], str(Settings.from_env().clients / "bin" / "python"))),
         _run_pytest(_without_patches()),
         _run_pytest(Run("remediation histories", HISTORY_TESTS, env=HISTORIES)),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.cluster.console import Problem
 from tests.cluster.python_env import PYTHON, index_env, uv
 from tests.cluster.settings import ROOT, Settings
 from tests.cluster.shell import logged
@@ -17,6 +19,9 @@ CUDA_PYTHON = "3.12"
 CLIENTS_AGE = "7 days"
 # vLLM needs these too, but the CUDA image gets the version that the tests run with.
 OWN_VERSION = frozenset({"uvicorn"})
+# The architectures that an image can be built for, and the C library of the images, Debian 12's.
+MACHINES = ("x86_64", "aarch64")
+LIBRARY = "manylinux_2_34"
 # What PyTorch's build for CUDA asks for and the CPU image leaves out: requirements/without_cuda.py
 # makes PyTorch work without it.
 FOR_GPUS = (
@@ -37,8 +42,42 @@ def compile_all(settings: Settings) -> None:
             options += [f"--no-emit-package={package}" for package in FOR_GPUS]
             options += ["--custom-compile-command", "make requirements"]
         _compile(settings, f"requirements/{name}.in", f"requirements/{name}.txt", *options)
+        if name != "dev":
+            mark_machines(settings, name)
     compile_clients(settings)
     compile_cuda(settings)
+
+
+def mark_machines(settings: Settings, name: str) -> None:
+    """Marks the pins of an image that only the architecture of this machine needs.
+
+    Raises Problem if the other one needs a package that is not pinned.
+    """
+    target = FOLDER / f"{name}.txt"
+    needed: dict[str, set[str]] = {}
+    with TemporaryDirectory(prefix="requirements-") as folder:
+        for machine in MACHINES:
+            resolved = Path(folder, f"{machine}.txt")
+            options = ["--override", "requirements/overrides.txt", "-c", "requirements/dev.txt"]
+            options += ["--python-version", ".".join(map(str, PYTHON)), "--python-platform", f"{machine}-{LIBRARY}"]
+            _compile(settings, f"requirements/{name}.in", str(resolved), *options)
+            needed[machine] = pins(resolved).keys() - set(FOR_GPUS)
+    target.write_text(marked(target.read_text(), needed))
+
+
+def marked(text: str, needed: Mapping[str, set[str]]) -> str:
+    """Pins with a marker for each package that not every architecture needs.
+
+    `needed` are the packages by architecture. Raises Problem if one of them is not pinned.
+    """
+    everywhere = set.intersection(*needed.values())
+    for machine, packages in needed.items():
+        for package in sorted(packages - everywhere):
+            line = re.compile(rf"^({re.escape(package)}==[^\s;]+)(?: ; .*)? \\$", re.MULTILINE)
+            text, count = line.subn(rf"\1 ; platform_machine == '{machine}' \\", text)
+            if count != 1:
+                raise Problem(f"{package}, which {machine} needs, is not pinned", "add it to the file of requirements")
+    return text
 
 
 def compile_clients(settings: Settings) -> None:

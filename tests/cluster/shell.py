@@ -66,12 +66,25 @@ def cancel_all() -> None:
             process.terminate()
 
 
-def output(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout: float = 60) -> str:
+def output(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 60,
+) -> str:
     """The standard output of a short command. Raises Problem if it fails."""
     words = [str(word) for word in command]
     try:
         done = subprocess.run(
-            words, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+            words,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
     except FileNotFoundError as error:
         raise Problem(f"{words[0]} is not installed", "run: make deps") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,13 @@ class Prometheus:
     def value(self, expression: str) -> float:
         """The sum of the samples of a query; 0 without any."""
         return sum(float(sample["value"][1]) for sample in self.query(expression))
+
+    def recent(self, expression: str, seconds: float) -> list[Object]:
+        """The series of an expression over the last so many seconds, as a panel asks for them."""
+        now = time.time()
+        span = {"start": str(now - seconds), "end": str(now), "step": "5"}
+        found: list[Object] = self.get("query_range", query=expression, **span)["result"]
+        return found
 
     def alert(self, name: str, pod: str) -> Object:
         """The firing alert of a pod whose name ends with `name`; empty if there is none."""

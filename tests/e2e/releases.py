@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from tests.cluster.clusters import Local
 from tests.cluster.console import Problem
 from tests.cluster.demo import Client, image_settings
 from tests.cluster.settings import ROOT, Settings
-from tests.cluster.shell import output
+from tests.cluster.shell import output, succeeds
 
 NAME, NAMESPACE = "qwen-operator", "qwen-system"
 CHART = ROOT / "charts" / NAME
@@ -27,6 +30,15 @@ CLUSTER_WIDE = (
     "clusterroles,clusterrolebindings,priorityclasses,validatingadmissionpolicies,validatingadmissionpolicybindings"
 )
 OLDER = "0.9.0"
+# Runs in the checkout of another version.
+BUILD_OPERATOR = """
+from tests.cluster import images
+from tests.cluster.settings import Settings
+settings = Settings.from_env()
+images.ensure_base(settings)
+images.ensure_pushed(settings, images.OPERATOR)
+print(images.OPERATOR.reference())
+"""
 
 
 def helm_client(cluster: Settings, program: str) -> Client:
@@ -84,25 +96,60 @@ def remove_everything(client: Client) -> None:
     client.kubectl("delete", "crd", CRD, "--ignore-not-found", "--timeout=90s", timeout=100)
 
 
-def older_chart(folder: Path) -> Path:
-    """The chart of the last release, whose CRD is older.
+@dataclass(frozen=True)
+class Older:
+    """An older release, from which a test upgrades.
 
-    Before there is a second release, it is today's chart with older numbers.
+    `origin` says what it is, and `sources` is the folder of its checkout. Both are those of a
+    stand-in if no older version exists: a copy of today's chart with older numbers.
     """
+
+    origin: str
+    chart: Path
+    sources: Path | None
+
+    def options(self, cluster: Settings) -> list[str]:
+        """The options of helm for its own operator, which its own code builds. Raises Problem."""
+        if self.sources is None:
+            return []
+        command = [sys.executable, "-c", BUILD_OPERATOR]
+        env = {**os.environ, "PYTHONPATH": str(self.sources)}
+        reference = output(command, env=env, timeout=600, cwd=self.sources).splitlines()[-1]
+        repository, _, tag = reference.rpartition(":")
+        return ["--set", f"image.repository={repository}", "--set", f"image.tag={tag}"]
+
+
+def older_release(folder: Path) -> Older:
+    """The release before today's version; its CRD is not newer. Writes into `folder`."""
     current = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["version"]
-    tags = output(["git", "-C", ROOT, "tag", "--list", "v*", "--sort=-version:refname"]).split()
-    earlier = [tag for tag in tags if tag != f"v{current}"]
-    if earlier:
-        archive = folder / "chart.tar"
-        there = str(CHART.relative_to(ROOT))
-        output(["git", "-C", ROOT, "archive", "--output", archive, earlier[0], there])
-        output(["tar", "--extract", "--file", archive, "--directory", folder])
-        return folder / there
+    revision = older_revision(ROOT, current)
+    if revision is not None:
+        archive, sources = folder / "sources.tar", folder / "sources"
+        sources.mkdir()
+        output(["git", "-C", ROOT, "archive", "--output", archive, revision])
+        output(["tar", "--extract", "--file", archive, "--directory", sources])
+        return Older(revision, sources / CHART.relative_to(ROOT), sources)
     chart = folder / NAME
     shutil.copytree(CHART, chart)
     renumber(chart / "Chart.yaml", rf'^((?:appV|v)ersion: "?){re.escape(current)}', rf"\g<1>{OLDER}")
     renumber(chart / "files" / "crd.yaml", rf"({VERSION}: ')\d+", r"\g<1>900000")
-    return chart
+    return Older(f"today's chart with the number {OLDER}, because there is no older version", chart, None)
+
+
+def older_revision(root: Path, current: str) -> str | None:
+    """What a checkout has of an older version: its newest tag, or else the commit before `current`.
+
+    That is the one before the version became `current`. None if the chart had no other version.
+    """
+    git: list[str | Path] = ["git", "-C", root]
+    tags = output([*git, "tag", "--list", "v*", "--sort=-version:refname"]).split()
+    earlier = [tag for tag in tags if tag != f"v{current}"]
+    if earlier:
+        return earlier[0]
+    file = f"charts/{NAME}/Chart.yaml"
+    changed = output([*git, "log", "-1", "--format=%H", "-G", "^version:", "--", file]).strip()
+    before = f"{changed}^"
+    return before if changed and succeeds([*git, "cat-file", "-e", f"{before}:{file}"]) else None
 
 
 def renumber(file: Path, pattern: str, replacement: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from charts.dashboards import NEEDS, PanelQuery, queries
 
 from tests.cluster.demo import Client
 from tests.cluster.settings import ROOT, Settings
@@ -44,6 +45,10 @@ MOVED = (
     "qwen_queue_wait_seconds_count",
     "qwen_operator_remediation_actions_total",
 )
+
+QUERIED_SECONDS = 300  # the incident is in this range
+# What some panels wait for, and the incident has had.
+HAPPENED = {"a request that was refused, and one that failed", "a remediation step"}
 
 
 def documented_series() -> set[str]:
@@ -125,6 +130,28 @@ def test_every_documented_series_is_there(monitored: Monitored, incident: Incide
 def test_load_moves_the_series(monitored: Monitored, incident: Incident, metric: str) -> None:
     expression = monitored.own(metric)
     wait_for(lambda: monitored.prometheus.value(expression) > 0, 10, f"{expression} is 0")
+
+
+def test_every_query_of_the_dashboards_returns_data(monitored: Monitored, incident: Incident) -> None:
+    """Each panel and annotation, for a service whose name has a dot.
+
+    What needs a GPU, a restart or a watch that fails is empty here, and so is what vLLM exports.
+    """
+    assert set(NEEDS.values()) >= HAPPENED
+    asked = [
+        query
+        for query in queries(monitored.kubectl.namespace, NAME)
+        if query.needs in {None, *HAPPENED} and "vllm:" not in query.expression
+    ]
+    assert len(asked) > 90
+
+    def empty() -> list[str]:
+        return [f"{query.dashboard}, {query.panel}: {query.expression}" for query in asked if not has_data(query)]
+
+    def has_data(query: PanelQuery) -> bool:
+        return bool(monitored.prometheus.recent(query.expression, QUERIED_SECONDS))
+
+    wait_for(lambda: not empty(), 30, lambda: "\n".join(empty()))
 
 
 def test_the_network_policy_admits_this_prometheus(monitored: Monitored) -> None:

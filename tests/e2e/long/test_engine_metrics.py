@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from charts.dashboards import queries
 
 from tests.cluster.prometheus_stack import RELEASE
 from tests.cluster.settings import Settings
@@ -25,3 +26,10 @@ def test_the_engines_own_metrics_reach_prometheus(kubectl: Kubectl, cluster: Set
         tokens = f'vllm:generation_tokens_total{{namespace="{kubectl.namespace}",service="{NAME}"}}'
         wait_for(lambda: prometheus.value(tokens) > 0, 60, "Prometheus does not see the engine's tokens")
         assert any(name.startswith("vllm:kv_cache_usage") for name in prometheus.names())
+        panels = [query for query in queries(kubectl.namespace, NAME) if "vllm:" in query.expression]
+        assert panels
+
+        def empty() -> list[str]:
+            return [query.panel for query in panels if not prometheus.recent(query.expression, 60)]
+
+        wait_for(lambda: not empty(), 60, lambda: f"these panels are empty: {empty()}")

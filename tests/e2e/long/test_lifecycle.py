@@ -80,10 +80,19 @@ def check_that_it_works(kubectl: Kubectl) -> None:
 
 
 def test_an_upgrade_a_rollback_and_an_uninstallation_are_not_noticed_by_clients(
-    release: Client, kubectl: Kubectl, cluster: Settings, operator: Kubectl, tmp_path: Path
+    release: Client,
+    kubectl: Kubectl,
+    cluster: Settings,
+    operator: Kubectl,
+    *,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    older = releases.older_chart(tmp_path)
-    put(release, "install", older)
+    older = releases.older_release(tmp_path)
+    with capsys.disabled():
+        print(f"\nupgrade from {older.origin}")
+    own_operator = older.options(cluster)
+    put(release, "install", older.chart, *own_operator)
     old = releases.definition_version(release)
     with untouched(kubectl, cluster):
         put(release, "upgrade", CHART, "--set", f"serverImages.cpu={NEXT_SERVER}")
@@ -102,7 +111,8 @@ def test_an_upgrade_a_rollback_and_an_uninstallation_are_not_noticed_by_clients(
         assert back != f"qwen-operator-{current_version()}"
         operator.run("rollout", "status", "deployment/qwen-operator", "--timeout=110s")
         check_that_it_works(kubectl)
-        put(release, "upgrade", older, "--reset-then-reuse-values", "--set", "crds.enabled=false")
+        without_crd = ("--reset-then-reuse-values", "--set", "crds.enabled=false")
+        put(release, "upgrade", older.chart, *own_operator, *without_crd)
         assert releases.definition_version(release) == new
         check_that_it_works(kubectl)
 

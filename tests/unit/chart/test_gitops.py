@@ -44,6 +44,7 @@ def status(observed: int = 2, **conditions: tuple[str, str, str]) -> dict[str, A
 
 READY = ("True", "Serving", "2 of 2 replicas serve.")
 NOT_READY = ("False", "ModelLoading", "Pod news-1: loading.")
+NO_REPLICAS = ("False", "ScaledToZero", "spec.replicas is 0.")
 WELL = ("False", "AsExpected", "")
 SETTLED = ("False", "Complete", "Everything matches the spec.")
 
@@ -61,7 +62,10 @@ SETTLED = ("False", "Complete", "Everything matches the spec.")
         (status(Ready=READY, Degraded=("True", "RolloutStalled", "b"), Progressing=SETTLED), "Degraded", "b"),
         (status(Ready=NOT_READY, Degraded=("True", "OutOfMemory", "raise")), "Degraded", "OutOfMemory: raise"),
         (status(Ready=READY, Degraded=WELL, Progressing=("False", "UpdatePending", "c")), "Healthy", "Serving"),
-        (status(Ready=("False", "ScaledToZero", "spec.replicas is 0."), Degraded=WELL), "Suspended", "ScaledToZero"),
+        (status(Ready=NO_REPLICAS, Degraded=WELL), "Healthy", "ScaledToZero: spec.replicas is 0."),
+        (status(Ready=NO_REPLICAS, Degraded=WELL, Progressing=SETTLED), "Healthy", "ScaledToZero: spec.replicas is 0."),
+        (status(1, Ready=NO_REPLICAS, Degraded=WELL), "Progressing", "the last change"),
+        (status(Ready=NO_REPLICAS, Degraded=("True", "InvalidSpec", "d")), "Degraded", "InvalidSpec: d"),
         (status(Degraded=WELL), "Progressing", "has not said whether"),
     ],
     ids=str,

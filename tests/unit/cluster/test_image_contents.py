@@ -109,6 +109,10 @@ def test_pytorch_says_that_it_is_no_build_for_cuda(tmp_path: Path) -> None:
     without_cuda.main(tmp_path)
     assert version.read_text() == "__version__ = '2.13.0+cu130'\ncuda: str | None = None\nhip: str | None = None\n"
     assert not (torch / "lib" / "libtorch_cuda_linalg.so").exists()
+    # The index has a build for CPUs of the architectures that are not x86-64.
+    without_cuda.main(tmp_path)
+    assert "cuda: str | None = None\n" in version.read_text()
+    version.write_text("__version__ = '2.13.0'\n")
     with pytest.raises(ValueError, match="does not name a version"):
         without_cuda.main(tmp_path)
 

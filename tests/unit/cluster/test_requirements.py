@@ -31,8 +31,11 @@ def needs(name: str) -> dict[str, Requirement]:
     return found
 
 
-def needed_by(name: str) -> set[str]:
-    """The installed distributions that an installed one needs, itself included."""
+def needed_by(name: str, **environment: str) -> set[str]:
+    """The installed distributions that an installed one needs, itself included.
+
+    `environment` are variables of markers, such as `platform_machine`, of another machine.
+    """
     seen: set[tuple[str, frozenset[str]]] = set()
     left = [(canonicalize_name(name), frozenset[str]())]
     while left:
@@ -43,7 +46,7 @@ def needed_by(name: str) -> set[str]:
             continue  # not for this machine
         seen.add(each)
         for requirement in map(Requirement, lines):
-            extras = [{"extra": extra} for extra in each[1] or {""}]
+            extras = [{"extra": extra, **environment} for extra in each[1] or {""}]
             if requirement.marker is None or any(map(requirement.marker.evaluate, extras)):
                 key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
                 left += [] if key in seen else [key]
