@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.handler import Handler
 from qwen_server.api.routes import (
+    adapters,
     administration,
     chat,
     completions,
@@ -30,6 +31,7 @@ from qwen_server.api.routes import (
 )
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
+from qwen_server.control.adapters import Adapters, Fetch
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
 from qwen_server.engine.base import Engine
@@ -54,7 +56,7 @@ ROUTERS: Final = tuple(
     for module in (chat, completions, responses, messages, tokenize, models, health, server, metrics, docs)
 )
 # Their routes are `AdminRoute`s. They exist only where administrators have keys.
-ADMIN_ROUTERS: Final[tuple[APIRouter, ...]] = (administration.router,)
+ADMIN_ROUTERS: Final[tuple[APIRouter, ...]] = (administration.router, adapters.router)
 
 
 def create_app(
@@ -64,19 +66,22 @@ def create_app(
     *,
     gpu: GpuMonitor | None = None,
     tracing: Tracing | None = None,
+    fetch_adapter: Fetch | None = None,
 ) -> FastAPI:
     """Returns the application in front of `engine`.
 
     It can serve before the engine has started: requests are refused until `lifecycle` is ready. The
     ASGI lifespan runs the background work (alerts, reloads, GPU readings). `gpu` replaces the
-    monitor in tests. Without `tracing`, no spans are created.
+    monitor in tests. Without `tracing`, no spans are created. `fetch_adapter` downloads LoRA
+    adapters.
     """
     keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
     tokens = ApiKeys(settings.metrics_tokens_dir)
     admins = Administrators(settings.admin_api_keys_dir, keys)
     patches = Patches(settings.patches)
     reloads = [keys.poll, tokens.poll, admins.poll]
-    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=reloads, patches=patches)
+    own = Adapters(settings, engine, fetch=fetch_adapter)
+    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=reloads, patches=patches, adapters=own)
     reader = BodyReader(settings.max_body_bytes, settings.body_timeout)
 
     @contextlib.asynccontextmanager
@@ -102,7 +107,7 @@ def create_app(
         service,
         RateLimiter(settings.rate_limit),
         reader,
-        Bodies(settings),
+        Bodies(settings, own.find),
         early_writes=patches.use(EARLY_WRITES),
     )
     app.state.administrators = admins
