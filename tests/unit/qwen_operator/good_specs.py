@@ -152,6 +152,14 @@ GOOD_SPECS: dict[str, Spec] = {
             "rateLimit": "1/second",
         },
     },
+    "tenants": {
+        **CPU,
+        "limits": {
+            "tenants": [{"name": "team-a.key", "weight": 1000}, {"name": "b", "weight": 1}],
+            "tenantReserve": 1024,
+        },
+        "auth": {"apiKeySecretRef": {"name": "keys"}},
+    },
     "API keys": {
         **CPU,
         "auth": {"apiKeySecretRef": {"name": "keys"}, "metricsTokenSecretRef": {"name": "metrics", "key": "token"}},

@@ -43,7 +43,10 @@ SERVICES = {
             "defaultMaxTokens": 64,
             "onExceed": "Clamp",
             "maxStops": 7,
+            "tenants": [{"name": "gold.key", "weight": 3}, {"name": "free", "weight": 1}],
+            "tenantReserve": 2,
         },
+        auth={"apiKeySecretRef": {"name": "keys"}},
         drain={"timeout": "1500ms"},
         engine={"extraArgs": ["--max-num-seqs=64"]},
     ),
@@ -65,6 +68,8 @@ def test_server_accepts_the_arguments(name: str) -> None:
     assert settings.max_temperature == spec.limits.max_temperature
     assert settings.on_exceed.title() == spec.limits.on_exceed
     assert settings.max_stops == spec.limits.max_stops
+    assert settings.tenant_reserve == spec.limits.tenant_reserve
+    assert settings.tenant_weights == {tenant.name: tenant.weight for tenant in spec.limits.tenants}
     assert settings.model_aliases == tuple(spec.model.aliases)
     assert settings.pass_through == tuple(spec.engine.extra_args)
 

@@ -11,7 +11,18 @@ from datetime import datetime
 from typing import Any, Literal
 
 from qwen_server.observe.gpu import GpuReading
-from qwen_server.observe.request_figures import RequestFigures
+from qwen_server.observe.request_figures import RequestFigures, TenantFigures
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSeen:
+    """One tenant: its weight, how many of its requests wait and run, and its counters."""
+
+    name: str
+    weight: float
+    waiting: int
+    running: int
+    figures: TenantFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,7 @@ class Observation:
     stalled_seconds: float | None
     kv_cache_usage: float | None
     patches: Mapping[str, bool]
+    tenants: tuple[TenantSeen, ...] = ()
 
     @property
     def uptime(self) -> float:
