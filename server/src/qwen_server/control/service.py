@@ -83,13 +83,16 @@ class Service:
         self._given_gpu = gpu
         self._adopt_device("cuda" if settings.device == "cuda" else "cpu")
         self._engine_known = False
+        self._ready_at: float | None = None
         self._worked_at: float | None = None
         self._failing: set[int] = set()  # the parts of the ticker that failed at the last tick
 
     @property
     def rules(self) -> tuple[alerts.AlertRule, ...]:
         """The current alert rules."""
-        return self._alerts_file.rules
+        if self._device == "cpu" or self._ready_at is None:
+            return self._alerts_file.rules
+        return alerts.while_young(self._alerts_file.rules, self._device, self.clock() - self._ready_at)
 
     @property
     def status(self) -> str:
@@ -251,6 +254,7 @@ class Service:
         if self._engine_known or self.lifecycle.state != "ready":
             return
         self._engine_known = True
+        self._ready_at = self.clock()
         if self.engine.info.device != self._device:
             guessed = self.gpu
             self._adopt_device(self.engine.info.device)
