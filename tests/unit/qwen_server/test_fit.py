@@ -15,6 +15,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from model_sizes import GPUS, MIB, models
 from qwen_server.control import fit
 from qwen_server.control.fit import (
     Plan,
@@ -30,7 +31,6 @@ from qwen_server.control.fit import (
 from qwen_server.engine.base import EngineError
 from qwen_server.observe.memory import container_memory
 from qwen_server.observe.model_files import Weights, model_folder, read_config, read_weights
-from model_sizes import GPUS, MIB, models
 from tests.unit.qwen_server.serving import make_settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -255,6 +255,7 @@ def test_the_data_type_and_quantization_change_the_need(tmp_path: Path, memory: 
 def test_the_program_exits_78_before_it_imports_vllm(tmp_path: Path) -> None:
     """`--device=cpu` and a KV cache of 1 MiB."""
     log = tmp_path / "termination-log"
+    log.touch()  # as the kubelet does
     command = [sys.executable, "-X", "importtime", "-m", "qwen_server", "--device=cpu", "--kv-cache-gib=0.001"]
     command += ["--port=0", "--host=127.0.0.1", f"--termination-log={log}"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
