@@ -58,5 +58,6 @@ OTHERS = {
     "docs/compatibility.md": "checks a release, and none has been published",
     "docs/dashboards.md": "needs Grafana; tests/unit/chart/test_pictures.py draws the pictures",
     "docs/reference.zh-CN.md": "its example is the one of docs/gpu.md in short",
+    "docs/tenants.md": "runs on one machine; tests/unit/qwen_server/test_tenants.py executes it",
     "docs/runbooks": "needs an incident; its commands name the service of an alert",
 }

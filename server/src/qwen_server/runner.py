@@ -26,6 +26,7 @@ from qwen_server.config.chat_template import read_chat_template
 from qwen_server.config.command_line import check_model, load_settings, useless_settings
 from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.control.adapters_file import Source
+from qwen_server.control.fit import check_fit
 from qwen_server.control.lifecycle import (
     EXIT_CONFIGURATION,
     EXIT_ENGINE_DIED,
@@ -249,10 +250,12 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def vllm_engine(settings: Settings) -> Engine:
-    """Returns the engine that the program serves."""
+    """Returns the engine that the program serves. Raises EngineError if its model does not fit."""
     # Imported here, because `--help` and configuration errors do not need it.
     from qwen_server.engine.vllm import VllmEngine  # noqa: PLC0415
+    from qwen_server.engine.vllm.environment import expected_device  # noqa: PLC0415
 
+    check_fit(settings, expected_device(settings))
     return VllmEngine(settings)
 
 

@@ -182,6 +182,24 @@ AMOUNTS = [
     BadSpec("engine.maxModelLen", 100, "must be above limits.defaultMaxTokens"),
     BadSpec("remediation.restartBudget.maxRestarts", 201, "must be at most 200"),
 ]
+TENANTS = [
+    BadSpec("limits.tenants", [{"name": "a", "weight": 1}], "needs auth.apiKeySecretRef"),
+    BadSpec("limits.tenantReserve", 1, "needs auth.apiKeySecretRef"),
+    *(
+        BadSpec(
+            "limits.tenants",
+            [tenant],
+            text,
+            f"limits.tenants[0].{field}",
+            (("auth", {"apiKeySecretRef": {"name": "k"}}),),
+        )
+        for tenant, field, text in (
+            ({"name": "a,b", "weight": 1}, "name", "should match"),
+            ({"name": "a", "weight": 0}, "weight", "greater than or equal to 1"),
+            ({"name": "a", "weight": 1001}, "weight", "less than or equal to 1000"),
+        )
+    ),
+]
 OBJECTIVES = [
     *(
         BadSpec(
@@ -304,7 +322,7 @@ OTHERS = [
 ]  # fmt: skip
 BAD_SPECS = [
     *TIMES, *SOURCES, *NAMES, *ADAPTERS, *FLAGS, *VARIABLES, *AMOUNTS, *OBJECTIVES, *SCALING, *CLAIMS, *EXPOSURE,
-    *ALERTS, *OTHERS,
+    *ALERTS, *OTHERS, *TENANTS,
 ]  # fmt: skip
 # The images may be newer than the operator, so only the API server refuses it.
 UNKNOWN_MODEL = BadSpec("model.source.builtin", "nope", "model.source.builtin must be news-classifier")

@@ -164,6 +164,14 @@ GOOD_SPECS: dict[str, Spec] = {
         ],
     },
     "room for adapters": {**CPU, "lora": {"maxAdapters": 20, "maxAtOnce": 8, "maxRank": 64}},
+    "tenants": {
+        **CPU,
+        "limits": {
+            "tenants": [{"name": "team-a.key", "weight": 1000}, {"name": "b", "weight": 1}],
+            "tenantReserve": 1024,
+        },
+        "auth": {"apiKeySecretRef": {"name": "keys"}},
+    },
     "API keys": {
         **CPU,
         "auth": {

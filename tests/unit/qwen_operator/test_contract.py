@@ -21,6 +21,7 @@ from qwen_server.config import pass_through
 from qwen_server.config.command_line import load_settings
 from qwen_server.config.settings import Settings
 from qwen_server.control import alerts as server_alerts
+from qwen_server.control import fit
 from qwen_server.control.lifecycle import EXIT_CONFIGURATION
 from qwen_server.download.failures import EXIT_TEMPORARY, explain
 from qwen_server.download.files import DamagedFileError
@@ -43,7 +44,10 @@ SERVICES = {
             "defaultMaxTokens": 64,
             "onExceed": "Clamp",
             "maxStops": 7,
+            "tenants": [{"name": "gold.key", "weight": 3}, {"name": "free", "weight": 1}],
+            "tenantReserve": 2,
         },
+        auth={"apiKeySecretRef": {"name": "keys"}},
         drain={"timeout": "1500ms"},
         engine={"extraArgs": ["--max-num-seqs=64"]},
     ),
@@ -65,6 +69,8 @@ def test_server_accepts_the_arguments(name: str) -> None:
     assert settings.max_temperature == spec.limits.max_temperature
     assert settings.on_exceed.title() == spec.limits.on_exceed
     assert settings.max_stops == spec.limits.max_stops
+    assert settings.tenant_reserve == spec.limits.tenant_reserve
+    assert settings.tenant_weights == {tenant.name: tenant.weight for tenant in spec.limits.tenants}
     assert settings.model_aliases == tuple(spec.model.aliases)
     assert settings.pass_through == tuple(spec.engine.extra_args)
 
@@ -107,6 +113,16 @@ def test_variables_that_are_refused_are_settings() -> None:
 def test_builtin_models_are_those_of_the_image() -> None:
     folders = {path.parent.name for path in (ROOT / "server/models").glob("*/config.json")}
     assert folders == set(BUILTIN_MODELS)
+
+
+def test_the_operator_knows_what_the_server_says_of_a_model_that_does_not_fit() -> None:
+    shape = fit.Shape(weights=1 << 34, kv_token=1024, kv_heads=8, heads=32, activation_token=1024)
+    on_gpus = fit.trouble_on_gpus(shape, fit.Plan(4096), 1 << 30, 0.9)
+    on_cpu = fit.trouble_on_cpu(shape, fit.Plan(4096, kv_cache=1 << 30), 1 << 30)
+    cache = fit.trouble_on_cpu(shape, fit.Plan(4096, kv_cache=1), 1 << 40)
+    for trouble in (on_gpus, on_cpu, cache):
+        text = f"the model cannot be served: {trouble}"
+        assert exit_reason({}, EXIT_CONFIGURATION, text, looping=False) == ("ModelTooLarge", "")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

@@ -49,6 +49,22 @@ from tests.unit.qwen_operator.statuses import LOADING, SERVES, T0, T1, T2, at, c
             "ModelLoadFailed",
             "unknown architecture Foo",
         ),
+        (
+            pod(server=crashed(78, "the model cannot be served: it does not fit: it needs 15.3 GiB of weights")),
+            "ModelTooLarge",
+            "engine.maxModelLen or engine.tensorParallelSize",
+        ),
+        (
+            pod(
+                server=crashed(
+                    78,
+                    "To serve at least one request with the models's max seq len (40960), 5.62 GiB KV cache is needed, "
+                    "which is larger than the available KV cache memory (3.1 GiB).",
+                )
+            ),
+            "ModelTooLarge",
+            "5.62 GiB",
+        ),
         (pod(server=crashed(78, "RepositoryNotFoundError: 401 Client Error")), "ModelDownloadFailed", "token"),
         (pod(server=crashed(70, "EngineCore died: SIGKILL")), "EngineFailed", "EngineCore died"),
         (pod(server=crashed(1, "ImportError: no module")), "CrashLoopBackOff", "ImportError"),

@@ -16,6 +16,7 @@ import pytest
 
 from qwen_server.observe import visible_gpus
 from qwen_server.observe.gpu import GpuMonitor, GpuReading, NvmlReader
+from qwen_server.observe.memory import gpu_memory
 from tests.unit.qwen_server.nvml_library import GIB, NVML, ScriptedDriver, build, cuda_answers, uuid_of
 from tests.unit.qwen_server.serving import serve, until
 
@@ -293,3 +294,32 @@ def test_the_library_of_the_system_is_loaded_and_a_hang_does_not_hold_up_the_end
     command = [sys.executable, "-c", PROGRAM, hangs]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == total
+
+
+def test_the_memory_of_gpus_that_are_alike_needs_no_answer_of_cuda(three: ScriptedDriver) -> None:
+    assert (gpu_memory(1), gpu_memory(3), gpu_memory(4)) == (10 * GIB, 10 * GIB, None)
+
+
+def test_the_memory_of_a_mig_device_is_its_own(divided: ScriptedDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", OTHER_PART)
+    assert gpu_memory(1) == 40 * GIB
+
+
+def test_the_memory_of_different_gpus_is_that_of_the_largest_of_the_engine(
+    driver: ScriptedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uuid, size in ((FIRST, 10), (SECOND, 20), (THIRD, 80)):
+        driver.add(uuid, total=size * GIB)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{FIRST},{SECOND}")
+    assert (gpu_memory(1), gpu_memory(2), gpu_memory(3)) == (10 * GIB, 20 * GIB, None)
+
+
+def test_the_memory_is_not_known_if_the_driver_fails_or_hangs(
+    driver: ScriptedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.add(FIRST)
+    driver.state.error = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    assert gpu_memory(1) is None
+    driver.state.error, driver.state.hangs = 0, 1
+    monkeypatch.setattr("qwen_server.observe.memory._NVML_SECONDS", 0.1)
+    assert gpu_memory(1) is None

@@ -22,7 +22,8 @@ SERVER_FLAGS: Final = (
     "max-tokens-limit", "metrics-tokens-dir", "min-temperature", "model", "model-aliases", "models-dir", "on-exceed",
     "otlp-traces-endpoint", "patches", "pipeline-parallel-size", "podinfo-dir", "port", "protect-docs",
     "protect-metrics", "quantization", "queue-timeout", "rate-limit", "reasoning-parser", "request-timeout", "revision",
-    "served-model-name", "tensor-parallel-size", "termination-log", "tool-call-parser",
+    "served-model-name", "tenant-reserve", "tenant-weights", "tensor-parallel-size", "termination-log",
+    "tool-call-parser",
 )  # fmt: skip
 # vLLM's flags that the server refuses, because it does these things itself or does not have them.
 REFUSED_FLAGS: Final = (

@@ -126,6 +126,18 @@ class QwenServiceSpec(ApiObject):
             "adapters",
         ),
         ValidationRule(
+            "!has(self.limits.tenants) || self.limits.tenants.size() == 0 || has(self.auth.apiKeySecretRef)",
+            "limits.tenants needs auth.apiKeySecretRef, whose keys are the tenants",
+            lambda spec: not spec.limits.tenants or spec.auth.api_key_secret_ref is not None,
+            "limits.tenants",
+        ),
+        ValidationRule(
+            "self.limits.tenantReserve == 0 || has(self.auth.apiKeySecretRef)",
+            "limits.tenantReserve needs auth.apiKeySecretRef, whose keys are the tenants",
+            lambda spec: not spec.limits.tenant_reserve or spec.auth.api_key_secret_ref is not None,
+            "limits.tenantReserve",
+        ),
+        ValidationRule(
             "!has(self.monitoring.networkPolicyFrom) || self.networkPolicy.enabled",
             "monitoring.networkPolicyFrom needs networkPolicy.enabled: true: else everybody may scrape",
             lambda spec: spec.monitoring.network_policy_from is None or spec.network_policy.enabled,

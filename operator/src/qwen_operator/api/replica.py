@@ -16,6 +16,7 @@ from qwen_operator.api.base import (
     Word,
     duration_field,
     from_to,
+    map_list,
 )
 from qwen_operator.api.core import EnvVar, LocalObjectReference, SecretKeyRef
 from qwen_operator.api.flags import FLAG_RULE
@@ -213,6 +214,13 @@ class EngineSpec(ApiObject):
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
 
+class TenantShare(ApiObject):
+    """The share of one tenant."""
+
+    name: DataKey = Field(description="The tenant: a key of the Secret in `auth.apiKeySecretRef`.")
+    weight: int = Field(ge=1, le=1000, description="Its weight. A tenant that is not listed has the weight 1.")
+
+
 class LimitsSpec(ApiObject):
     """What one replica accepts."""
 
@@ -260,6 +268,19 @@ class LimitsSpec(ApiObject):
         default=None,
         description="Requests per API key and replica, such as 600/minute. Without keys, all clients share the rate. "
         "Defaults to unlimited.",
+    )
+    tenants: list[TenantShare] = map_list(
+        ["name"],
+        "Weights of tenants. Tenants that wait for the model share its slots and the queue in proportion to their "
+        "weights.",
+        max_items=128,
+    )
+    tenant_reserve: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Slots that tenants above their share leave free while others send requests, too: a request of a "
+        "tenant below its share then finds a slot at once.",
     )
 
 

@@ -59,6 +59,8 @@ FAILURES: Final[dict[str, str]] = {
     "OutOfMemory": "Increase resources.limits.memory. On a GPU, reduce engine.gpuMemoryUtilization or "
     "engine.maxModelLen, or use more GPUs.",
     "ModelDownloadFailed": "Check model.source, its token Secret, the network and the free space of the cache.",
+    "ModelTooLarge": "The message says what fits: set engine.maxModelLen or engine.tensorParallelSize, give the pod "
+    "larger GPUs or more memory, or choose a smaller or a quantized model.",
     "ModelLoadFailed": "Check model.source and the settings of the engine. The last lines of the log show the cause.",
     "StartupTimeout": "Increase rollout.startupTimeout if the log shows progress. Otherwise look for a slow disk, "
     "network or download.",

@@ -52,6 +52,11 @@ _DOWNLOAD_FAILED: Final = {
     )
 }
 _OUT_OF_MEMORY: Final = re.compile(r"out of memory|OutOfMemoryError|cannot allocate memory", re.IGNORECASE)
+# The server's own check before it loads anything, and vLLM's after it has loaded the weights.
+_TOO_LARGE: Final = re.compile(
+    r"it does not fit: |is needed, which is larger than the available KV cache memory|"
+    r"No available memory for the cache blocks"
+)
 _MEMORY: Final = "Increase resources.limits.memory."
 _GPU_MEMORY: Final = "Reduce engine.gpuMemoryUtilization or engine.maxModelLen, or use more GPUs."
 _STOPPED: Final = "Something keeps ending it: see the Events of the pod (failed probes, restarts), and podTemplate."
@@ -68,11 +73,18 @@ def exit_reason(last: Mapping[str, Any], code: int, text: str, *, looping: bool,
     if _OUT_OF_MEMORY.search(text):
         return "OutOfMemory", _GPU_MEMORY if "cuda" in text.lower() else ""
     if code in (CONFIGURATION, TRY_LATER):
-        found = [advice for pattern, advice in _DOWNLOAD_FAILED.items() if pattern.search(text)]
-        if found or code == TRY_LATER:
-            return "ModelDownloadFailed", found[0] if found else ""
-        return "ModelLoadFailed", ""
+        return _of_start(code, text)
     if late:
         return "StartupTimeout", ""
     looping = looping and code != ENGINE_DIED
     return "CrashLoopBackOff" if looping or code == 0 else "EngineFailed", "" if code else _STOPPED
+
+
+def _of_start(code: int, text: str) -> tuple[str, str]:
+    """The same for a server that could not start with its configuration, or its model."""
+    if _TOO_LARGE.search(text):
+        return "ModelTooLarge", ""
+    found = [advice for pattern, advice in _DOWNLOAD_FAILED.items() if pattern.search(text)]
+    if found or code == TRY_LATER:
+        return "ModelDownloadFailed", found[0] if found else ""
+    return "ModelLoadFailed", ""

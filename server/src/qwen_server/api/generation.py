@@ -26,7 +26,7 @@ from qwen_server.api.streaming import (
     usage_of,
 )
 from qwen_server.api.transcript import Transcript
-from qwen_server.control.admission import QueueTimeoutError, Ticket
+from qwen_server.control.admission import DisplacedError, QueueTimeoutError, Ticket
 from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, SLEEPING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
 from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Output, Turn
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _ERROR_SECONDS = 5.0
 # The errors of an accepted request that are no failures.
-_REFUSALS = frozenset({"queue_timeout", "grammars_busy", "sleeping"})
+_REFUSALS = frozenset({"queue_timeout", "displaced", "grammars_busy", "sleeping"})
 
 
 class Generation:
@@ -82,7 +82,7 @@ class Generation:
     async def serve(self, ticket: Ticket, receive: Receive, send: Send) -> None:
         """Answers. Every outcome is counted exactly once, and the client gets every error."""
         service = self._service
-        service.figures.accept()
+        service.figures.accept(self._record.tenant)
         outcome: Outcome = "failed"
         reason: str | None = "internal"
         try:
@@ -156,7 +156,9 @@ class Generation:
             else:
                 await self._serve_reference(turn, send)
         except QueueTimeoutError:
-            raise refused(service.refuse("queue_timeout", BUSY_TEXT)) from None
+            raise refused(service.refuse("queue_timeout", BUSY_TEXT, tenant=self._record.tenant)) from None
+        except DisplacedError:
+            raise refused(service.refuse("displaced", BUSY_TEXT, tenant=self._record.tenant)) from None
         except BusyError as error:
             _log.warning("%s", error)
             raise refused(service.refuse("grammars_busy", BUSY_TEXT)) from None

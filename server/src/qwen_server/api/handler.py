@@ -23,6 +23,7 @@ from qwen_server.control.adapters import AdapterError, Served
 from qwen_server.control.admission import QueueFullError, Ticket
 from qwen_server.control.refusals import BUSY_TEXT
 from qwen_server.control.service import Service
+from qwen_server.control.shares import DEFAULT_TENANT
 from qwen_server.engine.base import Adapter, BusyError, EngineError, InvalidRequestError, Kind
 from qwen_server.http.asgi import Receive, Scope, Send, send_error
 from qwen_server.http.body import BodyReader, UploadsFullError
@@ -80,7 +81,7 @@ class Handler:
                 await self._check_grammar(body, receive)  # 400; 503 too many grammars
                 self._require_service(scope)
             generation = Generation(service, body, record, outbox=self._outbox)
-            ticket = self._admit(generation)  # 503 queue full
+            ticket = self._admit(generation, record.tenant)  # 503 queue full
         except HttpError as error:
             record.param = error.param
             service.figures.turn_away(record, "rejected" if error.status < 500 else "refused", error.kind)
@@ -131,8 +132,8 @@ class Handler:
         except EngineError as error:
             raise engine_failure(self._service.engine.vitals().death_cause or str(error)) from error
 
-    def _admit(self, generation: Generation) -> Ticket:
+    def _admit(self, generation: Generation, tenant: str) -> Ticket:
         try:
-            return self._service.admission.enter(generation.weight)
+            return self._service.admission.enter(generation.weight, tenant or DEFAULT_TENANT)
         except QueueFullError:
-            raise refused(self._service.refuse("queue_full", BUSY_TEXT)) from None
+            raise refused(self._service.refuse("queue_full", BUSY_TEXT, tenant=tenant)) from None

@@ -71,7 +71,7 @@ def _parser() -> _Parser:
                 _flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
             )
         else:
-            default = "" if field.default in (None, ()) else f" (default: {_show(name, field.default)})"
+            default = "" if field.default in (None, (), {}) else f" (default: {_show(name, field.default)})"
             metavar = name.rsplit("_", 1)[-1].upper()
             count = "+" if name in _SEVERAL else None
             parser.add_argument(
@@ -102,6 +102,10 @@ def useless_settings(settings: Settings, environment: Iterable[str]) -> Iterator
         for name in ("protect_metrics", "protect_docs"):
             if getattr(settings, name):
                 yield f"{_flag(name)} has no effect without API keys: set --api-keys-dir or QWEN_API_KEYS"
+    if settings.api_keys_dir is None:
+        for name in ("tenant_weights", "tenant_reserve"):
+            if getattr(settings, name):
+                yield f"{_flag(name)} has no effect without --api-keys-dir, whose files are the tenants"
 
 
 def _explain(error: ValidationError) -> str:

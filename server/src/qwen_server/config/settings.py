@@ -21,6 +21,7 @@ from qwen_server.config.values import (
     Origins,
     RateLimit,
     ServedNames,
+    Weights,
     empty_is_none,
     parse_api_keys,
     parse_collector,
@@ -136,6 +137,14 @@ class Settings(BaseSettings):
         None, description="folder of files with API keys, one per line, reloaded on change; unset: no authentication"
     )
 
+    tenant_weights: Weights = Field(
+        {},
+        description="shares of slots and queue by tenant, such as gold=3,free=1, where a tenant is a file in "
+        "--api-keys-dir; a tenant that is not named has the weight 1",
+    )
+    tenant_reserve: int = Field(
+        0, ge=0, description="slots that tenants above their share leave free while others send requests, too"
+    )
     api_keys: Annotated[SecretStr | None, BeforeValidator(parse_api_keys)] = Field(
         None, description="API keys, separated by commas or white space; environment variable only"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -123,6 +124,21 @@ def parse_folders(value: object) -> object:
     return folders
 
 
+def parse_weights(value: object) -> object:
+    """Returns the weights in a text such as gold=3,free=1. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    weights: dict[str, int] = {}
+    for part in (part for part in re.split(r"[,\s]+", value) if part):
+        name, _, number = part.rpartition("=")
+        if not name or not re.fullmatch(r"[1-9]\d{0,2}|1000", number):
+            raise ValueError(f"{part!r} is not TENANT=WEIGHT with a weight from 1 to 1000")
+        if name in weights:
+            raise ValueError(f"{name!r} has two weights")
+        weights[name] = int(number)
+    return weights
+
+
 def parse_api_keys(value: object) -> object:
     """Checks that a text contains an API key. Raises ValueError.
 
@@ -174,4 +190,5 @@ LoraModules = Annotated[tuple[tuple[str, Path], ...], BeforeValidator(parse_lora
 Folders = Annotated[tuple[Path, ...], BeforeValidator(parse_folders)]
 ModelNames = Annotated[tuple[str, ...], BeforeValidator(parse_model_names)]
 ServedNames = Annotated[tuple[str, ...], BeforeValidator(parse_served_names)]
+Weights = Annotated[Mapping[str, int], BeforeValidator(parse_weights)]
 OptionalText = Annotated[str | None, BeforeValidator(empty_is_none)]

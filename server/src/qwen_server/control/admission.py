@@ -8,6 +8,9 @@ starts and gives them back when it ends. Requests that have no slot come first, 
 their arrival; what is left goes to requests that want further turns. So a heavy request uses the
 slots that nobody else needs, and a small one that arrives later waits for one turn and not for all
 of them. A turn that needs several slots blocks the lighter ones behind it, so it never starves.
+
+This is the order inside a tenant. Which tenant is next, and whose place in a full queue a newcomer
+may take, is decided in `shares`.
 """
 
 from __future__ import annotations
@@ -18,9 +21,11 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from qwen_server.control.shares import DEFAULT_TENANT, Shares, Tenant
 
 MIN_RETRY_SECONDS = 1
 MAX_RETRY_SECONDS = 30
@@ -36,6 +41,10 @@ class QueueFullError(Exception):
 
 class QueueTimeoutError(Exception):
     """The request has waited for the maximum time."""
+
+
+class DisplacedError(Exception):
+    """The request has lost its place in a full queue to a tenant that had fewer requests."""
 
 
 @dataclass(eq=False, slots=True)
@@ -54,10 +63,12 @@ class Ticket:
     granted: when the first turn was granted, in seconds of the admission's clock.
     turns: those that hold slots; `unclaimed` are the ones of them that have not started.
     waiters: the further turns that have no slots yet.
-    queued: whether it is in one of the two lines.
+    queued: whether it is in one of the two lines of its tenant.
+    displaced: whether it has left because it lost its place.
     """
 
     weight: int
+    tenant: Tenant[Ticket] = field(repr=False)
     granted: float | None = None
     turns: dict[_Turn, None] = field(default_factory=dict, repr=False)
     unclaimed: deque[_Turn] = field(default_factory=deque, repr=False)
@@ -65,6 +76,7 @@ class Ticket:
     first: asyncio.Future[None] | None = field(default=None, repr=False)
     queued: bool = False
     has_left: bool = False
+    displaced: bool = False
 
     @property
     def state(self) -> TicketState:
@@ -91,6 +103,8 @@ class Admission:
         limit: int,
         queue_limit: int,
         *,
+        weights: Mapping[str, float] | None = None,
+        reserve: int = 0,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -98,8 +112,8 @@ class Admission:
         self._queue_limit = queue_limit
         self._clock = clock
         self._jitter = jitter
-        self._line: deque[Ticket] = deque()  # have no slot
-        self._more: deque[Ticket] = deque()  # have slots and want further turns
+        self._shares: Shares[Ticket] = Shares(weights, reserve)
+        self._waiting = 0  # have no slot
         self._present: dict[Ticket, None] = {}  # have not left
         self._holders = 0  # have slots
         self._load = 0
@@ -121,7 +135,7 @@ class Admission:
 
         Above `limit` only by requests whose turns are over and whose answers are still being sent.
         """
-        return len(self._present) - len(self._line)
+        return len(self._present) - self._waiting
 
     @property
     def load(self) -> int:
@@ -137,17 +151,23 @@ class Admission:
 
         Above `queue_limit` only by requests that wait between two of their turns.
         """
-        return len(self._line)
+        return self._waiting
 
-    def enter(self, weight: int) -> Ticket:
+    def enter(self, weight: int, tenant: str = DEFAULT_TENANT) -> Ticket:
         """Takes slots for a first turn if they are free, or else a place in the line.
 
+        If the queue is full, it takes the place of a tenant that has more requests for its weight.
         Raises QueueFullError.
         """
-        ticket = Ticket(weight=max(1, min(weight, self._limit)))
-        if len(self._line) >= self._queue_limit and (self._line or self._load + ticket.weight > self._limit):
-            raise QueueFullError
+        weight = max(1, min(weight, self._limit))
+        if self._waiting >= self._queue_limit and (self._waiting or not self._fits(tenant, weight)):
+            outgrown = self._shares.outgrown(tenant, lambda waiting: waiting.granted is None)
+            if outgrown is None:
+                raise QueueFullError
+            self._displace(outgrown)
+        ticket = Ticket(weight, self._shares.tenant(tenant))
         self._present[ticket] = None
+        ticket.tenant.present += 1
         self._queue(ticket)
         self._advance()
         return ticket
@@ -155,17 +175,22 @@ class Admission:
     async def wait(self, ticket: Ticket, timeout: float) -> None:
         """Waits until the first turn is granted. Raises QueueTimeoutError after `timeout` seconds.
 
-        The caller must call `leave` in either case.
+        Raises DisplacedError if it has lost its place. The caller must call `leave` in any case.
         """
         if ticket.granted is not None:
             return
+        if ticket.displaced:
+            raise DisplacedError
         ticket.first = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout):
                 await ticket.first
         except TimeoutError:
-            if ticket.granted is None:  # otherwise grant and timeout coincided; the grant counts
+            # Otherwise the deadline coincided with something else, which counts.
+            if ticket.granted is None and not ticket.displaced:
                 raise QueueTimeoutError from None
+        if ticket.displaced:
+            raise DisplacedError
 
     @contextlib.asynccontextmanager
     async def turn(self, ticket: Ticket) -> AsyncIterator[None]:
@@ -196,20 +221,16 @@ class Admission:
             return
         for turn in ticket.unclaimed if generated else ():
             self._observe(turn)
-        ticket.has_left = True
-        del self._present[ticket]
-        self._holders -= bool(ticket.turns)
-        self._load -= sum(turn.weight for turn in ticket.turns)
-        if ticket.queued:
-            self._unqueue(ticket)
+        self._remove(ticket)
         self._advance()
 
     def resize(self, limit: int, queue_limit: int) -> None:
         """Changes both limits (`auto`). Requests that were already accepted stay accepted."""
         self._limit = max(1, limit)
         self._queue_limit = max(0, queue_limit)
-        for ticket in (*self._line, *self._more):
-            ticket.weight = min(ticket.weight, self._limit)
+        for tenant in self._shares:
+            for ticket in (*tenant.line, *tenant.more):
+                ticket.weight = min(ticket.weight, self._limit)
         self._advance()
 
     def completions_per_second(self) -> float:
@@ -217,20 +238,41 @@ class Admission:
 
         Running turns that are older than the average turn show that the average is too low.
         """
-        seconds = self._slot_seconds or _FIRST_GUESS_SECONDS
+        seconds = self._turn_seconds
         turns = [turn for ticket in self._present for turn in ticket.turns]
         if turns:
             now = self._clock()
             seconds = max(seconds, sum((now - turn.granted) * turn.weight for turn in turns) / len(turns))
         return self._limit / max(seconds, 1e-3)
 
-    def retry_after(self) -> int:
+    def retry_after(self, tenant: str = DEFAULT_TENANT) -> int:
         """Returns the seconds after which a refused client should retry.
 
-        This is the queue's length divided by the completion rate, with jitter.
+        This is the length of its tenant's line divided by the tenant's share of the completion
+        rate, with jitter.
         """
-        seconds = (len(self._line) + 1) / self.completions_per_second() * (0.75 + 0.5 * self._jitter())
+        rate = self.completions_per_second() * self._shares.rate_share(tenant)
+        waiting, _ = self.counts_of(tenant)
+        seconds = (waiting + 1) / rate * (0.75 + 0.5 * self._jitter())
         return min(max(math.ceil(seconds), MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
+
+    def weight_of(self, tenant: str) -> float:
+        """Returns the weight of a tenant; 1 where none is set."""
+        return self._shares.weight_of(tenant)
+
+    def counts_of(self, tenant: str) -> tuple[int, int]:
+        """Returns how many requests of a tenant wait without a slot, and how many run."""
+        found = self._shares.get(tenant)
+        return (0, 0) if found is None else (len(found.line), found.present - len(found.line))
+
+    @property
+    def _turn_seconds(self) -> float:
+        return self._slot_seconds or _FIRST_GUESS_SECONDS
+
+    @property
+    def _line(self) -> list[Ticket]:
+        """All requests that have no slot, tenant by tenant, each in their order."""
+        return [ticket for tenant in self._shares for ticket in tenant.line]
 
     async def _another(self, ticket: Ticket) -> _Turn:
         """Waits for the slots of a further turn."""
@@ -250,46 +292,81 @@ class Admission:
                 self._release(ticket, waiter.result())
             raise
 
-    def _lines(self, ticket: Ticket) -> deque[Ticket]:
-        return self._more if ticket.turns else self._line
-
     def _queue(self, ticket: Ticket) -> None:
         ticket.queued = True
-        self._lines(ticket).append(ticket)
+        holds = bool(ticket.turns)
+        self._waiting += not holds
+        self._shares.queue(ticket.tenant, ticket, self._clock(), holds_slots=holds)
 
     def _unqueue(self, ticket: Ticket) -> None:
         ticket.queued = False
-        self._lines(ticket).remove(ticket)
+        holds = bool(ticket.turns)
+        self._waiting -= not holds
+        self._shares.unqueue(ticket.tenant, ticket, self._clock(), holds_slots=holds)
+
+    def _displace(self, ticket: Ticket) -> None:
+        """Sends away a request that waits for its first turn."""
+        self._remove(ticket)
+        ticket.displaced = True
+        if ticket.first is not None and not ticket.first.done():
+            ticket.first.set_result(None)
+
+    def _remove(self, ticket: Ticket) -> None:
+        if ticket.queued:
+            self._unqueue(ticket)
+        ticket.has_left = True
+        del self._present[ticket]
+        ticket.tenant.present -= 1
+        self._holders -= bool(ticket.turns)
+        slots = sum(turn.weight for turn in ticket.turns)
+        self._load -= slots
+        now = ticket.tenant.left_at = self._clock()
+        self._shares.give_back(ticket.tenant, slots, now)
+        self._shares.forget(now)
 
     def _release(self, ticket: Ticket, turn: _Turn) -> None:
         if ticket.has_left:
             return
+        moves = ticket.queued and len(ticket.turns) == 1  # to those that have no slot
+        if moves:
+            self._unqueue(ticket)
         del ticket.turns[turn]
         self._load -= turn.weight
+        self._shares.give_back(ticket.tenant, turn.weight, self._clock())
         self._holders -= not ticket.turns
-        if ticket.queued and not ticket.turns:
-            self._more.remove(ticket)
-            self._line.append(ticket)
+        if moves:
+            self._queue(ticket)
         self._advance()
 
     def _advance(self) -> None:
-        while line := self._line or self._more:
-            ticket = line[0]
+        while (ticket := self._next()) is not None:
             wants = ticket.wants_a_turn()
-            if wants and self._load + ticket.weight > self._limit:
-                return
-            line.popleft()
-            ticket.queued = False
+            self._unqueue(ticket)
             if wants:
                 self._grant(ticket)
             if ticket.wants_a_turn():
                 self._queue(ticket)
+
+    def _next(self) -> Ticket | None:
+        """What leaves the queue now: it gets slots, or no longer wants any."""
+        for tenant in self._shares.order(self._clock(), self._turn_seconds):
+            ticket = tenant.first
+            if not ticket.wants_a_turn() or self._fits(tenant.name, ticket.weight):
+                return ticket
+            if self._load + ticket.weight > self._limit:
+                return None
+        return None
+
+    def _fits(self, tenant: str, weight: int) -> bool:
+        free = self._limit - self._load
+        return self._shares.may_take(tenant, weight, free=free, limit=self._limit, now=self._clock())
 
     def _grant(self, ticket: Ticket) -> None:
         turn = _Turn(self._clock(), ticket.weight)
         self._holders += not ticket.turns
         ticket.turns[turn] = None
         self._load += turn.weight
+        self._shares.take(ticket.tenant, turn.weight, turn.granted)
         self.peak = max(self.peak, self._holders)
         if ticket.granted is None:
             ticket.granted = turn.granted

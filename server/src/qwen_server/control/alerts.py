@@ -64,6 +64,26 @@ class AlertRule:
 # have used no CPU time.
 HUNG_SECONDS: Mapping[Device, float] = {"cuda": 15.0, "cpu": 60.0}
 
+# The first uses of some kernels compile them, which takes longer than a step.
+YOUNG_SECONDS = 300.0
+_HUNG_SECONDS_YOUNG = 60.0
+
+
+def while_young(rules: Sequence[AlertRule], device: Device, ready_seconds: float) -> tuple[AlertRule, ...]:
+    """Returns the rules of an engine that has been ready for `ready_seconds`.
+
+    In its first five minutes, EngineUnresponsive waits for 60 s, unless the alerts file has set
+    another threshold than the default.
+    """
+    if ready_seconds >= YOUNG_SECONDS:
+        return tuple(rules)
+    return tuple(
+        replace(rule, threshold=max(_HUNG_SECONDS_YOUNG, HUNG_SECONDS[device]))
+        if rule.name == "EngineUnresponsive" and rule.threshold == HUNG_SECONDS[device]
+        else rule
+        for rule in rules
+    )
+
 
 def catalogue(device: Device) -> tuple[AlertRule, ...]:
     """Returns the built-in rules. Only EngineUnresponsive depends on the device.

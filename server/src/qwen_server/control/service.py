@@ -20,10 +20,11 @@ from qwen_server.control.adapters import Adapters
 from qwen_server.control.admission import Admission, AutoLimits
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.refusals import DRAINING_TEXT, SLEEPING_TEXT, STARTING_TEXT, UNRESPONSIVE_TEXT, Refusal
+from qwen_server.control.shares import DEFAULT_TENANT
 from qwen_server.control.sleeping import Sleep
 from qwen_server.engine.base import Engine, hung_seconds, stalled_seconds
 from qwen_server.observe.gpu import GpuMonitor, device_count
-from qwen_server.observe.observation import Observation
+from qwen_server.observe.observation import Observation, TenantSeen
 from qwen_server.observe.request_figures import RequestFigures
 
 TICK_SECONDS = 0.5
@@ -78,6 +79,8 @@ class Service:
         self.admission = Admission(
             _FIRST_RUNNING if running == "auto" else running,
             _FIRST_WAITING if waiting == "auto" else waiting,
+            weights=settings.tenant_weights,
+            reserve=settings.tenant_reserve,
             clock=clock,
         )
         self.created = int(time.time())
@@ -85,13 +88,16 @@ class Service:
         self._given_gpu = gpu
         self._adopt_device("cuda" if settings.device == "cuda" else "cpu")
         self._engine_known = False
+        self._ready_at: float | None = None
         self._worked_at: float | None = None
         self._failing: set[int] = set()  # the parts of the ticker that failed at the last tick
 
     @property
     def rules(self) -> tuple[alerts.AlertRule, ...]:
         """The current alert rules."""
-        return self._alerts_file.rules
+        if self._device == "cpu" or self._ready_at is None:
+            return self._alerts_file.rules
+        return alerts.while_young(self._alerts_file.rules, self._device, self.clock() - self._ready_at)
 
     @property
     def status(self) -> str:
@@ -144,12 +150,12 @@ class Service:
             return self.refuse("unresponsive", UNRESPONSIVE_TEXT, 10)
         return None
 
-    def refuse(self, kind: str, text: str, retry_after: int | None = None) -> Refusal:
+    def refuse(self, kind: str, text: str, retry_after: int | None = None, *, tenant: str = "") -> Refusal:
         """Returns a refusal with the current queue.
 
-        By default `retry_after` follows from the queue.
+        By default `retry_after` follows from the tenant's part of the queue.
         """
-        seconds = self.admission.retry_after() if retry_after is None else retry_after
+        seconds = self.admission.retry_after(tenant or DEFAULT_TENANT) if retry_after is None else retry_after
         return Refusal(kind, text, self.admission.waiting, self.admission.queue_limit, seconds)
 
     def observe(self) -> Observation:
@@ -187,6 +193,15 @@ class Service:
             kv_cache_usage=None if vitals is None else vitals.kv_cache_usage,
             patches={**self._patches.in_use, **(self.engine.info.patches if loaded else {})},
             adapters=self.adapters.states(),
+            tenants=self._tenants(),
+        )
+
+    def _tenants(self) -> tuple[TenantSeen, ...]:
+        """The tenants that have had requests; none where no keys are required."""
+        figures = self.figures.tenants
+        return tuple(
+            TenantSeen(name, self.admission.weight_of(name), *self.admission.counts_of(name), figures[name])
+            for name in sorted(figures)
         )
 
     @property
@@ -250,6 +265,7 @@ class Service:
         if self._engine_known or self.lifecycle.state != "ready":
             return
         self._engine_known = True
+        self._ready_at = self.clock()
         if self.engine.info.device != self._device:
             guessed = self.gpu
             self._adopt_device(self.engine.info.device)

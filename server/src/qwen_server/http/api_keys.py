@@ -1,4 +1,7 @@
-"""API keys and metrics tokens, read from a mounted folder and from the environment."""
+"""API keys and metrics tokens, read from a mounted folder and from the environment.
+
+The file of a key names its tenant: those who have a key of one file share what they get.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import hmac
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from qwen_server.control.shares import DEFAULT_TENANT
 from qwen_server.http.error_bodies import client_error
 
 _log = logging.getLogger(__name__)
@@ -35,11 +39,12 @@ class ApiKeys:
 
     def __init__(self, folder: Path | None, given: SecretStr | None = None) -> None:
         self._folder = folder
-        self._given = _digests(re.split(r"[,\s]+", given.get_secret_value())) if given is not None else frozenset()
+        written = re.split(r"[,\s]+", given.get_secret_value()) if given is not None else ()
+        self._given = dict.fromkeys(_digests(written), DEFAULT_TENANT)
         self.required = folder is not None or given is not None
         self._seen: object = None
         self._failures = 0
-        self._keys: tuple[bytes, ...] = tuple(self._given)
+        self._keys: Mapping[bytes, str] = self._given  # the tenant of each
         self.poll()
         if self._failures:
             self.poll()
@@ -54,13 +59,14 @@ class ApiKeys:
             if seen == self._seen:
                 self._failures = 0
                 return
-            found = frozenset[bytes]().union(*map(_keys_of, files))
+            # Of two files with the same key, the first one counts.
+            found = {digest: path.name for path in reversed(files) for digest in _keys_of(path)}
         except (OSError, ValueError) as error:
             self._fail(error)
             return
         self._failures = 0
         self._seen = seen
-        self._keys = tuple(self._given | found)
+        self._keys = {**self._given, **found}
         _log.info("read %d API key(s) from %s", len(found), self._folder)
         if not self._keys:
             _log.error("no API key in %s, all requests are rejected: add a key, one per line", self._folder)
@@ -69,7 +75,7 @@ class ApiKeys:
         self._failures += 1
         if self._failures == _FAILED_READS:
             self._seen = None
-            self._keys = tuple(self._given)
+            self._keys = self._given
             _log.error("cannot read the API keys in %s, none of them is accepted: %s", self._folder, error)
 
     def known(self, headers: RawHeaders) -> str:
@@ -81,6 +87,15 @@ class ApiKeys:
             if sum([hmac.compare_digest(digest, key) for key in self._keys]):
                 caller = digest.hex()
         return caller
+
+    @property
+    def tenants(self) -> frozenset[str]:
+        """The names of all that have a key."""
+        return frozenset(self._keys.values())
+
+    def tenant_of(self, caller: str) -> str:
+        """Returns the name of the tenant of a caller: that of the file with its key."""
+        return self._keys.get(bytes.fromhex(caller), DEFAULT_TENANT)
 
     def caller(self, headers: RawHeaders) -> str:
         """Returns an opaque name for the caller, from `Authorization: Bearer` or `x-api-key`.

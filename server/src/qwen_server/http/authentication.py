@@ -32,7 +32,8 @@ def protected_paths(settings: Settings) -> tuple[str, ...]:
 class Authentication:
     """Stores the caller of a protected path in `scope["state"]["caller"]`, or answers 401.
 
-    `tokens` open the metrics paths and nothing else. The keys of `admins` are API keys, too.
+    The request's record gets the name of the tenant, which only a key tells. `tokens` open the
+    metrics paths and nothing else. The keys of `admins` are API keys, too.
     """
 
     def __init__(self, app: App, *, keys: ApiKeys, tokens: ApiKeys, admins: Administrators, service: Service) -> None:
@@ -49,7 +50,8 @@ class Authentication:
         """Answers 401, or passes the request on."""
         if scope["type"] == "http" and self._protects(scope["path"]):
             try:
-                scope["state"]["caller"] = self._caller(scope)
+                caller = scope["state"]["caller"] = self._caller(scope)
+                scope["state"]["record"].tenant = self._keys.tenant_of(caller)
             except HttpError as error:
                 if scope["method"] == "POST":
                     self._figures.turn_away(scope["state"]["record"], "rejected", error.kind)

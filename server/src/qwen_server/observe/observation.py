@@ -11,7 +11,18 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from qwen_server.observe.gpu import GpuReading
-from qwen_server.observe.request_figures import RequestFigures
+from qwen_server.observe.request_figures import RequestFigures, TenantFigures
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSeen:
+    """One tenant: its weight, how many of its requests wait and run, and its counters."""
+
+    name: str
+    weight: float
+    waiting: int
+    running: int
+    figures: TenantFigures
 
 
 class AdapterState(NamedTuple):
@@ -65,6 +76,7 @@ class Observation:
     kv_cache_usage: float | None
     patches: Mapping[str, bool]
     adapters: tuple[AdapterState, ...] | None = None
+    tenants: tuple[TenantSeen, ...] = ()
 
     @property
     def uptime(self) -> float:

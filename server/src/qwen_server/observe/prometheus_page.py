@@ -15,7 +15,14 @@ from prometheus_client import REGISTRY, generate_latest
 from qwen_server import __version__
 from qwen_server.observe.gpu import GpuReading
 from qwen_server.observe.observation import Observation
-from qwen_server.observe.request_figures import ERRORS, OUTCOMES, REFUSALS, AdapterCounters, Histogram
+from qwen_server.observe.request_figures import (
+    ERRORS,
+    OTHER_TENANTS,
+    OUTCOMES,
+    REFUSALS,
+    AdapterCounters,
+    Histogram,
+)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CACHE_SECONDS = 1.0  # rendering the engine's metrics blocks the loop for about 10 ms
@@ -91,6 +98,7 @@ def families(seen: Observation) -> Iterator[str]:
     yield from _specified(seen)
     yield from _requests(seen)
     yield from _adapters(seen)
+    yield from _tenants(seen)
     yield from _engine(seen)
     yield from _gpu(seen.gpu)
 
@@ -148,6 +156,28 @@ def _adapters(seen: Observation) -> Iterator[str]:
         for kind, count in (("input", counters.input_tokens), ("output", counters.output_tokens))
     ]
     yield family("qwen_adapter_tokens_total", "counter", "Tokens of answered requests to a LoRA adapter.", tokens)
+
+
+def _tenants(seen: Observation) -> Iterator[str]:
+    """Yields the figures by tenant: by the file with the API key of a request."""
+    if not seen.tenants:
+        return
+    everyone = [({"tenant": tenant.name}, tenant) for tenant in seen.tenants]
+    own = [(label, tenant) for label, tenant in everyone if tenant.name != OTHER_TENANTS]
+    outcomes = [
+        ({**label, "outcome": outcome}, tenant.figures.outcomes[outcome])
+        for label, tenant in everyone
+        for outcome in OUTCOMES
+    ]
+    weights = [(label, tenant.weight) for label, tenant in own]
+    waiting = [(label, tenant.waiting) for label, tenant in own]
+    running = [(label, tenant.running) for label, tenant in own]
+    seconds = [(label, tenant.figures.queue_seconds) for label, tenant in everyone]
+    yield family("qwen_tenant_weight", "gauge", "Weight of a tenant; shares are in proportion to it.", weights)
+    yield family("qwen_tenant_requests_waiting", "gauge", "Requests of a tenant that wait in the queue.", waiting)
+    yield family("qwen_tenant_requests_running", "gauge", "Requests of a tenant that run in the engine.", running)
+    yield family("qwen_tenant_requests_total", "counter", "Requests of a tenant by outcome.", outcomes)
+    yield family("qwen_tenant_queue_seconds_total", "counter", "Time of a tenant's requests in the queue.", seconds)
 
 
 def _counts(label: str, known: Iterable[str], counted: Mapping[str, int]) -> Series:

@@ -20,6 +20,9 @@ WINDOW_SECONDS = 300.0
 WINDOW_REQUESTS = 1000
 ERROR_WINDOW_SECONDS = 60.0
 MOST_ADAPTERS = 128  # whose figures are kept
+# Each tenant has a few series of its own. Tenants that come later are counted together.
+MAX_TENANTS = 100
+OTHER_TENANTS = "(others)"
 _RECENT_SECONDS = 1.0  # the resolution of the error window: a minute may have many requests
 
 LATENCY_LABELS = ("0-100ms", "100-500ms", "500-1000ms", "1-2s", "2-5s", "5-10s", ">10s")
@@ -36,6 +39,7 @@ OUTCOMES: tuple[Outcome, ...] = ("successful", "failed", "aborted", "refused", "
 # The reasons for which requests fail and are refused. Their counters exist before they first grow.
 ERRORS = ("draining", "engine_dead", "engine_error", "internal", "out_of_memory", "timeout")
 REFUSALS = (
+    "displaced",
     "draining",
     "engine_dead",
     "grammars_busy",
@@ -74,7 +78,7 @@ class RequestRecord:
     A request with `generates` False, such as a tokenization, is counted but enters no statistics
     about generation. `prompt_tokens` is the sum over its `prompts`; `cached_tokens` of these were
     in the prefix cache. `param` is the place of a client's mistake in the body, `adapter` the LoRA
-    adapter that it names.
+    adapter that it names. `tenant` is empty without a key.
     """
 
     request_id: str
@@ -92,6 +96,7 @@ class RequestRecord:
     error: str | None = None
     param: str | None = None
     adapter: str | None = None
+    tenant: str = ""
 
     @property
     def queue_wait(self) -> float | None:
@@ -218,6 +223,14 @@ class Counters:
 
 
 @dataclass(slots=True)
+class TenantFigures:
+    """Counters of one tenant. `queue_seconds` is how long its requests have waited in total."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    queue_seconds: float = 0.0
+
+
+@dataclass(slots=True)
 class _Recent:
     """How many requests ended and failed in the second that starts at `begins`."""
 
@@ -242,6 +255,7 @@ class RequestFigures:
         self.in_progress = 0
         self.total = 0
         self.counters = Counters()
+        self.tenants: dict[str, TenantFigures] = {}  # of requests with a key
         self.ttft = Histogram(_SECONDS_BUCKETS)
         self.inter_token = Histogram(_TOKEN_BUCKETS)
         self.duration = Histogram(_SECONDS_BUCKETS)
@@ -251,10 +265,12 @@ class RequestFigures:
     def uptime(self) -> float:
         return self._clock() - self.started
 
-    def accept(self) -> None:
+    def accept(self, tenant: str = "") -> None:
         """Counts a request that got a slot or a place in the queue. One `finish` must follow."""
         self.in_progress += 1
         self.total += 1
+        if tenant:
+            self._of_tenant(tenant)
 
     def gain(
         self, record: RequestRecord, tokens: int, now: float, *, choices: int = 1, first_at: float | None = None
@@ -287,6 +303,8 @@ class RequestFigures:
         self._count(record, outcome, error)
         if record.queue_wait is not None:
             self.queue_wait.observe(record.queue_wait)
+            if record.tenant:
+                self._of_tenant(record.tenant).queue_seconds += record.queue_wait
         if judged and outcome in ("successful", "failed"):
             if not self._recent or now - self._recent[-1].begins >= _RECENT_SECONDS:
                 self._recent.append(_Recent(now))
@@ -328,6 +346,8 @@ class RequestFigures:
         self.counters.outcomes[outcome] += 1
         if record.adapter is not None:
             self._of_adapter(record.adapter).outcomes[outcome] += 1
+        if record.tenant:
+            self._of_tenant(record.tenant).outcomes[outcome] += 1
         if outcome == "failed":
             self.counters.errors[error or "internal"] += 1
         elif outcome == "refused":
@@ -340,6 +360,12 @@ class RequestFigures:
         while len(adapters) > MOST_ADAPTERS:
             del adapters[next(iter(adapters))]
         return counters
+
+    def _of_tenant(self, name: str) -> TenantFigures:
+        """The counters of a tenant; those beyond the first MAX_TENANTS share one entry."""
+        if name not in self.tenants and len(self.tenants) >= MAX_TENANTS:
+            name = OTHER_TENANTS
+        return self.tenants.setdefault(name, TenantFigures())
 
     def _succeed(self, record: RequestRecord, now: float) -> None:
         latency = now - record.arrival

@@ -101,6 +101,8 @@ def _limit_flags(spec: QwenServiceSpec) -> list[Flag]:
         ("min-temperature", f"{limits.min_temperature:g}"),
         ("max-temperature", f"{limits.max_temperature:g}"),
         ("rate-limit", limits.rate_limit),
+        ("tenant-weights", ",".join(f"{tenant.name}={tenant.weight}" for tenant in limits.tenants) or None),
+        ("tenant-reserve", limits.tenant_reserve or None),
     ]
 
 

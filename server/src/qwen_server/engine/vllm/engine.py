@@ -147,8 +147,9 @@ class VllmEngine:
         finally:
             if child is not None:
                 child.discard()
-        await warm_up(self._running.fast, self._running.reference)
-        if self._running.parts.info.device == "cuda":
+        on_cuda = self._running.parts.info.device == "cuda"
+        await warm_up(self._running.fast, self._running.reference, wide=on_cuda)
+        if on_cuda:
             self._reserved = sum(await self._running.parts.llm.collective_rpc("reserved_bytes"))
         gc.collect()
         gc.freeze()  # objects from loading the model never become garbage: skip them from now on
