@@ -15,7 +15,18 @@ from starlette.responses import JSONResponse, Response
 
 from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.handler import Handler
-from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
+from qwen_server.api.routes import (
+    chat,
+    completions,
+    docs,
+    health,
+    messages,
+    metrics,
+    models,
+    pooling,
+    responses,
+    tokenize,
+)
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.control.lifecycle import Lifecycle
@@ -37,7 +48,8 @@ if TYPE_CHECKING:
     from qwen_server.observe.tracing import Tracing
 
 ROUTERS: Final = tuple(
-    module.router for module in (chat, completions, responses, messages, tokenize, models, health, metrics, docs)
+    module.router
+    for module in (chat, completions, responses, messages, pooling, tokenize, models, health, metrics, docs)
 )
 
 

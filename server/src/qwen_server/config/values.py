@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
+# What a server does with its model.
+Task = Literal["generate", "embed", "rerank", "classify"]
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -43,6 +43,13 @@ from qwen_server.engine.vllm.tool_calls import WholeCallsChat
 from qwen_server.observe.tracing import prepare_environment
 
 _log = logging.getLogger(__name__)
+
+
+_QWEN3_RERANKER: Final = {
+    "architectures": ["Qwen3ForSequenceClassification"],
+    "classifier_from_token": ["no", "yes"],
+    "is_original_qwen3_reranker": True,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,8 @@ def build(
     _log.info("starting the engine: %s", " ".join(arguments))
     engine_args = parsed(arguments)
     choose_executor(engine_args, device)
+    if settings.task == "rerank":
+        read_as_reranker(engine_args)
     family = _family(engine_args)
     # The engine needs the parser too: a grammar applies only after the reasoning has ended.
     engine_args.reasoning_parser = choose(settings.reasoning_parser, family.reasoning_parser) or ""
@@ -149,6 +158,10 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
     else:
         arguments["--gpu-memory-utilization"] = settings.gpu_memory_utilization
         arguments["--worker-extension-cls"] = "qwen_server.engine.vllm.worker_extension.MemoryReport"
+    if settings.task != "generate":
+        arguments["--runner"] = "pooling"
+        if settings.task == "embed":
+            arguments["--convert"] = "embed"
     line = [f"{flag}={value}" for flag, value in arguments.items() if value is not None]
     if runs_eagerly(settings, device):
         if not settings.enforce_eager:
@@ -169,6 +182,19 @@ def choose_executor(engine_args: AsyncEngineArgs, device: Literal["cuda", "cpu"]
     if unbound and devices == 1 and engine_args.distributed_executor_backend is None:
         # The full path, because vLLM turns the short name into "mp".
         engine_args.distributed_executor_backend = f"{UniProcExecutor.__module__}.{UniProcExecutor.__qualname__}"
+
+
+def read_as_reranker(engine_args: AsyncEngineArgs) -> None:
+    """Makes a Qwen3-Reranker score by the probability of the answer yes, as it was trained.
+
+    Its configuration is that of a model that generates. Nothing changes for other models, or if
+    `--hf-overrides` says how to read the model.
+    """
+    if engine_args.hf_overrides:
+        return
+    config = engine_args.create_model_config().hf_config
+    if getattr(config, "architectures", None) == ["Qwen3ForCausalLM"]:
+        engine_args.hf_overrides = dict(_QWEN3_RERANKER)
 
 
 def _traces_endpoint(settings: Settings) -> str | None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from qwen_server.engine.base import InvalidRequestError, Output
+from qwen_server.config.values import Task
+from qwen_server.engine.base import InvalidRequestError, Kind, Output
 
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.fast_path import FastPath
@@ -21,6 +22,26 @@ _CHAT = {"messages": [{"role": "user", "content": "你好"}], **_LIMITS}
 _COMPLETION = {"prompt": "你好", **_LIMITS}
 # Each of these uses its own path through the sampler. The first use of some paths compiles code.
 _SAMPLING: tuple[Mapping[str, Any], ...] = ({}, {"top_p": 0.9, "top_k": 20}, {"temperature": 0.0}, {"seed": 1})
+
+
+# The least that a model of each other task can be asked.
+POOLED: Mapping[Task, tuple[Kind, Mapping[str, Any]]] = {
+    "embed": ("embeddings", {"input": "1"}),
+    "rerank": ("score", {"queries": "1", "documents": "1"}),
+    "classify": ("classify", {"input": "1"}),
+}
+
+
+async def warm_up_pooling(task: Task, reference: ReferencePath) -> None:
+    """Sends a request of several texts. Raises EngineError if the model is not made for `task`."""
+    started = time.monotonic()
+    kind, body = POOLED[task]
+    texts = {name: ["你好", "1"] for name in body}
+    try:
+        await reference.answer(kind, texts, "warm-up", started, ignore)
+    except InvalidRequestError as error:
+        _log.warning("warm-up: %s", error)
+    _log.info("warmed up the engine in %.1f s", time.monotonic() - started)
 
 
 async def warm_up(fast: FastPath, reference: ReferencePath) -> None:
@@ -42,7 +63,7 @@ async def warm_up(fast: FastPath, reference: ReferencePath) -> None:
             async for _ in outputs:
                 pass
     try:
-        await reference.answer("completion", {**_COMPLETION, "logprobs": 1}, "warm-up", time.monotonic(), _ignore)
+        await reference.answer("completion", {**_COMPLETION, "logprobs": 1}, "warm-up", time.monotonic(), ignore)
     except InvalidRequestError as error:
         _log.warning("warm-up: %s", error)
     _log.info("warmed up the engine in %.1f s", time.monotonic() - started)
@@ -56,5 +77,5 @@ def _bodies() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "completion", {**_COMPLETION, **sampling}
 
 
-def _ignore(_: Output) -> None:
+def ignore(_: Output) -> None:
     """Warm-up requests are not observed."""
