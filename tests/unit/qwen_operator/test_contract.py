@@ -47,6 +47,7 @@ SERVICES = {
         drain={"timeout": "1500ms"},
         engine={"extraArgs": ["--max-num-seqs=64"]},
     ),
+    "embeddings": service_object(model={"source": {"builtin": "news-classifier"}, "task": "embed"}),
     "full": load("manifests/samples/full.yaml"),
 }
 
@@ -66,6 +67,7 @@ def test_server_accepts_the_arguments(name: str) -> None:
     assert settings.on_exceed.title() == spec.limits.on_exceed
     assert settings.max_stops == spec.limits.max_stops
     assert settings.model_aliases == tuple(spec.model.aliases)
+    assert settings.task == spec.model.task
     assert settings.pass_through == tuple(spec.engine.extra_args)
 
 

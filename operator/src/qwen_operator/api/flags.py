@@ -16,12 +16,12 @@ SERVER_FLAGS: Final = (
     "default-temperature", "device", "drain-timeout", "dtype", "enforce-eager", "gpu-memory-utilization",
     "grammar-timeout", "header-timeout", "host", "keep-alive-timeout", "kv-cache-gib", "log-prompts", "max-body-bytes",
     "max-choices", "max-concurrent-requests", "max-grammar-branches", "max-grammar-depth", "max-grammar-repeats",
-    "max-grammar-size", "max-grammar-values", "max-model-len", "max-prompts", "max-queue-size", "max-sequences",
-    "max-stops", "max-temperature", "max-tokens-limit", "metrics-tokens-dir", "min-temperature", "model",
-    "model-aliases", "models-dir", "on-exceed", "otlp-traces-endpoint", "patches", "pipeline-parallel-size",
+    "max-grammar-size", "max-grammar-values", "max-inputs", "max-model-len", "max-prompts", "max-queue-size",
+    "max-sequences", "max-stops", "max-temperature", "max-tokens-limit", "metrics-tokens-dir", "min-temperature",
+    "model", "model-aliases", "models-dir", "on-exceed", "otlp-traces-endpoint", "patches", "pipeline-parallel-size",
     "podinfo-dir", "port", "protect-docs", "protect-metrics", "quantization", "queue-timeout", "rate-limit",
-    "reasoning-parser", "request-timeout", "revision", "served-model-name", "tensor-parallel-size", "termination-log",
-    "tool-call-parser",
+    "reasoning-parser", "request-timeout", "revision", "served-model-name", "task", "tensor-parallel-size",
+    "termination-log", "tool-call-parser",
 )  # fmt: skip
 # vLLM's flags that the server refuses, because it does these things itself or does not have them.
 REFUSED_FLAGS: Final = (
@@ -51,7 +51,7 @@ OWNED_SETTINGS: Final = (
     "gpu-memory-utilization", "host", "kv-cache-gib", "max-concurrent-requests", "max-queue-size", "max-stops",
     "max-temperature", "max-tokens-limit", "metrics-tokens-dir", "min-temperature", "model", "on-exceed",
     "pipeline-parallel-size", "podinfo-dir", "port", "protect-metrics", "queue-timeout", "served-model-name",
-    "tensor-parallel-size",
+    "task", "tensor-parallel-size",
 )  # fmt: skip
 OWNED_VARIABLES: Final = tuple(f"QWEN_{name.upper().replace('-', '_')}" for name in OWNED_SETTINGS)
 

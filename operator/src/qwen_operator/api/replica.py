@@ -121,6 +121,11 @@ class ModelSpec(ApiObject):
         "for. An ending `*` stands for any ending (`claude-haiku-*`).",
     )
     source: ModelSource = Field(description="Where the model comes from. Exactly one source must be set.")
+    task: Literal["generate", "embed", "rerank", "classify"] = Field(
+        default="generate",
+        description="What the model is for: to generate text, or to embed, rerank or classify texts, as "
+        "docs/embeddings.md describes. The paths of the API follow from it.",
+    )
 
 
 class BundleRef(ApiObject):

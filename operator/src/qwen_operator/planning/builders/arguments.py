@@ -33,6 +33,7 @@ def _model_flags(spec: QwenServiceSpec) -> list[Flag]:
         ("served-model-name", spec.model.served_name or source.default_name),
         ("model-aliases", ",".join(spec.model.aliases) or None),
         ("revision", source.revision),
+        ("task", None if spec.model.task == "generate" else spec.model.task),
     ]
 
 
