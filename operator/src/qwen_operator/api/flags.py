@@ -14,9 +14,9 @@ from qwen_operator.api.base import ValidationRule
 SERVER_FLAGS: Final = (
     "alerts-file", "api-keys", "api-keys-dir", "body-timeout", "cors-origins", "default-max-tokens",
     "default-temperature", "device", "drain-timeout", "dtype", "enforce-eager", "gpu-memory-utilization",
-    "grammar-timeout", "header-timeout", "host", "keep-alive-timeout", "kv-cache-gib", "log-prompts", "max-body-bytes",
+    "grammar-timeout", "header-timeout", "host", "image-domains", "keep-alive-timeout", "kv-cache-gib", "log-prompts", "max-body-bytes",
     "max-choices", "max-concurrent-requests", "max-grammar-branches", "max-grammar-depth", "max-grammar-repeats",
-    "max-grammar-size", "max-grammar-values", "max-inputs", "max-model-len", "max-prompts", "max-queue-size",
+    "max-grammar-size", "max-grammar-values", "max-image-pixels", "max-images", "max-inputs", "max-model-len", "max-prompts", "max-queue-size",
     "max-sequences", "max-stops", "max-temperature", "max-tokens-limit", "metrics-tokens-dir", "min-temperature",
     "model", "model-aliases", "models-dir", "on-exceed", "otlp-traces-endpoint", "patches", "pipeline-parallel-size",
     "podinfo-dir", "port", "protect-docs", "protect-metrics", "quantization", "queue-timeout", "rate-limit",
@@ -25,7 +25,7 @@ SERVER_FLAGS: Final = (
 )  # fmt: skip
 # vLLM's flags that the server refuses, because it does these things itself or does not have them.
 REFUSED_FLAGS: Final = (
-    "allow-credentials", "allowed-headers", "allowed-methods", "allowed-origins", "api-key", "api-server-count", "asc",
+    "allow-credentials", "allowed-headers", "allowed-media-domains", "allowed-methods", "allowed-origins", "api-key", "api-server-count", "asc",
     "config", "convert", "default-chat-template-kwargs", "disable-access-log-for-endpoints", "disable-fastapi-docs",
     "disable-log-stats", "disable-uvicorn-access-log", "enable-auto-tool-choice", "enable-flash-late-interaction",
     "enable-force-include-usage", "enable-log-deltas", "enable-log-outputs", "enable-log-requests",

@@ -128,7 +128,7 @@ class QwenServiceSpec(ApiObject):
             "slo.ttft",
         ),
         ValidationRule(
-            "self.model.task == 'generate' || !self.alerts.exists(alert, "
+            "self.model.task == 'generate' || !has(self.alerts) || !self.alerts.exists(alert, "
             "alert.name in ['HighTTFT', 'LowThroughput'] && has(alert.threshold))",
             "alerts must not set HighTTFT or LowThroughput unless model.task is generate: no token is generated",
             lambda spec: (

@@ -15,6 +15,7 @@ _NOT_OURS = "it is a flag of vLLM's own HTTP server and has no counterpart here"
 _OWNED = {
     "allow-credentials": "use --cors-origins",
     "allowed-headers": "use --cors-origins",
+    "allowed-media-domains": "use --image-domains",
     "allowed-methods": "use --cors-origins",
     "allowed-origins": "use --cors-origins",
     "anthropic-*": _NOT_OURS,

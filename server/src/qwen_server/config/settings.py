@@ -12,6 +12,7 @@ from qwen_server.config.pass_through import why_refused
 from qwen_server.config.patches import ALL_PATCHES, parse_patches
 from qwen_server.config.values import (
     AutoCount,
+    Domains,
     Duration,
     ModelNames,
     OptionalText,
@@ -94,6 +95,11 @@ class Settings(BaseSettings):
     max_stops: int = Field(32, ge=1, le=1024, description="most stop strings of a request")
     max_sequences: int = Field(256, ge=1, description="most sequences of a request: its prompts times n")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body, in bytes")
+    max_images: int = Field(4, ge=0, description="most images of a request, where the model reads images")
+    max_image_pixels: int = Field(1 << 24, ge=1, description="most pixels of an image")
+    image_domains: Domains = Field(
+        (), description="hosts that images may be fetched from, separated by commas; unset: only data URLs"
+    )
     max_grammar_size: int = Field(1 << 18, ge=1, description="most characters of a request's grammar, such as a schema")
     max_grammar_values: int = Field(8192, ge=1, description="most values in a schema")
     max_grammar_depth: int = Field(32, ge=1, le=64, description="most levels of a schema")

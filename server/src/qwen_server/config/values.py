@@ -49,6 +49,20 @@ def parse_rate_limit(value: object) -> object:
     return RateLimit(int(match[1]), _PERIODS[match[2]], f"{match[1]}/{match[2]}")
 
 
+def parse_domains(value: object) -> object:
+    """Returns the names of hosts in a text, separated by commas or white space.
+
+    Raises ValueError.
+    """
+    if not isinstance(value, str):
+        return value
+    domains = tuple(re.split(r"[,\s]+", value.strip().lower())) if value.strip() else ()
+    for domain in domains:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", domain):
+            raise ValueError(f"{domain!r} is not the name of a host such as images.example.org")
+    return domains
+
+
 def parse_origins(value: object) -> object:
     """Returns the origins (SCHEME://HOST[:PORT] or `*`) in a text.
 
@@ -118,5 +132,6 @@ def empty_is_none(value: object) -> object:
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 AutoCount = Annotated[int | Literal["auto"], BeforeValidator(_parse_count)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(parse_origins)]
+Domains = Annotated[tuple[str, ...], BeforeValidator(parse_domains)]
 ModelNames = Annotated[tuple[str, ...], BeforeValidator(parse_model_names)]
 OptionalText = Annotated[str | None, BeforeValidator(empty_is_none)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn
 
 from vllm import envs
+from vllm.config import ModelConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.models.protocol import BaseModelPath
@@ -33,6 +34,7 @@ from qwen_server.engine.vllm.data_type import computes_bfloat16_slowly, data_typ
 from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
 from qwen_server.engine.vllm.grammars.params import Grammars
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.images import Images, limit_images
 from qwen_server.engine.vllm.model_family import Family, choose, detect
 from qwen_server.engine.vllm.patches.checked_grammars import CHECKED_GRAMMARS, trust_checked_grammars
 from qwen_server.engine.vllm.patches.early_core import EarlyChild, core_in
@@ -70,6 +72,7 @@ class Parts:
     completion: Completion
     info: EngineInfo
     default_sampling: dict[str, Any]
+    images: Images
 
 
 class _Parser(FlexibleArgumentParser):
@@ -91,9 +94,11 @@ def build(
     _log.info("starting the engine: %s", " ".join(arguments))
     engine_args = parsed(arguments)
     choose_executor(engine_args, device)
+    config = engine_args.create_model_config()
     if settings.task == "rerank":
-        read_as_reranker(engine_args)
-    family = _family(engine_args)
+        read_as_reranker(engine_args, config)
+    images = limit_images(engine_args, settings, config)
+    family = _family(config)
     # The engine needs the parser too: a grammar applies only after the reasoning has ended.
     engine_args.reasoning_parser = choose(settings.reasoning_parser, family.reasoning_parser) or ""
     # This setting concerns only vLLM's own loggers. One of them aggregates every step for log
@@ -112,7 +117,7 @@ def build(
     enable_envs_cache()  # otherwise vLLM reads its environment variables again for each token
     try:
         client = EngineProxy(llm, heartbeat, patches, grammars)
-        return _serving(settings, device, llm, client, grammars, family=family, patches=patches)
+        return _serving(settings, device, llm, client, grammars, family=family, images=images, patches=patches)
     except BaseException:
         llm.shutdown(timeout=1)
         raise
@@ -184,7 +189,7 @@ def choose_executor(engine_args: AsyncEngineArgs, device: Literal["cuda", "cpu"]
         engine_args.distributed_executor_backend = f"{UniProcExecutor.__module__}.{UniProcExecutor.__qualname__}"
 
 
-def read_as_reranker(engine_args: AsyncEngineArgs) -> None:
+def read_as_reranker(engine_args: AsyncEngineArgs, config: ModelConfig) -> None:
     """Makes a Qwen3-Reranker score by the probability of the answer yes, as it was trained.
 
     Its configuration is that of a model that generates. Nothing changes for other models, or if
@@ -192,8 +197,7 @@ def read_as_reranker(engine_args: AsyncEngineArgs) -> None:
     """
     if engine_args.hf_overrides:
         return
-    config = engine_args.create_model_config().hf_config
-    if getattr(config, "architectures", None) == ["Qwen3ForCausalLM"]:
+    if getattr(config.hf_config, "architectures", None) == ["Qwen3ForCausalLM"]:
         engine_args.hf_overrides = dict(_QWEN3_RERANKER)
 
 
@@ -210,6 +214,7 @@ def _serving(
     grammars: Grammars,
     *,
     family: Family,
+    images: Images,
     patches: Patches,
 ) -> Parts:
     config = llm.model_config
@@ -240,11 +245,11 @@ def _serving(
     default_sampling = config.get_diff_sampling_param()
     if patches.use(CHECKED_GRAMMARS):
         trust_checked_grammars()
-    return Parts(llm, client, grammars, plain, models, options, chat, completion, info, default_sampling)
+    return Parts(llm, client, grammars, plain, models, options, chat, completion, info, default_sampling, images)
 
 
-def _family(engine_args: AsyncEngineArgs) -> Family:
-    tokenizer = cached_tokenizer_from_config(engine_args.create_model_config())
+def _family(config: ModelConfig) -> Family:
+    tokenizer = cached_tokenizer_from_config(config)
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         template = template.get("default")

@@ -140,7 +140,8 @@ class VllmEngine:
             if child is not None:
                 child.discard()
         if self._settings.task == "generate":
-            await warm_up(self._running.fast, self._running.reference)
+            images = self._running.parts.images.read
+            await warm_up(self._running.fast, self._running.reference, images=images)
         else:
             await warm_up_pooling(self._settings.task, self._running.reference)
         if self._running.parts.info.device == "cuda":

@@ -56,6 +56,7 @@ class ReferencePath:
         if body.get("tools") and kind != "tokenize":
             self._require_tool_parser(body)
         with self._translated(api, observed, param, body):
+            self._parts.images.check(body)
             fit = fitted(body, self._parts.info.max_model_len)
             if api.slow:
                 request = await asyncio.to_thread(api.request, fit, request_id)

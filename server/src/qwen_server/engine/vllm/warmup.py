@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_server.config.values import Task
 from qwen_server.engine.base import InvalidRequestError, Kind, Output
+from qwen_server.engine.vllm.images import plain_image
 
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.fast_path import FastPath
@@ -44,14 +45,14 @@ async def warm_up_pooling(task: Task, reference: ReferencePath) -> None:
     _log.info("warmed up the engine in %.1f s", time.monotonic() - started)
 
 
-async def warm_up(fast: FastPath, reference: ReferencePath) -> None:
-    """Runs requests over both paths. They do not count in any metric.
+async def warm_up(fast: FastPath, reference: ReferencePath, *, images: bool) -> None:
+    """Runs requests over both paths, one of them with an image. They do not count in any metric.
 
     A model without a chat template rejects chats, and one with a very short context rejects more.
     This is not an error.
     """
     started = time.monotonic()
-    for kind, body in _bodies():
+    for kind, body in _bodies(images=images):
         now = time.monotonic()
         prepare = fast.prepare_chat if kind == "chat" else fast.prepare_completion
         try:
@@ -69,7 +70,10 @@ async def warm_up(fast: FastPath, reference: ReferencePath) -> None:
     _log.info("warmed up the engine in %.1f s", time.monotonic() - started)
 
 
-def _bodies() -> Iterator[tuple[str, dict[str, Any]]]:
+def _bodies(*, images: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    if images:
+        parts = [{"type": "image_url", "image_url": {"url": plain_image(56, 56)}}, {"type": "text", "text": "你好"}]
+        yield "chat", {"messages": [{"role": "user", "content": parts}], **_LIMITS}
     for stream in (False, True):
         yield "chat", {**_CHAT, "stream": stream}
         yield "completion", {**_COMPLETION, "stream": stream}
