@@ -14,26 +14,26 @@ from qwen_operator.api.base import ValidationRule
 SERVER_FLAGS: Final = (
     "alerts-file", "api-keys", "api-keys-dir", "body-timeout", "cors-origins", "default-max-tokens",
     "default-temperature", "device", "drain-timeout", "dtype", "enforce-eager", "gpu-memory-utilization",
-    "grammar-timeout", "header-timeout", "host", "image-domains", "keep-alive-timeout", "kv-cache-gib", "log-prompts", "max-body-bytes",
-    "max-choices", "max-concurrent-requests", "max-grammar-branches", "max-grammar-depth", "max-grammar-repeats",
-    "max-grammar-size", "max-grammar-values", "max-image-pixels", "max-images", "max-inputs", "max-model-len", "max-prompts", "max-queue-size",
-    "max-sequences", "max-stops", "max-temperature", "max-tokens-limit", "metrics-tokens-dir", "min-temperature",
-    "model", "model-aliases", "models-dir", "on-exceed", "otlp-traces-endpoint", "patches", "pipeline-parallel-size",
-    "podinfo-dir", "port", "protect-docs", "protect-metrics", "quantization", "queue-timeout", "rate-limit",
-    "reasoning-parser", "request-timeout", "revision", "served-model-name", "task", "tensor-parallel-size",
-    "termination-log", "tool-call-parser",
+    "grammar-timeout", "header-timeout", "host", "image-domains", "keep-alive-timeout", "kv-cache-gib", "log-prompts",
+    "max-body-bytes", "max-choices", "max-concurrent-requests", "max-grammar-branches", "max-grammar-depth",
+    "max-grammar-repeats", "max-grammar-size", "max-grammar-values", "max-image-pixels", "max-images", "max-inputs",
+    "max-model-len", "max-prompts", "max-queue-size", "max-sequences", "max-stops", "max-temperature",
+    "max-tokens-limit", "metrics-tokens-dir", "min-temperature", "model", "model-aliases", "models-dir", "on-exceed",
+    "otlp-traces-endpoint", "patches", "pipeline-parallel-size", "podinfo-dir", "port", "protect-docs",
+    "protect-metrics", "quantization", "queue-timeout", "rate-limit", "reasoning-parser", "request-timeout", "revision",
+    "served-model-name", "task", "tensor-parallel-size", "termination-log", "tool-call-parser",
 )  # fmt: skip
 # vLLM's flags that the server refuses, because it does these things itself or does not have them.
 REFUSED_FLAGS: Final = (
-    "allow-credentials", "allowed-headers", "allowed-media-domains", "allowed-methods", "allowed-origins", "api-key", "api-server-count", "asc",
-    "config", "convert", "default-chat-template-kwargs", "disable-access-log-for-endpoints", "disable-fastapi-docs",
-    "disable-log-stats", "disable-uvicorn-access-log", "enable-auto-tool-choice", "enable-flash-late-interaction",
-    "enable-force-include-usage", "enable-log-deltas", "enable-log-outputs", "enable-log-requests",
-    "enable-offline-docs", "enable-per-request-metrics", "enable-prompt-tokens-details", "enable-request-id-headers",
-    "enable-scale-out", "enable-server-load-tracking", "enable-ssl-refresh", "enable-tokenizer-info-endpoint",
-    "exclude-tools-when-tool-choice-none", "headless", "hf-token", "log-config-file", "log-error-stack",
-    "logging-config", "lora-modules", "max-log-len", "middleware", "pp", "q", "reasoning-effort-map", "response-role",
-    "return-tokens-as-token-ids", "root-path", "runner", "shutdown-timeout", "skip-tokenizer-init",
+    "allow-credentials", "allowed-headers", "allowed-media-domains", "allowed-methods", "allowed-origins", "api-key",
+    "api-server-count", "asc", "config", "convert", "default-chat-template-kwargs", "disable-access-log-for-endpoints",
+    "disable-fastapi-docs", "disable-log-stats", "disable-uvicorn-access-log", "enable-auto-tool-choice",
+    "enable-flash-late-interaction", "enable-force-include-usage", "enable-log-deltas", "enable-log-outputs",
+    "enable-log-requests", "enable-offline-docs", "enable-per-request-metrics", "enable-prompt-tokens-details",
+    "enable-request-id-headers", "enable-scale-out", "enable-server-load-tracking", "enable-ssl-refresh",
+    "enable-tokenizer-info-endpoint", "exclude-tools-when-tool-choice-none", "headless", "hf-token", "log-config-file",
+    "log-error-stack", "logging-config", "lora-modules", "max-log-len", "middleware", "pp", "q", "reasoning-effort-map",
+    "response-role", "return-tokens-as-token-ids", "root-path", "runner", "shutdown-timeout", "skip-tokenizer-init",
     "sse-keep-alive-interval", "tokens-only", "tp", "uds", "uvicorn-log-level", "worker-extension-cls",
 )  # fmt: skip
 REFUSED_BEGINNINGS: Final = (
@@ -50,8 +50,8 @@ OWNED_SETTINGS: Final = (
     "alerts-file", "default-max-tokens", "default-temperature", "device", "drain-timeout", "dtype",
     "gpu-memory-utilization", "host", "kv-cache-gib", "max-concurrent-requests", "max-queue-size", "max-stops",
     "max-temperature", "max-tokens-limit", "metrics-tokens-dir", "min-temperature", "model", "on-exceed",
-    "pipeline-parallel-size", "podinfo-dir", "port", "protect-metrics", "queue-timeout", "served-model-name",
-    "task", "tensor-parallel-size",
+    "pipeline-parallel-size", "podinfo-dir", "port", "protect-metrics", "queue-timeout", "served-model-name", "task",
+    "tensor-parallel-size",
 )  # fmt: skip
 OWNED_VARIABLES: Final = tuple(f"QWEN_{name.upper().replace('-', '_')}" for name in OWNED_SETTINGS)
 

@@ -57,9 +57,9 @@ def _url_of(entry: Mapping[str, Any]) -> str | None:
 def _host_of(url: str) -> str | None:
     try:
         parts = urlsplit(url)
-        return parts.hostname if parts.scheme in ("http", "https") else None
     except ValueError:
         return None
+    return parts.hostname if parts.scheme in ("http", "https") else None
 
 
 def limit_images(engine_args: AsyncEngineArgs, settings: Settings, config: Any) -> Images:
