@@ -10,6 +10,8 @@ from qwen_server.engine.base import Delta, Kind, Output
 
 PROMPT_TOKENS = 7
 _NOT_TEXT = 0xD800  # surrogates start here
+POOLING: tuple[Kind, ...] = ("embeddings", "pooling", "score", "rerank", "classify")
+_TEXTS = ("documents", "text_2", "input")
 
 
 def prompts_of(kind: Kind, body: Mapping[str, Any]) -> tuple[list[str], int]:
@@ -19,6 +21,10 @@ def prompts_of(kind: Kind, body: Mapping[str, Any]) -> tuple[list[str], int]:
         return prompts, sum(map(len, prompts))
     if kind == "detokenize":
         return ["".join(chr(token) if token < _NOT_TEXT else "?" for token in body["tokens"])], len(body["tokens"])
+    if kind in POOLING:
+        given = body[next(name for name in _TEXTS if name in body)]
+        prompts = _prompts_of(given)
+        return prompts, max(map(len, prompts))
     turns = body["input"] if kind == "responses" else body["messages"]
     texts = [turns] if isinstance(turns, str) else [_text_of(turn.get("content")) for turn in turns]
     return texts[-1:], sum(map(len, texts))
@@ -26,7 +32,27 @@ def prompts_of(kind: Kind, body: Mapping[str, Any]) -> tuple[list[str], int]:
 
 def param_of(body: Mapping[str, Any]) -> str:
     """The name of the parameter with the prompt."""
-    return next(name for name in ("messages", "prompt", "input", "tokens") if name in body)
+    return next(name for name in ("messages", "prompt", "input", "tokens", "documents", "text_2") if name in body)
+
+
+def pooled(kind: Kind, *, request_id: str, texts: int) -> dict[str, Any]:
+    """The answer to texts that are not continued."""
+    tokens = texts * PROMPT_TOKENS
+    head = {
+        "id": request_id,
+        "model": "qwen-news-classifier",
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+    if kind == "rerank":
+        ranked = {"document": {"text": "x"}, "relevance_score": 0.5}
+        return head | {"results": [{"index": index} | ranked for index in range(texts)]}
+    item: dict[Kind, dict[str, Any]] = {
+        "embeddings": {"object": "embedding", "embedding": [0.5, -0.5]},
+        "pooling": {"object": "pooling", "data": [0.5, -0.5]},
+        "score": {"object": "score", "score": 0.5},
+        "classify": {"label": "x", "probs": [0.5, 0.5], "num_classes": 2},
+    }
+    return head | {"object": "list", "created": 1, "data": [{"index": index} | item[kind] for index in range(texts)]}
 
 
 def limit_of(body: Mapping[str, Any]) -> int:

@@ -222,6 +222,20 @@ class ScriptedEngine:
                 running -= output.finished
                 yield replace(output, finished=running == 0)
 
+    async def _pool(
+        self, kind: Kind, body: Mapping[str, Any], prepared: Prepared, observe: Observer, turn: Turn
+    ) -> ReferenceAnswer:
+        """One turn for all texts, and no tokens."""
+        async with turn():
+            for script in prepared.payload:
+                self._act(script)
+                await self._step(script.first)
+                if script.fail is not None:
+                    raise EngineError(script.fail)
+                observe(Output((), finished=True, prompt_tokens=scripted_answers.PROMPT_TOKENS))
+        content = json.dumps(scripted_answers.pooled(kind, request_id=prepared.request_id, texts=prepared.prompts))
+        return ReferenceAnswer(content=content.encode())
+
     async def _in_turn(self, script: Script, index: int, turn: Turn | None) -> AsyncGenerator[Output, None]:
         async with (turn or nullcontext)(), aclosing(self._sequence(script, index)) as outputs:
             async for output in outputs:
@@ -259,6 +273,8 @@ class ScriptedEngine:
         turn: Turn | None = None,
     ) -> ReferenceAnswer:
         prepared = self._prepare(kind, body, request_id, arrival)
+        if kind in scripted_answers.POOLING:
+            return await self._pool(kind, body, prepared, observe, turn or nullcontext)
         if kind in ("count_tokens", "tokenize", "detokenize"):
             script: Script = prepared.payload[0]
             self._act(script)

@@ -11,6 +11,14 @@ from typing import Any
 from qwen_server.api.bodies.chat import ChatRequest
 from qwen_server.api.bodies.completion import CompletionRequest
 from qwen_server.api.bodies.messages import CountTokensRequest, MessagesRequest
+from qwen_server.api.bodies.pooling import (
+    ClassifyRequest,
+    EmbeddingsRequest,
+    PoolingRequest,
+    RerankRequest,
+    ScoreDocuments,
+    ScoreTexts,
+)
 from qwen_server.api.bodies.responses import ResponsesRequest
 from qwen_server.api.bodies.tokenization import DetokenizeRequest, TokenizeChat, TokenizeText
 from qwen_server.api.bodies.unsupported import IGNORED, REFUSED
@@ -28,6 +36,7 @@ _LLM = "vllm.v1.engine.async_llm:AsyncLLM"
 _OUTPUT = "vllm.v1.engine.output_processor"
 _STATS = "vllm.v1.metrics.stats"
 _OPENAI = "vllm.entrypoints.openai"
+_POOLING = "vllm.entrypoints.pooling"
 _PARSER = "vllm.parser.abstract_parser"
 _TEMPLATE = ("chat_template", "chat_template_content_format", "default_chat_template_kwargs", "enable_auto_tools")
 _PARSERS = ("tool_parser", "reasoning_parser")
@@ -51,6 +60,13 @@ ENGINE: tuple[Relied, ...] = (
     # The last slot is that of index -1: `_adapter_arguments` keeps it empty.
     Does("vllm.lora.ops.torch_ops.lora_ops", "_adapter_arguments", ("lora_b_weights[lora_indices_tensor]",)),
     Does("vllm.lora.model_manager", "_adapter_arguments", ("first_free_slot = next(",)),
+    Calls(
+        f"{_LLM}.encode",
+        "EngineProxy.encode",
+        ("prompt", "pooling_params", "request_id"),
+        ("trace_headers", "reasoning_ended", "priority"),
+    ),
+    Calls(f"{_LLM}.get_supported_tasks", "ReferencePath._build", awaited=True),
     Calls(f"{_LLM}.shutdown", "VllmEngine.shutdown", ("timeout",)),
     Calls(f"{_LLM}.is_sleeping", "VllmEngine._ping", awaited=True),
     Calls(f"{_LLM}.reset_prefix_cache", "VllmMaintenance", ("reset_running_requests", "reset_connector"), awaited=True),
@@ -97,7 +113,7 @@ ENGINE: tuple[Relied, ...] = (
             *("--model", "--served-model-name", "--tensor-parallel-size", "--pipeline-parallel-size"),
             *("--max-model-len", "--dtype", "--quantization", "--revision", "--otlp-traces-endpoint"),
             *("--shutdown-timeout", "--kv-cache-memory-bytes", "--gpu-memory-utilization", "--worker-extension-cls"),
-            "--enforce-eager",
+            *("--enforce-eager", "--runner", "--convert"),
         ),
     ),
     Says(
@@ -415,6 +431,12 @@ FIELDS: tuple[Relied, ...] = (
     _fields(f"{_TOKENIZE}:TokenizeCompletionRequest", TokenizeText, "messages"),
     _fields(f"{_TOKENIZE}:TokenizeChatRequest", TokenizeChat, "prompt"),
     _fields(f"{_TOKENIZE}:DetokenizeRequest", DetokenizeRequest),
+    _fields(f"{_POOLING}.embed.protocol:EmbeddingCompletionRequest", EmbeddingsRequest),
+    _fields(f"{_POOLING}.pooling.protocol:PoolingCompletionRequest", PoolingRequest, "dimensions"),
+    _fields(f"{_POOLING}.classify.protocol:ClassificationCompletionRequest", ClassifyRequest),
+    _fields(f"{_POOLING}.scoring.protocol:RerankRequest", RerankRequest),
+    _fields(f"{_POOLING}.scoring.protocol:ScoreQueriesDocumentsRequest", ScoreDocuments, "text_1", "text_2"),
+    _fields(f"{_POOLING}.scoring.protocol:ScoreTextRequest", ScoreTexts, "queries", "documents"),
 )
 
 TEXTS: tuple[Relied, ...] = (
@@ -436,6 +458,7 @@ TEXTS: tuple[Relied, ...] = (
     ),
     Says(f"{_OPENAI}.chat_completion.protocol", "PARAMETERS", ("Cannot set both `continue_final_message` and",)),
     Says("vllm.v1.engine.input_processor", "PARAMETERS", ("prompt cannot be empty",)),
+    Says("vllm.pooling_params", "PARAMETERS", ("only supports dimensions in range {}, got {}.",)),
     Says("vllm.multimodal.registry", "NO_MEDIA", ("{} is not a multimodal model",)),
     Says("vllm.renderers.chat_utils", "UNSUPPORTED_TYPE", ("Unsupported chat content part type: {}. ",)),
     Says(f"{_OPENAI}.responses.utils", "UNSUPPORTED_TYPE", ("Unsupported input item type: {}",)),

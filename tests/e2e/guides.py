@@ -57,6 +57,8 @@ OTHERS = {
     "docs/architecture.md": "runs the operator outside the cluster",
     "docs/compatibility.md": "checks a release, and none has been published",
     "docs/dashboards.md": "needs Grafana; tests/unit/chart/test_pictures.py draws the pictures",
+    "docs/embeddings.md": "needs servers of three kinds; tests/integration/test_vllm_pooling.py runs its examples",
+    "docs/images.md": "needs a model that reads images; tests/integration/test_vllm_images.py runs its example",
     "docs/reference.zh-CN.md": "its example is the one of docs/gpu.md in short",
     "docs/tenants.md": "runs on one machine; tests/unit/qwen_server/test_tenants.py executes it",
     "docs/runbooks": "needs an incident; its commands name the service of an alert",

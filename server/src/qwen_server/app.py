@@ -25,6 +25,7 @@ from qwen_server.api.routes import (
     messages,
     metrics,
     models,
+    pooling,
     responses,
     server,
     tokenize,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 ROUTERS: Final = tuple(
     module.router
-    for module in (chat, completions, responses, messages, tokenize, models, health, server, metrics, docs)
+    for module in (chat, completions, responses, messages, pooling, tokenize, models, health, server, metrics, docs)
 )
 # Their routes are `AdminRoute`s. They exist only where administrators have keys.
 ADMIN_ROUTERS: Final[tuple[APIRouter, ...]] = (administration.router, adapters.router)

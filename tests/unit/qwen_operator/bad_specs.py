@@ -230,6 +230,27 @@ OBJECTIVES = [
         (("monitoring", {"interval": "3m"}),),
     ),
 ]
+TASKS = [
+    BadSpec(
+        "slo",
+        {"ttft": {"threshold": "1s", "objective": "95"}},
+        "slo.ttft must be unset unless model.task is generate",
+        "slo.ttft",
+        (("model.task", "embed"),),
+    ),
+    BadSpec(
+        "alerts",
+        [{"name": "HighTTFT", "threshold": 1}],
+        "alerts must not set HighTTFT or LowThroughput",
+        beside=(("model.task", "embed"),),
+    ),
+    *(
+        BadSpec(
+            "model.task", task, "must be generate or embed", beside=(("model.source", {"builtin": "news-classifier"}),)
+        )
+        for task in ("rerank", "classify")
+    ),
+]
 SCALING = [
     BadSpec("autoscaling", {"maxReplicas": 2, **scaling}, text, f"autoscaling.{field}")
     for scaling, text, field in (
@@ -321,8 +342,8 @@ OTHERS = [
     BadSpec("service.annotations", {"qwen-vllm.io/config-hash": "1"}, "they belong to the operator"),
 ]  # fmt: skip
 BAD_SPECS = [
-    *TIMES, *SOURCES, *NAMES, *ADAPTERS, *FLAGS, *VARIABLES, *AMOUNTS, *OBJECTIVES, *SCALING, *CLAIMS, *EXPOSURE,
-    *ALERTS, *OTHERS, *TENANTS,
+    *TIMES, *SOURCES, *NAMES, *ADAPTERS, *FLAGS, *VARIABLES, *AMOUNTS, *OBJECTIVES, *TASKS, *SCALING, *CLAIMS,
+    *EXPOSURE, *ALERTS, *OTHERS, *TENANTS,
 ]  # fmt: skip
 # The images may be newer than the operator, so only the API server refuses it.
 UNKNOWN_MODEL = BadSpec("model.source.builtin", "nope", "model.source.builtin must be news-classifier")

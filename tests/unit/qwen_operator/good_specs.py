@@ -260,6 +260,13 @@ GOOD_SPECS: dict[str, Spec] = {
             "labels": {"release": "prometheus"},
         },
     },
+    "embeddings": {
+        **CPU,
+        "model": {"source": {"builtin": "news-classifier"}, "task": "embed"},
+        "slo": {"availability": "99"},
+        "alerts": [{"name": "HighTTFT", "enabled": False}, {"name": "HighLatency", "threshold": 1}],
+    },
+    "reranker": {**GPU, "model": {"source": {"huggingFace": {"repo": "Qwen/Qwen3-Reranker-0.6B"}}, "task": "rerank"}},
     "objectives": {
         **CPU,
         "slo": {"availability": "99.95", "ttft": {"threshold": "500ms", "objective": "95"}, "window": "7d"},

@@ -51,6 +51,7 @@ SERVICES = {
         drain={"timeout": "1500ms"},
         engine={"extraArgs": ["--max-num-seqs=64"]},
     ),
+    "embeddings": service_object(model={"source": {"builtin": "news-classifier"}, "task": "embed"}),
     "full": load("manifests/samples/full.yaml"),
 }
 
@@ -72,6 +73,7 @@ def test_server_accepts_the_arguments(name: str) -> None:
     assert settings.tenant_reserve == spec.limits.tenant_reserve
     assert settings.tenant_weights == {tenant.name: tenant.weight for tenant in spec.limits.tenants}
     assert settings.model_aliases == tuple(spec.model.aliases)
+    assert settings.task == spec.model.task
     assert settings.pass_through == tuple(spec.engine.extra_args)
 
 

@@ -61,7 +61,21 @@ async def test_each_key_opens_every_door(served: Served) -> None:
             assert (await served.client.get(path, headers=headers)).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/v1", "/v1//models", "/tokenize", "/detokenize", "/v1/models/x"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/nothing",
+        "/v1",
+        "/v1//models",
+        "/tokenize",
+        "/detokenize",
+        "/v1/models/x",
+        "/pooling",
+        "/rerank",
+        "/score",
+        "/classify",
+    ],
+)
 async def test_strangers_do_not_learn_which_paths_exist(served: Served, path: str) -> None:
     error_of(await served.client.post(path), 401)
 

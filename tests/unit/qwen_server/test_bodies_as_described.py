@@ -19,7 +19,7 @@ from qwen_server.engine.base import Kind
 from qwen_server.http.error_bodies import HttpError
 from tests.unit.qwen_server.serving import make_settings
 
-SETTINGS = make_settings(max_prompts=3, max_stops=3)
+SETTINGS = make_settings(max_prompts=3, max_stops=3, max_inputs=3)
 BODIES = Bodies(SETTINGS)
 SCHEMAS = schemas(Limits(SETTINGS))
 KINDS: Final[Mapping[Kind, str]] = {
@@ -30,6 +30,11 @@ KINDS: Final[Mapping[Kind, str]] = {
     "count_tokens": "CountTokensRequest",
     "tokenize": "TokenizeRequest",
     "detokenize": "DetokenizeRequest",
+    "embeddings": "EmbeddingsRequest",
+    "pooling": "PoolingRequest",
+    "rerank": "RerankRequest",
+    "score": "ScoreRequest",
+    "classify": "ClassifyRequest",
 }
 # What a schema cannot say: rules about two fields, the name of the model, values counted over all
 # levels.
@@ -46,6 +51,7 @@ RULES: Final = (
     "tool_choice forces a call",
     " names a tool that this server does not run",
     "input holds nothing but tools",
+    " must be one text, or as many as ",
 )
 # Of a schema, 1.0 is an integer. Of this API and of OpenAI's, it is none.
 _Base = jsonschema.Draft202012Validator

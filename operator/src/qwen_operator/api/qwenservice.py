@@ -38,6 +38,8 @@ GROUP: Final = "qwen-vllm.io"
 VERSION: Final = "v1alpha1"
 KIND: Final = "QwenService"
 PLURAL: Final = "qwenservices"
+_OF_TOKENS: Final = ("HighTTFT", "LowThroughput")
+"""The alerts that a service without generated tokens cannot raise."""
 _LONGEST_INTERVAL: Final = timedelta(minutes=2)
 """Between two scrapes: a rate over five minutes needs two of them at least."""
 
@@ -148,6 +150,32 @@ class QwenServiceSpec(ApiObject):
             "slo needs monitoring.prometheusRule: its alerts are part of the PrometheusRule",
             lambda spec: spec.slo is None or spec.monitoring.prometheus_rule != "Disabled",
             "slo",
+        ),
+        ValidationRule(
+            "self.model.task == 'generate' || !has(self.slo) || !has(self.slo.ttft)",
+            "slo.ttft must be unset unless model.task is generate: there is no first token",
+            lambda spec: spec.model.task == "generate" or spec.slo is None or spec.slo.ttft is None,
+            "slo.ttft",
+        ),
+        ValidationRule(
+            "self.model.task == 'generate' || !has(self.alerts) || !self.alerts.exists(alert, "
+            "alert.name in ['HighTTFT', 'LowThroughput'] && has(alert.threshold))",
+            "alerts must not set HighTTFT or LowThroughput unless model.task is generate: no token is generated",
+            lambda spec: (
+                spec.model.task == "generate"
+                or not any(a.name in _OF_TOKENS and a.threshold is not None for a in spec.alerts)
+            ),
+            "alerts",
+        ),
+        ValidationRule(
+            "self.model.task == 'generate' || self.model.task == 'embed' || !has(self.model.source.builtin) || "
+            "self.engine.image != ''",
+            "model.task must be generate or embed with model.source.builtin: the models of the default images can do "
+            "nothing else",
+            lambda spec: (
+                spec.model.task in ("generate", "embed") or spec.model.source.builtin is None or spec.engine.image != ""
+            ),
+            "model.task",
         ),
         ValidationRule(
             "!has(self.slo) || duration(self.monitoring.interval) <= duration('2m')",

@@ -142,6 +142,11 @@ class ModelSpec(ApiObject):
         "after a change of the ConfigMap.",
     )
     source: ModelSource = Field(description="Where the model comes from. Exactly one source must be set.")
+    task: Literal["generate", "embed", "rerank", "classify"] = Field(
+        default="generate",
+        description="What the model is for: to generate text, or to embed, rerank or classify texts, as "
+        "docs/embeddings.md describes. The paths of the API follow from it.",
+    )
 
 
 class BundleRef(ApiObject):

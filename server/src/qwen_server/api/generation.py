@@ -30,7 +30,7 @@ from qwen_server.control.admission import DisplacedError, QueueTimeoutError, Tic
 from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, SLEEPING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
 from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Output, Turn
-from qwen_server.http.asgi import RawHeaders, Receive, Send, send_error, send_json
+from qwen_server.http.asgi import RawHeaders, Receive, Send, send_content, send_error, send_json
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import ClientSend, UntilDisconnect
 from qwen_server.http.early_writes import DirectEvents, Outbox, connection_of
@@ -242,6 +242,8 @@ class Generation:
         if answer.stream is not None and stream is not None:
             async with aclosing(cast("Any", answer.stream)) as lines:
                 await self._relay(lines, stream)
+        elif answer.content is not None:
+            await send_content(send, answer.status, answer.content, [self._timing()])
         else:
             await send_json(send, answer.status, answer.body, [self._timing()])
 

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.generation import Generation
+from qwen_server.api.tasks import refusal_of
 from qwen_server.control.adapters import AdapterError, Served
 from qwen_server.control.admission import QueueFullError, Ticket
 from qwen_server.control.refusals import BUSY_TEXT
@@ -71,6 +72,7 @@ class Handler:
         service, record = self._service, scope["state"]["record"]
         try:
             await self._limiter.check(scope["state"].get("caller", ""))  # 429
+            self._require_task(kind)  # 404 a path of servers for another task
             self._require_service(scope)  # 503 starting, draining or unresponsive; 500 dead
             raw = await self._read(scope, receive)  # 408, 413, 415; 503 too many uploads
             body = await self._parse(kind, raw)  # 400, 404
@@ -104,6 +106,10 @@ class Handler:
     def _require_service(self, scope: Scope) -> None:
         if (refusal := self._service.refusal(scope["state"].get(CONNECTED_AT, math.inf))) is not None:
             raise refused(refusal)
+
+    def _require_task(self, kind: Kind) -> None:
+        if (error := refusal_of(kind, self._service.settings.task)) is not None:
+            raise error
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         try:

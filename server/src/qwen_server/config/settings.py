@@ -12,6 +12,7 @@ from qwen_server.config.pass_through import why_refused
 from qwen_server.config.patches import ALL_PATCHES, parse_patches
 from qwen_server.config.values import (
     AutoCount,
+    Domains,
     Duration,
     Folders,
     LoraModules,
@@ -21,6 +22,7 @@ from qwen_server.config.values import (
     Origins,
     RateLimit,
     ServedNames,
+    Task,
     Weights,
     empty_is_none,
     parse_api_keys,
@@ -64,6 +66,7 @@ class Settings(BaseSettings):
     host: OptionalText = Field(None, description="address to listen on; unset: all, of IPv4 and of IPv6")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
 
+    task: Task = Field("generate", description="what the model is for: generate, embed, rerank or classify")
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="where the engine runs")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share each layer")
     pipeline_parallel_size: int = Field(1, ge=1, description="groups of GPUs that share the layers")
@@ -121,9 +124,15 @@ class Settings(BaseSettings):
     max_temperature: float = Field(1.0, ge=0, description="highest temperature of a request")
     max_choices: int = Field(16, ge=1, description="highest n of a request")
     max_prompts: int = Field(128, ge=1, description="most prompts in a completion request")
+    max_inputs: int = Field(1024, ge=1, description="most texts to embed, rerank, score or classify in a request")
     max_stops: int = Field(32, ge=1, le=1024, description="most stop strings of a request")
     max_sequences: int = Field(256, ge=1, description="most sequences of a request: its prompts times n")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="largest request body, in bytes")
+    max_images: int = Field(4, ge=0, description="most images of a request, where the model reads images")
+    max_image_pixels: int = Field(1 << 24, ge=1, description="most pixels of an image")
+    image_domains: Domains = Field(
+        (), description="hosts that images may be fetched from, separated by commas; unset: only data URLs"
+    )
     max_grammar_size: int = Field(1 << 18, ge=1, description="most characters of a request's grammar, such as a schema")
     max_grammar_values: int = Field(8192, ge=1, description="most values in a schema")
     max_grammar_depth: int = Field(32, ge=1, le=64, description="most levels of a schema")

@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
+# What a server does with its model.
+Task = Literal["generate", "embed", "rerank", "classify"]
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 
@@ -46,6 +49,20 @@ def parse_rate_limit(value: object) -> object:
     if match is None:
         raise ValueError(f"{value!r} is not a rate such as 10/second, 600/minute, 5000/hour or 100000/day")
     return RateLimit(int(match[1]), _PERIODS[match[2]], f"{match[1]}/{match[2]}")
+
+
+def parse_domains(value: object) -> object:
+    """Returns the names of hosts in a text, separated by commas or white space.
+
+    Raises ValueError.
+    """
+    if not isinstance(value, str):
+        return value
+    domains = tuple(re.split(r"[,\s]+", value.strip().lower())) if value.strip() else ()
+    for domain in domains:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", domain):
+            raise ValueError(f"{domain!r} is not the name of a host such as images.example.org")
+    return domains
 
 
 def parse_origins(value: object) -> object:
@@ -188,6 +205,7 @@ Origins = Annotated[tuple[str, ...], BeforeValidator(parse_origins)]
 LoraRank = Annotated[Literal[1, 8, 16, 32, 64, 128, 256, 320, 512], BeforeValidator(_whole)]
 LoraModules = Annotated[tuple[tuple[str, Path], ...], BeforeValidator(parse_lora_modules)]
 Folders = Annotated[tuple[Path, ...], BeforeValidator(parse_folders)]
+Domains = Annotated[tuple[str, ...], BeforeValidator(parse_domains)]
 ModelNames = Annotated[tuple[str, ...], BeforeValidator(parse_model_names)]
 ServedNames = Annotated[tuple[str, ...], BeforeValidator(parse_served_names)]
 Weights = Annotated[Mapping[str, int], BeforeValidator(parse_weights)]

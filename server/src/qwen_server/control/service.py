@@ -333,7 +333,7 @@ class Service:
             max_num_seqs=info.max_num_seqs,
             kv_cache_tokens=info.kv_cache_tokens,
             prompt_tokens_p95=int(self.figures.summary().prompt_tokens_p95 or _FIRST_PROMPT_TOKENS),
-            max_tokens=settings.max_tokens_limit,
+            max_tokens=settings.max_tokens_limit if settings.task == "generate" else 0,
             completions_per_second=self.admission.completions_per_second(),
             queue_timeout=settings.queue_timeout,
         )

@@ -12,8 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-# The kinds of request. The last three generate no tokens.
-Kind = Literal["chat", "completion", "responses", "messages", "count_tokens", "tokenize", "detokenize"]
+# The kinds of request. The last three ask nothing of the model, the five before them pool a text.
+Kind = Literal[
+    "chat",
+    "completion",
+    "responses",
+    "messages",
+    "embeddings",
+    "pooling",
+    "score",
+    "rerank",
+    "classify",
+    "count_tokens",
+    "tokenize",
+    "detokenize",
+]
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
 EngineState = Literal["starting", "ready", "dead"]
 # Within this time an engine moves its memory to sleep or to wake up.
@@ -208,11 +221,15 @@ def stalled_seconds(vitals: Vitals, now: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAnswer:
-    """An answer from the engine's own serving code: a status with a JSON body, or events."""
+    """An answer from the engine's own serving code: a status with a JSON body, or events.
+
+    content: the body as bytes, where it is too large to be encoded on the event loop.
+    """
 
     status: int = 200
     body: dict[str, Any] = field(default_factory=dict)
     stream: AsyncIterator[str] | None = None
+    content: bytes | None = None
 
 
 Observer = Callable[[Output], None]
@@ -321,7 +338,8 @@ class Engine(Protocol):
         """Answers a request of any kind with the engine's own serving code.
 
         `observe` is called with every output of the engine, so both paths have the same metrics.
-        Each prompt waits for a `turn`, which covers all of its choices.
+        Each prompt waits for a `turn`, which covers all of its choices. Texts to pool are short
+        work, so several of them share one.
         Each item of the answer's stream is one event.
 
         Raises, also from the stream:
@@ -345,7 +363,10 @@ class Engine(Protocol):
         """The vital signs, read without calling the engine."""
 
     async def probe(self) -> None:
-        """Generates one token that no metric counts. Raises EngineError. It has no timeout."""
+        """Asks the model for the least that no metric counts: one token, or one text to pool.
+
+        Raises EngineError. It has no timeout.
+        """
 
     def gpu_reserved_bytes(self) -> int:
         """The bytes that the engine's allocator holds, read once after the warm-up; 0 on a CPU."""

@@ -29,7 +29,11 @@ async def send_json(
         text = _encode(body)
     except ValueError:
         text = _encode(_finite(body))
-    content = text.encode()
+    await send_content(send, status, text.encode(), headers)
+
+
+async def send_content(send: Send, status: int, content: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """Sends a complete JSON response that is already encoded."""
     fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": content})

@@ -37,6 +37,7 @@ def _model_flags(spec: QwenServiceSpec) -> list[Flag]:
         ("model-aliases", ",".join(spec.model.aliases) or None),
         ("revision", source.revision),
         ("chat-template", template_file(spec)),
+        ("task", None if spec.model.task == "generate" else spec.model.task),
     ]
 
 

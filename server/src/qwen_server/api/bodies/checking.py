@@ -9,7 +9,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from qwen_server.api.bodies import chat, completion, messages, responses, sampling, tokenization
+from qwen_server.api.bodies import chat, completion, messages, pooling, responses, sampling, tokenization
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.common import TAG
 from qwen_server.api.bodies.grammars import GrammarBounds, grammars_of
@@ -21,6 +21,7 @@ from qwen_server.http.body import parse_object
 from qwen_server.http.error_bodies import HttpError, invalid, model_not_found
 
 _GENERATING: Final[tuple[Kind, ...]] = ("chat", "completion", "responses", "messages")
+_POOLING: Final[tuple[Kind, ...]] = ("embeddings", "pooling", "rerank", "score", "classify")
 
 _MOST_OF_A_NAME: Final = 64  # characters, in the place of an error
 
@@ -60,9 +61,29 @@ def _declared(
     return _Declared(TypeAdapter(declaration), names, make, names - without_effect)
 
 
-_TEXT_OR_CHAT: Final = {
-    tokenization.TokenizeText: _declared(tokenization.TokenizeText, tokenization.tokenize),
-    tokenization.TokenizeChat: _declared(tokenization.TokenizeChat, tokenization.tokenize),
+_PLAIN: Final = pooling.WITHOUT_EFFECT
+
+
+def _pooled(kind: Kind, declaration: Any) -> _Declared:
+    return _declared(declaration, lambda fields, _: pooling.pooled(kind, fields), _PLAIN)
+
+
+# The kinds with more than one declaration, and what chooses among them.
+_SEVERAL: Final[Mapping[Kind, tuple[Callable[[Mapping[str, Any]], Any], Mapping[Any, _Declared]]]] = {
+    "tokenize": (
+        tokenization.which,
+        {
+            tokenization.TokenizeText: _declared(tokenization.TokenizeText, tokenization.tokenize),
+            tokenization.TokenizeChat: _declared(tokenization.TokenizeChat, tokenization.tokenize),
+        },
+    ),
+    "score": (
+        pooling.which_score,
+        {
+            pooling.ScoreDocuments: _declared(pooling.ScoreDocuments, pooling.score, _PLAIN),
+            pooling.ScoreTexts: _declared(pooling.ScoreTexts, pooling.score, _PLAIN),
+        },
+    ),
 }
 _KINDS: Final[Mapping[Kind, _Declared]] = {
     "chat": _declared(chat.ChatRequest, chat.chat, sampling.WITHOUT_EFFECT),
@@ -71,12 +92,26 @@ _KINDS: Final[Mapping[Kind, _Declared]] = {
     "messages": _declared(messages.MessagesRequest, messages.message, messages.WITHOUT_EFFECT),
     "count_tokens": _declared(messages.CountTokensRequest, messages.count_tokens),
     "detokenize": _declared(tokenization.DetokenizeRequest, tokenization.detokenize),
+    "embeddings": _pooled("embeddings", pooling.EmbeddingsRequest),
+    "pooling": _pooled("pooling", pooling.PoolingRequest),
+    "rerank": _declared(pooling.RerankRequest, pooling.rerank, _PLAIN),
+    "classify": _pooled("classify", pooling.ClassifyRequest),
 }
 
-# The fields that would be lost: an API that generates text lacks them, another one has them.
+
+def _names_of(kind: Kind) -> frozenset[str]:
+    return next(iter(_SEVERAL[kind][1].values())).names if kind in _SEVERAL else _KINDS[kind].names
+
+
+# The fields that would be lost: an API that asks the model lacks them, another one has them.
 _ELSEWHERE: Final[Mapping[Kind, frozenset[str]]] = {
     kind: fields_of_others(_KINDS[kind].names, [_KINDS[other].effective for other in _GENERATING])
     for kind in _GENERATING
+} | {
+    kind: fields_of_others(
+        _names_of(kind), [_KINDS[other].effective for other in (*_GENERATING, "embeddings", "rerank")]
+    )
+    for kind in _POOLING
 }
 
 # What the API's description calls them.
@@ -88,6 +123,11 @@ DECLARATIONS: Final[Mapping[str, Any]] = {
     "CountTokensRequest": messages.CountTokensRequest,
     "TokenizeRequest": tokenization.TokenizeRequest,
     "DetokenizeRequest": tokenization.DetokenizeRequest,
+    "EmbeddingsRequest": pooling.EmbeddingsRequest,
+    "PoolingRequest": pooling.PoolingRequest,
+    "RerankRequest": pooling.RerankRequest,
+    "ScoreRequest": pooling.ScoreRequest,
+    "ClassifyRequest": pooling.ClassifyRequest,
 }
 
 
@@ -114,8 +154,11 @@ class Bodies:
     def check(self, kind: Kind, given: dict[str, Any]) -> Body:
         """The body of a JSON object, which stays as it is. Raises HttpError 400 or 404."""
         given = self._limits.cut(given)
+        pools = kind in _POOLING
         self._limits.check_lengths(given)
-        declared = _TEXT_OR_CHAT[tokenization.which(given)] if kind == "tokenize" else _KINDS[kind]
+        if pools:
+            self._limits.check_inputs(given)
+        declared = _declaration_of(kind, given)
         check_bounds(given, self._bounds.get(kind, {}))
         try:
             declared.adapter.validate_python(given)  # its result would be the same but for copies
@@ -134,6 +177,8 @@ class Bodies:
         body = declared.make(fields, self._default_tokens)
         if adapter is not None:
             body = body._replace(adapter=adapter)
+        if pools:
+            return body
         self._limits.check_sequences(body.prompts, body.n)
         if grammars := grammars_of(fields):
             for param, grammar in grammars:
@@ -145,6 +190,13 @@ class Bodies:
         """Raises HttpError 404 unless `name` is the model's or an alias."""
         if name != self._served_name and not self._answers_to(name):
             raise model_not_found(name)
+
+
+def _declaration_of(kind: Kind, given: Mapping[str, Any]) -> _Declared:
+    if kind not in _SEVERAL:
+        return _KINDS[kind]
+    which, declarations = _SEVERAL[kind]
+    return declarations[which(given)]
 
 
 def _refusal(error: ValidationError) -> HttpError:

@@ -15,7 +15,7 @@ Tokens = Annotated[list[TokenId], TokenArray()]
 _PROMPT = Must("be a string or a non-empty array of strings, of token ids, or of arrays of token ids, not a mixture")
 
 
-def _kind_of_prompt(prompt: Any) -> str:
+def kind_of_prompt(prompt: Any) -> str:
     """The kind of the first entry counts, so that an error names the entry that differs."""
     first = prompt[0] if isinstance(prompt, list) and prompt else None
     return {str: "=texts", list: "=arrays", int: "=tokens"}.get(type(first), "=text")
@@ -31,7 +31,7 @@ class CompletionRequest(Sampling, total=False):
             | Annotated[list[str], Entries(least=1), Tag("=texts")]
             | Annotated[Tokens, Tag("=tokens")]
             | Annotated[list[Tokens], Entries(least=1), Tag("=arrays")],
-            Discriminator(_kind_of_prompt),
+            Discriminator(kind_of_prompt),
             Field(description="a text, texts, token ids, or several of those"),
         ]
     ]

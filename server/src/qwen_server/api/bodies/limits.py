@@ -17,6 +17,7 @@ from qwen_server.http.error_bodies import invalid
 _log = logging.getLogger(__name__)
 _NUMBERS = frozenset({int, float})
 _STOPS: Final = ("stop", "stop_sequences")
+_TEXTS: Final = ("input", "documents", "queries", "text_1", "text_2")
 _ANSWER_TOKENS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens")
 # The flags that set the lower and the upper bound. An error names them, because whoever reads it
 # may be the one who can change them.
@@ -44,6 +45,7 @@ class Limits:
         self._cuts = settings.on_exceed == "clamp"
         self._prompts = settings.max_prompts
         self._stops = settings.max_stops
+        self._inputs = settings.max_inputs
         self._sequences = settings.max_sequences
         self._defaults = {
             "max_tokens": settings.default_max_tokens,
@@ -83,6 +85,13 @@ class Limits:
             if isinstance(stops, list) and len(stops) > self._stops:
                 raise _too_long(name, len(stops), self._stops, "--max-stops")
 
+    def check_inputs(self, given: Mapping[str, Any]) -> None:
+        """Raises HttpError 400 for too many texts to pool."""
+        for name in _TEXTS:
+            texts = given.get(name)
+            if isinstance(texts, list) and len(texts) > self._inputs and type(texts[0]) is not int:
+                raise _too_long(name, len(texts), self._inputs, "--max-inputs")
+
     def check_sequences(self, prompts: int, n: int) -> None:
         """Raises HttpError 400 if a request asks for too many answers in total."""
         if prompts * n > self._sequences:
@@ -101,7 +110,8 @@ class Limits:
                 number["maximum"] = high
         for name in (self._defaults.keys() & properties.keys()).difference(required):
             properties[name]["default"] = self._defaults[name]
-        for name, most in (("prompt", self._prompts), *((stops, self._stops) for stops in _STOPS)):
+        texts = ((name, self._inputs) for name in _TEXTS)
+        for name, most in (("prompt", self._prompts), *((stops, self._stops) for stops in _STOPS), *texts):
             for member in properties.get(name, {}).get("anyOf", ()):
                 if member.get("items", {}).get("type") in ("string", "array"):
                     member["maxItems"] = most

@@ -65,6 +65,10 @@ REFUSED: Final[Mapping[str, Refused]] = {
     "mm_processor_kwargs": _no(_MEDIA, {}),
     "media_io_kwargs": _no(_MEDIA, {}),
     "prompt_embeds": _no("use prompt", []),
+    "embed_dtype": _no("embeddings are float32 numbers", "float32"),
+    "endianness": _no("the bytes of embeddings have the order of the server's CPU", "native", "little"),
+    "task": _no("the server's --task decides what the model does"),
+    "padding": _no("texts are not padded", "do_not_pad"),
     "previous_input_messages": _no("send the conversation as input", []),
     "enable_response_messages": _no("use /tokenize to see the prompt of a conversation", False),
     "guided_json": _GUIDED,
@@ -148,6 +152,11 @@ _USE: Final[Mapping[Kind, Mapping[str, str]]] = {
         "stop": "stop_sequences",
         "text": "output_config",
     },
+    "embeddings": {"documents": "input", "messages": "input", "prompt": "input"},
+    "pooling": {"documents": "input", "messages": "input", "prompt": "input"},
+    "classify": {"documents": "input", "messages": "input", "prompt": "input"},
+    "rerank": {"input": "documents", "queries": "query", "text_1": "query", "text_2": "documents"},
+    "score": {"input": "documents", "query": "queries"},
 }
 # Fields of one API that other servers also accept in the others, or that mean nothing there.
 _TOLERATED: Final = frozenset(
@@ -159,6 +168,7 @@ _TOLERATED: Final = frozenset(
 # The values with which a field asks for nothing, where these are not false, 0 or empty.
 _DEFAULTS: Final[Mapping[str, tuple[Any, ...]]] = {
     "add_generation_prompt": (True,),
+    "encoding_format": ("float",),
     "include_reasoning": (True,),
     "n": (1,),
     "reasoning_effort": ("none",),

@@ -27,6 +27,7 @@ Qwen 模型的推理服务，兼容 OpenAI API (a Qwen model served by vLLM, com
 """
 _TAGS: Final = [
     {"name": "generation", "description": "文本生成 (text generation)"},
+    {"name": "pooling", "description": "文本向量、重排序与分类 (embeddings, reranking and classification)"},
     {"name": "models", "description": "模型 (models)"},
     {"name": "health", "description": "健康检查 (health checks)"},
     {"name": "administration", "description": "管理 (administration, with --admin-api-keys-dir)"},
@@ -55,7 +56,7 @@ def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
                 operation["operationId"] = route.name
                 if "administration" in route.tags:
                     operation["security"] = [{name: []} for name in _KEYS]
-                elif route.path.startswith(("/v1/", "/tokenizer_info")) or "generation" in route.tags:
+                elif route.path.startswith(("/v1/", "/tokenizer_info")) or {"generation", "pooling"}.intersection(route.tags):
                     operation["security"] = [{}, *({name: []} for name in _KEYS)]
     described["components"] = {
         "schemas": schemas(Limits(settings)),

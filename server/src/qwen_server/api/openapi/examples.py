@@ -87,6 +87,40 @@ data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"这条"
 
 """
 TOKENS: dict[str, Any] = {"tokens": [5001, 312, 87]}
+_LIST: dict[str, Any] = {"object": "list", "created": 1703404800, "model": "qwen3-embedding"}
+_USAGE: dict[str, Any] = {"prompt_tokens": 9, "total_tokens": 9, "completion_tokens": 0, "prompt_tokens_details": None}
+_PAIR: dict[str, Any] = {"documents": ["央行宣布降息25个基点", "国足客场取胜"]}
+EMBEDDINGS_ANSWER: dict[str, Any] = _LIST | {
+    "id": "embd-123456789",
+    "data": [{"object": "embedding", "index": 0, "embedding": [0.12, -0.98, 0.16]}],
+    "usage": _USAGE,
+}
+POOLING_ANSWER: dict[str, Any] = _LIST | {
+    "id": "pooling-123456789",
+    "data": [{"object": "pooling", "index": 0, "data": [0.12, -0.98, 0.16]}],
+    "usage": _USAGE,
+}
+RERANK_ANSWER: dict[str, Any] = {
+    "id": "score-123456789",
+    "model": "qwen3-reranker",
+    "usage": {"prompt_tokens": 18, "total_tokens": 18},
+    "results": [
+        {"index": 0, "document": {"text": "央行宣布降息25个基点", "multi_modal": None}, "relevance_score": 0.97},
+        {"index": 1, "document": {"text": "国足客场取胜", "multi_modal": None}, "relevance_score": 0.02},
+    ],
+}
+SCORE_ANSWER: dict[str, Any] = _LIST | {
+    "id": "score-123456789",
+    "model": "qwen3-reranker",
+    "data": [{"index": 0, "object": "score", "score": 0.97}, {"index": 1, "object": "score", "score": 0.02}],
+    "usage": _USAGE,
+}
+CLASSIFY_ANSWER: dict[str, Any] = _LIST | {
+    "id": "classify-123456789",
+    "model": "news-classes",
+    "data": [{"index": 0, "label": "财经", "probs": [0.96, 0.03, 0.01], "num_classes": 3}],
+    "usage": _USAGE,
+}
 
 EXAMPLES: dict[str, Any] = {
     "ResponsesRequest": RESPONSES_REQUEST,
@@ -101,6 +135,16 @@ EXAMPLES: dict[str, Any] = {
     "TokenizeAnswer": {"count": 3, "max_model_len": 512} | TOKENS,
     "DetokenizeRequest": TOKENS,
     "DetokenizeAnswer": {"prompt": "央行宣布降息"},
+    "EmbeddingsRequest": {"input": ["央行宣布降息25个基点", "国足客场取胜"], "encoding_format": "float"},
+    "EmbeddingsAnswer": EMBEDDINGS_ANSWER,
+    "PoolingRequest": {"input": "央行宣布降息25个基点"},
+    "PoolingAnswer": POOLING_ANSWER,
+    "RerankRequest": {"query": "利率", **_PAIR, "top_n": 2},
+    "RerankAnswer": RERANK_ANSWER,
+    "ScoreRequest": {"queries": "利率", **_PAIR},
+    "ScoreAnswer": SCORE_ANSWER,
+    "ClassifyRequest": {"input": "央行宣布降息25个基点"},
+    "ClassifyAnswer": CLASSIFY_ANSWER,
     "ChatRequest": CHAT_REQUEST,
     "ChatAnswer": CHAT_ANSWER,
     "ChatStream": CHAT_STREAM,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from vllm import envs
+from vllm.config import ModelConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.models.protocol import BaseModelPath
@@ -35,6 +36,7 @@ from qwen_server.engine.vllm.data_type import computes_bfloat16_slowly, data_typ
 from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
 from qwen_server.engine.vllm.grammars.params import Grammars
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.images import Images, limit_images
 from qwen_server.engine.vllm.model_family import Family, choose, detect
 from qwen_server.engine.vllm.patches.checked_grammars import CHECKED_GRAMMARS, trust_checked_grammars
 from qwen_server.engine.vllm.patches.early_core import EarlyChild, core_in
@@ -45,6 +47,13 @@ from qwen_server.engine.vllm.tool_calls import WholeCallsChat
 from qwen_server.observe.tracing import prepare_environment
 
 _log = logging.getLogger(__name__)
+
+
+_QWEN3_RERANKER: Final = {
+    "architectures": ["Qwen3ForSequenceClassification"],
+    "classifier_from_token": ["no", "yes"],
+    "is_original_qwen3_reranker": True,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ class Parts:
     completion: Completion
     info: EngineInfo
     default_sampling: dict[str, Any]
+    images: Images
 
 
 class _Parser(FlexibleArgumentParser):
@@ -90,7 +100,11 @@ def build(
         raise EngineError("--enable-sleep-mode: vLLM has its sleep mode only on GPUs")
     choose_executor(engine_args, device)
     template = _chat_template(settings)
-    family = _family(engine_args, template)
+    config = engine_args.create_model_config()
+    if settings.task == "rerank":
+        read_as_reranker(engine_args, config)
+    images = limit_images(engine_args, settings, config)
+    family = _family(config, template)
     # The engine needs the parser too: a grammar applies only after the reasoning has ended.
     engine_args.reasoning_parser = choose(settings.reasoning_parser, family.reasoning_parser) or ""
     # This setting concerns only vLLM's own loggers. One of them aggregates every step for log
@@ -109,7 +123,9 @@ def build(
     enable_envs_cache()  # otherwise vLLM reads its environment variables again for each token
     try:
         client = EngineProxy(llm, heartbeat, patches, grammars)
-        return _serving(settings, device, llm, client, grammars, family=family, template=template, patches=patches)
+        return _serving(
+            settings, device, llm, client, grammars, family=family, template=template, images=images, patches=patches
+        )
     except BaseException:
         llm.shutdown(timeout=1)
         raise
@@ -155,6 +171,10 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
     else:
         arguments["--gpu-memory-utilization"] = settings.gpu_memory_utilization
         arguments["--worker-extension-cls"] = "qwen_server.engine.vllm.worker_extension.MemoryReport"
+    if settings.task != "generate":
+        arguments["--runner"] = "pooling"
+        if settings.task == "embed":
+            arguments["--convert"] = "embed"
     line = [f"{flag}={value}" for flag, value in arguments.items() if value is not None]
     if settings.lora:
         line += _adapter_arguments(settings, device)
@@ -197,6 +217,18 @@ def choose_executor(engine_args: AsyncEngineArgs, device: Literal["cuda", "cpu"]
         engine_args.distributed_executor_backend = f"{UniProcExecutor.__module__}.{UniProcExecutor.__qualname__}"
 
 
+def read_as_reranker(engine_args: AsyncEngineArgs, config: ModelConfig) -> None:
+    """Makes a Qwen3-Reranker score by the probability of the answer yes, as it was trained.
+
+    Its configuration is that of a model that generates. Nothing changes for other models, or if
+    `--hf-overrides` says how to read the model.
+    """
+    if engine_args.hf_overrides:
+        return
+    if getattr(config.hf_config, "architectures", None) == ["Qwen3ForCausalLM"]:
+        engine_args.hf_overrides = dict(_QWEN3_RERANKER)
+
+
 def _traces_endpoint(settings: Settings) -> str | None:
     endpoint = settings.otlp_traces_endpoint
     return None if endpoint is None else prepare_environment(endpoint)
@@ -211,6 +243,7 @@ def _serving(
     *,
     family: Family,
     template: str | None,
+    images: Images,
     patches: Patches,
 ) -> Parts:
     config = llm.model_config
@@ -243,7 +276,7 @@ def _serving(
     default_sampling = config.get_diff_sampling_param()
     if patches.use(CHECKED_GRAMMARS):
         trust_checked_grammars()
-    return Parts(llm, client, grammars, plain, models, adapters, options, chat, completion, info, default_sampling)
+    return Parts(llm, client, grammars, plain, models, adapters, options, chat, completion, info, default_sampling, images)
 
 
 def _chat_template(settings: Settings) -> str | None:
@@ -253,9 +286,9 @@ def _chat_template(settings: Settings) -> str | None:
         raise EngineError(str(error)) from error
 
 
-def _family(engine_args: AsyncEngineArgs, given: str | None) -> Family:
+def _family(config: ModelConfig, given: str | None) -> Family:
     """What the template shows of the model. Raises EngineError if a `given` one cannot render."""
-    tokenizer = cached_tokenizer_from_config(engine_args.create_model_config())
+    tokenizer = cached_tokenizer_from_config(config)
     template = given or getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         template = template.get("default")

@@ -7,25 +7,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from vllm.outputs import RequestOutput
+from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from qwen_server.config.patches import Patches
-from qwen_server.engine.base import BusyError, InvalidRequestError, Observer, Tap, Turn
+from qwen_server.engine.base import BusyError, InvalidRequestError, Observer, Output, Tap, Turn
 from qwen_server.engine.vllm.grammars.params import Grammars
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
 from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapped
 from qwen_server.engine.vllm.patches.token_loop import TOKEN_LOOP, loop_tokens
 from qwen_server.engine.vllm.prompt_streams import PromptStreams
+from qwen_server.engine.vllm.shared_turns import SharedTurns
 from qwen_server.observe.tracing import current_headers
 
 MAX_PROMPT_LOGPROBS: Final = 1 << 15
+# A text to pool is one pass through the model, which takes many of them together.
+TEXTS_PER_TURN: Final = 16
 
 
 @dataclass(slots=True)
@@ -33,6 +36,7 @@ class ObservedRequest:
     """One HTTP request that vLLM's serving code answers. It may have several prompts.
 
     turn: what each prompt waits for before the engine gets it.
+    shared: the same for texts to pool, of which several share a turn.
     streams: the engine's streams, one per prompt.
     error: the original error. vLLM's serving code reports it with a different text.
     """
@@ -44,6 +48,10 @@ class ObservedRequest:
     streams: PromptStreams = field(default_factory=PromptStreams)
     error: Exception | None = None
     prompt_logprobs: int = 0
+    shared: SharedTurns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shared = SharedTurns(self.turn, TEXTS_PER_TURN)
 
     def charge_prompt_logprobs(self, prompt: Any, params: Any) -> None:
         """Raises InvalidRequestError if all prompts together ask for too many log probabilities.
@@ -73,6 +81,7 @@ class EngineProxy:
         self._llm = llm
         self._grammars = grammars
         self._generate: Callable[..., AsyncGenerator[RequestOutput, None]] = llm.generate
+        self._encode: Callable[..., AsyncGenerator[PoolingRequestOutput[Any], None]] = llm.encode
         self._processor = install(llm) if patches.use(OUTPUT_TAP) else None
         if patches.use(TOKEN_LOOP) and self._processor is not None:
             loop_tokens(self._processor)
@@ -126,6 +135,30 @@ class EngineProxy:
         if tap is None or self._processor is None:
             return outputs
         return tapped(outputs, self._processor, request_id, tap)
+
+    def encode(
+        self, prompt: Any, pooling_params: Any, request_id: str, **options: Any
+    ) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
+        """AsyncLLM's encode: one output for one text."""
+        observed = current_request.get()
+        if observed is not None:
+            date(prompt, observed.arrival)
+        stream = self._pooled(prompt, pooling_params, request_id, options, observed)
+        if observed is not None:
+            observed.streams.add(stream)
+        return stream
+
+    async def _pooled(
+        self, prompt: Any, params: Any, request_id: str, options: dict[str, Any], observed: ObservedRequest | None
+    ) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
+        async with nullcontext() if observed is None else observed.shared.next():
+            self._begin(options)
+            async with aclosing(self._encode(prompt, params, request_id, **options)) as outputs:
+                async for output in outputs:
+                    self._heartbeat.on_result(time.monotonic())
+                    if observed is not None:
+                        observed.observe(Output((), output.finished, prompt_tokens=len(output.prompt_token_ids)))
+                    yield output
 
     def _begin(self, options: dict[str, Any]) -> None:
         self._heartbeat.on_request(time.monotonic(), self._llm.get_num_unfinished_requests())

@@ -46,7 +46,7 @@ from qwen_server.engine.vllm.patches.bounded_masks import BOUNDED_MASKS
 from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
 from qwen_server.engine.vllm.patches.polite_compiler import POLITE_COMPILER
 from qwen_server.engine.vllm.patches.vllm_texts import NO_CONFIG
-from qwen_server.engine.vllm.warmup import warm_up
+from qwen_server.engine.vllm.warmup import POOLED, ignore, warm_up, warm_up_pooling
 
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.build import Parts
@@ -148,7 +148,11 @@ class VllmEngine:
             if child is not None:
                 child.discard()
         on_cuda = self._running.parts.info.device == "cuda"
-        await warm_up(self._running.fast, self._running.reference, wide=on_cuda)
+        if self._settings.task == "generate":
+            images = self._running.parts.images.read
+            await warm_up(self._running.fast, self._running.reference, images=images, wide=on_cuda)
+        else:
+            await warm_up_pooling(self._settings.task, self._running.reference)
         if on_cuda:
             self._reserved = sum(await self._running.parts.llm.collective_rpc("reserved_bytes"))
         gc.collect()
@@ -178,7 +182,7 @@ class VllmEngine:
         cause = self._cause_of_death
         self._sees_steps = self._patches.use(STEP_HEARTBEAT)
         self._processes = multiprocessing.active_children()
-        return _Running(parts, FastPath(parts, cause), ReferencePath(parts, cause))
+        return _Running(parts, FastPath(parts, cause), ReferencePath(parts, cause, self._settings.task))
 
     def _start_failure(self, error: BaseException) -> EngineError:
         logged = causes.cause_of(causes.read_errors(self._errors), since=self._started_wall, server=os.getpid())
@@ -238,6 +242,10 @@ class VllmEngine:
             raise EngineError("the engine is asleep")
         now = time.monotonic()
         self._probes += 1
+        if self._settings.task != "generate":
+            kind, body = POOLED[self._settings.task]
+            await self._alive().reference.answer(kind, body, f"probe-{self._probes}", now, ignore)
+            return
         prepared = await self._alive().fast.prepare_completion(
             {"prompt": "1", "max_tokens": 1, "temperature": 0.0}, f"probe-{self._probes}", now
         )

@@ -38,6 +38,10 @@ def prepare(folder: Path, settings: Settings) -> None:
     os.environ.setdefault("VLLM_ENGINE_READY_TIMEOUT_S", "7200")
     # The setting alone decides: requests with more stops never reach vLLM.
     os.environ["VLLM_MAX_STOP_STRINGS"] = str(settings.max_stops)
+    # An image may be as large as a body, decoded or fetched. A redirect could leave the domains.
+    os.environ["VLLM_MAX_IMAGE_PIXELS"] = str(settings.max_image_pixels)
+    os.environ["VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB"] = str(max(settings.max_body_bytes >> 20, 1))
+    os.environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"
     if settings.log_format == "json":
         os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are not JSON
     # Hides warnings about the shared memory of killed processes. The tracker frees it.

@@ -43,6 +43,10 @@ class Heartbeat:
         self.last_step_at = now
         self.kv_cache_usage = kv_cache_usage
 
+    def on_result(self, now: float) -> None:
+        """Records the result of a text to pool: progress, although it is no token."""
+        self.last_token_at = now
+
     def on_answered_ping(self, now: float, *, stands_for_a_step: bool) -> None:
         """Records that the engine core has answered a ping, as it does between two steps.
 

@@ -64,10 +64,10 @@ def part_at(index: int, prompt: Any, param: str) -> str | None:
 
 
 def _places(prompt: Any, param: str, is_it: Callable[[dict[str, Any]], bool]) -> list[str]:
-    return [place for place, entry in _entries(prompt, param) if is_it(entry)]
+    return [place for place, entry in entries(prompt, param) if is_it(entry)]
 
 
-def _entries(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def entries(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of the arrays in a prompt with their places, those inside before the others."""
     if not isinstance(value, list):
         return
@@ -75,7 +75,7 @@ def _entries(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if isinstance(entry, dict):
             where = f"{place}[{index}]"
             for name in ("content", "output"):
-                yield from _entries(entry.get(name), f"{where}.{name}")
+                yield from entries(entry.get(name), f"{where}.{name}")
             yield where, entry
 
 

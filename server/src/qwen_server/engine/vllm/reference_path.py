@@ -12,8 +12,10 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, nullcontext
 from typing import Any
 
+from starlette.responses import Response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
+from qwen_server.config.values import Task
 from qwen_server.engine.base import BusyError, InvalidRequestError, Kind, Observer, ReferenceAnswer, Turn
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.client import ObservedRequest, current_request
@@ -30,8 +32,9 @@ _log = logging.getLogger(__name__)
 class ReferencePath:
     """Answers requests of any kind. Passes each of the engine's outputs to `observe`."""
 
-    def __init__(self, parts: Parts, death_cause: Callable[[], str]) -> None:
+    def __init__(self, parts: Parts, death_cause: Callable[[], str], task: Task = "generate") -> None:
         self._parts = parts
+        self._task = task
         self._death_cause = death_cause
         self._apis: dict[Kind, Api] = chat_and_completion(parts)
         self._building: dict[Kind, asyncio.Task[None]] = {}
@@ -53,6 +56,7 @@ class ReferencePath:
         if body.get("tools") and kind != "tokenize":
             self._require_tool_parser(body)
         with self._translated(api, observed, param, body):
+            self._parts.images.check(body)
             fit = fitted(body, self._parts.info.max_model_len)
             if api.slow:
                 request = await asyncio.to_thread(api.request, fit, request_id)
@@ -63,6 +67,8 @@ class ReferencePath:
                 result = await api.create(request)
             finally:
                 current_request.reset(token)
+                if api.pools:
+                    await observed.streams.close()  # its tasks may outlive a cancellation
             if isinstance(result, ErrorResponse):
                 if result.error.message == DISCONNECTED:
                     # vLLM turns a cancellation into a response.
@@ -70,6 +76,8 @@ class ReferencePath:
                 raise _refusal(observed, result, param)
             if isinstance(result, AsyncGenerator):
                 return ReferenceAnswer(stream=self._events(api, result, observed, param, body))
+            if isinstance(result, Response):
+                return ReferenceAnswer(content=bytes(result.body))
             return ReferenceAnswer(body=api.body(result))
 
     def _require_tool_parser(self, body: Mapping[str, Any]) -> None:
@@ -109,7 +117,8 @@ class ReferencePath:
 
     async def _build(self, kind: Kind) -> None:
         started = time.monotonic()
-        self._apis |= await asyncio.to_thread(build, kind, self._parts)
+        tasks = () if self._task == "generate" else await self._parts.llm.get_supported_tasks()
+        self._apis |= await asyncio.to_thread(build, kind, self._parts, self._task, tasks)
         _log.info("built the serving objects for %s in %.2f s, at the first request", kind, time.monotonic() - started)
 
     async def _events(

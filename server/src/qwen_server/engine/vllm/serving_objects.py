@@ -61,6 +61,7 @@ class Api:
     names: the API's names of parameters by vLLM's names, where they differ.
     chat: the request that vLLM's parsers know, where it is another one.
     slow: build the request in a thread.
+    pools: the model reads the texts of the request and generates none.
     """
 
     prompt_param: str
@@ -71,6 +72,7 @@ class Api:
     names: Mapping[str, str] = field(default_factory=dict)
     chat: Callable[[Any], Any] = lambda request: request
     slow: bool = False
+    pools: bool = False
 
 
 def chat_and_completion(parts: Parts) -> dict[Kind, Api]:
@@ -99,5 +101,5 @@ def _chat_events(source: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]
 
 
 def prompt_param_of(api: Api, body: Mapping[str, Any]) -> str:
-    """The field of `body` with the prompt. Tokenization also accepts a conversation."""
-    return "messages" if "messages" in body else api.prompt_param
+    """The field of `body` with the prompt. Tokenization and scores have two names for it."""
+    return next((name for name in ("messages", "text_2") if name in body), api.prompt_param)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from PIL.Image import DecompressionBombError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from vllm.entrypoints.serve import create_error_response
@@ -60,6 +61,9 @@ def _translated(prompt_param: str, death_cause: Callable[[], str], body: Mapping
         raise _of_pydantic(error, prompt_param, body) from error
     except VLLMValidationError as error:
         raise invalid(str(error.args[0]), error.parameter, 400, prompt_param) from error
+    except DecompressionBombError as error:
+        # Pillow refuses it before vLLM compares the pixels with its limit.
+        raise invalid(f"image: {error}", None, 400, prompt_param) from error
     except Exception as error:
         raise of_response(create_error_response(error), prompt_param) from error
 

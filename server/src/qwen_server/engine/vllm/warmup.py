@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from qwen_server.engine.base import BusyError, InvalidRequestError, Output
+from qwen_server.config.values import Task
+from qwen_server.engine.base import BusyError, InvalidRequestError, Kind, Output
+from qwen_server.engine.vllm.images import plain_image
 
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.fast_path import FastPath
@@ -31,8 +33,28 @@ _FURTHER: tuple[Mapping[str, Any], ...] = (
 )
 
 
-async def warm_up(fast: FastPath, reference: ReferencePath, *, wide: bool = False) -> None:
-    """Runs requests over both paths. They do not count in any metric.
+# The least that a model of each other task can be asked.
+POOLED: Mapping[Task, tuple[Kind, Mapping[str, Any]]] = {
+    "embed": ("embeddings", {"input": "1"}),
+    "rerank": ("score", {"queries": "1", "documents": "1"}),
+    "classify": ("classify", {"input": "1"}),
+}
+
+
+async def warm_up_pooling(task: Task, reference: ReferencePath) -> None:
+    """Sends a request of several texts. Raises EngineError if the model is not made for `task`."""
+    started = time.monotonic()
+    kind, body = POOLED[task]
+    texts = {name: ["你好", "1"] for name in body}
+    try:
+        await reference.answer(kind, texts, "warm-up", started, ignore)
+    except InvalidRequestError as error:
+        _log.warning("warm-up: %s", error)
+    _log.info("warmed up the engine in %.1f s", time.monotonic() - started)
+
+
+async def warm_up(fast: FastPath, reference: ReferencePath, *, images: bool, wide: bool = False) -> None:
+    """Runs requests over both paths, one of them with an image. They do not count in any metric.
 
     wide: also those that take their own kernels on a GPU: grammars, penalties, several choices, and
         two requests at a time.
@@ -41,14 +63,14 @@ async def warm_up(fast: FastPath, reference: ReferencePath, *, wide: bool = Fals
     This is not an error.
     """
     started = time.monotonic()
-    for kind, body in _bodies():
+    for kind, body in _bodies(images=images):
         await _run(fast, kind, body)
     if wide:
         for further in _FURTHER:
             await _run(fast, "completion", {**_COMPLETION, **further})
         await asyncio.gather(*(_run(fast, "completion", {**_COMPLETION, **sampling}) for sampling in _SAMPLING[1:3]))
     try:
-        await reference.answer("completion", {**_COMPLETION, "logprobs": 1}, "warm-up", time.monotonic(), _ignore)
+        await reference.answer("completion", {**_COMPLETION, "logprobs": 1}, "warm-up", time.monotonic(), ignore)
     except InvalidRequestError as error:
         _log.warning("warm-up: %s", error)
     _log.info("warmed up the engine in %.1f s", time.monotonic() - started)
@@ -67,7 +89,10 @@ async def _run(fast: FastPath, kind: str, body: Mapping[str, Any]) -> None:
             pass
 
 
-def _bodies() -> Iterator[tuple[str, dict[str, Any]]]:
+def _bodies(*, images: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    if images:
+        parts = [{"type": "image_url", "image_url": {"url": plain_image(56, 56)}}, {"type": "text", "text": "你好"}]
+        yield "chat", {"messages": [{"role": "user", "content": parts}], **_LIMITS}
     for stream in (False, True):
         yield "chat", {**_CHAT, "stream": stream}
         yield "completion", {**_COMPLETION, "stream": stream}
@@ -75,5 +100,5 @@ def _bodies() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "completion", {**_COMPLETION, **sampling}
 
 
-def _ignore(_: Output) -> None:
+def ignore(_: Output) -> None:
     """Warm-up requests are not observed."""

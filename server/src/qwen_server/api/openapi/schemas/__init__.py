@@ -22,6 +22,7 @@ from qwen_server.api.openapi.schemas import (
     messages,
     metrics,
     models,
+    pooling,
     responses,
     tokenization,
 )
@@ -38,6 +39,11 @@ _ANSWERS: Final[tuple[type[BaseModel], ...]] = (
     messages.CountTokensAnswer,
     tokenization.TokenizeAnswer,
     tokenization.DetokenizeAnswer,
+    pooling.EmbeddingsAnswer,
+    pooling.PoolingAnswer,
+    pooling.RerankAnswer,
+    pooling.ScoreAnswer,
+    pooling.ClassifyAnswer,
     models.Model,
     models.ModelList,
     health.Health,
@@ -93,5 +99,7 @@ def schemas(limits: Limits) -> dict[str, dict[str, Any]]:
             if field.get("default", ...) is None:
                 del field["default"]
     for name in DECLARATIONS:
-        limits.describe(found[name])
+        members = (member["$ref"].rpartition("/")[2] for member in found[name].get("anyOf", ()))
+        for described_name in (name, *members):
+            limits.describe(found[described_name])
     return dict(sorted(found.items()))

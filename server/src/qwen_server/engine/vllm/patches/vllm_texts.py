@@ -26,6 +26,7 @@ PARAMETERS: Final = (
     (re.compile(r"[Gg]rammar|json_schema|structured.output|^Choice '"), "response_format"),
     (re.compile(r"continue_final_message"), "continue_final_message"),
     (re.compile(r"prompt cannot be empty"), ""),
+    (re.compile(r"\bdimensions\b"), "dimensions"),
 )
 # Other refusals begin with the name of the parameter: `min_tokens must be less than...`.
 LEADING_NAME: Final = re.compile(r"([a-z]+(?:_[a-z]+)+) ")

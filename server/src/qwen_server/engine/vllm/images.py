@@ -1,0 +1,82 @@
+"""Images in requests: whether the model reads them, how many, and where they may come from.
+
+vLLM itself decodes them, in threads, and bounds their pixels (see `environment.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from qwen_server.config.settings import Settings
+from qwen_server.engine.base import InvalidRequestError
+from qwen_server.engine.vllm.places import entries
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+# vLLM fetches from anywhere if its list of domains is empty. Nothing has this name.
+_NOWHERE: Final = "none.invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What a server takes.
+
+    read: whether the model reads images. If not, vLLM says so.
+    domains: the hosts that images may be fetched from.
+    """
+
+    read: bool
+    domains: tuple[str, ...] = ()
+
+    def check(self, body: Mapping[str, Any]) -> None:
+        """Raises InvalidRequestError for an image that would be fetched from elsewhere."""
+        if not self.read:
+            return
+        for param in ("messages", "input"):
+            for place, entry in entries(body.get(param), param):
+                url = _url_of(entry)
+                if url is not None and url[:5].lower() != "data:" and _host_of(url) not in self.domains:
+                    allowed = ", ".join(self.domains) or "nowhere"
+                    text = f"{place}: images are fetched from {allowed} (--image-domains); send a data URL instead"
+                    raise InvalidRequestError(text, param=place)
+
+
+def _url_of(entry: Mapping[str, Any]) -> str | None:
+    image = entry.get("image_url", entry.get("source"))
+    url = image.get("url") if isinstance(image, Mapping) else image
+    return url if isinstance(url, str) else None
+
+
+def _host_of(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return parts.hostname if parts.scheme in ("http", "https") else None
+
+
+def limit_images(engine_args: AsyncEngineArgs, settings: Settings, config: Any) -> Images:
+    """Sets vLLM's limits for a model that reads images, unless the user has set them."""
+    if not config.is_multimodal_model:
+        return Images(read=False)
+    if not engine_args.limit_mm_per_prompt:
+        engine_args.limit_mm_per_prompt = {"image": settings.max_images, "video": 0, "audio": 0}
+    engine_args.allowed_media_domains = list(settings.image_domains) or [_NOWHERE]
+    return Images(read=True, domains=settings.image_domains)
+
+
+def plain_image(width: int, height: int) -> str:
+    """The data URL of a black image, for a request of our own."""
+    rows = zlib.compress((b"\0" * (1 + width)) * height)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b""))
+    data = b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + data).decode()

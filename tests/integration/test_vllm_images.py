@@ -1,0 +1,107 @@
+"""Images in chats, on a server with a tiny Qwen2.5-VL."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.cluster.settings import ROOT
+from tests.integration.image_model import random_qwen_vl
+from tests.integration.server_process import ServerProcess, ready_server
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+
+PATH = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("vl")
+    model = random_qwen_vl(folder / "model")
+    limits = ("--max-images=2", "--max-image-pixels=1000000", "--image-domains=localhost", "--max-model-len=1024")
+    flags = (f"--model={model}", "--dtype=float32", "--kv-cache-gib=0.1", *limits, "--", "--max-num-seqs=8")
+    with ready_server(folder, *flags) as process:
+        yield process
+
+
+def picture(width: int = 100, height: int = 80, color: str = "red", mode: str = "RGB") -> str:
+    stream = io.BytesIO()
+    Image.new(mode, (width, height), color).save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def asked(*urls: str, text: str = "x") -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def chat(http: httpx.Client, *urls: str, **fields: Any) -> httpx.Response:
+    return http.post(PATH, json={"messages": asked(*urls), "max_tokens": 3, "temperature": 0, **fields})
+
+
+def refused(response: httpx.Response) -> tuple[int, str, str]:
+    error = response.json()["error"]
+    return response.status_code, error["param"], error["message"]
+
+
+def test_an_image_is_part_of_the_prompt(http: httpx.Client) -> None:
+    small, large, none = chat(http, picture()), chat(http, picture(400, 400)), chat(http)
+    assert [response.status_code for response in (small, large, none)] == [200] * 3
+    tokens = [response.json()["usage"]["prompt_tokens"] for response in (none, small, large)]
+    assert tokens[0] + 2 < tokens[1] < tokens[2]
+    two = chat(http, picture(), picture(color="blue"))
+    assert two.json()["usage"]["prompt_tokens"] > tokens[1] + 2
+
+
+def test_streams_and_both_paths_take_images(http: httpx.Client) -> None:
+    whole = chat(http, picture(), logprobs=True).json()["choices"][0]["message"]["content"]
+    assert whole == chat(http, picture()).json()["choices"][0]["message"]["content"]
+    stream = chat(http, picture(), stream=True)
+    assert stream.text.rstrip().endswith("data: [DONE]")
+    response = http.post(
+        "/v1/responses",
+        json={"input": [{"role": "user", "content": [{"type": "input_image", "image_url": picture()}]}]},
+    )
+    assert response.status_code == 200, response.text
+
+
+def test_images_are_bounded(server: ServerProcess, http: httpx.Client) -> None:
+    status, param, text = refused(chat(http, *[picture()] * 3))
+    assert (status, param, "At most 2 image" in text) == (400, "messages", True)
+    status, param, text = refused(chat(http, picture(2000, 1000)))
+    assert (status, param, "1000000 pixels" in text) == (400, "messages[0].content[0]", True)
+    bomb = picture(20000, 20000, "black", "L")
+    assert len(bomb) < 1 << 20
+    assert refused(chat(http, bomb))[:2] == (400, "messages[0].content[0]")
+    assert refused(chat(http, "data:image/png;base64,AAAA"))[0] == 400
+    assert refused(chat(http, "data:image/png,x"))[0] == 400
+    assert chat(http, picture()).status_code == 200
+    assert server.metrics()["requests"]["failed"] == 0
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x.png", "https://example.org/x.png", "file:///etc/passwd", "x"])
+def test_images_come_only_from_where_they_may(http: httpx.Client, url: str) -> None:
+    status, param, text = refused(chat(http, url))
+    assert (status, param) == (400, "messages[0].content[0]")
+    assert "fetched from localhost (--image-domains)" in text
+    source = {"type": "image", "source": {"type": "url", "url": url}}
+    messages = [{"role": "user", "content": [source]}]
+    assert http.post("/v1/messages", json={"messages": messages, "max_tokens": 3}).status_code == 400
+
+
+def test_the_page_shows_a_request_that_works(server: ServerProcess, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "photo.png").write_bytes(base64.b64decode(picture().partition(",")[2]))
+    script = example.replace("http://localhost:8000", server.url)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, timeout=60)

@@ -1,0 +1,81 @@
+"""Where the images of a request may come from, and the settings for them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from qwen_server.engine.base import InvalidRequestError
+from qwen_server.engine.vllm.images import Images, plain_image
+from tests.unit.qwen_server.serving import make_settings
+
+DATA = "data:image/png;base64,AAAA"
+
+
+def chat(*urls: str) -> dict[str, Any]:
+    parts = [{"type": "text", "text": "x"}, *({"type": "image_url", "image_url": {"url": url}} for url in urls)]
+    return {"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": parts}]}
+
+
+def refusal(images: Images, body: dict[str, Any]) -> tuple[str | None, str]:
+    with pytest.raises(InvalidRequestError) as caught:
+        images.check(body)
+    return caught.value.param, caught.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest",
+        "https://example.org/x.png",
+        "https://sub.images.example.org/x.png",
+        "https://images.example.org@evil.example/x.png",
+        "file:///etc/passwd",
+        "ftp://images.example.org/x.png",
+        "http://[::1",
+        "images.example.org/x.png",
+        "",
+    ],
+)
+def test_no_image_is_fetched_from_elsewhere(url: str) -> None:
+    images = Images(read=True, domains=("images.example.org",))
+    param, text = refusal(images, chat(DATA, url))
+    assert param == "messages[1].content[2]"
+    assert "fetched from images.example.org (--image-domains)" in text
+    assert "fetched from nowhere" in refusal(Images(read=True), chat(url))[1]
+    Images(read=False).check(chat(url))  # vLLM says that the model reads no images
+
+
+def test_images_of_the_other_apis_are_looked_at() -> None:
+    images = Images(read=True)
+    item = {"role": "user", "content": [{"type": "input_image", "image_url": "http://a/x"}]}
+    assert refusal(images, {"input": [item]})[0] == "input[0].content[0]"
+    part = {"type": "image", "source": {"type": "url", "url": "http://a/x"}}
+    nested = {"type": "tool_result", "content": [part]}
+    assert refusal(images, {"messages": [{"content": [nested]}]})[0] == "messages[0].content[0].content[0]"
+
+
+@pytest.mark.parametrize("url", [DATA, "DATA:image/png;base64,AAAA", "https://images.example.org:8443/x.png?y=1"])
+def test_the_others_pass(url: str) -> None:
+    Images(read=True, domains=("images.example.org",)).check(chat(url))
+
+
+def test_the_servers_own_image_can_be_read() -> None:
+    head, _, data = plain_image(56, 28).partition(",")
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    image.load()
+    assert (head, image.size) == ("data:image/png;base64", (56, 28))
+
+
+def test_domains_are_names_of_hosts() -> None:
+    settings = make_settings(image_domains="Images.example.org, 10.0.0.1")
+    assert settings.image_domains == ("images.example.org", "10.0.0.1")
+    assert make_settings().image_domains == ()
+    for wrong in ("https://a.example", "*", "a.example/x", "*.example.org"):
+        with pytest.raises(ValidationError, match="is not the name of a host"):
+            make_settings(image_domains=wrong)
