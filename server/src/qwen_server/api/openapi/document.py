@@ -56,7 +56,9 @@ def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
                 operation["operationId"] = route.name
                 if "administration" in route.tags:
                     operation["security"] = [{name: []} for name in _KEYS]
-                elif route.path.startswith(("/v1/", "/tokenizer_info")) or {"generation", "pooling"}.intersection(route.tags):
+                elif route.path.startswith(("/v1/", "/tokenizer_info")) or {"generation", "pooling"}.intersection(
+                    route.tags
+                ):
                     operation["security"] = [{}, *({name: []} for name in _KEYS)]
     described["components"] = {
         "schemas": schemas(Limits(settings)),

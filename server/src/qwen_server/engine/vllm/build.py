@@ -276,7 +276,9 @@ def _serving(
     default_sampling = config.get_diff_sampling_param()
     if patches.use(CHECKED_GRAMMARS):
         trust_checked_grammars()
-    return Parts(llm, client, grammars, plain, models, adapters, options, chat, completion, info, default_sampling, images)
+    return Parts(
+        llm, client, grammars, plain, models, adapters, options, chat, completion, info, default_sampling, images
+    )
 
 
 def _chat_template(settings: Settings) -> str | None:

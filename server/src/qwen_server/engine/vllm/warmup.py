@@ -53,7 +53,7 @@ async def warm_up_pooling(task: Task, reference: ReferencePath) -> None:
     _log.info("warmed up the engine in %.1f s", time.monotonic() - started)
 
 
-async def warm_up(fast: FastPath, reference: ReferencePath, *, images: bool, wide: bool = False) -> None:
+async def warm_up(fast: FastPath, reference: ReferencePath, *, images: bool = False, wide: bool = False) -> None:
     """Runs requests over both paths, one of them with an image. They do not count in any metric.
 
     wide: also those that take their own kernels on a GPU: grammars, penalties, several choices, and
