@@ -31,6 +31,7 @@ from qwen_server.control.lifecycle import (
     Lifecycle,
     RestartWatch,
 )
+from qwen_server.control.reviver import Reviver
 from qwen_server.engine.base import Engine, EngineError, NoModelError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
 from qwen_server.http.connections import BACKLOG, clients_since, uvicorn_config
@@ -72,7 +73,8 @@ class _Server(uvicorn.Server):
 class Runner:
     """One run of one server.
 
-    `is_stuck` returns whether the engine does no work, so that a drain cannot finish.
+    `is_stuck` returns whether the engine does no work, so that a drain cannot finish. `is_lost`
+    returns whether it has done none for so long that only a restart can help.
     `poll_seconds` is how often the runner checks for events.
     """
 
@@ -84,6 +86,7 @@ class Runner:
         server: uvicorn.Server,
         *,
         is_stuck: Callable[[], bool],
+        is_lost: Callable[[], bool] = lambda: False,
         poll_seconds: float = _POLL_SECONDS,
     ) -> None:
         self._settings = settings
@@ -93,6 +96,7 @@ class Runner:
         self._is_stuck = is_stuck
         self._poll_seconds = poll_seconds
         self._restarts = RestartWatch(settings.podinfo_dir)
+        self._reviver = Reviver(settings, engine, lifecycle, is_lost=is_lost)
         self._stop_cause: str | None = None
         self._skip_drain = False
         self._last_request_seconds = min(LAST_REQUEST_SECONDS, settings.drain_timeout)
@@ -161,16 +165,15 @@ class Runner:
                 return ending
             if serving.done():
                 return _listener_ended(serving)
-            restart = self._restarts.requested()
+            restart = self._restarts.requested() or self._reviver.unmet_request()
             cause = self._stop_cause or (restart and f"restart {restart} was requested")
             if cause:
                 return await self._drain(cause)
 
     def _death(self) -> Ending | None:
-        vitals = self._engine.vitals()
-        if vitals.state != "dead":
+        cause = self._reviver.cause_of_death()
+        if cause is None:
             return None
-        cause = vitals.death_cause or "the engine died"
         self._lifecycle.mark_dead(cause)
         return Ending(EXIT_ENGINE_DIED, cause)
 
@@ -208,6 +211,7 @@ class Runner:
     async def _close(self, serving: asyncio.Task[None]) -> None:
         """Closes the connections, then ends the engine's processes."""
         graceful = self._lifecycle.state == "draining" and not self._is_stuck() and not self._skip_drain
+        self._reviver.abandon()
         self._server.should_exit = True
         await asyncio.wait([serving], timeout=_CLOSE_SECONDS)
         await self._engine.shutdown(_ENGINE_EXIT_SECONDS if graceful else 0)
@@ -267,7 +271,14 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
     app = create_app(settings, engine, lifecycle, tracing=_tracing(settings))
     service = app.state.service
     server = _Server(uvicorn_config(app, settings, app.state.patches))
-    runner = Runner(settings, engine, lifecycle, server, is_stuck=lambda: bool(service.alert_state.zero_work))
+    runner = Runner(
+        settings,
+        engine,
+        lifecycle,
+        server,
+        is_stuck=lambda: bool(service.alert_state.zero_work),
+        is_lost=service.engine_is_lost,
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Who presses Ctrl-C waits for the exit.

@@ -11,6 +11,7 @@ BUSY_TEXT = "服务繁忙，请稍后重试"
 STARTING_TEXT = "服务正在启动，请稍后重试"
 DRAINING_TEXT = "服务正在停止，请稍后重试"
 UNRESPONSIVE_TEXT = "推理引擎无响应，请稍后重试"
+RESTARTING_TEXT = "推理引擎正在重启，请稍后重试"
 TIMEOUT_TEXT = "请求超时，请稍后重试"
 
 

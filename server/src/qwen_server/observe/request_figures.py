@@ -33,17 +33,22 @@ Outcome = Literal["successful", "failed", "aborted", "refused", "rejected"]
 OUTCOMES: tuple[Outcome, ...] = ("successful", "failed", "aborted", "refused", "rejected")
 
 # The reasons for which requests fail and are refused. Their counters exist before they first grow.
-ERRORS = ("draining", "engine_dead", "engine_error", "internal", "out_of_memory", "timeout")
+ERRORS = ("draining", "engine_dead", "engine_error", "engine_restarted", "internal", "out_of_memory", "timeout")
 REFUSALS = (
     "draining",
     "engine_dead",
     "grammars_busy",
     "queue_full",
     "queue_timeout",
+    "restarting",
     "starting",
     "unresponsive",
     "uploads_full",
 )
+# Why the engine is restarted: its processes ended, the restart before failed, it made no step for
+# long, or it was requested.
+RestartCause = Literal["died", "failed", "hung", "requested"]
+RESTART_CAUSES: tuple[RestartCause, ...] = ("died", "failed", "hung", "requested")
 
 
 class Histogram:
@@ -260,8 +265,8 @@ class RequestFigures:
     def finish(self, record: RequestRecord, outcome: Outcome, error: str | None = None, *, judged: bool = True) -> None:
         """Records the end of an accepted request. `error` is the reason of a failure or refusal.
 
-        A failure that says nothing about the health of the server is not `judged`: it is counted,
-        but not among the recent errors.
+        A request that says nothing about the health of the server is not `judged`: it is counted,
+        but neither among the recent errors nor in the percentiles.
         """
         self.in_progress -= 1
         now = self._clock()
@@ -275,7 +280,7 @@ class RequestFigures:
             self._recent[-1].ended += 1
             self._recent[-1].failed += outcome == "failed"
         if outcome == "successful" and record.generates:
-            self._succeed(record, now)
+            self._succeed(record, now, judged=judged)
 
     def turn_away(self, record: RequestRecord, outcome: Literal["refused", "rejected"], reason: str) -> None:
         """Records a request that was not accepted.
@@ -313,11 +318,12 @@ class RequestFigures:
         elif outcome == "refused":
             self.counters.refusals[error or "unknown"] += 1
 
-    def _succeed(self, record: RequestRecord, now: float) -> None:
+    def _succeed(self, record: RequestRecord, now: float, *, judged: bool) -> None:
         latency = now - record.arrival
-        self._summary = None
-        prompt_tokens = math.ceil(record.prompt_tokens / record.prompts)
-        self._samples.append(Sample(now, latency, record.ttft, prompt_tokens, record.output_tokens))
+        if judged:
+            self._summary = None
+            prompt_tokens = math.ceil(record.prompt_tokens / record.prompts)
+            self._samples.append(Sample(now, latency, record.ttft, prompt_tokens, record.output_tokens))
         self.counters.input_tokens += record.prompt_tokens
         self.counters.output_tokens += record.output_tokens
         self.counters.latency_histogram[bisect_right(_LATENCY_EDGES, latency)] += 1
