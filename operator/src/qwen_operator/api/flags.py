@@ -13,15 +13,15 @@ from qwen_operator.api.base import ValidationRule
 # The server's own flags belong before the `--`, where only the operator writes.
 SERVER_FLAGS: Final = (
     "alerts-file", "api-keys", "api-keys-dir", "body-timeout", "cors-origins", "default-max-tokens",
-    "default-temperature", "device", "drain-timeout", "dtype", "enforce-eager", "gpu-memory-utilization",
-    "grammar-timeout", "header-timeout", "host", "keep-alive-timeout", "kv-cache-gib", "log-prompts", "max-body-bytes",
-    "max-choices", "max-concurrent-requests", "max-grammar-branches", "max-grammar-depth", "max-grammar-repeats",
-    "max-grammar-size", "max-grammar-values", "max-model-len", "max-prompts", "max-queue-size", "max-sequences",
-    "max-stops", "max-temperature", "max-tokens-limit", "metrics-tokens-dir", "min-temperature", "model",
-    "model-aliases", "models-dir", "on-exceed", "otlp-traces-endpoint", "patches", "pipeline-parallel-size",
-    "podinfo-dir", "port", "protect-docs", "protect-metrics", "quantization", "queue-timeout", "rate-limit",
-    "reasoning-parser", "request-timeout", "revision", "served-model-name", "tensor-parallel-size", "termination-log",
-    "tool-call-parser",
+    "default-temperature", "device", "drain-timeout", "dtype", "enforce-eager", "engine-restarts",
+    "gpu-memory-utilization", "grammar-timeout", "header-timeout", "host", "keep-alive-timeout", "kv-cache-gib",
+    "log-prompts", "max-body-bytes", "max-choices", "max-concurrent-requests", "max-grammar-branches",
+    "max-grammar-depth", "max-grammar-repeats", "max-grammar-size", "max-grammar-values", "max-model-len",
+    "max-prompts", "max-queue-size", "max-sequences", "max-stops", "max-temperature", "max-tokens-limit",
+    "metrics-tokens-dir", "min-temperature", "model", "model-aliases", "models-dir", "on-exceed",
+    "otlp-traces-endpoint", "patches", "pipeline-parallel-size", "podinfo-dir", "port", "protect-docs",
+    "protect-metrics", "quantization", "queue-timeout", "rate-limit", "reasoning-parser", "request-timeout",
+    "revision", "served-model-name", "standby-core", "tensor-parallel-size", "termination-log", "tool-call-parser",
 )  # fmt: skip
 # vLLM's flags that the server refuses, because it does these things itself or does not have them.
 REFUSED_FLAGS: Final = (

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from qwen_operator.api import MAX_EVIDENCE
 
-_EXCERPT: Final = ("status", "alerts", "requests", "uptime", "errors", "gpu")
+_EXCERPT: Final = ("status", "alerts", "requests", "uptime", "errors", "engine", "gpu")
 """The parts of a pod's metrics that explain an action."""
 
 
@@ -50,6 +50,7 @@ class Pod:
         exit_code: the exit code of its last termination, None if it never terminated.
         out_of_memory: whether it was killed then for lack of memory.
         restart_id: the value of the annotation that requests a restart in place.
+        engine_restart_id: the value of the one that requests a restart of the engine.
         created: when the pod was created, by the clock of the API server.
     """
 
@@ -66,6 +67,7 @@ class Pod:
     exit_code: int | None = None
     out_of_memory: bool = False
     restart_id: str = ""
+    engine_restart_id: str = ""
     closed_for: str = ""
     closed_since: datetime | None = None
     created: datetime | None = None
@@ -77,6 +79,8 @@ class Evidence:
 
     `gpus` are the UUIDs of its GPUs. `active_for` says for how many seconds an alert has been
     active, by the clock of the pod; it lacks those of which the pod does not say it.
+    `engine_restarts` is how often the server has restarted its engine, `engine_restarts_left` how
+    often it may now, and `restarting` whether it does. A server that says nothing of it cannot.
     """
 
     uptime: float
@@ -84,6 +88,9 @@ class Evidence:
     busy: int = 0
     gpus: tuple[str, ...] = ()
     active_for: Mapping[str, float] = field(default_factory=dict, compare=False)
+    engine_restarts: int = 0
+    engine_restarts_left: int = 0
+    restarting: bool = False
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
