@@ -8,10 +8,13 @@ The text of a request may contain a directive, a JSON object after an `@`:
     @{"action": "hang"}                            the whole engine stops, as under SIGSTOP
     @{"action": "stall"}                           the engine steps but makes no token
     @{"action": "die", "cause": "..."}             the engine's processes are gone
+    @{"tokens": 9, "goes_on": false}               cannot go on in the next engine
+    @{"action": "die", "poison": true}             kills each engine that gets it
 
 `python -m tests.scripted_engine --port 8000 ...` runs it in the real program with the server's own
 flags. There, SIGUSR1 hangs or resumes the engine, and SIGUSR2 kills it. The environment variable
 SCRIPTED_START_SECONDS delays the start, and SCRIPTED_START_FAILURE makes it fail with that reason.
+A restart takes SCRIPTED_RESTART_SECONDS.
 `--model` may be any name that is not a path.
 """
 
@@ -36,6 +39,7 @@ from qwen_server.engine.base import (
     EngineError,
     EngineGoneError,
     EngineInfo,
+    EngineState,
     FinishReason,
     InvalidRequestError,
     Kind,
@@ -48,6 +52,8 @@ from qwen_server.engine.base import (
     Vitals,
 )
 from qwen_server.engine.merging import merged
+from qwen_server.engine.replays import require_innocence, restarted
+from qwen_server.engine.revival import Revival, answered_with_repeats
 from qwen_server.runner import main
 from tests import scripted_answers
 
@@ -68,6 +74,9 @@ class Script:
     after: int = 0
     cache: float = 0.0
     action: str | None = None
+    goes_on: bool = True
+    poison: bool = False
+    for_one_engine: bool = False
     cause: str = "CUDA error: an illegal memory access was encountered"
 
 
@@ -121,6 +130,8 @@ class ScriptedEngine:
     served_name: str = "qwen-news-classifier"
     start_seconds: float = 0.0
     start_failure: str | None = None
+    restart_seconds: float = 0.0
+    restart_failures: int = 0
     max_model_len: int = 2048
     info: EngineInfo = field(init=False)
     started: bool = False
@@ -141,6 +152,7 @@ class ScriptedEngine:
     maintenance: ScriptedMaintenance = field(default_factory=ScriptedMaintenance)
     adapters: dict[str, Adapter] = field(default_factory=dict)
     adapter_error: Exception | None = None
+    restarts: int = 0
 
     def __post_init__(self) -> None:
         self.info = EngineInfo(
@@ -149,6 +161,8 @@ class ScriptedEngine:
         self._goes = asyncio.Event()
         self._goes.set()
         self._dead = asyncio.Event()
+        self._revival: Revival[int] = Revival(lambda: "the engine died")
+        self._restarting = False
         self.compiles = asyncio.Event()
         self.compiles.set()
         self._hung_at: float | None = None
@@ -188,6 +202,27 @@ class ScriptedEngine:
         if self.start_failure is not None:
             raise EngineError(self.start_failure)
         self.started = True
+        self._revival.arrived(0)
+
+    async def restart(self) -> None:
+        self._restarting = True
+        self.cause = self.cause or "the engine was killed"
+        self._dead.set()
+        try:
+            await asyncio.sleep(self.restart_seconds)
+            self.restarts += 1
+            if self.restart_failures > 0:
+                self.restart_failures -= 1
+                raise EngineError("the weights are gone")
+            self.cause = None
+            self._dead = asyncio.Event()
+            self.resume()
+            self._revival.arrived(self.restarts)
+        finally:
+            self._restarting = False
+
+    def give_up(self) -> None:
+        self._revival.give_up()
 
     async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
         """Waits while `compiles` is not set, then raises `grammar_error` if there is one."""
@@ -249,14 +284,28 @@ class ScriptedEngine:
         self.kv_cache_usage += script.cache
         complete = False
         try:
-            async for output in self._outputs(script, index):
-                (delta,) = output.deltas
-                if tap is None or output.finished or not tap.ready():
-                    yield output
-                else:
-                    tap.take(delta.text, delta.tokens)
-                    self.tapped += 1
-            complete = True
+            made = deaths = 0
+            while not complete:
+                engine = self._revival.current
+                try:
+                    async for output in self._outputs(script, index, made):
+                        made += 1
+                        (delta,) = output.deltas
+                        if tap is None or output.finished or not tap.ready():
+                            yield output
+                        else:
+                            tap.take(delta.text, delta.tokens)
+                            self.tapped += 1
+                    complete = True
+                except EngineGoneError:
+                    if script.for_one_engine:
+                        raise
+                    await self._revival.after(engine)
+                    deaths += 1
+                    require_innocence(deaths)
+                    script = replace(script, action=script.action if script.poison else None)
+                    if made and not script.goes_on:
+                        raise restarted("the script says so") from None
         finally:
             self.unfinished -= 1
             self.kv_cache_usage -= script.cache
@@ -272,7 +321,28 @@ class ScriptedEngine:
         *,
         turn: Turn | None = None,
     ) -> ReferenceAnswer:
-        prepared = self._prepare(kind, body, request_id, arrival)
+        async def attempt(_: int, observer: Observer) -> ReferenceAnswer:
+            return await self._answer(kind, body, request_id, arrival, observer, turn=turn)
+
+        return await answered_with_repeats(
+            attempt,
+            observe,
+            running=self._revival.current or 0,
+            dead=lambda engine: self.cause is not None or engine != self._revival.current,
+            revival=self._revival,
+        )
+
+    async def _answer(
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        request_id: str,
+        arrival: float,
+        observe: Observer,
+        *,
+        turn: Turn | None,
+    ) -> ReferenceAnswer:
+        prepared = self._prepare(kind, body, request_id, arrival, for_one_engine=True)
         if kind in scripted_answers.POOLING:
             return await self._pool(kind, body, prepared, observe, turn or nullcontext)
         if kind in ("count_tokens", "tokenize", "detokenize"):
@@ -307,7 +377,7 @@ class ScriptedEngine:
     def vitals(self) -> Vitals:
         now = time.monotonic()
         return Vitals(
-            state="dead" if self.cause is not None else "ready" if self.started else "starting",
+            state=self._state(),
             unfinished=self.unfinished,
             last_step_at=now if self._hung_at is None else self._hung_at,
             last_token_at=self._last_token,
@@ -317,6 +387,11 @@ class ScriptedEngine:
             death_cause=self.cause,
         )
 
+    def _state(self) -> EngineState:
+        if self._restarting:
+            return "restarting"
+        return "dead" if self.cause is not None else "ready" if self.started else "starting"
+
     async def probe(self) -> None:
         if self.maintenance.asleep:
             raise EngineError("the engine is asleep")
@@ -325,13 +400,24 @@ class ScriptedEngine:
     def gpu_reserved_bytes(self) -> int:
         return self.reserved_bytes
 
+    def standby_bytes(self) -> int:
+        return 0
+
     async def shutdown(self, drain_seconds: float) -> None:
         self.started = False
 
     # The script.
 
-    def _prepare(self, kind: Kind, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
-        """The scripts of a request."""
+    def _prepare(
+        self,
+        kind: Kind,
+        body: Mapping[str, Any],
+        request_id: str,
+        arrival: float,
+        *,
+        for_one_engine: bool = False,
+    ) -> Prepared:
+        """The scripts of a request. If they are for one engine, they end with it."""
         if self.keeps_bodies:
             self.bodies.append(body)
         prompts, length = scripted_answers.prompts_of(kind, body)
@@ -343,15 +429,16 @@ class ScriptedEngine:
             )
         answer = COMPLETION_ANSWER if kind == "completion" else CHAT_ANSWER
         scripts = [_script_of(prompt, answer, scripted_answers.limit_of(body)) for prompt in prompts]
+        scripts = [replace(script, for_one_engine=for_one_engine) for script in scripts]
         return Prepared(request_id, length, len(prompts), body.get("n", 1), scripts)
 
-    async def _outputs(self, script: Script, index: int) -> AsyncIterator[Output]:
-        """Every step gives one token."""
+    async def _outputs(self, script: Script, index: int, made: int) -> AsyncIterator[Output]:
+        """Every step gives one token, after those that were `made` before a restart."""
         self._act(script)
-        await self._step(script.first)
+        await self._step(script.first if made == 0 else script.delay)
         length = min(len(script.tokens), script.limit)
-        for position in range(length):
-            if position:
+        for position in range(made, length):
+            if position > made:
                 await self._step(script.delay)
             if script.fail is not None and position >= script.after:
                 raise EngineError(script.fail)
@@ -426,6 +513,10 @@ def engine_of(settings: Settings) -> ScriptedEngine:
     """The engine of the program; SIGUSR1 hangs or resumes it, SIGUSR2 kills it."""
     start = float(os.environ.get("SCRIPTED_START_SECONDS", "0"))
     engine = ScriptedEngine(settings.served_name, start, os.environ.get("SCRIPTED_START_FAILURE"))
+    engine.restart_seconds = float(os.environ.get("SCRIPTED_RESTART_SECONDS", "0"))
+    engine.restart_failures = int(os.environ.get("SCRIPTED_RESTART_FAILURES", "0"))
+    if settings.engine_restarts == 0:
+        engine.give_up()
     engine.keeps_bodies = False  # the program does not read them, and tests check its memory
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, engine.toggle)

@@ -17,7 +17,7 @@ from tests.cluster.demo import Client
 from tests.cluster.settings import Settings
 from tests.e2e.installed import installed, kubectl_in
 from tests.e2e.kubectl import Kubectl
-from tests.e2e.services import qwen_service
+from tests.e2e.services import EXITS_WITH_ENGINE, qwen_service
 
 REPORT = pytest.StashKey[pytest.TestReport]()
 
@@ -67,7 +67,7 @@ def kubectl(cluster: Settings, request: pytest.FixtureRequest) -> Iterator[Kubec
 @pytest.fixture(scope="module")
 def steady_service(cluster: Settings) -> Iterator[Kubectl]:
     with new_namespace(cluster, "steady") as kubectl:
-        kubectl.apply(qwen_service("steady"))
+        kubectl.apply(qwen_service("steady", engine=EXITS_WITH_ENGINE))
         yield kubectl
 
 

@@ -47,6 +47,7 @@ RULES = {
     "remediation": {
         "rules": [{"alert": "EngineUnresponsive", "action": "Restart", "for": "5s"}],
         "recoverAfter": "4s",
+        "restartMethod": "InPlace",
         "backoff": {"base": "1s", "max": "10s"},
     },
 }

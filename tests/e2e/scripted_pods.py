@@ -81,7 +81,9 @@ def scripted_service(
     volume = {"name": SCRIPTS, "configMap": {"name": SCRIPTS}}
     small = {"requests": {"cpu": "50m", "memory": "200Mi"}, "limits": {"memory": "1Gi"}}
     template = {"spec": {"containers": [container], "volumes": [volume]}}
-    return qwen_service(name, replicas, **{"resources": small, "podTemplate": template, **sections})
+    # The containers of these pods end with their engines.
+    engine = {"device": "cpu", "restarts": 0}
+    return qwen_service(name, replicas, **{"engine": engine, "resources": small, "podTemplate": template, **sections})
 
 
 def servers(pod: Object) -> list[int]:

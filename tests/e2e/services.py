@@ -12,6 +12,9 @@ from tests.cluster.settings import Settings
 from tests.cluster.shell import output
 from tests.e2e.kubectl import Kubectl
 
+# The server exits with its engine, instead of restarting it.
+EXITS_WITH_ENGINE = {"device": "cpu", "restarts": 0}
+
 
 def qwen_service(name: str, replicas: int = 1, **sections: Any) -> dict[str, Any]:
     """A QwenService with the built-in model on a CPU; `sections` replace or extend its spec."""

@@ -15,7 +15,7 @@ from tests.e2e import pod_processes
 from tests.e2e.clients import keep_alive_load, restarts, results, service_url
 from tests.e2e.facts import NAME, ended, expect
 from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, wait_for
-from tests.e2e.services import ask_through_service, qwen_service
+from tests.e2e.services import EXITS_WITH_ENGINE, ask_through_service, qwen_service
 
 pytestmark = pytest.mark.cluster
 
@@ -88,7 +88,8 @@ def test_failed_upgrade_and_dead_engine_leave_clients_served(
     assert steady.condition("steady", "Ready")["status"] == "True"
     assert steady.endpoints("steady") == {old["status"]["podIP"]}
     assert ask_through_service(steady, cluster, "steady", *REQUESTS[0])["object"] == "chat.completion"
-    steady.apply(qwen_service("steady", model={"source": {"builtin": "news-classifier"}}))
+    builtin = {"source": {"builtin": "news-classifier"}}
+    steady.apply(qwen_service("steady", model=builtin, engine=EXITS_WITH_ENGINE))
 
     pod_processes.send(signal.SIGKILL, pod_processes.pids(old, "VLLM::EngineCore"))
     wait_for(lambda: server_container(steady, name)["restartCount"] == 1, 60, "the container was not restarted")

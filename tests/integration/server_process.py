@@ -150,12 +150,21 @@ class ServerProcess:
 
     def engine_core(self) -> int:
         """The process id of vLLM's engine core."""
-        (core,) = self._children_called(b"EngineCore")
+        (core,) = self._children_called(b"::EngineCore")
         return core
+
+    def engine_core_or_none(self) -> int | None:
+        """The process id of vLLM's engine core, if it has begun its work."""
+        found = self._children_called(b"::EngineCore")
+        return found[0] if found else None
 
     def worker(self) -> int:
         """The process that computes: vLLM's worker, or the engine core if there is none."""
-        return (self._children_called(b"Worker") or [self.engine_core()])[0]
+        return (self.workers() or [self.engine_core()])[0]
+
+    def workers(self) -> list[int]:
+        """The process ids of vLLM's workers, if they have processes of their own."""
+        return self._children_called(b"Worker")
 
     def _children_called(self, title: bytes) -> list[int]:
         return [pid for pid in self.children() if title in command_line(pid)]

@@ -45,13 +45,14 @@ CHUNKS_SECONDS = 2.0
 server = real_server(
     *("--max-concurrent-requests=auto", "--max-queue-size=auto"),
     # The data type decides how many tokens the cache holds.
-    *("--max-model-len=2048", "--kv-cache-gib=0.01", "--dtype=float32"),
+    *("--max-model-len=2048", "--kv-cache-gib=0.01", "--dtype=float32", "--engine-restarts=0"),
     engine=("--distributed-executor-backend=mp", f"--max-num-seqs={SEQUENCES}"),
     EngineUnresponsive=HANG_SECONDS,
     GenerationStalled=HANG_SECONDS,
 )
 # Reads a long prompt in small chunks.
 long_context = real_server(
+    "--engine-restarts=0",
     model="long_context_model",
     engine=["--max-num-batched-tokens=512"],
     EngineUnresponsive=CHUNKS_SECONDS,

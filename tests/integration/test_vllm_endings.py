@@ -104,7 +104,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProce
     """Two servers that start in parallel; each ends in its own test."""
     folders = tmp_path_factory.mktemp("core-killed"), tmp_path_factory.mktemp("core-stopped")
     flag = f"--max-tokens-limit={LONG['max_tokens']}"
-    servers = ServerProcess(folders[0], flag), ServerProcess(folders[1], flag, EngineUnresponsive=3.0)
+    servers = (
+        ServerProcess(folders[0], flag, "--engine-restarts=0"),
+        ServerProcess(folders[1], flag, EngineUnresponsive=3.0),
+    )
     with killed_in_the_end(*servers):
         for server in servers:
             server.until_ready()

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +134,15 @@ def test_a_stopped_engine_raises_the_alert_until_it_runs_again(server: ServerPro
         assert server.status("/health") == 503
     server.until(lambda: server.active_alerts() == [], 15, "no alert")
     assert post(http, "chat/completions", CHAT)["choices"][0]["message"]["content"] == ANSWER
+
+
+def test_a_killed_engine_is_restarted_but_what_was_streamed_ends(server: ServerProcess, http: httpx.Client) -> None:
+    """The last test of this server. The tokens of an answer are lost without the patch `replay`."""
+    with ThreadPoolExecutor(2) as pool:
+        streamed = server.begin_stream(pool, LONG)
+        whole = pool.submit(post, http, "completions", LONG)
+        server.until_requests(2, 0)
+        os.kill(server.engine_core(), signal.SIGKILL)
+        assert json.loads(streamed.result()[-1])["error"]["code"] == "engine_restarted"
+        assert whole.result()["usage"]["completion_tokens"] == LONG["max_tokens"]
+    assert server.metrics()["engine"]["restarts"]["by_cause"] == {"died": 1}

@@ -35,6 +35,7 @@ from qwen_server.control.lifecycle import (
     Lifecycle,
     RestartWatch,
 )
+from qwen_server.control.reviver import Reviver
 from qwen_server.engine.base import Engine, EngineError, NoModelError
 from qwen_server.engine.processes import adopt_orphans, kill_descendants
 from qwen_server.http.connections import BACKLOG, clients_since, uvicorn_config
@@ -80,8 +81,9 @@ async def _nothing() -> None:
 class Runner:
     """One run of one server.
 
-    `is_stuck` returns whether the engine does no work, so that a drain cannot finish. `prepare` is
-    what follows the start of the engine before requests are accepted; it may raise EngineError.
+    `is_stuck` returns whether the engine does no work, so that a drain cannot finish. `is_lost`
+    returns whether it has done none for so long that only a restart can help. `prepare` is what
+    follows the start of the engine before requests are accepted; it may raise EngineError.
     `poll_seconds` is how often the runner checks for events.
     """
 
@@ -94,6 +96,7 @@ class Runner:
         *,
         is_stuck: Callable[[], bool],
         prepare: Callable[[], Awaitable[None]] = _nothing,
+        is_lost: Callable[[], bool] = lambda: False,
         poll_seconds: float = _POLL_SECONDS,
     ) -> None:
         self._settings = settings
@@ -104,6 +107,7 @@ class Runner:
         self._prepare = prepare
         self._poll_seconds = poll_seconds
         self._restarts = RestartWatch(settings.podinfo_dir)
+        self._reviver = Reviver(settings, engine, lifecycle, is_lost=is_lost)
         self._stop_cause: str | None = None
         self._skip_drain = False
         self._last_request_seconds = min(LAST_REQUEST_SECONDS, settings.drain_timeout)
@@ -176,16 +180,15 @@ class Runner:
                 return ending
             if serving.done():
                 return _listener_ended(serving)
-            restart = self._restarts.requested()
+            restart = self._restarts.requested() or self._reviver.unmet_request()
             cause = self._stop_cause or (restart and f"restart {restart} was requested")
             if cause:
                 return await self._drain(cause)
 
     def _death(self) -> Ending | None:
-        vitals = self._engine.vitals()
-        if vitals.state != "dead":
+        cause = self._reviver.cause_of_death()
+        if cause is None:
             return None
-        cause = vitals.death_cause or "the engine died"
         self._lifecycle.mark_dead(cause)
         return Ending(EXIT_ENGINE_DIED, cause)
 
@@ -223,6 +226,7 @@ class Runner:
     async def _close(self, serving: asyncio.Task[None]) -> None:
         """Closes the connections, then ends the engine's processes."""
         graceful = self._lifecycle.state == "draining" and not self._is_stuck() and not self._skip_drain
+        self._reviver.abandon()
         self._server.should_exit = True
         await asyncio.wait([serving], timeout=_CLOSE_SECONDS)
         await self._engine.shutdown(_ENGINE_EXIT_SECONDS if graceful else 0)
@@ -297,6 +301,7 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
         server,
         is_stuck=lambda: bool(service.alert_state.zero_work),
         prepare=service.adapters.start,
+        is_lost=service.engine_is_lost,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -24,7 +24,7 @@ LIVENESS_SECONDS = 120
 # Requests a second that one pod answers while the other one starts on the same cores.
 RATE = 2
 # The worker is a process of its own, as with several GPUs.
-OWN_WORKER = {"device": "cpu", "extraArgs": ["--distributed-executor-backend=mp"]}
+OWN_WORKER = {"device": "cpu", "restarts": 0, "extraArgs": ["--distributed-executor-backend=mp"]}
 
 
 def start(kubectl: Kubectl, **sections: Any) -> tuple[Object, Object]:

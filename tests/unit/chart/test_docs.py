@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qwen_operator.remediation.act import _FINISHED
+from qwen_operator.remediation.act import _FINISHED, _MADE
 from qwen_operator.remediation.outlook import POSTPONED
 from qwen_operator.remediation.restarts import DEAD
 from qwen_operator.remediation.silence import UNREADABLE
@@ -83,7 +83,7 @@ def events_of_the_operator() -> set[str]:
     children = (OPERATOR / "children.py").read_text(encoding="utf-8")
     decisions = "".join(path.read_text(encoding="utf-8") for path in (OPERATOR / "remediation").glob("*.py"))
     named = set(re.findall(r'\breason="(\w+)"', act))
-    chosen = {name for pair in re.findall(r'\breason = "(\w+)" if .* else "(\w+)"', act) for name in pair}
+    chosen = set(_MADE.values())
     refused = set(re.findall(r'\breason, message = "(\w+)"', act))
     budget = set(re.findall(r'recorder\.emit\(\s*self\._subject, "\w+", "(\w+)"', act))
     drift = set(re.findall(r'\bself\._report\(service, "(\w+)"', children))

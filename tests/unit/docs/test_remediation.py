@@ -16,6 +16,7 @@ PAGE = (ROOT / "docs" / "remediation.md").read_text(encoding="utf-8")
     [
         ("What happens to the pod", 10),
         ("Eight ways to stop working", 8),
+        ("When the engine dies", 3),
         ("Four healthy engines that look alike", 4),
         ("Pods that the operator cannot see", 4),
     ],

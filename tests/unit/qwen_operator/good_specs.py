@@ -92,6 +92,7 @@ GOOD_SPECS: dict[str, Spec] = {
             "gpuMemoryUtilization": 0.95,
             "dtype": "bfloat16",
             "quantization": "compressed-tensors",
+            "restarts": 2,
         },
         "gpu": {"count": 8, "resourceName": "nvidia.com/mig-3g.40gb"},
     },

@@ -63,6 +63,11 @@ class Patient:
     gpus: tuple[str, ...] = ()
     active_for: Mapping[str, float] = field(default_factory=dict)
     """What it says of how long its alerts have been active; nothing of those that are left out."""
+    engine_restarts_left: int = 0
+    """How often its server may restart its engine."""
+    engine_restarts: int = 0
+    engine_cures: bool = True
+    restarting_until: float = -1.0
     uptime: float = 100.0
     down_until: float = -1.0
     cured_by_restart: bool = True
@@ -140,7 +145,17 @@ class World:
                 evidence[uid] = None
             else:
                 told = {alert: age for alert, age in patient.active_for.items() if alert in patient.alerts}
-                evidence[uid] = Evidence(patient.uptime, patient.alerts, patient.busy, patient.gpus, told)
+                restarting = self.mono < patient.restarting_until
+                evidence[uid] = Evidence(
+                    patient.uptime,
+                    frozenset() if restarting else patient.alerts,
+                    patient.busy,
+                    patient.gpus,
+                    told,
+                    patient.engine_restarts,
+                    patient.engine_restarts_left,
+                    restarting,
+                )
         pods = tuple(patient.pod for patient in self.patients.values())
         garbled = frozenset(uid for uid, patient in self.patients.items() if patient.garbled)
         self.seen = Round(pods, evidence, len(pods), self.proofs, self.rollout, self.reset, garbled)
@@ -183,7 +198,9 @@ class World:
                 self.ledger = self.ledger.model_copy(update={"restarts_in_window": step.count})
             case Prove() if step.pod.uid in self.patients:
                 patient = self.patients[step.pod.uid]
-                self.proofs[step.pod.uid] = patient.generates and self.mono >= patient.down_until
+                self.proofs[step.pod.uid] = patient.generates and self.mono >= max(
+                    patient.down_until, patient.restarting_until
+                )
 
     def change(self, uid: str, **changes: object) -> None:
         """Changes a pod in the API."""
@@ -192,6 +209,9 @@ class World:
 
     def _restart(self, intent: RestartIntent) -> None:
         old = self.patients[intent.pod_uid]
+        if intent.method == "Engine":
+            self._restart_engine(old, intent)
+            return
         if intent.method == "InPlace":
             restarted = replace(old.pod, restart_id=restart_id(intent), restarts=old.pod.restarts + 1)
         else:
@@ -205,13 +225,23 @@ class World:
             new = replace(new, alerts=old.alerts, generates=old.generates, gpus=old.gpus, cured_by_restart=False)
         self.patients[restarted.uid] = new
 
+    def _restart_engine(self, patient: Patient, intent: RestartIntent) -> None:
+        """The server goes on. Without a budget it ignores the request."""
+        self.change(patient.pod.uid, engine_restart_id=restart_id(intent))
+        if patient.engine_restarts_left > 0:
+            patient.engine_restarts += 1
+            patient.engine_restarts_left -= 1
+            patient.restarting_until = self.mono + self.start_seconds / 4
+            if patient.cured_by_restart and patient.engine_cures:
+                patient.alerts, patient.generates = frozenset(), True
+
     def _kubelet(self) -> None:
         """Readiness follows the containers and the gates. A pod starts once it has a node."""
         for uid, patient in self.patients.items():
             if patient.pod.unschedulable:
                 patient.down_until = self.mono + self.start_seconds
                 self.change(uid, unschedulable=self.full)
-            running = self.mono >= patient.down_until
+            running = self.mono >= max(patient.down_until, patient.restarting_until)
             serving = patient.pod.gate in (Gate.OPEN, Gate.MISSING)
             self.change(uid, running=running, ready=running and serving)
 

@@ -40,6 +40,7 @@ def test_every_step_that_changes_a_pod_begins_with_zero() -> None:
     steps = {
         "Unready": "TakenOutOfRotation",
         "Ready": "BackInRotation",
+        "Engine": "EngineRestarted",
         "InPlace": "RestartedInPlace",
         "Evict": "Evicted",
     }

@@ -148,6 +148,7 @@ async def test_a_refused_restart_in_place_is_refunded(error: KubeError) -> None:
 @pytest.mark.parametrize(
     ("method", "error"),
     [
+        ("Engine", TooManyRequestsError(429, "too many requests")),
         ("InPlace", TooManyRequestsError(429, "too many requests")),
         ("InPlace", KubeError(0, "no answer")),
         ("Evict", KubeError(0, "no answer")),
@@ -371,3 +372,23 @@ async def test_a_reset_of_the_budget_is_an_event_of_the_service_alone() -> None:
     assert cluster.ledger.handled_reset == "today"
     text = "the restart budget was reset by the annotation"
     assert cluster.events("RestartBudgetReset") == [("QwenService", "Normal", text)]
+
+
+@pytest.mark.parametrize(
+    ("method", "annotation"), [("Engine", "qwen-vllm.io/restart-engine"), ("InPlace", "qwen-vllm.io/restart")]
+)
+async def test_each_kind_of_restart_is_requested_by_its_annotation(method: str, annotation: str) -> None:
+    cluster = Cluster()
+    cluster.error = None
+    asked: list[Object] = []
+
+    async def patch_pod(body: Object) -> None:
+        asked.append(body["metadata"]["annotations"])
+
+    cluster.patch_pod = patch_pod  # type: ignore[method-assign]
+    intent = intent_at(START, method=method)
+    await cluster.perform(BeginRestart(POD, intent))
+    await cluster.perform(ExecuteRestart(POD, intent, hung=True))
+    assert asked == [{annotation: "2026-01-01T00:00:00Z"}]
+    assert [entry.action for entry in cluster.ledger.history] == [method]
+    assert [item.phase for item in cluster.ledger.intents] == ["Restarting"]

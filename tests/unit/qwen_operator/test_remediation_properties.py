@@ -42,7 +42,7 @@ def policies(draw: st.DrawFn) -> Policy:
         backoff_base=draw(st.sampled_from([0.0, 5.0, 30.0])),
         backoff_max=60.0,
         recover_after=draw(st.sampled_from([0.0, 5.0, 30.0])),
-        method=draw(st.sampled_from(["Auto", "InPlace", "Evict"])),
+        method=draw(st.sampled_from(["Auto", "Engine", "InPlace", "Evict"])),
         startup=draw(st.sampled_from([30.0, 300.0])),
         drain=draw(st.sampled_from([0.0, 10.0])),
     )
@@ -59,6 +59,8 @@ def stories(draw: st.DrawFn) -> list[tuple[int, dict[str, object], int]]:
             "generates": st.booleans(),
             "busy": st.integers(0, 2),
             "cured_by_restart": st.booleans(),
+            "engine_cures": st.booleans(),
+            "engine_restarts_left": st.sampled_from([0, 0, 3]),
         }
     )
     return draw(st.lists(st.tuples(st.integers(0, 3), change, st.integers(1, 30)), min_size=1, max_size=8))

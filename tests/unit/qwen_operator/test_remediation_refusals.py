@@ -131,8 +131,8 @@ def test_only_a_restart_that_was_made_counts_as_tried(actions: list[str], tried_
     other: Any = {"time": EPOCH + timedelta(seconds=9), "pod": "p1", "pod_uid": "u1", "action": "InPlace"}
     dry: Any = {**other, "pod_uid": "u0", "dry_run": True}
     ledger = RemediationStatus(history=[HistoryEntry(**entry) for entry in [*entries, other, dry]])
-    assert ledgers.tried_in_place(ledger, "u0", EPOCH) is tried_before
-    assert not ledgers.tried_in_place(ledger, "u0", EPOCH + timedelta(hours=1))
+    assert ledgers.tried(ledger, "InPlace", "u0", EPOCH) is tried_before
+    assert not ledgers.tried(ledger, "InPlace", "u0", EPOCH + timedelta(hours=1))
 
 
 def test_a_cancelled_restart_makes_only_its_own_pod_wait() -> None:

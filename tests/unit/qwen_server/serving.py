@@ -93,11 +93,14 @@ async def serve(
 ) -> AsyncIterator[Served]:
     """Runs the application in uvicorn on a free port, with its background tasks.
 
-    `send_buffer` is how many bytes the kernel holds for a client that does not read.
+    `send_buffer` is how many bytes the kernel holds for a client that does not read. Without the
+    runner, nobody restarts an engine that dies.
     """
     engine = ScriptedEngine()
     lifecycle = Lifecycle()
-    settings = make_settings(**values)
+    settings = make_settings(**({"engine_restarts": 0} | values))
+    if settings.engine_restarts == 0:
+        engine.give_up()
     app = create_app(settings, engine, lifecycle, gpu=gpu, tracing=tracing)
     listener = socket.create_server(("127.0.0.1", 0))
     # uvloop does this for the program. asyncio does not for this kind of socket, and each answer

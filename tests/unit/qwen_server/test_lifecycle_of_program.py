@@ -227,7 +227,7 @@ def test_a_restart_does_not_wait_for_a_hung_engine(start: Callable[..., Program]
 
 
 def test_the_engines_death_exits_70_with_the_cause(start: Callable[..., Program]) -> None:
-    program = start()
+    program = start("--engine-restarts=0")
     program.until_ready()
     thread, responses = chat(program, {"tokens": 200, "delay": 0.1})
     program.until(lambda: in_flight(program) == 1)
@@ -291,3 +291,67 @@ main(["--host=127.0.0.1", "--port=0", "--model=any/name", "--termination-log=/no
     last = json.loads(ended.stderr.splitlines()[-1])
     assert "cannot create a temporary folder" in last["message"]
     assert "TMPDIR" in last["message"]
+
+
+def test_an_engine_that_dies_is_restarted_and_beyond_the_budget_the_program_exits_70(
+    start: Callable[..., Program],
+) -> None:
+    program = start("--engine-restarts=1", SCRIPTED_RESTART_SECONDS="0.5")
+    program.until_ready()
+    thread, responses = chat(program, {"tokens": 100, "delay": 0.02})
+    program.until(lambda: in_flight(program) == 1)
+    program.process.send_signal(signal.SIGUSR2)
+    program.until(lambda: program.health() == "restarting")
+    thread.join(20)
+    assert [response.status_code for response in responses] == [200]
+    program.until_ready()
+    assert "the engine is back after" in program.log.read_text()
+    program.process.send_signal(signal.SIGUSR2)
+    assert program.exit_code() == 70
+    cause = "CUDA error: an illegal memory access was encountered (1 restarts within 600 s are the limit)"
+    assert cause in program.last_line()["message"]
+    assert cause in program.termination_log.read_text()
+
+
+def test_a_restart_that_fails_ends_the_program_with_its_cause(start: Callable[..., Program]) -> None:
+    program = start("--engine-restarts=2", SCRIPTED_RESTART_FAILURES="9")
+    program.until_ready()
+    program.process.send_signal(signal.SIGUSR2)
+    assert program.exit_code() == 70
+    assert program.log.read_text().count("the restart of the engine failed: the weights are gone") == 2
+
+
+def test_a_death_while_draining_is_a_pause_for_accepted_requests(start: Callable[..., Program]) -> None:
+    program = start(SCRIPTED_RESTART_SECONDS="0.3")
+    program.until_ready()
+    thread, responses = chat(program, {"tokens": 60, "delay": 0.02})
+    program.until(lambda: in_flight(program) == 1)
+    program.process.send_signal(signal.SIGTERM)
+    program.until(lambda: program.health() == "draining")
+    program.process.send_signal(signal.SIGUSR2)
+    assert program.exit_code() == 0
+    thread.join(20)
+    assert [response.status_code for response in responses] == [200]
+
+
+def test_a_stop_during_a_restart_drains_and_exits(start: Callable[..., Program]) -> None:
+    program = start("--drain-timeout=1s", SCRIPTED_RESTART_SECONDS="30")
+    program.until_ready()
+    thread, responses = chat(program, {"tokens": 60, "delay": 0.02})
+    program.until(lambda: in_flight(program) == 1)
+    program.process.send_signal(signal.SIGUSR2)
+    program.until(lambda: program.health() == "restarting")
+    program.process.send_signal(signal.SIGTERM)
+    assert program.exit_code() == 0
+    thread.join(20)
+    assert [response.status_code for response in responses] == [503]
+
+
+def test_a_requested_restart_of_the_engine_beyond_the_budget_restarts_the_process(
+    start: Callable[..., Program],
+) -> None:
+    program = start("--engine-restarts=0")
+    program.until_ready()
+    (program.podinfo / "annotations").write_text('qwen-vllm.io/restart-engine="42"\n')
+    assert program.exit_code() == 0
+    assert "restart 42" in program.last_line()["message"]

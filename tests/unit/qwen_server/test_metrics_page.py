@@ -43,6 +43,7 @@ SECTIONS: Mapping[str, set[str]] = {
     "latency_histogram": {"0-100ms", "100-500ms", "500-1000ms", "1-2s", "2-5s", "5-10s", ">10s"},
     "gpu": {"name", "allocated_gb", "total_gb", "free_gb", "utilization_percent"},
     "errors": {"total", "by_type"},
+    "engine": {"restarts", "restarting_seconds", "standby_bytes"},
 }
 SPECIFIED = """\
 # HELP vllm_num_waiting_requests Number of requests waiting in queue

@@ -49,6 +49,7 @@ async def program(tmp_path: Path) -> AsyncIterator[Program]:
             *(sys.executable, "-m", "tests.scripted_engine", "--model", "scripted/model", "--device", "cpu"),
             *("--host", "127.0.0.1", "--port", str(port), "--alerts-file", str(alerts)),
             *("--termination-log", str(termination_log), "--podinfo-dir", str(tmp_path)),
+            "--engine-restarts=0",
         ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT / 'server/src'}:{ROOT}", "SCRIPTED_START_SECONDS": "0.3"},

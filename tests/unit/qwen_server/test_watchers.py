@@ -59,7 +59,7 @@ async def test_the_watch_of_the_engine_survives_its_errors(
         monkeypatch.setattr(engine_module, broken, fail)
     engine = VllmEngine(make_settings())
     info = EngineInfo("m", "m", 2048, 256, 65536, "cpu")
-    engine._running = engine_module._Running(SimpleNamespace(llm=llm, info=info), None, None)  # type: ignore[arg-type]
+    engine._running = engine_module._Running(SimpleNamespace(llm=llm, info=info), None, None, None)  # type: ignore[arg-type]
     if broken == "cpu_seconds":  # read only while an answer is overdue
         monkeypatch.setattr(type(engine._heartbeat), "quiet_seconds", lambda *_: 1.0)
     with caplog.at_level(logging.ERROR):
@@ -98,7 +98,7 @@ def test_a_part_of_the_ticker_that_fails_does_not_stop_the_alerts(caplog: pytest
     engine.started = True
     lifecycle = Lifecycle()
     lifecycle.mark_ready()
-    service = Service(make_settings(), engine, lifecycle, reloads=[reload])
+    service = Service(make_settings(engine_restarts=0), engine, lifecycle, reloads=[reload])
     engine.die()
     for _ in range(3):
         service.tick()

@@ -86,9 +86,11 @@ class Llm:
 async def test_an_engine_whose_output_handler_has_ended_is_dead_at_once() -> None:
     """The engine core works on, but nobody reads its tokens. The server exits with code 70."""
     llm = Llm()
-    engine = VllmEngine(make_settings())
+    engine = VllmEngine(make_settings(engine_restarts=0))
     info = EngineInfo("m", "m", 2048, 256, 65536, "cpu")
-    engine._running = engine_module._Running(SimpleNamespace(llm=llm, info=info), None, None)  # type: ignore[arg-type]
+    running = engine_module._Running(SimpleNamespace(llm=llm, info=info), None, None, None)  # type: ignore[arg-type]
+    engine._running = running
+    engine._revival.arrived(running)
     engine._state = "ready"
     assert engine.vitals().state == "ready"
     llm.output_handler.cancel()
@@ -96,7 +98,7 @@ async def test_an_engine_whose_output_handler_has_ended_is_dead_at_once() -> Non
     vitals = engine.vitals()
     assert (vitals.state, vitals.death_cause) == ("dead", "the engine died")
     with pytest.raises(EngineGoneError):
-        await engine.probe()
+        await engine.prepare_completion({}, "1", 0.0)
     await engine.shutdown(0)
 
 

@@ -177,9 +177,10 @@ class RemediationSpec(ApiObject):
     recover_after: Annotated[Duration, from_to("0s", "1h")] = duration_field(
         "30s", "How long a pod must be healthy before it gets traffic again."
     )
-    restart_method: Literal["Auto", "InPlace", "Evict"] = Field(
+    restart_method: Literal["Auto", "Engine", "InPlace", "Evict"] = Field(
         default="Auto",
-        description="InPlace: restart the container on its node and GPU. Evict: replace the pod. Auto: InPlace first, "
+        description="Engine: the server restarts its engine and goes on with its requests; if it cannot, as InPlace. "
+        "InPlace: restart the container on its node and GPU. Evict: replace the pod. Auto: Engine first, then InPlace, "
         "then Evict.",
     )
     restart_budget: RestartBudget = section(RestartBudget, "How many restarts remediation may perform.")

@@ -14,16 +14,17 @@ from qwen_operator.api.base import ValidationRule
 SERVER_FLAGS: Final = (
     "adapters-file", "admin-api-keys-dir", "alerts-file", "api-keys", "api-keys-dir", "body-timeout", "chat-template",
     "cors-origins", "default-max-tokens", "default-temperature", "device", "drain-timeout", "dtype", "enable-lora",
-    "enable-prompt-tokens-details", "enable-tokenizer-info-endpoint", "enforce-eager", "gpu-memory-utilization",
-    "grammar-timeout", "header-timeout", "host", "image-domains", "keep-alive-timeout", "kv-cache-gib", "log-prompts",
-    "lora-dirs", "lora-modules", "max-body-bytes", "max-choices", "max-concurrent-requests", "max-cpu-loras",
-    "max-grammar-branches", "max-grammar-depth", "max-grammar-repeats", "max-grammar-size", "max-grammar-values",
-    "max-image-pixels", "max-images", "max-inputs", "max-lora-rank", "max-loras", "max-model-len", "max-prompts",
-    "max-queue-size", "max-sequences", "max-stops", "max-temperature", "max-tokens-limit", "metrics-tokens-dir",
-    "min-temperature", "model", "model-aliases", "models-dir", "on-exceed", "otlp-traces-endpoint", "patches",
-    "pipeline-parallel-size", "podinfo-dir", "port", "protect-docs", "protect-metrics", "quantization", "queue-timeout",
-    "rate-limit", "reasoning-parser", "request-timeout", "revision", "served-model-name", "task", "tenant-reserve",
-    "tenant-weights", "tensor-parallel-size", "termination-log", "tool-call-parser",
+    "enable-prompt-tokens-details", "enable-tokenizer-info-endpoint", "enforce-eager", "engine-restarts",
+    "gpu-memory-utilization", "grammar-timeout", "header-timeout", "host", "image-domains", "keep-alive-timeout",
+    "kv-cache-gib", "log-prompts", "lora-dirs", "lora-modules", "max-body-bytes", "max-choices",
+    "max-concurrent-requests", "max-cpu-loras", "max-grammar-branches", "max-grammar-depth", "max-grammar-repeats",
+    "max-grammar-size", "max-grammar-values", "max-image-pixels", "max-images", "max-inputs", "max-lora-rank",
+    "max-loras", "max-model-len", "max-prompts", "max-queue-size", "max-sequences", "max-stops", "max-temperature",
+    "max-tokens-limit", "metrics-tokens-dir", "min-temperature", "model", "model-aliases", "models-dir", "on-exceed",
+    "otlp-traces-endpoint", "patches", "pipeline-parallel-size", "podinfo-dir", "port", "protect-docs",
+    "protect-metrics", "quantization", "queue-timeout", "rate-limit", "reasoning-parser", "request-timeout", "revision",
+    "served-model-name", "standby-core", "task", "tenant-reserve", "tenant-weights", "tensor-parallel-size",
+    "termination-log", "tool-call-parser",
 )  # fmt: skip
 # vLLM's flags that the server refuses, because it does these things itself or does not have them.
 REFUSED_FLAGS: Final = (

@@ -200,6 +200,11 @@ class EngineSpec(ApiObject):
     quantization: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9][-_.A-Za-z0-9]*$")] | None = Field(
         default=None, description="Quantization method of vLLM, such as fp8. Defaults to the model's own."
     )
+    restarts: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        default=None,
+        description="How often the server may restart a dead engine within 10 minutes, before its container restarts. "
+        "0 turns it off. Defaults to that of the server.",
+    )
     extra_args: list[Annotated[str, Field(min_length=1, max_length=4096), FLAG_RULE]] = Field(
         default_factory=list,
         max_length=64,

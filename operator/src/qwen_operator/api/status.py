@@ -75,14 +75,15 @@ class RestartIntent(StatusObject):
     pod_uid: str = Field(alias="podUID", description="UID of the pod.")
     pod: str = Field(description="Name of the pod.")
     alert: str = Field(default="", description="Alert that caused the restart.")
-    method: Literal["InPlace", "Evict"] = Field(description="How the pod is restarted.")
+    method: Literal["Engine", "InPlace", "Evict"] = Field(description="How the pod is restarted.")
     phase: Literal["Closing", "Restarting", "Waiting"] = Field(
         default="Closing",
         description="Progress of the restart. Closing: the pod leaves rotation and finishes its requests. Restarting: "
-        "its container was asked to end. Waiting: it was evicted.",
+        "its engine or container was asked to end. Waiting: it was evicted.",
     )
     time: Time = Field(description="When the restart was decided.")
     restart_count: int = Field(default=0, description="Restart count of the container at that time.")
+    engine_restarts: int = Field(default=0, description="How often the server had restarted its engine at that time.")
 
 
 class HistoryEntry(StatusObject):
@@ -93,7 +94,7 @@ class HistoryEntry(StatusObject):
     pod_uid: str = Field(default="", alias="podUID", description="UID of the pod.")
     node: str = Field(default="", description="Node of the pod.")
     alert: str = Field(default="", description="Alert that caused the action.")
-    action: str = Field(description="Action: Unready, Ready, InPlace, Evict, ...")
+    action: str = Field(description="Action: Unready, Ready, Engine, InPlace, Evict, ...")
     reason: str = Field(default="", description="Reason, in one CamelCase word.")
     message: str = Field(default="", max_length=1024, description="Explanation.")
     dry_run: bool = Field(default=False, description="Whether the action was only reported.")

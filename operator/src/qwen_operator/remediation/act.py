@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from qwen_operator.api import MAX_EVIDENCE, HistoryEntry, RemediationStatus, RestartIntent, format_time
-from qwen_operator.api.names import RESTART_ANNOTATION
+from qwen_operator.api.names import RESTART_ANNOTATION, RESTART_ENGINE_ANNOTATION
 from qwen_operator.api.objects import EventType, Key, Object
 from qwen_operator.kube.errors import ConflictError, KubeError, NotFoundError, TooManyRequestsError
 from qwen_operator.kube.events import Subject
@@ -73,6 +73,10 @@ _FINISHED: Final = {
     "Unattended": "the restart of pod {} continues, but remediation is no longer enforced",
     "Cancelled": "the restart of pod {} was cancelled: {}",
 }
+
+
+_HOW: Final = {"Engine": "by a new engine in its server", "InPlace": "in place", "Evict": "by eviction"}
+_MADE: Final = {"Engine": "EngineRestarted", "InPlace": "RestartedInPlace", "Evict": "Evicted"}
 
 
 class ServiceActor:
@@ -205,7 +209,7 @@ class ServiceActor:
 
     async def _begin(self, step: BeginRestart) -> None:
         pod, intent = step.pod, step.intent
-        how = "in place" if intent.method == "InPlace" else "by eviction"
+        how = _HOW[intent.method]
         what, policy = self._symptom(pod, intent.alert), self._policy
         message = (
             f"pod {pod.name} will be restarted {how}: {intent.alert} persists{what}; it is restart "
@@ -227,8 +231,9 @@ class ServiceActor:
         pod, intent, namespace = step.pod, step.intent, self._key[0]
         kube = self._writer.kube
         try:
-            if intent.method == "InPlace":
-                body = {"metadata": {"uid": pod.uid, "annotations": {RESTART_ANNOTATION: restart_id(intent)}}}
+            if intent.method != "Evict":
+                asked = RESTART_ENGINE_ANNOTATION if intent.method == "Engine" else RESTART_ANNOTATION
+                body = {"metadata": {"uid": pod.uid, "annotations": {asked: restart_id(intent)}}}
                 self._writer.store_pod(await kube.patch(PODS, pod.name, namespace, body))
             else:
                 grace = HUNG_GRACE if step.hung else None
@@ -242,7 +247,7 @@ class ServiceActor:
             return
         WRITES.labels("restart").inc()
         figures.count_restart(self._key)
-        reason = "RestartedInPlace" if intent.method == "InPlace" else "Evicted"
+        reason = _MADE[intent.method]
         last = intent.time + timedelta(seconds=self._policy.drain + self._policy.startup)
         self._emit(
             pod,
@@ -252,7 +257,7 @@ class ServiceActor:
             reason=reason,
             message=f"pod {pod.name} is being restarted, which may take until {format_time(last)}",
         )
-        moved = intent.model_copy(update={"phase": "Restarting" if intent.method == "InPlace" else "Waiting"})
+        moved = intent.model_copy(update={"phase": "Waiting" if intent.method == "Evict" else "Restarting"})
         await self._writer.update(self._key, lambda ledger: ledgers.progress(ledger, moved))
 
     def _may_pass(self, error: KubeError, intent: RestartIntent) -> bool:
@@ -260,7 +265,7 @@ class ServiceActor:
 
         If this lasts, it is one: the restart would hold up those of all other pods.
         """
-        busy = error.status == 0 or (intent.method == "InPlace" and isinstance(error, TooManyRequestsError))
+        busy = error.status == 0 or (intent.method != "Evict" and isinstance(error, TooManyRequestsError))
         age = abs((self._writer.now() - intent.time).total_seconds())
         return busy and age <= self._policy.drain + BUSY_SECONDS
 

@@ -24,6 +24,7 @@ from qwen_operator.remediation.policy import Policy
 _STEPS: Final = (
     ("Unready", "TakenOutOfRotation"),
     ("Ready", "BackInRotation"),
+    ("Engine", "EngineRestarted"),
     ("InPlace", "RestartedInPlace"),
     ("Evict", "Evicted"),
 )

@@ -21,7 +21,7 @@ from qwen_operator.api import (
 )
 from qwen_operator.remediation.policy import Policy
 
-_METHODS: Final = ("InPlace", "Evict")
+_METHODS: Final = ("Engine", "InPlace", "Evict")
 _NOT_MADE: Final = ("Blocked", "Cancelled")
 """How the history calls the end of a restart that was refused or cancelled."""
 
@@ -82,17 +82,17 @@ def not_made(ledger: RemediationStatus, pod_uid: str) -> HistoryEntry | None:
     return own[-1] if own and own[-1].action in _NOT_MADE else None
 
 
-def tried_in_place(ledger: RemediationStatus, pod_uid: str, since: datetime) -> bool:
-    """Whether a restart of the pod in place was made. One that was refused or cancelled was not."""
+def tried(ledger: RemediationStatus, method: str, pod_uid: str, since: datetime) -> bool:
+    """Whether the pod was restarted by a method. Refused and cancelled restarts do not count."""
     made, begun = False, ""
     for entry in ledger.history:
         if entry.pod_uid != pod_uid or entry.dry_run or entry.time <= since:
             continue
         if entry.action in _METHODS:
-            made, begun = made or begun == "InPlace", entry.action
+            made, begun = made or begun == method, entry.action
         elif entry.action in _NOT_MADE:
             begun = ""
-    return made or begun == "InPlace"
+    return made or begun == method
 
 
 def future_times(

@@ -86,6 +86,8 @@ class PodMemory:
         idle_polls: consecutive polls without a request, some time after the gate closed.
         running: whether its containers were ready in the last round.
         restarts_seen: the restart count in the last round.
+        engine_restarts, engine_restarts_left, restarting: what the server said last of the restarts
+            of its engine, see `Evidence`.
         deaths: how often the engine died since its container was last ready; `dying_since` is when
             it first did.
         kills: how often the container was killed for lack of memory. Another node does not help
@@ -115,6 +117,9 @@ class PodMemory:
     idle_polls: int = 0
     running: bool = True
     restarts_seen: int | None = None
+    engine_restarts: int | None = None
+    engine_restarts_left: int = 0
+    restarting: bool = False
     deaths: int = 0
     kills: int = 0
     dying_since: float | None = None
@@ -209,11 +214,23 @@ def died_since(before: PodMemory, after: PodMemory) -> int:
 
 def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) -> PodMemory:
     restarted = memory.uptime is not None and evidence.uptime < memory.uptime
-    if restarted:
-        # A new container starts from zero: all durations count from now.
+    known = memory.engine_restarts
+    renewed = known is not None and evidence.engine_restarts > known
+    memory = replace(
+        memory,
+        engine_restarts=evidence.engine_restarts,
+        engine_restarts_left=evidence.engine_restarts_left,
+        restarting=evidence.restarting,
+    )
+    if restarted or renewed:
+        # A new container or engine starts from zero: all durations count from now.
         latch = None if memory.latch is None else replace(memory.latch, since=now.mono, repeated=False, renewed=True)
         memory = replace(memory, latch=latch, streaks={}, proofs=(), failures=0, probing_since=None)
         memory = replace(memory, fresh_at=None, quiet_since=None, quiet_polls=0, last_active={})
+    if evidence.restarting:
+        # It is neither sick nor dead, and no proof of health either.
+        memory = replace(memory, streaks={}, proofs=(), failures=0, quiet_since=None, quiet_polls=0)
+        return replace(memory, uptime=evidence.uptime, fresh_at=now.mono, idle_polls=0)
     streaks = _streaks(memory, evidence, policy, now)
     unhealthy = any(policy.takes_out(alert) for alert in streaks)
     out_long_enough = memory.closed_since is not None and now.mono - memory.closed_since >= _ENDPOINT_OUT

@@ -20,7 +20,7 @@ BLIND_POLLS: Final = 15
 """The same in polls, which counts if it is sooner."""
 
 Mode = Literal["Enforce", "DryRun", "Off"]
-Method = Literal["Auto", "InPlace", "Evict"]
+Method = Literal["Auto", "Engine", "InPlace", "Evict"]
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ MAX_BODY: Final = 64 * 1024
 most 64 adapters."""
 _MAX_ALERTS: Final = 64
 _MAX_GPUS: Final = 64
+_MAX_RESTARTS: Final = 1_000_000
 _UUID: Final = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
 
 
@@ -66,6 +67,7 @@ def parse_metrics(body: bytes) -> Evidence | None:
         valid = [alert for alert in alerts[:_MAX_ALERTS] if isinstance(alert, dict) and _is_name(alert)]
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
+    restarts, left, restarting = _engine(answer)
     return Evidence(
         uptime=uptime,
         alerts=frozenset(alert["name"] for alert in valid),
@@ -73,8 +75,24 @@ def parse_metrics(body: bytes) -> Evidence | None:
         gpus=_uuids(answer.get("gpu")),
         active_for=_active_for(valid, answer.get("timestamp"), uptime),
         adapters=parse_reports(answer.get("adapters")),
+        engine_restarts=restarts,
+        engine_restarts_left=left,
+        restarting=restarting,
         raw=answer,
     )
+
+
+def _engine(answer: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """How often the server has restarted its engine, may now, and whether it does.
+
+    A server of an earlier version does not say it, and restarts none.
+    """
+    try:
+        restarts = answer["engine"]["restarts"]
+        total, left = (min(int(_number(restarts[name])), _MAX_RESTARTS) for name in ("total", "left"))
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return 0, 0, False
+    return total, left, answer.get("status") == "restarting"
 
 
 def _active_for(alerts: Sequence[Mapping[str, Any]], timestamp: Any, uptime: float) -> dict[str, float]:

@@ -66,7 +66,9 @@ def _next_proof(state: State, proofs: tuple[float, ...]) -> float:
 def _reason_to_return(state: State, pod: Pod, latch: Latch) -> str:
     """Why a pod may return to rotation; empty if it may not."""
     memory, intent = state.memory[pod.uid], state.intent_of(pod)
-    restarted = intent is not None and pod.restarts > intent.restart_count
+    restarted = intent is not None and (
+        pod.restarts > intent.restart_count or restarts.engine_restarted(state, intent, pod)
+    )
     if memory.quiet_polls >= 2 and memory.proofs and (intent is None or restarts.acted(intent, pod)):
         if latch.renewed or restarted:
             return "Restarted"  # a new engine, which the server has warmed up

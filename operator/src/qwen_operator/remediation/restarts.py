@@ -49,7 +49,8 @@ def acted(intent: RestartIntent, pod: Pod) -> bool:
     """Whether the restart of an intent was already triggered."""
     # The kubelet restarts a dying container repeatedly. That is not the eviction of this intent.
     restarted = pod.restarts > intent.restart_count and intent.alert != DEAD
-    return pod.restart_id == restart_id(intent) or restarted or pod.deleting
+    requested = restart_id(intent) in (pod.restart_id, pod.engine_restart_id)
+    return requested or restarted or pod.deleting
 
 
 def call_off(state: State) -> list[FinishRestart]:
@@ -112,10 +113,18 @@ def _outcome(state: State, intent: RestartIntent, pod: Pod | None) -> str:
         return "ReplacementPending"
     if pod is None or pod.deleting:
         return _replaced(state, intent)
-    if pod.restarts > intent.restart_count:
+    if state.memory[pod.uid].restarting:
+        return ""
+    if pod.restarts > intent.restart_count or engine_restarted(state, intent, pod):
         not_cured = pod.running and due(state, pod)
         return "Recovered" if pod.ready else "NotCured" if not_cured else ""
-    return "NotRestarted" if intent.method == "InPlace" and age > state.policy.drain + _RESTART_SECONDS else ""
+    return "NotRestarted" if intent.method != "Evict" and age > state.policy.drain + _RESTART_SECONDS else ""
+
+
+def engine_restarted(state: State, intent: RestartIntent, pod: Pod) -> bool:
+    """Whether the server has restarted its engine since the restart was decided."""
+    restarts = state.memory[pod.uid].engine_restarts
+    return intent.method == "Engine" and restarts is not None and restarts > intent.engine_restarts
 
 
 def _replaced(state: State, intent: RestartIntent) -> str:
@@ -216,6 +225,7 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
         # The later of both clocks: a restart must not look older than it is to the next process.
         time=ledgers.whole_second(max(state.now.wall, state.wall)),
         restart_count=pod.restarts,
+        engine_restarts=state.memory[pod.uid].engine_restarts or 0,
     )
     left = hardware.left_behind(state, pod, intent) if hardware.blamed(state, alert) else None
     beside = tuple(state.ledger.intents)
@@ -337,10 +347,17 @@ def _turn(state: State, pod: Pod) -> tuple[bool, float, str]:
     return again, latch.since if latch else state.now.mono, pod.name
 
 
-def _method(state: State, pod: Pod, alert: str) -> Literal["InPlace", "Evict"]:
+def _method(state: State, pod: Pod, alert: str) -> Literal["Engine", "InPlace", "Evict"]:
+    """How the pod is restarted: by what loses least, and what was not tried before."""
     if hardware.blamed(state, alert):
         return "Evict"
-    if state.policy.method != "Auto":
-        return state.policy.method
+    method, memory = state.policy.method, state.memory[pod.uid]
+    able = alert != DEAD and memory.fresh and memory.engine_restarts_left > 0
+    if method == "Engine":
+        return "Engine" if able else "InPlace"
+    if method != "Auto":
+        return method
     start = state.now.wall - timedelta(seconds=state.policy.window)
-    return "Evict" if ledgers.tried_in_place(state.ledger, pod.uid, start) else "InPlace"
+    if ledgers.tried(state.ledger, "InPlace", pod.uid, start):
+        return "Evict"
+    return "Engine" if able and not ledgers.tried(state.ledger, "Engine", pod.uid, start) else "InPlace"

@@ -15,7 +15,7 @@ from typing import Any, Final
 from qwen_operator.api import MAX_EVIDENCE
 from qwen_operator.status.adapters import AdapterReport
 
-_EXCERPT: Final = ("status", "alerts", "requests", "uptime", "errors", "gpu")
+_EXCERPT: Final = ("status", "alerts", "requests", "uptime", "errors", "engine", "gpu")
 """The parts of a pod's metrics that explain an action."""
 
 
@@ -51,6 +51,7 @@ class Pod:
         exit_code: the exit code of its last termination, None if it never terminated.
         out_of_memory: whether it was killed then for lack of memory.
         restart_id: the value of the annotation that requests a restart in place.
+        engine_restart_id: the value of the one that requests a restart of the engine.
         created: when the pod was created, by the clock of the API server.
         unschedulable: whether the scheduler finds no node for it.
     """
@@ -68,6 +69,7 @@ class Pod:
     exit_code: int | None = None
     out_of_memory: bool = False
     restart_id: str = ""
+    engine_restart_id: str = ""
     closed_for: str = ""
     closed_since: datetime | None = None
     created: datetime | None = None
@@ -80,8 +82,10 @@ class Evidence:
 
     `gpus` are the UUIDs of its GPUs. `active_for` says for how many seconds an alert has been
     active, by the clock of the pod; it lacks those of which the pod does not say it. `asked_at` is
-    when the pod was asked: an answer says nothing about later. None means just now.
-    `adapters` are its LoRA adapters by name.
+    when the pod was asked: an answer says nothing about later. None means just now. `adapters` are
+    its LoRA adapters by name. `engine_restarts` is how often the server has restarted its engine,
+    `engine_restarts_left` how often it may now, and `restarting` whether it does. A server that
+    says nothing of it cannot.
     """
 
     uptime: float
@@ -90,6 +94,9 @@ class Evidence:
     gpus: tuple[str, ...] = ()
     active_for: Mapping[str, float] = field(default_factory=dict, compare=False)
     adapters: Mapping[str, AdapterReport] = field(default_factory=dict, compare=False)
+    engine_restarts: int = 0
+    engine_restarts_left: int = 0
+    restarting: bool = False
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
     asked_at: float | None = field(default=None, compare=False)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwen_operator.api import parse_time
-from qwen_operator.api.names import CONTAINER, READINESS_GATE, RESTART_ANNOTATION
+from qwen_operator.api.names import CONTAINER, READINESS_GATE, RESTART_ANNOTATION, RESTART_ENGINE_ANNOTATION
 from qwen_operator.api.objects import Object
 from qwen_operator.remediation.values import Gate, Pod, Rollout
 from qwen_operator.status.diagnosis import MAX_REASON, is_active
@@ -31,6 +31,7 @@ def pod_view(obj: Object, *, node_ready: bool = True, newest_hash: str | None = 
         exit_code=last.get("exitCode"),
         out_of_memory=last.get("reason") == "OOMKilled",
         restart_id=(metadata.get("annotations") or {}).get(RESTART_ANNOTATION, ""),
+        engine_restart_id=(metadata.get("annotations") or {}).get(RESTART_ENGINE_ANNOTATION, ""),
         closed_for=gate.get("reason", "")[:MAX_REASON],
         closed_since=parse_time(gate.get("lastTransitionTime")),
         created=parse_time(metadata.get("creationTimestamp")),

@@ -29,7 +29,7 @@ from qwen_server.api.transcript import Transcript
 from qwen_server.control.admission import DisplacedError, QueueTimeoutError, Ticket
 from qwen_server.control.refusals import BUSY_TEXT, DRAINING_TEXT, SLEEPING_TEXT, TIMEOUT_TEXT
 from qwen_server.control.service import Service
-from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Output, Turn
+from qwen_server.engine.base import BusyError, EngineError, EngineRestartedError, InvalidRequestError, Output, Turn
 from qwen_server.http.asgi import RawHeaders, Receive, Send, send_content, send_error, send_json
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import ClientSend, UntilDisconnect
@@ -40,6 +40,7 @@ from qwen_server.http.error_bodies import (
     HttpError,
     client_error,
     engine_failure,
+    interrupted,
     refused,
 )
 from qwen_server.observe.request_figures import Outcome, RequestRecord
@@ -95,7 +96,9 @@ class Generation:
         finally:
             # A request that is too long for its deadline says nothing about the engine. Otherwise
             # its client alone could raise HighErrorRate.
-            judged = not (reason == "timeout" and service.works())
+            # The same holds for what waited for a restart of the engine.
+            paused = service.lifecycle.restarts.paused_seconds(self._record.arrival) > 0
+            judged = not paused and not (reason == "timeout" and service.works())
             service.figures.finish(self._record, outcome, reason, judged=judged)
             if self._transcript is not None:
                 self._transcript.log()
@@ -148,7 +151,7 @@ class Generation:
     async def _in_turn(self, ticket: Ticket, connection: RequestResponseCycle | None, send: Send) -> None:
         service = self._service
         try:
-            await service.admission.wait(ticket, service.settings.queue_timeout)
+            await self._wait(ticket)
             self._record.granted = service.clock()
             turn = functools.partial(service.admission.turn, ticket)
             if self._is_fast():
@@ -165,8 +168,26 @@ class Generation:
         except InvalidRequestError as error:
             param = self._body.blamed(error.param)
             raise client_error(error.status, error.message, param=param, code=error.code) from None
+        except EngineRestartedError as error:
+            _log.error("request %s failed: %s", self._record.request_id, error)
+            raise interrupted(str(error)) from error
         except EngineError as error:
             raise self._engine_failure(error) from error
+
+    async def _wait(self, ticket: Ticket) -> None:
+        """Waits for the first turn, for the queue's timeout and while the engine is away."""
+        service = self._service
+        seconds, counted = service.settings.queue_timeout, 0.0
+        while True:
+            try:
+                await service.admission.wait(ticket, seconds)
+            except QueueTimeoutError:
+                paused = service.lifecycle.restarts.paused_seconds(self._record.arrival)
+                if paused <= counted:
+                    raise
+                seconds, counted = paused - counted, paused
+            else:
+                return
 
     def _engine_failure(self, error: EngineError) -> HttpError:
         """The HTTP error of a failed engine; a dead one has its cause in the vital signs."""

@@ -22,7 +22,7 @@ from qwen_server.api.generation import Generation
 from qwen_server.api.tasks import refusal_of
 from qwen_server.control.adapters import AdapterError, Served
 from qwen_server.control.admission import QueueFullError, Ticket
-from qwen_server.control.refusals import BUSY_TEXT
+from qwen_server.control.refusals import BUSY_TEXT, RESTARTING_TEXT
 from qwen_server.control.service import Service
 from qwen_server.control.shares import DEFAULT_TENANT
 from qwen_server.engine.base import Adapter, BusyError, EngineError, InvalidRequestError, Kind
@@ -44,6 +44,7 @@ from qwen_server.http.rate_limits import RateLimiter
 from qwen_server.observe.request_figures import RequestRecord
 
 _log = logging.getLogger(__name__)
+RESTART_RETRY_SECONDS = 5
 _LARGE_BYTES = 1 << 16  # below, parsing takes less than the handover to a thread
 
 
@@ -126,6 +127,9 @@ class Handler:
 
     async def _check_grammar(self, body: Body, receive: Receive) -> None:
         """Waits for the check of the grammar, unless the client leaves. Takes no slot."""
+        if self._service.engine_is_away():
+            # What waits without a slot has no bound.
+            raise refused(self._service.refuse("restarting", RESTARTING_TEXT, RESTART_RETRY_SECONDS))
         try:
             async with UntilDisconnect(receive):
                 await self._service.engine.check_grammar(body.kind, body.fields)

@@ -25,6 +25,7 @@ ENGINE_PATCHES = (
     "fast-metrics",
     "output-tap",
     "polite-compiler",
+    "replay",
     "spot-renderer",
     "step-heartbeat",
     "token-loop",

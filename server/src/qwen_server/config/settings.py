@@ -191,6 +191,14 @@ class Settings(BaseSettings):
         description="patches of vLLM and uvicorn that make the server faster: on, off, or names separated by commas "
         "(" + ", ".join(ALL_PATCHES) + ")",
     )
+    engine_restarts: int = Field(
+        3, ge=0, description="how often a dead engine is restarted within 10 minutes before the server exits; 0: never"
+    )
+    standby_core: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="keep a process for the next restart of the engine, which saves its imports; auto: if 2 GiB of "
+        "memory are free and there are 4 CPUs",
+    )
     drain_timeout: Duration = Field(60.0, description="how long accepted requests may take to finish after SIGTERM")
     alerts_file: Path = Field(Path("/etc/qwen/alerts/alerts.json"), description="alert overrides, reloaded on change")
     podinfo_dir: Path = Field(Path("/etc/podinfo"), description="folder of the downward API's `annotations` file")

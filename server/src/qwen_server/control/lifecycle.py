@@ -1,4 +1,4 @@
-"""The state of the process: starting -> ready -> draining -> dead.
+"""The state of the process: starting -> ready -> draining -> dead, and restarting from ready.
 
 The application reads the state and tracks the requests that it has accepted. Only the runner
 (`qwen_server.runner`) changes the state. Nothing here knows uvicorn or vLLM.
@@ -15,7 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-State = Literal["starting", "ready", "draining", "dead"]
+from qwen_server.control.restarts import EngineRestarts
+from qwen_server.observe.request_figures import RestartCause
+
+State = Literal["starting", "ready", "restarting", "draining", "dead"]
 
 EXIT_OK = 0
 EXIT_ENGINE_DIED = 70
@@ -25,18 +28,23 @@ EXIT_CONFIGURATION = 78
 # and nothing has told them to go. Each may send one more request, whose answer closes it.
 LAST_REQUEST_SECONDS = 5.0
 
+# They ask for a restart of the process, and for one of the engine.
 RESTART_ANNOTATION = "qwen-vllm.io/restart"
+RESTART_ENGINE_ANNOTATION = "qwen-vllm.io/restart-engine"
 
 
 class Lifecycle:
     """The state of the process, and the number of accepted requests that are not finished.
 
     `started_at` and `draining_since` are in seconds of `time.monotonic()`. `cause` says why the
-    process is draining or dead. The state only moves forward.
+    process is draining or dead. The state only moves forward, except that a ready engine may be
+    restarted and is then ready again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.started_at = clock()
+        self.ready_at: float | None = None
+        self.restarts = EngineRestarts(clock)
         self._clock = clock
         self.draining_since = math.inf
         self._last_requests_until = -math.inf
@@ -89,13 +97,26 @@ class Lifecycle:
         """The engine is warmed up. Ignored if the process is already draining or dead."""
         if self.state == "starting":
             self.state = "ready"
+            self.ready_at = self._clock()
+
+    def begin_restart(self, cause: RestartCause) -> None:
+        """The engine is being replaced. Accepted requests wait. A drain goes on meanwhile."""
+        self.restarts.begin(cause)
+        if self.state == "ready":
+            self.state = "restarting"
+
+    def end_restart(self) -> None:
+        """The attempt to replace the engine is over, and it is ready or has failed."""
+        self.restarts.end()
+        if self.state == "restarting":
+            self.state = "ready"
 
     def begin_drain(self, cause: str, last_request_seconds: float = 0.0) -> None:
         """From now on no new requests are accepted. Accepted requests may finish.
 
         For `last_request_seconds`, connections that are already open may still send one.
         """
-        if self.state in ("starting", "ready"):
+        if self.state in ("starting", "ready", "restarting"):
             self.state = "draining"
             self.cause = cause
             self.draining_since = self._clock()
@@ -115,33 +136,38 @@ class Lifecycle:
             self.cause = cause
 
 
-def restart_request(annotations: str) -> str | None:
-    """Returns the value of the restart annotation, or None.
+def restart_request(annotations: str, annotation: str = RESTART_ANNOTATION) -> str | None:
+    """Returns the value of a restart annotation, or None.
 
     `annotations` is the text of a downward API file, with a line `key="value"` per annotation.
     """
-    match = re.search(rf'^{re.escape(RESTART_ANNOTATION)}="((?:[^"\\]|\\.)*)"$', annotations, re.MULTILINE)
+    match = re.search(rf'^{re.escape(annotation)}="((?:[^"\\]|\\.)*)"$', annotations, re.MULTILINE)
     return match[1] if match else None
 
 
 class RestartWatch:
-    """Detects that the restart annotation has changed since the process started.
+    """Detects that a restart annotation has changed since the process started.
 
     The annotation stays on the pod after the restart of the container, so only a value that differs
     from the initial one is a request. A file that cannot be read counts as unchanged.
     """
 
-    def __init__(self, podinfo_dir: Path) -> None:
+    def __init__(self, podinfo_dir: Path, annotation: str = RESTART_ANNOTATION) -> None:
         self._file = podinfo_dir / "annotations"
-        self._initial = self._read()
+        self._annotation = annotation
+        self._handled = self._read()
 
     def _read(self) -> str | None:
         try:
-            return restart_request(self._file.read_text(encoding="utf-8"))
+            return restart_request(self._file.read_text(encoding="utf-8"), self._annotation)
         except (OSError, UnicodeDecodeError):
             return None
 
     def requested(self) -> str | None:
         """Returns the ID of a restart that was requested since the start, or None."""
         value = self._read()
-        return value if value is not None and value != self._initial else None
+        return value if value is not None and value != self._handled else None
+
+    def done(self, value: str) -> None:
+        """The restart with this ID is done. Only another value is a request from now on."""
+        self._handled = value

@@ -12,6 +12,7 @@ STARTING_TEXT = "服务正在启动，请稍后重试"
 DRAINING_TEXT = "服务正在停止，请稍后重试"
 SLEEPING_TEXT = "服务处于休眠状态，请稍后重试"
 UNRESPONSIVE_TEXT = "推理引擎无响应，请稍后重试"
+RESTARTING_TEXT = "推理引擎正在重启，请稍后重试"
 TIMEOUT_TEXT = "请求超时，请稍后重试"
 
 

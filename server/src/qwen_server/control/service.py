@@ -18,7 +18,7 @@ from qwen_server.config.settings import Settings
 from qwen_server.control import alerts
 from qwen_server.control.adapters import Adapters
 from qwen_server.control.admission import Admission, AutoLimits
-from qwen_server.control.lifecycle import Lifecycle
+from qwen_server.control.lifecycle import Lifecycle, State
 from qwen_server.control.refusals import DRAINING_TEXT, SLEEPING_TEXT, STARTING_TEXT, UNRESPONSIVE_TEXT, Refusal
 from qwen_server.control.shares import DEFAULT_TENANT
 from qwen_server.control.sleeping import Sleep
@@ -100,10 +100,16 @@ class Service:
         return alerts.while_young(self._alerts_file.rules, self._device, self.clock() - self._ready_at)
 
     @property
+    def state(self) -> State:
+        """The state of the process; restarting from the moment at which the engine dies."""
+        state = self.lifecycle.state
+        return "restarting" if state == "ready" and self.engine_is_away() else state
+
+    @property
     def status(self) -> str:
-        """starting, healthy, degraded, unhealthy, sleeping or draining."""
-        if self.lifecycle.state in ("starting", "draining"):
-            return self.lifecycle.state
+        """starting, healthy, degraded, unhealthy, restarting, sleeping or draining."""
+        if self.state in ("starting", "restarting", "draining"):
+            return self.state
         if self.lifecycle.state == "dead" or self.alert_state.has("critical"):
             return "unhealthy"
         if self.sleep.active:
@@ -119,10 +125,25 @@ class Service:
 
     def live(self) -> bool:
         """Whether the process may still recover without a restart."""
-        if self.lifecycle.state in ("starting", "draining"):
+        lifecycle = self.lifecycle
+        loading = (lifecycle.ready_at or lifecycle.started_at) - lifecycle.started_at
+        if lifecycle.restarts.takes_too_long(loading):
+            return False
+        if lifecycle.state in ("starting", "restarting", "draining"):
             return True
+        return lifecycle.state != "dead" and not self.engine_is_lost()
+
+    def engine_is_lost(self) -> bool:
+        """Whether the engine has hung for so long that only a restart can help."""
         limit = max(_LIVE_MIN_SECONDS, _LIVE_FACTOR * self._hung_threshold())
-        return self.lifecycle.state != "dead" and hung_seconds(self.engine.vitals(), self.clock()) <= limit
+        return hung_seconds(self.engine.vitals(), self.clock()) > limit
+
+    def engine_is_away(self) -> bool:
+        """Whether the engine is being replaced, or is dead and about to be."""
+        if self.lifecycle.restarts.since is not None:
+            return True
+        dead = self.engine.vitals().state == "dead" and self.lifecycle.state != "dead"
+        return dead and self.lifecycle.restarts.allowed(self.settings.engine_restarts)
 
     def works(self) -> bool:
         """Whether the engine has just made tokens: whoever waits too long waits for its work.
@@ -160,7 +181,7 @@ class Service:
 
     def observe(self) -> Observation:
         """Returns everything that the health and metrics paths show, as of now."""
-        starting = self.lifecycle.state == "starting"
+        starting, restarts = self.lifecycle.state == "starting", self.lifecycle.restarts
         settings, admission, now = self.settings, self.admission, self.clock()
         vitals = None if starting else self.engine.vitals()
         # A process that drains or dies before its model is loaded is no longer starting, but its
@@ -172,7 +193,7 @@ class Service:
             wall=self.wall(),
             started_at=self.lifecycle.started_at,
             model=settings.served_name,
-            state=self.lifecycle.state,
+            state=self.state,
             status=self.status,
             asleep=self.sleep.active,
             answers=ready and not self.alert_state.zero_work,
@@ -191,6 +212,10 @@ class Service:
             hung_seconds=None if vitals is None else hung_seconds(vitals, now),
             stalled_seconds=None if vitals is None else stalled_seconds(vitals, now),
             kv_cache_usage=None if vitals is None else vitals.kv_cache_usage,
+            restarts={str(cause): count for cause, count in restarts.counts.items()},
+            restarting_seconds=None if restarts.since is None else now - restarts.since,
+            restarts_left=restarts.left(settings.engine_restarts),
+            standby_bytes=self.engine.standby_bytes(),
             patches={**self._patches.in_use, **(self.engine.info.patches if loaded else {})},
             adapters=self.adapters.states(),
             tenants=self._tenants(),
@@ -207,30 +232,35 @@ class Service:
     @property
     def closes_connections(self) -> bool:
         """Whether clients should reconnect, and so reach another replica."""
-        return self.sleep.active or self.lifecycle.state in ("draining", "dead") or self.alert_state.has("critical")
+        leaving = self.lifecycle.state in ("restarting", "draining", "dead")
+        return leaving or self.sleep.active or self.alert_state.has("critical")
 
     def signals(self, now: float) -> dict[str, float | None]:
         """Returns the signals of the alerts at `now`; None where there is nothing to evaluate."""
         if self.lifecycle.state == "starting":
             return {}
+        gpu = self.gpu.latest
+        hardware = {
+            "GPUUnhealthy": float(len(gpu.faults)),
+            "GPUMemoryHigh": gpu.utilization_percent if gpu.total else None,
+            "GPUTemperatureHigh": gpu.temperature,
+        }
+        if self.engine_is_away():
+            return hardware
         vitals = self.engine.vitals()
         summary = self.figures.summary()
         ended, failed = self.figures.recent_errors()
-        gpu = self.gpu.latest
         waiting_limit = self.admission.queue_limit
-        return {
+        return hardware | {
             "EngineUnresponsive": hung_seconds(vitals, now),
             "GenerationStalled": stalled_seconds(vitals, now),
             "EngineDead": float(vitals.state == "dead" or self.lifecycle.state == "dead"),
-            "GPUUnhealthy": float(len(gpu.faults)),
             "HighErrorRate": 100 * failed / ended if ended >= _MIN_ERROR_SAMPLE else None,
             "QueueSaturated": 100 * self.admission.waiting / waiting_limit if waiting_limit else None,
             "HighTTFT": summary.ttft.p95,
             "HighLatency": summary.latency.p95,
             "LowThroughput": summary.decoding.mean if self.admission.waiting else None,
             "KVCacheSaturated": 100 * vitals.kv_cache_usage,
-            "GPUMemoryHigh": gpu.utilization_percent if gpu.total else None,
-            "GPUTemperatureHigh": gpu.temperature,
         }
 
     def evaluate(self) -> None:

@@ -35,14 +35,27 @@ async def answer_of(work: Coroutine[Any, Any, Answer], seconds: float = ENGINE_S
 class Sleep:
     """Whether the engine sleeps.
 
-    `active` is True from the order to sleep until the engine is fully awake.
+    `active` is True from the order to sleep until the engine is fully awake. One that takes the
+    place of an engine that died asleep is awake.
     """
 
     def __init__(self, engine: Engine, lifecycle: Lifecycle) -> None:
         self._engine = engine
         self._lifecycle = lifecycle
         self._turn = asyncio.Lock()  # one order at a time
-        self.active = False
+        self._engine_asleep: int | None = None  # its number
+
+    @property
+    def active(self) -> bool:
+        """See above."""
+        return self._engine_asleep == self._number()
+
+    @active.setter
+    def active(self, asleep: bool) -> None:
+        self._engine_asleep = self._number() if asleep else None
+
+    def _number(self) -> int:
+        return sum(self._lifecycle.restarts.counts.values())
 
     async def fall_asleep(self, level: int, mode: Mode) -> None:
         """Refuses new requests, ends those that were accepted, or waits for them, and sleeps.

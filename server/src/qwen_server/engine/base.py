@@ -28,7 +28,7 @@ Kind = Literal[
     "detokenize",
 ]
 FinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
-EngineState = Literal["starting", "ready", "dead"]
+EngineState = Literal["starting", "ready", "restarting", "dead"]
 # Within this time an engine moves its memory to sleep or to wake up.
 SWITCHING_SECONDS = 300.0
 
@@ -42,7 +42,11 @@ class NoModelError(EngineError):
 
 
 class EngineGoneError(EngineError):
-    """The engine's processes have ended. The server must exit, because nothing restarts them."""
+    """The engine's processes have ended, and no restart follows. The server must exit."""
+
+
+class EngineRestartedError(EngineError):
+    """The engine was restarted, and this answer cannot go on. The client gets a 503."""
 
 
 class InvalidRequestError(Exception):
@@ -290,6 +294,16 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Loads the model and warms it up with requests. Raises EngineError with the cause."""
 
+    async def restart(self) -> None:
+        """Replaces the engine's processes, whether they live or not, and warms the new ones up.
+
+        Requests wait meanwhile. Then each goes on where it was, or starts over, or fails with
+        EngineRestartedError. Raises EngineError with the cause; the requests then still wait.
+        """
+
+    def give_up(self) -> None:
+        """Ends the wait of the requests of a dead engine: they raise EngineGoneError."""
+
     async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
         """Compiles the grammar of a request on trial, away from the event loop.
 
@@ -321,6 +335,7 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the engine failed.
+            EngineRestartedError: the engine was restarted, and the rest would not fit what came.
             InvalidRequestError: the request cannot be served. After the first output only if no
                 token fits its grammar any more.
         """
@@ -344,6 +359,7 @@ class Engine(Protocol):
 
         Raises, also from the stream:
             EngineError: the engine failed.
+            EngineRestartedError: the engine was restarted after the first event.
             InvalidRequestError: the request cannot be served. Only before the first event.
             BusyError: its grammar cannot be checked now. Only before the first event.
         """
@@ -370,6 +386,9 @@ class Engine(Protocol):
 
     def gpu_reserved_bytes(self) -> int:
         """The bytes that the engine's allocator holds, read once after the warm-up; 0 on a CPU."""
+
+    def standby_bytes(self) -> int:
+        """The memory that only the process for the next restart uses; 0 without one."""
 
     async def shutdown(self, drain_seconds: float) -> None:
         """Stops the engine's processes. Unfinished requests get `drain_seconds` to finish."""

@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -102,6 +102,49 @@ def kill_descendants(deadline_seconds: float = 5.0) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
+
+
+def kill_engine(spared: Callable[[], Iterable[int]], deadline_seconds: float = 5.0) -> bool:
+    """Kills all descendants but the `spared` ones. Returns whether none of them is left.
+
+    Does not kill multiprocessing's resource tracker, which this process goes on to use.
+    """
+    deadline = time.monotonic() + deadline_seconds
+    while True:
+        left_alone = set(spared())
+        victims = [pid for pid in descendants() if pid not in left_alone and not _is_resource_tracker(pid)]
+        if not victims:
+            return True
+        for pid in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+
+
+def shared_memory(pids: Iterable[int]) -> set[Path]:
+    """The files of shared memory that the processes map. A killed process leaves them behind."""
+    found: set[str] = set()
+    for pid in pids:
+        try:
+            lines = (_PROC / str(pid) / "maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        found.update(line.split(maxsplit=5)[5] for line in lines if " /dev/shm/" in line)
+    return {Path(name) for name in found if not name.endswith(" (deleted)")}
+
+
+def own_bytes(pids: Iterable[int]) -> int:
+    """The memory that processes share with no file, in bytes. Those that have ended use none."""
+    total = 0
+    for pid in pids:
+        try:
+            fields = (_PROC / str(pid) / "statm").read_text(encoding="ascii").split()
+        except OSError:
+            continue
+        total += (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+    return total
 
 
 def _is_resource_tracker(pid: int) -> bool:

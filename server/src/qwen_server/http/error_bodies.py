@@ -109,6 +109,12 @@ def engine_failure(text: str) -> HttpError:
     return HttpError(500, {"error": text or INTERNAL_TEXT}, kind=failure_kind(text))
 
 
+def interrupted(text: str) -> HttpError:
+    """Returns the error of an answer that a restart of the engine has ended."""
+    body = openai_body(503, text, code="engine_restarted")
+    return HttpError(503, body, kind="engine_restarted", headers={"Retry-After": "1"})
+
+
 def failure_kind(text: str) -> str:
     """Returns the name under which `errors.by_type` counts an engine failure."""
     lowered = text.lower()

@@ -6,7 +6,7 @@ The JSON snapshots and the Prometheus page are pure functions of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -48,14 +48,16 @@ class Observation:
     a new request would be accepted.
     rules: name and severity of each enabled alert. alerts: the active alerts, as the
     specification's objects. patches: whether each patch is in use. adapters: None if they are off.
-    The engine's values are None while it is starting.
+    The engine's values are None while it is starting. restarts: how often the engine was restarted,
+    by cause. restarting_seconds: how long it has been away; None if it is not. standby_bytes: what
+    the process for the next restart uses, 0 without one.
     """
 
     now: float
     wall: datetime
     started_at: float
     model: str
-    state: Literal["starting", "ready", "draining", "dead"]
+    state: Literal["starting", "ready", "restarting", "draining", "dead"]
     status: str
     asleep: bool
     answers: bool
@@ -77,6 +79,10 @@ class Observation:
     patches: Mapping[str, bool]
     adapters: tuple[AdapterState, ...] | None = None
     tenants: tuple[TenantSeen, ...] = ()
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    restarting_seconds: float | None = None
+    restarts_left: int = 0
+    standby_bytes: int = 0
 
     @property
     def uptime(self) -> float:

@@ -20,6 +20,7 @@ from qwen_server.observe.request_figures import (
     OTHER_TENANTS,
     OUTCOMES,
     REFUSALS,
+    RESTART_CAUSES,
     AdapterCounters,
     Histogram,
 )
@@ -201,6 +202,11 @@ def _engine(seen: Observation) -> Iterator[str]:
     yield family("qwen_alert_active", "gauge", "Whether an alert of the server is active.", states)
     values = [({"name": name}, firing.get(name, math.nan)) for name, _ in seen.rules]
     yield family("qwen_alert_value", "gauge", "What an active alert measures; NaN while it is not active.", values)
+    restarts = _counts("cause", RESTART_CAUSES, seen.restarts)
+    yield family("qwen_engine_restarts_total", "counter", "Restarts of the engine in this process, by cause.", restarts)
+    yield gauge("qwen_engine_restarting_seconds", "How long a restart has taken so far.", seen.restarting_seconds or 0)
+    yield gauge("qwen_engine_restarts_left", "Restarts that the budget allows now.", seen.restarts_left)
+    yield gauge("qwen_engine_standby_bytes", "Memory of the process for the next restart.", seen.standby_bytes)
     if seen.state == "starting":
         return
     yield gauge("qwen_engine_hung_seconds", "How long the engine has not answered.", seen.hung_seconds)

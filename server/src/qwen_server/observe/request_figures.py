@@ -37,7 +37,7 @@ Outcome = Literal["successful", "failed", "aborted", "refused", "rejected"]
 OUTCOMES: tuple[Outcome, ...] = ("successful", "failed", "aborted", "refused", "rejected")
 
 # The reasons for which requests fail and are refused. Their counters exist before they first grow.
-ERRORS = ("draining", "engine_dead", "engine_error", "internal", "out_of_memory", "timeout")
+ERRORS = ("draining", "engine_dead", "engine_error", "engine_restarted", "internal", "out_of_memory", "timeout")
 REFUSALS = (
     "displaced",
     "draining",
@@ -46,10 +46,15 @@ REFUSALS = (
     "queue_full",
     "queue_timeout",
     "sleeping",
+    "restarting",
     "starting",
     "unresponsive",
     "uploads_full",
 )
+# Why the engine is restarted: its processes ended, the restart before failed, it made no step for
+# long, or it was requested.
+RestartCause = Literal["died", "failed", "hung", "requested"]
+RESTART_CAUSES: tuple[RestartCause, ...] = ("died", "failed", "hung", "requested")
 
 
 class Histogram:
@@ -294,8 +299,8 @@ class RequestFigures:
     def finish(self, record: RequestRecord, outcome: Outcome, error: str | None = None, *, judged: bool = True) -> None:
         """Records the end of an accepted request. `error` is the reason of a failure or refusal.
 
-        A failure that says nothing about the health of the server is not `judged`: it is counted,
-        but not among the recent errors.
+        A request that says nothing about the health of the server is not `judged`: it is counted,
+        but neither among the recent errors nor in the percentiles.
         """
         self.in_progress -= 1
         now = self._clock()
@@ -311,7 +316,7 @@ class RequestFigures:
             self._recent[-1].ended += 1
             self._recent[-1].failed += outcome == "failed"
         if outcome == "successful" and record.generates:
-            self._succeed(record, now)
+            self._succeed(record, now, judged=judged)
 
     def turn_away(self, record: RequestRecord, outcome: Literal["refused", "rejected"], reason: str) -> None:
         """Records a request that was not accepted.
@@ -367,11 +372,12 @@ class RequestFigures:
             name = OTHER_TENANTS
         return self.tenants.setdefault(name, TenantFigures())
 
-    def _succeed(self, record: RequestRecord, now: float) -> None:
+    def _succeed(self, record: RequestRecord, now: float, *, judged: bool) -> None:
         latency = now - record.arrival
-        self._summary = None
-        prompt_tokens = math.ceil(record.prompt_tokens / record.prompts)
-        self._samples.append(Sample(now, latency, record.ttft, prompt_tokens, record.output_tokens))
+        if judged:
+            self._summary = None
+            prompt_tokens = math.ceil(record.prompt_tokens / record.prompts)
+            self._samples.append(Sample(now, latency, record.ttft, prompt_tokens, record.output_tokens))
         self.counters.input_tokens += record.prompt_tokens
         self.counters.output_tokens += record.output_tokens
         if record.adapter is not None:

@@ -71,6 +71,16 @@ def metrics(seen: Observation) -> dict[str, Any]:
         "alerts": list(seen.alerts),
         "alerts_count": len(seen.alerts),
         **({} if seen.adapters is None else {"adapters": [adapter._asdict() for adapter in seen.adapters]}),
+        "engine": _engine(seen),
+    }
+
+
+def _engine(seen: Observation) -> dict[str, Any]:
+    """The restarts of the engine inside of the server's process."""
+    return {
+        "restarts": {"total": sum(seen.restarts.values()), "by_cause": dict(seen.restarts), "left": seen.restarts_left},
+        "restarting_seconds": _round(seen.restarting_seconds, 1),
+        "standby_bytes": seen.standby_bytes,
     }
 
 

@@ -50,6 +50,7 @@ def _engine_flags(spec: QwenServiceSpec) -> list[Flag]:
         ("max-model-len", engine.max_model_len),
         ("dtype", engine.dtype),
         ("quantization", engine.quantization),
+        ("engine-restarts", engine.restarts),
     ]
     if engine.device == "cpu":
         # By default vLLM would use 92 % of the memory for its KV cache. The image has no compiler.

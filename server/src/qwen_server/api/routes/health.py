@@ -19,7 +19,7 @@ router = APIRouter(tags=["health"])
 
 _HEALTH_ANSWERS: Answers = {
     200: json_answer("正常 (requests are answered)", "Health", "Health"),
-    503: json_answer("不可用 (starting, draining or unhealthy)", "Health", "Starting"),
+    503: json_answer("不可用 (starting, restarting, draining or unhealthy)", "Health", "Starting"),
 }
 _PROBE_ANSWERS: Answers = {
     200: json_answer("正常 (healthy)", "Probe", "Well"),
@@ -42,7 +42,7 @@ async def live(request: Request) -> Response:
 
 @router.get("/health/ready", summary="就绪探针 (Readiness probe)", response_model=None, responses=_PROBE_ANSWERS)
 async def ready(request: Request) -> Response:
-    """Returns 503 while starting or draining, and if the engine is dead or has hung for long."""
+    """Returns 503 while starting, restarting or draining, or if the engine is dead or hangs."""
     return _probe(service_of(request).ready())
 
 
@@ -53,7 +53,7 @@ async def generate(request: Request) -> Response:
     Concurrent requests share one generation, so that frequent calls do no harm.
     """
     service = service_of(request)
-    if service.lifecycle.state in ("starting", "dead"):
+    if service.lifecycle.state in ("starting", "restarting", "dead"):
         return _probe(ok=False)
     try:
         await asyncio.shield(_proof(request))

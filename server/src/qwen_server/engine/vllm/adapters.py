@@ -37,7 +37,7 @@ class LoadedAdapters:
     The name of an adapter in vLLM is its key, because vLLM finds what it has cached of a prompt by
     that name. vLLM's own serving code and the fast path look into `models.lora_requests`.
 
-    `all` are those that are loaded, by their keys. A new engine has to `add` them again.
+    `all` are those that are loaded, by their keys. A new engine has to `restore` them.
     """
 
     def __init__(self, llm: AsyncLLM, models: Models, settings: Settings) -> None:
@@ -86,6 +86,23 @@ class LoadedAdapters:
         if lora is not None:
             await self._discard(lora)
         self.all.pop(adapter.key, None)
+
+    async def restore(self, before: LoadedAdapters) -> None:
+        """Loads the adapters of an engine that has died.
+
+        Requests that go on have vLLM's objects of them, so that these keep their numbers.
+        """
+        self._ids = before._ids
+        for key, adapter in before.all.items():
+            lora = before._loras[key]
+            try:
+                await self._llm.add_lora(lora)
+            except Exception as error:
+                if self._llm.errored:
+                    raise EngineError(f"the engine died while it loaded the adapter {adapter.name}") from error
+                _log.error("the new engine cannot load the adapter %s: %s", adapter.name, _cause(str(error)))
+                continue
+            self.all[key], self._loras[key] = adapter, lora
 
     async def _discard(self, lora: LoRARequest) -> None:
         """Frees what vLLM holds of an adapter, which may be a part only."""

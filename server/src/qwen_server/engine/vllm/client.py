@@ -20,6 +20,7 @@ from qwen_server.engine.base import BusyError, InvalidRequestError, Observer, Ou
 from qwen_server.engine.vllm.grammars.params import Grammars
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.outputs import Merger
+from qwen_server.engine.vllm.patches import replay
 from qwen_server.engine.vllm.patches.output_tap import OUTPUT_TAP, install, tapped
 from qwen_server.engine.vllm.patches.token_loop import TOKEN_LOOP, loop_tokens
 from qwen_server.engine.vllm.prompt_streams import PromptStreams
@@ -85,6 +86,9 @@ class EngineProxy:
         self._processor = install(llm) if patches.use(OUTPUT_TAP) else None
         if patches.use(TOKEN_LOOP) and self._processor is not None:
             loop_tokens(self._processor)
+        self.keeps_states = patches.use(replay.REPLAY)
+        if self.keeps_states:
+            replay.install(llm)
         self._heartbeat = heartbeat
         self._traced = llm.observability_config.otlp_traces_endpoint is not None
 
@@ -124,17 +128,24 @@ class EngineProxy:
                 yield output
 
     def follow(
-        self, prompt: Any, sampling_params: Any, request_id: str, options: dict[str, Any], tap: Tap | None
+        self, seam: replay.Seam, request_id: str, options: dict[str, Any], tap: Tap | None
     ) -> AsyncGenerator[RequestOutput, None]:
         """`generate` for the fast path: prompts have an arrival time, a tap may take new text.
 
         The `options` are those of `AsyncLLM.generate`, such as `lora_request`.
         """
         self._begin(options)
-        outputs = self._generate(prompt, sampling_params, request_id, **options)
+        if self.keeps_states:
+            replay.expect(self._llm, request_id, seam)
+        outputs = self._generate(seam.inputs, seam.sampling, request_id, **options)
         if tap is None or self._processor is None:
             return outputs
         return tapped(outputs, self._processor, request_id, tap)
+
+    def unfollow(self, request_id: str) -> None:
+        """The stream that `follow` returned has ended, or never began."""
+        if self.keeps_states:
+            replay.forget(self._llm, request_id)
 
     def encode(
         self, prompt: Any, pooling_params: Any, request_id: str, **options: Any

@@ -23,7 +23,6 @@ from qwen_server.config.settings import Settings
 from qwen_server.engine.base import (
     Adapter,
     EngineError,
-    EngineGoneError,
     EngineInfo,
     EngineState,
     InvalidRequestError,
@@ -37,8 +36,16 @@ from qwen_server.engine.base import (
     Turn,
     Vitals,
 )
-from qwen_server.engine.processes import any_stopped, cpu_seconds, descendants, give_memory_back, kill_descendants
-from qwen_server.engine.vllm import causes, environment
+from qwen_server.engine.processes import (
+    any_stopped,
+    cpu_seconds,
+    descendants,
+    give_memory_back,
+    kill_descendants,
+    shared_memory,
+)
+from qwen_server.engine.revival import Revival, answered_with_repeats
+from qwen_server.engine.vllm import causes, environment, remains
 from qwen_server.engine.vllm.grammars.trials import Trials, longest_in_core
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from qwen_server.engine.vllm.maintenance import VllmMaintenance
@@ -46,21 +53,32 @@ from qwen_server.engine.vllm.patches.bounded_masks import BOUNDED_MASKS
 from qwen_server.engine.vllm.patches.early_core import EARLY_CORE, EarlyChild
 from qwen_server.engine.vllm.patches.polite_compiler import POLITE_COMPILER
 from qwen_server.engine.vllm.patches.vllm_texts import NO_CONFIG
+from qwen_server.engine.vllm.standby import Standby
 from qwen_server.engine.vllm.warmup import POOLED, ignore, warm_up, warm_up_pooling
 
 if TYPE_CHECKING:
+    from qwen_server.engine.vllm.adapters import LoadedAdapters
     from qwen_server.engine.vllm.build import Parts
+    from qwen_server.engine.vllm.client import EngineProxy
     from qwen_server.engine.vllm.fast_path import FastPath
     from qwen_server.engine.vllm.reference_path import ReferencePath
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """The objects that exist once the model is loaded."""
+    """The objects that exist once the model is loaded.
+
+    fast: its requests go on in the next engine if this one dies. own: they do not.
+    """
 
     parts: Parts
     fast: FastPath
+    own: FastPath
     reference: ReferencePath
+
+    @property
+    def dead(self) -> bool:
+        return bool(self.parts.llm.errored)
 
 
 _log = logging.getLogger(__name__)
@@ -99,13 +117,18 @@ class VllmEngine:
         # the thread must live as long as the engine.
         self._builder = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._running: _Running | None = None
-        self._maintenance = VllmMaintenance(lambda: self._alive().parts, self._heartbeat)
+        self._maintenance = VllmMaintenance(self._living, lambda: self._heartbeat)
         self._trials = Trials(settings, self._builder, lambda: self._loaded().parts.llm.vllm_config)
         self._reserved = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._probes = 0
         self._processes: list[BaseProcess] = []
+        self._shared_memory: set[Path] = set()
         self._sees_steps = False
+        self._revival: Revival[_Running] = Revival(self._cause_of_death)
+        if settings.engine_restarts == 0:
+            self._revival.give_up()
+        self._standby = Standby(settings.standby_core, settings.engine_restarts, self._early_core)
 
     @property
     def info(self) -> EngineInfo:
@@ -131,14 +154,21 @@ class VllmEngine:
             EngineGoneError: the engine died during the warm-up.
         """
         environment.prepare(self._folder, self._settings)
-        child = None
-        if self._patches.use(EARLY_CORE):
-            with self._trials.forks.socket_for_fork() as twin:
-                after = [function for patch, function in _IN_THE_CORE if patch.name in self._settings.patches]
-                child = EarlyChild("EngineCore", environment.core_modules(self._settings), twin, after=after)
+        await self._load(self._early_core())
+
+    def _early_core(self) -> EarlyChild | None:
+        """A process that imports what an engine core needs; None without the patch."""
+        if not self._patches.use(EARLY_CORE):
+            return None
+        with self._trials.forks.socket_for_fork() as twin:
+            after = [function for patch, function in _IN_THE_CORE if patch.name in self._settings.patches]
+            return EarlyChild("EngineCore", environment.core_modules(self._settings), twin, after=after)
+
+    async def _load(self, child: EarlyChild | None, before: LoadedAdapters | None = None) -> None:
+        """Builds an engine with the adapters of the one `before`, and warms it up."""
         loop = asyncio.get_running_loop()
         try:
-            self._running = await loop.run_in_executor(self._builder, self._build, child)
+            running = self._running = await loop.run_in_executor(self._builder, self._build, child)
         except EngineError:
             raise
         except Exception as error:
@@ -147,20 +177,51 @@ class VllmEngine:
         finally:
             if child is not None:
                 child.discard()
-        on_cuda = self._running.parts.info.device == "cuda"
-        if self._settings.task == "generate":
-            images = self._running.parts.images.read
-            await warm_up(self._running.fast, self._running.reference, images=images, wide=on_cuda)
-        else:
-            await warm_up_pooling(self._settings.task, self._running.reference)
-        if on_cuda:
-            self._reserved = sum(await self._running.parts.llm.collective_rpc("reserved_bytes"))
-        gc.collect()
+        if before is not None:
+            await running.parts.adapters.restore(before)
+        await self._warm_up(running)
+        if self._state == "starting":
+            gc.collect()
         gc.freeze()  # objects from loading the model never become garbage: skip them from now on
         gc.set_threshold(*_GC_THRESHOLDS)
         give_memory_back()
+        self._shared_memory = await asyncio.to_thread(lambda: shared_memory(descendants()))
         self._state = "ready"
+        self._revival.arrived(running)
         self._spawn(self._watch())
+        self._spawn(self._standby.prepare(lambda: running.parts.llm.get_num_unfinished_requests() == 0))
+
+    async def _warm_up(self, running: _Running) -> None:
+        on_cuda = running.parts.info.device == "cuda"
+        if self._settings.task == "generate":
+            await warm_up(running.own, running.reference, images=running.parts.images.read, wide=on_cuda)
+        else:
+            await warm_up_pooling(self._settings.task, running.reference)
+        if on_cuda:
+            self._reserved = sum(await running.parts.llm.collective_rpc("reserved_bytes"))
+
+    async def restart(self) -> None:
+        """See Engine."""
+        self._state = "restarting"
+        before = self._loaded().parts.adapters
+        self._cancel_tasks()
+        try:
+            await remains.end(self._loaded().parts.llm, self._standby.processes, self._shared_memory)
+            self._trials.forks.renew()
+            collecting = asyncio.create_task(asyncio.to_thread(_collect))  # while the engine core loads
+            self._death_cause, self._started_wall = None, time.time()
+            self._heartbeat = Heartbeat(most_compiling_seconds=longest_in_core(self._settings))
+            self._maintenance.asleep = False
+            await self._load(self._standby.take() or self._early_core(), before)
+            await collecting
+        except BaseException as error:
+            self._state = "dead"
+            self._death_cause = f"the engine died, and its restart failed: {error}"
+            raise
+
+    def give_up(self) -> None:
+        """See Engine."""
+        self._revival.give_up()
 
     def _build(self, child: EarlyChild | None) -> _Running:
         # Garbage collection takes a fifth of the time of the imports and frees nothing.
@@ -182,7 +243,8 @@ class VllmEngine:
         cause = self._cause_of_death
         self._sees_steps = self._patches.use(STEP_HEARTBEAT)
         self._processes = multiprocessing.active_children()
-        return _Running(parts, FastPath(parts, cause), ReferencePath(parts, cause, self._settings.task))
+        fast, own = FastPath(parts, cause, self._next_client), FastPath(parts, cause)
+        return _Running(parts, fast, own, ReferencePath(parts, cause, self._settings.task))
 
     def _start_failure(self, error: BaseException) -> EngineError:
         logged = causes.cause_of(causes.read_errors(self._errors), since=self._started_wall, server=os.getpid())
@@ -193,29 +255,29 @@ class VllmEngine:
 
     async def check_grammar(self, kind: Kind, body: Mapping[str, Any]) -> None:
         """See Engine."""
-        await self._alive().reference.check_grammar(kind, body)
+        await (await self._alive()).reference.check_grammar(kind, body)
 
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """See Engine."""
-        return await self._alive().fast.prepare_chat(body, request_id, arrival)
+        return await (await self._alive()).fast.prepare_chat(body, request_id, arrival)
 
     async def prepare_completion(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """See Engine."""
-        return await self._alive().fast.prepare_completion(body, request_id, arrival)
+        return await (await self._alive()).fast.prepare_completion(body, request_id, arrival)
 
     def generate(
         self, prepared: Prepared, tap: Tap | None = None, turn: Turn | None = None
     ) -> AsyncGenerator[Output, None]:
         """See Engine."""
-        return self._alive().fast.generate(prepared, tap, turn)
+        return self._announced().fast.generate(prepared, tap, turn)
 
     async def add_adapter(self, adapter: Adapter) -> None:
         """See Engine."""
-        await self._alive().parts.adapters.add(adapter)
+        await (await self._alive()).parts.adapters.add(adapter)
 
     async def remove_adapter(self, adapter: Adapter) -> None:
         """See Engine."""
-        await self._alive().parts.adapters.remove(adapter)
+        await (await self._alive()).parts.adapters.remove(adapter)
 
     async def reference(
         self,
@@ -228,13 +290,38 @@ class VllmEngine:
         turn: Turn | None = None,
     ) -> ReferenceAnswer:
         """See Engine."""
-        return await self._alive().reference.answer(kind, body, request_id, arrival, observe, turn=turn)
 
-    def _alive(self) -> _Running:
-        running = self._loaded()
-        if running.parts.llm.errored:
-            raise EngineGoneError(self._cause_of_death())
-        return running
+        async def attempt(running: _Running, observer: Observer) -> ReferenceAnswer:
+            return await running.reference.answer(kind, body, request_id, arrival, observer, turn=turn)
+
+        running = await self._alive()
+        return await answered_with_repeats(
+            attempt, observe, running=running, dead=lambda engine: engine.dead, revival=self._revival
+        )
+
+    def _announced(self) -> _Running:
+        """The latest engine that was ready, which may have died since."""
+        if self._revival.current is None:
+            raise EngineError("the engine is still starting")
+        return self._revival.current
+
+    def _living(self) -> Parts:
+        """The engine now. Raises EngineError if there is none, or if it is dead."""
+        running = self._announced()
+        if running.dead:
+            raise EngineError(self._cause_of_death())
+        return running.parts
+
+    async def _alive(self) -> _Running:
+        """The engine, or the next one if it is dead. Raises EngineGoneError if none follows."""
+        running = self._announced()
+        return await self._revival.after(running) if running.dead else running
+
+    async def _next_client(self, dead: EngineProxy) -> EngineProxy:
+        running = self._announced()
+        while running.parts.client is dead:
+            running = await self._revival.after(running)
+        return running.parts.client
 
     async def probe(self) -> None:
         """See Engine."""
@@ -242,14 +329,15 @@ class VllmEngine:
             raise EngineError("the engine is asleep")
         now = time.monotonic()
         self._probes += 1
+        running = self._announced()
         if self._settings.task != "generate":
             kind, body = POOLED[self._settings.task]
-            await self._alive().reference.answer(kind, body, f"probe-{self._probes}", now, ignore)
+            await running.reference.answer(kind, body, f"probe-{self._probes}", now, ignore)
             return
-        prepared = await self._alive().fast.prepare_completion(
+        prepared = await running.own.prepare_completion(
             {"prompt": "1", "max_tokens": 1, "temperature": 0.0}, f"probe-{self._probes}", now
         )
-        async with aclosing(self._alive().fast.generate(prepared)) as outputs:
+        async with aclosing(own.generate(prepared)) as outputs:
             async for _ in outputs:
                 pass
 
@@ -257,11 +345,11 @@ class VllmEngine:
 
     def vitals(self) -> Vitals:
         """See Engine."""
-        if self._running is None or self._state == "starting":
-            return Vitals(state="starting")
+        if self._running is None or self._state in ("starting", "restarting"):
+            return Vitals(state=self._state)
         parts = self._running.parts
         heartbeat = self._heartbeat
-        dead = parts.llm.errored
+        dead = self._state == "dead" or parts.llm.errored
         return Vitals(
             state="dead" if dead else self._state,
             # While the engine sleeps, only a probe may wait in it.
@@ -283,7 +371,7 @@ class VllmEngine:
         The first cause that is found is kept, because it is the most precise.
         """
         if self._death_cause is None:
-            since = time.time() - _CAUSE_WINDOW_SECONDS
+            since = max(time.time() - _CAUSE_WINDOW_SECONDS, self._started_wall)
             logged = causes.cause_of(causes.read_errors(self._errors), since=since, server=os.getpid())
             cause = logged or causes.ending_of(self._exit_codes())
             if cause is None:
@@ -378,16 +466,23 @@ class VllmEngine:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a task of the engine failed", exc_info=error)
 
+    def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
     # --- shutdown ---
 
     def gpu_reserved_bytes(self) -> int:
         """See Engine."""
         return self._reserved
 
+    def standby_bytes(self) -> int:
+        """See Engine."""
+        return self._standby.bytes()
+
     async def shutdown(self, drain_seconds: float) -> None:
         """Stops the engine's processes: gracefully for `drain_seconds`, then with SIGKILL."""
-        for task in self._tasks:
-            task.cancel()
+        self._cancel_tasks()
         self._trials.forks.close()
         if self._running is not None and not self._running.parts.llm.errored:
             try:
@@ -397,8 +492,15 @@ class VllmEngine:
                 _log.warning("the engine did not stop in time, killing it")
             except Exception:  # noqa: BLE001 - the processes must end in any case
                 _log.warning("the engine failed to shut down, killing it", exc_info=True)
+        self._standby.discard()
         await asyncio.to_thread(kill_descendants)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _collect() -> None:
+    """Frees what is left of earlier engines in this process."""
+    gc.unfreeze()
+    gc.collect()
 
 
 def _temporary_folder() -> Path:

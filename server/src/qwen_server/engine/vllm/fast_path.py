@@ -5,7 +5,7 @@ It does not use vLLM's response models.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
@@ -16,15 +16,19 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from qwen_server.engine.base import Output, Prepared, Tap, Turn
 from qwen_server.engine.merging import merged
 from qwen_server.engine.vllm.build import Parts
-from qwen_server.engine.vllm.client import date
+from qwen_server.engine.vllm.client import EngineProxy, date
 from qwen_server.engine.vllm.completion_api import CompletionOfPrompts
 from qwen_server.engine.vllm.outputs import Merger
+from qwen_server.engine.vllm.patches.replay import Seam
 from qwen_server.engine.vllm.thoughts import readable
 from qwen_server.engine.vllm.translation import invalid, of_response, translated
+
+NextClient = Callable[[EngineProxy], Awaitable[EngineProxy]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,15 @@ class Work:
 
 
 class FastPath:
-    """Prepares and runs requests. Calls `death_cause` for the error text if the engine is dead."""
+    """Prepares and runs requests. Calls `death_cause` for the error text if the engine is dead.
 
-    def __init__(self, parts: Parts, death_cause: Callable[[], str]) -> None:
+    next_client: waits for the engine that follows one that has died. Without it, none follows.
+    """
+
+    def __init__(self, parts: Parts, death_cause: Callable[[], str], next_client: NextClient | None = None) -> None:
         self._parts = parts
         self._death_cause = death_cause
+        self._next_client = next_client
         self._max_model_len = parts.info.max_model_len
 
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
@@ -138,11 +146,35 @@ class FastPath:
                     # The other choices of a prompt find it in the cache because of the first one.
                     yield output if index % prepared.n == 0 else replace(output, cached_tokens=0)
 
-    def _follow(self, prepared: Prepared, index: int, tap: Tap | None = None) -> AsyncGenerator[RequestOutput, None]:
+    async def _follow(
+        self, prepared: Prepared, index: int, tap: Tap | None = None
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The outputs of one sequence, whichever engines make them.
+
+        Raises EngineRestartedError if the next engine cannot go on with it.
+        """
         work: Work = prepared.payload
         request_id = f"{prepared.request_id}-{index}"
-        options = {"priority": work.priority, "lora_request": work.lora}
-        return self._parts.client.follow(work.inputs[index], work.params[index], request_id, options, tap)
+        client, seam, begun = self._parts.client, Seam(work.inputs[index], work.params[index]), False
+        while True:
+            options = {"priority": work.priority, "lora_request": work.lora}
+            try:
+                async with aclosing(client.follow(seam, request_id, options, tap)) as results:
+                    async for result in results:
+                        begun = True
+                        yield seam.whole(result)
+                    return
+            except (EngineDeadError, EngineGenerateError):
+                if self._next_client is None or not client.errored:
+                    raise
+            finally:
+                client.unfollow(request_id)
+            if (unread := seam.unread()) is not None:
+                begun = True
+                yield seam.whole(unread)
+            known = client.keeps_states
+            client = await self._next_client(client)
+            seam.cut(begun=begun, known=known)
 
     async def _in_turn(self, prepared: Prepared, index: int, turn: Turn) -> AsyncGenerator[RequestOutput, None]:
         async with turn(), aclosing(self._follow(prepared, index)) as results:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class VllmMaintenance:
     """Implements `engine.base.Maintenance`.
 
-    `parts` returns the running engine, or raises EngineError. `asleep` is True from the order to
+    `parts` returns the running engine, or raises EngineError, and `heartbeat` its latest. `asleep` is True from the order to
     sleep until the engine is fully awake.
     """
 
-    def __init__(self, parts: Callable[[], Parts], heartbeat: Heartbeat) -> None:
+    def __init__(self, parts: Callable[[], Parts], heartbeat: Callable[[], Heartbeat]) -> None:
         self._parts = parts
         self._heartbeat = heartbeat
         self.asleep = False
@@ -59,11 +59,12 @@ class VllmMaintenance:
 
     async def _switch(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Waits while the engine moves its memory. The engine core answers no ping meanwhile."""
-        self._heartbeat.switching_since = time.monotonic()
+        heartbeat = self._heartbeat()
+        heartbeat.switching_since = time.monotonic()
         try:
             return await self._asked(work)
         finally:
-            self._heartbeat.on_switched(time.monotonic())
+            heartbeat.on_switched(time.monotonic())
 
     async def _asked(self, work: Coroutine[Any, Any, Any]) -> Any:
         try:

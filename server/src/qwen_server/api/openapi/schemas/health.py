@@ -28,7 +28,7 @@ class HealthLimits(Exact):
 class Health(Exact):
     """健康检查: `ok` only while requests are answered."""
 
-    status: Literal["ok", "starting", "sleeping", "draining", "unhealthy"]
+    status: Literal["ok", "starting", "restarting", "sleeping", "draining", "unhealthy"]
     gpu: HealthGpu
     limits: HealthLimits
 

@@ -117,6 +117,22 @@ class Gpu(Exact):
     uuids: list[str] = Field(default=[], description="UUIDs of the devices; left out where there is no GPU")
 
 
+class EngineRestarts(Exact):
+    """How often the engine was restarted since the start of the server."""
+
+    total: Count
+    by_cause: dict[str, Count] = Field(description="died, failed (the restart before), hung or requested")
+    left: Count = Field(description="what --engine-restarts allows now")
+
+
+class EngineState(Exact):
+    """The engine's restarts inside of the server."""
+
+    restarts: EngineRestarts
+    restarting_seconds: Seconds | None = Field(description="how long it has been away; null if it is not")
+    standby_bytes: Count = Field(description="memory of the process for the next restart; 0 without one")
+
+
 class Errors(Exact):
     """Failed requests by their cause, such as out_of_memory."""
 
@@ -154,7 +170,7 @@ class Metrics(Exact):
     )
     service: Literal["qwen-vllm"]
     version: str
-    status: Literal["starting", "healthy", "degraded", "unhealthy", "sleeping", "draining"]
+    status: Literal["starting", "healthy", "degraded", "unhealthy", "restarting", "sleeping", "draining"]
     uptime: Uptime
     requests: Requests
     tokens: Tokens
@@ -166,3 +182,4 @@ class Metrics(Exact):
     alerts: list[Alert]
     alerts_count: Count
     adapters: list[AdapterState] = Field(default=[], description="LoRA adapters; left out where they are off")
+    engine: EngineState | None = Field(None, description="beyond the specification, and never null")

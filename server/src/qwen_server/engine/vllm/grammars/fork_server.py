@@ -226,6 +226,11 @@ class ForkServer:
             _log.warning("the process that checks grammars has ended and is started again when it is needed")
         running.end()
 
+    def renew(self) -> None:
+        """Ends the process and its jobs. The next job starts another one at once."""
+        self.close()
+        self._launched_at = -_RELAUNCH_SECONDS
+
     def close(self) -> None:
         """Ends the process and its jobs."""
         running, self._current = self._running(), None

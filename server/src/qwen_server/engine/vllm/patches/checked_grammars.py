@@ -44,6 +44,8 @@ CHECKED_GRAMMARS: Final = Patch(
 def trust_checked_grammars() -> None:
     """Makes vLLM skip the validation of grammars that are checked, in this process."""
     validate = SamplingParams._validate_structured_outputs  # noqa: SLF001
+    if validate.__module__ == __name__:
+        return  # by an earlier engine of this process
 
     def validate_unchecked(self: SamplingParams, *arguments: Any, **options: Any) -> None:
         if not isinstance(self.structured_outputs, Checked):

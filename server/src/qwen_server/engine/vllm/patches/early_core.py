@@ -35,8 +35,11 @@ from qwen_server.engine.vllm.grammars.forking import serve_in_fork
 _LENGTH = struct.Struct("!I")
 # Variables that vLLM sets after the early process has started, but does not read during imports.
 # Torch reads OMP_NUM_THREADS when it is imported, so it gets a later value from `_set_threads`.
+# LD_LIBRARY_PATH is read when a process starts. The import of cv2 extends it, and in a standby core
+# it does so a second time.
 READ_LATE = frozenset(
     {
+        "LD_LIBRARY_PATH",
         "LOCAL_WORLD_SIZE",
         "NUMEXPR_MAX_THREADS",
         "OMP_NUM_THREADS",

@@ -1,0 +1,162 @@
+"""The engine core of a real server is killed or stopped: its clients see a pause."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.server_process import ServerProcess, real_server
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+
+STREAMS = 64
+# The replay is a patch of its own; test_vllm_patches_off.py shows what happens without it.
+server = real_server(
+    "--patches=on",
+    "--engine-restarts=9",
+    "--standby-core=on",
+    "--max-concurrent-requests=80",
+    "--max-tokens-limit=3000",
+    "--max-queue-size=80",
+    "--dtype=float32",
+    EngineUnresponsive=3.0,
+)
+
+LONG = {"prompt": "请分类：", "max_tokens": 300, "ignore_eos": True, "temperature": 0}
+CITY = {"type": "object", "properties": {"city": {"type": "string", "minLength": 2000}}, "required": ["city"]}
+# What cannot go on after its first token, and the word by which the error says so.
+FIXED: dict[str, dict[str, Any]] = {
+    "seed": {"temperature": 1.0, "seed": 7},
+    "grammar": {"structured_outputs": {"json": CITY}, "max_tokens": 2000},
+    "penalty": {"frequency_penalty": 0.5},
+    "serving code": {"logprobs": 1},
+}
+
+
+@dataclass
+class Answer:
+    """A stream as its client saw it. `gap` is the longest time between two events, in seconds."""
+
+    text: str = ""
+    error: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    done: bool = False
+    events: int = 0
+    gap: float = field(default=0.0, repr=False)
+
+
+def stream(server: ServerProcess, answer: Answer, body: dict[str, Any]) -> Answer:
+    """Streams a completion. `answer` shows how far it is."""
+    body = body | {"stream": True, "stream_options": {"include_usage": True}}
+    before = 0.0
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=120) as response:
+        assert response.status_code == 200, response.read()
+        for line in response.iter_lines():
+            if not line.startswith("data: "):
+                continue
+            now = time.monotonic()
+            before, answer.gap = now, max(answer.gap, now - (before or now))
+            answer.events += 1
+            if line == "data: [DONE]":
+                answer.done = True
+                continue
+            event = json.loads(line.removeprefix("data: "))
+            answer.error = event.get("error") or answer.error
+            answer.usage = event.get("usage") or answer.usage
+            answer.text += "".join(choice["text"] for choice in event.get("choices", ()))
+    return answer
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(STREAMS + 16) as pool:
+        yield pool
+
+
+def begun(server: ServerProcess, pool: ThreadPoolExecutor, *bodies: dict[str, Any]) -> list[Future[Answer]]:
+    """Begins a stream for each body and waits until each has its first text."""
+    answers = [Answer() for _ in bodies]
+    futures = [pool.submit(stream, server, answer, body) for answer, body in zip(answers, bodies, strict=True)]
+    server.until(lambda: all(answer.events > 1 for answer in answers), 60, "every stream has begun")
+    return futures
+
+
+def restarts(server: ServerProcess) -> dict[str, int]:
+    """How often the engine was restarted, by cause."""
+    found: dict[str, int] = server.metrics()["engine"]["restarts"]["by_cause"]
+    return found
+
+
+def test_every_stream_survives_a_killed_engine_core(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
+    """64 greedy streams go on. Others say why they cannot, or start over if nothing was shown."""
+    server.until(lambda: server.metrics()["engine"]["standby_bytes"] > 100e6, 120, "a standby core")
+    standby = server.metrics()["engine"]["standby_bytes"]
+    core = server.engine_core()
+    prompts = [LONG | {"prompt": f"请分类第{number}条：", "max_tokens": 900} for number in range(STREAMS)]
+    whole = pool.submit(
+        httpx.post,
+        f"{server.url}/v1/completions",
+        json=LONG | {"max_tokens": 900, "temperature": 1.0, "seed": 7, "n": 2, "logprobs": 1},
+        timeout=120,
+    )
+    futures = begun(server, pool, *prompts, *(LONG | {"max_tokens": 900} | fields for fields in FIXED.values()))
+    os.kill(core, signal.SIGKILL)
+    server.until(lambda: server.status("/health/ready") == 503, 20, "not ready")
+    assert httpx.get(f"{server.url}/health", timeout=10).json()["status"] == "restarting"
+    late = pool.submit(httpx.post, f"{server.url}/v1/completions", json=LONG, timeout=120)
+    answers = [future.result() for future in futures]
+    going_on, fixed = answers[:STREAMS], answers[STREAMS:]
+    assert [(answer.done, answer.error) for answer in going_on] == [(True, None)] * STREAMS
+    assert {answer.usage["completion_tokens"] for answer in going_on if answer.usage} == {900}
+    for answer, reason in zip(fixed, FIXED, strict=True):
+        assert answer.error is not None, reason
+        assert (answer.error["code"], answer.done) == ("engine_restarted", False)
+        assert reason in answer.error["message"]
+    assert (whole.result().status_code, late.result().status_code) == (200, 200)
+    assert whole.result().json()["usage"]["completion_tokens"] == 1800
+    metrics = server.metrics()
+    assert metrics["errors"] == {"total": len(FIXED), "by_type": {"engine_restarted": len(FIXED)}}
+    assert (restarts(server), metrics["alerts"]) == ({"died": 1}, [])
+    assert "EngineCore was killed by SIGKILL" in "".join(server.lines)
+    gap = max(answer.gap for answer in going_on)
+    print(f"{STREAMS} streams paused for at most {gap:.1f} s; the standby core used {standby / 2**20:.0f} MiB")
+    assert gap < 30  # 4 s on an idle machine, of which tests must not depend
+
+
+def test_a_single_stream_gets_the_same_tokens_although_two_engines_die(
+    server: ServerProcess, pool: ThreadPoolExecutor
+) -> None:
+    """The second dies while it loads. The stop string and the characters are the stream's own."""
+    body = LONG | {"max_tokens": 2500, "stop": ["这段文字不会出现"]}
+    undisturbed = stream(server, Answer(), body)
+    (future,) = begun(server, pool, body)
+    core = server.engine_core()
+    os.kill(core, signal.SIGKILL)
+    server.until(lambda: server.engine_core_or_none() not in (None, core), 60, "the next core")
+    os.kill(server.engine_core(), signal.SIGKILL)
+    answer = future.result()
+    assert (answer.text, answer.usage, answer.done) == (undisturbed.text, undisturbed.usage, True)
+    assert restarts(server) == {"died": 2, "failed": 1}
+    print(f"one stream paused for {answer.gap:.1f} s, without a standby core and with a failed restart")
+
+
+def test_a_stopped_engine_core_is_replaced_on_request(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
+    server.until_ready()
+    begun_at = server.metrics()["uptime"]["seconds"]
+    (future,) = begun(server, pool, LONG | {"max_tokens": 2500})
+    os.kill(server.engine_core(), signal.SIGSTOP)
+    (server.podinfo / "annotations").write_text('qwen-vllm.io/restart-engine="7f3a"\n')
+    answer = future.result()
+    assert (answer.done, answer.error) == (True, None)
+    assert restarts(server)["requested"] == 1
+    assert server.metrics()["uptime"]["seconds"] > begun_at  # the same process
+    server.until(lambda: server.status("/health/ready") == 200, 20, "ready")
