@@ -152,9 +152,9 @@ class World:
                     patient.busy,
                     patient.gpus,
                     told,
-                    patient.engine_restarts,
-                    patient.engine_restarts_left,
-                    restarting,
+                    engine_restarts=patient.engine_restarts,
+                    engine_restarts_left=patient.engine_restarts_left,
+                    restarting=restarting,
                 )
         pods = tuple(patient.pod for patient in self.patients.values())
         garbled = frozenset(uid for uid, patient in self.patients.items() if patient.garbled)

@@ -41,7 +41,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(folders: Path) -> AsyncIterator[Served]:
-    settings: dict[str, Any] = {"admin_api_keys_dir": folders / "admins", "lora_dirs": (folders / "inside",), "max_cpu_loras": 2}
+    settings: dict[str, Any] = {
+        "admin_api_keys_dir": folders / "admins",
+        "lora_dirs": (folders / "inside",),
+        "max_cpu_loras": 2,
+    }
     async with serve(enable_lora=True, **settings) as served:
         yield served
 

@@ -337,7 +337,7 @@ class VllmEngine:
         prepared = await running.own.prepare_completion(
             {"prompt": "1", "max_tokens": 1, "temperature": 0.0}, f"probe-{self._probes}", now
         )
-        async with aclosing(own.generate(prepared)) as outputs:
+        async with aclosing(running.own.generate(prepared)) as outputs:
             async for _ in outputs:
                 pass
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class VllmMaintenance:
     """Implements `engine.base.Maintenance`.
 
-    `parts` returns the running engine, or raises EngineError, and `heartbeat` its latest. `asleep` is True from the order to
-    sleep until the engine is fully awake.
+    `parts` returns the running engine, or raises EngineError, and `heartbeat` its signs of life.
+    `asleep` is True from the order to sleep until the engine is fully awake.
     """
 
     def __init__(self, parts: Callable[[], Parts], heartbeat: Callable[[], Heartbeat]) -> None:
