@@ -41,12 +41,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     template = tmp_path_factory.mktemp("template") / "marking.jinja"
     own_template = (FOLDER / "chat_template.jinja").read_text(encoding="utf-8")
     template.write_text(own_template + "{%- if marked is defined %}{{- marked }}{%- endif %}", encoding="utf-8")
-    own: tuple[str, ...] = (
-        "--enable-prompt-tokens-details",
-        "--enable-tokenizer-info-endpoint",
-        f"--admin-api-keys-dir={keys}",
-    )
-    own = (*own, f"--chat-template={template}")
+    own = ["--enable-prompt-tokens-details", "--enable-tokenizer-info-endpoint", f"--admin-api-keys-dir={keys}"]
+    own.append(f"--chat-template={template}")
     folder = tmp_path_factory.mktemp("server")
     with ready_server(folder, f"--max-model-len={CONTEXT}", *own, "--", "--max-num-seqs=32") as process:
         yield process

@@ -130,6 +130,17 @@ def test_the_gates_of_new_pods_open_while_the_operator_can_read_none() -> None:
     assert reason(world) == "PodsUnreachable"
 
 
+def test_pods_that_sleep_are_left_alone() -> None:
+    """They are not ready, and their metrics have no alert."""
+    world = World.of(2)
+    world.rounds(10.0)
+    for uid in ("u0", "u1"):
+        world.change(uid, ready=False)
+    world.rounds(900.0)
+    assert world.steps(object) == []
+    assert reason(world) is None
+
+
 def test_pods_that_load_their_model_are_not_taken_for_unreachable() -> None:
     world = World.of(2)
     for patient in world.patients.values():

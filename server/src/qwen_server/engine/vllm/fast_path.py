@@ -144,7 +144,8 @@ class FastPath:
                 async for index, result in results:
                     output = merger.convert(index, result)
                     # The other choices of a prompt find it in the cache because of the first one.
-                    yield output if index % prepared.n == 0 else replace(output, cached_tokens=0)
+                    repeated = output.cached_tokens and index % prepared.n
+                    yield replace(output, cached_tokens=0) if repeated else output
 
     async def _follow(
         self, prepared: Prepared, index: int, tap: Tap | None = None
