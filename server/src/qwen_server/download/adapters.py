@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from qwen_server.control.adapters import AdapterError
 from qwen_server.control.adapters_file import Source
@@ -48,8 +48,9 @@ def _kept(source: Source, cache: Path | None, failure: Failure) -> Path | None:
 
     if failure.permanent and not constants.HF_HUB_OFFLINE:
         return None
+    where: dict[str, Any] = {"revision": source.revision, "cache_dir": cache, "allow_patterns": list(_FILES)}
     try:
-        found = snapshot_download(source.repository, revision=source.revision, cache_dir=cache, local_files_only=True)
+        found = snapshot_download(source.repository, local_files_only=True, **where)
     except Exception:  # noqa: BLE001 - the library raises anything
         return None
     return Path(found) if all((Path(found) / name).is_file() for name in _FILES) else None

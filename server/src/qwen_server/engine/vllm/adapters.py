@@ -6,7 +6,6 @@ vLLM's own serving code looks into `lora_requests`, and so does the fast path.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
@@ -46,7 +45,6 @@ class LoadedAdapters:
         self._served_name = settings.served_name
         self._max_rank = settings.max_lora_rank
         self._shape = ModelShape.of(llm.model_config.hf_text_config.to_dict())
-        self._ids = itertools.count(1)
         self.all: dict[str, Adapter] = {}
 
     def lora_of(self, model: str | None) -> LoRARequest | None:
@@ -68,7 +66,10 @@ class LoadedAdapters:
             await asyncio.to_thread(check_adapter, adapter.folder, self._shape, max_rank=self._max_rank)
         except BrokenAdapterError as error:
             raise InvalidRequestError(str(error), param="lora_path") from None
-        lora = LoRARequest(lora_name=adapter.key, lora_int_id=next(self._ids), lora_path=str(adapter.folder))
+        # The number of the key is unique in this process: a request that goes on in a new engine
+        # can keep its LoRARequest.
+        number = int(adapter.key.rpartition("@")[2])
+        lora = LoRARequest(lora_name=adapter.key, lora_int_id=number, lora_path=str(adapter.folder))
         try:
             await self._llm.add_lora(lora)
         except Exception as error:
