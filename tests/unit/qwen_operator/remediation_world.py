@@ -205,8 +205,9 @@ class World:
         """Readiness follows the containers and the gates."""
         for uid, patient in self.patients.items():
             running = self.mono >= patient.down_until
-            serving = patient.pod.gate in (Gate.OPEN, Gate.MISSING)
-            self.change(uid, running=running, ready=running and serving)
+            ready = running and patient.pod.gate in (Gate.OPEN, Gate.MISSING)
+            if (patient.pod.running, patient.pod.ready) != (running, ready):
+                self.change(uid, running=running, ready=ready)
 
     def gate(self, uid: str) -> Gate:
         """The gate of a pod."""
