@@ -86,7 +86,7 @@ def _short(schema: Mapping[str, Any]) -> Any:
 
 def pod_spec_schema() -> Schema:
     """The schema of a partial PodSpec. `null` and `$patch` are what the merge understands."""
-    types: Types = yaml.safe_load(PATH.read_text(encoding="utf-8"))
+    types: Types = yaml.load(PATH.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     return _object(types, ROOT)
 
 

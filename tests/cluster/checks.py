@@ -16,8 +16,8 @@ from tests.cluster.console import Problem, complain, duration, say
 from tests.cluster.settings import ROOT, Settings
 
 REPORTS = ROOT / ".cluster" / "reports"
-# One process on each core. Tests that share a server are in one file.
-PARALLEL = ["-n", "auto", "--dist"]
+# One process more than cores, because many tests wait. Tests that share a server are in one file.
+PARALLEL = ["-n", str((os.cpu_count() or 1) + 1), "--dist"]
 LONG_SCENARIOS = "tests/e2e/long"
 TEST_PARTS = {
     "unit": ["tests/unit", "tests/rules", *PARALLEL, "worksteal"],

@@ -1,11 +1,15 @@
 """Why a service is not ready, as the real scheduler, kubelet and controllers report it.
 
-Each test waits until Kubernetes shows the fact and gives the operator five seconds from there.
+Each scene waits until Kubernetes shows the fact and gives the operator five seconds from there.
+Some scenes are played at a time, each in a namespace of its own, because they mostly wait.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,10 +32,13 @@ from tests.e2e.facts import (
     waits_for,
 )
 from tests.e2e.kubectl import Kubectl, Object, wait_for
+from tests.e2e.monitored import own_namespace
 from tests.e2e.scripted_pods import scripted_service
 from tests.e2e.services import qwen_service
 
 pytestmark = pytest.mark.cluster
+
+AT_A_TIME = 3
 
 # Nothing listens there, and no name has to be resolved.
 NO_REGISTRY = "127.0.0.1:1/nobody/serves:this"
@@ -158,30 +165,28 @@ CASES = (
 )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_reason_of_ready_comes_within_seconds(kubectl: Kubectl, case: Case) -> None:
+CONTAINERS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("InitContainerFailed", {"name": "prepare", "command": ["sh", "-c", "echo no disk; exit 3"]}),
+    (
+        "SidecarFailed",
+        {"name": "proxy", "restartPolicy": "Always", "command": ["sh", "-c", "echo no upstream; exit 3"]},
+    ),
+)
+ENGINE_WITHOUT_MEMORY, LOADING = "OutOfMemory-engine", "ModelLoading"
+Scene = Callable[[Kubectl], None]
+
+
+def fault(case: Case, kubectl: Kubectl) -> None:
     if case.objects:
         kubectl.apply(*case.objects)
     kubectl.apply(qwen_service(NAME, **case.spec))
     expect(kubectl, case.reason, case.fact, case.says)
 
 
-@pytest.mark.parametrize(
-    ("reason", "container"),
-    [
-        ("InitContainerFailed", {"name": "prepare", "command": ["sh", "-c", "echo no disk; exit 3"]}),
-        (
-            "SidecarFailed",
-            {"name": "proxy", "restartPolicy": "Always", "command": ["sh", "-c", "echo no upstream; exit 3"]},
-        ),
-    ],
-)
-def test_reason_of_ready_names_the_container_that_fails(
-    kubectl: Kubectl, cluster: Settings, reason: str, container: dict[str, Any]
-) -> None:
+def failing_container(reason: str, container: dict[str, Any], image: str, kubectl: Kubectl) -> None:
     own = {
         **container,
-        "image": for_tests(cluster).reference(images.SERVER),
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -191,13 +196,13 @@ def test_reason_of_ready_names_the_container_that_fails(
     expect(kubectl, reason, waits_for("CrashLoopBackOff"), f"container {container['name']} exited with code 3", words)
 
 
-def test_reason_of_ready_is_out_of_memory_of_the_engine(kubectl: Kubectl) -> None:
+def engine_without_memory(kubectl: Kubectl) -> None:
     scripted_pods.install(kubectl)
     kubectl.apply(scripted_service(NAME, start_failure="CUDA out of memory. Tried to allocate 20.00 GiB"))
     expect(kubectl, "OutOfMemory", ended, "Tried to allocate 20.00 GiB", "gpuMemoryUtilization")
 
 
-def test_reason_of_ready_while_the_model_loads(kubectl: Kubectl) -> None:
+def loading(kubectl: Kubectl) -> None:
     scripted_pods.install(kubectl)
     kubectl.apply(scripted_service(NAME, start_seconds=600))
     wait_for(lambda: runs(kubectl), FACT_SECONDS, "the server's container does not run")
@@ -210,3 +215,38 @@ def test_reason_of_ready_while_the_model_loads(kubectl: Kubectl) -> None:
 
 def runs(kubectl: Kubectl) -> bool:
     return any("running" in item["state"] for pod in kubectl.pods(NAME) for item in statuses(pod))
+
+
+def play(cluster: Settings, name: str, scene: Scene) -> None:
+    with own_namespace(cluster, name.lower()) as kubectl:
+        scene(kubectl)
+
+
+@pytest.fixture(scope="module")
+def played(cluster: Settings) -> Iterator[Mapping[str, Future[None]]]:
+    """The scenes by their names. The result of one is there when it is over."""
+    image = for_tests(cluster).reference(images.SERVER)
+    scenes: dict[str, Scene] = {ENGINE_WITHOUT_MEMORY: engine_without_memory, LOADING: loading}
+    scenes.update((case.id, partial(fault, case)) for case in CASES)
+    scenes.update((reason, partial(failing_container, reason, own, image)) for reason, own in CONTAINERS)
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        yield {name: pool.submit(play, cluster, name, scene) for name, scene in scenes.items()}
+        pool.shutdown(cancel_futures=True)  # of those that an interrupted run leaves
+
+
+@pytest.mark.parametrize("name", [case.id for case in CASES])
+def test_reason_of_ready_comes_within_seconds(played: Mapping[str, Future[None]], name: str) -> None:
+    played[name].result()
+
+
+@pytest.mark.parametrize("name", [reason for reason, _ in CONTAINERS])
+def test_reason_of_ready_names_the_container_that_fails(played: Mapping[str, Future[None]], name: str) -> None:
+    played[name].result()
+
+
+def test_reason_of_ready_is_out_of_memory_of_the_engine(played: Mapping[str, Future[None]]) -> None:
+    played[ENGINE_WITHOUT_MEMORY].result()
+
+
+def test_reason_of_ready_while_the_model_loads(played: Mapping[str, Future[None]]) -> None:
+    played[LOADING].result()

@@ -9,13 +9,13 @@ from tests.cluster.clusters import for_tests
 from tests.cluster.settings import BELIEVED_GPUS, Settings
 from tests.e2e.facts import NAME, expect, unschedulable
 from tests.e2e.kubectl import Kubectl
-from tests.e2e.services import qwen_service
+from tests.e2e.scripted_pods import install, scripted_service
 
 pytestmark = pytest.mark.cluster
 
-# The node's GPUs are fake. The podTemplate, which is merged last, makes the container run the CPU
-# engine.
-CPU_ENGINE = {"spec": {"containers": [{"name": "server", "args": ["--device=cpu", "--enforce-eager"]}]}}
+# The node's GPUs are fake. The podTemplate, which is merged last, makes the container run a
+# scripted engine, which needs none.
+WITHOUT_GPU = ["--model=scripted", "--device=cpu"]
 
 
 @pytest.fixture
@@ -25,15 +25,15 @@ def server_image(cluster: Settings) -> str:
 
 
 def gpu_service(name: str, gpus: int, image: str) -> dict[str, object]:
-    return qwen_service(
-        name,
-        engine={"device": "cuda", "tensorParallelSize": gpus, "image": image},
-        podTemplate=CPU_ENGINE,
-    )
+    service = scripted_service(name, engine={"device": "cuda", "tensorParallelSize": gpus, "image": image})
+    [container] = service["spec"]["podTemplate"]["spec"]["containers"]
+    container["args"] = WITHOUT_GPU
+    return service
 
 
 @pytest.mark.local_node
 def test_service_that_asks_for_a_gpu_gets_one(kubectl: Kubectl, server_image: str) -> None:
+    install(kubectl)
     kubectl.apply(gpu_service("one", 1, server_image))
     kubectl.wait_ready("one")
     (pod,) = kubectl.pods("one")

@@ -27,6 +27,13 @@ from tests.integration.server_process import ServerProcess
 SHOWN_LINES = 30
 # Modules that share a server or a control plane, each of which takes most of a minute to start.
 TOGETHER = ("tests/integration/clients/", "tests/integration/test_operator_", "tests/integration/test_chart_")
+# What takes longest begins first, so that no process ends long after the others.
+LONGEST = (
+    *("test_operator_", "test_chart_", "test_vllm_alarms.py", "test_vllm_server.py", "clients/"),
+    *("test_vllm_endings.py", "test_vllm_overload.py", "test_vllm_patches_off.py", "test_vllm_traces.py"),
+)
+# The garbage collector of a new control plane knows the definitions only after half a minute.
+LATE = "test_operator_backup.py"
 LINES_BEFORE = pytest.StashKey[dict[ServerProcess, int]]()
 
 
@@ -35,9 +42,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Gives each process whole modules, and those that belong together to one process."""
     if config.getoption("dist") != "loadfile":
         return None
+    config.option.loadscopereorder = False  # by the number of tests
     scheduler = LoadFileScheduling(config, log)
     scheduler._split_scope = scope_of
     return scheduler
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the modules by when they are to begin; within a module nothing changes."""
+    items.sort(key=lambda item: place_of(item.nodeid))
+
+
+def place_of(nodeid: str) -> tuple[int, bool]:
+    """When a test is to begin, in comparison with others."""
+    module = nodeid.split("::", 1)[0].removeprefix("tests/integration/")
+    place = next((place for place, start in enumerate(LONGEST) if module.startswith(start)), len(LONGEST))
+    return place, module == LATE
 
 
 def scope_of(nodeid: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from charts import generate
 
 from benchmarks import report
 from benchmarks.operators import kubelet, table
@@ -147,7 +148,7 @@ def test_the_right_user_is_recorded() -> None:
 
 
 def install() -> Sequence[Object]:
-    return list(yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text(encoding="utf-8")))
+    return generate.documents((ROOT / "manifests" / "install.yaml").read_text(encoding="utf-8"))
 
 
 def pod(*gates: str, **conditions: str) -> Object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from .conftest import CHART, ROOT, Rendered, render, template
 SAMPLE = ROOT / "manifests" / "samples" / "qwen-news-classifier.yaml"
 
 
+@cache
 def crd() -> dict[str, Any]:
+    """The definition in manifests/crd.yaml, which no test may change."""
     (loaded,) = generate.documents((ROOT / "manifests" / "crd.yaml").read_text(encoding="utf-8"))
     return dict(loaded)
 

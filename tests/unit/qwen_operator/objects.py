@@ -166,5 +166,5 @@ def serving(desired: Object) -> Object:
 
 def load(path: str) -> Object:
     """A YAML file of the repository."""
-    content: Object = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+    content: Object = yaml.load((ROOT / path).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     return content

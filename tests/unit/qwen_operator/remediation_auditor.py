@@ -172,17 +172,17 @@ class Auditor:
         self, acting: list[CloseGate | BeginRestart | ExecuteRestart], pods: dict[str, Pod], now: float
     ) -> None:
         """(a): what the operator does never leaves fewer pods than minReadyReplicas."""
+        taken = {step.pod.uid for step in acting if isinstance(step, (CloseGate, ExecuteRestart))}
+        if not taken:
+            return
         serving = {
             uid
             for uid, pod in pods.items()
             if pod.ready and pod.node_ready and pod.gate in (Gate.OPEN, Gate.MISSING) and not self._hung(uid, now)
         }
-        lost = {
-            step.pod.uid for step in acting if isinstance(step, (CloseGate, ExecuteRestart)) and step.pod.uid in serving
-        }
         known = {uid for uid in serving if self._current(uid, now)}
-        if lost:
-            assert len(known - lost) >= self.world.policy.min_ready, "(a)"
+        if taken & serving:
+            assert len(known - taken) >= self.world.policy.min_ready, "(a)"
 
     def _check_intents(
         self,

@@ -242,8 +242,9 @@ class World:
                 patient.down_until = self.mono + self.start_seconds
                 self.change(uid, unschedulable=self.full)
             running = self.mono >= max(patient.down_until, patient.restarting_until)
-            serving = patient.pod.gate in (Gate.OPEN, Gate.MISSING)
-            self.change(uid, running=running, ready=running and serving)
+            ready = running and patient.pod.gate in (Gate.OPEN, Gate.MISSING)
+            if (patient.pod.running, patient.pod.ready) != (running, ready):
+                self.change(uid, running=running, ready=ready)
 
     def gate(self, uid: str) -> Gate:
         """The gate of a pod."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from aiohttp import web
+from kopf._cogs.aiokits import aiotasks
 
 from qwen_operator import __main__ as process
 from qwen_operator.acting import EXIT_LOST, Acting
@@ -64,6 +65,21 @@ def acting(work: Work, ending: asyncio.Event, ends: list[float]) -> Acting:
     return Acting(cast("Controller", work), ending, stopped)
 
 
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kopf gives the other tasks of the event loop less time to end than five seconds.
+
+    Here, they include those of the API server, which do not end.
+    """
+    wait = aiotasks.wait
+
+    async def briefly(tasks: Any, *, timeout: float | None = None, **options: Any) -> Any:
+        return await wait(tasks, timeout=None if timeout is None else min(timeout, 0.1), **options)
+
+    monkeypatch.setattr(aiotasks, "wait", briefly)
+
+
+@pytest.mark.usefixtures("brief")
 async def test_the_controller_runs_within_kopf_and_the_lease_is_released_after_it(server: Server) -> None:
     server.answer = Objects()
     work, ending, ends = Work(), asyncio.Event(), list[float]()
@@ -74,6 +90,7 @@ async def test_the_controller_runs_within_kopf_and_the_lease_is_released_after_i
     assert 0 < work.stopped_at <= ends[0]
 
 
+@pytest.mark.usefixtures("brief")
 async def test_the_user_of_the_process_needs_no_name(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown() -> str:
         raise KeyError("getpwuid(): uid not found: 1000680000")  # as on OpenShift
@@ -88,6 +105,7 @@ async def test_the_user_of_the_process_needs_no_name(server: Server, monkeypatch
     assert await asyncio.wait_for(running, 10) == 0
 
 
+@pytest.mark.usefixtures("brief")
 async def test_a_failed_controller_ends_the_process_with_an_error(server: Server) -> None:
     server.answer = Objects()
     ends = list[float]()

@@ -15,6 +15,7 @@ from aiohttp import web
 from qwen_operator.api import InvalidSpecError, QwenService
 from qwen_operator.kube import client as clients
 from qwen_operator.kube import informer as informers
+from qwen_operator.kube import retries
 from qwen_operator.kube.client import KubeClient
 from qwen_operator.kube.errors import ForbiddenError, GoneError, KubeError, NotFoundError, TooManyRequestsError
 from qwen_operator.kube.informer import Informer
@@ -61,6 +62,12 @@ def objects(server: Server) -> Objects:
     """QwenServices in the API server."""
     server.answer = found = Objects()
     return found
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has failed is tried again ten times as soon."""
+    monkeypatch.setattr(retries, "_PAUSES", tuple(seconds / 10 for seconds in retries._PAUSES))
 
 
 def names(subject: Informer) -> list[str]:
@@ -235,6 +242,7 @@ async def test_a_denied_namespace_affects_no_other_and_is_followed_again_later(
         assert names(subject) == ["one", "three", "two"]
 
 
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
 async def test_a_refusal_of_a_moment_keeps_the_view_and_costs_no_list(
     kube: KubeClient, objects: Objects, status: int
@@ -253,6 +261,7 @@ async def test_a_refusal_of_a_moment_keeps_the_view_and_costs_no_list(
     assert {version for _, version in objects.watches} == {"11"}
 
 
+@pytest.mark.usefixtures("soon")
 async def test_without_its_definition_a_kind_has_no_objects_until_it_is_back(
     kube: KubeClient, objects: Objects
 ) -> None:
@@ -270,6 +279,7 @@ async def test_without_its_definition_a_kind_has_no_objects_until_it_is_back(
         assert subject.silence() < 5
 
 
+@pytest.mark.usefixtures("soon")
 async def test_a_404_for_a_kind_that_is_always_there_is_not_believed(kube: KubeClient, objects: Objects) -> None:
     objects.put(item())
     async with informer(kube, removable=False) as subject:
@@ -356,6 +366,7 @@ def failing_watches() -> float | None:
     return REGISTRY.get_sample_value("qwen_operator_failing_watches", {"kind": "QwenService"})
 
 
+@pytest.mark.usefixtures("soon")
 async def test_watches_that_fail_again_and_again_are_counted(kube: KubeClient, objects: Objects) -> None:
     def watches() -> float | None:
         return REGISTRY.get_sample_value("qwen_operator_watches", {"kind": "QwenService"})

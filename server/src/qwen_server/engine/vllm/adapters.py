@@ -93,7 +93,6 @@ class LoadedAdapters:
 
         Requests that go on have vLLM's objects of them, so that these keep their numbers.
         """
-        self._ids = before._ids
         for key, adapter in before.all.items():
             lora = before._loras[key]
             try:
