@@ -252,6 +252,18 @@ def test_the_data_type_and_quantization_change_the_need(tmp_path: Path, memory: 
     check_fit(make_settings(**settings, quantization="fp8"), "cuda")
 
 
+def test_a_model_that_generates_no_text_needs_no_output_layer(tmp_path: Path, memory: dict[str, int | None]) -> None:
+    config = read_config(BUILTIN)
+    assert config is not None
+    (tmp_path / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    write(tmp_path / "model.safetensors", **{"lm_head.weight": ("BF16", [1 << 30], 2 << 30)})
+    memory["gpu"] = GIB
+    settings = {"model": str(tmp_path), "device": "cuda"}
+    with pytest.raises(EngineError, match=r"2\.0 GiB of weights"):
+        check_fit(make_settings(**settings), "cuda")
+    check_fit(make_settings(**settings, task="embed"), "cuda")
+
+
 def test_the_program_exits_78_before_it_imports_vllm(tmp_path: Path) -> None:
     """`--device=cpu` and a KV cache of 1 MiB."""
     log = tmp_path / "termination-log"

@@ -86,7 +86,7 @@ async def test_the_service_counts_from_when_the_engine_was_ready(device: Any, fi
     now = 1000.0
     engine = ScriptedEngine()
     engine.info = dataclasses.replace(engine.info, device=device)
-    lifecycle = Lifecycle()
+    lifecycle = Lifecycle(clock=lambda: now)
     service = Service(make_settings(device=device), engine, lifecycle, gpu=GpuMonitor(), clock=lambda: now)
     with contextlib.suppress(Exception):
         service.tick()
@@ -95,5 +95,10 @@ async def test_the_service_counts_from_when_the_engine_was_ready(device: Any, fi
     lifecycle.mark_ready()
     service.tick()
     assert threshold(service.rules) == first
+    now += 301
+    assert threshold(service.rules) == then
+    lifecycle.begin_restart("died")
+    lifecycle.end_restart()
+    assert threshold(service.rules) == first, "the engine is young again"
     now += 301
     assert threshold(service.rules) == then

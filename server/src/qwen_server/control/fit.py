@@ -213,7 +213,9 @@ def check_fit(settings: Settings, device: Literal["cuda", "cpu"]) -> None:
         return
     shape, context = found
     quantized = "quantization_config" in config or "compression_config" in config
-    weights = read_weights(folder, tied=bool(config.get("tie_word_embeddings")), quantized=quantized)
+    # Without text to generate, vLLM does not load the output layer.
+    tied = settings.task != "generate" or bool(config.get("tie_word_embeddings"))
+    weights = read_weights(folder, tied=tied, quantized=quantized)
     if weights is None:
         return
     size: float = _SIZES.get(settings.dtype, 2)

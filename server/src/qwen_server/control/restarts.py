@@ -80,6 +80,11 @@ class EngineRestarts:
             self.since = None
 
     @property
+    def ended_at(self) -> float | None:
+        """When the latest complete restart was over."""
+        return self._pauses[-1].end if self._pauses else None
+
+    @property
     def latest_seconds(self) -> float | None:
         """How long the latest complete restart took."""
         return self._pauses[-1].end - self._pauses[-1].begin if self._pauses else None

@@ -97,7 +97,8 @@ class Service:
         """The current alert rules."""
         if self._device == "cpu" or self._ready_at is None:
             return self._alerts_file.rules
-        return alerts.while_young(self._alerts_file.rules, self._device, self.clock() - self._ready_at)
+        since = self.lifecycle.restarts.ended_at or self._ready_at
+        return alerts.while_young(self._alerts_file.rules, self._device, self.clock() - since)
 
     @property
     def state(self) -> State:
