@@ -31,6 +31,7 @@ from typing import Any
 
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import (
+    Adapter,
     Delta,
     EngineError,
     EngineGoneError,
@@ -93,6 +94,8 @@ class ScriptedEngine:
     checked: list[Mapping[str, Any]] = field(default_factory=list)
     checks: int = 0
     grammar_error: Exception | None = None
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    adapter_error: Exception | None = None
 
     def __post_init__(self) -> None:
         self.info = EngineInfo(self.served_name, self.served_name, self.max_model_len, 256, 65536, "cpu")
@@ -215,7 +218,8 @@ class ScriptedEngine:
             await self._step(script.first)
             text = "".join(scripted_answers.prompts_of(kind, body)[0])
             return ReferenceAnswer(body=scripted_answers.computed(kind, text, self.max_model_len))
-        head = {"id": request_id, "model": body["model"]}
+        adapter = self.adapters.get(body["model"])
+        head = {"id": request_id, "model": body["model"] if adapter is None else adapter.name}
         if body.get("stream"):
             return ReferenceAnswer(stream=self._reference_stream(kind, prepared, head, observe, turn))
         text = ""
@@ -225,6 +229,17 @@ class ScriptedEngine:
             text += "".join(delta.text for delta in output.deltas)
             tokens += sum(delta.tokens for delta in output.deltas)
         return ReferenceAnswer(body=scripted_answers.whole(kind, head, text, tokens))
+
+    async def add_adapter(self, adapter: Adapter) -> None:
+        """Takes any folder that exists, unless there is an `adapter_error`."""
+        if self.adapter_error is not None:
+            raise self.adapter_error
+        if not adapter.folder.is_dir():
+            raise InvalidRequestError(f"{adapter.folder.name} is not a folder", param="lora_path")
+        self.adapters[adapter.key] = adapter
+
+    async def remove_adapter(self, adapter: Adapter) -> None:
+        del self.adapters[adapter.key]
 
     def vitals(self) -> Vitals:
         now = time.monotonic()

@@ -39,8 +39,18 @@ ENGINE: tuple[Relied, ...] = (
         f"{_LLM}.generate",
         "EngineProxy",
         ("prompt", "sampling_params", "request_id"),
-        ("priority", "trace_headers", "reasoning_ended"),
+        ("priority", "trace_headers", "reasoning_ended", "lora_request"),
     ),
+    Calls(f"{_LLM}.add_lora", "LoadedAdapters.add", ("lora_request",), awaited=True),
+    Calls(f"{_LLM}.remove_lora", "LoadedAdapters", ("lora_id",), awaited=True),
+    Has(f"{_OPENAI}.models.serving:OpenAIServingModels", "LoadedAdapters", ("lora_requests",)),
+    Has("vllm.config:ModelConfig", "LoadedAdapters", ("hf_text_config",)),
+    Does("vllm.entrypoints.serve.engine.serving", "Models", ("return self.models.lora_requests[request.model]",)),
+    # What is cached of a prompt is found by the name of the adapter.
+    Does("vllm.v1.core.kv_cache_utils", "LoadedAdapters", ("lora_request.lora_name",)),
+    # The last slot is that of index -1: `_adapter_arguments` keeps it empty.
+    Does("vllm.lora.ops.torch_ops.lora_ops", "_adapter_arguments", ("lora_b_weights[lora_indices_tensor]",)),
+    Does("vllm.lora.model_manager", "_adapter_arguments", ("first_free_slot = next(",)),
     Calls(f"{_LLM}.shutdown", "VllmEngine.shutdown", ("timeout",)),
     Calls(f"{_LLM}.is_sleeping", "VllmEngine._ping", awaited=True),
     Calls(f"{_LLM}.collective_rpc", "VllmEngine.start", ("method",), awaited=True),
@@ -84,6 +94,11 @@ ENGINE: tuple[Relied, ...] = (
             *("--shutdown-timeout", "--kv-cache-memory-bytes", "--gpu-memory-utilization", "--worker-extension-cls"),
             "--enforce-eager",
         ),
+    ),
+    Says(
+        "vllm.engine.arg_utils",
+        "_adapter_arguments",
+        ("--enable-lora", "--max-loras", "--max-lora-rank", "--max-cpu-loras"),
     ),
     Calls(
         "vllm.model_executor.models.registry:_LazyRegisteredModel.inspect_model_cls",

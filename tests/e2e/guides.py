@@ -27,6 +27,7 @@ class Guide:
 GUIDES = (
     Guide("README.md", "scripted"),
     Guide("docs/quickstart.md", changes_operator=True),
+    Guide("docs/adapters.md"),
     Guide("docs/api.md", "built-in", forwarded=True),
     Guide("docs/autoscaling.md", "scripted"),
     Guide("docs/backup.md", "scripted"),

@@ -15,9 +15,21 @@ from starlette.responses import JSONResponse, Response
 
 from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.handler import Handler
-from qwen_server.api.routes import chat, completions, docs, health, messages, metrics, models, responses, tokenize
+from qwen_server.api.routes import (
+    adapters,
+    chat,
+    completions,
+    docs,
+    health,
+    messages,
+    metrics,
+    models,
+    responses,
+    tokenize,
+)
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
+from qwen_server.control.adapters import Adapters, Fetch
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
 from qwen_server.engine.base import Engine
@@ -41,7 +53,7 @@ ROUTERS: Final = tuple(
     module.router for module in (chat, completions, responses, messages, tokenize, models, health, metrics, docs)
 )
 # Their routes are `AdminRoute`s. They exist only where administrators have keys.
-ADMIN_ROUTERS: Final[tuple[APIRouter, ...]] = ()
+ADMIN_ROUTERS: Final[tuple[APIRouter, ...]] = (adapters.router,)
 
 
 def create_app(
@@ -51,19 +63,22 @@ def create_app(
     *,
     gpu: GpuMonitor | None = None,
     tracing: Tracing | None = None,
+    fetch_adapter: Fetch | None = None,
 ) -> FastAPI:
     """Returns the application in front of `engine`.
 
     It can serve before the engine has started: requests are refused until `lifecycle` is ready. The
     ASGI lifespan runs the background work (alerts, reloads, GPU readings). `gpu` replaces the
-    monitor in tests. Without `tracing`, no spans are created.
+    monitor in tests. Without `tracing`, no spans are created. `fetch_adapter` downloads LoRA
+    adapters.
     """
     keys = ApiKeys(settings.api_keys_dir, settings.api_keys)
     tokens = ApiKeys(settings.metrics_tokens_dir)
     admins = Administrators(settings.admin_api_keys_dir, keys)
     patches = Patches(settings.patches)
     reloads = [keys.poll, tokens.poll, admins.poll]
-    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=reloads, patches=patches)
+    own = Adapters(settings, engine, fetch=fetch_adapter)
+    service = Service(settings, engine, lifecycle, gpu=gpu, reloads=reloads, patches=patches, adapters=own)
     reader = BodyReader(settings.max_body_bytes, settings.body_timeout)
 
     @contextlib.asynccontextmanager
@@ -89,7 +104,7 @@ def create_app(
         service,
         RateLimiter(settings.rate_limit),
         reader,
-        Bodies(settings),
+        Bodies(settings, own.find),
         early_writes=patches.use(EARLY_WRITES),
     )
     app.state.administrators = admins

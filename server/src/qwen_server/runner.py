@@ -13,9 +13,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
@@ -23,6 +24,7 @@ import uvloop
 
 from qwen_server.config.command_line import check_model, load_settings, useless_settings
 from qwen_server.config.settings import ConfigurationError, Settings
+from qwen_server.control.adapters_file import Source
 from qwen_server.control.lifecycle import (
     EXIT_CONFIGURATION,
     EXIT_ENGINE_DIED,
@@ -69,10 +71,15 @@ class _Server(uvicorn.Server):
         yield
 
 
+async def _nothing() -> None:
+    """What most tests of the runner prepare."""
+
+
 class Runner:
     """One run of one server.
 
-    `is_stuck` returns whether the engine does no work, so that a drain cannot finish.
+    `is_stuck` returns whether the engine does no work, so that a drain cannot finish. `prepare` is
+    what follows the start of the engine before requests are accepted; it may raise EngineError.
     `poll_seconds` is how often the runner checks for events.
     """
 
@@ -84,6 +91,7 @@ class Runner:
         server: uvicorn.Server,
         *,
         is_stuck: Callable[[], bool],
+        prepare: Callable[[], Awaitable[None]] = _nothing,
         poll_seconds: float = _POLL_SECONDS,
     ) -> None:
         self._settings = settings
@@ -91,6 +99,7 @@ class Runner:
         self._lifecycle = lifecycle
         self._server = server
         self._is_stuck = is_stuck
+        self._prepare = prepare
         self._poll_seconds = poll_seconds
         self._restarts = RestartWatch(settings.podinfo_dir)
         self._stop_cause: str | None = None
@@ -112,7 +121,7 @@ class Runner:
     async def run(self, listener: socket.socket) -> Ending:
         """Serves on `listener` until the end, and returns how the process ends."""
         serving = asyncio.create_task(self._server.serve(sockets=[listener]), name="uvicorn")
-        starting = asyncio.create_task(self._engine.start(), name="engine")
+        starting = asyncio.create_task(self._start(), name="engine")
         try:
             ending = await self._load(starting, serving)
             if ending is None:
@@ -122,6 +131,10 @@ class Runner:
             return ending
         finally:
             await self._close(serving)
+
+    async def _start(self) -> None:
+        await self._engine.start()
+        await self._prepare()
 
     async def _load(self, starting: asyncio.Task[None], serving: asyncio.Task[None]) -> Ending | None:
         """Waits for the engine. Returns None when it is ready."""
@@ -250,6 +263,12 @@ def _tracing(settings: Settings) -> Tracing | None:
     return Tracing()
 
 
+def _fetch_adapter(source: Source) -> Path:
+    from qwen_server.download.adapters import fetch_adapter  # noqa: PLC0415 - few servers need it
+
+    return fetch_adapter(source)
+
+
 async def _serve(settings: Settings, listener: socket.socket, make_engine: EngineFactory) -> NoReturn:
     """Runs a server to its end, and exits inside the event loop.
 
@@ -264,10 +283,17 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
         _exit(settings, Ending(EXIT_CONFIGURATION, f"the model cannot be served: {error}"))
     if settings.log_prompts:
         _log.warning("--log-prompts is set: the text of prompts and answers is logged")
-    app = create_app(settings, engine, lifecycle, tracing=_tracing(settings))
+    app = create_app(settings, engine, lifecycle, tracing=_tracing(settings), fetch_adapter=_fetch_adapter)
     service = app.state.service
     server = _Server(uvicorn_config(app, settings, app.state.patches))
-    runner = Runner(settings, engine, lifecycle, server, is_stuck=lambda: bool(service.alert_state.zero_work))
+    runner = Runner(
+        settings,
+        engine,
+        lifecycle,
+        server,
+        is_stuck=lambda: bool(service.alert_state.zero_work),
+        prepare=service.adapters.start,
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Who presses Ctrl-C waits for the exit.

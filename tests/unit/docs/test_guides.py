@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGES = [guide.page for guide in GUIDES]
 FENCE = re.compile(r"^ *```(\S.*)$", re.MULTILINE)
 EXPLAINED = (Kind.EXCUSED, Kind.DRY_RUN)
-# The pages where nothing can run on a node without a GPU.
-CHECKED_ONLY = {"docs/capacity.md", "docs/gpu.md"}
+# The pages where nothing can run on a node without a GPU, or without an adapter.
+CHECKED_ONLY = {"docs/adapters.md", "docs/capacity.md", "docs/gpu.md"}
 
 
 def block(text: str, language: str = "console", mark: str = "", note: str = "") -> Block:

@@ -12,16 +12,17 @@ from qwen_operator.api.base import ValidationRule
 
 # The server's own flags belong before the `--`, where only the operator writes.
 SERVER_FLAGS: Final = (
-    "admin-api-keys-dir", "alerts-file", "api-keys", "api-keys-dir", "body-timeout", "cors-origins",
-    "default-max-tokens", "default-temperature", "device", "drain-timeout", "dtype", "enforce-eager",
+    "adapters-file", "admin-api-keys-dir", "alerts-file", "api-keys", "api-keys-dir", "body-timeout", "cors-origins",
+    "default-max-tokens", "default-temperature", "device", "drain-timeout", "dtype", "enable-lora", "enforce-eager",
     "gpu-memory-utilization", "grammar-timeout", "header-timeout", "host", "keep-alive-timeout", "kv-cache-gib",
-    "log-prompts", "max-body-bytes", "max-choices", "max-concurrent-requests", "max-grammar-branches",
-    "max-grammar-depth", "max-grammar-repeats", "max-grammar-size", "max-grammar-values", "max-model-len",
-    "max-prompts", "max-queue-size", "max-sequences", "max-stops", "max-temperature", "max-tokens-limit",
-    "metrics-tokens-dir", "min-temperature", "model", "model-aliases", "models-dir", "on-exceed",
-    "otlp-traces-endpoint", "patches", "pipeline-parallel-size", "podinfo-dir", "port", "protect-docs",
-    "protect-metrics", "quantization", "queue-timeout", "rate-limit", "reasoning-parser", "request-timeout", "revision",
-    "served-model-name", "tensor-parallel-size", "termination-log", "tool-call-parser",
+    "log-prompts", "lora-dirs", "lora-modules", "max-body-bytes", "max-choices", "max-concurrent-requests",
+    "max-cpu-loras", "max-grammar-branches", "max-grammar-depth", "max-grammar-repeats", "max-grammar-size",
+    "max-grammar-values", "max-lora-rank", "max-loras", "max-model-len", "max-prompts", "max-queue-size",
+    "max-sequences", "max-stops", "max-temperature", "max-tokens-limit", "metrics-tokens-dir", "min-temperature",
+    "model", "model-aliases", "models-dir", "on-exceed", "otlp-traces-endpoint", "patches", "pipeline-parallel-size",
+    "podinfo-dir", "port", "protect-docs", "protect-metrics", "quantization", "queue-timeout", "rate-limit",
+    "reasoning-parser", "request-timeout", "revision", "served-model-name", "tensor-parallel-size", "termination-log",
+    "tool-call-parser",
 )  # fmt: skip
 # vLLM's flags that the server refuses, because it does these things itself or does not have them.
 REFUSED_FLAGS: Final = (
@@ -32,7 +33,7 @@ REFUSED_FLAGS: Final = (
     "enable-offline-docs", "enable-per-request-metrics", "enable-prompt-tokens-details", "enable-request-id-headers",
     "enable-scale-out", "enable-server-load-tracking", "enable-ssl-refresh", "enable-tokenizer-info-endpoint",
     "exclude-tools-when-tool-choice-none", "headless", "hf-token", "log-config-file", "log-error-stack",
-    "logging-config", "lora-modules", "max-log-len", "middleware", "pp", "q", "reasoning-effort-map", "response-role",
+    "logging-config", "max-log-len", "middleware", "pp", "q", "reasoning-effort-map", "response-role",
     "return-tokens-as-token-ids", "root-path", "runner", "shutdown-timeout", "skip-tokenizer-init",
     "sse-keep-alive-interval", "tokens-only", "tp", "uds", "uvicorn-log-level", "worker-extension-cls",
 )  # fmt: skip

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from functools import partial
 
@@ -18,18 +19,27 @@ from starlette.datastructures import Headers
 from qwen_server.api.bodies.body import Body
 from qwen_server.api.bodies.checking import Bodies
 from qwen_server.api.generation import Generation
+from qwen_server.control.adapters import AdapterError, Served
 from qwen_server.control.admission import QueueFullError, Ticket
 from qwen_server.control.refusals import BUSY_TEXT
 from qwen_server.control.service import Service
-from qwen_server.engine.base import BusyError, EngineError, InvalidRequestError, Kind
+from qwen_server.engine.base import Adapter, BusyError, EngineError, InvalidRequestError, Kind
 from qwen_server.http.asgi import Receive, Scope, Send, send_error
 from qwen_server.http.body import BodyReader, UploadsFullError
 from qwen_server.http.connections import CONNECTED_AT
 from qwen_server.http.dialects import DIALECTS
 from qwen_server.http.disconnects import UntilDisconnect
 from qwen_server.http.early_writes import Outbox
-from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error, engine_failure, refused
+from qwen_server.http.error_bodies import (
+    ClientDisconnectedError,
+    HttpError,
+    client_error,
+    engine_failure,
+    model_not_found,
+    refused,
+)
 from qwen_server.http.rate_limits import RateLimiter
+from qwen_server.observe.request_figures import RequestRecord
 
 _log = logging.getLogger(__name__)
 _LARGE_BYTES = 1 << 16  # below, parsing takes less than the handover to a thread
@@ -51,12 +61,20 @@ class Handler:
 
     async def serve(self, kind: Kind, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; it is counted exactly once, whatever its outcome."""
+        with ExitStack() as until_answered:
+            await self._serve(kind, scope, receive, send, until_answered=until_answered)
+
+    async def _serve(
+        self, kind: Kind, scope: Scope, receive: Receive, send: Send, *, until_answered: ExitStack
+    ) -> None:
         service, record = self._service, scope["state"]["record"]
         try:
             await self._limiter.check(scope["state"].get("caller", ""))  # 429
             self._require_service(scope)  # 503 starting, draining or unresponsive; 500 dead
             raw = await self._read(scope, receive)  # 408, 413, 415; 503 too many uploads
             body = await self._parse(kind, raw)  # 400, 404
+            if body.adapter is not None:
+                until_answered.callback(self._hold(body.adapter, record).release)  # 404
             self._require_service(scope)  # reading the body may have taken a while
             if body.constrained:
                 await self._check_grammar(body, receive)  # 400; 503 too many grammars
@@ -73,6 +91,14 @@ class Handler:
             raise
         # Waits for its turn, asks the engine, and writes the answer's bytes.
         await generation.serve(ticket, receive, send)
+
+    def _hold(self, adapter: Adapter, record: RequestRecord) -> Served:
+        """Keeps the adapter that the request names. It may have gone while the body was read."""
+        record.adapter = adapter.name
+        try:
+            return self._service.adapters.hold(adapter)
+        except AdapterError as error:
+            raise model_not_found(adapter.name) from error
 
     def _require_service(self, scope: Scope) -> None:
         if (refusal := self._service.refusal(scope["state"].get(CONNECTED_AT, math.inf))) is not None:

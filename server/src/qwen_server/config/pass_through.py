@@ -56,7 +56,6 @@ _OWNED = {
     "log-config-file": _LOGS,
     "log-error-stack": _LOGS,
     "logging-config": _LOGS,
-    "lora-modules": "the server serves one model",
     "max-log-len": _LOGS,
     "max-num-queued-*": "use --max-queue-size",
     "middleware": "put a proxy in front of the server",

@@ -13,6 +13,9 @@ from qwen_server.config.patches import ALL_PATCHES, parse_patches
 from qwen_server.config.values import (
     AutoCount,
     Duration,
+    Folders,
+    LoraModules,
+    LoraRank,
     ModelNames,
     OptionalText,
     Origins,
@@ -73,6 +76,23 @@ class Settings(BaseSettings):
     enforce_eager: bool = Field(False, description="skip compilation and CUDA graphs: starts faster, runs slower")
     tool_call_parser: str = Field("auto", description="auto (by model family), none, or a parser, as vLLM names it")
     reasoning_parser: str = Field("auto", description="auto (by model family), none, or a parser, as vLLM names it")
+
+    enable_lora: bool = Field(False, description="serve LoRA adapters beside the model; --lora-modules implies it")
+    lora_modules: LoraModules = Field(
+        (), description="adapters that are loaded at the start, NAME=PATH, separated by commas"
+    )
+    max_loras: int = Field(4, ge=1, le=64, description="most adapters in one step of the engine, on GPUs")
+    max_lora_rank: LoraRank = Field(
+        16, description="highest rank of an adapter: 1, 8, 16, 32, 64, 128, 256, 320 or 512"
+    )
+    max_cpu_loras: int = Field(16, ge=1, le=1024, description="most adapters that are loaded at a time")
+    lora_dirs: Folders = Field(
+        (), description="folders from which administrators may load adapters, separated by commas; unset: none"
+    )
+    adapters_file: Path = Field(
+        Path("/etc/qwen/adapters/adapters.json"),
+        description="adapters to serve, with --enable-lora; followed while the server runs",
+    )
 
     max_concurrent_requests: AutoCount = Field(3, description="requests that run at a time, or auto")
     max_queue_size: AutoCount = Field(10, description="requests that may wait in the queue, or auto")
@@ -173,6 +193,20 @@ class Settings(BaseSettings):
         if not self.min_temperature <= self.default_temperature <= self.max_temperature:
             raise ValueError("--default-temperature is not between --min-temperature and --max-temperature")
         return self
+
+    @model_validator(mode="after")
+    def _check_adapters(self) -> Self:
+        if len(self.lora_modules) > self.max_cpu_loras:
+            raise ValueError("--lora-modules names more adapters than --max-cpu-loras allows")
+        for name, _ in self.lora_modules:
+            if name == self.served_name or name in self.model_aliases:
+                raise ValueError(f"--lora-modules: {name} is a name of the model itself")
+        return self
+
+    @property
+    def lora(self) -> bool:
+        """Whether LoRA adapters can be served."""
+        return self.enable_lora or bool(self.lora_modules)
 
     @property
     def model_path(self) -> str:

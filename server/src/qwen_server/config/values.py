@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -74,6 +75,40 @@ def parse_model_names(value: object) -> object:
     return names
 
 
+def parse_lora_modules(value: object) -> object:
+    """Returns name and folder of each adapter in a text: NAME=PATH, as vLLM writes them.
+
+    They are separated by commas or white space. Raises ValueError.
+    """
+    if not isinstance(value, str):
+        return value
+    modules = [tuple(item.split("=", 1)) for item in re.split(r"[,\s]+", value) if item]
+    for module in modules:
+        if len(module) != 2 or not module[1] or not is_adapter_name(module[0]):
+            raise ValueError(f"{'='.join(module)!r} is not NAME=PATH, such as news=/adapters/news")
+    names = [module[0] for module in modules]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is there twice")
+    return tuple((module[0], Path(module[1])) for module in modules)
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter may have this name, so that requests and flags can name it."""
+    return re.fullmatch(r"[^\s,=*\x00-\x1f\x7f]{1,253}", name) is not None
+
+
+def parse_folders(value: object) -> object:
+    """Returns the folders in a text, separated by commas. Raises ValueError unless absolute."""
+    if not isinstance(value, str):
+        return value
+    folders = tuple(Path(part.strip()) for part in value.split(",") if part.strip())
+    for folder in folders:
+        if not folder.is_absolute():
+            raise ValueError(f"{str(folder)!r} is not an absolute path")
+    return folders
+
+
 def parse_api_keys(value: object) -> object:
     """Checks that a text contains an API key. Raises ValueError.
 
@@ -90,6 +125,11 @@ def _parse_count(value: object) -> object:
     if isinstance(value, str) and re.fullmatch(r"\d+", value.strip()):
         return int(value)
     raise ValueError(f"{value!r} is neither a whole number nor auto")
+
+
+def _whole(value: object) -> object:
+    """The number in a text: a choice of numbers takes no text."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value.strip()) else value
 
 
 def parse_collector(value: object) -> object:
@@ -115,5 +155,8 @@ def empty_is_none(value: object) -> object:
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 AutoCount = Annotated[int | Literal["auto"], BeforeValidator(_parse_count)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(parse_origins)]
+LoraRank = Annotated[Literal[1, 8, 16, 32, 64, 128, 256, 320, 512], BeforeValidator(_whole)]
+LoraModules = Annotated[tuple[tuple[str, Path], ...], BeforeValidator(parse_lora_modules)]
+Folders = Annotated[tuple[Path, ...], BeforeValidator(parse_folders)]
 ModelNames = Annotated[tuple[str, ...], BeforeValidator(parse_model_names)]
 OptionalText = Annotated[str | None, BeforeValidator(empty_is_none)]

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.control import alerts
+from qwen_server.control.adapters import Adapters
 from qwen_server.control.admission import Admission, AutoLimits
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.refusals import DRAINING_TEXT, STARTING_TEXT, UNRESPONSIVE_TEXT, Refusal
@@ -58,6 +59,7 @@ class Service:
         gpu: GpuMonitor | None = None,
         reloads: Sequence[Callable[[], None]] = (),
         patches: Patches | None = None,
+        adapters: Adapters | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -66,6 +68,7 @@ class Service:
         self.lifecycle = lifecycle
         self._reloads = reloads
         self._patches = patches or Patches(frozenset())
+        self.adapters = adapters or Adapters(settings, engine, clock=clock)
         self.clock = clock
         self.wall = wall
         self.figures = RequestFigures(clock=clock)
@@ -176,6 +179,7 @@ class Service:
             stalled_seconds=None if vitals is None else stalled_seconds(vitals, now),
             kv_cache_usage=None if vitals is None else vitals.kv_cache_usage,
             patches={**self._patches.in_use, **(self.engine.info.patches if loaded else {})},
+            adapters=self.adapters.states(),
         )
 
     @property
@@ -225,7 +229,7 @@ class Service:
         A part that fails does not keep the others from their work. Its error is logged once.
         """
         watches = (self._adopt_engine, self._watch_work, self._watch_gpu, self._poll_alerts_file)
-        parts = (*watches, *self._reloads, self._resize, self.evaluate)
+        parts = (*watches, *self._reloads, self.adapters.poll, self._resize, self.evaluate)
         for number, part in enumerate(parts):
             try:
                 part()

@@ -39,7 +39,7 @@ class Repository(Protocol):
     def find(self) -> object:
         """Lists the files that vLLM needs. Raises what the hub's library raises, or OSError."""
 
-    def fetch(self) -> None:
+    def fetch(self) -> object:
         """Downloads what is missing and checks everything. It may be called again."""
 
 

@@ -44,7 +44,7 @@ class HuggingFaceRepository:
     """A revision of a repository.
 
     `cache` is the folder that HF_HOME names by default, `endpoint` the address of the hub or of a
-    mirror, by default HF_ENDPOINT.
+    mirror, by default HF_ENDPOINT. With `only`, nothing but files of these names is downloaded.
     """
 
     def __init__(
@@ -54,11 +54,14 @@ class HuggingFaceRepository:
         tracker: Tracker,
         cache: Path | None = None,
         endpoint: str | None = None,
+        *,
+        only: Sequence[str] = (),
     ) -> None:
         self._repository = repository
         self._revision = revision or constants.DEFAULT_REVISION
         self._endpoint = endpoint
         self._tracker = tracker
+        self._only = tuple(only)
         self._cache = (cache or Path(constants.HF_HUB_CACHE)).resolve()
         self._folder = self._cache / repo_folder_name(repo_id=repository, repo_type="model")
         self._blobs: dict[RemoteFile, Path] = {}
@@ -69,8 +72,8 @@ class HuggingFaceRepository:
         """The bytes of the repository that are on the disk."""
         return sum(min(file.size, _size(blob) or _size(_partial(blob))) for file, blob in list(self._blobs.items()))
 
-    def fetch(self) -> None:
-        """Downloads what is missing and checks everything.
+    def fetch(self) -> Path:
+        """Downloads what is missing and checks everything. Returns the folder.
 
         Raises what the Hub's library raises, OSError, or DamagedFileError. It may be called again.
         """
@@ -88,6 +91,7 @@ class HuggingFaceRepository:
                     revision=self._revision,
                     cache_dir=self._cache,
                     ignore_patterns=patterns,
+                    allow_patterns=list(self._only) or None,
                     endpoint=self._endpoint,
                 )
             )
@@ -95,6 +99,7 @@ class HuggingFaceRepository:
                 raise OSError(f"the revision {self._revision} has moved from {commit} to {snapshot.name} meanwhile")
             self._tracker.phase = "Verifying"
             self._verify(snapshot)
+            return snapshot
 
     def find(self) -> str:
         """Lists the files that vLLM needs. Returns the commit."""
@@ -105,6 +110,8 @@ class HuggingFaceRepository:
         entries = api.list_repo_tree(self._repository, recursive=True, revision=commit)
         files = [_remote(entry) for entry in entries if isinstance(entry, RepoFile)]
         patterns = left_out(file.path for file in files)
+        if self._only:
+            files = [file for file in files if file.path in self._only]
         needed = [file for file in files if not is_left_out(file.path, patterns)]
         self._blobs = {file: self._folder / "blobs" / (file.sha256 or file.git_sha1) for file in needed}
         return commit

@@ -7,7 +7,7 @@ everything is checked afterwards.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -24,9 +24,21 @@ def is_chosen(environment: Mapping[str, str]) -> bool:
 
 
 class ModelScopeRepository:
-    """A revision of a repository. `cache` is the folder that MODELSCOPE_CACHE names by default."""
+    """A revision of a repository. `cache` is the folder that MODELSCOPE_CACHE names by default.
 
-    def __init__(self, repository: str, revision: str | None, tracker: Tracker, cache: Path | None = None) -> None:
+    With `only`, nothing but files of these names is downloaded.
+    """
+
+    def __init__(
+        self,
+        repository: str,
+        revision: str | None,
+        tracker: Tracker,
+        cache: Path | None = None,
+        *,
+        only: Sequence[str] = (),
+    ) -> None:
+        self._only = tuple(only)
         self._repository = repository
         self._revision = revision or DEFAULT_REVISION
         self._tracker = tracker
@@ -39,8 +51,8 @@ class ModelScopeRepository:
         total = sum(file.size for file in self._files)
         return min(total, sum(_size(path) for path in self._cache.rglob("*") if self._belongs(path))) if total else 0
 
-    def fetch(self) -> None:
-        """Downloads what is missing and checks everything.
+    def fetch(self) -> Path:
+        """Downloads what is missing and checks everything. Returns the folder.
 
         Raises what ModelScope's library raises, OSError, or DamagedFileError. It may be called
         again.
@@ -50,14 +62,18 @@ class ModelScopeRepository:
 
         patterns = self.find()
         self._tracker.begin(sum(file.size for file in self._files), self.downloaded())
-        folder = Path(snapshot_download(self._repository, revision=self._revision, ignore_patterns=patterns))
+        only = {"allow_patterns": list(self._only)} if self._only else {}
+        folder = Path(snapshot_download(self._repository, revision=self._revision, ignore_patterns=patterns, **only))
         self._tracker.phase = "Verifying"
         self._verify(folder)
+        return folder
 
     def find(self) -> list[str]:
         """Lists the files that vLLM needs. Returns the patterns of the others."""
         files = _files(self._repository, self._revision)
         patterns = left_out(file.path for file in files)
+        if self._only:
+            files = [file for file in files if file.path in self._only]
         self._files = [file for file in files if not is_left_out(file.path, patterns)]
         return patterns
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 # The kinds of request. The last three generate no tokens.
@@ -62,6 +63,26 @@ class EngineInfo:
     device: Literal["cuda", "cpu"]
     chats_need_parsing: bool = False
     patches: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter of the model.
+
+    key: what a request's `model` says to the engine, `NAME@NUMBER`. It is unique for each time of
+        loading, so that nothing of an adapter with the same name is ever used for this one.
+    name: the adapter's name in the API.
+    folder: where its files are.
+    """
+
+    key: str
+    name: str
+    folder: Path
+
+
+def name_of(key: str) -> str:
+    """The name of the adapter with this key."""
+    return key.rpartition("@")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +289,17 @@ class Engine(Protocol):
             InvalidRequestError: the request cannot be served. Only before the first event.
             BusyError: its grammar cannot be checked now. Only before the first event.
         """
+
+    async def add_adapter(self, adapter: Adapter) -> None:
+        """Checks and loads an adapter. Then requests may name its key as their model.
+
+        Raises:
+            InvalidRequestError: the adapter is broken, or does not fit the model.
+            EngineError: the engine failed.
+        """
+
+    async def remove_adapter(self, adapter: Adapter) -> None:
+        """Frees an adapter that no request uses. Raises EngineError."""
 
     def vitals(self) -> Vitals:
         """The vital signs, read without calling the engine."""

@@ -91,6 +91,11 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return client_error(400, message, param=param, code=code)
 
 
+def model_not_found(name: str) -> HttpError:
+    """Returns a 404 for a model that is not served."""
+    return client_error(404, f"The model `{name[:200]}` does not exist.", param="model", code="model_not_found")
+
+
 def refused(refusal: Refusal) -> HttpError:
     """Returns the specification's 503 with Retry-After, or its 500 if no retry can help."""
     if refusal.retry_after is None:

@@ -104,6 +104,7 @@ class Surroundings:
         if record.outcome is not None:
             fields["outcome"] = record.outcome
             fields["error"] = record.error
+            fields["adapter"] = record.adapter
             fields["param"] = _without_names(record.param)
             fields["prompt_tokens"] = record.prompt_tokens
             fields["completion_tokens"] = record.output_tokens

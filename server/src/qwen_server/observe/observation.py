@@ -8,10 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from qwen_server.observe.gpu import GpuReading
 from qwen_server.observe.request_figures import RequestFigures
+
+
+class AdapterState(NamedTuple):
+    """A LoRA adapter that is served or declared.
+
+    source: where it comes from, or is to come from.
+    state: of what is declared. A `reason` says why it failed.
+    loaded: whether requests may name it. An adapter that cannot be replaced stays.
+    """
+
+    name: str
+    source: str
+    state: Literal["loaded", "loading", "failed"]
+    loaded: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +35,8 @@ class Observation:
 
     answers: whether requests are answered now. accepts: whether a new request would be accepted.
     rules: name and severity of each enabled alert. alerts: the active alerts, as the
-    specification's objects. patches: whether each patch is in use. The engine's values are None
-    while it is starting.
+    specification's objects. patches: whether each patch is in use. adapters: None if they are off.
+    The engine's values are None while it is starting.
     """
 
     now: float
@@ -47,6 +62,7 @@ class Observation:
     stalled_seconds: float | None
     kv_cache_usage: float | None
     patches: Mapping[str, bool]
+    adapters: tuple[AdapterState, ...] | None = None
 
     @property
     def uptime(self) -> float:

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY, generate_latest
 from qwen_server import __version__
 from qwen_server.observe.gpu import GpuReading
 from qwen_server.observe.observation import Observation
-from qwen_server.observe.request_figures import ERRORS, OUTCOMES, REFUSALS, Histogram
+from qwen_server.observe.request_figures import ERRORS, OUTCOMES, REFUSALS, AdapterCounters, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CACHE_SECONDS = 1.0  # rendering the engine's metrics blocks the loop for about 10 ms
@@ -90,6 +90,7 @@ def families(seen: Observation) -> Iterator[str]:
     """Yields the server's own metrics, one family at a time."""
     yield from _specified(seen)
     yield from _requests(seen)
+    yield from _adapters(seen)
     yield from _engine(seen)
     yield from _gpu(seen.gpu)
 
@@ -122,6 +123,31 @@ def _requests(seen: Observation) -> Iterator[str]:
     yield histogram("qwen_inter_token_seconds", "Time between two tokens of a request.", figures.inter_token)
     yield histogram("qwen_request_duration_seconds", "Time from arrival to the end of the answer.", figures.duration)
     yield histogram("qwen_queue_wait_seconds", "Time from arrival to the engine.", figures.queue_wait)
+
+
+def _adapters(seen: Observation) -> Iterator[str]:
+    """Yields the metrics of the LoRA adapters, where adapters are on.
+
+    The names come from the configuration, and unknown names in requests have no counter.
+    """
+    if seen.adapters is None:
+        return
+    states = [({"adapter": adapter.name}, float(adapter.loaded)) for adapter in seen.adapters]
+    yield family("qwen_adapter_loaded", "gauge", "Whether a LoRA adapter is loaded.", states)
+    known = dict.fromkeys((adapter.name for adapter in seen.adapters), AdapterCounters())
+    counted = {**known, **seen.figures.counters.adapters}
+    outcomes = [
+        ({"adapter": name, "outcome": outcome}, counters.outcomes[outcome])
+        for name, counters in counted.items()
+        for outcome in OUTCOMES
+    ]
+    yield family("qwen_adapter_requests_total", "counter", "Requests to a LoRA adapter by outcome.", outcomes)
+    tokens = [
+        ({"adapter": name, "kind": kind}, count)
+        for name, counters in counted.items()
+        for kind, count in (("input", counters.input_tokens), ("output", counters.output_tokens))
+    ]
+    yield family("qwen_adapter_tokens_total", "counter", "Tokens of answered requests to a LoRA adapter.", tokens)
 
 
 def _counts(label: str, known: Iterable[str], counted: Mapping[str, int]) -> Series:

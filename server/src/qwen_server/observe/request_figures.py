@@ -19,6 +19,7 @@ from typing import Literal
 WINDOW_SECONDS = 300.0
 WINDOW_REQUESTS = 1000
 ERROR_WINDOW_SECONDS = 60.0
+MOST_ADAPTERS = 128  # whose figures are kept
 _RECENT_SECONDS = 1.0  # the resolution of the error window: a minute may have many requests
 
 LATENCY_LABELS = ("0-100ms", "100-500ms", "500-1000ms", "1-2s", "2-5s", "5-10s", ">10s")
@@ -71,7 +72,7 @@ class RequestRecord:
 
     A request with `generates` False, such as a tokenization, is counted but enters no statistics
     about generation. `prompt_tokens` is the sum over its `prompts`. `param` is the place of a
-    client's mistake in the body.
+    client's mistake in the body, `adapter` the LoRA adapter that it names.
     """
 
     request_id: str
@@ -87,6 +88,7 @@ class RequestRecord:
     outcome: Outcome | None = None
     error: str | None = None
     param: str | None = None
+    adapter: str | None = None
 
     @property
     def queue_wait(self) -> float | None:
@@ -188,10 +190,23 @@ class Summary:
 
 
 @dataclass(slots=True)
-class Counters:
-    """Counters over the life of the process. They only grow."""
+class AdapterCounters:
+    """Counters of the requests to one adapter."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counters over the life of the process. They only grow.
+
+    `adapters` has those of the adapters that were asked last, at most MOST_ADAPTERS.
+    """
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    adapters: dict[str, AdapterCounters] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     input_tokens: int = 0
@@ -308,10 +323,20 @@ class RequestFigures:
         record.outcome = outcome
         record.error = error
         self.counters.outcomes[outcome] += 1
+        if record.adapter is not None:
+            self._of_adapter(record.adapter).outcomes[outcome] += 1
         if outcome == "failed":
             self.counters.errors[error or "internal"] += 1
         elif outcome == "refused":
             self.counters.refusals[error or "unknown"] += 1
+
+    def _of_adapter(self, name: str) -> AdapterCounters:
+        """The counters of an adapter. The one that was asked the longest time ago makes room."""
+        adapters = self.counters.adapters
+        counters = adapters[name] = adapters.pop(name) if name in adapters else AdapterCounters()
+        while len(adapters) > MOST_ADAPTERS:
+            del adapters[next(iter(adapters))]
+        return counters
 
     def _succeed(self, record: RequestRecord, now: float) -> None:
         latency = now - record.arrival
@@ -320,6 +345,10 @@ class RequestFigures:
         self._samples.append(Sample(now, latency, record.ttft, prompt_tokens, record.output_tokens))
         self.counters.input_tokens += record.prompt_tokens
         self.counters.output_tokens += record.output_tokens
+        if record.adapter is not None:
+            of_adapter = self._of_adapter(record.adapter)
+            of_adapter.input_tokens += record.prompt_tokens
+            of_adapter.output_tokens += record.output_tokens
         self.counters.latency_histogram[bisect_right(_LATENCY_EDGES, latency)] += 1
         self.duration.observe(latency)
         if record.ttft is not None:

@@ -70,6 +70,7 @@ def metrics(seen: Observation) -> dict[str, Any]:
         "errors": {"total": counters.errors.total(), "by_type": dict(counters.errors)},
         "alerts": list(seen.alerts),
         "alerts_count": len(seen.alerts),
+        **({} if seen.adapters is None else {"adapters": [adapter._asdict() for adapter in seen.adapters]}),
     }
 
 

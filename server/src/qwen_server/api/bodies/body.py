@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from qwen_server.engine.base import Kind
+from qwen_server.engine.base import Adapter, Kind
 
 _FORMATS: Final = ("response_format", "text", "output_config")
 _CONSTRAINTS: Final = ("structured_outputs", *_FORMATS, "tools")
@@ -16,7 +16,8 @@ class Body(NamedTuple):
 
     `prompts` times `n` sequences are generated; `fast` tells which path serves it;
     `stop_reasons` whether the client set stops of its own, so that the answer names the one that
-    ended it (vLLM's `stop_reason`); `constrained` whether a grammar constrains the answer.
+    ended it (vLLM's `stop_reason`); `constrained` whether a grammar constrains the answer;
+    `adapter` is the LoRA adapter that the client names as its model.
     """
 
     kind: Kind
@@ -26,11 +27,12 @@ class Body(NamedTuple):
     fast: bool = False
     stop_reasons: bool = False
     constrained: bool = False
+    adapter: Adapter | None = None
 
     @property
     def model(self) -> str:
-        """The served model's name."""
-        return str(self.fields["model"])
+        """The name of the served model, or of the adapter."""
+        return str(self.fields["model"]) if self.adapter is None else self.adapter.name
 
     @property
     def stream(self) -> bool:

@@ -16,9 +16,9 @@ from qwen_server.api.bodies.grammars import GrammarBounds, grammars_of
 from qwen_server.api.bodies.limits import Limits, check_bounds
 from qwen_server.api.bodies.unsupported import check_unknown, fields_of_others
 from qwen_server.config.settings import Settings
-from qwen_server.engine.base import Kind
+from qwen_server.engine.base import Adapter, Kind
 from qwen_server.http.body import parse_object
-from qwen_server.http.error_bodies import HttpError, client_error, invalid
+from qwen_server.http.error_bodies import HttpError, invalid, model_not_found
 
 _GENERATING: Final[tuple[Kind, ...]] = ("chat", "completion", "responses", "messages")
 
@@ -92,9 +92,13 @@ DECLARATIONS: Final[Mapping[str, Any]] = {
 
 
 class Bodies:
-    """Checks bodies of every kind against the declarations and the limits of `settings`."""
+    """Checks bodies of every kind against the declarations and the limits of `settings`.
 
-    def __init__(self, settings: Settings) -> None:
+    `find_adapter` returns the LoRA adapter of a name. Any thread may call it.
+    """
+
+    def __init__(self, settings: Settings, find_adapter: Callable[[str], Adapter | None] = lambda _: None) -> None:
+        self._find_adapter = find_adapter
         self._answers_to = settings.answers_to
         self._served_name = settings.served_name
         self._default_tokens = settings.default_max_tokens
@@ -121,11 +125,15 @@ class Bodies:
             check_unknown(kind, given, declared.names, _ELSEWHERE.get(kind, frozenset()))
         effective = declared.effective
         fields = {name: value for name, value in given.items() if value is not None and name in effective}
-        self.check_model(fields.get("model", self._served_name))
-        fields["model"] = self._served_name  # the engine knows no alias
+        adapter = self._find_adapter(fields.get("model", self._served_name))
+        if adapter is None:
+            self.check_model(fields.get("model", self._served_name))
+        fields["model"] = self._served_name if adapter is None else adapter.key  # the engine knows no alias
         if "temperature" in declared.names:
             fields.setdefault("temperature", self._default_temperature)
         body = declared.make(fields, self._default_tokens)
+        if adapter is not None:
+            body = body._replace(adapter=adapter)
         self._limits.check_sequences(body.prompts, body.n)
         if grammars := grammars_of(fields):
             for param, grammar in grammars:
@@ -136,8 +144,7 @@ class Bodies:
     def check_model(self, name: str) -> None:
         """Raises HttpError 404 unless `name` is the model's or an alias."""
         if name != self._served_name and not self._answers_to(name):
-            text = f"The model `{name[:200]}` does not exist."
-            raise client_error(404, text, param="model", code="model_not_found")
+            raise model_not_found(name)
 
 
 def _refusal(error: ValidationError) -> HttpError:

@@ -49,13 +49,19 @@ def _named(card: dict[str, Any], name: str) -> dict[str, Any]:
     return card if name == card["id"] else card | {"id": name, "parent": card["id"]}
 
 
+def _adapter(card: dict[str, Any], name: str, root: str) -> dict[str, Any]:
+    """The card of a LoRA adapter, whose parent is the model."""
+    return card | {"id": name, "root": root, "parent": card["id"]}
+
+
 @router.get("/v1/models", summary="模型列表 (List models)", response_model=None, responses=_LIST_ANSWERS)
 async def list_models(request: Request) -> Response:
-    """Returns the one model that is served, and then its aliases."""
+    """Returns the one model that is served, then its aliases and its LoRA adapters."""
     card = _card(request)
     aliases = (name for name in service_of(request).settings.model_aliases if not name.endswith("*"))
     names = dict.fromkeys((card["id"], *aliases))
-    return JSONResponse({"object": "list", "data": [_named(card, name) for name in names]})
+    adapters = [_adapter(card, name, root) for name, root in service_of(request).adapters.served().items()]
+    return JSONResponse({"object": "list", "data": [*(_named(card, name) for name in names), *adapters]})
 
 
 @router.get(
@@ -66,7 +72,10 @@ async def list_models(request: Request) -> Response:
     openapi_extra={"parameters": [_MODEL_ID]},
 )
 async def get_model(request: Request) -> Response:
-    """Returns the model with this name or alias; 404 for any other name."""
+    """Returns the model with this name or alias, or the LoRA adapter; 404 for any other name."""
     card, name = _card(request), request.path_params["model_id"]
+    root = service_of(request).adapters.served().get(name)
+    if root is not None:
+        return JSONResponse(_adapter(card, name, root))
     request.app.state.handler.bodies.check_model(name)
     return JSONResponse(_named(card, name))

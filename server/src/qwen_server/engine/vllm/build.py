@@ -13,7 +13,6 @@ from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.entrypoints.openai.models.protocol import BaseModelPath
-from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.envs import enable_envs_cache
 from vllm.platforms import current_platform
 from vllm.renderers.online_renderer import OnlineRenderer
@@ -27,6 +26,7 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerFactory
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import EngineError, EngineInfo
+from qwen_server.engine.vllm.adapters import LoadedAdapters, Models
 from qwen_server.engine.vllm.client import EngineProxy
 from qwen_server.engine.vllm.completion_api import Completion
 from qwen_server.engine.vllm.data_type import computes_bfloat16_slowly, data_type_on_cpu
@@ -57,7 +57,8 @@ class Parts:
     client: EngineProxy
     grammars: Grammars
     plain: OnlineRenderer
-    models: OpenAIServingModels
+    models: Models
+    adapters: LoadedAdapters
     serving_options: dict[str, Any]
     chat: OpenAIServingChat
     completion: Completion
@@ -150,11 +151,31 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
         arguments["--gpu-memory-utilization"] = settings.gpu_memory_utilization
         arguments["--worker-extension-cls"] = "qwen_server.engine.vllm.worker_extension.MemoryReport"
     line = [f"{flag}={value}" for flag, value in arguments.items() if value is not None]
+    if settings.lora:
+        line += _adapter_arguments(settings, device)
     if runs_eagerly(settings, device):
         if not settings.enforce_eager:
             _log.info("found no C++ compiler, the engine runs without compilation (--enforce-eager)")
         line.append("--enforce-eager")
     return [*line, *settings.pass_through]
+
+
+def _adapter_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list[str]:
+    """vLLM's flags for LoRA adapters."""
+    # One more, because an adapter that is replaced exists twice until its requests have ended.
+    # vLLM reads an adapter that it has dropped again from its files, during a step of the engine.
+    most = settings.max_cpu_loras + 1
+    at_once = min(settings.max_loras, settings.max_cpu_loras)
+    if device == "cpu":
+        # In a batch with adapters, vLLM's operators for CPUs apply the last slot to the requests
+        # that name none: they index it by -1. With more slots than adapters it stays empty.
+        most = at_once = most + 1
+    return [
+        "--enable-lora",
+        f"--max-loras={at_once}",
+        f"--max-lora-rank={settings.max_lora_rank}",
+        f"--max-cpu-loras={most}",
+    ]
 
 
 def choose_executor(engine_args: AsyncEngineArgs, device: Literal["cuda", "cpu"]) -> None:
@@ -200,7 +221,8 @@ def _serving(
         "enable_auto_tools": parsers["tool_parser"] is not None,
     }
     paths = [BaseModelPath(name=settings.served_name, model_path=settings.model)]
-    models = OpenAIServingModels(engine_client=client, base_model_paths=paths)
+    models = Models(client, paths)
+    adapters = LoadedAdapters(llm, models, settings)
     rendering = {"model_config": config, "renderer": llm.renderer, "request_logger": None, **template}
     renderer = OnlineRenderer(**rendering, **parsers)
     renderer.warmup()
@@ -214,7 +236,7 @@ def _serving(
     default_sampling = config.get_diff_sampling_param()
     if patches.use(CHECKED_GRAMMARS):
         trust_checked_grammars()
-    return Parts(llm, client, grammars, plain, models, options, chat, completion, info, default_sampling)
+    return Parts(llm, client, grammars, plain, models, adapters, options, chat, completion, info, default_sampling)
 
 
 def _family(engine_args: AsyncEngineArgs) -> Family:

@@ -115,10 +115,12 @@ class EngineProxy:
                 yield output
 
     def follow(
-        self, prompt: Any, sampling_params: Any, request_id: str, priority: int, tap: Tap | None
+        self, prompt: Any, sampling_params: Any, request_id: str, options: dict[str, Any], tap: Tap | None
     ) -> AsyncGenerator[RequestOutput, None]:
-        """`generate` for the fast path: prompts have an arrival time, a tap may take new text."""
-        options: dict[str, Any] = {"priority": priority}
+        """`generate` for the fast path: prompts have an arrival time, a tap may take new text.
+
+        The `options` are those of `AsyncLLM.generate`, such as `lora_request`.
+        """
         self._begin(options)
         outputs = self._generate(prompt, sampling_params, request_id, **options)
         if tap is None or self._processor is None:

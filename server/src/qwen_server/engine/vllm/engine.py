@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import (
+    Adapter,
     EngineError,
     EngineGoneError,
     EngineInfo,
@@ -195,6 +196,14 @@ class VllmEngine:
     ) -> AsyncGenerator[Output, None]:
         """See Engine."""
         return self._alive().fast.generate(prepared, tap, turn)
+
+    async def add_adapter(self, adapter: Adapter) -> None:
+        """See Engine."""
+        await self._alive().parts.adapters.add(adapter)
+
+    async def remove_adapter(self, adapter: Adapter) -> None:
+        """See Engine."""
+        await self._alive().parts.adapters.remove(adapter)
 
     async def reference(
         self,

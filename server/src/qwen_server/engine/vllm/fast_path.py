@@ -14,6 +14,7 @@ from typing import Any
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
+from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 
 from qwen_server.engine.base import Output, Prepared, Tap, Turn
@@ -33,12 +34,14 @@ class Work:
     inputs, params: the rendered prompt and the sampling parameters of each sequence, in the order
         of the choices. The choices of one prompt are sequences of their own, so that each can wait
         for its turn.
+    lora: the adapter that all of them use.
     """
 
     prompt_param: str
     inputs: tuple[Any, ...]
     params: tuple[Any, ...]
     priority: int
+    lora: LoRARequest | None
 
 
 class FastPath:
@@ -96,7 +99,8 @@ class FastPath:
                 each.structured_outputs = grammar
         self._verify(params[0])
         n = len(params) // len(inputs)
-        return Work(param, tuple(dict(item) for item in inputs for _ in range(n)), tuple(params), request.priority)
+        each = tuple(dict(item) for item in inputs for _ in range(n))
+        return Work(param, each, tuple(params), request.priority, self._parts.adapters.lora_of(request.model))
 
     def _verify(self, params: Any) -> None:
         """Rejects what depends on the model, such as token IDs.
@@ -134,7 +138,8 @@ class FastPath:
     def _follow(self, prepared: Prepared, index: int, tap: Tap | None = None) -> AsyncGenerator[RequestOutput, None]:
         work: Work = prepared.payload
         request_id = f"{prepared.request_id}-{index}"
-        return self._parts.client.follow(work.inputs[index], work.params[index], request_id, work.priority, tap)
+        options = {"priority": work.priority, "lora_request": work.lora}
+        return self._parts.client.follow(work.inputs[index], work.params[index], request_id, options, tap)
 
     async def _in_turn(self, prepared: Prepared, index: int, turn: Turn) -> AsyncGenerator[RequestOutput, None]:
         async with turn(), aclosing(self._follow(prepared, index)) as results:

@@ -14,6 +14,7 @@ from pydantic_core import core_schema
 from qwen_server.api.bodies.checking import DECLARATIONS
 from qwen_server.api.bodies.limits import Limits
 from qwen_server.api.openapi.schemas import (
+    adapters,
     errors,
     generation,
     health,
@@ -47,6 +48,9 @@ _ANSWERS: Final[tuple[type[BaseModel], ...]] = (
     messages.AnthropicError,
 )
 
+# Requests of administrators, which the limits do not concern.
+_FORMS: Final[tuple[type[BaseModel], ...]] = (adapters.LoadAdapterRequest, adapters.UnloadAdapterRequest)
+
 
 class _Generator(GenerateJsonSchema):
     """Leaves out the titles, which only repeat the names, and knows no member of a union better
@@ -67,6 +71,7 @@ def schemas(limits: Limits) -> dict[str, dict[str, Any]]:
     """
     inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = []
     inputs += [(name, "validation", TypeAdapter(declaration)) for name, declaration in DECLARATIONS.items()]
+    inputs += [(form.__name__, "validation", TypeAdapter(form)) for form in _FORMS]
     inputs += [(answer.__name__, "serialization", TypeAdapter(answer)) for answer in _ANSWERS]
     of_inputs, described = TypeAdapter.json_schemas(
         inputs, ref_template="#/components/schemas/{model}", schema_generator=_Generator

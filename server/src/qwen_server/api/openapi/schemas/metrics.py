@@ -136,6 +136,16 @@ class Alert(Exact):
     since: str = Field(description="UTC, without an offset")
 
 
+class AdapterState(Exact):
+    """A LoRA adapter that is served or declared."""
+
+    name: str
+    source: str = Field(description="its folder, or its repository and revision")
+    state: Literal["loaded", "loading", "failed"]
+    loaded: bool = Field(description="whether requests may name it; one that cannot be replaced stays")
+    reason: str = Field(description="why it failed")
+
+
 class Metrics(Exact):
     """可观测性: everything that the server counts."""
 
@@ -155,3 +165,4 @@ class Metrics(Exact):
     errors: Errors
     alerts: list[Alert]
     alerts_count: Count
+    adapters: list[AdapterState] = Field(default=[], description="LoRA adapters; left out where they are off")

@@ -17,7 +17,7 @@ class Model(Exact):
     created: int = Field(description="when the server started, in Unix seconds")
     owned_by: str
     root: str = Field(description="the path or repository it was loaded from")
-    parent: str | None
+    parent: str | None = Field(description="of an alias or a LoRA adapter: the model")
     max_model_len: int = Field(ge=1, description="tokens of prompt and answer together")
 
 

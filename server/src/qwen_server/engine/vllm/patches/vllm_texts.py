@@ -57,3 +57,7 @@ CORE_ENDED: Final = re.compile(r"Failed core proc\(s\): \{'(\w+)': (-?\d+)\}")
 NO_CONFIG: Final = re.compile(r"Invalid repository ID or local directory")
 # CUDA offers the engine no GPU, although NVML or the driver may know some.
 NO_DEVICE: Final = re.compile(r"local rank \S+ is out of bounds for 0 devices")
+
+# What surrounds the cause for which an adapter was refused.
+CALL_FAILED = "Call to add_lora method failed: "
+WORKER_FAILED = re.compile(r"Worker failed with error '(.*)', please check the stack trace", re.DOTALL)

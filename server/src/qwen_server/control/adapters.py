@@ -1,0 +1,313 @@
+"""The LoRA adapters of the model: which are served, who uses them, and which are declared.
+
+Adapters come from `--lora-modules`, from administrators, and from a file that is followed while the
+server runs. A broken one is refused with its cause, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from qwen_server.config.settings import Settings
+from qwen_server.config.values import is_adapter_name
+from qwen_server.control.adapters_file import AdaptersFile, Source
+from qwen_server.engine.base import Adapter, Engine, EngineError, InvalidRequestError
+from qwen_server.observe.observation import AdapterState
+
+_log = logging.getLogger(__name__)
+# The operator reads no answer that is too long.
+_MOST_SHOWN: Final = 64
+_MOST_OF_A_CAUSE: Final = 200
+_LONGEST_PAUSE: Final = 60.0
+_LOOK_SECONDS: Final = 0.5
+
+
+class AdapterError(Exception):
+    """An adapter cannot be loaded or unloaded. The text says why.
+
+    `temporary` failures may go away by themselves.
+    """
+
+    def __init__(self, text: str, *, param: str = "lora_name", status: int = 400, temporary: bool = False) -> None:
+        super().__init__(text)
+        self.param = param
+        self.status = status
+        self.temporary = temporary
+
+
+# Downloads a repository, and returns the folder. It blocks, and raises AdapterError.
+Fetch = Callable[[Source], Path]
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """An adapter that is loaded, and how many requests use it."""
+
+    adapter: Adapter
+    source: Source
+    users: int = 0
+    retired: bool = False
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def release(self) -> None:
+        """One request has ended."""
+        self.users -= 1
+        if self.retired and not self.users:
+            self.idle.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    source: Source
+    cause: str
+    temporary: bool
+    attempts: int
+    retry_at: float
+
+
+class Adapters:
+    """The adapters of one server. One event loop owns it. `clock` is monotonic."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        *,
+        fetch: Fetch | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.enabled = settings.lora
+        self._settings = settings
+        self._engine = engine
+        self._fetch = fetch
+        self._clock = clock
+        self._served: dict[str, Served] = {}
+        self._by_key: dict[str, Served] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count(1)
+        self._loading = asyncio.Lock()
+        self._file = AdaptersFile(settings.adapters_file)
+        self._followed: dict[str, Source] = {}
+        self._failures: dict[str, _Failure] = {}
+        self._following: asyncio.Task[None] | None = None
+        self._started = False
+
+    # --- requests ---
+
+    def find(self, name: str) -> Adapter | None:
+        """The adapter that requests call by this name. Any thread may ask."""
+        served = self._served.get(name)
+        return None if served is None else served.adapter
+
+    def hold(self, adapter: Adapter) -> Served:
+        """Keeps an adapter for a request, which must `release` it. Raises AdapterError 404."""
+        served = self._by_key.get(adapter.key)
+        if served is None:
+            raise _unknown(adapter.name)
+        served.users += 1
+        return served
+
+    def served(self) -> Mapping[str, str]:
+        """The names of all adapters, and where each comes from."""
+        return {name: served.source.text for name, served in self._served.items()}
+
+    def states(self) -> tuple[AdapterState, ...] | None:
+        """The adapters that are declared or served, _MOST_SHOWN at most; None if they are off."""
+        if not self.enabled:
+            return None
+        names = dict.fromkeys((*self._file.declared, *self._served))
+        return tuple(self._state(name) for name in itertools.islice(names, _MOST_SHOWN))
+
+    def _state(self, name: str) -> AdapterState:
+        served, failure, source = self._served.get(name), self._failures.get(name), self._file.declared.get(name)
+        loaded = served is not None
+        if served is not None and (source is None or self._followed.get(name) == source):
+            return AdapterState(name, served.source.label, "loaded", loaded=True)
+        label = "" if source is None else source.label
+        if failure is not None and failure.source == source:
+            return AdapterState(name, label, "failed", loaded=loaded, reason=failure.cause[:_MOST_OF_A_CAUSE])
+        return AdapterState(name, label, "loading", loaded=loaded)
+
+    # --- loading and unloading ---
+
+    async def load(self, name: str, path: str, *, in_place: bool) -> None:
+        """Loads an adapter for an administrator, from one of the folders of `--lora-dirs`.
+
+        With `in_place`, it may take the place of another one of this name, whose requests finish
+        with the old weights. Raises AdapterError, and EngineError.
+        """
+        self._require_own(name)
+        folder = self._allowed(path)
+        if name in self._served and not in_place:
+            raise AdapterError(f"the adapter {name} is already loaded; load_inplace: true replaces it")
+        await self._load(name, Source(await asyncio.to_thread(folder.resolve)))
+
+    async def unload(self, name: str) -> None:
+        """Ends an adapter for an administrator: it gets no new requests from now on.
+
+        Returns when its last request has ended and its memory is free. Raises AdapterError.
+        """
+        self._require_own(name)
+        if name not in self._served:
+            raise _unknown(name)
+        await asyncio.shield(self._retire(self._served.pop(name)))
+
+    def _require_own(self, name: str) -> None:
+        if not self.enabled:
+            raise AdapterError("this server has no LoRA adapters: start it with --enable-lora")
+        if name in self._file.declared:
+            text = f"the adapter {name} belongs to {self._settings.adapters_file}, which the server follows"
+            raise AdapterError(text)
+
+    def _allowed(self, path: str) -> Path:
+        """The folder, if it lies in an allowed one wherever links lead. Raises AdapterError."""
+        folders = self._settings.lora_dirs
+        if not folders:
+            raise AdapterError("no folder is allowed: set --lora-dirs", param="lora_path", status=403)
+        folder = Path(path)
+        try:
+            real = folder.resolve()
+            inside = any(real.is_relative_to(allowed.resolve()) for allowed in folders)
+        except (OSError, ValueError, RuntimeError):
+            inside = False
+        if not folder.is_absolute() or not inside:
+            names = ", ".join(map(str, folders))
+            raise AdapterError(f"lora_path must lie in {names} (--lora-dirs)", param="lora_path", status=403)
+        return folder
+
+    async def _load(self, name: str, source: Source) -> None:
+        """Loads an adapter, in place of one of this name. Raises AdapterError and EngineError."""
+        if not is_adapter_name(name):
+            raise AdapterError("the name must have 1 to 253 characters and no space, comma, = or *")
+        settings = self._settings
+        if name == settings.served_name or name in settings.model_aliases:
+            raise AdapterError(f"{name} is a name of the model itself")
+        folder = source.path if source.path is not None else await self._fetched(source)
+        async with self._loading:
+            most = settings.max_cpu_loras
+            if name not in self._served and len(self._served) >= most:
+                raise AdapterError(f"{most} adapters are loaded, and no more are allowed (set by --max-cpu-loras)")
+            while self._leaving and len(self._served) + len(self._leaving) > most:
+                await asyncio.wait(self._leaving, return_when=asyncio.FIRST_COMPLETED)
+            adapter = Adapter(f"{name}@{next(self._numbers)}", name, folder)
+            try:
+                await self._engine.add_adapter(adapter)
+            except InvalidRequestError as error:
+                raise AdapterError(error.message, param=error.param or "lora_path") from None
+            before = self._served.get(name)
+            self._served[name] = self._by_key[adapter.key] = Served(adapter, source)
+            if before is not None:
+                self._retire(before)
+        _log.info("loaded the adapter %s from %s", name, source.text)
+
+    async def _fetched(self, source: Source) -> Path:
+        if self._fetch is None:
+            raise AdapterError("only adapters in a folder can be loaded", param="lora_path")
+        return await asyncio.to_thread(self._fetch, source)
+
+    def _retire(self, served: Served) -> asyncio.Task[None]:
+        """Removes an adapter as soon as its last request has ended."""
+        served.retired = True
+        if not served.users:
+            served.idle.set()
+        task = asyncio.create_task(self._remove(served), name=f"remove-{served.adapter.key}")
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return task
+
+    async def _remove(self, served: Served) -> None:
+        await served.idle.wait()
+        del self._by_key[served.adapter.key]
+        try:
+            await self._engine.remove_adapter(served.adapter)
+        except EngineError as error:
+            _log.warning("%s", error)
+        _log.info("unloaded the adapter %s", served.adapter.name)
+
+    # --- the adapters that are declared ---
+
+    async def start(self) -> None:
+        """Loads the adapters of the command line, then those of the file.
+
+        It returns when each of the file's is loaded or known to be broken: a broken one must not
+        keep the model and the others away. Raises EngineError for one of the command line.
+        """
+        if not self.enabled:
+            return
+        for name, path in self._settings.lora_modules:
+            try:
+                await self._load(name, Source(path.absolute()))
+            except AdapterError as error:
+                raise EngineError(f"--lora-modules: {name}: {error}") from error
+        self._file.poll()
+        await self._follow()
+        while pauses := [failure.retry_at - self._clock() for failure in self._failures.values() if failure.temporary]:
+            if (vitals := self._engine.vitals()).state == "dead":
+                raise EngineError(vitals.death_cause or "the engine died")
+            await asyncio.sleep(min(max(min(pauses), 0.01), _LOOK_SECONDS))
+            self._file.poll()
+            await self._follow()
+        self._started = True
+
+    def poll(self) -> None:
+        """Follows the file. The ticker calls it."""
+        if not self._started:
+            return
+        self._file.poll()
+        idle = self._following is None or self._following.done()
+        if idle and self._due():
+            self._following = asyncio.create_task(self._follow(), name="adapters")
+
+    def _due(self) -> list[str]:
+        """The names that have to be loaded or unloaded now."""
+        gone = [name for name in self._followed if name not in self._file.declared]
+        return gone + [name for name, source in self._file.declared.items() if self._is_due(name, source)]
+
+    def _is_due(self, name: str, source: Source) -> bool:
+        if self._followed.get(name) == source:
+            return False
+        failure = self._failures.get(name)
+        return failure is None or failure.source != source or self._clock() >= failure.retry_at
+
+    async def _follow(self) -> None:
+        for name in [name for name in self._failures if name not in self._file.declared]:
+            del self._failures[name]
+        for name in self._due():
+            source = self._file.declared.get(name)
+            if source is None:
+                del self._followed[name]
+                if name in self._served:
+                    self._retire(self._served.pop(name))
+            else:
+                await self._follow_one(name, source)
+
+    async def _follow_one(self, name: str, source: Source) -> None:
+        try:
+            await self._load(name, source)
+        except (AdapterError, EngineError) as error:
+            self._fail(name, source, str(error), temporary=isinstance(error, EngineError) or error.temporary)
+        except Exception as error:  # noqa: BLE001 - a bug must not end the care for the other adapters
+            _log.exception("cannot load the adapter %s", name)
+            self._fail(name, source, f"internal error: {error!r}", temporary=False)
+        else:
+            self._followed[name] = source
+            self._failures.pop(name, None)
+
+    def _fail(self, name: str, source: Source, cause: str, *, temporary: bool) -> None:
+        before = self._failures.get(name)
+        attempts = before.attempts + 1 if before is not None and before.source == source else 1
+        pause = min(_LONGEST_PAUSE, 2.0**attempts) if temporary else _LONGEST_PAUSE
+        if before is None or before.source != source or before.cause != cause:
+            _log.error("cannot load the adapter %s: %s", name, cause)
+        self._failures[name] = _Failure(source, cause, temporary, attempts, self._clock() + pause)
+
+
+def _unknown(name: str) -> AdapterError:
+    return AdapterError(f"the adapter {name[:200]} is not loaded", status=404)

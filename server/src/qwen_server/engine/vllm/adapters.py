@@ -1,0 +1,103 @@
+"""LoRA adapters in vLLM: loads and removes them, and finds the one that a request names.
+
+vLLM's own serving code looks into `lora_requests`, and so does the fast path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.lora.request import LoRARequest
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from qwen_server.config.settings import Settings
+from qwen_server.engine.adapter_files import BrokenAdapterError, ModelShape, check_adapter
+from qwen_server.engine.base import Adapter, EngineError, InvalidRequestError, name_of
+from qwen_server.engine.vllm.patches.vllm_texts import CALL_FAILED, WORKER_FAILED
+
+_log = logging.getLogger(__name__)
+_MOST_OF_A_CAUSE = 500
+
+
+class Models(OpenAIServingModels):
+    """The names of the model and of its adapters in the answers of vLLM's serving code."""
+
+    def model_name(self, lora_request: LoRARequest | None = None) -> str:
+        """The name that an answer has for its model: that of an adapter as the client knows it."""
+        name = super().model_name(lora_request)
+        return str(name if lora_request is None else name_of(name))
+
+
+class LoadedAdapters:
+    """The adapters in the engine.
+
+    The name of an adapter in vLLM is its key, because vLLM finds what it has cached of a prompt by
+    that name. vLLM's own serving code and the fast path look into `models.lora_requests`.
+
+    `all` are those that are loaded, by their keys. A new engine has to `add` them again.
+    """
+
+    def __init__(self, llm: AsyncLLM, models: Models, settings: Settings) -> None:
+        self._llm = llm
+        self._loras: dict[str, LoRARequest] = models.lora_requests
+        self._served_name = settings.served_name
+        self._max_rank = settings.max_lora_rank
+        self._shape = ModelShape.of(llm.model_config.hf_text_config.to_dict())
+        self.all: dict[str, Adapter] = {}
+
+    def lora_of(self, model: str | None) -> LoRARequest | None:
+        """The adapter that a request names; None for the model itself.
+
+        Raises InvalidRequestError 404.
+        """
+        if not model or model == self._served_name:
+            return None
+        found = self._loras.get(model)
+        if found is None:
+            text = f"The model `{name_of(model)}` does not exist."
+            raise InvalidRequestError(text, param="model", code="model_not_found", status=404)
+        return found
+
+    async def add(self, adapter: Adapter) -> None:
+        """See Engine.add_adapter."""
+        try:
+            await asyncio.to_thread(check_adapter, adapter.folder, self._shape, max_rank=self._max_rank)
+        except BrokenAdapterError as error:
+            raise InvalidRequestError(str(error), param="lora_path") from None
+        # The number of the key is unique in this process: a request that goes on in a new engine
+        # can keep its LoRARequest.
+        number = int(adapter.key.rpartition("@")[2])
+        lora = LoRARequest(lora_name=adapter.key, lora_int_id=number, lora_path=str(adapter.folder))
+        try:
+            await self._llm.add_lora(lora)
+        except Exception as error:
+            _log.debug("vLLM refused an adapter", exc_info=True)
+            if self._llm.errored:
+                raise EngineError(f"the engine died while it loaded the adapter {adapter.name}") from error
+            await self._discard(lora)
+            raise InvalidRequestError(_cause(str(error)), param="lora_path") from None
+        self.all[adapter.key] = adapter
+        self._loras[adapter.key] = lora
+
+    async def remove(self, adapter: Adapter) -> None:
+        """See Engine.remove_adapter."""
+        lora = self._loras.pop(adapter.key, None)
+        if lora is not None:
+            await self._discard(lora)
+        self.all.pop(adapter.key, None)
+
+    async def _discard(self, lora: LoRARequest) -> None:
+        """Frees what vLLM holds of an adapter, which may be a part only."""
+        try:
+            await self._llm.remove_lora(lora.lora_int_id)
+        except Exception as error:
+            raise EngineError(f"the engine could not remove the adapter {lora.lora_name}: {error}") from error
+
+
+def _cause(text: str) -> str:
+    """vLLM's reason for refusing an adapter, without what surrounds it."""
+    found = WORKER_FAILED.search(text)
+    cause = found[1] if found else text.removeprefix(CALL_FAILED)
+    return " ".join(cause.split())[:_MOST_OF_A_CAUSE]

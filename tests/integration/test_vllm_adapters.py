@@ -1,0 +1,186 @@
+"""LoRA adapters in a real vLLM on a CPU: two tiny ones beside the built-in model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cluster.settings import ROOT
+from tests.integration.builtin_model import ANSWER, NAME, QUESTION
+from tests.integration.server_process import ServerProcess, ready_server
+from tests.lora_adapters import make_adapter, weights, write_config, write_weights
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+
+ADMIN = {"x-api-key": "root"}
+CHAT = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    (folder / "admins").mkdir()
+    (folder / "admins" / "ops").write_text("root\n")
+    for seed, name in enumerate(("one", "two", "three"), start=1):
+        make_adapter(folder / name, seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    flags = [
+        f"--lora-modules=one={adapters / 'one'},two={adapters / 'two'}",
+        f"--lora-dirs={adapters}",
+        f"--adapters-file={adapters / 'adapters.json'}",
+        f"--admin-api-keys-dir={adapters / 'admins'}",
+        "--max-loras=2",
+        "--max-cpu-loras=3",
+        "--max-lora-rank=8",
+        "--max-concurrent-requests=8",
+    ]
+    with ready_server(tmp_path_factory.mktemp("server"), *flags) as running:
+        yield running
+
+
+def ask(http: httpx.Client, model: str, **fields: Any) -> str:
+    response = http.post("/v1/chat/completions", json=CHAT | {"model": model} | fields)
+    assert response.status_code == 200, response.text
+    body = response.json()
+    assert body["model"] == model
+    return str(body["choices"][0]["message"]["content"])
+
+
+def load(http: httpx.Client, name: str, folder: Path, **fields: Any) -> httpx.Response:
+    body = {"lora_name": name, "lora_path": str(folder)} | fields
+    return http.post("/v1/load_lora_adapter", json=body, headers=ADMIN)
+
+
+def test_each_adapter_answers_in_its_own_way_although_the_prompt_is_cached(http: httpx.Client) -> None:
+    first = {name: ask(http, name) for name in (NAME, "one", "two")}
+    assert first[NAME] == ANSWER[: len(first[NAME])]
+    assert len(set(first.values())) == 3
+    assert {name: ask(http, name) for name in ("two", NAME, "one")} == first
+
+
+def test_a_batch_of_the_model_and_its_adapters_does_not_mix_them(http: httpx.Client, adapters: Path) -> None:
+    assert load(http, "three", adapters / "three").status_code == 200
+    names = [NAME, "one", "two", "three"]
+    alone = {name: ask(http, name) for name in names}
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda name: ask(http, name), names * 4))
+    assert together == [alone[name] for name in names * 4]
+    unloaded = http.post("/v1/unload_lora_adapter", json={"lora_name": "three"}, headers=ADMIN)
+    assert unloaded.status_code == 200, unloaded.text
+    assert http.post("/v1/chat/completions", json=CHAT | {"model": "three"}).status_code == 404
+
+
+def test_both_paths_and_all_apis_use_the_adapter(http: httpx.Client) -> None:
+    expected = ask(http, "one")
+    # Log probabilities take vLLM's own serving code.
+    assert ask(http, "one", logprobs=True) == expected
+    with http.stream("POST", "/v1/chat/completions", json=CHAT | {"model": "one", "stream": True}) as stream:
+        assert '"model":"one"' in stream.read().decode()
+    response = http.post(
+        "/v1/responses", json={"input": QUESTION, "temperature": 0, "max_output_tokens": 12, "model": "one"}
+    ).json()
+    assert (response["model"], response["output"][0]["content"][0]["text"]) == ("one", expected)
+    message = http.post("/v1/messages", json=CHAT | {"model": "one"}).json()
+    assert (message["model"], message["content"][0]["text"]) == ("one", expected)
+    with http.stream("POST", "/v1/messages", json=CHAT | {"model": "one", "stream": True}) as stream:
+        assert '"model":"one"' in stream.read().decode()
+    completions = [http.post("/v1/completions", json={"prompt": QUESTION, "temperature": 0, "model": name}).json()
+                   for name in (NAME, "one")]  # fmt: skip
+    assert completions[0]["choices"][0]["text"] != completions[1]["choices"][0]["text"]
+    for path, body in (
+        ("/tokenize", {"prompt": QUESTION}),
+        ("/detokenize", {"tokens": [100]}),
+        ("/v1/messages/count_tokens", {"messages": CHAT["messages"]}),
+    ):
+        assert http.post(path, json=body | {"model": "one"}).json() == http.post(path, json=body).json()
+
+
+def test_the_example_of_the_guide_works(server: ServerProcess, adapters: Path) -> None:
+    page = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
+    [commands] = re.findall(r"```bash\n(curl .*?)```", page, re.DOTALL)
+    commands = commands.replace("http://localhost:8000", server.url).replace("/adapters/", f"{adapters}/")
+    environment = os.environ | {"ADMIN_KEY": "root"}
+    done = subprocess.run(["bash", "-ec", commands], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in ("'three' added successfully", '"model":"three"', "'three' removed successfully"):
+        assert part in done.stdout
+
+
+def test_new_weights_in_the_same_folder_are_used_and_nothing_cached(http: httpx.Client, adapters: Path) -> None:
+    folder = make_adapter(adapters / "changing", seed=1)
+    assert load(http, "changing", folder).status_code == 200
+    assert ask(http, "changing") == ask(http, "one")
+    write_weights(folder / "adapter_model.safetensors", weights(seed=2))
+    assert load(http, "changing", folder).status_code == 400
+    assert load(http, "changing", folder, load_inplace=True).status_code == 200
+    assert ask(http, "changing") == ask(http, "two")
+    # The engine never reads the files again.
+    shutil.rmtree(folder)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(lambda name: ask(http, name), ["one", "two", "changing"] * 2))) == 6
+    assert http.post("/v1/unload_lora_adapter", json={"lora_name": "changing"}, headers=ADMIN).status_code == 200
+
+
+def test_broken_adapters_are_refused_and_harm_nobody(http: httpx.Client, adapters: Path, server: ServerProcess) -> None:
+    expected = {name: ask(http, name) for name in (NAME, "one")}
+    rank = make_adapter(adapters / "rank", rank=16)
+    shape = make_adapter(adapters / "shape")
+    write_weights(shape / "adapter_model.safetensors", weights(seed=1, inputs=128))
+    garbage = make_adapter(adapters / "garbage")
+    (garbage / "adapter_model.safetensors").write_bytes(os.urandom(5000))
+    foreign = make_adapter(adapters / "foreign")
+    module = "base_model.model.model.layers.0.mlp.unheard_of"
+    matrices = {f"{module}.lora_A.weight": [[0.0] * 4] * 4, f"{module}.lora_B.weight": [[0.0] * 4] * 4}
+    write_weights(foreign / "adapter_model.safetensors", matrices)
+    empty = adapters / "empty"
+    empty.mkdir()
+    write_config(empty)
+    for folder, words in (
+        (rank, "its rank is 16, and the highest is 8"),
+        (shape, "192 inputs in the model, and 128 in the adapter"),
+        (garbage, "is damaged, or not in the format safetensors"),
+        (foreign, "unheard_of"),  # vLLM's own words
+        (empty, "there is no adapter_model.safetensors"),
+        (Path("/etc"), "--lora-dirs"),
+    ):
+        response = load(http, "broken", folder)
+        assert 400 <= response.status_code < 500, response.text
+        assert words in response.json()["error"]["message"]
+    assert {name: ask(http, name) for name in (NAME, "one")} == expected
+    cards = http.get("/v1/models").json()["data"]
+    assert [(card["id"], card["parent"]) for card in cards] == [(NAME, None), ("one", NAME), ("two", NAME)]
+    assert server.engine_metric("qwen_adapter_requests_total") > 0
+
+
+def test_the_file_of_adapters_is_followed(http: httpx.Client, adapters: Path, server: ServerProcess) -> None:
+    file = adapters / "adapters.json"
+
+    def states() -> dict[str, tuple[str, str]]:
+        return {item["name"]: (item["state"], item["reason"]) for item in server.metrics()["adapters"]}
+
+    missing = str(adapters / "missing")
+    entries = [{"name": "gone", "path": missing}, {"name": "declared", "path": str(adapters / "three")}]
+    file.write_text(json.dumps({"adapters": entries}))
+    server.until(lambda: states().get("declared") == ("loaded", ""), 20, "the file is followed")
+    assert states()["gone"][1] == "there is no adapter_config.json in the folder"
+    assert ask(http, "declared") not in {ask(http, NAME), ask(http, "one"), ask(http, "two")}
+    refused = http.post("/v1/unload_lora_adapter", json={"lora_name": "declared"}, headers=ADMIN)
+    assert refused.status_code == 400
+    assert "which the server follows" in refused.json()["error"]["message"]
+    file.write_text('{"adapters": []}')
+    server.until(lambda: states().keys() == {"one", "two"}, 20, "what is no longer declared is gone")
+    assert http.post("/v1/chat/completions", json=CHAT | {"model": "declared"}).status_code == 404
