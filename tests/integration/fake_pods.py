@@ -24,6 +24,8 @@ class FakePodServer:
     asked: dict[str, int] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     """What its alerts say beside their name."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """Further fields of its metrics."""
 
     def answer(self, where: str) -> tuple[int, bytes]:
         """The status and body for a path."""
@@ -42,6 +44,7 @@ class FakePodServer:
             "uptime": {"seconds": self.uptime, "human": ""},
             "requests": {"running": self.busy, "waiting": 0},
             "alerts": [{"name": name, "severity": "critical", **self.details} for name in self.alerts],
+            **self.more,
         }
         return 200, json.dumps(body).encode()
 

@@ -69,6 +69,7 @@ class Controller:
             outlook=self._remediator.outlook,
             ask=self._poller.progress,
             load=self._remediator.warnings,
+            adapters=self._remediator.adapters,
         )
         self._matters: dict[Key, tuple[Any, ...]] = {}
         self._ended = False

@@ -42,8 +42,9 @@ from qwen_operator.planning.plan_warnings import scaling_trouble
 from qwen_operator.planning.replicas import replicas_left_out
 from qwen_operator.process.operator_metrics import CONDITION, SCALED_TO_ZERO, WRITES
 from qwen_operator.process.settings import Settings
+from qwen_operator.status.adapters import Reports, adapter_statuses, adapter_warnings
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
-from qwen_operator.status.diagnosis import is_held_up
+from qwen_operator.status.diagnosis import is_active, is_held_up
 from qwen_operator.status.download import DownloadView, Seen, view_download
 from qwen_operator.status.transitions import status_patch, transitions
 
@@ -73,6 +74,7 @@ class Reconciler:
         outlook: Callable[[Key], Mapping[str, str]] = lambda _: {},
         ask: Ask = _silent,
         load: Callable[[Key], Sequence[PlanWarning]] = lambda _: (),
+        adapters: Callable[[Key], Reports] = lambda _: {},
     ) -> None:
         self._kube = kube
         self._cluster = cluster
@@ -84,6 +86,7 @@ class Reconciler:
         self._again = again
         self._outlook = outlook
         self._load = load
+        self._adapters = adapters
         self._children = Children(kube, cluster, again, report=self._report_drift)
         self._pod_events = PodEvents(kube, again)
         self._claims = Claims(kube)
@@ -116,13 +119,16 @@ class Reconciler:
         errors, failure = await self._children.apply(key, service, todo.children)
         if todo.refused:
             errors.append(ApplyError("PodTemplateNotAllowed", todo.refused, "Deployment"))
-        self._report_warnings(key, obj, todo.warnings)
+        adapters = adapter_statuses(service.spec, self._reports(key))
+        failing = adapter_warnings(adapters)
+        self._report_warnings(key, obj, [*todo.warnings, *failing])
         seen = self._seen(key, service, todo)
         found = await self._observe(key, service, seen.held_up)
         observed = replace(
             found,
             apply_errors=[*errors, *left],
-            warnings=[*todo.warnings, *self._load(key)],
+            warnings=[*todo.warnings, *failing, *self._load(key)],
+            adapters=adapters,
             remediation=service.status.remediation,
             download=self._download(key, service, todo, replace(seen, events=found.events), now),
         )
@@ -146,6 +152,12 @@ class Reconciler:
             suspended=self._suspended(key),
             outlook=self._outlook(key),
         )
+
+    def _reports(self, key: Key) -> Reports:
+        """What the pods of a service say about their adapters, by the names of the pods."""
+        said = self._adapters(key)
+        pods = [pod["metadata"] for pod in self._cluster.pods(key) if is_active(pod)]
+        return {pod["name"]: said.get(pod["uid"]) for pod in pods}
 
     def _with_replicas(self, key: Key, service: QwenService) -> QwenService:
         replicas = replicas_left_out(service, self._cluster.deployment(key))

@@ -87,6 +87,50 @@ NAMES = [
     BadSpec("scheduling.nodeSelector", {"disk": "a b"}, "should match", "scheduling.nodeSelector.disk"),
     BadSpec("scheduling.priorityClassName", "Not A Name", "should match"),
 ]
+_FOLDER = {"path": "/models/a"}
+ADAPTERS = [
+    BadSpec("adapters", [{"name": name, "source": _FOLDER}], "should match", "adapters[0].name")
+    for name in ("a b", "a,b", "a=b", "a*", "a\n")
+] + [
+    BadSpec("adapters", [{"name": "a" * 64, "source": _FOLDER}], "63", "adapters[0].name"),
+    BadSpec("adapters", [{"name": "a", "source": {}}], "exactly one of", "adapters[0].source"),
+    BadSpec(
+        "adapters",
+        [{"name": "a", "source": {**_FOLDER, "huggingFace": {"repo": "me/a"}}}],
+        "exactly one of",
+        "adapters[0].source",
+    ),
+    BadSpec("adapters", [{"name": "a", "source": {"path": "models/a"}}], "should match", "adapters[0].source.path"),
+    BadSpec(
+        "adapters",
+        [{"name": "a", "source": {"modelScope": {"repo": "a"}}}],
+        "should match",
+        "adapters[0].source.modelScope.repo",
+    ),
+    BadSpec(
+        "adapters",
+        [{"name": "qwen", "source": _FOLDER}],
+        "adapters must not have a name of the model",
+        beside=(("model.servedName", "qwen"),),
+    ),
+    BadSpec(
+        "adapters",
+        [{"name": "gpt-5", "source": _FOLDER}],
+        "adapters must not have a name of the model",
+        beside=(("model.aliases", ["gpt-5"]),),
+    ),
+    BadSpec(
+        "adapters",
+        [{"name": f"a{number}", "source": _FOLDER} for number in range(17)],
+        "adapters must not be more than lora.maxAdapters",
+    ),
+    BadSpec(
+        "adapters",
+        [{"name": f"a{number}", "source": _FOLDER} for number in range(2)],
+        "adapters must not be more than lora.maxAdapters",
+        beside=(("lora", {"maxAdapters": 1}),),
+    ),
+]
 FLAGS = [
     BadSpec("engine.extraArgs", ["--seed=1", argument], FLAG, "engine.extraArgs[1]")
     for argument in (
@@ -259,7 +303,8 @@ OTHERS = [
     BadSpec("service.annotations", {"qwen-vllm.io/config-hash": "1"}, "they belong to the operator"),
 ]  # fmt: skip
 BAD_SPECS = [
-    *TIMES, *SOURCES, *NAMES, *FLAGS, *VARIABLES, *AMOUNTS, *OBJECTIVES, *SCALING, *CLAIMS, *EXPOSURE, *ALERTS, *OTHERS,
+    *TIMES, *SOURCES, *NAMES, *ADAPTERS, *FLAGS, *VARIABLES, *AMOUNTS, *OBJECTIVES, *SCALING, *CLAIMS, *EXPOSURE,
+    *ALERTS, *OTHERS,
 ]  # fmt: skip
 # The images may be newer than the operator, so only the API server refuses it.
 UNKNOWN_MODEL = BadSpec("model.source.builtin", "nope", "model.source.builtin must be news-classifier")

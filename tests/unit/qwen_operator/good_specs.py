@@ -152,6 +152,15 @@ GOOD_SPECS: dict[str, Spec] = {
             "rateLimit": "1/second",
         },
     },
+    "adapters": {
+        **CPU,
+        "adapters": [
+            {"name": "news", "source": {"path": "/models/news"}},
+            {"name": "体育", "source": {"huggingFace": {"repo": "me/sport", "revision": "v1"}}},
+            {"name": "finance", "source": {"modelScope": {"repo": "me/finance", "revision": "v2"}}},
+        ],
+    },
+    "room for adapters": {**CPU, "lora": {"maxAdapters": 20, "maxAtOnce": 8, "maxRank": 64}},
     "API keys": {
         **CPU,
         "auth": {

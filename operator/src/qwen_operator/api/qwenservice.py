@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
+from qwen_operator.api.adapters import DEFAULT_ADAPTERS, MAX_ADAPTERS, AdapterSpec, LoraSpec
 from qwen_operator.api.alerting import AlertSpec, RemediationSpec
 from qwen_operator.api.base import ApiObject, ValidationRule, map_list, section
 from qwen_operator.api.bounds import excess
@@ -108,6 +109,23 @@ class QwenServiceSpec(ApiObject):
             "model.source.builtin",
         ),
         ValidationRule(
+            "!has(self.adapters) || self.adapters.all(adapter, "
+            "!(has(self.model.servedName) && adapter.name == self.model.servedName) && "
+            "!(has(self.model.aliases) && adapter.name in self.model.aliases))",
+            "adapters must not have a name of the model: model.servedName or one of model.aliases",
+            lambda spec: all(
+                adapter.name not in (spec.model.served_name, *spec.model.aliases) for adapter in spec.adapters
+            ),
+            "adapters",
+        ),
+        ValidationRule(
+            f"!has(self.adapters) || self.adapters.size() <= "
+            f"(has(self.lora) ? self.lora.maxAdapters : {DEFAULT_ADAPTERS})",
+            f"adapters must not be more than lora.maxAdapters ({DEFAULT_ADAPTERS} by default)",
+            lambda spec: len(spec.adapters) <= (spec.lora or LoraSpec()).max_adapters,
+            "adapters",
+        ),
+        ValidationRule(
             "!has(self.monitoring.networkPolicyFrom) || self.networkPolicy.enabled",
             "monitoring.networkPolicyFrom needs networkPolicy.enabled: true: else everybody may scrape",
             lambda spec: spec.monitoring.network_policy_from is None or spec.network_policy.enabled,
@@ -129,6 +147,17 @@ class QwenServiceSpec(ApiObject):
 
     model: ModelSpec = Field(description="The model and the name that clients use for it.")
     engine: EngineSpec = section(EngineSpec, "How vLLM runs the model.")
+    adapters: list[AdapterSpec] = map_list(
+        ["name"],
+        "LoRA adapters of the model. Running pods load and unload them without a restart; only the first one of a "
+        "service without lora restarts the pods.",
+        MAX_ADAPTERS,
+    )
+    lora: LoraSpec | None = Field(
+        default=None,
+        description="Room for LoRA adapters. Set it (`{}` is enough) to add the first adapter and to remove the last "
+        "one without a restart. Defaults to on if there are adapters.",
+    )
     # No default in the CRD: a removed field would become 1, and a busy service would lose its pods.
     replicas: int = Field(
         default=1,
@@ -172,6 +201,11 @@ class QwenServiceSpec(ApiObject):
         if self.engine.device == "cpu":
             return 0
         return self.engine.world_size if self.gpu.count is None else self.gpu.count
+
+    @property
+    def lora_room(self) -> LoraSpec | None:
+        """The room for LoRA adapters; None if the engine has none."""
+        return self.lora or (LoraSpec() if self.adapters else None)
 
     @property
     def min_ready_replicas(self) -> int:

@@ -28,13 +28,15 @@ _REPOSITORY_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 # What git allows in a reference, without a path that leaves it.
 _REVISION = r"^[^\s\x00-\x1f\x7f~^:?*\[\\./-][^\s\x00-\x1f\x7f~^:?*\[\\]*$"
 _IMAGE = r"[A-Za-z0-9\[][]A-Za-z0-9._:/@+-]*"
+REPOSITORY = f"^({_REPOSITORY_PART}/)?{_REPOSITORY_PART}$"
+SCOPED_REPOSITORY = f"^{_REPOSITORY_PART}/{_REPOSITORY_PART}$"
 Revision = Annotated[str, Field(max_length=253, pattern=_REVISION)]
 
 
 class HuggingFaceSource(ApiObject):
     """A repository on the Hugging Face Hub."""
 
-    repo: Annotated[str, Field(max_length=253, pattern=f"^({_REPOSITORY_PART}/)?{_REPOSITORY_PART}$")] = Field(
+    repo: Annotated[str, Field(max_length=253, pattern=REPOSITORY)] = Field(
         description="The repository, such as Qwen/Qwen3-8B."
     )
     revision: Revision = Field(default="main", description="Branch, tag or commit.")
@@ -46,7 +48,7 @@ class HuggingFaceSource(ApiObject):
 class ModelScopeSource(ApiObject):
     """A repository on ModelScope."""
 
-    repo: Annotated[str, Field(max_length=253, pattern=f"^{_REPOSITORY_PART}/{_REPOSITORY_PART}$")] = Field(
+    repo: Annotated[str, Field(max_length=253, pattern=SCOPED_REPOSITORY)] = Field(
         description="The repository, such as Qwen/Qwen3-8B."
     )
     revision: Revision = Field(default="master", description="Branch, tag or commit.")

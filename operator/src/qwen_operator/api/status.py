@@ -126,6 +126,19 @@ class DownloadStatus(StatusObject):
     message: str = Field(default="", description="Why nothing arrives at the moment.", max_length=1024)
 
 
+class AdapterStatus(StatusObject):
+    """A LoRA adapter in the pods."""
+
+    name: str = Field(description="Name of the adapter.", max_length=63)
+    pods: str = Field(description="Pods that have it, and all pods, such as 2/3.", max_length=16)
+    reason: str = Field(
+        description="Loaded: all pods have it. Loading: some will soon. Failed: one cannot load it. Unknown: one does "
+        "not answer.",
+        max_length=32,
+    )
+    message: str = Field(default="", description="Why it is not in all pods.", max_length=512)
+
+
 class RemediationStatus(StatusObject):
     """The state of remediation. It survives restarts of the operator."""
 
@@ -167,6 +180,7 @@ class ServiceStatus(StatusObject):
     download: DownloadStatus | None = Field(
         default=None, description="The download of the model into the cache, if a Job does it."
     )
+    adapters: list[AdapterStatus] = map_list(["name"], "The LoRA adapters of the spec, in its order.", 32)
     reason: str = Field(default="", description="Reason of the most important condition.")
     conditions: list[Condition] = map_list(["type"], "Conditions.", 16)
     remediation: RemediationStatus = section(RemediationStatus, "State of remediation.")

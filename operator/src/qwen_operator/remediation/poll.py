@@ -22,6 +22,7 @@ from qwen_operator.process.operator_metrics import POLLS
 from qwen_operator.remediation.policy import POLL_SECONDS
 from qwen_operator.remediation.shares import Shares
 from qwen_operator.remediation.values import Evidence
+from qwen_operator.status.adapters import parse_reports
 
 GENERATE_TIMEOUT: Final = 15.0
 SHORTEST_SECONDS: Final = 1.0
@@ -30,8 +31,9 @@ POLLS_AT_ONCE: Final = 256
 """Polls of the pods of one namespace at the same time; more wait."""
 GENERATIONS_AT_ONCE: Final = 32
 """The same for test generations, each of which may take `GENERATE_TIMEOUT`."""
-MAX_BODY: Final = 32 * 1024
-"""Bytes that an answer may have. One of the server has a few thousand."""
+MAX_BODY: Final = 64 * 1024
+"""Bytes that an answer may have. One of the server has a few thousand, and up to 700 for each of at
+most 64 adapters."""
 _MAX_ALERTS: Final = 64
 _MAX_GPUS: Final = 64
 _UUID: Final = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
@@ -69,6 +71,7 @@ def parse_metrics(body: bytes) -> Evidence | None:
         busy=busy,
         gpus=_uuids(answer.get("gpu")),
         active_for=_active_for(valid, answer.get("timestamp"), uptime),
+        adapters=parse_reports(answer.get("adapters")),
         raw=answer,
     )
 

@@ -33,6 +33,7 @@ from qwen_operator.remediation.steps import Decisions, Prove, Report
 from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
 from qwen_operator.remediation.views import pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer, unreadable
+from qwen_operator.status.adapters import AdapterReport
 from qwen_operator.status.conditions import Suspension
 from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED, is_active
 
@@ -92,6 +93,7 @@ class Remediator:
         self._started = 0
         self._suspended: dict[Key, Suspension] = {}
         self._outlooks: dict[Key, dict[str, Outlook]] = {}
+        self._reports: dict[Key, dict[str, Mapping[str, AdapterReport] | None]] = {}
         self._proofs: dict[Key, dict[str, bool]] = {}
         self._wake: dict[Key, asyncio.Event] = {}
         self._asked: dict[str, asyncio.Task[None]] = {}
@@ -123,6 +125,10 @@ class Remediator:
         """What is next for each pod of a service that is out of rotation, by its UID."""
         return texts(self._outlooks.get(key, {}))
 
+    def adapters(self, key: Key) -> Mapping[str, Mapping[str, AdapterReport] | None]:
+        """What the pods of a service said last about their LoRA adapters, by their UIDs."""
+        return self._reports.get(key, {})
+
     def sync(self, key: Key) -> None:
         """Starts the loop of a new service, or stops that of a deleted one."""
         exists = self._cluster.service(key) is not None
@@ -139,6 +145,7 @@ class Remediator:
             self._known.pop(key, None)
             self._suspended.pop(key, None)
             self._outlooks.pop(key, None)
+            self._reports.pop(key, None)
             self._proofs.pop(key, None)
             self._wake.pop(key, None)
             self._failing.forget(key)
@@ -193,6 +200,7 @@ class Remediator:
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod), key[0], name) for pod in asked))
         by_pod = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
         evidence = {uid: answer.evidence for uid, answer in by_pod.items()}
+        self._take_reports(key, evidence)
         pods = self._cluster.pods(key)
         seen = await self._round(key, pods, evidence, policy, desired)
         seen = replace(seen, garbled=frozenset(uid for uid, answer in by_pod.items() if answer.garbled))
@@ -211,6 +219,14 @@ class Remediator:
         if decisions.go_on:
             self.hurry(key)
         return next_poll(decisions.memory, policy)
+
+    def _take_reports(self, key: Key, evidence: Mapping[str, Evidence | None]) -> None:
+        """Keeps what the pods say about their adapters, also if one is silent for a while."""
+        before = self._reports.get(key, {})
+        reports = {uid: before.get(uid) if seen is None else seen.adapters for uid, seen in evidence.items()}
+        self._reports[key] = reports
+        if any(reports.values()) and reports != before:
+            self._on_change(key)
 
     def _policy(self, key: Key, service: Object) -> _Known:
         """The policy of a service. Its spec is parsed only after a change.

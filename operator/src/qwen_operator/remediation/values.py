@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from qwen_operator.api import MAX_EVIDENCE
+from qwen_operator.status.adapters import AdapterReport
 
 _EXCERPT: Final = ("status", "alerts", "requests", "uptime", "errors", "gpu")
 """The parts of a pod's metrics that explain an action."""
@@ -76,7 +77,8 @@ class Evidence:
     """What a pod reports: uptime in seconds, active alerts, requests running or waiting.
 
     `gpus` are the UUIDs of its GPUs. `active_for` says for how many seconds an alert has been
-    active, by the clock of the pod; it lacks those of which the pod does not say it.
+    active, by the clock of the pod; it lacks those of which the pod does not say it. `adapters` are
+    its LoRA adapters by name.
     """
 
     uptime: float
@@ -84,6 +86,7 @@ class Evidence:
     busy: int = 0
     gpus: tuple[str, ...] = ()
     active_for: Mapping[str, float] = field(default_factory=dict, compare=False)
+    adapters: Mapping[str, AdapterReport] = field(default_factory=dict, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property

@@ -21,6 +21,7 @@ from typing import Any, Final
 from qwen_operator.api import InvalidSpecError, QwenService, RemediationStatus, ServiceStatus, format_time, parse_time
 from qwen_operator.api.names import selector_string, service_url
 from qwen_operator.api.qwenservice import parse_status
+from qwen_operator.api.status import AdapterStatus
 from qwen_operator.planning.builders.ownership import has_port, labels_select
 from qwen_operator.planning.builders.source import served_name
 from qwen_operator.planning.plan import PlanWarning
@@ -75,6 +76,7 @@ class Observed:
         suspended: why remediation has stopped acting; None while it is active.
         outlook: what remediation does next about pods out of rotation, by the UID of the pod.
         download: the download of the model by a Job.
+        adapters: the LoRA adapters in the pods.
     """
 
     deployment: Mapping[str, Any] | None = None
@@ -88,6 +90,7 @@ class Observed:
     suspended: Suspension | None = None
     outlook: Mapping[str, str] = field(default_factory=dict)
     download: DownloadView = field(default_factory=DownloadView)
+    adapters: Sequence[AdapterStatus] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
         conditions=stamp(verdicts, service.status, service.generation, now),
         remediation=observed.remediation or service.status.remediation,
         download=observed.download.status,
+        adapters=list(observed.adapters),
     )
 
 

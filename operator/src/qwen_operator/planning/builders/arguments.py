@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from qwen_operator.api import QwenServiceSpec, format_duration, parse_quantity
+from qwen_operator.planning.builders.adapters import ADAPTERS_KEY
 from qwen_operator.planning.builders.metricstokens import FOLDER as METRICS_TOKENS_FOLDER
 from qwen_operator.planning.builders.source import resolve_source
 
@@ -19,7 +20,7 @@ _GIB: Final = 1024**3
 
 def server_arguments(spec: QwenServiceSpec) -> list[str]:
     """The container's args: the server's own flags, then vLLM's after `--`."""
-    own = [*_model_flags(spec), *_engine_flags(spec), *_limit_flags(spec), *_wiring_flags(spec)]
+    own = [*_model_flags(spec), *_engine_flags(spec), *_lora_flags(spec), *_limit_flags(spec), *_wiring_flags(spec)]
     arguments = [f"--{name}={value}" if value is not True else f"--{name}" for name, value in own if value is not None]
     return [*arguments, "--", *spec.engine.extra_args] if spec.engine.extra_args else arguments
 
@@ -51,6 +52,20 @@ def _engine_flags(spec: QwenServiceSpec) -> list[Flag]:
         # By default vLLM would use 92 % of the memory for its KV cache. The image has no compiler.
         return [*flags, ("kv-cache-gib", f"{kv_cache_gib(spec):g}"), ("enforce-eager", True)]
     return [*flags, ("gpu-memory-utilization", f"{engine.gpu_memory_utilization:g}")]
+
+
+def _lora_flags(spec: QwenServiceSpec) -> list[Flag]:
+    """The adapters themselves are no flags: the server follows their file."""
+    room = spec.lora_room
+    if room is None:
+        return []
+    return [
+        ("enable-lora", True),
+        ("max-cpu-loras", room.max_adapters),
+        ("max-loras", room.max_at_once),
+        ("max-lora-rank", room.max_rank),
+        ("adapters-file", f"{ALERTS_FOLDER}/{ADAPTERS_KEY}"),
+    ]
 
 
 def kv_cache_gib(spec: QwenServiceSpec) -> float:

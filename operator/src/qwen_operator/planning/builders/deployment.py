@@ -142,6 +142,10 @@ def spec_hash(spec: QwenServiceSpec) -> str:
     A new field with its default value does not change it.
     """
     written = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=_POD_SECTIONS)
+    # Which adapters there are does not matter to the pods, only how much room there is for them.
+    room = spec.lora_room
+    if room is not None:
+        written["lora"] = room.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     # A time that follows from the model is a default, too.
     given = "startup_timeout" in spec.rollout.model_fields_set
     return stable_hash(

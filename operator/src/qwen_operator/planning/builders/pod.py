@@ -19,6 +19,7 @@ from qwen_operator.api.names import (
 )
 from qwen_operator.api.objects import Object
 from qwen_operator.api.operations import ProbeSpec
+from qwen_operator.planning.builders.adapters import adapter_environment
 from qwen_operator.planning.builders.arguments import (
     ADMIN_KEYS_FOLDER,
     ALERTS_FOLDER,
@@ -157,8 +158,12 @@ def _environment(spec: QwenServiceSpec) -> list[Object]:
         # vLLM keeps compiled kernels there.
         environment.append({"name": "VLLM_CACHE_ROOT", "value": f"{CACHE_PATH}/vllm"})
 
-    environment += [*trust_environment(spec), *resolve_source(spec).env]
-    return list(merge({"env": environment}, {"env": [item.to_dict() for item in spec.engine.env]})["env"])
+    environment += trust_environment(spec)
+    # By name: the source of the model comes after the adapters', and the user's variables win.
+    merged: Object = {"env": [*environment, *adapter_environment(spec)]}
+    for later in (resolve_source(spec).env, [item.to_dict() for item in spec.engine.env]):
+        merged = merge(merged, {"env": later})
+    return list(merged["env"])
 
 
 def _volumes(name: str, spec: QwenServiceSpec) -> list[Object]:
