@@ -24,15 +24,30 @@ _TEMPLATE: Final = """\
 _ROPE: Final = {"rope_theta": 10000.0, "rope_type": "default", "mrope_section": [4, 6, 6]}
 _SIZES: Final[dict[str, Any]] = {"hidden_size": 64, "intermediate_size": 128}
 _TEXT: Final = _SIZES | {
-    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": _FIRST + 8,
-    "max_position_embeddings": 4096, "rope_parameters": _ROPE, "eos_token_id": 2, "pad_token_id": 0,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": _FIRST + 8,
+    "max_position_embeddings": 4096,
+    "rope_parameters": _ROPE,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
 }
 _VISION: Final = _SIZES | {
-    "depth": 2, "num_heads": 2, "out_hidden_size": 64, "patch_size": 14, "fullatt_block_indexes": [1],
+    "depth": 2,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+    "patch_size": 14,
+    "fullatt_block_indexes": [1],
 }
 _PROCESSOR: Final = {
-    "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor",
-    "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "min_pixels": 3136, "max_pixels": 200704,
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2_5_VLProcessor",
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "min_pixels": 3136,
+    "max_pixels": 200704,
 }
 
 

@@ -45,7 +45,7 @@ async def warm_up_pooling(task: Task, reference: ReferencePath) -> None:
     _log.info("warmed up the engine in %.1f s", time.monotonic() - started)
 
 
-async def warm_up(fast: FastPath, reference: ReferencePath, *, images: bool) -> None:
+async def warm_up(fast: FastPath, reference: ReferencePath, *, images: bool = False) -> None:
     """Runs requests over both paths, one of them with an image. They do not count in any metric.
 
     A model without a chat template rejects chats, and one with a very short context rejects more.
