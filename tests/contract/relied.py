@@ -459,6 +459,11 @@ TEXTS: tuple[Relied, ...] = (
     Says(f"{_OPENAI}.chat_completion.protocol", "PARAMETERS", ("Cannot set both `continue_final_message` and",)),
     Says("vllm.v1.engine.input_processor", "PARAMETERS", ("prompt cannot be empty",)),
     Says("vllm.pooling_params", "PARAMETERS", ("only supports dimensions in range {}, got {}.",)),
+    Says(
+        "vllm.multimodal.media.image",
+        "PARAMETERS",
+        ("Image dimensions {}x{} ({} pixels) exceed", "Failed to load image: {}", "VLLM_MAX_IMAGE_PIXELS to increase"),
+    ),
     Says("vllm.multimodal.registry", "NO_MEDIA", ("{} is not a multimodal model",)),
     Says("vllm.renderers.chat_utils", "UNSUPPORTED_TYPE", ("Unsupported chat content part type: {}. ",)),
     Says(f"{_OPENAI}.responses.utils", "UNSUPPORTED_TYPE", ("Unsupported input item type: {}",)),

@@ -79,7 +79,11 @@ def test_images_are_bounded(server: ServerProcess, http: httpx.Client) -> None:
     status, param, text = refused(chat(http, *[picture()] * 3))
     assert (status, param, "At most 2 image" in text) == (400, "messages", True)
     status, param, text = refused(chat(http, picture(2000, 1000)))
-    assert (status, param, "1000000 pixels" in text) == (400, "messages[0].content[0]", True)
+    assert (status, param, "1000000 pixels. (set by --max-image-pixels)" in text) == (
+        400,
+        "messages[0].content[0]",
+        True,
+    )
     bomb = picture(20000, 20000, "black", "L")
     assert len(bomb) < 1 << 20
     assert refused(chat(http, bomb))[:2] == (400, "messages[0].content[0]")

@@ -47,12 +47,8 @@ def test_a_copy_in_the_cache_is_used_while_the_hub_cannot_be_asked(mirror: Mirro
 
 
 def test_a_repository_that_does_not_exist_is_named(mirror: Mirror, tmp_path: Path) -> None:
-<<<<<<< ours
     headers: dict[str, Any] = {"X-Error-Code": "RepoNotFound"}
     mirror.refuse("", 404, **headers)
-=======
-    mirror.refuse("", 404, X_Error_Code="RepoNotFound")
->>>>>>> theirs
     with pytest.raises(AdapterError, match="cannot be downloaded") as failed:
         fetch_adapter(SOURCE, tmp_path / "cache", mirror.url)
     assert not failed.value.temporary

@@ -41,21 +41,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(folders: Path) -> AsyncIterator[Served]:
-<<<<<<< ours
-    settings: dict[str, Any] = {
-        "admin_api_keys_dir": folders / "admins",
-        "lora_dirs": (folders / "inside",),
-        "max_cpu_loras": 2,
-    }
-    async with serve(enable_lora=True, **settings) as served:
-=======
     async with serve(
         enable_lora=True,
         admin_api_keys_dir=folders / "admins",
         lora_dirs=(folders / "inside",),
         max_cpu_loras=2,
     ) as served:
->>>>>>> theirs
         yield served
 
 

@@ -20,6 +20,7 @@ from qwen_server.engine.vllm.patches.vllm_texts import (
     LEADING_NAME,
     PARAMETERS,
     PART_PARAMETERS,
+    PIXEL_ADVICE,
     PROMPT_PARAMETERS,
     TOO_LONG,
     TRAILING_DETAILS,
@@ -78,7 +79,7 @@ def of_response(response: Any, prompt_param: str) -> InvalidRequestError | Engin
 
 def invalid(message: str, param: str | None, status: int, prompt_param: str) -> InvalidRequestError:
     """A refusal with the client's name of the parameter."""
-    message = TRAILING_DETAILS.sub("", message)
+    message = TRAILING_DETAILS.sub("", message).replace(PIXEL_ADVICE, "(set by --max-image-pixels)")
     too_long = TOO_LONG in message
     if param is None:
         leading = LEADING_NAME.match(message)

@@ -26,17 +26,29 @@ PARAMETERS: Final = (
     (re.compile(r"[Gg]rammar|json_schema|structured.output|^Choice '"), "response_format"),
     (re.compile(r"continue_final_message"), "continue_final_message"),
     (re.compile(r"prompt cannot be empty"), ""),
+    (re.compile(r"^Image dimensions|load image|^image: |data URL"), ""),
     (re.compile(r"\bdimensions\b"), "dimensions"),
 )
 # Other refusals begin with the name of the parameter: `min_tokens must be less than...`.
 LEADING_NAME: Final = re.compile(r"([a-z]+(?:_[a-z]+)+) ")
 # What a refusal of a part of the prompt is about. vLLM does not name its place.
-MEDIA: Final = re.compile(r"multimodal|image|audio|video|_embeds")
+MEDIA: Final = re.compile(r"multimodal|[Ii]mage|audio|video|_embeds|data URL")
 NO_MEDIA: Final = "is not a multimodal model"
 ENCRYPTED: Final = "Encrypted content is not supported"
 UNSUPPORTED_TYPE: Final = re.compile(r"Unsupported (?:chat content part|input item) type: '?([\w.-]+)")
 # vLLM's names for a part of the prompt.
-PART_PARAMETERS: Final = ("type", "image_embeds", "audio_embeds", "video_embeds", "prompt_embeds")
+PART_PARAMETERS: Final = (
+    "type",
+    "image",
+    "video",
+    "audio",
+    "image_url",
+    "image_embeds",
+    "audio_embeds",
+    "video_embeds",
+    "prompt_embeds",
+)
+PIXEL_ADVICE: Final = "Set VLLM_MAX_IMAGE_PIXELS to increase this limit."
 TRAILING_DETAILS: Final = re.compile(r" \((parameter|value)=.*\)$")
 
 # --- events of streams ---
