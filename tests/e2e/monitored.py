@@ -25,6 +25,8 @@ NAME = "qwen2.5-7b"  # the dot is neither in the name of the Service nor in labe
 SCRAPE_SECONDS = 2
 # A server evaluates twice a second and renders once a second. The rest is for a busy node.
 SCRAPED_SECONDS = SCRAPE_SECONDS + 1.5 + 2
+# A sample has the time at which its scrape began, and the server may evaluate in the middle of it.
+SCRAPE_TAKES_SECONDS = 2
 # Prometheus may evaluate while it still reads the answer to a scrape.
 SEEN_SECONDS = EVALUATION_SECONDS + 1
 LATE_SECONDS = SCRAPED_SECONDS + EVALUATION_SECONDS
@@ -80,7 +82,8 @@ class Monitored:
         severities = (noticed["severity"], fired["labels"]["severity"])
         since = _seconds(noticed["since"])
         samples = self._samples(name, pod)
-        scraped_at = min(time for series in samples for time, value in series if value == 1 and time >= since)
+        earliest = since - SCRAPE_TAKES_SECONDS
+        scraped_at = min(time for series in samples for time, value in series if value == 1 and time >= earliest)
         return Incident(since, scraped_at, _seconds(fired["activeAt"]), severities)
 
     def over(self, name: str, pod: Object, timeout: float = 30) -> None:

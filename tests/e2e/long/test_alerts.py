@@ -14,7 +14,14 @@ import pytest
 
 from tests.cluster.demo import Client
 from tests.cluster.settings import Settings
-from tests.e2e.monitored import SCRAPED_SECONDS, SEEN_SECONDS, Incident, Monitored, monitored_service
+from tests.e2e.monitored import (
+    SCRAPE_TAKES_SECONDS,
+    SCRAPED_SECONDS,
+    SEEN_SECONDS,
+    Incident,
+    Monitored,
+    monitored_service,
+)
 from tests.e2e.scripted_pods import chat
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -37,7 +44,7 @@ def monitored(cluster: Settings, client: Client) -> Iterator[Monitored]:
 
 
 def agree(incident: Incident, severity: str) -> None:
-    assert 0 <= incident.scraped_at - incident.since <= SCRAPED_SECONDS
+    assert -SCRAPE_TAKES_SECONDS <= incident.scraped_at - incident.since <= SCRAPED_SECONDS
     assert 0 <= incident.active_at - incident.scraped_at <= SEEN_SECONDS
     assert incident.severities == (severity, severity)
 

@@ -18,7 +18,7 @@ import yaml
 from tests.cluster import images
 from tests.cluster.clusters import Local
 from tests.cluster.demo import Client, install_operator
-from tests.cluster.settings import ROOT, Settings
+from tests.cluster.settings import KUBERNETES_VERSION, ROOT, Settings
 from tests.e2e import scripted_pods
 from tests.e2e.guide_blocks import Block, Kind, Step, blocks, difference, is_read, steps
 from tests.e2e.guide_shell import Outcome, Shell, shell
@@ -66,12 +66,13 @@ class Reader:
         file = self._folder / f"block-{block.line}.{'py' if kind is Kind.SCRIPT else 'yaml'}"
         file.write_text(block.text, encoding="utf-8")
         patch = f"kubectl patch qs {self._guide.service} --type=merge --dry-run=server --patch-file"
+        render = f"helm template qwen-operator charts/qwen-operator --kube-version {KUBERNETES_VERSION}"
         commands = {
             Kind.SCRIPT: "python",
             Kind.OBJECTS: "kubectl apply -f",
             Kind.DRY_RUN: "kubectl apply --dry-run=server -f",
             Kind.PART: patch,
-            Kind.VALUES: "helm template qwen-operator charts/qwen-operator --values",
+            Kind.VALUES: f"{render} --values",
         }
         return f"{commands[kind]} {file.name}"
 
