@@ -29,6 +29,8 @@ TEST_PARTS = {
 ON_KIND = ["-m", "not local_node"]
 HISTORY_TESTS = ["tests/unit/qwen_operator/test_remediation_histories.py", *PARALLEL, "worksteal"]
 HISTORIES = {"REMEDIATION_HISTORIES": "10000"}
+FUZZ_TESTS = ["tests/unit/qwen_server/test_fuzz.py"]
+EDGES = {"FUZZ_EDGES": "1"}
 SOAK_TESTS = ["tests/integration/test_vllm_alarms.py", "-k", "full_load or quiet_time"]
 _WHY_LENGTH = 300
 NEVER = ROOT / "operator" / "__init__.py"
@@ -108,6 +110,7 @@ def test_full(minutes: float, cases: int) -> None:
         _run_pytest(Run("clients", ["tests/clients"], str(Settings.from_env().clients / "bin" / "python"))),
         _run_pytest(_without_patches()),
         _run_pytest(Run("remediation histories", HISTORY_TESTS, env=HISTORIES)),
+        _run_pytest(Run("edges of the parameters", FUZZ_TESTS, env=EDGES)),
         _checked("fuzz", lambda: _shown([sys.executable, "-m", "tests.fuzz", "--cases", str(cases)])),
         _run_pytest(Run("soak", SOAK_TESTS, env=soak)),
         *_end_to_end("e2e-full"),

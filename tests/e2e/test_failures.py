@@ -33,6 +33,7 @@ def server_container(kubectl: Kubectl, pod: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.usefixtures("steady_service")  # which the next tests need, and which starts meanwhile
 @pytest.mark.timeout(600)
 def test_reason_of_ready_is_model_load_failed_with_the_log(kubectl: Kubectl, own_image: dict[str, str]) -> None:
     kubectl.apply(qwen_service(NAME, model=MISSING, engine=own_image))

@@ -83,15 +83,16 @@ def test_the_longer_tests_are_all_run_even_if_some_fail(
     monkeypatch.setattr(checks, "_prepare_cluster", lambda: "")
     with pytest.raises(Problem, match=r"test-full failed: fuzz\n"):
         checks.test_full(minutes=5, cases=3000)
-    on_images, clients, without_patches, histories, fuzz, soak, scenarios = commands
+    on_images, clients, without_patches, histories, edges, fuzz, soak, scenarios = commands
     assert on_images[-1] == "tests/images"
     assert clients[0] == str(Settings.from_env().clients / "bin" / "python")
     assert clients[-1] == "tests/clients"
     assert (without_patches[-2:], seen[2]["QWEN_TEST_PATCHES"]) == (["-m", "vllm"], "off")
     assert histories[-1] == "worksteal"
     assert seen[3]["REMEDIATION_HISTORIES"] == "10000"
+    assert (edges[-1], seen[4]["FUZZ_EDGES"]) == ("tests/unit/qwen_server/test_fuzz.py", "1")
     assert fuzz[-2:] == ["--cases", "3000"]
-    assert (soak[-1], seen[5]["SOAK_MINUTES"], seen[5]["IDLE_MINUTES"]) == ("full_load or quiet_time", "5", "5")
+    assert (soak[-1], seen[6]["SOAK_MINUTES"], seen[6]["IDLE_MINUTES"]) == ("full_load or quiet_time", "5", "5")
     assert scenarios[-1] == "tests/e2e/long"
     assert "FAILED: exit code 1" in capsys.readouterr().out
 

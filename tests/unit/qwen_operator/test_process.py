@@ -155,6 +155,13 @@ async def test_a_process_without_its_lease_does_not_act(
     assert works[0].stopped_at > 0
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has failed is tried again soon."""
+    monkeypatch.setattr(informers, "pause", lambda *_: 0.1)
+    monkeypatch.setattr("qwen_operator.controller._BLIND_SECONDS", 0.2)
+
+
 async def run_controller(kube: KubeClient, health: Health, *flags: str) -> tuple[Controller, asyncio.Task[None]]:
     controller = Controller(kube, settings("--resync-seconds=1", *flags), health)
     return controller, asyncio.create_task(controller.run())
@@ -165,6 +172,7 @@ async def stop(task: asyncio.Task[None]) -> None:
     await asyncio.wait((task,))
 
 
+@pytest.mark.usefixtures("soon")
 async def test_readiness_says_whether_services_are_heard_of(
     server: Server, kube: KubeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +195,7 @@ async def test_readiness_says_whether_services_are_heard_of(
     await stop(task)
 
 
+@pytest.mark.usefixtures("soon")
 async def test_services_whose_objects_cannot_be_listed_are_left_alone(server: Server, kube: KubeClient) -> None:
     objects = Objects()
     denied = True
@@ -281,13 +290,6 @@ class Cluster:
 
 async def no_fault(_: web.Request) -> web.StreamResponse | None:
     return None
-
-
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has failed is tried again soon."""
-    monkeypatch.setattr(informers, "pause", lambda *_: 0.1)
-    monkeypatch.setattr("qwen_operator.controller._BLIND_SECONDS", 0.2)
 
 
 @pytest.mark.usefixtures("soon")
