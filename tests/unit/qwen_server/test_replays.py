@@ -20,7 +20,7 @@ from qwen_server.control.restarts import (
     restarts_left,
 )
 from qwen_server.engine.base import Delta, EngineRestartedError, Output
-from qwen_server.engine.replays import FromStart, Continued, Interrupted, Observations, obstacle_of, plan
+from qwen_server.engine.replays import Continued, FromStart, Interrupted, Observations, obstacle_of, plan
 
 FLAGS = ("known", "samples", "seeded", "grammar", "penalties", "bad_words", "repetition_detection", "logprobs")
 interrupted = st.builds(
