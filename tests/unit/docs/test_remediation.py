@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "remediation.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize(
     ("heading", "count"),
     [
-        ("What happens to the pod", 10),
+        ("What happens to the pod", 11),
         ("Eight ways to stop working", 8),
         ("When the engine dies", 3),
         ("Four healthy engines that look alike", 4),
