@@ -170,8 +170,7 @@ class QwenServiceSpec(ApiObject):
         ValidationRule(
             "self.model.task == 'generate' || self.model.task == 'embed' || !has(self.model.source.builtin) || "
             "self.engine.image != ''",
-            "model.task must be generate or embed with model.source.builtin: the models of the default images can do "
-            "nothing else",
+            "model.task must be generate or embed with model.source.builtin and a default image",
             lambda spec: (
                 spec.model.task in ("generate", "embed") or spec.model.source.builtin is None or spec.engine.image != ""
             ),
