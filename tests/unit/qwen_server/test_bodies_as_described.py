@@ -52,6 +52,8 @@ RULES: Final = (
     " names a tool that this server does not run",
     "input holds nothing but tools",
     " must be one text, or as many as ",
+    " must have a min_count of at least 2",
+    " must have a min_pattern_size of at most its max_pattern_size",
 )
 # Of a schema, 1.0 is an integer. Of this API and of OpenAI's, it is none.
 _Base = jsonschema.Draft202012Validator

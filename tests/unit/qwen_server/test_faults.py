@@ -231,14 +231,14 @@ async def test_a_proof_that_the_engine_refuses_is_no_proof(served: Served, monke
 
 
 async def test_a_stream_whose_reader_is_too_slow_is_not_the_servers_failure() -> None:
-    async with serve(request_timeout=3.0, max_tokens_limit=100_000) as served:
+    async with serve(request_timeout=5.0, max_tokens_limit=100_000) as served:
         address = httpx.URL(served.url)
         reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)
         body = json.dumps({"prompt": '@{"tokens": 90000}', "stream": True, "max_tokens": 90_000}).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         counters = served.service.figures.counters
-        await until(counters.outcomes.total, 10.0)
+        await until(counters.outcomes.total, 15.0)
         assert dict(counters.outcomes) == {"aborted": 1}
         assert not counters.errors
         assert served.service.admission.running == 0
