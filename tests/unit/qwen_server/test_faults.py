@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import Request
 
@@ -16,6 +15,7 @@ from qwen_server.control import service as service_module
 from qwen_server.control.alerts import HUNG_SECONDS
 from qwen_server.engine.base import InvalidRequestError, Vitals
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
+from tests.unit.qwen_server.test_leaving_clients import ask, deaf
 
 RUNNING = '@{"tokens": 400, "delay": 0.02}'
 
@@ -231,19 +231,14 @@ async def test_a_proof_that_the_engine_refuses_is_no_proof(served: Served, monke
 
 
 async def test_a_stream_whose_reader_is_too_slow_is_not_the_servers_failure() -> None:
-    async with serve(request_timeout=5.0, max_tokens_limit=100_000) as served:
-        address = httpx.URL(served.url)
-        reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)
-        body = json.dumps({"prompt": '@{"tokens": 90000}', "stream": True, "max_tokens": 90_000}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
+    settings: dict[str, Any] = {"request_timeout": 2.0, "max_tokens_limit": 5000, "send_buffer": 4096}
+    async with serve(**settings) as served, deaf(served) as client:
+        await client.send(ask(stream=True, tokens=5000, max_tokens=5000))
         counters = served.service.figures.counters
-        await until(counters.outcomes.total, 15.0)
+        await until(counters.outcomes.total, 10.0)
         assert dict(counters.outcomes) == {"aborted": 1}
         assert not counters.errors
         assert served.service.admission.running == 0
-        writer.transport.abort()
-        del reader
 
 
 @pytest.mark.parametrize("stream", [False, True])
