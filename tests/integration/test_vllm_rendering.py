@@ -113,7 +113,7 @@ def test_a_chat_template_that_cannot_render_ends_the_start(
     settings = Settings(chat_template=template)
     arguments = parsed([*engine_arguments(settings, "cpu"), "--enforce-eager"])
     with pytest.raises(EngineError, match=f"^--chat-template: it cannot render a plain message: .*{said}"):
-        _family(arguments, _chat_template(settings))
+        _family(arguments.create_model_config(), _chat_template(settings))
 
 
 def test_sleep_mode_on_a_cpu_ends_the_start(vllm_without_side_effects: None) -> None:
