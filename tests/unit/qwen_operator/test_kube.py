@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from urllib.request import getproxies_environment
 
 import pytest
 from aiohttp import web
 
+from qwen_operator.api import API_VERSION, KIND
+from qwen_operator.api.names import SERVICE_LABEL
+from qwen_operator.api.objects import Object
 from qwen_operator.controller import Controller
 from qwen_operator.kube.cache import ClusterCache
 from qwen_operator.kube.client import KubeClient
@@ -26,6 +30,7 @@ from qwen_operator.kube.events import Recorder
 from qwen_operator.kube.informer import Informer
 from qwen_operator.kube.resources import (
     AUTOSCALERS,
+    BUDGETS,
     DEPLOYMENTS,
     NODES,
     PODS,
@@ -205,8 +210,50 @@ async def test_a_watch_continues_after_its_end_and_lists_again_if_too_old(server
     over.set()
     assert watches == ["10", "15", "20"]
     assert informer.get("n", "a") is None
-    assert [item["metadata"]["name"] for item in informer.of_service("n", "news")] == ["b"]
+    assert [item["metadata"]["name"] for item in informer.in_group("n", "news")] == ["b"]
     assert ("a", "1") in seen
+
+
+@pytest.mark.parametrize("proxies", [{}, {"HTTPS_PROXY": "http://127.0.0.1:9"}])
+async def test_proxies_and_netrc_are_looked_for_only_where_proxies_are_set(
+    server: Server, monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str]
+) -> None:
+    """At each request, aiohttp would do so in a thread."""
+    for name in getproxies_environment():
+        for variable in (f"{name}_proxy", f"{name}_PROXY".upper()):
+            monkeypatch.delenv(variable, raising=False)
+    for variable, value in proxies.items():
+        monkeypatch.setenv(variable, value)
+    client = await KubeClient.connect()
+    asked = []
+    monkeypatch.setattr("aiohttp.client.netrc_from_env", lambda: asked.append("netrc"))
+    await client.get(PODS, "p", "n")
+    await client.close()
+    assert len(server.asked) == 1
+    assert bool(asked) == bool(proxies)
+
+
+async def test_the_budgets_of_others_are_those_that_no_service_owns(kube: KubeClient) -> None:
+    nothing: Any = lambda *_: None  # noqa: E731
+    cluster = ClusterCache(kube, (), on_child=nothing, on_pod=nothing, on_api=nothing)
+    owner = {"apiVersion": API_VERSION, "kind": KIND, "name": "news", "uid": "u"}
+
+    def budget(name: str, namespace: str = "n", **metadata: Any) -> Object:
+        metadata |= {"name": name, "namespace": namespace, "uid": f"{namespace}-{name}", "resourceVersion": "1"}
+        return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata}
+
+    labels = {SERVICE_LABEL: "news"}
+    for obj in (
+        budget("b-users"),
+        budget("a-users"),
+        budget("elsewhere", "m"),
+        budget("news", ownerReferences=[owner], labels=labels),
+        budget("left", labels=labels),  # of a service that was deleted without its children
+    ):
+        cluster.store_child(BUDGETS, obj)
+    assert [obj["metadata"]["name"] for obj in cluster.budgets("n")] == ["a-users", "b-users", "left"]
+    cluster.store_child(BUDGETS, budget("left", labels=labels, ownerReferences=[owner]))
+    assert [obj["metadata"]["name"] for obj in cluster.budgets("n")] == ["a-users", "b-users"]
 
 
 async def test_an_informer_without_permission_does_not_delay_the_start(server: Server, kube: KubeClient) -> None:

@@ -52,11 +52,17 @@ _CHILDREN: Final = (DEPLOYMENTS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES, AUTOSC
 _OPTIONAL_CHILDREN: Final = (SERVICE_MONITORS, PROMETHEUS_RULES, HTTP_ROUTES, SCALED_OBJECTS)
 # Its controller changes the status with each pod, and nothing here reads it.
 _RESTLESS: Final = (BUDGETS,)
+_FOREIGN: Final = "foreign"
 
 
 def _is_child(obj: Object) -> bool:
     owners = obj["metadata"].get("ownerReferences") or ()
     return any(owner.get("kind") == KIND and owner.get("apiVersion") == API_VERSION for owner in owners)
+
+
+def _budget_group(obj: Object) -> str:
+    """Whether a budget is a child. There is one of each service, and few others."""
+    return "child" if _is_child(obj) else _FOREIGN
 
 
 class ClusterCache:
@@ -166,16 +172,16 @@ class ClusterCache:
 
     def pods(self, key: Key) -> Sequence[Object]:
         """The pods of a service."""
-        return self.pod_informer.of_service(key[0], label_value(key[1]))
+        return self.pod_informer.in_group(key[0], label_value(key[1]))
 
     def download_pods(self, key: Key) -> Sequence[Object]:
         """The pods that download the model of a service."""
-        without_service = self.pod_informer.of_service(key[0], "")
+        without_service = self.pod_informer.in_group(key[0], "")
         return [pod for pod in without_service if _download_label(pod) == label_value(key[1])]
 
     def jobs(self, key: Key) -> Sequence[Object]:
         """The Jobs of a service."""
-        return self._informers[JOBS].of_service(key[0], label_value(key[1]))
+        return self._informers[JOBS].in_group(key[0], label_value(key[1]))
 
     def deployment(self, key: Key) -> Object | None:
         """The Deployment of a service."""
@@ -201,7 +207,7 @@ class ClusterCache:
 
         One that a QwenService owns selects only the pods of that service.
         """
-        return [budget for budget in self._informers[BUDGETS].in_namespace(namespace) if not _is_child(budget)]
+        return self._informers[BUDGETS].in_group(namespace, _FOREIGN)
 
     def serves(self, resource: Resource) -> bool:
         """Whether an optional API was installed at the last discovery."""
@@ -290,6 +296,7 @@ class ClusterCache:
             removable=removable,
             echoes=echoes,
             status=status,
+            group=_budget_group if resource == BUDGETS else service_label,
             health=self._health,
         )
 

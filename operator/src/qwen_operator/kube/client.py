@@ -42,6 +42,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Self
 from urllib.parse import urlencode
+from urllib.request import getproxies_environment
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -96,6 +97,8 @@ async def _load(kubeconfig: str | None, connections: int) -> Any:
         await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)
     else:
         config.load_incluster_config(client_configuration=configuration)
+    # With it, aiohttp looks for ~/.netrc and for proxies in a thread at each request.
+    configuration.client_session_kwargs = {"trust_env": bool(getproxies_environment())}
     return configuration
 
 

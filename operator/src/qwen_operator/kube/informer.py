@@ -93,9 +93,11 @@ class Informer:
         removable: bool = False,
         echoes: bool = True,
         status: bool = True,
+        group: Callable[[Object], str] = service_label,
         health: Health | None = None,
     ) -> None:
         self.resource = resource
+        self._group = group
         self._keep = keeper(resource)
         self._echoes = echoes
         self._status = status
@@ -108,7 +110,7 @@ class Informer:
         self._relist = relist
         self._health = health or Health()
         self._objects: dict[Key, Object] = {}
-        self._by_service: dict[Key, set[Key]] = {}
+        self._groups: dict[Key, set[Key]] = {}
         self._stored_at: dict[Key, float] = {}
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._listed: set[str | None] = set()
@@ -124,13 +126,9 @@ class Informer:
         """One object, None if it does not exist."""
         return self._objects.get((namespace, name))
 
-    def of_service(self, namespace: str, label: str) -> list[Object]:
-        """The objects that belong to a service, by name."""
-        return [self._objects[key] for key in sorted(self._by_service.get((namespace, label), ()))]
-
-    def in_namespace(self, namespace: str) -> list[Object]:
-        """All objects of a namespace, by name."""
-        return [self._objects[key] for key in sorted(key for key in self._objects if key[0] == namespace)]
+    def in_group(self, namespace: str, group: str) -> list[Object]:
+        """The objects of a group, by name."""
+        return [self._objects[key] for key in sorted(self._groups.get((namespace, group), ()))]
 
     def sees(self, namespace: str) -> bool:
         """Whether the objects of a namespace have been listed."""
@@ -325,10 +323,10 @@ class Informer:
 
     def _put(self, key: Key, obj: Object) -> None:
         old = self._objects.get(key)
-        if old is not None and service_label(old) != service_label(obj):
+        if old is not None and self._group(old) != self._group(obj):
             self._unindex(key, old)
         self._objects[key] = obj
-        self._by_service.setdefault((key[0], service_label(obj)), set()).add(key)
+        self._groups.setdefault((key[0], self._group(obj)), set()).add(key)
 
     def _drop(self, key: Key) -> None:
         old = self._objects.get(key)
@@ -337,11 +335,11 @@ class Informer:
             self._notify(old)
 
     def _unindex(self, key: Key, obj: Object) -> None:
-        group = (key[0], service_label(obj))
-        members = self._by_service.get(group, set())
+        group = (key[0], self._group(obj))
+        members = self._groups.get(group, set())
         members.discard(key)
         if not members:
-            self._by_service.pop(group, None)
+            self._groups.pop(group, None)
 
     def _notify(self, obj: Object) -> None:
         try:
