@@ -30,7 +30,8 @@ SECTIONS: dict[str, Any] = {
 }
 ERROR = '@{"fail": "CUDA error: device-side assert triggered"}'
 # What a node without GPUs and an engine without vLLM cannot show, by the beginnings of the names.
-ELSEWHERE = ("qwen_gpu_", "vllm:")
+# Series of a GPU, of adapters and of tenants, which this service does not have.
+ELSEWHERE = ("qwen_gpu_", "qwen_adapter_", "qwen_tenant_", "vllm:")
 MOVED = (
     'qwen_requests_total{outcome="successful"}',
     'qwen_requests_total{outcome="failed"}',

@@ -138,6 +138,17 @@ CASES = (
         "OutOfMemory",
         ended,
         "memory",
+        # The server itself says beforehand that a limit is too low: ModelTooLarge.
+        {
+            **pod(containers=[{"name": "server", "command": ["python3", "-c", "b'x' * 10**9"]}]),
+            "resources": {"requests": {"memory": "100Mi"}, "limits": {"memory": "150Mi"}},
+        },
+    ),
+    Case(
+        "ModelTooLarge",
+        "ModelTooLarge",
+        ended,
+        "a memory limit above",
         {"resources": {"requests": {"memory": "100Mi"}, "limits": {"memory": "150Mi"}}},
     ),
     Case(
