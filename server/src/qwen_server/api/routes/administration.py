@@ -9,8 +9,10 @@ from typing import Any, Final, cast
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from qwen_server.api.handler import RESTART_RETRY_SECONDS
 from qwen_server.api.openapi.answers import errors, json_answer, succeeds
 from qwen_server.api.routes.common import AdminRoute, service_of
+from qwen_server.control.refusals import RESTARTING_TEXT
 from qwen_server.control.sleeping import Mode, answer_of
 from qwen_server.engine.base import EngineError
 from qwen_server.http.error_bodies import engine_failure, invalid, refused
@@ -130,9 +132,11 @@ async def is_sleeping(request: Request) -> Response:
 
 
 def _require_ready(request: Request) -> None:
-    """Raises HttpError 503 while starting or draining, and 500 if the engine is dead."""
+    """Raises HttpError 503 while it starts, restarts or drains, and 500 if the engine is dead."""
     service = service_of(request)
     refusal = None if service.lifecycle.state == "ready" else service.refusal()
+    if refusal is None and service.engine_is_away():
+        refusal = service.refuse("restarting", RESTARTING_TEXT, RESTART_RETRY_SECONDS)
     if refusal is not None:
         raise refused(refusal)
 
