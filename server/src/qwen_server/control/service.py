@@ -81,7 +81,8 @@ class Service:
             _FIRST_WAITING if waiting == "auto" else waiting,
             weights=settings.tenant_weights,
             reserve=settings.tenant_reserve,
-            clock=clock,
+            # A restart says nothing about how long requests take, nor is it anybody's use of slots.
+            clock=lambda: clock() - lifecycle.restarts.total_seconds,
         )
         self.created = int(time.time())
         self.alert_state = alerts.NOTHING
