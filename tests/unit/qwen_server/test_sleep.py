@@ -110,9 +110,10 @@ async def test_an_engine_that_comes_before_the_sleep_sleeps_in_place_of_the_dead
 async def test_an_engine_that_is_away_takes_no_orders(tmp_path: Path) -> None:
     """An order would end the requests that wait, and the next engine would count as asleep."""
     (tmp_path / "ops").write_text("root\n")
-    async with revived(admin_api_keys_dir=tmp_path) as served:
+    async with revived(admin_api_keys_dir=tmp_path, enable_tokenizer_info_endpoint=True) as served:
         served.engine.die()
         await until(lambda: served.lifecycle.state == "restarting")
+        assert (await served.client.get("/tokenizer_info")).status_code == 503
         waiting = asyncio.create_task(served.chat())
         await until(lambda: served.lifecycle.in_flight == 1)
         for path in ("/sleep", "/wake_up", "/reset_prefix_cache"):
