@@ -78,9 +78,9 @@ def limit_images(engine_args: AsyncEngineArgs, settings: Settings, config: Any) 
 
 def limit_formats() -> None:
     """Lets vLLM open no other formats than FORMATS."""
-    from vllm.multimodal import image  # noqa: PLC0415 - the rest of this module needs no vLLM
+    from vllm.multimodal import image as opening  # noqa: PLC0415 - the rest of this module needs no vLLM
 
-    image.ALLOWED_IMAGE_FORMATS = FORMATS
+    opening.ALLOWED_IMAGE_FORMATS = FORMATS
 
 
 def plain_image(width: int, height: int) -> str:
