@@ -150,6 +150,17 @@ async def test_parts_wake_up_one_after_the_other(served: Served) -> None:
     assert (await served.chat()).status_code == 200
 
 
+async def test_a_lighter_sleep_becomes_no_deeper_one(served: Served) -> None:
+    """vLLM ignores the order, and the weights would stay in the memory of the host."""
+    for level in (0, 1, 1):
+        assert (await order(served, "/sleep", level=level)).status_code == 200
+    assert error_of(await order(served, "/sleep", level=2), 400)["param"] == "level"
+    await order(served, "/wake_up", tags="weights")
+    assert (await order(served, "/sleep", level=2)).status_code == 200
+    await order(served, "/wake_up")
+    assert (await order(served, "/sleep", level=2)).status_code == 200
+
+
 async def test_a_failure_to_sleep_is_a_500_and_the_server_serves_on(served: Served) -> None:
     served.engine.maintenance.failure = "no memory left on the host"
     failed = await order(served, "/sleep")

@@ -45,11 +45,17 @@ class Sleep:
         self._turn = asyncio.Lock()  # one order at a time
         self._ordered = False  # the engine is about to sleep, also one that comes meanwhile
         self._engine_asleep: int | None = None  # its number
+        self._level = 0
 
     @property
     def active(self) -> bool:
         """See above."""
         return self._ordered or self._engine_asleep == self._number()
+
+    @property
+    def level(self) -> int:
+        """At which its weights sleep, 1 or 2; 0 while they do not. vLLM does not change it."""
+        return self._level if self._engine_asleep == self._number() else 0
 
     def _number(self) -> int:
         return sum(self._lifecycle.restarts.counts.values())
@@ -76,6 +82,8 @@ class Sleep:
             awake = await answer_of(self._engine.maintenance.wake_up(tags))
             if awake:
                 self._engine_asleep = None
+            if tags is None or "weights" in tags:
+                self._level = 0
         _log.info("the engine is %s", "awake" if awake else "partly awake")
         return awake
 
@@ -87,7 +95,7 @@ class Sleep:
             if self._engine_asleep != number and await self._sleeps():
                 self._engine_asleep = number
             raise
-        self._engine_asleep = number
+        self._engine_asleep, self._level = number, max(level, self.level)
 
     async def _sleeps(self) -> bool:
         """Whether the engine sleeps after an order that failed; True if it does not say so."""

@@ -89,6 +89,9 @@ async def sleep(request: Request) -> Response:
             "level",
             "sleep_mode_off",
         )
+    if 0 < service.sleep.level < level:
+        text = f"the engine sleeps at level {service.sleep.level} already; wake it up before it sleeps at level {level}"
+        raise invalid(text, "level", "asleep")
     try:
         await service.sleep.fall_asleep(level, mode)
     except EngineError as error:
