@@ -464,6 +464,7 @@ TEXTS: tuple[Relied, ...] = (
         "PARAMETERS",
         ("Image dimensions {}x{} ({} pixels) exceed", "Failed to load image: {}", "VLLM_MAX_IMAGE_PIXELS to increase"),
     ),
+    Does("vllm.multimodal.image", "limit_formats", ("Image.open(fp, formats=ALLOWED_IMAGE_FORMATS)",)),
     Says("vllm.multimodal.registry", "NO_MEDIA", ("{} is not a multimodal model",)),
     Says("vllm.renderers.chat_utils", "UNSUPPORTED_TYPE", ("Unsupported chat content part type: {}. ",)),
     Says(f"{_OPENAI}.responses.utils", "UNSUPPORTED_TYPE", ("Unsupported input item type: {}",)),

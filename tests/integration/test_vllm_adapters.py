@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -184,3 +186,25 @@ def test_the_file_of_adapters_is_followed(http: httpx.Client, adapters: Path, se
     file.write_text('{"adapters": []}')
     server.until(lambda: states().keys() == {"one", "two"}, 20, "what is no longer declared is gone")
     assert http.post("/v1/chat/completions", json=CHAT | {"model": "declared"}).status_code == 404
+
+
+def test_an_engine_that_dies_while_adapters_come_and_go_is_followed_by_one_with_the_others(
+    http: httpx.Client, adapters: Path, server: ServerProcess
+) -> None:
+    expected = ask(http, "one")
+    core = server.engine_core()
+    os.kill(core, signal.SIGSTOP)
+    with ThreadPoolExecutor(2) as pool:
+        order = {"lora_name": "two"}
+        unloading = pool.submit(http.post, "/v1/unload_lora_adapter", json=order, headers=ADMIN, timeout=120)
+        loading = pool.submit(load, http, "three", adapters / "three")
+        server.until(lambda: "two" not in str(server.metrics()["adapters"]), 20, "two is being unloaded")
+        time.sleep(1)  # for the check of the files of three
+        os.kill(core, signal.SIGKILL)
+        assert (loading.result().status_code, unloading.result().status_code) == (500, 200)
+    server.until(lambda: server.status("/health/ready") == 200, 120, "the next engine is ready")
+    assert server.metrics()["engine"]["restarts"]["by_cause"] == {"died": 1}
+    assert ask(http, "one") == expected
+    assert load(http, "three", adapters / "three").status_code == 200
+    assert ask(http, "three") != expected
+    assert load(http, "two", adapters / "two").status_code == 200

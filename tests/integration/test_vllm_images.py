@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,12 @@ def picture(width: int = 100, height: int = 80, color: str = "red", mode: str = 
     stream = io.BytesIO()
     Image.new(mode, (width, height), color).save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def icon_of(png: bytes) -> str:
+    """An icon of 16 x 16 pixels, as it says, with a picture of any size in it."""
+    entry = struct.pack("<HHH BBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(png), 22)
+    return "data:image/x-icon;base64," + base64.b64encode(entry + png).decode()
 
 
 def asked(*urls: str, text: str = "x") -> list[dict[str, Any]]:
@@ -87,6 +94,8 @@ def test_images_are_bounded(server: ServerProcess, http: httpx.Client) -> None:
     bomb = picture(20000, 20000, "black", "L")
     assert len(bomb) < 1 << 20
     assert refused(chat(http, bomb))[:2] == (400, "messages[0].content[0]")
+    icon = icon_of(base64.b64decode(bomb.partition(",")[2]))
+    assert refused(chat(http, icon))[:2] == (400, "messages[0].content[0]")
     assert refused(chat(http, "data:image/png;base64,AAAA"))[0] == 400
     assert refused(chat(http, "data:image/png,x"))[0] == 400
     assert chat(http, picture()).status_code == 200

@@ -135,6 +135,56 @@ async def test_a_relative_path_is_refused(served: Served) -> None:
     assert "--lora-dirs" in error_of(await load(served, "x", "inside/news"), 403)["message"]
 
 
+async def test_a_link_that_is_changed_after_the_check_leads_nowhere_else(
+    served: Served, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, allowed = folders / "inside" / "changing", Adapters._allowed
+    link.symlink_to(folders / "inside" / "news")
+
+    def checked(self: Adapters, path: str) -> Path:
+        folder = allowed(self, path)
+        link.unlink()
+        link.symlink_to(folders / "outside" / "secret")
+        return folder
+
+    monkeypatch.setattr(Adapters, "_allowed", checked)
+    assert (await load(served, "x", link)).status_code == 200
+    assert [adapter.folder for adapter in served.engine.adapters.values()] == [folders / "inside" / "news"]
+    await unload(served, "x")
+
+
+async def test_of_two_who_load_one_name_at_the_same_time_one_is_refused(served: Served, folders: Path) -> None:
+    async with served.service.adapters._loading:
+        asked = [asyncio.create_task(load(served, "x", folders / "inside" / folder)) for folder in ("news", "sport")]
+        await until(lambda: len(served.service.adapters._loading._waiters or ()) == 2)
+    answers = await asyncio.gather(*asked)
+    assert sorted(answer.status_code for answer in answers) == [200, 400]
+    await unload(served, "x")
+
+
+async def test_an_engine_that_sleeps_gets_no_adapter(tmp_path: Path, folders: Path) -> None:
+    """Its memory is not there."""
+    file = tmp_path / "adapters.json"
+    async with serve(enable_lora=True, admin_api_keys_dir=folders / "admins", adapters_file=file) as served:
+        adapters = served.service.adapters
+        await adapters.start()
+        assert (await served.client.post("/sleep", headers=ADMIN)).status_code == 200
+        write(file, {"name": "news", "path": str(folders / "inside" / "news")})
+        for _ in range(3):
+            served.service.tick()
+            await asyncio.sleep(0.01)
+        assert served.engine.adapters == {}
+        assert (await served.client.post("/wake_up", headers=ADMIN)).status_code == 200
+        served.service.tick()
+        await until(lambda: served.engine.adapters)
+
+
+async def test_names_and_places_of_adapters_can_be_written_as_utf_8() -> None:
+    for entry in ({"name": "a\ud800", "path": "/x"}, {"name": "a", "path": "/\ud800"}):
+        with pytest.raises(ValueError, match="surrogate"):
+            parse_declared({"adapters": [entry]})
+
+
 async def test_what_the_engine_refuses_is_a_400_with_its_cause(served: Served, folders: Path) -> None:
     served.engine.adapter_error = InvalidRequestError("its rank is 64", param="lora_path")
     try:

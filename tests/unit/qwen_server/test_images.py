@@ -7,11 +7,11 @@ import io
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 
 from qwen_server.engine.base import InvalidRequestError
-from qwen_server.engine.vllm.images import Images, plain_image
+from qwen_server.engine.vllm.images import FORMATS, Images, plain_image
 from tests.unit.qwen_server.serving import make_settings
 
 DATA = "data:image/png;base64,AAAA"
@@ -70,6 +70,21 @@ def test_the_servers_own_image_can_be_read() -> None:
     image = Image.open(io.BytesIO(base64.b64decode(data)))
     image.load()
     assert (head, image.size) == ("data:image/png;base64", (56, 28))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_tells_how_many_pixels_there_are_before_it_decodes_them(name: str) -> None:
+    """That of an icon does not: it decodes the picture in it when it is opened."""
+    file = io.BytesIO()
+    Image.new("L", (64, 32)).save(file, name)
+    image: Any = Image.open(file, formats=FORMATS)
+    assert (image.size, image._im) == ((64, 32), None)
+    icon = io.BytesIO()
+    Image.new("RGBA", (64, 64)).save(icon, "ICO")
+    opened: Any = Image.open(icon)
+    assert opened._im is not None
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(icon, formats=FORMATS)
 
 
 def test_domains_are_names_of_hosts() -> None:

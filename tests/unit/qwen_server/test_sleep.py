@@ -14,6 +14,7 @@ from qwen_server.engine.base import SWITCHING_SECONDS, Vitals, hung_seconds, sta
 from qwen_server.engine.vllm.heartbeat import Heartbeat
 from tests.unit.qwen_server.serving import Served, serve, until
 from tests.unit.qwen_server.test_client_errors import error_of
+from tests.unit.qwen_server.test_engine_restarts import revived
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,6 +89,57 @@ async def test_with_the_mode_wait_accepted_requests_finish_first(served: Served)
     assert (await asked).status_code == 200
 
 
+async def test_an_engine_that_comes_before_the_sleep_sleeps_in_place_of_the_dead_one(tmp_path: Path) -> None:
+    (tmp_path / "ops").write_text("root\n")
+    async with revived(admin_api_keys_dir=tmp_path) as served:
+        running = asyncio.create_task(served.chat(SLOW, max_tokens=10))
+        await until(lambda: served.engine.generated > 1)
+        asked = asyncio.create_task(order(served, "/sleep", mode="wait"))
+        await until(lambda: served.service.sleep.active)
+        served.engine.die()
+        await until(lambda: served.lifecycle.state == "restarting")
+        assert (await served.chat()).status_code == 503
+        assert (await running).status_code == 200
+        assert (await asked).json() == {"status": "sleeping", "level": 1}
+        assert await is_sleeping(served)
+        assert (await served.chat()).status_code == 503
+        assert (await order(served, "/wake_up")).json()["status"] == "awake"
+        assert (await served.chat()).status_code == 200
+
+
+async def test_an_engine_that_is_away_takes_no_orders(tmp_path: Path) -> None:
+    """An order would end the requests that wait, and the next engine would count as asleep."""
+    (tmp_path / "ops").write_text("root\n")
+    async with revived(admin_api_keys_dir=tmp_path, enable_tokenizer_info_endpoint=True) as served:
+        served.engine.die()
+        await until(lambda: served.lifecycle.state == "restarting")
+        assert (await served.client.get("/tokenizer_info")).status_code == 503
+        waiting = asyncio.create_task(served.chat())
+        await until(lambda: served.lifecycle.in_flight == 1)
+        for path in ("/sleep", "/wake_up", "/reset_prefix_cache"):
+            refused = await order(served, path)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        assert (await waiting).status_code == 200
+        assert not await is_sleeping(served)
+        assert served.engine.maintenance.orders == []
+
+
+async def test_an_engine_that_dies_while_it_falls_asleep_is_followed_by_one_that_is_awake(tmp_path: Path) -> None:
+    (tmp_path / "ops").write_text("root\n")
+    async with revived(admin_api_keys_dir=tmp_path) as served:
+        served.engine.maintenance.may_switch.clear()
+        asked = asyncio.create_task(order(served, "/sleep"))
+        await until(lambda: served.engine.maintenance.orders)
+        served.engine.die()
+        await until(lambda: served.lifecycle.state == "restarting")
+        served.engine.maintenance.failure = "the engine died"
+        served.engine.maintenance.asleep = {"weights"}  # what nobody can say of a dead engine
+        served.engine.maintenance.may_switch.set()
+        assert (await asked).status_code == 500
+        assert not await is_sleeping(served)
+        assert (await served.chat()).status_code == 200
+
+
 async def test_parts_wake_up_one_after_the_other(served: Served) -> None:
     await order(served, "/sleep")
     response = await served.client.post("/wake_up?tags=weights&tags=weights", headers=ADMIN)
@@ -96,6 +148,17 @@ async def test_parts_wake_up_one_after_the_other(served: Served) -> None:
     assert (await served.chat()).status_code == 503
     assert (await order(served, "/wake_up", tags="kv_cache")).json()["status"] == "awake"
     assert (await served.chat()).status_code == 200
+
+
+async def test_a_lighter_sleep_becomes_no_deeper_one(served: Served) -> None:
+    """vLLM ignores the order, and the weights would stay in the memory of the host."""
+    for level in (0, 1, 1):
+        assert (await order(served, "/sleep", level=level)).status_code == 200
+    assert error_of(await order(served, "/sleep", level=2), 400)["param"] == "level"
+    await order(served, "/wake_up", tags="weights")
+    assert (await order(served, "/sleep", level=2)).status_code == 200
+    await order(served, "/wake_up")
+    assert (await order(served, "/sleep", level=2)).status_code == 200
 
 
 async def test_a_failure_to_sleep_is_a_500_and_the_server_serves_on(served: Served) -> None:

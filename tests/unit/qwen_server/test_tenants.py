@@ -150,6 +150,13 @@ async def test_tenants_beyond_the_hundredth_are_counted_together(tmp_path: Path)
     assert len([name for name in figures if name.startswith("qwen_tenant_weight")]) == 100
 
 
+async def test_a_name_that_is_not_utf_8_does_not_take_the_metrics_away(tmp_path: Path) -> None:
+    (tmp_path / "m\udcfcller").write_text("key-of-x\n")  # in Latin-1
+    async with serve(api_keys_dir=tmp_path) as served:
+        assert (await ask(served, "x")).status_code == 200
+        assert (await page_of(served))['qwen_tenant_weight{tenant="m?ller"}'] == 1
+
+
 def test_of_two_files_with_one_key_the_first_one_names_the_tenant(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("same\n")
     (tmp_path / "a").write_text("same\n")

@@ -144,10 +144,8 @@ class Adapters:
         with the old weights. Raises AdapterError, and EngineError.
         """
         self._require_own(name)
-        folder = self._allowed(path)
-        if name in self._served and not in_place:
-            raise AdapterError(f"the adapter {name} is already loaded; load_inplace: true replaces it")
-        await self._load(name, Source(await asyncio.to_thread(folder.resolve)))
+        folder = await asyncio.to_thread(self._allowed, path)
+        await self._load(name, Source(folder), in_place=in_place)
 
     async def unload(self, name: str) -> None:
         """Ends an adapter for an administrator: it gets no new requests from now on.
@@ -167,11 +165,11 @@ class Adapters:
             raise AdapterError(text)
 
     def _allowed(self, path: str) -> Path:
-        """The folder, if it lies in an allowed one wherever links lead. Raises AdapterError."""
+        """The folder behind all links, if it lies in an allowed one. Raises AdapterError."""
         folders = self._settings.lora_dirs
         if not folders:
             raise AdapterError("no folder is allowed: set --lora-dirs", param="lora_path", status=403)
-        folder = Path(path)
+        real = folder = Path(path)
         try:
             real = folder.resolve()
             inside = any(real.is_relative_to(allowed.resolve()) for allowed in folders)
@@ -180,10 +178,10 @@ class Adapters:
         if not folder.is_absolute() or not inside:
             names = ", ".join(map(str, folders))
             raise AdapterError(f"lora_path must lie in {names} (--lora-dirs)", param="lora_path", status=403)
-        return folder
+        return real
 
-    async def _load(self, name: str, source: Source) -> None:
-        """Loads an adapter, in place of one of this name. Raises AdapterError and EngineError."""
+    async def _load(self, name: str, source: Source, *, in_place: bool = True) -> None:
+        """Loads an adapter, `in_place` of one of this name. Raises AdapterError and EngineError."""
         if not is_adapter_name(name):
             raise AdapterError("the name must have 1 to 253 characters and no space, comma, = or *")
         settings = self._settings
@@ -191,6 +189,8 @@ class Adapters:
             raise AdapterError(f"{name} is a name of the model itself")
         folder = source.path if source.path is not None else await self._fetched(source)
         async with self._loading:
+            if name in self._served and not in_place:
+                raise AdapterError(f"the adapter {name} is already loaded; load_inplace: true replaces it")
             most = settings.max_cpu_loras
             if name not in self._served and len(self._served) >= most:
                 raise AdapterError(f"{most} adapters are loaded, and no more are allowed (set by --max-cpu-loras)")

@@ -81,6 +81,7 @@ def parse_declared(document: object) -> dict[str, Source]:
         _require(texts, f"{place}: expected an object with texts")
         unknown = sorted(entry.keys() - _FIELDS)
         _require(not unknown, f"{place}: unknown field {unknown[:1]}")
+        _require(all(map(_is_utf_8, entry.values())), f"{place}: an unpaired surrogate is not a character")
         name = entry.get("name", "")
         _require(is_adapter_name(name) and name not in found, f"{place}.name: expected a name that no other has")
         found[name] = _source(entry, place)
@@ -96,6 +97,14 @@ def _source(entry: Mapping[str, str], place: str) -> Source:
     hub = entry.get("hub", _HUBS[0])
     _require(hub in _HUBS, f"{place}.hub: expected {' or '.join(_HUBS)}")
     return Source(repository=entry["repository"], revision=entry.get("revision"), hub=hub)
+
+
+def _is_utf_8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require(condition: bool, text: str) -> None:

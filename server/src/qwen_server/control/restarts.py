@@ -56,6 +56,7 @@ class EngineRestarts:
         self._clock = clock
         self._begun: deque[float] = deque(maxlen=1024)
         self._pauses: deque[Pause] = deque(maxlen=_KEPT_PAUSES)
+        self._paused = 0.0  # seconds of all complete restarts
         self.counts: Counter[RestartCause] = Counter()
         self.since: float | None = None
 
@@ -76,7 +77,9 @@ class EngineRestarts:
     def end(self) -> None:
         """The restart is over."""
         if self.since is not None:
-            self._pauses.append(Pause(self.since, self._clock()))
+            pause = Pause(self.since, self._clock())
+            self._pauses.append(pause)
+            self._paused += pause.end - pause.begin
             self.since = None
 
     @property
@@ -94,6 +97,11 @@ class EngineRestarts:
         now = self._clock()
         running = () if self.since is None else (Pause(self.since, now),)
         return overlap((*self._pauses, *running), since, now)
+
+    @property
+    def total_seconds(self) -> float:
+        """How long the engine was away in total."""
+        return self._paused + (0.0 if self.since is None else self._clock() - self.since)
 
     def takes_too_long(self, loading_seconds: float) -> bool:
         """Whether the restart that runs is stuck."""

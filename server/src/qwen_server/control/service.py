@@ -81,7 +81,8 @@ class Service:
             _FIRST_WAITING if waiting == "auto" else waiting,
             weights=settings.tenant_weights,
             reserve=settings.tenant_reserve,
-            clock=clock,
+            # A restart says nothing about how long requests take, nor is it anybody's use of slots.
+            clock=lambda: clock() - lifecycle.restarts.total_seconds,
         )
         self.created = int(time.time())
         self.alert_state = alerts.NOTHING
@@ -282,7 +283,7 @@ class Service:
         A part that fails does not keep the others from their work. Its error is logged once.
         """
         watches = (self._adopt_engine, self._watch_work, self._watch_gpu, self._poll_alerts_file)
-        parts = (*watches, *self._reloads, self.adapters.poll, self._resize, self.evaluate)
+        parts = (*watches, *self._reloads, self._follow_adapters, self._resize, self.evaluate)
         for number, part in enumerate(parts):
             try:
                 part()
@@ -312,6 +313,10 @@ class Service:
 
     def _watch_gpu(self) -> None:
         self.gpu.warn_if_silent()
+
+    def _follow_adapters(self) -> None:
+        if not self.sleep.active:  # an engine that sleeps has no memory for them
+            self.adapters.poll()
 
     def _poll_alerts_file(self) -> None:
         self._alerts_file.poll()

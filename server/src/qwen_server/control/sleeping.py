@@ -43,16 +43,19 @@ class Sleep:
         self._engine = engine
         self._lifecycle = lifecycle
         self._turn = asyncio.Lock()  # one order at a time
+        self._ordered = False  # the engine is about to sleep, also one that comes meanwhile
         self._engine_asleep: int | None = None  # its number
+        self._level = 0
 
     @property
     def active(self) -> bool:
         """See above."""
-        return self._engine_asleep == self._number()
+        return self._ordered or self._engine_asleep == self._number()
 
-    @active.setter
-    def active(self, asleep: bool) -> None:
-        self._engine_asleep = self._number() if asleep else None
+    @property
+    def level(self) -> int:
+        """At which its weights sleep, 1 or 2; 0 while they do not. vLLM does not change it."""
+        return self._level if self._engine_asleep == self._number() else 0
 
     def _number(self) -> int:
         return sum(self._lifecycle.restarts.counts.values())
@@ -63,27 +66,36 @@ class Sleep:
         Raises EngineError. If the engine has not fallen asleep, it serves again.
         """
         async with self._turn:
-            was_active, self.active = self.active, True
+            self._ordered = True
             try:
                 if mode == "abort":
                     self._lifecycle.end_requests()
                 await self._lifecycle.wait_idle()
-                await answer_of(self._engine.maintenance.sleep(level))
-            except EngineError:
-                self.active = was_active or await self._sleeps()
-                raise
-            except BaseException:
-                self.active = was_active
-                raise
+                await self._put_to_sleep(level)
+            finally:
+                self._ordered = False
         _log.info("the engine sleeps at level %d", level)
 
     async def wake_up(self, tags: Sequence[str] | None) -> bool:
         """Wakes the engine up and returns whether it is fully awake. Raises EngineError."""
         async with self._turn:
             awake = await answer_of(self._engine.maintenance.wake_up(tags))
-            self.active = self.active and not awake
+            if awake:
+                self._engine_asleep = None
+            if tags is None or "weights" in tags:
+                self._level = 0
         _log.info("the engine is %s", "awake" if awake else "partly awake")
         return awake
+
+    async def _put_to_sleep(self, level: int) -> None:
+        number = self._number()
+        try:
+            await answer_of(self._engine.maintenance.sleep(level))
+        except EngineError:
+            if self._engine_asleep != number and await self._sleeps():
+                self._engine_asleep = number
+            raise
+        self._engine_asleep, self._level = number, max(level, self.level)
 
     async def _sleeps(self) -> bool:
         """Whether the engine sleeps after an order that failed; True if it does not say so."""

@@ -90,7 +90,8 @@ class PrometheusPage:
         now = self._clock()
         if self._rendered is None or not 0 <= now - self._rendered[0] < _CACHE_SECONDS:
             own = "\n".join(families(self._observe()))
-            self._rendered = (now, own.encode() + b"\n" + generate_latest(REGISTRY))
+            # The name of a file, which names a tenant, may be no UTF-8.
+            self._rendered = (now, own.encode(errors="replace") + b"\n" + generate_latest(REGISTRY))
         return self._rendered[1]
 
 

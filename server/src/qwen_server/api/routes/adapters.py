@@ -65,7 +65,9 @@ def _refused(error: AdapterError | EngineError) -> HttpError:
 )
 async def load_lora_adapter(request: Request) -> Response:
     """Loads an adapter. Requests may name it as soon as this has answered."""
-    service, body = _ready_service(request), await _body_of(request, LoadAdapterRequest)
+    _ready_service(request)
+    body = await _body_of(request, LoadAdapterRequest)
+    service = _ready_service(request)  # reading the body may have taken a while
     try:
         await service.adapters.load(body.lora_name, body.lora_path, in_place=body.load_inplace)
     except (AdapterError, EngineError) as error:
@@ -83,7 +85,9 @@ async def load_lora_adapter(request: Request) -> Response:
 )
 async def unload_lora_adapter(request: Request) -> Response:
     """Unloads an adapter. New requests get 404 at once; it answers when the last one has ended."""
-    service, body = _ready_service(request), await _body_of(request, UnloadAdapterRequest)
+    _ready_service(request)
+    body = await _body_of(request, UnloadAdapterRequest)
+    service = _ready_service(request)  # as above
     try:
         await service.adapters.unload(body.lora_name)
     except AdapterError as error:

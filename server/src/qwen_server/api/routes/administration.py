@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from qwen_server.api.openapi.answers import errors, json_answer, succeeds
-from qwen_server.api.routes.common import AdminRoute, service_of
+from qwen_server.api.routes.common import AdminRoute, require_ready, service_of
 from qwen_server.control.sleeping import Mode, answer_of
 from qwen_server.engine.base import EngineError
-from qwen_server.http.error_bodies import engine_failure, invalid, refused
+from qwen_server.http.error_bodies import engine_failure, invalid
 
 # The parts of the engine that can wake up alone. `scheduling` ends a sleep of level 0.
 TAGS: Final = ("weights", "kv_cache", "cudagraph", "scheduling")
@@ -56,7 +56,7 @@ async def reset_prefix_cache(request: Request) -> Response:
     `success` is false if requests run and `reset_running_requests` is not set.
     """
     running, external = _flag(request, "reset_running_requests"), _flag(request, "reset_external")
-    _require_ready(request)
+    require_ready(request)
     maintenance = service_of(request).engine.maintenance
     try:
         success = await answer_of(maintenance.reset_prefix_cache(running=running, external=external), _RESET_SECONDS)
@@ -80,7 +80,7 @@ async def sleep(request: Request) -> Response:
     """Puts the engine to sleep. New requests get a 503 until it is awake again."""
     level = int(_choice(request, "level", _LEVELS, "1"))
     mode = cast("Mode", _choice(request, "mode", _MODES, "abort"))
-    _require_ready(request)
+    require_ready(request)
     service = service_of(request)
     if level > 0 and not service.engine.info.can_sleep:
         raise invalid(
@@ -89,6 +89,9 @@ async def sleep(request: Request) -> Response:
             "level",
             "sleep_mode_off",
         )
+    if 0 < service.sleep.level < level:
+        text = f"the engine sleeps at level {service.sleep.level} already; wake it up before it sleeps at level {level}"
+        raise invalid(text, "level", "asleep")
     try:
         await service.sleep.fall_asleep(level, mode)
     except EngineError as error:
@@ -110,7 +113,7 @@ async def wake_up(request: Request) -> Response:
     tags = list(dict.fromkeys(request.query_params.getlist("tags"))) or None
     for tag in tags or ():
         _check(tag, "tags", TAGS)
-    _require_ready(request)
+    require_ready(request)
     try:
         awake = await service_of(request).sleep.wake_up(tags)
     except EngineError as error:
@@ -127,14 +130,6 @@ async def wake_up(request: Request) -> Response:
 async def is_sleeping(request: Request) -> Response:
     """Says whether the engine sleeps: from the order to do so until it is fully awake."""
     return JSONResponse({"is_sleeping": service_of(request).sleep.active})
-
-
-def _require_ready(request: Request) -> None:
-    """Raises HttpError 503 while starting or draining, and 500 if the engine is dead."""
-    service = service_of(request)
-    refusal = None if service.lifecycle.state == "ready" else service.refusal()
-    if refusal is not None:
-        raise refused(refusal)
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -10,14 +10,26 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from qwen_server.api.handler import Handler
+from qwen_server.api.handler import RESTART_RETRY_SECONDS, Handler
+from qwen_server.control.refusals import RESTARTING_TEXT
 from qwen_server.control.service import Service
 from qwen_server.engine.base import Kind
+from qwen_server.http.error_bodies import refused
 
 
 def service_of(request: Request) -> Service:
     """Returns the service of the application that serves `request`."""
     return cast("Service", request.app.state.service)
+
+
+def require_ready(request: Request) -> None:
+    """Raises HttpError 503 while it starts, restarts or drains, and 500 if the engine is dead."""
+    service = service_of(request)
+    refusal = None if service.lifecycle.state == "ready" else service.refusal()
+    if refusal is None and service.engine_is_away():
+        refusal = service.refuse("restarting", RESTARTING_TEXT, RESTART_RETRY_SECONDS)
+    if refusal is not None:
+        raise refused(refusal)
 
 
 class _Handled(Response):

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from qwen_server.api.openapi.answers import errors, json_answer, succeeds
-from qwen_server.api.routes.common import service_of
+from qwen_server.api.routes.common import require_ready, service_of
 from qwen_server.engine.base import EngineError
-from qwen_server.http.error_bodies import engine_failure, refused
+from qwen_server.http.error_bodies import engine_failure
 from qwen_server.observe import snapshots
 
 # The images for CPUs and for GPUs contain different distributions.
@@ -69,11 +69,8 @@ async def ping(request: Request) -> Response:
 )
 async def tokenizer_info(request: Request) -> Response:
     """Returns the configuration of the tokenizer. Exists with --enable-tokenizer-info-endpoint."""
-    service = service_of(request)
-    refusal = None if service.lifecycle.state == "ready" else service.refusal()
-    if refusal is not None:
-        raise refused(refusal)
+    require_ready(request)
     try:
-        return JSONResponse(await service.engine.maintenance.tokenizer_info())
+        return JSONResponse(await service_of(request).engine.maintenance.tokenizer_info())
     except EngineError as error:
         raise engine_failure(str(error)) from error

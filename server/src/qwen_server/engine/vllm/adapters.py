@@ -84,25 +84,27 @@ class LoadedAdapters:
     async def remove(self, adapter: Adapter) -> None:
         """See Engine.remove_adapter."""
         lora = self._loras.pop(adapter.key, None)
+        self.all.pop(adapter.key, None)  # first, because the next engine must not load it
         if lora is not None:
             await self._discard(lora)
-        self.all.pop(adapter.key, None)
 
     async def restore(self, before: LoadedAdapters) -> None:
         """Loads the adapters of an engine that has died.
 
-        Requests that go on have vLLM's objects of them, so that these keep their numbers.
+        Requests that go on have vLLM's objects of them, so that these keep their numbers. All are
+        taken over before the first is loaded, because this engine may die of one.
         """
+        self.all = dict(before.all)
+        self._loras.update({key: before._loras[key] for key in self.all})
         for key, adapter in before.all.items():
-            lora = before._loras[key]
+            lora = self._loras[key]
             try:
                 await self._llm.add_lora(lora)
             except Exception as error:
                 if self._llm.errored:
                     raise EngineError(f"the engine died while it loaded the adapter {adapter.name}") from error
                 _log.error("the new engine cannot load the adapter %s: %s", adapter.name, _cause(str(error)))
-                continue
-            self.all[key], self._loras[key] = adapter, lora
+                del self.all[key], self._loras[key]
 
     async def _discard(self, lora: LoRARequest) -> None:
         """Frees what vLLM holds of an adapter, which may be a part only."""

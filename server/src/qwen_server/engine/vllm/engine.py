@@ -273,7 +273,10 @@ class VllmEngine:
 
     async def add_adapter(self, adapter: Adapter) -> None:
         """See Engine."""
-        await (await self._alive()).parts.adapters.add(adapter)
+        running = await self._alive()
+        if self._maintenance.asleep:
+            raise EngineError("the engine is asleep")
+        await running.parts.adapters.add(adapter)
 
     async def remove_adapter(self, adapter: Adapter) -> None:
         """See Engine."""

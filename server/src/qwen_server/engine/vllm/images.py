@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 # vLLM fetches from anywhere if its list of domains is empty. Nothing has this name.
 _NOWHERE: Final = "none.invalid"
+# What vLLM may open. Of others, such as icons, Pillow decodes all pixels before it tells how many
+# there are.
+FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,16 @@ def limit_images(engine_args: AsyncEngineArgs, settings: Settings, config: Any) 
         return Images(read=False)
     if not engine_args.limit_mm_per_prompt:
         engine_args.limit_mm_per_prompt = {"image": settings.max_images, "video": 0, "audio": 0}
+    limit_formats()
     engine_args.allowed_media_domains = list(settings.image_domains) or [_NOWHERE]
     return Images(read=True, domains=settings.image_domains)
+
+
+def limit_formats() -> None:
+    """Lets vLLM open no other formats than FORMATS."""
+    from vllm.multimodal import image as opening  # noqa: PLC0415 - the rest of this module needs no vLLM
+
+    opening.ALLOWED_IMAGE_FORMATS = FORMATS
 
 
 def plain_image(width: int, height: int) -> str:

@@ -22,7 +22,7 @@ _RENDERING_SECONDS = 60.0
 
 
 async def end(llm: AsyncLLM, spared: Callable[[], Iterable[int]], shared_memory: Iterable[Path]) -> None:
-    """Kills the engine's processes, closes the connections to them and fails the requests in it.
+    """Kills the engine's processes, closes the connections to them and fails what waits for them.
 
     The renderer goes on for a while, because requests may be in it. Raises EngineError.
     """
@@ -41,10 +41,24 @@ async def end(llm: AsyncLLM, spared: Callable[[], Iterable[int]], shared_memory:
     if llm.output_handler is not None:
         llm.output_handler.cancel()
     fail_all(llm)
+    fail_calls(llm)
     for file in shared_memory:
         with contextlib.suppress(OSError):
             file.unlink()
     asyncio.get_running_loop().call_later(_RENDERING_SECONDS, _close, llm)
+
+
+def fail_calls(llm: AsyncLLM) -> None:
+    """Fails the calls, such as those for an adapter, that a dead engine has not answered.
+
+    vLLM leaves them waiting for ever.
+    """
+    calls: dict[int, asyncio.Future[object]] = getattr(llm.engine_core, "utility_results", {})
+    for call in calls.values():
+        if not call.done():
+            call.set_exception(EngineError("the engine died"))
+            call.exception()  # who asked may have gone
+    calls.clear()
 
 
 def _close(llm: AsyncLLM) -> None:
