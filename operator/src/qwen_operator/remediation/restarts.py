@@ -34,7 +34,7 @@ _RESTART_SECONDS: Final = 60.0
 PLACE_SECONDS: Final = 30.0
 """Seconds that the replacement of an evicted pod has to get a node.
 
-After them, hung pods are restarted in place beside it: that needs no node.
+After them, the engines and containers of hung pods are restarted beside it: that needs no node.
 """
 _CLOCKS: Final = timedelta(seconds=2)
 """By how much two times may differ by rounding, or by the clocks of operator and API server."""
@@ -71,7 +71,7 @@ def next_steps(state: State) -> tuple[Sequence[Step], Suspension | None]:
     """Continues the restart in progress or begins one.
 
     Also returns why one that is due does not begin. While the replacement of an evicted pod finds
-    no node, hung pods are restarted in place all the same, one at a time.
+    no node, hung pods are restarted without an eviction all the same, one at a time.
     """
     steps: list[Step] = []
     pods = {pod.uid: pod for pod in state.seen.pods}
@@ -271,8 +271,8 @@ def _candidates(state: State) -> tuple[list[Pod], Suspension | None]:
 
 
 def needs_no_node(state: State, pod: Pod, alert: str) -> bool:
-    """Whether a pod is hung and is restarted in place, for which it keeps its node."""
-    return state.policy.kind(alert) is AlertClass.ZERO_WORK and _method(state, pod, alert) == "InPlace"
+    """Whether a pod is hung and is restarted without an eviction, so that it keeps its node."""
+    return state.policy.kind(alert) is AlertClass.ZERO_WORK and _method(state, pod, alert) != "Evict"
 
 
 def systemic_errors(alert: str) -> Suspension:
