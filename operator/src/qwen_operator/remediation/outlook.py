@@ -15,7 +15,7 @@ from qwen_operator.api import RemediationStatus, RestartIntent, format_time
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import hardware, restarts
 from qwen_operator.remediation import ledger as ledgers
-from qwen_operator.remediation.memory import Latch
+from qwen_operator.remediation.memory import MAX_FAILED_PROOFS, Latch
 from qwen_operator.remediation.policy import AlertPolicy, Policy
 from qwen_operator.remediation.state import State
 from qwen_operator.remediation.steps import BeginRestart, Decisions, FinishRestart, Report
@@ -87,7 +87,7 @@ class _View:
         if restarts.silent_for(self.state, pod) > self.state.policy.current_for:
             back = (memory.fresh_at if memory.fresh_at is not None else memory.first_seen) + restarts.SILENT_SECONDS
             return Outlook(f"Its metrics cannot be read. If this lasts, it returns at {self._time(back)}.")
-        if memory.quiet_since is not None and memory.failures < restarts.MAX_FAILED_PROOFS:
+        if memory.quiet_since is not None and memory.failures < MAX_FAILED_PROOFS:
             return Outlook("Its alert has ended. It returns when it has proved its health.")
         rule = self.state.policy.alerts.get(latch.alert)
         if rule is None or rule.restart_after is None:

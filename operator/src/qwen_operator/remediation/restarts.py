@@ -10,6 +10,7 @@ from qwen_operator.api import RestartIntent, format_time
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import hardware
 from qwen_operator.remediation import ledger as ledgers
+from qwen_operator.remediation.memory import MAX_FAILED_PROOFS
 from qwen_operator.remediation.state import State
 from qwen_operator.remediation.steps import BeginRestart, ExecuteRestart, FinishRestart, Step
 from qwen_operator.remediation.values import Gate, Pod
@@ -22,8 +23,6 @@ Polls rarely see it, because the process exits: the exit code reveals it.
 """
 MAX_DEATHS: Final = 3
 """Deaths of the engine, without becoming ready in between, after which a pod is evicted."""
-MAX_FAILED_PROOFS: Final = 2
-"""Consecutive failed test generations after which a pod without an alert counts as unhealthy."""
 SILENT_SECONDS: Final = 60.0
 """Seconds without fresh evidence after which a closed gate opens and a restart is cancelled.
 
@@ -352,7 +351,7 @@ def _method(state: State, pod: Pod, alert: str) -> Literal["Engine", "InPlace", 
     if hardware.blamed(state, alert):
         return "Evict"
     method, memory = state.policy.method, state.memory[pod.uid]
-    able = alert != DEAD and memory.fresh and memory.engine_restarts_left > 0
+    able = alert != DEAD and memory.fresh and memory.engine_restarts_left > 0 and memory.restarting_since is None
     if method == "Engine":
         return "Engine" if able else "InPlace"
     if method != "Auto":
