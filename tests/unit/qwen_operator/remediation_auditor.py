@@ -38,13 +38,15 @@ class Auditor:
     world: World
     answers: dict[str, Answers] = field(default_factory=dict)
     failed_proofs: dict[str, int] = field(default_factory=dict)
+    restarting: dict[str, float] = field(default_factory=dict)
+    """Since when servers have said that they restart their engines."""
     begun: list[tuple[float, RestartIntent]] = field(default_factory=list)
 
     def round(self, perform: int | None = None) -> Decisions:
         """A round of the world, audited."""
         world = self.world
         if world.memory.start is None:
-            self.answers, self.failed_proofs = {}, {}
+            self.answers, self.failed_proofs, self.restarting = {}, {}, {}
             # A new process knows the age of a restart only by the wall clock.
             ages = [(world.wall - intent.time).total_seconds() for _, intent in self.begun]
             self.begun = [(min(at, world.mono - age), it) for (at, it), age in zip(self.begun, ages, strict=True)]
@@ -79,8 +81,13 @@ class Auditor:
                 continue
             if known.uptime is not None and evidence.uptime < known.uptime:
                 known.fresh, self.failed_proofs[uid] = [], 0  # a new container
+                self.restarting.pop(uid, None)
             known.uptime = evidence.uptime
             known.fresh.append((now, evidence.alerts, evidence.active_for))
+            if evidence.restarting:
+                self.restarting.setdefault(uid, now)
+            else:
+                self.restarting.pop(uid, None)
 
     def _fresh(self, uid: str) -> list[Answer]:
         return self.answers.get(uid, Answers()).fresh
@@ -139,7 +146,8 @@ class Auditor:
         if isinstance(step, CloseGate):
             assert active, "(c), (f)"
         else:
-            assert active or self.failed_proofs.get(uid, 0) >= 2, "(c), (d)"
+            stuck = now - self.restarting.get(uid, now) > self.world.policy.startup
+            assert active or self.failed_proofs.get(uid, 0) >= 2 or stuck, "(c), (d)"
             assert self.world.policy.kind(alert) not in (None, AlertClass.SATURATION), "(c)"
 
     def _check_rollout(self, step: CloseGate | BeginRestart | ExecuteRestart) -> None:
@@ -200,7 +208,7 @@ class Auditor:
         executed = [step for step in acting if isinstance(step, ExecuteRestart)]
         assert len(begun) + len(executed) <= 1, "(e)"
         if begun and intents:
-            assert begun[0].intent.method == "InPlace", "(e)"
+            assert begun[0].intent.method != "Evict", "(e)"
             assert ALERTS[begun[0].intent.alert].kind is AlertClass.ZERO_WORK, "(e)"
             assert all(intent.method == "Evict" and intent.pod_uid not in pods for intent in intents), "(e)"
             since = min(intent.time for intent in intents)

@@ -26,7 +26,7 @@ def any_policy(random: Random) -> Policy:
         backoff_base=random.choice([0.0, 5.0, 30.0]),
         backoff_max=60.0,
         recover_after=random.choice([0.0, 5.0, 30.0]),
-        method=random.choice(["Auto", "InPlace", "Evict"]),
+        method=random.choice(["Auto", "Engine", "InPlace", "Evict"]),
         startup=random.choice([30.0, 300.0]),
         drain=random.choice([0.0, 10.0, 60.0]),
         poll=random.choice([0.5, 2.0, 10.0]),
@@ -60,6 +60,7 @@ def any_world(random: Random) -> World:
             node=random.choice(["", "n1", "n2"]),
             restarts=random.randint(0, 2),
             restart_id=random.choice(["", "2026-01-01T00:00:00Z"]),
+            engine_restart_id=random.choice(["", "2026-01-01T00:00:00Z"]),
             exit_code=random.choice([None, 70, 78]),
         )
         any_health(world, uid, random)
@@ -80,14 +81,15 @@ def any_ledger(world: World, random: Random) -> RemediationStatus:
             pod_uid=random.choice([*world.patients, "gone"]),
             pod="p",
             alert=random.choice([*TAKING_OUT, DEAD]),
-            method=random.choice(["InPlace", "Evict"]),
+            method=random.choice(["Engine", "InPlace", "Evict"]),
             time=moment(),
             restart_count=random.randint(0, 2),
+            engine_restarts=random.randint(0, 2),
         )
         for _ in range(random.choice([0, 0, 1, 1, 2]))
     ]
     times += [intent.time for intent in intents]
-    actions = random.choices(["InPlace", "Evict", "Blocked"], k=len(times))
+    actions = random.choices(["Engine", "InPlace", "Evict", "Blocked"], k=len(times))
     history = [
         HistoryEntry(time=time, pod="p0", pod_uid="u0", action=action)
         for time, action in zip(times, actions, strict=True)
@@ -118,6 +120,9 @@ def any_health(world: World, uid: str, random: Random) -> None:
         busy=random.randint(0, 2),
         gpus=random.choice([(), ("GPU-1",), ("GPU-2",)]),
         cured_by_restart=random.random() < 0.7,
+        engine_cures=random.random() < 0.7,
+        engine_restarts_left=random.choice([0, 0, 1, 3]),
+        says_restarting=random.random() < 0.05,
     )
     world.patients[uid] = replace(patient, active_for=any_ages(world, patient))
 
@@ -155,6 +160,13 @@ def _die(world: World, random: Random) -> None:
     uid = random.choice(sorted(world.patients))
     world.change(uid, restarts=world[uid].pod.restarts + 1, exit_code=random.choice([70, 78, 137]))
     world[uid].down_until, world[uid].uptime = world.mono + random.choice([4.0, 30.0]), 0.0
+
+
+def _revive(world: World, random: Random) -> None:
+    """The server restarts its engine by itself. That may never end."""
+    patient = world[random.choice(sorted(world.patients))]
+    patient.engine_restarts += 1
+    patient.restarting_until = world.mono + random.choice([4.0, 30.0, 1e9])
 
 
 def _jump(world: World, random: Random) -> None:
@@ -195,6 +207,7 @@ FAULTS: tuple[tuple[Event, int], ...] = (
     (_lose_node, 1),
     (_find_node, 1),
     (_die, 1),
+    (_revive, 1),
     (_roll_out, 1),
 )
 """What happens to pods, nodes and clocks, and how often."""

@@ -68,6 +68,8 @@ class Patient:
     engine_restarts: int = 0
     engine_cures: bool = True
     restarting_until: float = -1.0
+    says_restarting: bool = False
+    """It says that it restarts its engine, although it is ready and has alerts."""
     uptime: float = 100.0
     down_until: float = -1.0
     cured_by_restart: bool = True
@@ -154,7 +156,7 @@ class World:
                     told,
                     engine_restarts=patient.engine_restarts,
                     engine_restarts_left=patient.engine_restarts_left,
-                    restarting=restarting,
+                    restarting=restarting or patient.says_restarting,
                 )
         pods = tuple(patient.pod for patient in self.patients.values())
         garbled = frozenset(uid for uid, patient in self.patients.items() if patient.garbled)

@@ -12,8 +12,9 @@ from qwen_operator.api.names import SPEC_HASH_ANNOTATION
 from qwen_operator.remediation.poll import MAX_BODY, parse_metrics
 from qwen_operator.status.adapters import AdapterReport, adapter_statuses, adapter_warnings, parse_reports
 from qwen_server.config.command_line import load_settings
-from qwen_server.control.adapters import Adapters
+from qwen_server.control.adapters import Adapters, Served
 from qwen_server.control.adapters_file import Source, parse_declared
+from qwen_server.engine.base import Adapter
 from tests.scripted_engine import ScriptedEngine
 from tests.unit.qwen_operator.objects import arguments, child, container, environment, pod_spec, service
 
@@ -112,6 +113,22 @@ def test_a_pod_that_has_not_read_a_change_does_not_count() -> None:
     assert (status.pods, status.reason) == ("0/1", "Loading")
 
 
+@pytest.mark.parametrize(
+    "path", ["/models/news/", "/models//news", "/models/./news", "/" + "x" * 1000 + "/models/news"]
+)
+def test_an_adapter_counts_however_its_folder_is_written(path: str) -> None:
+    subject = service(adapters=[{"name": "news", "source": {"path": path}}])
+    source = parse_declared(file_of(adapters=[{"name": "news", "source": {"path": path}}]))["news"]
+    [status] = adapter_statuses(subject.spec, {"a": {"news": AdapterReport(source.label, "loaded")}})
+    assert (status.pods, status.reason) == ("1/1", "Loaded")
+
+
+def test_the_message_of_a_pod_with_a_long_name_is_cut() -> None:
+    """A pod that somebody made by hand may have a name of 253 characters."""
+    pods, reason, message = status_of(**{"p" * 253: BROKEN._replace(reason="x" * 300)})
+    assert (pods, reason, len(message)) == ("0/1", "Failed", 512)
+
+
 def test_only_a_failing_adapter_is_a_warning() -> None:
     statuses = adapter_statuses(service(adapters=[NEWS, SPORT]).spec, {"a": {"news": BROKEN}})
     [warning] = adapter_warnings(statuses)
@@ -149,6 +166,22 @@ async def test_the_operator_reads_what_the_server_says(tmp_path: Path) -> None:
     assert evidence.adapters["x"] == AdapterReport("/models/news", "failed", "news is not a folder")
 
 
-def test_the_longest_report_of_adapters_leaves_room() -> None:
-    item = {"name": "名" * 63, "source": "/" + "x" * 200, "state": "failed", "loaded": True, "reason": "名" * 200}
-    assert 32 * len(json.dumps(item, ensure_ascii=False).encode()) < MAX_BODY * 3 // 4
+async def test_the_longest_report_of_adapters_leaves_room(tmp_path: Path) -> None:
+    file = tmp_path / "adapters.json"
+    given = [{"name": f"{number:02}" + "名" * 61, "source": {"path": "/" + "名" * 1023}} for number in range(32)]
+    file.write_text(json.dumps(file_of(adapters=given, lora={"maxAdapters": 32})))
+    adapters = Adapters(load_settings(["--enable-lora", f"--adapters-file={file}"]), ScriptedEngine())
+    await adapters.start()
+    said = [state._asdict() for state in adapters.states() or ()]
+    assert len(said) == 32
+    assert len(json.dumps(said, ensure_ascii=False).encode()) < MAX_BODY * 7 // 8
+
+
+def test_adapters_that_an_administrator_loads_take_no_room_from_the_metrics() -> None:
+    adapters = Adapters(load_settings(["--enable-lora"]), ScriptedEngine())
+    source = Source(Path("/" + "名" * 1023))
+    adapters._served = {
+        f"{number:02}" + "名" * 251: Served(Adapter("k", "n", Path("/")), source) for number in range(64)
+    }
+    said = [state._asdict() for state in adapters.states() or ()]
+    assert 0 < len(json.dumps(said, ensure_ascii=False).encode()) < MAX_BODY * 7 // 8

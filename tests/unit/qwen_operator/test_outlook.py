@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -60,6 +61,33 @@ def hung(count: int, alert: str = HUNG, **changes: Any) -> World:
     for _ in range(2):
         world.round()
     return world
+
+
+def test_a_new_engine_is_reported_with_what_follows_it() -> None:
+    world = hung(3)
+    world["u0"].engine_restarts_left, world.start_seconds = 3, 4000.0
+    until(world, ExecuteRestart)
+    intent = next(step.intent for _, step in world.log if isinstance(step, ExecuteRestart))
+    last = format_time(intent.time + timedelta(seconds=world.policy.drain + world.policy.startup))
+    text = (
+        f"Its server was asked for a new engine. It returns when a test generation succeeds, which may take until "
+        f"{last}. If the new engine does not help, its container is restarted."
+    )
+    assert ahead(world)["u0"].text == text
+    world.round()
+    assert ahead(world)["u0"].text == text
+
+
+def test_a_server_that_restarts_its_engine_itself_is_reported_until_it_takes_too_long() -> None:
+    world = hung(3)
+    begun = world.mono
+    world["u0"].restarting_until = math.inf
+    world.round()
+    last = moment(begun + world.policy.startup)
+    assert ahead(world)["u0"].text == (
+        "Its server restarts its engine. It returns when a test generation succeeds. "
+        f"If that lasts until {last}, its alerts count again."
+    )
 
 
 def test_the_time_of_the_restart_is_reported_and_kept() -> None:

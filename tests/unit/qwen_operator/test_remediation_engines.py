@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -102,6 +103,36 @@ def test_a_pod_that_is_out_stays_out_while_its_engine_restarts() -> None:
     assert world.steps(Prove, OpenGate, ExecuteRestart) == []
     world.rounds(12.0)
     assert [step.reason for step in world.steps(OpenGate)] == ["Restarted"]  # type: ignore[union-attr]
+
+
+def test_a_restart_of_the_engine_that_never_ends_is_followed_by_one_of_the_container() -> None:
+    world = able(backoff_base=0.0, startup=120.0, drain=10.0)
+    world.start_seconds = 10_000.0
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    assert remembering(world, 300.0)[:2] == ["Engine", "InPlace"]
+    assert outcomes(world)[0] == "ReplacementPending"
+
+
+def test_a_pod_that_restarts_its_engine_for_ever_by_its_own_account_is_taken_out_for_its_alerts() -> None:
+    world = able(startup=120.0)
+    world["u0"].alerts, world["u0"].generates, world["u0"].says_restarting = HUNG, False, True
+    world.rounds(100.0)
+    assert world.steps(CloseGate) == []
+    until(world, CloseGate, seconds=40.0)
+    assert remembering(world, 100.0) == ["InPlace"]
+
+
+def test_a_restart_of_the_engine_that_a_new_container_ends_is_over() -> None:
+    world = able(startup=600.0)
+    world["u0"].alerts, world["u0"].generates = HUNG, False
+    until(world, ExecuteRestart)
+    world["u0"].restarting_until = math.inf
+    world.rounds(30.0)
+    assert world.memory.pods["u0"].restarting
+    world["u0"].restarting_until, world["u0"].silent = -1.0, True
+    world.change("u0", restarts=1)
+    world.rounds(90.0)  # its metrics cannot be read, so the gate opens
+    assert outcomes(world) == ["Recovered"]
 
 
 def metrics(**fields: Any) -> bytes:

@@ -205,6 +205,15 @@ def test_a_hung_pod_is_restarted_in_place_beside_a_replacement_that_finds_no_nod
     assert sum(patient.pod.ready for patient in world.patients.values()) == 4
 
 
+def test_an_engine_is_restarted_beside_a_replacement_that_finds_no_node() -> None:
+    world = waiting_for_a_node()
+    world["u1"].engine_restarts_left = 3
+    world.rounds(120.0)
+    assert (world["u1"].engine_restarts, world["u1"].pod.restarts) == (1, 0)
+    assert world.gate("u1") is Gate.OPEN
+    assert [intent.pod_uid for intent in world.ledger.intents] == ["u0"]
+
+
 def test_one_at_a_time_also_beside_a_replacement_that_finds_no_node() -> None:
     world = waiting_for_a_node()
     world["u2"].alerts, world["u2"].generates = HUNG, False

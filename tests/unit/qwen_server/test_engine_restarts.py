@@ -190,6 +190,17 @@ async def test_beyond_the_budget_every_request_gets_the_cause() -> None:
         await until(lambda: served.service.alert_state.fires("EngineDead"))
 
 
+async def test_restarts_that_fail_slowly_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With minutes between them, the window never has as many as the budget allows."""
+    monkeypatch.setattr("qwen_server.control.restarts.BUDGET_SECONDS", 0.0)
+    async with revived() as served:
+        served.engine.restart_seconds, served.engine.restart_failures = 0.01, 100
+        served.engine.die("CUDA error")
+        await until(lambda: served.lifecycle.state == "dead")
+        assert served.lifecycle.restarts.counts == {"died": 1, "failed": 2}
+        assert (served.lifecycle.cause or "").endswith(" (3 restarts in a row have failed)")
+
+
 async def test_the_queue_waits_as_much_longer_as_the_engine_is_away() -> None:
     async with revived(max_concurrent_requests=1, queue_timeout=0.4) as served:
         served.engine.restart_seconds = 0.6
@@ -238,6 +249,18 @@ async def test_the_operator_asks_for_a_restart_by_an_annotation(tmp_path: Path) 
         # The budget is used up: the runner restarts the process.
         await until(lambda: served.app.state.unmet == "7f3b")
         assert served.lifecycle.restarts.counts == {"requested": 1}
+
+
+async def test_a_restart_under_way_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    annotations = tmp_path / "annotations"
+    annotations.write_text('app="qwen"\n')
+    async with revived(podinfo_dir=tmp_path) as served:
+        served.engine.die()
+        await until(lambda: served.lifecycle.state == "restarting")
+        annotations.write_text('qwen-vllm.io/restart-engine="7f3a"\n')
+        await until(lambda: served.lifecycle.state == "ready")
+        await asyncio.sleep(0.05)  # several polls
+        assert (served.lifecycle.state, served.lifecycle.restarts.counts) == ("ready", {"died": 1})
 
 
 async def test_an_engine_that_hangs_for_very_long_is_restarted_before_the_process_is(

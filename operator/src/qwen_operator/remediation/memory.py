@@ -14,6 +14,8 @@ from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
 from qwen_operator.status.conditions import Suspension
 from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED
 
+MAX_FAILED_PROOFS: Final = 2
+"""Consecutive failed test generations after which a pod without an alert counts as unhealthy."""
 REPEAT_SECONDS: Final = 600.0
 """A pod that is taken out twice within so many seconds is restarted at once."""
 _SECOND_POLL: Final = 0.6
@@ -86,8 +88,10 @@ class PodMemory:
         idle_polls: consecutive polls without a request, some time after the gate closed.
         running: whether its containers were ready in the last round.
         restarts_seen: the restart count in the last round.
-        engine_restarts, engine_restarts_left, restarting: what the server said last of the restarts
-            of its engine, see `Evidence`.
+        engine_restarts, engine_restarts_left: what the server said last of the restarts of its
+            engine, see `Evidence`.
+        restarting: whether the server restarts its engine, and has for no longer than a start may
+            take; `restarting_since` is since when it says so.
         deaths: how often the engine died since its container was last ready; `dying_since` is when
             it first did.
         kills: how often the container was killed for lack of memory. Another node does not help
@@ -120,6 +124,7 @@ class PodMemory:
     engine_restarts: int | None = None
     engine_restarts_left: int = 0
     restarting: bool = False
+    restarting_since: float | None = None
     deaths: int = 0
     kills: int = 0
     dying_since: float | None = None
@@ -203,7 +208,8 @@ def _deaths(memory: PodMemory, pod: Pod, now: Instant) -> PodMemory:
     deaths = 0 if pod.running and not died else memory.deaths + died
     kills = memory.kills + (more if pod.out_of_memory and not died else 0)
     since = None if not deaths else memory.dying_since if memory.dying_since is not None else now.mono
-    memory = replace(memory, running=pod.running, restarts_seen=pod.restarts)
+    # A new container has a new engine, also if nothing of it can be read yet.
+    memory = replace(memory, running=pod.running, restarts_seen=pod.restarts, restarting=memory.restarting and not more)
     return replace(memory, deaths=deaths, kills=kills, dying_since=since)
 
 
@@ -216,21 +222,26 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
     restarted = memory.uptime is not None and evidence.uptime < memory.uptime
     known = memory.engine_restarts
     renewed = known is not None and evidence.engine_restarts > known
+    begun = memory.restarting_since if memory.restarting_since is not None and not restarted else now.mono
+    lasts = evidence.restarting and now.mono - begun <= policy.startup
     memory = replace(
         memory,
         engine_restarts=evidence.engine_restarts,
         engine_restarts_left=evidence.engine_restarts_left,
-        restarting=evidence.restarting,
+        restarting=lasts,
+        restarting_since=begun if evidence.restarting else None,
     )
     if restarted or renewed:
         # A new container or engine starts from zero: all durations count from now.
         latch = None if memory.latch is None else replace(memory.latch, since=now.mono, repeated=False, renewed=True)
         memory = replace(memory, latch=latch, streaks={}, proofs=(), failures=0, probing_since=None)
         memory = replace(memory, fresh_at=None, quiet_since=None, quiet_polls=0, last_active={})
-    if evidence.restarting:
+    if lasts:
         # It is neither sick nor dead, and no proof of health either.
         memory = replace(memory, streaks={}, proofs=(), failures=0, quiet_since=None, quiet_polls=0)
         return replace(memory, uptime=evidence.uptime, fresh_at=now.mono, idle_polls=0)
+    if evidence.restarting and not memory.running:
+        memory = replace(memory, proofs=(), failures=MAX_FAILED_PROOFS)  # nothing can be asked for
     streaks = _streaks(memory, evidence, policy, now)
     unhealthy = any(policy.takes_out(alert) for alert in streaks)
     out_long_enough = memory.closed_since is not None and now.mono - memory.closed_since >= _ENDPOINT_OUT

@@ -15,7 +15,7 @@ from qwen_operator.api import RemediationStatus, RestartIntent, format_time
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import hardware, restarts
 from qwen_operator.remediation import ledger as ledgers
-from qwen_operator.remediation.memory import Latch
+from qwen_operator.remediation.memory import MAX_FAILED_PROOFS, Latch
 from qwen_operator.remediation.policy import AlertPolicy, Policy
 from qwen_operator.remediation.state import State
 from qwen_operator.remediation.steps import BeginRestart, Decisions, FinishRestart, Report
@@ -84,10 +84,10 @@ class _View:
         intent = self.state.intent_of(pod)
         if intent is not None:
             return self._in_progress(pod, intent)
-        if restarts.silent_for(self.state, pod) > self.state.policy.current_for:
-            back = (memory.fresh_at if memory.fresh_at is not None else memory.first_seen) + restarts.SILENT_SECONDS
-            return Outlook(f"Its metrics cannot be read. If this lasts, it returns at {self._time(back)}.")
-        if memory.quiet_since is not None and memory.failures < restarts.MAX_FAILED_PROOFS:
+        unknown = self._unknown(pod)
+        if unknown is not None:
+            return unknown
+        if memory.quiet_since is not None and memory.failures < MAX_FAILED_PROOFS:
             return Outlook("Its alert has ended. It returns when it has proved its health.")
         rule = self.state.policy.alerts.get(latch.alert)
         if rule is None or rule.restart_after is None:
@@ -98,12 +98,27 @@ class _View:
             return why if due <= self.state.now.mono else Outlook(f"A restart is due at {self._time(due)}. {why.text}")
         return self._planned(due)
 
+    def _unknown(self, pod: Pod) -> Outlook | None:
+        """What is next for a pod of which nothing is known at the moment; None if it is known."""
+        memory, policy = self.state.memory[pod.uid], self.state.policy
+        if restarts.silent_for(self.state, pod) > policy.current_for:
+            back = (memory.fresh_at if memory.fresh_at is not None else memory.first_seen) + restarts.SILENT_SECONDS
+            return Outlook(f"Its metrics cannot be read. If this lasts, it returns at {self._time(back)}.")
+        if memory.restarting and memory.restarting_since is not None:
+            last = self._time(memory.restarting_since + policy.startup)
+            text = "Its server restarts its engine. It returns when a test generation succeeds."
+            return Outlook(f"{text} If that lasts until {last}, its alerts count again.")
+        return None
+
     def _in_progress(self, pod: Pod, intent: RestartIntent) -> Outlook:
         policy = self.state.policy
         if restarts.acted(intent, pod):
             last = format_time(intent.time + timedelta(seconds=policy.drain + policy.startup))
-            text = f"It was restarted. It returns when a test generation succeeds, which may take until {last}."
-            return Outlook(text)
+            engine = intent.method == "Engine" and pod.restarts == intent.restart_count
+            done = "Its server was asked for a new engine." if engine else "It was restarted."
+            text = f"{done} It returns when a test generation succeeds, which may take until {last}."
+            then = " If the new engine does not help, its container is restarted." if engine else ""
+            return Outlook(text + (then if policy.method == "Auto" else ""))
         last = format_time(intent.time + timedelta(seconds=policy.drain))
         return Outlook(f"Its restart begins when it has no more requests, at {last} at the latest.")
 

@@ -10,6 +10,7 @@ from qwen_operator.api import RestartIntent, format_time
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import hardware
 from qwen_operator.remediation import ledger as ledgers
+from qwen_operator.remediation.memory import MAX_FAILED_PROOFS
 from qwen_operator.remediation.state import State
 from qwen_operator.remediation.steps import BeginRestart, ExecuteRestart, FinishRestart, Step
 from qwen_operator.remediation.values import Gate, Pod
@@ -22,8 +23,6 @@ Polls rarely see it, because the process exits: the exit code reveals it.
 """
 MAX_DEATHS: Final = 3
 """Deaths of the engine, without becoming ready in between, after which a pod is evicted."""
-MAX_FAILED_PROOFS: Final = 2
-"""Consecutive failed test generations after which a pod without an alert counts as unhealthy."""
 SILENT_SECONDS: Final = 60.0
 """Seconds without fresh evidence after which a closed gate opens and a restart is cancelled.
 
@@ -34,7 +33,7 @@ _RESTART_SECONDS: Final = 60.0
 PLACE_SECONDS: Final = 30.0
 """Seconds that the replacement of an evicted pod has to get a node.
 
-After them, hung pods are restarted in place beside it: that needs no node.
+After them, the engines and containers of hung pods are restarted beside it: that needs no node.
 """
 _CLOCKS: Final = timedelta(seconds=2)
 """By how much two times may differ by rounding, or by the clocks of operator and API server."""
@@ -71,7 +70,7 @@ def next_steps(state: State) -> tuple[Sequence[Step], Suspension | None]:
     """Continues the restart in progress or begins one.
 
     Also returns why one that is due does not begin. While the replacement of an evicted pod finds
-    no node, hung pods are restarted in place all the same, one at a time.
+    no node, hung pods are restarted without an eviction all the same, one at a time.
     """
     steps: list[Step] = []
     pods = {pod.uid: pod for pod in state.seen.pods}
@@ -271,8 +270,8 @@ def _candidates(state: State) -> tuple[list[Pod], Suspension | None]:
 
 
 def needs_no_node(state: State, pod: Pod, alert: str) -> bool:
-    """Whether a pod is hung and is restarted in place, for which it keeps its node."""
-    return state.policy.kind(alert) is AlertClass.ZERO_WORK and _method(state, pod, alert) == "InPlace"
+    """Whether a pod is hung and is restarted without an eviction, so that it keeps its node."""
+    return state.policy.kind(alert) is AlertClass.ZERO_WORK and _method(state, pod, alert) != "Evict"
 
 
 def systemic_errors(alert: str) -> Suspension:
@@ -352,7 +351,7 @@ def _method(state: State, pod: Pod, alert: str) -> Literal["Engine", "InPlace", 
     if hardware.blamed(state, alert):
         return "Evict"
     method, memory = state.policy.method, state.memory[pod.uid]
-    able = alert != DEAD and memory.fresh and memory.engine_restarts_left > 0
+    able = alert != DEAD and memory.fresh and memory.engine_restarts_left > 0 and memory.restarting_since is None
     if method == "Engine":
         return "Engine" if able else "InPlace"
     if method != "Auto":

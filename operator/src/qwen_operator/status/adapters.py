@@ -13,6 +13,7 @@ from qwen_operator.planning.plan_warnings import PlanWarning
 
 _MOST: Final = 64
 _LONGEST: Final = 300
+_MESSAGE: Final = 512
 
 
 class AdapterReport(NamedTuple):
@@ -72,7 +73,7 @@ def _status(adapter: AdapterSpec, reports: Reports) -> AdapterStatus:
         reason = "Loaded" if reports else "Unknown"
     elif silent:
         reason, message = "Unknown", f"Pod {silent[0]} does not answer."
-    return AdapterStatus(name=adapter.name, pods=f"{loaded}/{len(reports)}", reason=reason, message=message)
+    return AdapterStatus(name=adapter.name, pods=f"{loaded}/{len(reports)}", reason=reason, message=message[:_MESSAGE])
 
 
 def _printable(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 # The operator reads no answer that is too long.
 _MOST_SHOWN: Final = 64
 _MOST_OF_A_CAUSE: Final = 200
+_MOST_BYTES: Final = 48 * 1024  # of all of them: the operator reads 64 KiB of metrics
 _LONGEST_PAUSE: Final = 60.0
 _LOOK_SECONDS: Final = 0.5
 
@@ -119,11 +121,13 @@ class Adapters:
         return {name: served.source.text for name, served in self._served.items()}
 
     def states(self) -> tuple[AdapterState, ...] | None:
-        """The adapters that are declared or served, _MOST_SHOWN at most; None if they are off."""
+        """The adapters that are declared or served, as many as are shown; None if they are off."""
         if not self.enabled:
             return None
         names = dict.fromkeys((*self._file.declared, *self._served))
-        return tuple(self._state(name) for name in itertools.islice(names, _MOST_SHOWN))
+        states = [self._state(name) for name in itertools.islice(names, _MOST_SHOWN)]
+        sizes = itertools.accumulate(map(_size, states))
+        return tuple(state for state, size in zip(states, sizes, strict=True) if size <= _MOST_BYTES)
 
     def _state(self, name: str) -> AdapterState:
         served, failure, source = self._served.get(name), self._failures.get(name), self._file.declared.get(name)
@@ -307,6 +311,11 @@ class Adapters:
         if before is None or before.source != source or before.cause != cause:
             _log.error("cannot load the adapter %s: %s", name, cause)
         self._failures[name] = _Failure(source, cause, temporary, attempts, self._clock() + pause)
+
+
+def _size(state: AdapterState) -> int:
+    """The bytes of a state in the metrics."""
+    return len(json.dumps(state._asdict(), ensure_ascii=False).encode(errors="replace"))
 
 
 def _unknown(name: str) -> AdapterError:

@@ -14,6 +14,7 @@ from qwen_server.config.values import is_adapter_name
 _log = logging.getLogger(__name__)
 _HUBS: Final = ("huggingface", "modelscope")
 _MAX_FILE_BYTES: Final = 1 << 20
+_LABEL: Final = 200
 _FIELDS: Final = frozenset({"name", "path", "repository", "revision", "hub"})
 
 
@@ -33,8 +34,8 @@ class Source:
 
     @property
     def label(self) -> str:
-        """The same with the revision, as the metrics show it."""
-        return self.text if self.revision is None else f"{self.text}@{self.revision}"
+        """The end of the same with the revision, as the metrics show it."""
+        return (self.text if self.revision is None else f"{self.text}@{self.revision}")[-_LABEL:]
 
 
 class AdaptersFile:

@@ -31,7 +31,7 @@ class Reviver:
         self._is_lost = is_lost
         self._requests = RestartWatch(settings.podinfo_dir, RESTART_ENGINE_ANNOTATION)
         self._restarting: asyncio.Task[None] | None = None
-        self._failed = False
+        self._failures = 0
 
     def cause_of_death(self) -> str | None:
         """Returns why the engine is dead for good, and restarts an engine that has died otherwise.
@@ -42,13 +42,17 @@ class Reviver:
             return None
         vitals = self._engine.vitals()
         if vitals.state != "dead":
-            self._failed = False
+            self._failures = 0
             return None
         cause = vitals.death_cause or "the engine died"
         needed = self._lifecycle.state != "draining" or self._lifecycle.in_flight > 0
-        if needed and self._begin("failed" if self._failed else "died", cause):
+        # Restarts that take minutes until they fail would never use up the budget.
+        hopeless = 0 < self._limit <= self._failures
+        if needed and not hopeless and self._begin("failed" if self._failures else "died", cause):
             return None
         self._engine.give_up()
+        if hopeless:
+            return f"{cause} ({self._failures} restarts in a row have failed)"
         exhausted = self._limit and not self._lifecycle.restarts.allowed(self._limit)
         return f"{cause} ({self._limit} restarts within {BUDGET_SECONDS:.0f} s are the limit)" if exhausted else cause
 
@@ -93,8 +97,10 @@ class Reviver:
         self._restarting = None
         self._lifecycle.end_restart()
         error = task.exception()
-        self._failed = error is not None
+        self._failures = 0 if error is None else self._failures + 1
         if error is None:
+            if (request := self._requests.requested()) is not None:
+                self._requests.done(request)  # it was about the engine before
             _log.info("the engine is back after %.1f s", self._lifecycle.restarts.latest_seconds or 0.0)
         elif isinstance(error, EngineError):
             _log.error("the restart of the engine failed: %s", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import PurePosixPath
 from typing import Final
 
 from qwen_operator.api import QwenServiceSpec
@@ -12,6 +13,9 @@ from qwen_operator.planning.builders.source import CACHE_PATH
 
 ADAPTERS_KEY: Final = "adapters.json"
 """The key of the file in the ConfigMap of the alerts, which is mounted as a folder."""
+
+_LABEL: Final = 200
+"""Characters of a source that the server's metrics show, from its end."""
 
 
 def adapters_file(spec: QwenServiceSpec) -> dict[str, str]:
@@ -23,9 +27,10 @@ def adapters_file(spec: QwenServiceSpec) -> dict[str, str]:
 
 
 def source_label(source: AdapterSource) -> str:
-    """What the server's metrics call the source."""
+    """What the server's metrics call the source. It reads `/a//b/` as `/a/b`."""
     entry = _entry(source)
-    return entry.get("path") or f"{entry['repository']}@{entry['revision']}"
+    text = str(PurePosixPath(entry["path"])) if "path" in entry else f"{entry['repository']}@{entry['revision']}"
+    return text[-_LABEL:]
 
 
 def adapter_environment(spec: QwenServiceSpec) -> list[Object]:

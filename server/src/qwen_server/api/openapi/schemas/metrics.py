@@ -156,7 +156,7 @@ class AdapterState(Exact):
     """A LoRA adapter that is served or declared."""
 
     name: str
-    source: str = Field(description="its folder, or its repository and revision")
+    source: str = Field(description="its folder, or its repository and revision: at most the last 200 characters")
     state: Literal["loaded", "loading", "failed"]
     loaded: bool = Field(description="whether requests may name it; one that cannot be replaced stays")
     reason: str = Field(description="why it failed")
