@@ -23,6 +23,7 @@ from qwen_operator.remediation.remediator import Remediator
 from qwen_operator.remediation.steps import Decisions, Prove
 from qwen_operator.remediation.values import Evidence, Pod, Round
 from qwen_operator.remediation.writes import Writer
+from qwen_operator.status.adapters import AdapterReport
 from tests.unit.qwen_operator.kube_server import until
 from tests.unit.qwen_operator.remediation_world import World, policy
 from tests.unit.qwen_operator.test_remediator import KEY, OneService
@@ -75,6 +76,19 @@ async def test_the_next_round_follows_a_proof_at_once_and_a_failure_in_its_turn(
     assert poller.asked == ["n/192.0.2.1"]
     assert remediator._proofs == {KEY: {"u0": well}}
     assert wake.is_set() is well
+
+
+def test_the_adapters_of_a_pod_that_is_silent_count_while_its_containers_are_ready() -> None:
+    changed: list[Key] = []
+    kube = cast("KubeClient", None)
+    writer = Writer(kube, Recorder(kube, "test"), lambda _: None, lambda _: None)
+    remediator = Remediator(kube, OneService("2s"), Poller(), writer, health=Health(), on_change=changed.append)
+    pod, loaded = Pod(uid="u0", name="p0"), {"news": AdapterReport("/models/news", "loaded")}
+    remediator._take_reports(KEY, {"u0": Evidence(1.0, adapters=loaded)}, [pod])
+    remediator._take_reports(KEY, {"u0": None}, [pod])
+    assert (remediator.adapters(KEY), len(changed)) == ({"u0": loaded}, 1)
+    remediator._take_reports(KEY, {"u0": None}, [replace(pod, running=False)])
+    assert (remediator.adapters(KEY), len(changed)) == ({"u0": None}, 2)
 
 
 async def test_results_of_pods_that_are_gone_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,7 +204,7 @@ class Remediator:
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod), key[0], name) for pod in asked))
         by_pod = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
         evidence = {uid: answer.evidence for uid, answer in by_pod.items()}
-        self._take_reports(key, evidence)
+        self._take_reports(key, evidence, [pod_view(pod) for pod in asked])
         pods = self._cluster.pods(key)
         seen = await self._round(key, pods, evidence, policy, desired)
         seen = replace(seen, garbled=frozenset(uid for uid, answer in by_pod.items() if answer.garbled))
@@ -233,12 +233,16 @@ class Remediator:
             self.hurry(key)
         return next_poll(decisions.memory, policy)
 
-    def _take_reports(self, key: Key, evidence: Mapping[str, Evidence | None]) -> None:
-        """Keeps what the pods say about their adapters, also if one is silent for a while."""
+    def _take_reports(self, key: Key, evidence: Mapping[str, Evidence | None], asked: Sequence[Pod]) -> None:
+        """Keeps what the pods say about their adapters.
+
+        A pod that is silent for a while keeps them as long as its containers are ready.
+        """
         before = self._reports.get(key, {})
-        reports = {uid: before.get(uid) if seen is None else seen.adapters for uid, seen in evidence.items()}
+        kept = {pod.uid: before.get(pod.uid) if pod.running else None for pod in asked}
+        reports = {uid: kept.get(uid) if seen is None else seen.adapters for uid, seen in evidence.items()}
         self._reports[key] = reports
-        if any(reports.values()) and reports != before:
+        if reports != before and any((*reports.values(), *before.values())):
             self._on_change(key)
 
     def _policy(self, key: Key, service: Object) -> _Known:
