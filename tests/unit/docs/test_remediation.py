@@ -16,7 +16,7 @@ PAGE = (ROOT / "docs" / "remediation.md").read_text(encoding="utf-8")
     [
         ("What happens to the pod", 11),
         ("Eight ways to stop working", 8),
-        ("When the engine dies", 3),
+        ("When the engine dies", 4),
         ("Four healthy engines that look alike", 4),
         ("Pods that the operator cannot see", 4),
     ],
