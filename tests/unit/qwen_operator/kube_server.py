@@ -83,6 +83,7 @@ class Objects:
         silent: the watches report nothing.
         refuse: an answer instead of a list or a watch, None for none.
         lists, watches: the requests, as (namespace, resourceVersion).
+        answers_lists: while it is not set, lists wait for their answers.
     """
 
     def __init__(self, plural: str = "qwenservices") -> None:
@@ -91,6 +92,8 @@ class Objects:
         self.items: dict[tuple[str, str], Object] = {}
         self.silent = False
         self.refuse: Callable[[web.Request], web.Response | None] = lambda _: None
+        self.answers_lists = asyncio.Event()
+        self.answers_lists.set()
         self.lists: list[str] = []
         self.watches: list[tuple[str, str]] = []
         self._streams: list[tuple[str, asyncio.Queue[bytes | None]]] = []
@@ -146,6 +149,7 @@ class Objects:
             return refused or await self._watch(request, namespace, ours=ours)
         if ours:
             self.lists.append(namespace)
+            await self.answers_lists.wait()
             items = [obj for key, obj in self.items.items() if namespace in ("", key[0])]
             return refused or web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
         if request.path in KINDS:
