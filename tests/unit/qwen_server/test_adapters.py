@@ -43,6 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def served(folders: Path) -> AsyncIterator[Served]:
     async with serve(
         enable_lora=True,
+        served_model_name=f"{MODEL} second-name",
         admin_api_keys_dir=folders / "admins",
         lora_dirs=(folders / "inside",),
         max_cpu_loras=2,
@@ -96,9 +97,9 @@ async def test_an_unknown_name_stays_a_404(served: Served, news: str) -> None:
 
 async def test_models_lists_adapters_with_their_parent_and_root(served: Served, news: str, folders: Path) -> None:
     cards = (await served.client.get("/v1/models")).json()["data"]
-    assert [(card["id"], card["parent"]) for card in cards] == [(MODEL, None), (news, MODEL)]
-    assert cards[1]["root"] == str(folders / "inside" / "news")
-    assert (await served.client.get(f"/v1/models/{news}")).json() == cards[1]
+    assert [(card["id"], card["parent"]) for card in cards] == [(MODEL, None), ("second-name", MODEL), (news, MODEL)]
+    assert cards[2]["root"] == str(folders / "inside" / "news")
+    assert (await served.client.get(f"/v1/models/{news}")).json() == cards[2]
     error_of(await served.client.get("/v1/models/sport"), 404)
 
 
@@ -112,6 +113,7 @@ async def test_models_lists_adapters_with_their_parent_and_root(served: Served, 
         ({"lora_name": "x", "lora_path": "inside/a\0b"}, (403, "--lora-dirs")),
         ({"lora_name": "news", "lora_path": "inside/sport"}, (400, "load_inplace")),
         ({"lora_name": MODEL, "lora_path": "inside/sport"}, (400, "a name of the model itself")),
+        ({"lora_name": "second-name", "lora_path": "inside/sport"}, (400, "a name of the model itself")),
         ({"lora_name": "a b", "lora_path": "inside/sport"}, (400, "no space")),
         ({"lora_name": "", "lora_path": "inside/sport"}, (400, "lora_name")),
         ({"lora_path": "inside/sport"}, (400, "lora_name")),
@@ -405,6 +407,7 @@ async def test_a_wrong_file_is_refused_with_the_place(document: Any, place: str)
         (["--lora-modules=a=/a,a=/b"], "twice"),
         (["--lora-modules=a=/a,b=/b", "--max-cpu-loras=1"], "--max-cpu-loras"),
         (["--lora-modules=qwen-news-classifier=/a"], "a name of the model itself"),
+        (["--served-model-name", "a", "b", "--lora-modules=b=/b"], "a name of the model itself"),
         (["--max-lora-rank=12"], "--max-lora-rank"),
         (["--lora-dirs=relative"], "not an absolute path"),
         (["--", "--enable-lora"], "write --enable-lora before"),

@@ -237,7 +237,7 @@ class Settings(BaseSettings):
         if len(self.lora_modules) > self.max_cpu_loras:
             raise ValueError("--lora-modules names more adapters than --max-cpu-loras allows")
         for name, _ in self.lora_modules:
-            if name == self.served_name or name in self.model_aliases:
+            if name in self.own_names:
                 raise ValueError(f"--lora-modules: {name} is a name of the model itself")
         return self
 
@@ -266,6 +266,11 @@ class Settings(BaseSettings):
     def aliases(self) -> tuple[str, ...]:
         """The model's further names in the API. An ending `*` stands for any ending."""
         return (*self.served_model_name[1:], *self.model_aliases)
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The names that no LoRA adapter may have."""
+        return (self.served_name, *self.aliases)
 
     def answers_to(self, name: str) -> bool:
         """Whether requests may call the model `name`: its own name, or an alias."""

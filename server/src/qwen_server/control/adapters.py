@@ -189,7 +189,7 @@ class Adapters:
         if not is_adapter_name(name):
             raise AdapterError("the name must have 1 to 253 characters and no space, comma, = or *")
         settings = self._settings
-        if name == settings.served_name or name in settings.model_aliases:
+        if name in settings.own_names:
             raise AdapterError(f"{name} is a name of the model itself")
         folder = source.path if source.path is not None else await self._fetched(source)
         async with self._loading:
