@@ -88,20 +88,15 @@ def kill_descendants(deadline_seconds: float = 5.0) -> bool:
     processes, which would otherwise outlive a restart of the container, and ends after its last
     user.
     """
-    deadline = time.monotonic() + deadline_seconds
-    while True:
+
+    def left() -> list[int] | None:
         pids = descendants()
         victims = [pid for pid in pids if not _is_resource_tracker(pid)]
-        if not pids:
-            return True
-        if not victims:
+        if pids and not victims:
             _close_resource_tracker()
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
+        return victims if pids else None
+
+    return _kill(left, deadline_seconds)
 
 
 def kill_engine(spared: Callable[[], Iterable[int]], deadline_seconds: float = 5.0) -> bool:
@@ -109,18 +104,25 @@ def kill_engine(spared: Callable[[], Iterable[int]], deadline_seconds: float = 5
 
     Does not kill multiprocessing's resource tracker, which this process goes on to use.
     """
-    deadline = time.monotonic() + deadline_seconds
-    while True:
+
+    def left() -> list[int] | None:
         left_alone = set(spared())
-        victims = [pid for pid in descendants() if pid not in left_alone and not _is_resource_tracker(pid)]
-        if not victims:
-            return True
+        return [pid for pid in descendants() if pid not in left_alone and not _is_resource_tracker(pid)] or None
+
+    return _kill(left, deadline_seconds)
+
+
+def _kill(left: Callable[[], list[int] | None], deadline_seconds: float) -> bool:
+    """Kills the processes that are `left` until that is None. Returns whether it is in time."""
+    deadline = time.monotonic() + deadline_seconds
+    while (victims := left()) is not None:
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
+    return True
 
 
 def shared_memory(pids: Iterable[int]) -> set[Path]:
