@@ -30,8 +30,8 @@ _MOST_GPUS = 16
 # The flags of vLLM that leave the need for memory as it is, or make it larger. With any other flag
 # it is not known.
 _HARMLESS = (
-    *("async-scheduling", "attention-backend", "enable-chunked-prefill", "enable-lora", "enable-prefix-caching"),
-    *("generation-config", "max-logprobs", "max-lora-rank", "max-loras", "max-num-seqs"),
+    *("async-scheduling", "attention-backend", "enable-chunked-prefill", "enable-prefix-caching"),
+    *("generation-config", "max-logprobs", "max-num-seqs"),
     *("scheduling-policy", "seed", "tokenizer", "trust-remote-code"),
 )
 
