@@ -35,14 +35,14 @@ from qwen_server.config.settings import Settings
 from qwen_server.control.adapters import Adapters, Fetch
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
-from qwen_server.engine.base import Engine
+from qwen_server.engine.base import Engine, EngineError
 from qwen_server.http.administrators import Administrators
 from qwen_server.http.api_keys import ApiKeys
 from qwen_server.http.authentication import Authentication, cross_origin
 from qwen_server.http.body import BodyReader
 from qwen_server.http.dialects import worded_for
 from qwen_server.http.early_writes import EARLY_WRITES
-from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error
+from qwen_server.http.error_bodies import ClientDisconnectedError, HttpError, client_error, engine_failure
 from qwen_server.http.middleware import CLIENT_CLOSED_REQUEST, Surroundings
 from qwen_server.http.paths import allowed_methods
 from qwen_server.http.rate_limits import RateLimiter
@@ -98,6 +98,7 @@ def create_app(
         redirect_slashes=False,
         exception_handlers={
             HttpError: _answer_http_error,
+            EngineError: _answer_engine_error,
             HTTPException: _answer_framework_error,
             ClientDisconnectedError: _answer_disconnected,
         },
@@ -130,6 +131,11 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         raise error
     error = worded_for(request.url.path, error)
     return JSONResponse(dict(error.body), error.status, error.headers)
+
+
+async def _answer_engine_error(request: Request, error: Exception) -> Response:
+    """Answers what an endpoint asked of the engine in vain. Generation answers for itself."""
+    return await _answer_http_error(request, engine_failure(str(error)))
 
 
 async def _answer_framework_error(request: Request, error: Exception) -> Response:

@@ -11,12 +11,11 @@ from starlette.responses import PlainTextResponse, Response
 from qwen_server.api.openapi.answers import errors, request_body, succeeds, text_answer
 from qwen_server.api.openapi.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from qwen_server.api.routes.common import AdminRoute, service_of
-from qwen_server.control.adapters import AdapterError
+from qwen_server.control.adapters import AdapterError, Adapters
 from qwen_server.control.refusals import BUSY_TEXT
 from qwen_server.control.service import Service
-from qwen_server.engine.base import EngineError
 from qwen_server.http.body import UploadsFullError, parse_object
-from qwen_server.http.error_bodies import HttpError, client_error, engine_failure, invalid, refused
+from qwen_server.http.error_bodies import HttpError, client_error, invalid, refused
 
 router = APIRouter(tags=["administration"], route_class=AdminRoute)
 
@@ -42,16 +41,21 @@ async def _body_of(request: Request, form: type[Form]) -> Form:
         raise invalid(f"{param}: {first['msg']}", param) from None
 
 
-def _ready_service(request: Request) -> Service:
+def _require_service(request: Request) -> Service:
     service = service_of(request)
     if (refusal := service.refusal()) is not None:
         raise refused(refusal)
     return service
 
 
-def _refused(error: AdapterError | EngineError) -> HttpError:
-    if isinstance(error, EngineError):
-        return engine_failure(str(error))
+async def _order_of(request: Request, form: type[Form]) -> tuple[Form, Adapters]:
+    """What is asked for, and who carries it out. Raises HttpError."""
+    _require_service(request)
+    body = await _body_of(request, form)
+    return body, _require_service(request).adapters  # reading the body may have taken a while
+
+
+def _refused(error: AdapterError) -> HttpError:
     return client_error(error.status, str(error), param=error.param)
 
 
@@ -65,12 +69,10 @@ def _refused(error: AdapterError | EngineError) -> HttpError:
 )
 async def load_lora_adapter(request: Request) -> Response:
     """Loads an adapter. Requests may name it as soon as this has answered."""
-    _ready_service(request)
-    body = await _body_of(request, LoadAdapterRequest)
-    service = _ready_service(request)  # reading the body may have taken a while
+    body, adapters = await _order_of(request, LoadAdapterRequest)
     try:
-        await service.adapters.load(body.lora_name, body.lora_path, in_place=body.load_inplace)
-    except (AdapterError, EngineError) as error:
+        await adapters.load(body.lora_name, body.lora_path, in_place=body.load_inplace)
+    except AdapterError as error:
         raise _refused(error) from error
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
@@ -85,11 +87,9 @@ async def load_lora_adapter(request: Request) -> Response:
 )
 async def unload_lora_adapter(request: Request) -> Response:
     """Unloads an adapter. New requests get 404 at once; it answers when the last one has ended."""
-    _ready_service(request)
-    body = await _body_of(request, UnloadAdapterRequest)
-    service = _ready_service(request)  # as above
+    body, adapters = await _order_of(request, UnloadAdapterRequest)
     try:
-        await service.adapters.unload(body.lora_name)
+        await adapters.unload(body.lora_name)
     except AdapterError as error:
         raise _refused(error) from error
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")

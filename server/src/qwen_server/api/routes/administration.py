@@ -12,8 +12,7 @@ from starlette.responses import JSONResponse, Response
 from qwen_server.api.openapi.answers import errors, json_answer, succeeds
 from qwen_server.api.routes.common import AdminRoute, require_ready, service_of
 from qwen_server.control.sleeping import Mode, answer_of
-from qwen_server.engine.base import EngineError
-from qwen_server.http.error_bodies import engine_failure, invalid
+from qwen_server.http.error_bodies import invalid
 
 # The parts of the engine that can wake up alone. `scheduling` ends a sleep of level 0.
 TAGS: Final = ("weights", "kv_cache", "cudagraph", "scheduling")
@@ -58,10 +57,7 @@ async def reset_prefix_cache(request: Request) -> Response:
     running, external = _flag(request, "reset_running_requests"), _flag(request, "reset_external")
     require_ready(request)
     maintenance = service_of(request).engine.maintenance
-    try:
-        success = await answer_of(maintenance.reset_prefix_cache(running=running, external=external), _RESET_SECONDS)
-    except EngineError as error:
-        raise engine_failure(str(error)) from error
+    success = await answer_of(maintenance.reset_prefix_cache(running=running, external=external), _RESET_SECONDS)
     return JSONResponse({"success": success})
 
 
@@ -92,10 +88,7 @@ async def sleep(request: Request) -> Response:
     if 0 < service.sleep.level < level:
         text = f"the engine sleeps at level {service.sleep.level} already; wake it up before it sleeps at level {level}"
         raise invalid(text, "level", "asleep")
-    try:
-        await service.sleep.fall_asleep(level, mode)
-    except EngineError as error:
-        raise engine_failure(str(error)) from error
+    await service.sleep.fall_asleep(level, mode)
     return JSONResponse({"status": "sleeping", "level": level})
 
 
@@ -114,10 +107,7 @@ async def wake_up(request: Request) -> Response:
     for tag in tags or ():
         _check(tag, "tags", TAGS)
     require_ready(request)
-    try:
-        awake = await service_of(request).sleep.wake_up(tags)
-    except EngineError as error:
-        raise engine_failure(str(error)) from error
+    awake = await service_of(request).sleep.wake_up(tags)
     return JSONResponse({"status": "awake" if awake else "sleeping", "tags": tags})
 
 

@@ -10,8 +10,6 @@ from starlette.responses import JSONResponse, Response
 
 from qwen_server.api.openapi.answers import errors, json_answer, succeeds
 from qwen_server.api.routes.common import require_ready, service_of
-from qwen_server.engine.base import EngineError
-from qwen_server.http.error_bodies import engine_failure
 from qwen_server.observe import snapshots
 
 # The images for CPUs and for GPUs contain different distributions.
@@ -70,7 +68,4 @@ async def ping(request: Request) -> Response:
 async def tokenizer_info(request: Request) -> Response:
     """Returns the configuration of the tokenizer. Exists with --enable-tokenizer-info-endpoint."""
     require_ready(request)
-    try:
-        return JSONResponse(await service_of(request).engine.maintenance.tokenizer_info())
-    except EngineError as error:
-        raise engine_failure(str(error)) from error
+    return JSONResponse(await service_of(request).engine.maintenance.tokenizer_info())
