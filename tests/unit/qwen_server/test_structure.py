@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from qwen_server.http import structure
 from qwen_server.http.body import parse_object
 from qwen_server.http.error_bodies import HttpError
 from qwen_server.http.structure import MAX_CONTAINERS, MAX_STRINGS, MAX_VALUES, check_structure
-from tests.unit.qwen_server.serving import Served, serve
+from tests.unit.qwen_server.serving import serve, until
 
 PARTS = [{"type": "text", "text": "x"}]
 RESULTS = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x"}] * 100}
@@ -134,23 +135,23 @@ async def test_a_conversation_within_the_bounds_is_answered() -> None:
 
 
 async def test_a_large_body_is_parsed_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, others_answered = threading.Event(), threading.Event()
     async with serve() as served:
         parse: Callable[..., Any] = served.app.state.handler.bodies.parse
 
-        def slowly(kind: Any, body: bytes) -> Any:
-            time.sleep(1.0 * (len(body) > 1 << 16))
+        def held(kind: Any, body: bytes) -> Any:
+            if len(body) > 1 << 16:
+                begun.set()
+                assert others_answered.wait(30)
             return parse(kind, body)
 
-        monkeypatch.setattr(served.app.state.handler.bodies, "parse", slowly)
-        await assert_others_are_answered(served)
-
-
-async def assert_others_are_answered(served: Served) -> None:
-    async with httpx.AsyncClient(base_url=served.url, trust_env=False) as other, asyncio.TaskGroup() as group:
-        large = group.create_task(served.chat("x" * 100_000, user="x"))
-        begun = time.monotonic()
-        while time.monotonic() - begun < 0.3:
-            assert (await served.chat()).status_code == 200
-            assert (await other.get("/health/live")).status_code == 200
-        assert not large.done()
-    assert large.result().json()["error"]["code"] == "context_length_exceeded"
+        monkeypatch.setattr(served.app.state.handler.bodies, "parse", held)
+        async with httpx.AsyncClient(base_url=served.url, trust_env=False) as other, asyncio.TaskGroup() as group:
+            large = group.create_task(served.chat("x" * 100_000, user="x"))
+            await until(begun.is_set)
+            for _ in range(3):
+                assert (await served.chat()).status_code == 200
+                assert (await other.get("/health/live")).status_code == 200
+            assert not large.done()
+            others_answered.set()
+        assert large.result().json()["error"]["code"] == "context_length_exceeded"
