@@ -130,7 +130,7 @@ def test_install_manifest_can_follow_a_removed_release(installed: ControlPlane) 
     installed.kubectl("apply", "--server-side", "-f", manifest)
     installed.kubectl("apply", "--server-side", "-f", manifest)
     assert may(installed, "patch", "apps", "deployments")
-    installed.kubectl("delete", "-f", manifest, "--timeout=50s")
+    installed.kubectl("delete", "-f", manifest, "--ignore-not-found", "--timeout=50s")
 
 
 def test_schema_of_values_is_that_of_the_api_server(empty: ControlPlane) -> None:
@@ -154,7 +154,8 @@ def test_kustomize_builds_what_the_api_server_accepts(empty: ControlPlane, overl
     assert environment["QWEN_OPERATOR_SERVER_IMAGE_CUDA"] == f"{registry}qwen-server:1.0.0-cuda"
     assert environment["QWEN_OPERATOR_LEASE_NAME"] == "qwen-operator"
     empty.kubectl("apply", "--server-side", "-f", "-", text=built)
-    empty.kubectl("delete", "-f", "-", "--timeout=50s", text=built)
+    # What is in the namespace goes with it, at times before kubectl asks for it.
+    empty.kubectl("delete", "-f", "-", "--ignore-not-found", "--timeout=50s", text=built)
 
 
 def test_kustomize_labels_what_prometheus_selects(empty: ControlPlane) -> None:
