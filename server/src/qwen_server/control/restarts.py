@@ -16,9 +16,11 @@ _KEPT_PAUSES: Final = 64
 
 
 def may_restart(limit: int, begun: Iterable[float], now: float) -> bool:
-    """Whether one more restart fits the budget: at most `limit` within 10 minutes.
+    """Whether one more restart fits the budget: at most `limit` within 10 minutes of work.
 
-    `begun` has the times at which restarts began, in seconds of the same clock as `now`.
+    `begun` has the times at which restarts began, in seconds of the same clock as `now`. It stands
+    still while the engine is away: an engine that needs minutes to load and then dies would
+    otherwise never use up the budget.
     """
     return restarts_left(limit, begun, now) > 0
 
@@ -62,16 +64,16 @@ class EngineRestarts:
 
     def allowed(self, limit: int) -> bool:
         """Whether one more restart fits the budget now."""
-        return may_restart(limit, self._begun, self._clock())
+        return may_restart(limit, self._begun, self._worked())
 
     def left(self, limit: int) -> int:
         """How many restarts the budget allows now."""
-        return restarts_left(limit, self._begun, self._clock())
+        return restarts_left(limit, self._begun, self._worked())
 
     def begin(self, cause: RestartCause) -> None:
         """A restart begins, of which the budget has one less."""
+        self._begun.append(self._worked())
         self.since = self._clock()
-        self._begun.append(self.since)
         self.counts[cause] += 1
 
     def end(self) -> None:
@@ -102,6 +104,10 @@ class EngineRestarts:
     def total_seconds(self) -> float:
         """How long the engine was away in total."""
         return self._paused + (0.0 if self.since is None else self._clock() - self.since)
+
+    def _worked(self) -> float:
+        """The clock, less the seconds of all restarts."""
+        return self._clock() - self.total_seconds
 
     def takes_too_long(self, loading_seconds: float) -> bool:
         """Whether the restart that runs is stuck."""

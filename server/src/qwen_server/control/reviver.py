@@ -31,7 +31,7 @@ class Reviver:
         self._is_lost = is_lost
         self._requests = RestartWatch(settings.podinfo_dir, RESTART_ENGINE_ANNOTATION)
         self._restarting: asyncio.Task[None] | None = None
-        self._failures = 0
+        self._failed = False  # the latest restart
 
     def cause_of_death(self) -> str | None:
         """Returns why the engine is dead for good, and restarts an engine that has died otherwise.
@@ -42,17 +42,13 @@ class Reviver:
             return None
         vitals = self._engine.vitals()
         if vitals.state != "dead":
-            self._failures = 0
+            self._failed = False
             return None
         cause = vitals.death_cause or "the engine died"
         needed = self._lifecycle.state != "draining" or self._lifecycle.in_flight > 0
-        # Restarts that take minutes until they fail would never use up the budget.
-        hopeless = 0 < self._limit <= self._failures
-        if needed and not hopeless and self._begin("failed" if self._failures else "died", cause):
+        if needed and self._begin("failed" if self._failed else "died", cause):
             return None
         self._engine.give_up()
-        if hopeless:
-            return f"{cause} ({self._failures} restarts in a row have failed)"
         exhausted = self._limit and not self._lifecycle.restarts.allowed(self._limit)
         return f"{cause} ({self._limit} restarts within {BUDGET_SECONDS:.0f} s are the limit)" if exhausted else cause
 
@@ -97,7 +93,7 @@ class Reviver:
         self._restarting = None
         self._lifecycle.end_restart()
         error = task.exception()
-        self._failures = 0 if error is None else self._failures + 1
+        self._failed = error is not None
         if error is None:
             if (request := self._requests.requested()) is not None:
                 self._requests.done(request)  # it was about the engine before
