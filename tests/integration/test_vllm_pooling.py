@@ -163,6 +163,9 @@ def test_a_reranker_scores_by_its_answer(reranker: ServerProcess) -> None:
     ranked = answer(reranker, "/v1/rerank", query=TEXTS[0], documents=TEXTS)["results"]
     assert [item["relevance_score"] for item in ranked] == sorted([first, second, third], reverse=True)
     instructed = answer(reranker, "/score", queries=TEXTS[0], documents=TEXTS[1], instruction="Find sports news")
+    other_name = {"instruct": "Find sports news"}  # in vLLM's own template
+    again = answer(reranker, "/score", queries=TEXTS[0], documents=TEXTS[1], chat_template_kwargs=other_name)
+    assert again["data"][0]["score"] == pytest.approx(instructed["data"][0]["score"], abs=1e-5)
     assert instructed["data"][0]["score"] != pytest.approx(second, abs=1e-6)
     # Qwen's template is about eighty tokens.
     assert scores["usage"]["prompt_tokens"] > 3 * 60
