@@ -96,9 +96,27 @@ def test_images_are_bounded(server: ServerProcess, http: httpx.Client) -> None:
     assert refused(chat(http, bomb))[:2] == (400, "messages[0].content[0]")
     icon = icon_of(base64.b64decode(bomb.partition(",")[2]))
     assert refused(chat(http, icon))[:2] == (400, "messages[0].content[0]")
-    assert refused(chat(http, "data:image/png;base64,AAAA"))[0] == 400
+    status, param, text = refused(chat(http, "data:image/png;base64,AAAA"))
+    assert (status, param, text.endswith("cannot identify image file")) == (400, "messages[0].content[0]", True), text
     assert refused(chat(http, "data:image/png,x"))[0] == 400
     assert chat(http, picture()).status_code == 200
+    assert server.metrics()["requests"]["failed"] == 0
+
+
+def test_a_request_says_how_large_the_model_sees_an_image(server: ServerProcess, http: httpx.Client) -> None:
+    def tokens(*urls: str, **size: int) -> int:
+        response = chat(http, *urls, mm_processor_kwargs=size)
+        assert response.status_code == 200, response.text
+        return int(response.json()["usage"]["prompt_tokens"])
+
+    plain = tokens(picture(400, 400))
+    assert tokens(picture(400, 400), max_pixels=100 * 100) < plain < tokens(picture(400, 400), min_pixels=600 * 600)
+    assert tokens(picture(400, 400)) == plain
+    status, param, text = refused(chat(http, picture(), mm_processor_kwargs={"min_pixels": 1_000_001}))
+    assert (status, param) == (400, "mm_processor_kwargs.min_pixels")
+    assert text == f"{param} must be at most 1000000 (--max-image-pixels)"
+    # More than the context holds: vLLM says so, and the server goes on.
+    assert refused(chat(http, picture(), mm_processor_kwargs={"min_pixels": 1_000_000}))[0] == 400
     assert server.metrics()["requests"]["failed"] == 0
 
 

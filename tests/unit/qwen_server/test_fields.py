@@ -116,6 +116,23 @@ def test_a_value_that_asks_for_something_is_refused(name: str, value: Any) -> No
 
 
 @pytest.mark.parametrize(
+    ("given", "place", "text"),
+    [
+        ({"fps": 2}, "", "must not hold fps; a request can set min_pixels and max_pixels"),
+        ({"size": {}, "max_pixels": 5}, "", "must not hold size"),
+        ({"min_pixels": 9, "max_pixels": 8}, "", "must have a min_pixels of at most its max_pixels"),
+        ({"min_pixels": 0}, ".min_pixels", "must be at least 1"),
+        ({"max_pixels": "9"}, ".max_pixels", "must be an integer"),
+        ([], "", "must be an object"),
+    ],
+)
+def test_a_chat_sets_nothing_of_the_processor_but_the_size_of_images(given: Any, place: str, text: str) -> None:
+    param, message = refusal("chat", mm_processor_kwargs=given)
+    assert (param, text in message) == (f"mm_processor_kwargs{place}", True), message
+    assert not parse("chat", mm_processor_kwargs={"min_pixels": 8, "max_pixels": 8}).fast
+
+
+@pytest.mark.parametrize(
     ("kind", "fields", "hint"),
     [
         ("chat", {"max_output_tokens": 5}, "max_completion_tokens"),

@@ -51,6 +51,16 @@ def test_no_image_is_fetched_from_elsewhere(url: str) -> None:
     Images(read=False).check(chat(url))  # vLLM says that the model reads no images
 
 
+def test_the_size_of_an_image_is_bounded() -> None:
+    images = Images(read=True, pixels=1000)
+    images.check(chat(DATA) | {"mm_processor_kwargs": {"min_pixels": 1000, "max_pixels": None}})
+    param, text = refusal(images, chat(DATA) | {"mm_processor_kwargs": {"max_pixels": 1001}})
+    assert param == "mm_processor_kwargs.max_pixels"
+    assert "must be at most 1000 (--max-image-pixels)" in text
+    param, text = refusal(Images(read=False), {"messages": []} | {"mm_processor_kwargs": {"max_pixels": 1}})
+    assert (param, "this one does not" in text) == ("mm_processor_kwargs.max_pixels", True)
+
+
 def test_images_of_the_other_apis_are_looked_at() -> None:
     images = Images(read=True)
     item = {"role": "user", "content": [{"type": "input_image", "image_url": "http://a/x"}]}

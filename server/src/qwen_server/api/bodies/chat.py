@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, Required
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from qwen_server.api.bodies.body import Body
@@ -160,6 +161,29 @@ class Tool(TypedDict):
 
 
 @declared
+class ImageSize(TypedDict, total=False):
+    """How many pixels of an image the model sees; it is scaled to that before."""
+
+    min_pixels: Annotated[int | None, Field(ge=1, description="scale smaller images up")]
+    max_pixels: Annotated[int | None, Field(ge=1, description="scale larger images down")]
+
+
+def _only_sizes(given: Any) -> Any:
+    """Refuses what else vLLM would hand to the model's processor: it bounds none of it."""
+    if isinstance(given, dict) and (others := given.keys() - ImageSize.__annotations__.keys()):
+        text = "must not hold {name}; a request can set min_pixels and max_pixels"
+        raise PydanticCustomError("refused", text, {"name": min(others)})
+    return given
+
+
+def _in_order(given: ImageSize) -> ImageSize:
+    least, most = given.get("min_pixels"), given.get("max_pixels")
+    if least is not None and most is not None and least > most:
+        raise PydanticCustomError("refused", "must have a min_pixels of at most its max_pixels")
+    return given
+
+
+@declared
 class ChatRequest(Sampling, total=False):
     """A conversation to answer."""
 
@@ -184,6 +208,10 @@ class ChatRequest(Sampling, total=False):
     add_generation_prompt: Annotated[bool | None, Field(description="begin the model's message; true by default")]
     continue_final_message: Annotated[bool | None, Field(description="go on with the last message")]
     documents: Annotated[list[Any] | None, Field(description="documents for the template")]
+    mm_processor_kwargs: Annotated[
+        Annotated[ImageSize, BeforeValidator(_only_sizes), AfterValidator(_in_order)] | None,
+        Field(description="how large the model sees the images, where it reads them"),
+    ]
     echo: Annotated[bool | None, Field(description="return the last message too, if it has the model's role")]
     return_prompt_text: Annotated[bool | None, Field(description="return the rendered prompt too")]
 

@@ -37,6 +37,7 @@ _REFERENCE_WHEN_SET: Final = (
     "reasoning_effort",
     "include_reasoning",
     "thinking_token_budget",
+    "mm_processor_kwargs",
 )
 _MAY_NEED_REFERENCE: Final = frozenset(_REFERENCE_WHEN_SET) | {
     "prompt_logprobs",

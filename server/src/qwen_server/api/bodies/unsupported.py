@@ -62,7 +62,7 @@ REFUSED: Final[Mapping[str, Refused]] = {
     "ec_transfer_params": _no(_INTERNAL, {}),
     "vllm_xargs": _no(_INTERNAL, {}),
     "chat_template": _no(_TEMPLATE),
-    "mm_processor_kwargs": _no(_MEDIA, {}),
+    "mm_processor_kwargs": _no("only chats have it", {}),
     "media_io_kwargs": _no(_MEDIA, {}),
     "prompt_embeds": _no("use prompt", []),
     "embed_dtype": _no("embeddings are float32 numbers", "float32"),

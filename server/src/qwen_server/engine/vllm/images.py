@@ -33,13 +33,18 @@ class Images:
 
     read: whether the model reads images. If not, vLLM says so.
     domains: the hosts that images may be fetched from.
+    pixels: the most that a request may have an image scaled to.
     """
 
     read: bool
     domains: tuple[str, ...] = ()
+    pixels: int = 0
 
     def check(self, body: Mapping[str, Any]) -> None:
-        """Raises InvalidRequestError for an image that would be fetched from elsewhere."""
+        """Raises InvalidRequestError for an image that would be fetched from elsewhere, and for a
+        size that the server or the model does not have.
+        """
+        self._check_size(body.get("mm_processor_kwargs") or {})
         if not self.read:
             return
         for param in ("messages", "input"):
@@ -49,6 +54,17 @@ class Images:
                     allowed = ", ".join(self.domains) or "nowhere"
                     text = f"{place}: images are fetched from {allowed} (--image-domains); send a data URL instead"
                     raise InvalidRequestError(text, param=place)
+
+    def _check_size(self, size: Mapping[str, int | None]) -> None:
+        for name, pixels in size.items():
+            param = f"mm_processor_kwargs.{name}"
+            if pixels is None:
+                continue
+            if not self.read:
+                raise InvalidRequestError(f"{param} is for models that read images; this one does not", param=param)
+            if pixels > self.pixels:
+                text = f"{param} must be at most {self.pixels} (--max-image-pixels)"
+                raise InvalidRequestError(text, param=param)
 
 
 def _url_of(entry: Mapping[str, Any]) -> str | None:
@@ -73,7 +89,7 @@ def limit_images(engine_args: AsyncEngineArgs, settings: Settings, config: Any) 
         engine_args.limit_mm_per_prompt = {"image": settings.max_images, "video": 0, "audio": 0}
     limit_formats()
     engine_args.allowed_media_domains = list(settings.image_domains) or [_NOWHERE]
-    return Images(read=True, domains=settings.image_domains)
+    return Images(read=True, domains=settings.image_domains, pixels=settings.max_image_pixels)
 
 
 def limit_formats() -> None:

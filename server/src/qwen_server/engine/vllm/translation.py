@@ -18,6 +18,7 @@ from qwen_server.engine.base import BusyError, EngineError, EngineGoneError, Inv
 from qwen_server.engine.vllm.causes import explain, one_line
 from qwen_server.engine.vllm.patches.vllm_texts import (
     LEADING_NAME,
+    MEMORY_FILE,
     PARAMETERS,
     PART_PARAMETERS,
     PIXEL_ADVICE,
@@ -79,7 +80,9 @@ def of_response(response: Any, prompt_param: str) -> InvalidRequestError | Engin
 
 def invalid(message: str, param: str | None, status: int, prompt_param: str) -> InvalidRequestError:
     """A refusal with the client's name of the parameter."""
-    message = TRAILING_DETAILS.sub("", message).replace(PIXEL_ADVICE, "(set by --max-image-pixels)")
+    message = MEMORY_FILE.sub("", TRAILING_DETAILS.sub("", message)).replace(
+        PIXEL_ADVICE, "(set by --max-image-pixels)"
+    )
     too_long = TOO_LONG in message
     if param is None:
         leading = LEADING_NAME.match(message)

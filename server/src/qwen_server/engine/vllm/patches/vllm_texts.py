@@ -48,6 +48,8 @@ PART_PARAMETERS: Final = (
     "video_embeds",
     "prompt_embeds",
 )
+# Where Pillow would name the file that it cannot read.
+MEMORY_FILE: Final = re.compile(r" <_io\.BytesIO object[^>]*>")
 PIXEL_ADVICE: Final = "Set VLLM_MAX_IMAGE_PIXELS to increase this limit."
 TRAILING_DETAILS: Final = re.compile(r" \((parameter|value)=.*\)$")
 
