@@ -32,6 +32,13 @@ MARKS: Final = (
         "Server restarted",
         "{{pod}}",
     ),
+    Mark(
+        "Restarts of engines",
+        f"sum by (pod, cause) ({grown('qwen_engine_restarts_total', SERVER, '2m')}) > 0",
+        RED,
+        "Engine restarted: {{cause}}",
+        "{{pod}}",
+    ),
 )
 
 
@@ -149,13 +156,14 @@ def _remediation() -> Row:
     restarts = (
         Query(f"sum({increase('qwen_operator_restarts_total', SERVER)})", "by remediation"),
         Query(f"sum by (pod) (resets(qwen_uptime_seconds{{{SERVER}}}[$__rate_interval]))", "server {{pod}}"),
+        Query(f"sum by (pod, cause) ({grown('qwen_engine_restarts_total', SERVER)})", "engine {{pod}} {{cause}}"),
     )
     panels = (
         parts.states("Alerts", active, {"0": "ok"}, text="The number of pods in which the alert is active.", height=10),
         parts.lines("Pods", *pods, width=12),
         parts.lines("Remediation steps", steps, width=12, text="Also those that a dry run only reports."),
         parts.lines("Restarts", *restarts, width=12,
-                    text="By remediation, and of the server in its container, whoever restarted it."),
+                    text="By remediation; of the server in its container; and of the engine in its server."),
     )  # fmt: skip
     return Row("Alerts and remediation", panels)
 

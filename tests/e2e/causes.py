@@ -16,7 +16,7 @@ from tests.e2e import pod_processes
 from tests.e2e.clients import restarts
 from tests.e2e.kubectl import Object, wait_for
 from tests.e2e.scripted_pods import chat, scripted_service, servers, show_gpu, toggle_hang
-from tests.e2e.stage import FAILING, FIGURES, HANGING, MAX_RESTARTS, ROLLING, SLO_SECONDS, Stage, service
+from tests.e2e.stage import DYING, FAILING, FIGURES, HANGING, MAX_RESTARTS, ROLLING, SLO_SECONDS, Stage, service
 
 GREETING = "你好"
 FEW_TOKENS = '@{"tokens": 5, "delay": 0.6}'
@@ -56,6 +56,7 @@ CAUSES = {
     "QwenErrorBudgetBurn ttft warning": "all first tokens of a service are late",
     "QwenServiceRestartingOften": "three engines hang and are restarted",
     "QwenServiceRemediationSuspended": "a fourth engine hangs, and three restarts are allowed",
+    "QwenServiceEngineRestarts": "the engine of a pod dies three times, and its server restarts it",
     "QwenServiceNotScraped": "the network keeps Prometheus from a pod",
     "QwenServiceDegraded": "the new version of a service does not start",
     "QwenServiceDown": "the only version of a service does not start",
@@ -150,6 +151,17 @@ def hanging_engines(stage: Stage) -> None:
     toggle_hang(last)
     alarms.clears("QwenServiceRemediationSuspended", qwenservice=HANGING)
     alarms.clears("QwenServiceRestartingOften", RESTART_WINDOW, qwenservice=HANGING)
+
+
+def dying_engines(stage: Stage) -> None:
+    """Kills the engine of a server three times, which restarts it."""
+    [pod] = stage.pods(DYING)
+    for _ in range(3):
+        pod_processes.send(signal.SIGUSR2, servers(pod))
+        wait_for(lambda: set(chat(stage.cluster, pod, GREETING)) == {200}, 60, "the engine did not come back")
+    stage.alarms.fires("QwenServiceEngineRestarts", pod=_name(pod))
+    assert restarts(stage.kubectl, _name(pod)) == 0
+    stage.alarms.clears("QwenServiceEngineRestarts", RESTART_WINDOW, pod=_name(pod))
 
 
 def failed_rollout(stage: Stage) -> None:

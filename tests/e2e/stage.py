@@ -20,7 +20,7 @@ from tests.e2e.scripted_pods import scripted_service
 from tests.e2e.shortened_rules import alerts_of, identity, shortened
 
 SYSTEM = "qwen-system"
-FIGURES, FAILING, HANGING, ROLLING = "figures", "failing", "hanging", "rolling"
+FIGURES, FAILING, HANGING, ROLLING, DYING = "figures", "failing", "hanging", "rolling", "dying"
 FAST = {"recoverAfter": "4s", "backoff": {"base": "1s", "max": "5s"}}
 HANG_SECONDS = 3
 SLO_SECONDS = 1
@@ -88,6 +88,8 @@ SPECS: dict[str, tuple[int, dict[str, Any]]] = {
         },
     ),
     ROLLING: (1, {}),
+    # These servers restart their engines themselves.
+    DYING: (1, {"engine": {"device": "cpu", "restarts": 5}}),
 }
 """The services by their names, each with its number of pods and sections of its spec."""
 

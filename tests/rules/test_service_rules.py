@@ -94,7 +94,7 @@ def test_rules_are_valid(rules: Path) -> None:
 
 def test_every_alert_is_judged_here_or_with_the_error_budgets(rules: Path) -> None:
     names = {rule["alert"] for rule in all_rules(rules) if "alert" in rule}
-    others = {"QwenEngineDead", "QwenServiceNotScraped", "QwenErrorBudgetBurn"}
+    others = {"QwenEngineDead", "QwenServiceNotScraped", "QwenServiceEngineRestarts", "QwenErrorBudgetBurn"}
     assert names == {f"Qwen{alert.name}" for alert in REPORTED} | others
 
 
@@ -133,6 +133,15 @@ def test_a_pod_that_cannot_be_scraped_is_a_warning_after_a_long_start(rules: Pat
     labels = {"namespace": "default", "service": "news", "pod": "news-1"}
     judge(rules, series, "14m", "QwenServiceNotScraped")
     judge(rules, series, "16m", "QwenServiceNotScraped", (labels, "pod news-1"))
+
+
+def test_an_engine_that_dies_again_is_a_warning_until_an_hour_has_passed(rules: Path) -> None:
+    died, asked = (f'qwen_engine_restarts_total{{{POD},cause="{cause}"}}' for cause in ("died", "requested"))
+    labels = {"namespace": "default", "service": "news", "pod": "news-1"}
+    alert = "QwenServiceEngineRestarts"
+    judge(rules, {died: "0x40 1x200", asked: "0x20 1x10 2x10 3x200"}, "30m", alert)
+    judge(rules, {died: "0x40 1x40 2x400"}, "22m", alert, (labels, "2"))
+    judge(rules, {died: "0x40 1x40 2x400"}, "82m", alert)
 
 
 @pytest.mark.parametrize(("ready", "fires"), [("1x100", True), ("0x100", False)])

@@ -13,7 +13,7 @@ from charts import generate
 from qwen_operator.api import QwenService
 from qwen_operator.api.catalogue import CATALOGUE
 from qwen_operator.planning.builders.burnrate import ALERT as BURN
-from qwen_operator.planning.builders.prometheusrule import NOT_SCRAPED
+from qwen_operator.planning.builders.prometheusrule import ENGINE_RESTARTS, NOT_SCRAPED
 from tests.e2e.causes import CAUSES
 from tests.e2e.shortened_rules import LABEL, alerts_of, identity, seconds, shortened
 from tests.e2e.stage import FAILING, SPECS, service
@@ -51,7 +51,7 @@ def identities(rules: list[Object]) -> set[str]:
 
 def test_the_table_of_causes_has_each_alert_of_both_rules() -> None:
     files = {path.stem for path in (generate.CHART / "files" / "alerts").glob("*.yaml")}
-    assert set(CAUSES) == {f"Qwen{alert.name}" for alert in CATALOGUE} | {NOT_SCRAPED} | BURNS | files
+    assert set(CAUSES) == {f"Qwen{alert.name}" for alert in CATALOGUE} | {NOT_SCRAPED, ENGINE_RESTARTS} | BURNS | files
 
 
 def test_the_services_of_the_test_have_each_alert() -> None:

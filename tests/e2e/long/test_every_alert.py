@@ -28,6 +28,7 @@ SIDE_BY_SIDE: tuple[Cause, ...] = (
     causes.broken_hardware,
     causes.errors,
     causes.hanging_engines,
+    causes.dying_engines,
     causes.failed_rollout,
     causes.failed_start,
     operator_causes.refused_writes,

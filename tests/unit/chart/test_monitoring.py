@@ -13,7 +13,7 @@ from charts.dashboards.promql import SERVER
 
 from qwen_operator.api.catalogue import NAMES
 from qwen_operator.planning.builders.burnrate import ALERT as ERROR_BUDGET_BURN
-from qwen_operator.planning.builders.prometheusrule import NOT_SCRAPED
+from qwen_operator.planning.builders.prometheusrule import ENGINE_RESTARTS, NOT_SCRAPED
 from qwen_operator.planning.monitoring import RUNBOOKS as RUNBOOKS_URL
 from qwen_operator.process.operator_metrics import REGISTRY
 
@@ -179,7 +179,8 @@ def test_runbooks_can_be_elsewhere() -> None:
 
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
     pages = {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"}
-    assert pages == {*NAMES, ERROR_BUDGET_BURN, NOT_SCRAPED} | {rule["alert"] for rule in rules(render(switched(True)))}
+    of_services = {*NAMES, ERROR_BUDGET_BURN, NOT_SCRAPED, ENGINE_RESTARTS}
+    assert pages == of_services | {rule["alert"] for rule in rules(render(switched(True)))}
     index = (RUNBOOKS / "README.md").read_text(encoding="utf-8")
     for page in pages:
         assert f"({page}.md)" in index

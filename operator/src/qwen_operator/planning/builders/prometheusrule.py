@@ -1,9 +1,9 @@
 """The PrometheusRule: the alerts that the servers report, as alerts of Prometheus.
 
 The servers evaluate thresholds and durations and export the result. Prometheus therefore always
-agrees with `alerts[]` and with remediation, and a changed threshold takes effect at once. Two
-alerts come from elsewhere: a dead engine exports nothing, so the operator counts its death, and
-only Prometheus knows what it cannot scrape.
+agrees with `alerts[]` and with remediation, and a changed threshold takes effect at once. Three
+alerts come from elsewhere: a dead engine exports nothing, so the operator counts its death, only
+Prometheus knows what it cannot scrape, and only it looks back for an hour.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from qwen_operator.planning.monitoring import MonitoringDefaults
 
 DEAD: Final = "EngineDead"
 NOT_SCRAPED: Final = "QwenServiceNotScraped"
+ENGINE_RESTARTS: Final = "QwenServiceEngineRestarts"
 # The pull of a large image fails as many scrapes.
 _SCRAPE_FAILS_FOR: Final = "15m"
 _UNITS: Final = {"seconds": " s", "percent": " %", "celsius": " °C", "tokens/sec": " tokens/s", "count": ""}
@@ -40,6 +41,8 @@ def build_prometheus_rule(service: QwenService, defaults: MonitoringDefaults, *,
         _death(service, alert, defaults) if alert.name == DEAD else _reported(service, alert, defaults)
         for alert in alerts
     ]
+    if spec.engine.restarts != 0:  # the default is to restart
+        rules.append(_engine_restarts(service, defaults))
     if scraped:
         rules.append(_not_scraped(service, defaults))
     groups: list[Object] = [{"name": f"qwen-{service.name}", "rules": rules}, record_group(service)]
@@ -101,4 +104,23 @@ def _not_scraped(service: QwenService, defaults: MonitoringDefaults) -> Object:
         "{{ with $labels.pod }}pod {{ . }}{{ else }}any pod, because it has no target{{ end }}.",
         runbook=defaults.runbook(NOT_SCRAPED),
         lasts=_SCRAPE_FAILS_FOR,
+    )
+
+
+def _engine_restarts(service: QwenService, defaults: MonitoringDefaults) -> Object:
+    """Engines that die again and again, and that their servers restart: clients see only pauses.
+
+    increase() extrapolates: one restart may count as 1.1, two never count as less than 2.
+    """
+    own = f'{pods_of(service)},cause!="requested"'
+    return alert_rule(
+        service,
+        ENGINE_RESTARTS,
+        f"sum by (namespace, service, pod) (increase(qwen_engine_restarts_total{{{own}}}[1h])) > 1.5",
+        severity="warning",
+        summary="A server has restarted its engine more than once within an hour.",
+        description=f"Pod {_POD} of QwenService {service.name}: the engine was restarted about "
+        '{{ $value | printf "%.0f" }} times within an hour. Requests wait meanwhile, and when the restarts of 10 '
+        "minutes are used up, the pod ends.",
+        runbook=defaults.runbook(ENGINE_RESTARTS),
     )
