@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qwen_server.control.admission import Admission, AutoLimits, QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.control.admission import Admission, QueueFullError, QueueTimeoutError, Ticket
+from qwen_server.control.auto_limits import AutoLimits
 
 LIMIT = 3
 QUEUE = 4

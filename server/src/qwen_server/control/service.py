@@ -17,7 +17,8 @@ from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
 from qwen_server.control import alerts
 from qwen_server.control.adapters import Adapters
-from qwen_server.control.admission import Admission, AutoLimits
+from qwen_server.control.admission import Admission
+from qwen_server.control.auto_limits import AutoLimits
 from qwen_server.control.lifecycle import Lifecycle, State
 from qwen_server.control.refusals import DRAINING_TEXT, SLEEPING_TEXT, STARTING_TEXT, UNRESPONSIVE_TEXT, Refusal
 from qwen_server.control.shares import DEFAULT_TENANT
