@@ -7,21 +7,24 @@ import logging
 import sys
 import threading
 import time
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
-from qwen_server.engine.base import EngineInfo
-from qwen_server.engine.vllm import engine as engine_module
-from qwen_server.engine.vllm.engine import VllmEngine
+from qwen_server.engine.background import BackgroundTasks
+from qwen_server.engine.vllm import watch as watch_module
+from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.watch import Watch
 from qwen_server.http.disconnects import UntilDisconnect
 from qwen_server.http.error_bodies import ClientDisconnectedError
 from tests.scripted_engine import ScriptedEngine
 from tests.unit.qwen_server.serving import make_settings, serve, until
 from tests.unit.qwen_server.test_gpu import GIB, FakeNvml
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 
 class Llm:
@@ -51,38 +54,48 @@ async def test_the_watch_of_the_engine_survives_its_errors(
             raise OSError("no such process")
         return {} if broken == "cpu_seconds" else []
 
-    monkeypatch.setattr(engine_module, "_PULSE_SECONDS", 0.005)
+    monkeypatch.setattr(watch_module, "_PULSE_SECONDS", 0.005)
     llm = Llm()
     if broken == "get_num_unfinished_requests":
         monkeypatch.setattr(llm, broken, lambda: fail() or 0)
     else:
-        monkeypatch.setattr(engine_module, broken, fail)
-    engine = VllmEngine(make_settings())
-    info = EngineInfo("m", "m", 2048, 256, 65536, "cpu")
-    engine._running = engine_module._Running(SimpleNamespace(llm=llm, info=info), None, None, None)  # type: ignore[arg-type]
+        monkeypatch.setattr(watch_module, broken, fail)
+    heartbeat = Heartbeat(most_compiling_seconds=0.0)
     if broken == "cpu_seconds":  # read only while an answer is overdue
-        monkeypatch.setattr(type(engine._heartbeat), "quiet_seconds", lambda *_: 1.0)
+        monkeypatch.setattr(Heartbeat, "quiet_seconds", lambda *_: 1.0)
+
+    async def probe() -> None:
+        pass
+
+    whole = Watch(
+        cast("AsyncLLM", llm),
+        heartbeat,
+        BackgroundTasks(),
+        sees_steps=False,
+        on_cpu=True,
+        asleep=lambda: False,
+        strangers=lambda: (),
+        probe=probe,
+    )
     with caplog.at_level(logging.ERROR):
-        watch = asyncio.create_task(engine._watch())
+        watch = asyncio.create_task(whole.run())
         await until(lambda: caplog.records)
         fails = False
         seen = llm.pings
-        await until(lambda: llm.pings > seen + 2 and engine._heartbeat.cpu_active_at is not None)
+        await until(lambda: llm.pings > seen + 2 and heartbeat.cpu_active_at is not None)
         llm.errored = True
         await asyncio.wait_for(watch, 5)
     assert len(caplog.records) == 1
-    await engine.shutdown(0)
 
 
 async def test_a_failed_task_of_the_engine_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def fail() -> None:
         raise ValueError("unexpected")
 
-    engine = VllmEngine(make_settings())
-    engine._spawn(fail())
+    tasks = BackgroundTasks()
+    tasks.start(fail())
     await until(lambda: caplog.records)
     assert "unexpected" in caplog.text
-    await engine.shutdown(0)
 
 
 def test_a_part_of_the_ticker_that_fails_does_not_stop_the_alerts(caplog: pytest.LogCaptureFixture) -> None:

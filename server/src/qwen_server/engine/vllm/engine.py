@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import Settings
+from qwen_server.engine.background import BackgroundTasks
 from qwen_server.engine.base import (
     Adapter,
     EngineError,
     EngineInfo,
     EngineState,
-    InvalidRequestError,
     Kind,
     NoModelError,
     Observer,
@@ -36,14 +36,7 @@ from qwen_server.engine.base import (
     Turn,
     Vitals,
 )
-from qwen_server.engine.processes import (
-    any_stopped,
-    cpu_seconds,
-    descendants,
-    give_memory_back,
-    kill_descendants,
-    shared_memory,
-)
+from qwen_server.engine.processes import descendants, give_memory_back, kill_descendants, shared_memory
 from qwen_server.engine.revival import Revival, answered_with_repeats
 from qwen_server.engine.vllm import causes, environment, remains
 from qwen_server.engine.vllm.grammars.trials import Trials, longest_in_core
@@ -55,6 +48,7 @@ from qwen_server.engine.vllm.patches.polite_compiler import POLITE_COMPILER
 from qwen_server.engine.vllm.patches.vllm_texts import NO_CONFIG
 from qwen_server.engine.vllm.standby import Standby
 from qwen_server.engine.vllm.warmup import POOLED, ignore, warm_up, warm_up_pooling
+from qwen_server.engine.vllm.watch import Watch
 
 if TYPE_CHECKING:
     from qwen_server.engine.vllm.adapters import LoadedAdapters
@@ -88,8 +82,6 @@ _IN_THE_CORE = (
     (POLITE_COMPILER, "qwen_server.engine.vllm.patches.polite_compiler:compile_politely"),
     (BOUNDED_MASKS, "qwen_server.engine.vllm.patches.bounded_masks:bound_masks"),
 )
-_PULSE_SECONDS = 0.5
-_IDLE_PROBE_SECONDS = 60.0
 # Requests leave little garbage that needs a collection, and Python's default thresholds collect 14
 # times as often. An older generation is collected after 5 collections of the younger one instead of
 # 10, because its garbage would otherwise grow to megabytes.
@@ -120,7 +112,7 @@ class VllmEngine:
         self._maintenance = VllmMaintenance(self._living, lambda: self._heartbeat)
         self._trials = Trials(settings, self._builder, lambda: self._loaded().parts.llm.vllm_config)
         self._reserved = 0
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = BackgroundTasks()
         self._probes = 0
         self._processes: list[BaseProcess] = []
         self._shared_memory: set[Path] = set()
@@ -188,8 +180,8 @@ class VllmEngine:
         self._shared_memory = await asyncio.to_thread(lambda: shared_memory(descendants()))
         self._state = "ready"
         self._revival.arrived(running)
-        self._spawn(self._watch())
-        self._spawn(self._standby.prepare(lambda: running.parts.llm.get_num_unfinished_requests() == 0))
+        self._tasks.start(self._watch(running).run())
+        self._tasks.start(self._standby.prepare(lambda: running.parts.llm.get_num_unfinished_requests() == 0))
 
     async def _warm_up(self, running: _Running) -> None:
         on_cuda = running.parts.info.device == "cuda"
@@ -204,7 +196,7 @@ class VllmEngine:
         """See Engine."""
         self._state = "restarting"
         before = self._loaded().parts.adapters
-        self._cancel_tasks()
+        self._tasks.cancel()
         try:
             await remains.end(self._loaded().parts.llm, self._standby.processes, self._shared_memory)
             self._trials.forks.renew()
@@ -389,89 +381,17 @@ class VllmEngine:
         """
         return {process.name: process.exitcode for process in self._processes}
 
-    async def _watch(self) -> None:
-        """Pings the engine core, measures CPU time in quiet phases and probes idle workers.
-
-        Only one ping is in flight at a time. A ping does not reach the workers, so an idle worker
-        that is stopped is probed immediately.
-        """
-        llm = self._loaded().parts.llm
-        processes: list[int] = []
-        failing = False
-        while not llm.errored:
-            try:
-                processes = processes or await asyncio.to_thread(descendants)
-                await self._pulse(processes)
-                failing = False
-            except Exception:  # noqa: BLE001 - without the watch, nobody would notice a hang
-                if not failing:
-                    _log.exception("the watch of the engine failed, trying again")
-                failing = True
-            await asyncio.sleep(_PULSE_SECONDS)
-
-    async def _pulse(self, processes: Sequence[int]) -> None:
-        heartbeat = self._heartbeat
-        now = time.monotonic()
-        # First, because it needs nothing that could fail.
-        if heartbeat.ping_sent_at is None:
-            heartbeat.ping_sent_at = now
-            self._spawn(self._ping())
-        unfinished = self._loaded().parts.llm.get_num_unfinished_requests()
-        if self.info.device == "cpu":
-            await self._check_cpu_time(now, unfinished)
-        if self._maintenance.asleep:
-            return  # a probe would wait until it wakes up
-        if unfinished == 0 and (self._idle_since(now) > _IDLE_PROBE_SECONDS or any_stopped(processes)):
-            self._spawn(self._quiet_probe())
-
-    async def _check_cpu_time(self, now: float, unfinished: int) -> None:
-        """Records whether the processes compute, because a long step on a CPU is not a hang.
-
-        Reading the CPU time takes milliseconds, so this happens only when the engine is quiet.
-        """
-        if self._heartbeat.quiet_seconds(now, unfinished) < _PULSE_SECONDS:
-            self._heartbeat.on_life(now)
-        else:
-            self._heartbeat.on_cpu_time(now, await asyncio.to_thread(self._cpu_seconds))
-
-    def _cpu_seconds(self) -> dict[int, float]:
-        """The CPU time of the engine's processes. The check of a grammar is no sign of life."""
-        others = set(self._trials.forks.processes())
-        return cpu_seconds(pid for pid in descendants() if pid not in others)
-
-    def _idle_since(self, now: float) -> float:
-        return now - (self._heartbeat.last_request_at or now)
-
-    async def _ping(self) -> None:
-        """Makes a round trip to the engine core.
-
-        It has no timeout, because the age of the ping shows a hang. A dead engine never answers.
-        """
-        try:
-            await self._loaded().parts.llm.is_sleeping()
-        except Exception as error:  # noqa: BLE001 - any answer is a sign of life, `errored` shows death
-            _log.debug("ping: %r", error)
-        self._heartbeat.on_answered_ping(time.monotonic(), stands_for_a_step=not self._sees_steps)
-
-    async def _quiet_probe(self) -> None:
-        try:
-            await self.probe()
-        except (EngineError, InvalidRequestError) as error:
-            _log.warning("the probe of the idle engine failed: %s", error)
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a task of the engine failed", exc_info=error)
-
-    def _cancel_tasks(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+    def _watch(self, running: _Running) -> Watch:
+        return Watch(
+            running.parts.llm,
+            self._heartbeat,
+            self._tasks,
+            sees_steps=self._sees_steps,
+            on_cpu=running.parts.info.device == "cpu",
+            asleep=lambda: self._maintenance.asleep,
+            strangers=self._trials.forks.processes,
+            probe=self.probe,
+        )
 
     # --- shutdown ---
 
@@ -485,7 +405,7 @@ class VllmEngine:
 
     async def shutdown(self, drain_seconds: float) -> None:
         """Stops the engine's processes: gracefully for `drain_seconds`, then with SIGKILL."""
-        self._cancel_tasks()
+        self._tasks.cancel()
         self._trials.forks.close()
         if self._running is not None and not self._running.parts.llm.errored:
             try:
