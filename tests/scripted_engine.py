@@ -152,6 +152,7 @@ class ScriptedEngine:
     maintenance: ScriptedMaintenance = field(default_factory=ScriptedMaintenance)
     adapters: dict[str, Adapter] = field(default_factory=dict)
     adapter_error: Exception | None = None
+    lost: dict[str, str] = field(default_factory=dict)
     restarts: int = 0
 
     def __post_init__(self) -> None:
@@ -372,7 +373,14 @@ class ScriptedEngine:
         self.adapters[adapter.key] = adapter
 
     async def remove_adapter(self, adapter: Adapter) -> None:
-        del self.adapters[adapter.key]
+        self.adapters.pop(adapter.key, None)
+
+    def lost_adapters(self) -> Mapping[str, str]:
+        """What a test has put into `lost`, once."""
+        lost, self.lost = self.lost, {}
+        for key in lost:
+            del self.adapters[key]
+        return lost
 
     def vitals(self) -> Vitals:
         now = time.monotonic()

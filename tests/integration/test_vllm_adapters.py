@@ -208,3 +208,18 @@ def test_an_engine_that_dies_while_adapters_come_and_go_is_followed_by_one_with_
     assert load(http, "three", adapters / "three").status_code == 200
     assert ask(http, "three") != expected
     assert load(http, "two", adapters / "two").status_code == 200
+
+
+def test_an_adapter_without_files_is_not_served_by_the_next_engine(
+    http: httpx.Client, adapters: Path, server: ServerProcess
+) -> None:
+    assert "three" in str(server.metrics()["adapters"])
+    moved = (adapters / "three").rename(adapters / "moved")
+    os.kill(server.engine_core(), signal.SIGKILL)
+    server.until(lambda: server.status("/health/ready") == 503, 20, "the engine's death is seen")
+    server.until(lambda: server.status("/health/ready") == 200, 120, "the next engine is ready")
+    server.until(lambda: "three" not in str(server.metrics()["adapters"]), 10, "the adapter is gone")
+    assert http.post("/v1/chat/completions", json=CHAT | {"model": "three"}).status_code == 404
+    assert ask(http, "one")
+    moved.rename(adapters / "three")
+    assert load(http, "three", adapters / "three").status_code == 200

@@ -330,6 +330,22 @@ async def test_a_broken_adapter_is_tried_again_after_a_while(tmp_path: Path) -> 
     assert await settled(adapters) == {"late": "loaded"}
 
 
+async def test_an_adapter_that_a_new_engine_refuses_is_missing_and_tried_again(tmp_path: Path, folders: Path) -> None:
+    file, inside = tmp_path / "adapters.json", folders / "inside"
+    engine, now = ScriptedEngine(), [0.0]
+    settings = make_settings(enable_lora=True, adapters_file=file, lora_modules=(("sport", inside / "sport"),))
+    adapters = Adapters(settings, engine, clock=lambda: now[0])
+    write(file, {"name": "news", "path": str(inside / "news")})
+    await adapters.start()
+    assert await settled(adapters) == {"news": "loaded", "sport": "loaded"}
+    engine.lost = dict.fromkeys(engine.adapters, "no such file")
+    assert await settled(adapters) == {"news": "no such file"}
+    assert (adapters.served(), adapters.find("news")) == ({}, None)
+    now[0] += 3
+    assert await settled(adapters) == {"news": "loaded"}
+    assert [*engine.adapters] == ["news@3"]
+
+
 async def test_the_start_waits_for_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     file = tmp_path / "adapters.json"
     tries: list[Source] = []

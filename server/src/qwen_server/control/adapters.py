@@ -261,13 +261,26 @@ class Adapters:
         self._started = True
 
     def poll(self) -> None:
-        """Follows the file. The ticker calls it."""
+        """Follows the file and the engine. The ticker calls it."""
         if not self._started:
             return
+        for key, cause in self._engine.lost_adapters().items():
+            self._lose(key, cause)
         self._file.poll()
         idle = self._following is None or self._following.done()
         if idle and self._due():
             self._following = asyncio.create_task(self._follow(), name="adapters")
+
+    def _lose(self, key: str, cause: str) -> None:
+        """Ends an adapter that the engine no longer has. One of the file is tried again."""
+        lost = self._by_key.get(key)
+        if lost is None or lost.retired:
+            return
+        name = lost.adapter.name
+        self._retire(self._served.pop(name))
+        if (source := self._followed.pop(name, None)) is not None:
+            self._fail(name, source, cause, temporary=True)
+        _log.error("the adapter %s is served no longer: %s", name, cause)
 
     def _due(self) -> list[str]:
         """The names that have to be loaded or unloaded now."""

@@ -375,6 +375,12 @@ class Engine(Protocol):
     async def remove_adapter(self, adapter: Adapter) -> None:
         """Frees an adapter that no request uses. Raises EngineError."""
 
+    def lost_adapters(self) -> Mapping[str, str]:
+        """The adapters that a restarted engine could not load again: their keys, and why.
+
+        Each is reported once.
+        """
+
     def vitals(self) -> Vitals:
         """The vital signs, read without calling the engine."""
 

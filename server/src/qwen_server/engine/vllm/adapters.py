@@ -36,7 +36,8 @@ class LoadedAdapters:
     The name of an adapter in vLLM is its key, because vLLM finds what it has cached of a prompt by
     that name. vLLM's own serving code and the fast path look into `models.lora_requests`.
 
-    `all` are those that are loaded, by their keys. A new engine has to `restore` them.
+    `all` are those that are loaded, by their keys. A new engine has to `restore` them, and those
+    that it refuses are `lost`: their keys, and why.
     """
 
     def __init__(self, llm: AsyncLLM, models: Models, settings: Settings) -> None:
@@ -46,6 +47,7 @@ class LoadedAdapters:
         self._max_rank = settings.max_lora_rank
         self._shape = ModelShape.of(llm.model_config.hf_text_config.to_dict())
         self.all: dict[str, Adapter] = {}
+        self.lost: dict[str, str] = {}
 
     def lora_of(self, model: str | None) -> LoRARequest | None:
         """The adapter that a request names; None for the model itself.
@@ -103,7 +105,8 @@ class LoadedAdapters:
             except Exception as error:
                 if self._llm.errored:
                     raise EngineError(f"the engine died while it loaded the adapter {adapter.name}") from error
-                _log.error("the new engine cannot load the adapter %s: %s", adapter.name, _cause(str(error)))
+                self.lost[key] = _cause(str(error))
+                _log.error("the new engine cannot load the adapter %s: %s", adapter.name, self.lost[key])
                 del self.all[key], self._loras[key]
 
     async def _discard(self, lora: LoRARequest) -> None:

@@ -274,6 +274,14 @@ class VllmEngine:
         """See Engine."""
         await (await self._alive()).parts.adapters.remove(adapter)
 
+    def lost_adapters(self) -> Mapping[str, str]:
+        """See Engine."""
+        if self._running is None or not self._running.parts.adapters.lost:
+            return {}
+        adapters = self._running.parts.adapters
+        lost, adapters.lost = adapters.lost, {}
+        return lost
+
     async def reference(
         self,
         kind: Kind,
