@@ -22,10 +22,11 @@ from tests.cluster.settings import ROOT
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request; a body makes it a POST."""
+    """One HTTP request; a body makes it a POST, and `key` is its API key."""
 
     path: str
     body: dict[str, Any] | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,9 @@ def _count(answer: Answer, usage: dict[str, int] | None) -> None:
 def _head(port: int, request: dict[str, Any]) -> bytes:
     body = b"" if request["body"] is None else json.dumps(request["body"]).encode()
     method = "GET" if request["body"] is None else "POST"
-    lines = (f"{method} {request['path']} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Content-Type: application/json")
+    lines = [f"{method} {request['path']} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Content-Type: application/json"]
+    if request["key"] is not None:
+        lines.append(f"Authorization: Bearer {request['key']}")
     return "\r\n".join((*lines, f"Content-Length: {len(body)}", "", "")).encode() + body
 
 
