@@ -150,7 +150,7 @@ def _openssl(folder: Path, *arguments: str) -> None:
 
 def _certificates(folder: Path) -> None:
     """Creates a CA, the API server's certificate, and the key of ServiceAccount tokens."""
-    (folder / "server.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n", encoding="utf-8")
+    (folder / "server.ext").write_text("subjectAltName=IP:127.0.0.1,IP:::1,DNS:localhost\n", encoding="utf-8")
     ca = ["-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test-ca"]
     _openssl(folder, "req", *ca, "-days", "2")
     csr = [
@@ -205,15 +205,18 @@ def _answers(plane: ControlPlane, processes: Sequence[subprocess.Popen[bytes]]) 
 
 
 @contextmanager
-def control_plane(folder: Path, api_flags: Sequence[str] = ()) -> Iterator[ControlPlane]:
+def control_plane(folder: Path, api_flags: Sequence[str] = (), *, ipv6: bool = False) -> Iterator[ControlPlane]:
     """Starts a control plane in a folder; stops it at the end of the block.
 
-    `api_flags` are further flags of kube-apiserver.
+    `api_flags` are further flags of kube-apiserver. With `ipv6`, the API server has no other
+    address, and neither have Services.
     """
+    address, services = ("::1", "fd00:10:96::/112") if ipv6 else ("127.0.0.1", "10.96.0.0/16")
     _certificates(folder)
     client_port, peer_port, api_port = free_ports(3)
     etcd_url, peer_url = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
-    plane = ControlPlane(f"https://127.0.0.1:{api_port}", folder / "ca.crt", folder)
+    host = f"[{address}]" if ipv6 else address
+    plane = ControlPlane(f"https://{host}:{api_port}", folder / "ca.crt", folder)
     plane.write_kubeconfig("admin", ADMIN_TOKEN)
     etcd: list[str | Path] = [
         find_program("etcd"), "--data-dir", folder / "etcd", "--unsafe-no-fsync",
@@ -223,9 +226,9 @@ def control_plane(folder: Path, api_flags: Sequence[str] = ()) -> Iterator[Contr
     ]  # fmt: skip
     api: list[str | Path] = [
         find_program("kube-apiserver"), f"--etcd-servers={etcd_url}", f"--secure-port={api_port}",
-        "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+        f"--bind-address={address}", f"--advertise-address={address}", "--endpoint-reconciler-type=none",
         "--tls-cert-file=server.crt", "--tls-private-key-file=server.key", "--client-ca-file=ca.crt",
-        "--token-auth-file=tokens.csv", "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16",
+        "--token-auth-file=tokens.csv", "--authorization-mode=RBAC", f"--service-cluster-ip-range={services}",
         "--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=sa.pub",
         "--service-account-signing-key-file=sa.key", "--allow-privileged", *api_flags,
     ]  # fmt: skip

@@ -1,11 +1,13 @@
-"""A service in a dual-stack cluster: its IP families, and pods with IPv6 addresses.
+"""A service in a dual-stack cluster and in one with IPv6 only: its IP families, and its pods.
 
-The other tests use a cluster of one family, in which the same Service has that family.
+The other tests use a cluster of IPv4.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 from tests.cluster.settings import ROOT
 from tests.integration.admin_api import QS, AdminApi, qwen_service
-from tests.integration.control_plane import control_plane, wait_until
+from tests.integration.control_plane import ControlPlane, control_plane, wait_until
 from tests.integration.fake_pods import FakePodServers
 from tests.integration.operator_thread import OperatorThread
 
@@ -37,24 +39,44 @@ def choose(api: AdminApi, policy: str | None, expected: list[str]) -> None:
     wait_until(f"{policy} has an effect", lambda: families(api) == expected, seconds=10)
 
 
-def test_a_service_has_the_families_of_its_cluster_and_reaches_ipv6_pods(
-    tmp_path: Path, servers: FakePodServers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with control_plane(tmp_path, [BOTH_FAMILIES]) as plane:
-        plane.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests" / "install.yaml"))
-        plane.wait_for_definition("qwenservices.qwen-vllm.io")
-        kubeconfig = plane.write_kubeconfig("operator", plane.service_account_token("qwen-system", "qwen-operator"))
-        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-        api = AdminApi(plane, "default")
-        wait_until("the namespace has its ServiceAccount", lambda: api.objects("v1", "serviceaccounts"))
+@contextmanager
+def operated(plane: ControlPlane, servers: FakePodServers) -> Iterator[tuple[AdminApi, OperatorThread]]:
+    """The operator works in a cluster that has just started."""
+    plane.kubectl("apply", "--server-side", "-f", str(ROOT / "manifests" / "install.yaml"))
+    plane.wait_for_definition("qwenservices.qwen-vllm.io")
+    kubeconfig = plane.write_kubeconfig("operator", plane.service_account_token("qwen-system", "qwen-operator"))
+    api = AdminApi(plane, "default")
+    wait_until("the namespace has its ServiceAccount", lambda: api.objects("v1", "serviceaccounts"))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("KUBECONFIG", str(kubeconfig))
         with OperatorThread(kubeconfig, "default", servers.url_of) as operator:
-            api.create(qwen_service())
-            wait_until("both families", lambda: families(api) == ["IPv4", "IPv6"], seconds=10)
-            serve_on_ipv6(api, servers)
-            choose(api, "SingleStack", ["IPv4"])
-            choose(api, "RequireDualStack", ["IPv4", "IPv6"])
-            choose(api, None, ["IPv4", "IPv6"])
-            stays_at_rest(api, operator)
+            yield api, operator
+
+
+def test_a_service_has_the_families_of_its_cluster_and_reaches_ipv6_pods(
+    tmp_path: Path, servers: FakePodServers
+) -> None:
+    with control_plane(tmp_path, [BOTH_FAMILIES]) as plane, operated(plane, servers) as (api, operator):
+        api.create(qwen_service())
+        wait_until("both families", lambda: families(api) == ["IPv4", "IPv6"], seconds=10)
+        serve_on_ipv6(api, servers)
+        choose(api, "SingleStack", ["IPv4"])
+        choose(api, "RequireDualStack", ["IPv4", "IPv6"])
+        choose(api, None, ["IPv4", "IPv6"])
+        stays_at_rest(api, operator)
+
+
+def test_a_service_serves_where_there_is_no_ipv4(tmp_path: Path, servers: FakePodServers) -> None:
+    with control_plane(tmp_path, ipv6=True) as plane, operated(plane, servers) as (api, operator):
+        assert plane.url.startswith("https://[::1]:")
+        api.create(qwen_service())
+        wait_until("its family", lambda: families(api) == ["IPv6"], seconds=10)
+        serve_on_ipv6(api, servers)
+        api.patch(QS, "qwenservices", "news", {"spec": {"service": {"ipFamilyPolicy": "RequireDualStack"}}})
+        refused = "the Service of two families is refused"
+        wait_until(refused, lambda: "ipFamilyPolicy" in api.condition("Degraded").get("message", ""), seconds=10)
+        choose(api, "SingleStack", ["IPv6"])
+        stays_at_rest(api, operator, "SingleStack")
 
 
 def serve_on_ipv6(api: AdminApi, servers: FakePodServers) -> None:
@@ -68,9 +90,9 @@ def serve_on_ipv6(api: AdminApi, servers: FakePodServers) -> None:
     assert server.asked["/api/v1/metrics"] > 0
 
 
-def stays_at_rest(api: AdminApi, operator: OperatorThread) -> None:
+def stays_at_rest(api: AdminApi, operator: OperatorThread, policy: str = "PreferDualStack") -> None:
     """What the API server has filled in is no drift."""
-    wait_until("the policy is the default", lambda: live(api)["spec"]["ipFamilyPolicy"] == "PreferDualStack")
+    wait_until(f"the policy is {policy}", lambda: live(api)["spec"]["ipFamilyPolicy"] == policy)
     before = live(api)["metadata"]["resourceVersion"]
     for _ in range(2):
         operator.reconcile()
