@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
 from tests.cluster.settings import ROOT, Settings
-from tests.e2e.kubectl import Kubectl
+from tests.e2e.kubectl import Kubectl, Object
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,17 @@ def results(load: Load) -> list[dict[str, Any]]:
     due = load.rate * (stopped - min(request["start"] for request in requests))
     assert len(requests) >= 0.9 * due - 1, f"the load stood still: {len(requests)} of {due:.0f} requests"
     return requests
+
+
+def check_that_each_served(requests: Sequence[Mapping[str, Any]], *generations: Sequence[Object]) -> None:
+    """Asserts that a pod of each generation has answered.
+
+    Clients that send one request at a time keep one connection, and so one pod of each.
+    """
+    served = {request["pod"] for request in requests if request["status"] == 200}
+    for number, pods in enumerate(generations):
+        addresses = {pod["status"]["podIP"] for pod in pods}
+        assert served & addresses, f"no request led to generation {number}: {addresses}, but to {served}"
 
 
 def service_url(kubectl: Kubectl, name: str) -> str:

@@ -11,7 +11,7 @@ from tests.cluster import images
 from tests.cluster.clusters import Local
 from tests.cluster.settings import Settings
 from tests.e2e import scripted_pods
-from tests.e2e.clients import keep_alive_load, restarts, results, service_url
+from tests.e2e.clients import check_that_each_served, keep_alive_load, restarts, results, service_url
 from tests.e2e.kubectl import Kubectl, Object, wait_for
 from tests.e2e.scripted_pods import scripted_service, toggle_hang
 
@@ -71,12 +71,15 @@ def test_a_sidecar_outlives_a_restart_in_place_and_a_drain_loses_no_request(
     assert (after["containerID"], after["restartCount"]) == (before["containerID"], 0)
     assert "running" in after["state"]
 
-    old = {pod["metadata"]["uid"] for pod in kubectl.pods(NAME)}
+    first = kubectl.pods(NAME)
+    old = {pod["metadata"]["uid"] for pod in first}
     with keep_alive_load(cluster, service_url(kubectl, NAME)) as load:
         time.sleep(3)
         kubectl.run("rollout", "restart", f"deployment/{NAME}")
         wait_for(lambda: replaced(kubectl, old), 180, "the rollout does not end")
+        second = kubectl.pods(NAME)
+        time.sleep(3)
         requests = results(load)
     assert len(requests) > 30
     assert [request for request in requests if request["status"] != 200] == []
-    assert len({request["pod"] for request in requests}) >= 3, "the load did not follow the rollout"
+    check_that_each_served(requests, first, second)
