@@ -257,8 +257,8 @@ def main(  # noqa: PLR0917 - only the constructor of EarlyChild calls it
         module, _, function = place.partition(":")
         with contextlib.suppress(Exception):
             getattr(importlib.import_module(module), function)()
-    # What the imports made stays for ever. vLLM collects garbage three times while it loads a model,
-    # and each time would look at all of it: half a second.
+    # What the imports made stays for ever. vLLM collects garbage three times while it loads a
+    # model, and each time would look at all of it: half a second.
     gc.freeze()
     gc.enable()
     environment = _receive_environment(pipe)
