@@ -68,7 +68,7 @@ ENGINE: tuple[Relied, ...] = (
     ),
     Calls(f"{_LLM}.get_supported_tasks", "ReferencePath._build", awaited=True),
     Calls(f"{_LLM}.shutdown", "VllmEngine.shutdown", ("timeout",)),
-    Calls(f"{_LLM}.is_sleeping", "VllmEngine._ping", awaited=True),
+    Calls(f"{_LLM}.is_sleeping", "Watch._ping", awaited=True),
     Calls(f"{_LLM}.reset_prefix_cache", "VllmMaintenance", ("reset_running_requests", "reset_connector"), awaited=True),
     Calls(f"{_LLM}.sleep", "VllmMaintenance", ("level", "mode"), awaited=True),
     Calls(f"{_LLM}.wake_up", "VllmMaintenance", ("tags",), awaited=True),
