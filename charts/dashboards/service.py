@@ -32,13 +32,6 @@ MARKS: Final = (
         "Server restarted",
         "{{pod}}",
     ),
-    Mark(
-        "Restarts of engines",
-        f"sum by (pod, cause) ({grown('qwen_engine_restarts_total', SERVER, '2m')}) > 0",
-        RED,
-        "Engine restarted: {{cause}}",
-        "{{pod}}",
-    ),
 )
 
 
