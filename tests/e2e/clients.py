@@ -65,6 +65,17 @@ def check_that_each_served(requests: Sequence[Mapping[str, Any]], *generations: 
         assert served & addresses, f"no request led to generation {number}: {addresses}, but to {served}"
 
 
+def uids(pods: Sequence[Object]) -> set[str]:
+    """The UIDs of pods."""
+    return {pod["metadata"]["uid"] for pod in pods}
+
+
+def replaced(kubectl: Kubectl, name: str, old: Sequence[Object]) -> bool:
+    """Whether two new pods of a service serve and no old one exists."""
+    pods = kubectl.find("pods", f"qwen-vllm.io/service={name}")
+    return not uids(old) & uids(pods) and len(kubectl.endpoints(name)) == 2
+
+
 def service_url(kubectl: Kubectl, name: str) -> str:
     """The URL of a service for clients on the cluster's network."""
     return f"http://{kubectl.get('service', name)['spec']['clusterIP']}:8000"

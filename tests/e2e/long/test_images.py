@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster import images
+from tests.cluster.images import IMAGES, Image
 from tests.cluster.settings import Settings
 from tests.cluster.shell import output, succeeds
 from tests.e2e.kubectl import OPERATOR_PODS, Kubectl
@@ -18,22 +19,23 @@ CERTIFI = "import certifi, os; print(os.path.realpath(certifi.where()))"
 NO_GPU = "import torch, os; print(torch.version.cuda, torch.cuda.is_available(), os.path.exists('%s/nvidia/cudnn'))"
 
 
-def built_again(cluster: Settings, name: str) -> str:
-    """The digest of the operator's image after a build without any cached layer."""
+def built_again(cluster: Settings, image: Image, name: str) -> str:
+    """The digest of an image after a build without any cached layer."""
     reference = f"localhost/{name}:again"
     try:
-        images.build(cluster, images.OPERATOR, reference, "--no-cache")
+        images.build(cluster, image, reference, "--no-cache")
         inspect = ["inspect", "--type", "image", "--format", "{{.FromImageDigest}}", reference]
         return output([*images.buildah(cluster), *inspect]).strip()
     finally:
         succeeds([*images.buildah(cluster), "rmi", "--force", reference])
 
 
-def test_two_builds_of_the_same_content_have_the_same_digest(cluster: Settings) -> None:
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
+def test_two_builds_of_the_same_content_have_the_same_digest(cluster: Settings, image: Image) -> None:
     images.ensure_base(cluster)
-    first = built_again(cluster, "first")
+    first = built_again(cluster, image, "first")
     assert first.startswith("sha256:")
-    assert built_again(cluster, "second") == first
+    assert built_again(cluster, image, "second") == first
 
 
 def test_the_operators_image_has_no_installer_and_trusts_the_systems_authorities(operator: Kubectl) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 import pytest
 
 from tests.cluster.settings import Settings
 from tests.e2e import scripted_pods
-from tests.e2e.clients import check_that_each_served, keep_alive_load, restarts, results, service_url
-from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, KubectlError, Object, wait_for
+from tests.e2e.clients import check_that_each_served, keep_alive_load, replaced, restarts, results, service_url
+from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, KubectlError, wait_for
 from tests.e2e.scripted_pods import scripted_service
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -32,10 +31,10 @@ def test_a_rollout_and_a_restart_lose_no_request(kubectl: Kubectl, cluster: Sett
     with keep_alive_load(cluster, service_url(kubectl, NAME)) as load:
         time.sleep(3)
         kubectl.apply(scripted_service(NAME, 2, engine={"device": "cpu", "env": [{"name": "TZ", "value": "UTC"}]}))
-        wait_for(lambda: replaced(kubectl, uids(first)), 180, "the rollout does not end")
+        wait_for(lambda: replaced(kubectl, NAME, first), 180, "the rollout does not end")
         second = kubectl.pods(NAME)
         kubectl.run("rollout", "restart", f"deployment/{NAME}")
-        wait_for(lambda: replaced(kubectl, uids(second)), 180, "the restarted rollout does not end")
+        wait_for(lambda: replaced(kubectl, NAME, second), 180, "the restarted rollout does not end")
         third = kubectl.pods(NAME)
         time.sleep(3)
         requests = results(load)
@@ -81,16 +80,6 @@ def test_a_version_that_cannot_start_stops_the_rollout_and_the_old_pods_serve_on
         requests = results(load)
     assert [request for request in requests if request["status"] != 200] == []
     wait_for(lambda: kubectl.condition(NAME, "Degraded")["status"] == "False", 30, "Degraded stays")
-
-
-def uids(pods: Sequence[Object]) -> set[str]:
-    return {pod["metadata"]["uid"] for pod in pods}
-
-
-def replaced(kubectl: Kubectl, old: set[str]) -> bool:
-    """Whether two new pods serve and no old one exists."""
-    pods = kubectl.find("pods", f"qwen-vllm.io/service={NAME}")
-    return not old & {pod["metadata"]["uid"] for pod in pods} and len(kubectl.endpoints(NAME)) == 2
 
 
 def test_an_upgrade_of_the_operator_touches_no_pod(kubectl: Kubectl, cluster: Settings, operator: Kubectl) -> None:

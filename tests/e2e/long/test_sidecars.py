@@ -11,7 +11,7 @@ from tests.cluster import images
 from tests.cluster.clusters import Local
 from tests.cluster.settings import Settings
 from tests.e2e import scripted_pods
-from tests.e2e.clients import check_that_each_served, keep_alive_load, restarts, results, service_url
+from tests.e2e.clients import check_that_each_served, keep_alive_load, replaced, restarts, results, service_url
 from tests.e2e.kubectl import Kubectl, Object, wait_for
 from tests.e2e.scripted_pods import scripted_service, toggle_hang
 
@@ -49,12 +49,6 @@ def sidecar_of(kubectl: Kubectl, pod: Object) -> Object:
     return found
 
 
-def replaced(kubectl: Kubectl, old: set[str]) -> bool:
-    """Whether two new pods serve and no old one exists."""
-    pods = kubectl.find("pods", f"qwen-vllm.io/service={NAME}")
-    return not old & {pod["metadata"]["uid"] for pod in pods} and len(kubectl.endpoints(NAME)) == 2
-
-
 def test_a_sidecar_outlives_a_restart_in_place_and_a_drain_loses_no_request(
     kubectl: Kubectl, cluster: Settings
 ) -> None:
@@ -72,11 +66,10 @@ def test_a_sidecar_outlives_a_restart_in_place_and_a_drain_loses_no_request(
     assert "running" in after["state"]
 
     first = kubectl.pods(NAME)
-    old = {pod["metadata"]["uid"] for pod in first}
     with keep_alive_load(cluster, service_url(kubectl, NAME)) as load:
         time.sleep(3)
         kubectl.run("rollout", "restart", f"deployment/{NAME}")
-        wait_for(lambda: replaced(kubectl, old), 180, "the rollout does not end")
+        wait_for(lambda: replaced(kubectl, NAME, first), 180, "the rollout does not end")
         second = kubectl.pods(NAME)
         time.sleep(3)
         requests = results(load)

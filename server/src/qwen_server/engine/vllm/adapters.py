@@ -36,8 +36,7 @@ class LoadedAdapters:
     The name of an adapter in vLLM is its key, because vLLM finds what it has cached of a prompt by
     that name. vLLM's own serving code and the fast path look into `models.lora_requests`.
 
-    `all` are those that are loaded, by their keys. A new engine has to `restore` them, and those
-    that it refuses are `lost`: their keys, and why.
+    `all` are those that are loaded, by their keys. A new engine has to `restore` them.
     """
 
     def __init__(self, llm: AsyncLLM, models: Models, settings: Settings) -> None:
@@ -47,7 +46,7 @@ class LoadedAdapters:
         self._max_rank = settings.max_lora_rank
         self._shape = ModelShape.of(llm.model_config.hf_text_config.to_dict())
         self.all: dict[str, Adapter] = {}
-        self.lost: dict[str, str] = {}
+        self._lost: dict[str, str] = {}
 
     def lora_of(self, model: str | None) -> LoRARequest | None:
         """The adapter that a request names; None for the model itself.
@@ -97,6 +96,7 @@ class LoadedAdapters:
         taken over before the first is loaded, because this engine may die of one.
         """
         self.all = dict(before.all)
+        self._lost = before.take_lost()  # if it died before anybody asked
         self._loras.update({key: before._loras[key] for key in self.all})
         for key, adapter in before.all.items():
             lora = self._loras[key]
@@ -105,9 +105,13 @@ class LoadedAdapters:
             except Exception as error:
                 if self._llm.errored:
                     raise EngineError(f"the engine died while it loaded the adapter {adapter.name}") from error
-                self.lost[key] = _cause(str(error))
-                _log.error("the new engine cannot load the adapter %s: %s", adapter.name, self.lost[key])
+                self._lost[key] = _cause(str(error))
                 del self.all[key], self._loras[key]
+
+    def take_lost(self) -> dict[str, str]:
+        """Those that this engine has refused to load again: their keys, and why. Once."""
+        lost, self._lost = self._lost, {}
+        return lost
 
     async def _discard(self, lora: LoRARequest) -> None:
         """Frees what vLLM holds of an adapter, which may be a part only."""

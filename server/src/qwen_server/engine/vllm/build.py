@@ -259,12 +259,17 @@ def _serving(
         "default_chat_template_kwargs": family.template_defaults,
         "enable_auto_tools": parsers["tool_parser"] is not None,
     }
-    # vLLM would refuse any. The server lets only those of images pass, within its limits.
-    trusted = {"trust_request_mm_kwargs": True}
     paths = [BaseModelPath(name=settings.served_name, model_path=settings.model)]
     models = Models(client, paths)
     adapters = LoadedAdapters(llm, models, settings)
-    rendering = {"model_config": config, "renderer": llm.renderer, "request_logger": None, **templating, **trusted}
+    rendering = {
+        "model_config": config,
+        "renderer": llm.renderer,
+        "request_logger": None,
+        # vLLM would refuse any. The server lets only those of images pass, within its limits.
+        "trust_request_mm_kwargs": True,
+        **templating,
+    }
     renderer = OnlineRenderer(**rendering, **parsers)
     renderer.warmup()
     # The parsers build their grammars again for each request, which costs more than the rendering.

@@ -276,11 +276,7 @@ class VllmEngine:
 
     def lost_adapters(self) -> Mapping[str, str]:
         """See Engine."""
-        if self._running is None or not self._running.parts.adapters.lost:
-            return {}
-        adapters = self._running.parts.adapters
-        lost, adapters.lost = adapters.lost, {}
-        return lost
+        return {} if self._running is None else self._running.parts.adapters.take_lost()
 
     async def reference(
         self,
