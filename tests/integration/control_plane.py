@@ -64,14 +64,22 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_until(what: str, check: Callable[[], Any], seconds: float = 30.0, pause: float = 0.1) -> Any:
-    """Returns the first true result of a check; raises TimeoutError with `what`."""
+    """Returns the first true result of a check; raises TimeoutError with `what`.
+
+    An object without the part that a check looks for (LookupError) does not have it yet: the API
+    server leaves out whatever is empty.
+    """
     deadline = time.monotonic() + seconds
+    missing: LookupError | None = None
     while True:
-        result = check()
+        try:
+            result, missing = check(), None
+        except LookupError as error:
+            result, missing = None, error
         if result:
             return result
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
+            raise TimeoutError(f"not within {seconds:g} s: {what}") from missing
         time.sleep(pause)
 
 
