@@ -1,9 +1,10 @@
-"""The loopback addresses of this machine, which may have no IPv6."""
+"""The loopback addresses of this machine, which may have no IPv6, and what clients there need."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 
 
 def _found() -> list[str]:
@@ -14,6 +15,9 @@ def _found() -> list[str]:
 
 
 ADDRESSES = _found()
+# Without it, each call of httpx and each of its clients reads the certificates of all authorities,
+# which takes 40 ms.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def url(host: str, port: int) -> str:

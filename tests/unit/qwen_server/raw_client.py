@@ -30,7 +30,7 @@ class Client:
         with contextlib.suppress(ConnectionError):
             await self.writer.drain()
 
-    async def answer(self, seconds: float = 5.0, *, bodiless: bool = False) -> tuple[int, dict[str, str], bytes]:
+    async def answer(self, seconds: float = 20.0, *, bodiless: bool = False) -> tuple[int, dict[str, str], bytes]:
         """The status, headers and body of the next answer, which has a Content-Length or no body.
 
         `bodiless` is for answers to HEAD.
@@ -47,7 +47,7 @@ class Client:
             same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
-    async def ends(self, seconds: float = 5.0) -> bytes:
+    async def ends(self, seconds: float = 20.0) -> bytes:
         """Everything until the server closes or resets the connection."""
         async with asyncio.timeout(seconds):
             with contextlib.suppress(ConnectionError):

@@ -24,6 +24,7 @@ from qwen_server.control.service import Service
 from qwen_server.http.connections import uvicorn_config
 from qwen_server.observe.gpu import GpuMonitor
 from qwen_server.observe.tracing import Tracing
+from tests.loopback import NO_TLS
 from tests.scripted_engine import ScriptedEngine
 
 NOWHERE = Path("/nonexistent")
@@ -78,8 +79,15 @@ class Served:
         return body
 
     async def until_idle(self) -> None:
-        """Waits until no request is queued, in the engine or counted as running."""
-        await until(lambda: not (self.service.admission.running or self.lifecycle.in_flight or self.engine.unfinished))
+        """Waits until no request is queued, in the engine or counted as running.
+
+        It fails before a script of 10 s ends by itself, so that tests can show what an abort does.
+        """
+
+        def idle() -> bool:
+            return not (self.service.admission.running or self.lifecycle.in_flight or self.engine.unfinished)
+
+        await until(idle, 8)
 
 
 @contextlib.asynccontextmanager
@@ -117,7 +125,7 @@ async def serve(
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     limits = httpx.Limits(max_connections=200)
     try:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, limits=limits, verify=NO_TLS) as client:
             yield Served(client, engine, lifecycle, app.state.service, url, app)
     finally:
         server.should_exit = True
@@ -125,7 +133,7 @@ async def serve(
         listener.close()
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Waits until `condition` holds; fails after `seconds`."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (the condition is any state, not an event)

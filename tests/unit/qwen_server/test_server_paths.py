@@ -46,7 +46,7 @@ async def test_a_ping_while_starting_is_a_503() -> None:
 
 async def test_the_load_counts_accepted_requests(served: Served) -> None:
     assert (await served.client.get("/load")).json() == {"server_load": 0}
-    running = [asyncio.create_task(served.chat('@{"tokens": 100, "delay": 0.05}')) for _ in range(5)]
+    running = [asyncio.create_task(served.chat('@{"tokens": 400, "delay": 0.05}')) for _ in range(5)]
     await until(lambda: served.lifecycle.in_flight == 5)
     assert (await served.client.get("/load")).json() == {"server_load": 5}
     for task in running:
