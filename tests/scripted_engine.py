@@ -164,6 +164,8 @@ class ScriptedEngine:
         self._dead = asyncio.Event()
         self._revival: Revival[int] = Revival(lambda: "the engine died")
         self._restarting = False
+        self.may_restart = asyncio.Event()
+        self.may_restart.set()
         self.compiles = asyncio.Event()
         self.compiles.set()
         self._hung_at: float | None = None
@@ -206,11 +208,13 @@ class ScriptedEngine:
         self._revival.arrived(0)
 
     async def restart(self) -> None:
+        """Takes `restart_seconds`, and until `may_restart` is set."""
         self._restarting = True
         self.cause = self.cause or "the engine was killed"
         self._dead.set()
         try:
             await asyncio.sleep(self.restart_seconds)
+            await self.may_restart.wait()
             self.restarts += 1
             if self.restart_failures > 0:
                 self.restart_failures -= 1

@@ -61,6 +61,7 @@ async def test_a_crash_is_a_pause_for_all_that_was_accepted() -> None:
         whole = asyncio.create_task(served.chat(LONG, max_tokens=500))
         waiting = asyncio.create_task(served.chat())
         await until(lambda: served.engine.generated > 20 and served.service.admission.waiting == 1)
+        served.engine.may_restart.clear()
         served.engine.die("CUDA out of memory")
         await until(lambda: served.lifecycle.state == "restarting")
         health = await served.client.get("/health")
@@ -73,6 +74,8 @@ async def test_a_crash_is_a_pause_for_all_that_was_accepted() -> None:
         assert (metrics["status"], metrics["alerts"]) == ("restarting", [])
         assert metrics["engine"]["restarting_seconds"] is not None
         late = asyncio.create_task(served.chat())
+        await until(lambda: served.lifecycle.in_flight == 5)
+        served.engine.may_restart.set()
         for stream in streams:
             assert text_of(await stream) == "字" * 60
         assert (await whole).json()["choices"][0]["message"]["content"] == "字" * 60
@@ -222,11 +225,13 @@ async def test_the_queue_waits_as_much_longer_as_the_engine_is_away() -> None:
 async def test_a_request_with_a_grammar_is_told_to_come_back() -> None:
     """Its check takes no slot, so nothing would bound how many wait."""
     async with revived() as served:
+        served.engine.may_restart.clear()
         served.engine.die()
         await until(lambda: served.lifecycle.state == "restarting")
         response = await served.chat(response_format={"type": "json_object"})
         assert (response.status_code, response.headers["retry-after"]) == (503, "5")
         assert (await served.metrics())["requests"]["refused"] == 1
+        served.engine.may_restart.set()
         await until(lambda: served.lifecycle.state == "ready")
         assert (await served.chat(response_format={"type": "json_object"})).status_code == 200
 

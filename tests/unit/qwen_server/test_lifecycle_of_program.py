@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from qwen_server.control.lifecycle import LAST_REQUEST_SECONDS
+from tests.loopback import NO_TLS
 from tests.unit.qwen_server.serving import events_of
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +46,7 @@ class Program:
                 command, cwd=ROOT, stderr=output, env=os.environ | {"PYTHONPATH": paths} | (environment or {})
             )
 
-    def until(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.log.read_text()
@@ -53,9 +54,23 @@ class Program:
 
     def health(self) -> str:
         try:
-            return str(httpx.get(f"{self.url}/health", timeout=1).json()["status"])
+            return str(self.get("/health").json()["status"])
         except httpx.TransportError:
             return "refused"
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=20, verify=NO_TLS)
+
+    def complete(self) -> httpx.Response:
+        return httpx.post(f"{self.url}/v1/completions", json={"prompt": "x"}, timeout=20, verify=NO_TLS)
+
+    def client(self) -> httpx.Client:
+        """A client that keeps its connection."""
+        return httpx.Client(base_url=self.url, timeout=20, verify=NO_TLS)
+
+    def stop_or_go(self) -> None:
+        """Stops the engine or lets it go on: meanwhile, its requests do not end."""
+        self.process.send_signal(signal.SIGUSR1)
 
     def until_ready(self) -> None:
         self.until(lambda: self.health() == "ok")
@@ -90,7 +105,7 @@ def chat(program: Program, script: dict[str, Any], **fields: Any) -> tuple[threa
     body = {"messages": [{"role": "user", "content": "@" + json.dumps(script)}]} | fields
 
     def send() -> None:
-        responses.append(httpx.post(f"{program.url}/v1/chat/completions", json=body, timeout=20))
+        responses.append(httpx.post(f"{program.url}/v1/chat/completions", json=body, timeout=20, verify=NO_TLS))
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -98,7 +113,7 @@ def chat(program: Program, script: dict[str, Any], **fields: Any) -> tuple[threa
 
 
 def in_flight(program: Program) -> int:
-    requests = httpx.get(f"{program.url}/api/v1/metrics", timeout=1).json()["requests"]
+    requests = program.get("/api/v1/metrics").json()["requests"]
     return int(requests["running"] + requests["waiting"])
 
 
@@ -107,14 +122,16 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(start: Callable
     program.until_ready()
     chats = [chat(program, {"tokens": 10, "delay": 0.08}) for _ in range(2)]
     program.until(lambda: in_flight(program) == 2)
+    program.stop_or_go()
     program.process.send_signal(signal.SIGTERM)
     program.until(lambda: program.health() == "draining")
-    refused = httpx.post(f"{program.url}/v1/completions", json={"prompt": "x"})
+    refused = program.complete()
     assert refused.status_code == 503
     assert refused.headers["connection"] == "close"
     assert int(refused.headers["retry-after"]) >= 1
-    assert httpx.get(f"{program.url}/health/ready").status_code == 503
-    assert httpx.get(f"{program.url}/health/live").status_code == 200
+    assert program.get("/health/ready").status_code == 503
+    assert program.get("/health/live").status_code == 200
+    program.stop_or_go()
     for thread, responses in chats:
         thread.join(20)
         assert [response.status_code for response in responses] == [200]
@@ -126,34 +143,34 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(start: Callable
 def test_a_kept_connection_gets_one_more_answer_after_sigterm(start: Callable[..., Program]) -> None:
     program = start()
     program.until_ready()
-    with httpx.Client(base_url=program.url) as client, httpx.Client(base_url=program.url) as monitor:
+    with program.client() as client, program.client() as monitor:
         assert client.post("/v1/completions", json={"prompt": "x"}).status_code == 200
         assert monitor.get("/health").status_code == 200  # keeps a connection, too, and is not waited for
+        begun = time.monotonic()
         program.process.send_signal(signal.SIGTERM)
         program.until(lambda: program.health() == "draining")
-        assert httpx.post(f"{program.url}/v1/completions", json={"prompt": "x"}).status_code == 503
+        assert program.complete().status_code == 503
         last = client.post("/v1/completions", json={"prompt": "x"})
         assert last.status_code == 200
         assert last.headers["connection"] == "close"
-        begun = time.monotonic()
         assert program.exit_code() == 0
-        assert time.monotonic() - begun < LAST_REQUEST_SECONDS / 2, "it waited although all clients had left"
+        assert time.monotonic() - begun < LAST_REQUEST_SECONDS, "it waited although all clients had left"
 
 
 @pytest.mark.parametrize(("number", "waits"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
 def test_an_idle_client_delays_the_exit_only_so_long(
     start: Callable[..., Program], number: signal.Signals, *, waits: bool
 ) -> None:
-    program = start("--drain-timeout=2s")
+    program = start("--drain-timeout=3s")
     program.until_ready()
-    with httpx.Client(base_url=program.url) as client:
+    with program.client() as client:
         assert client.post("/v1/completions", json={"prompt": "x"}).status_code == 200
         begun = time.monotonic()
         program.process.send_signal(number)
         assert program.exit_code() == 0
         seconds = time.monotonic() - begun
-    assert (seconds > 1.8) == waits
-    assert seconds < 8
+    assert (seconds > 2.8) == waits
+    assert seconds < 12
 
 
 def test_requests_cut_off_at_the_drain_deadline_are_reported(start: Callable[..., Program]) -> None:
@@ -202,9 +219,12 @@ def test_a_signal_while_the_model_loads_ends_at_once(start: Callable[..., Progra
 def test_a_changed_annotation_restarts_in_place(start: Callable[..., Program]) -> None:
     program = start()
     program.until_ready()
-    thread, responses = chat(program, {"tokens": 10, "delay": 0.05})
+    thread, responses = chat(program, {"tokens": 20, "delay": 0.05})
     program.until(lambda: in_flight(program) == 1)
+    program.stop_or_go()
     (program.podinfo / "annotations").write_text('a="b"\nqwen-vllm.io/restart="42"\n')
+    program.until(lambda: program.health() == "draining")
+    program.stop_or_go()
     assert program.exit_code() == 0
     thread.join(20)
     assert responses[0].status_code == 200
@@ -217,7 +237,7 @@ def test_a_restart_does_not_wait_for_a_hung_engine(start: Callable[..., Program]
     program.until_ready()
     thread, _ = chat(program, {"tokens": 200, "delay": 0.1})
     program.until(lambda: in_flight(program) == 1)
-    program.process.send_signal(signal.SIGUSR1)
+    program.stop_or_go()
     program.until(lambda: program.health() == "unhealthy")
     (program.podinfo / "annotations").write_text('qwen-vllm.io/restart="1"\n')
     begun = time.monotonic()
@@ -296,7 +316,7 @@ main(["--host=127.0.0.1", "--port=0", "--model=any/name", "--termination-log=/no
 def test_an_engine_that_dies_is_restarted_and_beyond_the_budget_the_program_exits_70(
     start: Callable[..., Program],
 ) -> None:
-    program = start("--engine-restarts=1", SCRIPTED_RESTART_SECONDS="0.5")
+    program = start("--engine-restarts=1", SCRIPTED_RESTART_SECONDS="1.5")
     program.until_ready()
     thread, responses = chat(program, {"tokens": 100, "delay": 0.02})
     program.until(lambda: in_flight(program) == 1)
@@ -326,6 +346,7 @@ def test_a_death_while_draining_is_a_pause_for_accepted_requests(start: Callable
     program.until_ready()
     thread, responses = chat(program, {"tokens": 60, "delay": 0.02})
     program.until(lambda: in_flight(program) == 1)
+    program.stop_or_go()
     program.process.send_signal(signal.SIGTERM)
     program.until(lambda: program.health() == "draining")
     program.process.send_signal(signal.SIGUSR2)
@@ -337,7 +358,7 @@ def test_a_death_while_draining_is_a_pause_for_accepted_requests(start: Callable
 def test_a_stop_during_a_restart_drains_and_exits(start: Callable[..., Program]) -> None:
     program = start("--drain-timeout=1s", SCRIPTED_RESTART_SECONDS="30")
     program.until_ready()
-    thread, responses = chat(program, {"tokens": 60, "delay": 0.02})
+    thread, responses = chat(program, {"tokens": 60, "delay": 0.1})
     program.until(lambda: in_flight(program) == 1)
     program.process.send_signal(signal.SIGUSR2)
     program.until(lambda: program.health() == "restarting")

@@ -111,6 +111,7 @@ async def test_an_engine_that_is_away_takes_no_orders(tmp_path: Path) -> None:
     """An order would end the requests that wait, and the next engine would count as asleep."""
     (tmp_path / "ops").write_text("root\n")
     async with revived(admin_api_keys_dir=tmp_path, enable_tokenizer_info_endpoint=True) as served:
+        served.engine.may_restart.clear()
         served.engine.die()
         await until(lambda: served.lifecycle.state == "restarting")
         assert (await served.client.get("/tokenizer_info")).status_code == 503
@@ -119,6 +120,7 @@ async def test_an_engine_that_is_away_takes_no_orders(tmp_path: Path) -> None:
         for path in ("/sleep", "/wake_up", "/reset_prefix_cache"):
             refused = await order(served, path)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+        served.engine.may_restart.set()
         assert (await waiting).status_code == 200
         assert not await is_sleeping(served)
         assert served.engine.maintenance.orders == []
