@@ -208,7 +208,8 @@ async def test_more_adapters_than_fit_are_refused(served: Served, news: str, fol
 
 async def test_an_adapter_in_use_is_unloaded_after_its_last_request(served: Served, folders: Path) -> None:
     assert (await load(served, "slow", folders / "inside" / "news")).status_code == 200
-    answer = asyncio.create_task(served.chat('@{"tokens": 3, "first": 0.3}', model="slow"))
+    served.engine.hang()
+    answer = asyncio.create_task(served.chat(model="slow"))
     await until(lambda: served.engine.unfinished)
     ending = asyncio.create_task(unload(served, "slow"))
     await until(lambda: served.service.adapters.find("slow") is None)
@@ -218,6 +219,7 @@ async def test_an_adapter_in_use_is_unloaded_after_its_last_request(served: Serv
     # The name is free at once, and nothing of the old adapter is used for the new one.
     assert (await load(served, "slow", folders / "inside" / "sport")).status_code == 200
     assert len(served.engine.adapters) == 2
+    served.engine.resume()
     assert (await answer).status_code == 200
     assert (await ending).status_code == 200
     assert [adapter.folder.name for adapter in served.engine.adapters.values()] == ["sport"]

@@ -76,14 +76,15 @@ async def test_a_rate_limit_is_raised_or_waited_out() -> None:
 
 async def test_a_full_queue_is_raised_or_waited_out() -> None:
     async with serve(max_concurrent_requests=1, max_queue_size=0) as served:
-        blocking = asyncio.create_task(served.chat('@{"first": 0.5}'))
+        impatient, patient = client_of(served), client_of(served, retries=1)
+        blocking = asyncio.create_task(served.chat('@{"first": 1.5}'))
         await until(lambda: served.service.admission.running == 1)
         with pytest.raises(anthropic.InternalServerError) as busy:
-            await client_of(served).messages.create(**asked())
+            await impatient.messages.create(**asked())
         assert busy.value.status_code == 503
         assert int(busy.value.response.headers["retry-after"]) >= 1
         begun = time.monotonic()
-        assert text_of(await client_of(served, retries=1).messages.create(**asked())) == ANSWER
+        assert text_of(await patient.messages.create(**asked())) == ANSWER
         assert time.monotonic() - begun >= 1
         assert (await blocking).status_code == 200
 

@@ -79,6 +79,7 @@ async def test_a_slow_reader_holds_the_engine_back() -> None:
     tokens = 20_000
     async with serve(max_tokens_limit=tokens) as served:
         reader, writer = await open_stream(served, script(tokens=tokens), max_tokens=tokens)
+        await until(lambda: served.engine.generated)
         seen = -1
         while seen != served.engine.generated:  # until it stands still
             seen = served.engine.generated

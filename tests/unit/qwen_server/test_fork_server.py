@@ -78,6 +78,7 @@ async def test_a_job_that_dies_takes_nothing_with_it(server: ForkServer, job: by
 
 async def test_a_process_that_has_ended_is_started_again(server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
     await server.launch()
+    monkeypatch.setattr(fork_server, "_RELAUNCH_SECONDS", 60.0)
     pid = server.processes()[0]
     waiting = asyncio.create_task(server.run(b"sleep 60", LONG))
     await until(lambda: len(server.processes()) == 2)

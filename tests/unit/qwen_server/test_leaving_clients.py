@@ -206,7 +206,7 @@ BEHAVIOR: tuple[Callable[[Client, Served], Awaitable[None]], ...] = (
 
 @on_uvloop
 async def test_no_crowd_of_bad_clients_makes_the_server_look_sick() -> None:
-    settings: dict[str, Any] = {"header_timeout": 1.0, "body_timeout": 1.0, "max_concurrent_requests": 1000}
+    settings: dict[str, Any] = {"header_timeout": 2.5, "body_timeout": 2.5, "max_concurrent_requests": 1000}
     async with serve(**settings) as served:
 
         async def come(behave: Callable[[Client, Served], Awaitable[None]]) -> None:

@@ -89,7 +89,7 @@ async def test_errors_become_the_sdks_exceptions(served: Served) -> None:
 async def test_the_sdk_comes_back_after_a_refusal() -> None:
     async with serve(max_concurrent_requests=1, max_queue_size=0) as served:
         client = AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=3)
-        blocking = asyncio.create_task(served.chat('@{"first": 0.5}'))
+        blocking = asyncio.create_task(served.chat('@{"first": 1.5}'))
         await until(lambda: served.service.admission.running == 1)
         assert (await client.completions.create(model=MODEL, prompt="x")).choices[0].text == "科技"
         assert served.service.figures.counters.refusals["queue_full"] >= 1
@@ -117,10 +117,11 @@ async def test_a_client_that_closes_its_stream_frees_the_slot(served: Served) ->
 
 async def test_a_refusal_is_raised_when_the_sdk_may_not_retry() -> None:
     async with serve(max_concurrent_requests=1, max_queue_size=0) as served:
-        blocking = asyncio.create_task(served.chat('@{"first": 0.5}'))
+        client = client_of(served)
+        blocking = asyncio.create_task(served.chat('@{"first": 1.5}'))
         await until(lambda: served.service.admission.running == 1)
         with pytest.raises(openai.InternalServerError) as busy:
-            await client_of(served).completions.create(model=MODEL, prompt="x")
+            await client.completions.create(model=MODEL, prompt="x")
         assert busy.value.status_code == 503
         assert int(busy.value.response.headers["retry-after"]) >= 1
         assert busy.value.response.json() == {"error": "服务繁忙，请稍后重试", "queue_size": 0, "max_queue_size": 0}
@@ -130,7 +131,7 @@ async def test_a_refusal_is_raised_when_the_sdk_may_not_retry() -> None:
 async def test_the_sdk_waits_as_long_as_retry_after_says() -> None:
     async with serve(max_concurrent_requests=1, max_queue_size=0) as served:
         client = AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=1)
-        blocking = asyncio.create_task(served.chat('@{"first": 0.5}'))
+        blocking = asyncio.create_task(served.chat('@{"first": 1.5}'))
         await until(lambda: served.service.admission.running == 1)
         begun = time.monotonic()
         assert (await client.completions.create(model=MODEL, prompt="x")).choices[0].text == "科技"
