@@ -70,9 +70,13 @@ class Answer:
 
 
 class Load:
-    """`with Load(plan) as load`: the client runs in the block; `answers()` waits for its end."""
+    """`with Load(plan) as load`: the client runs in the block; `answers()` waits for its end.
 
-    def __init__(self, plan: Plan) -> None:
+    With `held`, the process is there, but sends nothing before `begin`.
+    """
+
+    def __init__(self, plan: Plan, *, held: bool = False) -> None:
+        self._plan = plan
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.integration.load"],
             cwd=ROOT,
@@ -80,8 +84,13 @@ class Load:
             stdout=subprocess.PIPE,
             text=True,
         )
+        if not held:
+            self.begin()
+
+    def begin(self) -> None:
+        """Lets the client send."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(asdict(plan)))
+        self._process.stdin.write(json.dumps(asdict(self._plan)))
         self._process.stdin.close()
         self._process.stdin = None
 
