@@ -22,8 +22,9 @@ import pytest
 
 from qwen_server.engine.processes import descendants
 from tests.cluster.settings import ROOT
+from tests.loopback import NO_TLS
 
-START_SECONDS = 300.0  # about a minute on two idle cores
+START_SECONDS = 480.0  # about a minute on two idle cores
 PATCHES_OFF = "--patches=off"
 
 
@@ -87,7 +88,7 @@ class ServerProcess:
     def status(self, path: str) -> int:
         """The status code of a GET; 0 if there is no connection."""
         try:
-            return httpx.get(self.url + path, timeout=5).status_code
+            return httpx.get(self.url + path, timeout=30, verify=NO_TLS).status_code
         except httpx.TransportError:
             return 0
 
@@ -95,12 +96,14 @@ class ServerProcess:
         """Streams a completion in a thread; returns after the first event. The result: all data."""
         begun = threading.Event()
         stream = pool.submit(self._events, body, begun)
-        assert begun.wait(20), "the stream does not start"
+        assert begun.wait(60), "the stream does not start"
         return stream
 
     def _events(self, body: dict[str, Any], begun: threading.Event) -> list[str]:
         found = []
-        with httpx.stream("POST", f"{self.url}/v1/completions", json=body | {"stream": True}, timeout=60) as response:
+        body = body | {"stream": True}
+        url = f"{self.url}/v1/completions"
+        with httpx.stream("POST", url, json=body, timeout=300, verify=NO_TLS) as response:
             assert response.status_code == 200, response.read()
             for line in response.iter_lines():
                 if line.startswith("data: "):
@@ -110,7 +113,7 @@ class ServerProcess:
 
     def metrics(self) -> dict[str, Any]:
         """The body of /api/v1/metrics."""
-        body: dict[str, Any] = httpx.get(f"{self.url}/api/v1/metrics", timeout=5).json()
+        body: dict[str, Any] = httpx.get(f"{self.url}/api/v1/metrics", timeout=30, verify=NO_TLS).json()
         return body
 
     def engine_metric(self, name: str) -> float:
@@ -128,7 +131,7 @@ class ServerProcess:
         return _sample(page, name)
 
     def _page(self) -> list[str]:
-        return httpx.get(f"{self.url}/metrics/prometheus", timeout=5).text.splitlines()
+        return httpx.get(f"{self.url}/metrics/prometheus", timeout=30, verify=NO_TLS).text.splitlines()
 
     def active_alerts(self) -> list[str]:
         """The names of active alerts."""
