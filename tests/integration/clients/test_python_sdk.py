@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tests.integration.builtin_model import ANSWER, NAME, QUESTION
 from tests.integration.server_process import ServerProcess
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
 PROMPT = "请分类：苹果发布新款iPhone\n类别："
@@ -243,7 +243,7 @@ async def test_the_asynchronous_form(server: ServerProcess, no_blanks: dict[str,
 
 def test_a_stream_that_is_closed_frees_the_slot(server: ServerProcess, sdk: openai.OpenAI, http: httpx.Client) -> None:
     stream = sdk.completions.create(
-        model=NAME, prompt="请分类：", max_tokens=512, stream=True, extra_body={"ignore_eos": True}
+        model=NAME, prompt="请分类：", max_tokens=512, n=16, stream=True, extra_body={"ignore_eos": True}
     )
     next(iter(stream))
     assert http.get("/api/v1/metrics").json()["requests"]["running"] == 1
