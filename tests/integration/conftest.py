@@ -25,6 +25,8 @@ from tests.integration.operator_thread import OperatorThread
 from tests.integration.server_process import ServerProcess
 
 SHOWN_LINES = 30
+# Without the patches, the first grammar takes most of a minute.
+CLIENT_SECONDS = 300
 # Modules that share a server or a control plane, each of which takes most of a minute to start.
 TOGETHER = ("tests/integration/clients/", "tests/integration/test_operator_", "tests/integration/test_chart_")
 # What takes longest begins first, so that no process ends long after the others.
@@ -86,19 +88,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="module")
 def http(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, timeout=CLIENT_SECONDS, trust_env=False) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def sdk(server: ServerProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=CLIENT_SECONDS) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def anthropic_sdk(server: ServerProcess) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=60) as client:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=CLIENT_SECONDS) as client:
         yield client
 
 

@@ -20,7 +20,7 @@ from tests.integration.server_process import START_SECONDS, ServerProcess, comma
 # A fast machine generates 512 tokens, the default limit, within a second.
 LONG = {"prompt": "x", "max_tokens": 4000, "ignore_eos": True}
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900, func_only=True)]
 
 
 @dataclass
@@ -128,7 +128,7 @@ def test_a_killed_engine_core_ends_the_server_with_the_cause(pair: tuple[ServerP
         assert "SIGKILL" in json.loads(streamed.result()[-1])["error"]["message"]
     assert server.exit_code() == 70
     print(f"ended {time.monotonic() - begun:.1f} s after its engine core was killed")
-    assert time.monotonic() - begun < 2 + 4  # a busy machine takes longer
+    assert time.monotonic() - begun < 20  # the drain alone may take 60 s
     assert "EngineCore was killed by SIGKILL" in server.last_message()
     assert "EngineCore was killed by SIGKILL" in server.termination_log.read_text()
     wait_until_gone(children)

@@ -15,7 +15,7 @@ import pytest
 from tests.integration.builtin_model import ANSWER, FOLDER, NAME, QUESTION
 from tests.integration.server_process import ServerProcess, ready_server
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 TALK: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
 TEXT = {"type": "input_text", "text": "x"}

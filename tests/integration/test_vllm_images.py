@@ -20,7 +20,7 @@ from tests.cluster.settings import ROOT
 from tests.integration.image_model import random_qwen_vl
 from tests.integration.server_process import ServerProcess, ready_server
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 PATH = "/v1/chat/completions"
 

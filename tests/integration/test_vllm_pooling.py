@@ -22,7 +22,7 @@ from tests.cluster.settings import ROOT
 from tests.integration.pooling_models import WIDTH, random_qwen3
 from tests.integration.server_process import ServerProcess, ready_server
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900, func_only=True)]
 
 TEXTS = ["央行宣布降息25个基点", "国足客场取胜", "央行宣布降息25个基点"]
 CONTEXT = 128

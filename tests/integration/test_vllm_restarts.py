@@ -9,14 +9,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.integration.server_process import ServerProcess, real_server
+from tests.integration.server_process import START_SECONDS, ServerProcess, real_server
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900, func_only=True)]
 
 STREAMS = 64
 # The replay is a patch of its own; test_vllm_patches_off.py shows what happens without it.
@@ -86,7 +87,7 @@ def begun(server: ServerProcess, pool: ThreadPoolExecutor, *bodies: dict[str, An
     """Begins a stream for each body and waits until each has its first text."""
     answers = [Answer() for _ in bodies]
     futures = [pool.submit(stream, server, answer, body) for answer, body in zip(answers, bodies, strict=True)]
-    server.until(lambda: all(answer.events > 1 for answer in answers), 60, "every stream has begun")
+    server.until(lambda: all(answer.events > 1 for answer in answers), START_SECONDS, "every stream has begun")
     return futures
 
 
@@ -96,9 +97,17 @@ def restarts(server: ServerProcess) -> dict[str, int]:
     return found
 
 
+def start_seconds(server: ServerProcess) -> float:
+    """How long the first engine took to start, by the log."""
+    lines = [json.loads(line) for line in server.lines if line.startswith("{")]
+    ready = next(line for line in lines if line["message"].startswith("ready: "))
+    begun, ended = (datetime.fromisoformat(line["time"]) for line in (lines[0], ready))
+    return (ended - begun).total_seconds()
+
+
 def test_every_stream_survives_a_killed_engine_core(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
     """64 greedy streams go on. Others say why they cannot, or start over if nothing was shown."""
-    server.until(lambda: server.metrics()["engine"]["standby_bytes"] > 100e6, 120, "a standby core")
+    server.until(lambda: server.metrics()["engine"]["standby_bytes"] > 100e6, START_SECONDS, "a standby core")
     standby = server.metrics()["engine"]["standby_bytes"]
     core = server.engine_core()
     prompts = [LONG | {"prompt": f"请分类第{number}条：", "max_tokens": 400} for number in range(STREAMS)]
@@ -128,8 +137,10 @@ def test_every_stream_survives_a_killed_engine_core(server: ServerProcess, pool:
     assert (restarts(server), metrics["alerts"]) == ({"died": 1}, [])
     assert "EngineCore was killed by SIGKILL" in "".join(server.lines)
     gap = max(answer.gap for answer in going_on)
-    print(f"{STREAMS} streams paused for at most {gap:.1f} s; the standby core used {standby / 2**20:.0f} MiB")
-    assert gap < 30  # 4 s on an idle machine, of which tests must not depend
+    print(f"{STREAMS} streams paused for at most {gap:.1f} s, after a start of {start_seconds(server):.1f} s")
+    print(f"the standby core used {standby / 2**20:.0f} MiB")
+    # 3 s on an idle machine, of which tests must not depend.
+    assert gap < max(30, 3 * start_seconds(server))
 
 
 def test_a_single_stream_gets_the_same_tokens_although_two_engines_die(
@@ -141,7 +152,7 @@ def test_a_single_stream_gets_the_same_tokens_although_two_engines_die(
     (future,) = begun(server, pool, body)
     core = server.engine_core()
     os.kill(core, signal.SIGKILL)
-    server.until(lambda: server.engine_core_or_none() not in (None, core), 60, "the next core")
+    server.until(lambda: server.engine_core_or_none() not in (None, core), START_SECONDS, "the next core")
     os.kill(server.engine_core(), signal.SIGKILL)
     answer = future.result()
     assert (answer.text, answer.usage, answer.done) == (undisturbed.text, undisturbed.usage, True)

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from tests.integration.builtin_model import QUESTION
 from tests.integration.server_process import ready_server
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900, func_only=True)]
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 CHAT = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 12}

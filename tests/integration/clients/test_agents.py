@@ -14,7 +14,7 @@ from tests.integration.builtin_model import NAME, QUESTION
 from tests.integration.clients.test_tools import CITIES, PARAMETERS, forced, written
 from tests.integration.server_process import ServerProcess
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 CALL = written("北京")
 # --- Codex ---

@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.builtin_model import ANSWER, NAME, QUESTION
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 TALK: list[anthropic.types.MessageParam] = [{"role": "user", "content": QUESTION}]
 EXACT: dict[str, Any] = {"model": NAME, "max_tokens": 200, "messages": TALK, "extra_body": {"temperature": 0}}

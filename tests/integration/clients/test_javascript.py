@@ -15,7 +15,7 @@ from tests.cluster import javascript
 from tests.cluster.settings import Settings
 from tests.integration.server_process import ServerProcess
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 SCRIPTS = sorted(javascript.LIBRARIES.pins.glob("*.test.mjs"))
 

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.builtin_model import ANSWER, QUESTION
 from tests.integration.server_process import ServerProcess
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
 PROMPT: dict[str, Any] = {"prompt": "请分类：苹果发布新款iPhone\n类别："}

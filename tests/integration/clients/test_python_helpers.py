@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from tests.integration.builtin_model import ANSWER, NAME, QUESTION
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
 CITY = {"city": "北京"}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.builtin_model import ANSWER, QUESTION
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 TALK = [{"role": "user", "content": QUESTION}]
 CHAT, COMPLETION, MESSAGE = "/v1/chat/completions", "/v1/completions", "/v1/messages"

@@ -16,7 +16,7 @@ import pytest
 from qwen_server.api.openapi import specification as spec
 from tests.integration.server_process import ServerProcess
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 HOST = "http://10.9.3.131:8000"  # of the specification
 CATEGORIES = "财经|房产|股票|教育|科技|社会|时政|体育|游戏|娱乐"

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from tests.integration.builtin_model import ANSWER, QUESTION
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 TALK = [{"role": "user", "content": QUESTION}]
 ON = {"chat_template_kwargs": {"enable_thinking": True}}

@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, C
 
 from tests.integration.builtin_model import NAME, QUESTION
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
 CITIES = ["北京", "上海"]
