@@ -20,6 +20,7 @@ from qwen_operator.process.endpoints import serve
 from qwen_operator.process.files import raise_file_limit
 from qwen_operator.process.health import Health
 from qwen_operator.process.logs import set_up_logging
+from qwen_operator.process.memory import spare_collections
 from qwen_operator.process.operator_metrics import LEADER
 from qwen_operator.process.settings import Settings, SettingsError, read_settings
 
@@ -141,6 +142,7 @@ def main() -> None:
         sys.exit(EXIT_BAD_SETTINGS)
     set_up_logging(settings.log_level, settings.log_format)
     raise_file_limit()
+    spare_collections()
     sys.exit(asyncio.run(run(settings)))
 
 
