@@ -10,6 +10,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import uvloop
+
 from qwen_operator import __version__
 from qwen_operator.acting import EXIT_LOST, Acting
 from qwen_operator.controller import Controller
@@ -143,7 +145,7 @@ def main() -> None:
     set_up_logging(settings.log_level, settings.log_format)
     raise_file_limit()
     spare_collections()
-    sys.exit(asyncio.run(run(settings)))
+    sys.exit(uvloop.run(run(settings)))
 
 
 if __name__ == "__main__":
