@@ -21,7 +21,7 @@ from tests.e2e.stage import DYING, FAILING, FIGURES, HANGING, MAX_RESTARTS, ROLL
 GREETING = "你好"
 FEW_TOKENS = '@{"tokens": 5, "delay": 0.6}'
 # Two of them fill the KV cache, and a third one waits for a place.
-STALL = '@{"first": 12, "cache": 0.5}'
+STALL = '@{"first": 20, "cache": 0.5}'
 ERROR = '@{"fail": "CUDA error: device-side assert triggered"}'
 LATE = f'@{{"first": {SLO_SECONDS + 1.5}}}'
 # More than 20 requests in a minute make an error rate.
@@ -39,10 +39,10 @@ RESTART_WINDOW = 180
 CAUSES = {
     "QwenLowThroughput": "the engine makes a token every 0.6 s while requests wait",
     "QwenQueueSaturated": "a request waits in the only place of the queue",
-    "QwenGenerationStalled": "the engine makes no token for 12 s",
+    "QwenGenerationStalled": "the engine makes no token for 20 s",
     "QwenKVCacheSaturated": "two requests fill the KV cache",
-    "QwenHighTTFT": "the first tokens came after 12 s",
-    "QwenHighLatency": "the answers came after 12 s",
+    "QwenHighTTFT": "the first tokens came after 20 s",
+    "QwenHighLatency": "the answers came after 20 s",
     "QwenEngineDead": "the engine of a pod dies",
     "QwenGPUUnhealthy": "the driver of a scripted GPU reports Xid 79",
     "QwenGPUMemoryHigh": "99 % of a scripted GPU's memory are in use",
@@ -143,9 +143,9 @@ def hanging_engines(stage: Stage) -> None:
     def restarted() -> list[int]:
         return [restarts(kubectl, _name(pod)) for pod in sick]
 
-    wait_for(lambda: restarted() == [1] * len(sick), 120, lambda: f"the hung pods were restarted {restarted()} times")
+    wait_for(lambda: restarted() == [1] * len(sick), 240, lambda: f"the hung pods were restarted {restarted()} times")
     alarms.fires("QwenServiceRestartingOften", qwenservice=HANGING)
-    wait_for(lambda: len(kubectl.endpoints(HANGING)) == len(sick) + 1, 120, "the restarted pods did not come back")
+    wait_for(lambda: len(kubectl.endpoints(HANGING)) == len(sick) + 1, 240, "the restarted pods did not come back")
     toggle_hang(last)
     alarms.fires("QwenServiceRemediationSuspended", 90, qwenservice=HANGING)
     toggle_hang(last)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from tests.e2e.kubectl import Kubectl, Object, wait_for
 
 NAME = "news"
-FACT_SECONDS = 60  # until Kubernetes itself has noticed
-REASON_SECONDS = 5
+FACT_SECONDS = 180  # until Kubernetes itself has noticed; images may have to be unpacked before
+REASON_SECONDS = 15
 Fact = Callable[[Kubectl], bool]
 
 

@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--url", required=True)
     parser.add_argument("--rate", type=float, default=5, help="requests a second")
     parser.add_argument("--text", default=QUESTION, help="what the requests ask")
-    parser.add_argument("--timeout", type=float, default=10, help="seconds until a request counts as failed")
+    parser.add_argument("--timeout", type=float, default=30, help="seconds until a request counts as failed")
     parser.add_argument("--seconds", type=float, default=600, help="end by itself after so long")
     chosen = parser.parse_args()
     stop, output = threading.Event(), threading.Lock()

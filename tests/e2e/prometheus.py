@@ -91,6 +91,7 @@ def prometheus_operator(cluster: Settings) -> Iterator[prometheus_stack.Images]:
         yield images
     finally:
         kubectl.run("delete", "prometheuses", "--all", "--timeout=60s")
+        kubectl.run("wait", "--for=delete", "pod", "-l", _POD, "--timeout=90s")
         kubectl.run("delete", "namespace", prometheus_stack.NAMESPACE, "--timeout=90s")
         kubectl.run("delete", "--ignore-not-found", *prometheus_stack.cluster_wide())
 

@@ -36,7 +36,7 @@ for _ in range(int(os.environ["COUNT"])):
     request = urllib.request.Request(os.environ["URL"], json.dumps(body).encode())
     request.add_header("Content-Type", "application/json")
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             statuses.append(answer.status)
     except urllib.error.HTTPError as error:
         statuses.append(error.code)
@@ -126,5 +126,5 @@ def chat(cluster: Settings, pod: Object, text: str, count: int = 1) -> list[int]
     """Sends chats to one pod, one after another. Returns the statuses of the answers."""
     url = f"http://{pod['status']['podIP']}:8000/v1/chat/completions"
     env = {**os.environ, "URL": url, "TEXT": text, "COUNT": str(count)}
-    found: list[int] = json.loads(output([*cluster.nsenter(), sys.executable, "-c", _CHAT], env=env, timeout=120))
+    found: list[int] = json.loads(output([*cluster.nsenter(), sys.executable, "-c", _CHAT], env=env, timeout=300))
     return found

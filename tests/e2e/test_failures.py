@@ -14,6 +14,7 @@ from tests.cluster.settings import Settings
 from tests.e2e import pod_processes
 from tests.e2e.clients import keep_alive_load, restarts, results, service_url
 from tests.e2e.facts import NAME, ended, expect
+from tests.e2e.hub import answers
 from tests.e2e.kubectl import OPERATOR_PODS, Kubectl, wait_for
 from tests.e2e.services import EXITS_WITH_ENGINE, ask_through_service, qwen_service
 
@@ -97,7 +98,8 @@ def test_failed_upgrade_and_dead_engine_leave_clients_served(
     last = server_container(steady, name)["lastState"]["terminated"]  # type: ignore[index]
     assert last["exitCode"] == 70
     assert last["message"].strip(), "the kubelet was told no cause"
-    steady.wait_reason("steady", "Ready", "EngineFailed", 5)
+    steady.wait_reason("steady", "Ready", "EngineFailed", 15)
     steady.wait_ready("steady")
     assert [p["metadata"]["uid"] for p in steady.pods("steady")] == [old["metadata"]["uid"]]
+    wait_for(lambda: answers(cluster, service_url(steady, "steady")), 30, "kube-proxy leads to no pod")
     assert ask_through_service(steady, cluster, "steady", *REQUESTS[1])["object"] == "text_completion"

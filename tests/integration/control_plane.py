@@ -139,11 +139,24 @@ class ControlPlane:
         """
         where = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
 
-        def is_established() -> bool:
-            conditions = self.request("GET", where).get("status", {}).get("conditions") or ()
-            return any((item["type"], item["status"]) == ("Established", "True") for item in conditions)
+        def is_served() -> bool:
+            found = self.request("GET", where)
+            conditions = found.get("status", {}).get("conditions") or ()
+            if not any((item["type"], item["status"]) == ("Established", "True") for item in conditions):
+                return False
+            # What discovery and the handler know follows a little later.
+            spec = found["spec"]
+            version = next(item["name"] for item in spec["versions"] if item["served"])
+            group, plural = f"/apis/{spec['group']}/{version}", spec["names"]["plural"]
+            try:
+                self.request("GET", f"{group}/{plural}?limit=1")
+                return any(item["name"] == plural for item in self.request("GET", group)["resources"])
+            except urllib.error.HTTPError as error:
+                if error.code not in (404, 429, 503):
+                    raise
+                return False
 
-        wait_until(f"{name} is served", is_established)
+        wait_until(f"{name} is served", is_served)
 
     def service_account_token(self, namespace: str, name: str) -> str:
         """A ServiceAccount token from the API, like that of a pod."""

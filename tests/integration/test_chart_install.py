@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from charts.values_schema import FURTHER_TYPES
 from tests.cluster import builds
 from tests.cluster.settings import ROOT, Settings
 from tests.integration.chart_releases import CHART, SAMPLES, both, helm, names, refusal
-from tests.integration.control_plane import ControlPlane, find_program
+from tests.integration.control_plane import ControlPlane, find_program, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -73,7 +74,8 @@ def test_operator_may_do_its_work_and_not_more(installed: ControlPlane) -> None:
         ("delete", "batch", "jobs"),
         ("patch", "keda.sh", "scaledobjects"),
     ):
-        assert may(installed, verb, group, resource), f"{verb} {resource}"
+        allowed = partial(may, installed, verb, group, resource)
+        wait_until(f"{verb} {resource}", allowed)  # the API server learns of rights a little later
     for verb, group, resource in (
         ("get", "", "secrets"),
         ("list", "", "secrets"),
@@ -90,8 +92,8 @@ def test_operator_may_do_its_work_and_not_more(installed: ControlPlane) -> None:
 
 def test_operator_of_listed_namespaces_has_no_rights_elsewhere(installed: ControlPlane) -> None:
     helm(installed, "upgrade", "qwen-operator", CHART, "--set", "watchNamespaces={default}")
-    assert may(installed, "patch", "apps", "deployments", "default")
-    assert not may(installed, "list", "apps", "deployments", "kube-public")
+    wait_until("it may there", lambda: may(installed, "patch", "apps", "deployments", "default"))
+    wait_until("nowhere else", lambda: not may(installed, "list", "apps", "deployments", "kube-public"))
     assert not may(installed, "get", "", "nodes")
     assert not may(installed, "list", "monitoring.coreos.com", "prometheuses")
     assert names(installed, "clusterroles,clusterrolebindings,priorityclasses") == set()
@@ -129,7 +131,7 @@ def test_install_manifest_can_follow_a_removed_release(installed: ControlPlane) 
     manifest = str(Path(generate.INSTALL))
     installed.kubectl("apply", "--server-side", "-f", manifest)
     installed.kubectl("apply", "--server-side", "-f", manifest)
-    assert may(installed, "patch", "apps", "deployments")
+    wait_until("it may work", lambda: may(installed, "patch", "apps", "deployments"))
     installed.kubectl("delete", "-f", manifest, "--ignore-not-found", "--timeout=50s")
 
 
@@ -182,4 +184,5 @@ def test_monitoring_appears_where_its_api_does(installed: ControlPlane) -> None:
     assert "configmap/qwen-operator-dashboards" in names(installed, "configmaps")
     helm(installed, "uninstall", "qwen-operator")
     assert names(installed, kinds) == set()
-    installed.kubectl("delete", "--wait=false", "-f", str(builds.crds(settings)))
+    installed.kubectl("delete", "--timeout=50s", "-f", str(builds.crds(settings)))
+    wait_until("the API is gone", lambda: "monitoring.coreos.com" not in str(installed.request("GET", "/apis")))

@@ -145,7 +145,7 @@ def deployment(name: str, labels: dict[str, str], **pod: Any) -> dict[str, Any]:
 def test_admission_policies_keep_the_operator_to_its_own_objects(installed: ControlPlane) -> None:
     ours = {"app.kubernetes.io/managed-by": "qwen-operator"}
     theirs = deployment("theirs", {"app": "theirs"})
-    assert "created (server dry run)" in as_operator(installed, theirs)
+    wait_until("it has its rights", lambda: "created (server dry run)" in as_operator(installed, theirs))
     helm(installed, "upgrade", "qwen-operator", CHART, "--set", "admissionPolicy.enabled=true")
     label = "may only write objects with the label app.kubernetes.io/managed-by=qwen-operator"
     wait_until("the policy is in force", lambda: label in as_operator(installed, theirs))

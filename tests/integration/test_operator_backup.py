@@ -43,7 +43,7 @@ def lost(api: AdminApi) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     service, children = backup(api.service()), [backup(api.get(*child)) for child in CHILDREN]
     api.delete(QS, "qwenservices", "news")
     # The garbage collector of a new control plane finds definitions only every 30 seconds.
-    wait_until("all are gone", lambda: not any(api.get(*child) for child in CHILDREN), 60)
+    wait_until("all are gone", lambda: not any(api.get(*child) for child in CHILDREN) and not api.pods(), 60)
     return service, children
 
 

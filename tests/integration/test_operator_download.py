@@ -50,22 +50,22 @@ def test_pods_are_made_when_the_model_is_there(api: AdminApi, servers: FakePodSe
     servers.add(ADDRESS, progress={"phase": "Downloading", "downloadedBytes": 4, "totalBytes": 16, "bytesPerSecond": 2})
     api.create(from_hub())
     [pod] = api.started(1)
-    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "ModelDownloading", seconds=10)
+    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "ModelDownloading")
     assert api.deployment() is None
     assert api.status()["replicas"] == 0
     api.run_pod(pod, ADDRESS)
-    wait_until("the progress", lambda: download(api).get("progress") == "25%", seconds=10)
+    wait_until("the progress", lambda: download(api).get("progress") == "25%")
     assert download(api)["bytesPerSecond"] == 2
     assert "qwen-vllm.io/slo-ready" not in str(api.pod(pod)["status"])
     end(api, pod, 0, json.dumps({"phase": "Complete", "downloadedBytes": 16, "totalBytes": 16}))
-    wait_until("the Deployment", lambda: api.deployment() is not None, seconds=20)
-    wait_until("the phase", lambda: download(api).get("phase") == "Complete", seconds=10)
+    wait_until("the Deployment", lambda: api.deployment() is not None)
+    wait_until("the phase", lambda: download(api).get("phase") == "Complete")
     assert (download(api)["progress"], download(api)["totalBytes"]) == ("100%", 16)
     assert "bytesPerSecond" not in download(api)
     [job] = jobs(api)
     api.delete("batch/v1", "jobs", job["metadata"]["name"])  # as Kubernetes does after ten minutes
     api.patch(QS, "qwenservices", "news", {"spec": {"limits": {"maxTokens": 256}}})
-    wait_until("the change", lambda: api.status()["observedGeneration"] == 2, seconds=10)
+    wait_until("the change", lambda: api.status()["observedGeneration"] == 2)
     assert all("deletionTimestamp" in found["metadata"] for found in jobs(api))
     assert api.deployment() is not None
 
@@ -75,7 +75,7 @@ def test_the_cause_of_a_failed_download_and_the_next_try(api: AdminApi) -> None:
     [pod] = api.started(1)
     [failed] = jobs(api)
     end(api, pod, 78, "the model cannot be downloaded: the hub does not have it (HTTP 404): 404 Client Error")
-    wait_until("the phase", lambda: download(api).get("phase") == "Failed", seconds=20)
+    wait_until("the phase", lambda: download(api).get("phase") == "Failed")
     ready = api.condition("Ready")
     assert ready["reason"] == "ModelDownloadFailed"
     assert "HTTP 404" in ready["message"]
@@ -85,8 +85,8 @@ def test_the_cause_of_a_failed_download_and_the_next_try(api: AdminApi) -> None:
     assert api.deployment() is None
     api.patch(QS, "qwenservices", "news", {"spec": {"model": {"source": {"huggingFace": {"repo": "Qwen/Qwen3-8B"}}}}})
     name = failed["metadata"]["name"]
-    wait_until("another Job", lambda: [job for job in jobs(api) if job["metadata"]["name"] != name], seconds=10)
-    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "ModelDownloading", seconds=10)
+    wait_until("another Job", lambda: [job for job in jobs(api) if job["metadata"]["name"] != name])
+    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "ModelDownloading")
 
 
 def test_pods_of_a_job_that_are_refused_are_told(api: AdminApi) -> None:
@@ -94,11 +94,11 @@ def test_pods_of_a_job_that_are_refused_are_told(api: AdminApi) -> None:
     limit_range = {"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"}, "spec": {"limits": limits}}
     api.plane.request("POST", f"/api/v1/namespaces/{api.namespace}/limitranges", limit_range)
     api.create(from_hub())
-    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "PodsRefused", seconds=20)
+    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "PodsRefused")
     assert "maximum memory usage per Container is 1Gi" in api.condition("Ready")["message"]
     assert api.condition("Degraded")["reason"] == "PodsRefused"
     assert download(api)["phase"] == "Pending"
-    [event] = wait_until("an event", lambda: api.events("PodsRefused"), seconds=10)
+    [event] = wait_until("an event", lambda: api.events("PodsRefused"))
     assert event["type"] == "Warning"
 
 
@@ -113,6 +113,6 @@ def test_a_running_job_that_somebody_deletes_is_made_again(api: AdminApi) -> Non
     def is_new() -> bool:
         return [found["metadata"]["uid"] for found in jobs(api)] not in ([], [job["metadata"]["uid"]])
 
-    wait_until("another Job", is_new, seconds=10)
-    wait_until("the Event", lambda: api.events("DriftRepaired"), seconds=10)
+    wait_until("another Job", is_new)
+    wait_until("the Event", lambda: api.events("DriftRepaired"))
     assert api.condition("Ready")["reason"] == "ModelDownloading"

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from qwen_operator.process.operator_metrics import REGISTRY
-from tests.integration.admin_api import AdminApi, qwen_service
+from tests.integration.admin_api import QS, AdminApi, qwen_service
 from tests.integration.control_plane import wait_until
 from tests.integration.fake_pods import FakePodServers
 from tests.integration.test_operator_reconcile import CHILDREN, exist
-from tests.integration.test_operator_remediation import asked_to_restart, gate_is, ip_of, start
+from tests.integration.test_operator_remediation import asked_to_restart, gate_is, ip_of, start, wait_for_polls
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("operator")]
 
@@ -35,21 +35,24 @@ def hang(servers: FakePodServers) -> None:
 
 
 def test_kubectl_describe_tells_an_incident_in_order(api: AdminApi, servers: FakePodServers) -> None:
-    pod, _ = start(api, servers, 2, rules=RULES)
+    later = [RULES[0], {**RULES[1], "for": "1h"}]  # until its outlook was read
+    pod, _ = start(api, servers, 2, rules=later)
     hang(servers)
-    wait_until("the gate is closed", gate_is(api, pod, "False"), seconds=10)
+    wait_until("the gate is closed", gate_is(api, pod, "False"))
     api.run_pod(pod, ip_of(0))
-    wait_until("it is degraded", lambda: api.condition("Degraded").get("reason") == HUNG, seconds=10)
+    wait_until("it is degraded", lambda: api.condition("Degraded").get("reason") == HUNG)
     message = api.condition("Degraded")["message"]
     assert f"Pod {pod}: taken out of rotation for {HUNG} (16.2 seconds, threshold 15, since 20" in message
     assert "It is restarted at 20" in message
-    wait_until("a restart is asked for", lambda: asked_to_restart(api, pod), seconds=10)
+    api.patch(QS, "qwenservices", "news", {"spec": {"remediation": {"rules": RULES}}})
+    wait_until("a restart is asked for", lambda: asked_to_restart(api, pod))
     server = servers.by_ip[ip_of(0)]
     server.alerts, server.generates, server.uptime = [], True, 1.0
+    wait_for_polls(server)  # as the new engine is polled before its pod says that it runs
     api.run_pod(pod, ip_of(0), restarts=1)
-    wait_until("the gate is open again", gate_is(api, pod, "True"), seconds=15)
+    wait_until("the gate is open again", gate_is(api, pod, "True"))
     api.run_pod(pod, ip_of(0), restarts=1)
-    wait_until("the restart is over", lambda: api.events("RestartRecovered"), seconds=10)
+    wait_until("the restart is over", lambda: api.events("RestartRecovered"))
     events = describe(api).partition("\nEvents:")[2]
     order = ("TakenOutOfRotation", "RestartDecided", "RestartedInPlace", "BackInRotation", "RestartRecovered")
     assert [events.index(f" {reason} ") for reason in order] == sorted(events.index(f" {reason} ") for reason in order)
@@ -60,9 +63,9 @@ def test_kubectl_describe_tells_an_incident_in_order(api: AdminApi, servers: Fak
 def test_a_restart_that_waits_says_for_what(api: AdminApi, servers: FakePodServers) -> None:
     pod, _ = start(api, servers, 2, rules=RULES, restartBudget={"maxRestarts": 0, "window": "1h"})
     hang(servers)
-    wait_until("the gate is closed", gate_is(api, pod, "False"), seconds=10)
+    wait_until("the gate is closed", gate_is(api, pod, "False"))
     api.run_pod(pod, ip_of(0))
-    [event] = wait_until("it waits", lambda: api.events("RestartPostponed"), seconds=10)
+    [event] = wait_until("it waits", lambda: api.events("RestartPostponed"))
     assert "The budget of 0 restarts within 3600 s is exhausted." in event["message"]
     wait_until("the condition says so", lambda: "It is not restarted." in api.condition("Degraded")["message"])
 
@@ -86,11 +89,11 @@ def test_somebody_who_keeps_changing_a_child_is_named_and_answered_less_often(ap
     for _ in range(27):
         api.patch("apps/v1", "deployments", "news", {"spec": {"replicas": 2}})
         time.sleep(0.15)
-    wait_until("it is contested", lambda: api.condition("Degraded").get("reason") == "Contested", seconds=10)
+    wait_until("it is contested", lambda: api.condition("Degraded").get("reason") == "Contested")
     message: Any = api.condition("Degraded")["message"]
     assert "spec.replicas (changed by Python-urllib)" in message
     assert written() - before <= 5
-    wait_until("all Events", lambda: repairs(api) >= 3, seconds=10)
+    wait_until("all Events", lambda: repairs(api) >= 3)
     assert api.events("DriftRepaired")[0]["message"] == (
         "Deployment news was changed and was set back: spec.replicas (changed by Python-urllib)."
     )
@@ -98,4 +101,4 @@ def test_somebody_who_keeps_changing_a_child_is_named_and_answered_less_often(ap
     def is_repaired() -> bool:
         return bool((api.deployment() or {})["spec"]["replicas"] == 1)
 
-    wait_until("the drift is repaired", is_repaired, seconds=15)
+    wait_until("the drift is repaired", is_repaired)

@@ -64,7 +64,7 @@ def test_a_missing_secret_of_a_volume_is_reported_within_seconds(api: AdminApi) 
     wait_for_reason(api, "Starting")
     create_event(api, pod, "FailedMount", 'MountVolume.SetUp failed for volume "api-keys" : secret "keys" not found')
     assert '"keys"' in wait_for_reason(api, "ContainerConfigError")
-    [event] = wait_until("an event", lambda: api.events("ContainerConfigError"), seconds=10)
+    [event] = wait_until("an event", lambda: api.events("ContainerConfigError"))
     assert event["type"] == "Warning"
 
 

@@ -80,7 +80,7 @@ def test_a_definition_that_is_newer_than_the_operator_changes_nothing_that_runs(
     hung, well = start(api, servers, 2, rules=HUNG)
     server = servers.by_ip[ip_of(0)]
     server.alerts, server.generates = ["EngineUnresponsive"], False
-    wait_until("the gate is closed", gate_is(api, hung, "False"), seconds=10)
+    wait_until("the gate is closed", gate_is(api, hung, "False"))
     api.run_pod(hung, ip_of(0))
     before = running(api)
 

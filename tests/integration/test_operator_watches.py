@@ -61,7 +61,7 @@ def test_a_namespace_without_rights_affects_no_other_and_is_served_once_it_has_t
         other.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": other.namespace}})
         other.create(qwen_service())
         allow(other)
-        wait_until("the second namespace is served, too", other.deployment, seconds=40)
+        wait_until("the second namespace is served, too", other.deployment, seconds=90)
         forbid(other)
         plane.request("DELETE", f"/api/v1/namespaces/{other.namespace}")
         api.create(qwen_service("another"))

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import uvloop
+
 from qwen_operator import __version__
 from qwen_operator.acting import EXIT_LOST, Acting
 from qwen_operator.controller import Controller
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.kube.lease import RENEW_DEADLINE, Leader
+from qwen_operator.kube.election import END_SECONDS, Election
+from qwen_operator.kube.lease import RENEW_DEADLINE
 from qwen_operator.process.endpoints import serve
 from qwen_operator.process.files import raise_file_limit
 from qwen_operator.process.health import Health
 from qwen_operator.process.logs import set_up_logging
+from qwen_operator.process.memory import spare_collections
 from qwen_operator.process.operator_metrics import LEADER
 from qwen_operator.process.settings import Settings, SettingsError, read_settings
 
@@ -25,7 +30,7 @@ logger = logging.getLogger("qwen_operator")
 
 Close = Callable[[], Awaitable[None]]
 EXIT_BAD_SETTINGS: Final = 2
-_LOSS_SECONDS: Final = RENEW_DEADLINE / 4
+_LOSS_SECONDS: Final = END_SECONDS / 2
 """Seconds for an orderly end after the Lease was lost. Others may take it a little later."""
 
 
@@ -58,34 +63,37 @@ async def _alone(settings: Settings, health: Health, stop: asyncio.Event, close:
 
 
 async def _lead(settings: Settings, health: Health, stop: asyncio.Event, close: Close) -> int:
-    # The Lease has connections of its own: no number of slow calls can delay its renewal.
-    kube = await KubeClient.connect()
-    leader = Leader(kube, name=settings.lease_name, namespace=settings.namespace, identity=settings.pod_name)
+    election = await Election.join(
+        name=settings.lease_name,
+        namespace=settings.namespace,
+        identity=settings.pod_name,
+        end=lambda: os._exit(EXIT_LOST),
+    )
     try:
-        standby = asyncio.create_task(_report_standby(leader, health))
+        standby = asyncio.create_task(_report_standby(election, health))
         try:
-            won = await _unless(stop, leader.acquire())
+            won = await _unless(stop, election.acquire())
         finally:
             standby.cancel()
             health.ready = False  # the leader is ready when it sees what it acts on
         if not won:
             return 0
         LEADER.set(1)
-        return await _while_held(leader, settings, health, stop, close)
+        return await _while_held(election, settings, health, stop, close)
     finally:
         LEADER.set(0)
-        await leader.release()
-        await kube.close()
+        await election.release()
+        await election.leave()
 
 
-async def _while_held(leader: Leader, settings: Settings, health: Health, stop: asyncio.Event, close: Close) -> int:
+async def _while_held(election: Election, settings: Settings, health: Health, stop: asyncio.Event, close: Close) -> int:
     kube = await KubeClient.connect()
-    holding = asyncio.create_task(leader.hold(), name="lease")
+    holding = asyncio.create_task(election.hold(), name="lease")
 
     async def stopped() -> None:
         holding.cancel()
         await asyncio.wait((holding,))
-        await leader.release()
+        await election.release()
         await kube.close()
         # kopf waits some seconds for what still runs, such as connections to the endpoints.
         await close()
@@ -105,11 +113,11 @@ async def _while_held(leader: Leader, settings: Settings, health: Health, stop: 
     return await running
 
 
-async def _report_standby(leader: Leader, health: Health) -> None:
+async def _report_standby(election: Election, health: Health) -> None:
     """Keeps a process on standby ready as long as it can read the Lease."""
     loop = asyncio.get_running_loop()
     while True:
-        health.ready = leader.seen_at >= 0 and loop.time() - leader.seen_at < 3 * RENEW_DEADLINE
+        health.ready = election.seen_at >= 0 and loop.time() - election.seen_at < 3 * RENEW_DEADLINE
         await asyncio.sleep(1.0)
 
 
@@ -136,7 +144,8 @@ def main() -> None:
         sys.exit(EXIT_BAD_SETTINGS)
     set_up_logging(settings.log_level, settings.log_format)
     raise_file_limit()
-    sys.exit(asyncio.run(run(settings)))
+    spare_collections()
+    sys.exit(uvloop.run(run(settings)))
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ async def test_whole_answers_and_refusals() -> None:
 
 
 async def test_a_closed_loop_ends_with_its_time() -> None:
-    result = await job(whole, concurrency=3, seconds=0.2)
-    assert 0.2 <= result.seconds < 5
+    result = await job(whole, concurrency=3, seconds=1.0)
+    assert 1.0 <= result.seconds < 10
     assert result.answered == result.sent > 3
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.processes import wait_until
 from tests.e2e.keep_alive_load import Client, run
 
 STALL_SECONDS = 1.0
@@ -47,11 +48,17 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.stalled = threading.Event()
         self.connections = 0
+        self.ended = 0
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Counts connections."""
         self.connections += 1
         super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Counts the ends of connections."""
+        super().shutdown_request(request)
+        self.ended += 1
 
 
 @pytest.fixture
@@ -63,10 +70,13 @@ def server() -> Iterator[Server]:
     server.server_close()
 
 
+def client_of(server: Server, timeout: float = 10.0) -> Client:
+    return Client(f"http://127.0.0.1:{server.server_port}", timeout=timeout, pod_of=lambda _: "a")
+
+
 def sent(server: Server, rate: float, seconds: float, timeout: float = 10.0) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    client = Client(f"http://127.0.0.1:{server.server_port}", timeout=timeout, pod_of=lambda _: "a")
-    run(client, rate, seconds, threading.Event(), found.append)
+    run(client_of(server, timeout), rate, seconds, threading.Event(), found.append)
     return sorted(found, key=lambda line: line["start"])
 
 
@@ -88,13 +98,15 @@ def test_a_request_without_an_answer_counts_as_failed(server: Server) -> None:
 
 
 def test_connections_are_used_again(server: Server) -> None:
-    found = sent(server, rate=20, seconds=1)
-    assert [line["status"] for line in found] == [200] * 20
-    assert server.connections <= 5
+    client = client_of(server)
+    assert [client.ask(time.time())["status"] for _ in range(20)] == [200] * 20
+    assert server.connections == 1
 
 
 def test_a_connection_that_the_server_has_closed_is_not_used(server: Server) -> None:
     server.closes = True
-    found = sent(server, rate=10, seconds=1)
-    assert [line["status"] for line in found] == [200] * 10
+    client = client_of(server)
+    for number in range(1, 11):
+        assert client.ask(time.time())["status"] == 200
+        assert wait_until(lambda number=number: server.ended == number, 10)  # type: ignore[misc]
     assert server.connections == 10

@@ -143,7 +143,7 @@ async def test_a_process_without_its_lease_does_not_act(
         return works[0]
 
     async def hold(_: Leader) -> None:
-        await works[0].running.wait()
+        await until(lambda: works and works[0].running.is_set())  # in another thread
         if broken == "raises":
             raise AttributeError("nobody thought of this")
 

@@ -207,15 +207,22 @@ async def test_the_first_polls_of_many_services_are_spread(monkeypatch: pytest.M
         begun.append(asyncio.get_running_loop().time())
         return 30.0
 
-    subject.tick = tick  # type: ignore[method-assign]
+    begin, delays = subject._loop, list[float]()
+
+    async def noted(key: tuple[str, str], delay: float) -> None:
+        delays.append(delay)
+        await begin(key, delay)
+
+    subject.tick, subject._loop = tick, noted  # type: ignore[method-assign]
     started = asyncio.get_running_loop().time()
     for number in range(100):
         subject.sync(("n", f"s{number}"))
     await until(lambda: len(begun) == 100)
     await subject.stop()
-    counts = [sum(int((at - started) * 5) == fifth for at in begun) for fifth in range(5)]
+    counts = [sum(int(delay * 5) == fifth for delay in delays) for fifth in range(5)]
     assert min(counts) >= 12
     assert max(counts) <= 28
+    assert all(at - started >= delay - 0.001 for at, delay in zip(begun, sorted(delays), strict=True))
 
 
 def answered() -> float:

@@ -101,6 +101,7 @@ async def test_remediation_waits_until_the_ledger_can_be_read() -> None:
     assert "intents.0.method" in suspended.message
     assert (cluster.patched, changed) == ([], [KEY])
     del cluster.obj["status"]["remediation"]
+    cluster.obj["metadata"]["resourceVersion"] = "8"
     await remediator.tick(KEY)
     assert remediator.suspended(KEY) is None
     assert len(cluster.patched) == 1

@@ -119,14 +119,15 @@ async def test_another_object_with_the_same_name_is_a_deletion_and_a_creation(
 async def test_versions_that_went_backwards_are_believed_after_a_list(kube: KubeClient, objects: Objects) -> None:
     objects.version = 5000
     objects.put(item(replicas=2))
-    async with informer(kube, relist=1.0) as subject:
-        await until(lambda: names(subject) == ["news"])
+    async with informer(kube) as subject:
+        await until(lambda: objects.watches and names(subject) == ["news"])
         objects.version = 100  # etcd was restored from a backup
         objects.put(item(replicas=1))
         assert subject.objects[("n", "news")]["spec"]["replicas"] == 2
+        objects.send(b'{"type":"ERROR","object":{"kind":"Status","code":410,"message":"too old"}}')
         await until(lambda: subject.objects[("n", "news")]["spec"]["replicas"] == 1)
         objects.put(item(replicas=3))
-        await until(lambda: subject.objects[("n", "news")]["spec"]["replicas"] == 3, 0.5)
+        await until(lambda: subject.objects[("n", "news")]["spec"]["replicas"] == 3)
 
 
 async def test_a_write_during_a_list_is_not_undone(kube: KubeClient, objects: Objects, server: Server) -> None:
@@ -147,7 +148,7 @@ async def test_a_write_during_a_list_is_not_undone(kube: KubeClient, objects: Ob
         written["metadata"]["resourceVersion"] = "99"
         subject.store(written)
         go.set()
-        await until(lambda: len(objects.watches) == 2)
+        await until(lambda: len(objects.watches) >= 2)
         assert subject.objects[("n", "news")] == written
 
 
@@ -236,7 +237,7 @@ async def test_a_denied_namespace_affects_no_other_and_is_followed_again_later(
         assert not subject.sees("b")
         await asyncio.wait_for(subject.synced.wait(), 10)  # the start does not wait for ever
         objects.put(item("three", "a"))
-        await until(lambda: names(subject) == ["one", "three"], 1)
+        await until(lambda: names(subject) == ["one", "three"], 5)
         denied = False
         await until(lambda: subject.sees("b"))
         assert names(subject) == ["one", "three", "two"]

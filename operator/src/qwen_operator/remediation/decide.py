@@ -8,13 +8,13 @@ test generations.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Final
 
 from qwen_operator.api import RemediationStatus
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation import recovery, restarts, saturation, silence
+from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.dry_run import would_do
 from qwen_operator.remediation.memory import Memory, PodMemory, died_since, observe, take_out
 from qwen_operator.remediation.policy import Policy

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation import recovery, restarts
+from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.state import State
 from qwen_operator.remediation.steps import BeginRestart, CloseGate, Step, WouldDo
 

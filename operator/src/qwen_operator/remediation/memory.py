@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
 from qwen_operator.api import RestartIntent
 from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.policy import AlertPolicy, Policy
 from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
 from qwen_operator.status.conditions import Suspension

@@ -10,16 +10,19 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
+from yarl import URL
 
 from qwen_operator.api import parse_time
 from qwen_operator.api.names import PORT
 from qwen_operator.api.tokens import metrics_token
 from qwen_operator.process.operator_metrics import POLLS
+from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.policy import POLL_SECONDS
 from qwen_operator.remediation.shares import Shares
 from qwen_operator.remediation.values import Evidence
@@ -38,6 +41,7 @@ most 64 adapters."""
 _MAX_ALERTS: Final = 64
 _MAX_GPUS: Final = 64
 _MAX_RESTARTS: Final = 1_000_000
+_RESULTS: Final = {result: POLLS.labels(result) for result in ("ok", "invalid", "no answer")}
 _UUID: Final = re.compile(r"[A-Za-z0-9._:/-]{1,64}")
 
 
@@ -138,6 +142,12 @@ def _number(value: Any) -> float:
     return number
 
 
+@lru_cache(maxsize=8192)
+def _url(text: str) -> URL:
+    """Parsed once: two thousand pods are polled again and again."""
+    return URL(text)
+
+
 class Poller:
     """The HTTP client for pods.
 
@@ -175,7 +185,7 @@ class Poller:
             body = await self._get(ip, "/api/v1/metrics", POLL_SECONDS, headers)
         evidence = None if body is None else parse_metrics(body)
         evidence = None if evidence is None else replace(evidence, asked_at=asked_at)
-        POLLS.labels("no answer" if body is None else "invalid" if evidence is None else "ok").inc()
+        _RESULTS["no answer" if body is None else "invalid" if evidence is None else "ok"].inc()
         return Answer(evidence, garbled=body is not None and evidence is None)
 
     async def progress(self, ip: str, namespace: str) -> bytes | None:
@@ -191,7 +201,7 @@ class Poller:
     async def _get(self, ip: str, path: str, timeout: float, headers: Mapping[str, str] | None = None) -> bytes | None:
         try:
             async with self._client().get(
-                self._url_of(ip) + path,
+                _url(self._url_of(ip) + path),
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 allow_redirects=False,
                 headers=headers,

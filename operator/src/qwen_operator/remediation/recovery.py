@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from qwen_operator.remediation import restarts
+from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.memory import Latch
 from qwen_operator.remediation.state import State
 from qwen_operator.remediation.steps import CloseGate, OpenGate, Prove, Step

@@ -9,7 +9,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -22,6 +21,7 @@ from qwen_operator.planning.plan_warnings import PlanWarning
 from qwen_operator.process.health import Health
 from qwen_operator.remediation import figures, saturation
 from qwen_operator.remediation.act import ServiceActor
+from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.decide import decide
 from qwen_operator.remediation.failing import FailingRounds
 from qwen_operator.remediation.gate_tries import GateTries
@@ -30,11 +30,12 @@ from qwen_operator.remediation.nodes import Nodes
 from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, texts
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
+from qwen_operator.remediation.readings import Readings
 from qwen_operator.remediation.revisions import newest_hash
 from qwen_operator.remediation.steps import Decisions, Prove, Report
 from qwen_operator.remediation.values import Evidence, Gate, Instant, Pod, Round
 from qwen_operator.remediation.views import pod_ip, pod_view, rollout_view
-from qwen_operator.remediation.writes import Writer, unreadable
+from qwen_operator.remediation.writes import Writer
 from qwen_operator.status.adapters import AdapterReport
 from qwen_operator.status.conditions import Suspension
 from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED, is_active
@@ -101,6 +102,7 @@ class Remediator:
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._nodes = Nodes(kube)
         self._failing = FailingRounds()
+        self._readings = Readings()
         self._gates: dict[Key, GateTries] = defaultdict(GateTries)
 
     def suspended(self, key: Key) -> Suspension | None:
@@ -152,6 +154,7 @@ class Remediator:
             self._proofs.pop(key, None)
             self._wake.pop(key, None)
             self._gates.pop(key, None)
+            self._readings.forget(key)
             self._failing.forget(key)
             self._health.forget(f"remediation of {key[0]}/{key[1]}")
             figures.forget(key)
@@ -199,19 +202,22 @@ class Remediator:
             return 2.0  # unknown: gates stay as they are and a restart waits
         policy, desired = known.policy, known.desired
         policy = replace(policy, poll=max(policy.poll, self._poller.shortest))
-        asked = [pod for pod in self._cluster.pods(key) if pod_ip(pod) and is_active(pod)]
+        before = self._cluster.pods(key)
+        asked = [pod for pod in before if pod_ip(pod) and is_active(pod)]
         name = child_name(key[1])
         answers = await asyncio.gather(*(self._poller.metrics(pod_ip(pod), key[0], name) for pod in asked))
         by_pod = {pod["metadata"]["uid"]: answer for pod, answer in zip(asked, answers, strict=True)}
         evidence = {uid: answer.evidence for uid, answer in by_pod.items()}
-        self._take_reports(key, evidence, [pod_view(pod) for pod in asked])
+        self._take_reports(key, evidence, [pod for pod in self._readings.pods(key, before) if pod.uid in by_pod])
         pods = self._cluster.pods(key)
         seen = await self._round(key, pods, evidence, policy, desired)
         seen = replace(seen, garbled=frozenset(uid for uid, answer in by_pod.items() if answer.garbled))
         service = self._cluster.service(key)
-        if service is None or self._unreadable(key, service):
+        if service is None:
             return policy.poll
-        ledger = parse_status(service).remediation
+        ledger, waits = self._readings.ledger(key, service)
+        if self._waits(key, waits):
+            return policy.poll
         decisions = self.judge(key, seen, policy, ledger)
         outlooks, late = self._look_ahead(key, seen, policy, ledger, decisions)
         by_uid = {pod["metadata"]["uid"]: pod for pod in pods}
@@ -306,8 +312,8 @@ class Remediator:
             self._on_change(key)
         return outlooks, delays(seen, decisions, before, outlooks)
 
-    def _unreadable(self, key: Key, service: Object) -> bool:
-        suspended = unreadable(service)
+    def _waits(self, key: Key, suspended: Suspension | None) -> bool:
+        """Whether nothing can be done, as the status cannot be read."""
         if suspended is not None:
             self._outlooks.pop(key, None)
         if suspended is not None and suspended != self._suspended.get(key):
@@ -328,7 +334,9 @@ class Remediator:
         newest = None
         if unhealthy and (rollout.under_way or rollout.stalled):
             newest = await newest_hash(self._kube, key, self._cluster.deployment(key))
-        views = [pod_view(pod, newest_hash=newest) for pod in pods]
+        views = self._readings.pods(key, pods)
+        if newest is not None:
+            views = [pod_view(pod, newest_hash=newest) for pod in pods]
         suspects = [view for view in views if view.uid in unhealthy or _may_be_restarted(view)]
         lost = await self._nodes.not_ready(view.node for view in suspects)
         views = [replace(view, node_ready=False) if view.node in lost else view for view in views]

@@ -6,9 +6,9 @@ must know that remediation does not see these pods.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
+from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.policy import POLL_SECONDS
 from qwen_operator.remediation.state import State
 from qwen_operator.remediation.steps import Report, Step
