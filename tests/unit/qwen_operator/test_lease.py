@@ -166,3 +166,21 @@ async def test_a_lease_that_someone_else_holds_is_not_released() -> None:
     store.lease = lease_held_by("other")
     await candidate.release()
     assert store.lease["spec"]["holderIdentity"] == "other"
+
+
+async def test_a_lease_is_released_also_if_a_late_renewal_comes_between() -> None:
+    class Renewed(Store):
+        """Another version of the Lease is written right after the first read."""
+
+        async def get(self, *arguments: object) -> dict[str, Any]:
+            found = await super().get(*arguments)
+            if self.reads == 1:
+                self.lease = {**self.lease, "metadata": {**self.lease["metadata"], "resourceVersion": "99"}}
+            return found
+
+    store = Renewed(lease_held_by("me"))
+    candidate = leader(store)
+    candidate._lease = store.lease
+    await candidate.release()
+    assert store.reads == 2
+    assert store.lease["spec"]["holderIdentity"] == ""

@@ -115,15 +115,25 @@ class Leader:
             return
         try:
             async with asyncio.timeout(5.0):
-                # The answer to the last renewal may have been lost, so read the record first.
-                lease = await self._kube.get(LEASES, self._name, self._namespace)
-                if _holder(lease) == self._identity:
-                    spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
-                    await self._kube.replace({**lease, "spec": spec})
-                    logger.info("released the lease", extra={"lease": self._name})
+                while not await self._give_back():
+                    pass
         except (KubeError, TimeoutError) as error:
             logger.warning("releasing the lease failed: %s", error)
         self._lease = None
+
+    async def _give_back(self) -> bool:
+        """Whether the Lease is no longer ours. A renewal under way may still change it."""
+        # The answer to the last renewal may have been lost, so read the record first.
+        lease = await self._kube.get(LEASES, self._name, self._namespace)
+        if _holder(lease) != self._identity:
+            return True
+        spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+        try:
+            await self._kube.replace({**lease, "spec": spec})
+        except ConflictError:
+            return False
+        logger.info("released the lease", extra={"lease": self._name})
+        return True
 
     async def _attempt(self, seconds: float) -> bool:
         """Tries to take or renew the Lease, for so many seconds.
