@@ -26,6 +26,7 @@ from qwen_operator.kube.resources import (
     SERVICE_MONITORS,
     Resource,
 )
+from qwen_operator.kube.sharing import shared, shared_record
 
 MAX_LABELS: Final = 64
 MAX_ANNOTATIONS: Final = 64
@@ -54,6 +55,10 @@ def keeper(resource: Resource) -> Callable[[Object], Object]:
     """The function that returns what is kept of an object of a kind."""
 
     def keep(obj: Object) -> Object:
+        kept: Object = shared(few(obj))
+        return kept
+
+    def few(obj: Object) -> Object:
         reduced = {**obj, "metadata": _metadata(resource, obj["metadata"])}
         if resource is PODS:
             return _pod(reduced)
@@ -98,7 +103,12 @@ def _records(records: Sequence[Object]) -> list[Object]:
     if not any(record.get("manager") == FIELD_MANAGER for record in records):
         return []
     found = (record for record in records if record.get("subresource") != "status" and _is_small(record))
-    return list(islice(found, MAX_RECORDS))
+    return [_shared(record) for record in islice(found, MAX_RECORDS)]
+
+
+def _shared(record: Object) -> Object:
+    fields = record.get("fieldsV1")
+    return {**record, "fieldsV1": shared_record(fields)} if isinstance(fields, dict) else record
 
 
 def _is_small(record: Object) -> bool:
