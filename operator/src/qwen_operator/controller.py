@@ -136,10 +136,21 @@ class Controller:
             self._queue.add(key)
 
     async def _resync(self) -> None:
+        """Lets each service be due once in a resync, one after another: all at once would delay the
+        polls of pods.
+        """
+        seconds = self._settings.resync_seconds
+        self._health.beat(_BEAT, self._patience())
+        await asyncio.sleep(seconds)
         while True:
             self._health.beat(_BEAT, self._patience())
-            await asyncio.sleep(self._settings.resync_seconds)
-            self._all_due()
+            began, keys = time.monotonic(), list(self.cluster.services)
+            for number, key in enumerate(keys, start=1):
+                if key in self.cluster.services:
+                    self._queue.add(key)
+                await asyncio.sleep(began + seconds * number / len(keys) - time.monotonic())
+            if not keys:
+                await asyncio.sleep(seconds)
 
     async def _report(self) -> None:
         """Keeps the process ready as long as it hears about QwenServices and sees what belongs to
