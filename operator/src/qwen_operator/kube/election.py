@@ -74,10 +74,19 @@ class Election:
     async def leave(self) -> None:
         """Ends the thread and its connections. From now on, nothing ends the process."""
         try:
-            await self._run(self._kube.close())
+            await self._run(self._stop())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             await asyncio.to_thread(self._thread.join, END_SECONDS)
+            if not self._thread.is_alive():
+                self._loop.close()
+
+    async def _stop(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._kube.close()
 
     async def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Awaits work of the thread. Cancelling the wait cancels the work."""
