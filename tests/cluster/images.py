@@ -75,7 +75,7 @@ OPERATOR = Image(
     "qwen-operator",
     "operator/Dockerfile",
     "operator",
-    ("requirements/install.sh", "requirements/operator.txt", "operator/src"),
+    ("requirements/install.sh", "requirements/operator.txt", "requirements/without_symbols.py", "operator/src"),
 )
 IMAGES = (SERVER, OPERATOR)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from requirements import without_cuda
+from requirements import without_cuda, without_symbols
 from tests.cluster import images
 from tests.cluster.python_env import DEFAULT_CA
 from tests.cluster.requirements import FOLDER, FOR_GPUS, pins
@@ -203,3 +203,15 @@ def test_an_image_that_has_grown_is_not_built(tmp_path: Path) -> None:
     assert install("budget", "149", path=path).returncode == 1
     for image, budget in ((images.SERVER, 2500), (images.OPERATOR, 150)):
         assert f"install.sh budget {budget}\n" in (ROOT / image.dockerfile).read_text()
+
+
+def test_a_library_works_without_its_symbols(tmp_path: Path) -> None:
+    library = compiled("int answer(int number) { return number + 1; }", tmp_path / "libanswer.so")
+    text = tmp_path / "notes.so"
+    text.write_text("no library")
+    size = library.stat().st_size
+    lost = without_symbols.cut(library)
+    assert library.stat().st_size == size - lost < size
+    assert without_symbols.cut(library) == without_symbols.cut(text) == 0
+    assert text.read_text() == "no library"
+    assert ask(library, "answer", 41).returncode == 42
