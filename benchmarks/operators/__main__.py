@@ -76,7 +76,8 @@ def main(line: Sequence[str]) -> int:
     text = table.render(result)
     print(text)
     if not options.no_page:
-        PAGE.write_text(report.insert(PAGE.read_text(encoding="utf-8"), text, "operator"), encoding="utf-8")
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(report.insert(page, text, _table_of(page, options.services)), encoding="utf-8")
         say("wrote benchmarks/OPERATOR.md")
     return 1 if failed else 0
 
@@ -112,6 +113,12 @@ def _unrest(figures: dict[str, list[Figures]]) -> list[str]:
     }
     restless = {key: [name for name, runs in figures.items() if any(found.get(key) for found in runs)] for key in when}
     return [f"Not at rest {when[key]}: {', '.join(names)}." for key, names in restless.items() if names]
+
+
+def _table_of(page: str, services: int) -> str:
+    """The table of so many services, if the page has one; else the one of the comparison."""
+    own = f"operator-{services}"
+    return own if report.begin(own) in page else "operator"
 
 
 def _command_line(options: argparse.Namespace) -> str:

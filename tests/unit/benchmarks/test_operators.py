@@ -14,7 +14,7 @@ from charts import generate
 
 from benchmarks import report
 from benchmarks.operators import kubelet, table
-from benchmarks.operators.__main__ import _unrest
+from benchmarks.operators.__main__ import _table_of, _unrest
 from benchmarks.operators.audit import AuditLog, Request, Tally, policy
 from benchmarks.operators.peer import Peer
 from benchmarks.operators.subjects import Ours, Subject, Theirs
@@ -223,3 +223,5 @@ def test_without_the_peer_there_is_no_ratio_and_a_failed_run_does_not_vanish() -
 def test_the_page_has_a_place_for_the_table() -> None:
     page = (ROOT / "benchmarks" / "OPERATOR.md").read_text(encoding="utf-8")
     assert "a table" in report.insert(page, "a table", "operator")
+    assert _table_of(page, 1000) == "operator-1000"
+    assert _table_of(page, 300) == _table_of(page, 30) == "operator"

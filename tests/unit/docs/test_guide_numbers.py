@@ -95,7 +95,7 @@ PROMISES = (
     f"Every {cache._COMPARE_SECONDS / 60:g} minutes it lists their children and pods, too.",
     f"A watch ends after {minutes(client.WATCH_SECONDS)} and begins again.",
     # Upgrade.
-    f"the other one acts within {TARGETS['term_serves'].limit:g} seconds",
+    f"the other one takes it within {TARGETS['term_leads'].limit:g} seconds",
     f"it takes up to {TARGETS['kill_serves'].limit:g} seconds",
     # Conditions and Events.
     f"the operator looks again every {children.TAKEN_SECONDS:g} seconds",

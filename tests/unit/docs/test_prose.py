@@ -80,7 +80,7 @@ def without_code(text: str) -> str:
 def prose(page: Path) -> Iterator[Line]:
     """The lines of a page that are prose: no code, tables, generated figures or lone links."""
     text = re.sub(
-        r"<!-- figures: \w+ -->.*?<!-- end of figures -->",
+        r"<!-- figures: [\w-]+ -->.*?<!-- end of figures -->",
         lambda block: "\n" * block[0].count("\n"),
         without_code(read(page)),
         flags=re.DOTALL,
