@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -151,7 +152,15 @@ def test_broken_adapters_are_refused_and_harm_nobody(http: httpx.Client, adapter
     empty = adapters / "empty"
     empty.mkdir()
     write_config(empty)
+    numbers = {}
+    for name, value in (("nan", math.nan), ("infinite", math.inf), ("huge", 1e38)):
+        numbers[name] = make_adapter(adapters / name)
+        tensors = weights(seed=1)
+        first = next(iter(tensors))
+        tensors[first] = [[value, *row[1:]] for row in tensors[first]]
+        write_weights(numbers[name] / "adapter_model.safetensors", tensors)
     for folder, words in (
+        *((folder, "which is no weight of a trained adapter") for folder in numbers.values()),
         (rank, "its rank is 16, and the highest is 8"),
         (shape, "192 inputs in the model, and 128 in the adapter"),
         (garbage, "is damaged, or not in the format safetensors"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -130,9 +132,36 @@ def test_images_come_only_from_where_they_may(http: httpx.Client, url: str) -> N
     assert http.post("/v1/messages", json={"messages": messages, "max_tokens": 3}).status_code == 400
 
 
+def test_no_request_gets_the_image_of_another_by_its_name(http: httpx.Client) -> None:
+    def named(image: Any) -> httpx.Response:
+        part = {"type": "image_url", "image_url": image, "uuid": "invoice-1"}
+        return http.post(PATH, json={"messages": [{"role": "user", "content": [part]}], "max_tokens": 3})
+
+    for image in ({"url": picture()}, None):
+        status, param, _ = refused(named(image))
+        assert (status, param) == (400, "messages[0].content[0].uuid")
+
+
 def test_the_page_shows_a_request_that_works(server: ServerProcess, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
     [example] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "photo.png").write_bytes(base64.b64decode(picture().partition(",")[2]))
     script = example.replace("http://localhost:8000", server.url)
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, timeout=60)
+
+
+def test_an_answer_about_an_image_that_only_the_dead_engine_had_ends_with_the_reason(
+    server: ServerProcess, http: httpx.Client
+) -> None:
+    """An image that the engine has is not sent to it again. The next engine gets it anew."""
+    expected = chat(http, picture(300, 300))
+    body = {"messages": asked(picture(300, 300)), "max_tokens": 500, "min_tokens": 500, "stream": True}
+    with http.stream("POST", PATH, json=body) as stream:
+        lines = stream.iter_lines()
+        assert '"delta"' in next(lines)
+        os.kill(server.engine_core(), signal.SIGKILL)
+        rest = "".join(lines)
+    assert '"code":"engine_restarted"' in rest.replace(" ", ""), rest[-500:]
+    assert "only the engine had that died" in rest
+    again = http.post(PATH, json={"messages": asked(picture(300, 300)), "max_tokens": 3, "temperature": 0})
+    assert again.json()["choices"] == expected.json()["choices"]

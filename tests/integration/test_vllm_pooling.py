@@ -118,7 +118,10 @@ def test_mistakes_are_named(embedder: ServerProcess) -> None:
         "input has 41 entries; the limit is 40 (set by --max-inputs)",
     )
     assert refused(embedder, path, input="x", dimensions=WIDTH + 1)[:2] == (400, "dimensions")
-    assert refused(embedder, path, input=[1 << 30])[:2] == (400, "input")
+    for ids in ([1 << 30], [[1], [2], [1 << 30], [3]]):
+        assert refused(embedder, path, input=ids)[:2] == (400, "input")
+    assert refused(embedder, "/v1/rerank", query="x", documents=["x", "y"], truncate_prompt_tokens=0)[0] == 400
+    assert embedder.metrics()["requests"]["failed"] == 0
     assert refused(embedder, path, input="x", model="other")[:2] == (404, "model")
     assert refused(embedder, "/v1/rerank", query="x", documents=["x", 5])[:2] == (400, "documents[1]")
     status, _, text = refused(embedder, "/classify", input="x")

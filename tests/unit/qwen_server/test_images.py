@@ -70,6 +70,17 @@ def test_images_of_the_other_apis_are_looked_at() -> None:
     assert refusal(images, {"messages": [{"content": [nested]}]})[0] == "messages[0].content[0].content[0]"
 
 
+@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("name", ["invoice-1", "", 5, []])
+def test_an_image_has_no_name_by_which_others_could_ask_for_it(name: Any, read: bool) -> None:
+    for part in ({"image_url": {"url": DATA}}, {"image_url": None}):
+        messages = [{"role": "user", "content": [{"type": "image_url", **part, "uuid": name}]}]
+        param, text = refusal(Images(read=read), {"messages": messages})
+        assert param == "messages[0].content[0].uuid"
+        assert "must be sent" in text
+    Images(read=read).check({"messages": [{"content": [{"type": "text", "text": "x", "uuid": None}]}]})
+
+
 @pytest.mark.parametrize("url", [DATA, "DATA:image/png;base64,AAAA", "https://images.example.org:8443/x.png?y=1"])
 def test_the_others_pass(url: str) -> None:
     Images(read=True, domains=("images.example.org",)).check(chat(url))

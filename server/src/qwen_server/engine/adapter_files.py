@@ -24,6 +24,8 @@ _MAX_TENSORS: Final = 1 << 17
 _MAX_PATTERNS: Final = 1024
 _HEADER_LENGTH: Final = 8
 _BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
+MAX_WEIGHT: Final = 65504.0
+"""The largest number in half precision. No trained adapter comes near it."""
 _PICKLES: Final = ("adapter_model.bin", "adapter_model.pt")
 _PREFIX: Final = "base_model.model."
 _BASE_EMBEDDINGS: Final = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
@@ -138,7 +140,8 @@ def _config(folder: Path, max_rank: int) -> _Config:
     alphas = _patterns(found, "alpha_pattern")
     for value in (found.get("lora_alpha"), *alphas.values()):
         if not _is_number(value):
-            raise BrokenAdapterError(f"{CONFIG}: lora_alpha must be a number above 0, not {_shown(value)}")
+            text = f"lora_alpha must be a number above 0 and at most {MAX_WEIGHT:g}, not {_shown(value)}"
+            raise BrokenAdapterError(f"{CONFIG}: {text}")
     ranks = _patterns(found, "rank_pattern")
     for value in (found.get("r"), *ranks.values()):
         if type(value) is not int or value < 1:
@@ -276,7 +279,7 @@ def _object(raw: bytes, name: str) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < float("inf")
+    return type(value) in (int, float) and 0 < value <= MAX_WEIGHT
 
 
 def _shown(value: Any) -> str:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
+from safetensors import safe_open
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from qwen_server.config.settings import Settings
-from qwen_server.engine.adapter_files import BrokenAdapterError, ModelShape, check_adapter
+from qwen_server.engine.adapter_files import MAX_WEIGHT, WEIGHTS, BrokenAdapterError, ModelShape, check_adapter
 from qwen_server.engine.base import Adapter, EngineError, InvalidRequestError, name_of
 from qwen_server.engine.vllm.patches.vllm_texts import CALL_FAILED, WORKER_FAILED
 
@@ -65,6 +67,7 @@ class LoadedAdapters:
         """See Engine.add_adapter."""
         try:
             await asyncio.to_thread(check_adapter, adapter.folder, self._shape, max_rank=self._max_rank)
+            await asyncio.to_thread(check_numbers, adapter.folder)
         except BrokenAdapterError as error:
             raise InvalidRequestError(str(error), param="lora_path") from None
         # The number of the key is unique in this process: a request that goes on in a new engine
@@ -119,6 +122,19 @@ class LoadedAdapters:
             await self._llm.remove_lora(lora.lora_int_id)
         except Exception as error:
             raise EngineError(f"the engine could not remove the adapter {lora.lora_name}: {error}") from error
+
+
+def check_numbers(folder: Path) -> None:
+    """Reads the weights of an adapter, of which `check_adapter` has looked only at the header.
+
+    What is no number, or becomes none on its way through the model, stays in the KV cache, where
+    other requests meet it. Raises BrokenAdapterError.
+    """
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - it is no dict
+            largest = file.get_tensor(name).abs().amax().item()
+            if not largest <= MAX_WEIGHT:  # also if it is no number
+                raise BrokenAdapterError(f"{WEIGHTS}: {name} has {largest:g}, which is no weight of a trained adapter")
 
 
 def _cause(text: str) -> str:

@@ -154,14 +154,24 @@ class EngineProxy:
         observed = current_request.get()
         if observed is not None:
             date(prompt, observed.arrival)
-        stream = self._pooled(prompt, pooling_params, request_id, options, observed)
+        index = 0 if observed is None else len(observed.streams)
+        stream = self._pooled(prompt, pooling_params, request_id, options, observed=observed, index=index)
         if observed is not None:
             observed.streams.add(stream)
         return stream
 
     async def _pooled(
-        self, prompt: Any, params: Any, request_id: str, options: dict[str, Any], observed: ObservedRequest | None
+        self,
+        prompt: Any,
+        params: Any,
+        request_id: str,
+        options: dict[str, Any],
+        *,
+        observed: ObservedRequest | None,
+        index: int,
     ) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
+        if observed is not None:
+            observed.streams.read(index)
         async with nullcontext() if observed is None else observed.shared.next():
             self._begin(options)
             async with aclosing(self._encode(prompt, params, request_id, **options)) as outputs:
@@ -170,6 +180,8 @@ class EngineProxy:
                     if observed is not None:
                         observed.observe(Output((), output.finished, prompt_tokens=len(output.prompt_token_ids)))
                     yield output
+                    if observed is not None:
+                        observed.streams.read(index)
 
     def _begin(self, options: dict[str, Any]) -> None:
         self._heartbeat.on_request(time.monotonic(), self._llm.get_num_unfinished_requests())

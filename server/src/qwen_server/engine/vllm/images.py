@@ -41,14 +41,18 @@ class Images:
     pixels: int = 0
 
     def check(self, body: Mapping[str, Any]) -> None:
-        """Raises InvalidRequestError for an image that would be fetched from elsewhere, and for a
-        size that the server or the model does not have.
+        """Raises InvalidRequestError for an image that would be fetched from elsewhere, for a size
+        that the server or the model does not have, and for a name of one's own: under it, vLLM
+        would give a client the image of another.
         """
         self._check_size(body.get("mm_processor_kwargs") or {})
-        if not self.read:
-            return
         for param in ("messages", "input"):
             for place, entry in entries(body.get(param), param):
+                if entry.get("uuid") is not None:
+                    text = f"{place}.uuid is not supported: an image is known by its content, which must be sent"
+                    raise InvalidRequestError(text, param=f"{place}.uuid")
+                if not self.read:
+                    continue
                 url = _url_of(entry)
                 if url is not None and url[:5].lower() != "data:" and _host_of(url) not in self.domains:
                     allowed = ", ".join(self.domains) or "nowhere"

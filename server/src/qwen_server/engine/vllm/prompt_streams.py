@@ -14,8 +14,8 @@ class PromptStreams:
         self._streams: list[AsyncGenerator[Any, None]] = []
         self._readers: dict[int, asyncio.Task[Any] | None] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._streams)
+    def __len__(self) -> int:
+        return len(self._streams)
 
     def add(self, stream: AsyncGenerator[Any, None]) -> None:
         """Adds the stream of the next prompt."""

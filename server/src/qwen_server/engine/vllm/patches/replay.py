@@ -22,7 +22,7 @@ from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollec
 from vllm.v1.metrics.stats import RequestStateStats
 
 from qwen_server.config.patches import Patch, absent, changed_parameters
-from qwen_server.engine.replays import Continued, Interrupted, plan, require_innocence
+from qwen_server.engine.replays import Continued, Interrupted, plan, require_innocence, restarted
 
 
 def _missing() -> Iterator[str]:
@@ -137,6 +137,8 @@ class Seam:
         if self._state is not None or not known:
             self._deaths += 1
             require_innocence(self._deaths)
+        if _had_by_the_engine(self._prompt):
+            raise restarted("it has an image that was sent before, which only the engine had that died")
         self._state = None
         made = [] if state is None or state.detokenizer is None else list(state.detokenizer.output_token_ids)
         decided = plan(_interrupted(self._params, max(len(made), int(begun and not known)), known=known))
@@ -150,6 +152,12 @@ class Seam:
         else:
             self._before, self._first_token_at = None, 0.0
             self.inputs, self.sampling = self._prompt, self._params
+
+
+def _had_by_the_engine(prompt: Mapping[str, Any]) -> bool:
+    """Whether a part of a prompt is only in the engine's cache: an image that it had got before."""
+    parts: Mapping[str, Any] = prompt.get("mm_kwargs") or {}
+    return any(part is None for kind in parts.values() for part in kind)
 
 
 def _interrupted(params: SamplingParams, made: int, *, known: bool) -> Interrupted:
