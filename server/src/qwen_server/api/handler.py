@@ -75,7 +75,7 @@ class Handler:
             await self._limiter.check(scope["state"].get("caller", ""))  # 429
             self._require_task(kind)  # 404 a path of servers for another task
             self._require_service(scope)  # 503 starting, draining or unresponsive; 500 dead
-            raw = await self._read(scope, receive)  # 408, 413, 415; 503 too many uploads
+            raw = await self._read(scope, receive, record.tenant)  # 408, 413, 415; 503 too many uploads
             body = await self._parse(kind, raw)  # 400, 404
             if body.adapter is not None:
                 until_answered.callback(self._hold(body.adapter, record).release)  # 404
@@ -112,9 +112,9 @@ class Handler:
         if (error := refusal_of(kind, self._service.settings.task)) is not None:
             raise error
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+    async def _read(self, scope: Scope, receive: Receive, tenant: str) -> bytes:
         try:
-            return await self.reader.read(Headers(scope=scope), receive)
+            return await self.reader.read(Headers(scope=scope), receive, tenant)
         except UploadsFullError:
             raise refused(self._service.refuse("uploads_full", BUSY_TEXT)) from None
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -27,21 +28,23 @@ class UploadsFullError(Exception):
 class BodyReader:
     """Reads bodies of at most `limit` bytes, each within `seconds`.
 
-    All bodies in transit share a bounded amount of memory.
+    All bodies in transit share a bounded amount of memory. A tenant has at most as much of it as is
+    left for the others.
     """
 
     def __init__(self, limit: int, seconds: float) -> None:
         self._limit = limit
         self._seconds = seconds
         self._room = _UPLOADS * limit
+        self._held: Counter[str] = Counter()
 
     @property
     def room(self) -> int:
         """Bytes that may still be uploaded now."""
         return self._room
 
-    async def read(self, headers: Mapping[str, str], receive: Receive) -> bytes:
-        """Returns the complete body.
+    async def read(self, headers: Mapping[str, str], receive: Receive, tenant: str = "") -> bytes:
+        """Returns the complete body. Without a `tenant`, the client has no key.
 
         Raises HttpError (408 too late, 413 too large, 415 compressed or not JSON),
         UploadsFullError and ClientDisconnectedError.
@@ -62,10 +65,11 @@ class BodyReader:
                         raise ClientDisconnectedError
                     part = message.get("body", b"")
                     self._room -= len(part)
+                    self._held[tenant] += len(part)
                     size += len(part)
                     if size > self._limit:
                         raise _too_large(self._limit)
-                    if self._room < 0:
+                    if self._room < (self._held[tenant] if tenant else 0):
                         raise UploadsFullError
                     parts.append(part)
                     more = message.get("more_body", False)
@@ -74,6 +78,9 @@ class BodyReader:
             raise client_error(408, text, headers={"Connection": "close"}) from None
         finally:
             self._room += size
+            self._held[tenant] -= size
+            if not self._held[tenant]:
+                del self._held[tenant]
         return b"".join(parts)
 
 
