@@ -171,13 +171,13 @@ def test_full_load_raises_no_alarm(server: ServerProcess) -> None:
         long_run.check(memory.samples, answers)
 
 
-def test_steps_of_nearly_the_threshold_raise_no_alarm(server: ServerProcess) -> None:
+def test_steps_of_more_than_half_the_threshold_raise_no_alarm(server: ServerProcess) -> None:
     plan = Plan(server.port, [Request(PATH, LONG), Request(PATH, STREAM)], connections=4, seconds=3 * HANG_SECONDS)
     with MetricsSampler(server) as sampler, Load(plan) as clients:
         for pid in (server.worker(), server.engine_core(), server.worker()):
             server.until_requests(4, 0)
             with stopped(pid):
-                time.sleep(0.8 * HANG_SECONDS)  # the duration of the step
+                time.sleep(0.6 * HANG_SECONDS)  # the duration of the step, to which a busy machine adds
         answers = clients.answers()
         sampler.check()
     assert {(answer.status, answer.complete) for answer in answers} == {(200, True)}
