@@ -7,7 +7,7 @@ from typing import Final
 
 # A start makes millions of objects that stay. With Python's thresholds (700, 10, 10), the collector
 # looks at them again and again and finds next to nothing: requests leave little garbage in cycles.
-THRESHOLDS: Final = (10_000, 10, 10)
+THRESHOLDS: Final = (50_000, 10, 10)
 
 
 def spare_collections() -> None:
