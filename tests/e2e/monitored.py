@@ -46,6 +46,12 @@ class Incident:
     active_at: float
     severities: tuple[str, str]
 
+    def check(self, severity: str) -> None:
+        """Fails unless Prometheus had the alert with the pod, as soon as it could have."""
+        assert -SCRAPE_TAKES_SECONDS <= self.scraped_at - self.since <= SCRAPED_SECONDS
+        assert 0 <= self.active_at - self.scraped_at <= SEEN_SECONDS
+        assert self.severities == (severity, severity)
+
 
 @dataclass(frozen=True)
 class Monitored:

@@ -14,14 +14,7 @@ import pytest
 
 from tests.cluster.demo import Client
 from tests.cluster.settings import Settings
-from tests.e2e.monitored import (
-    SCRAPE_TAKES_SECONDS,
-    SCRAPED_SECONDS,
-    SEEN_SECONDS,
-    Incident,
-    Monitored,
-    monitored_service,
-)
+from tests.e2e.monitored import Monitored, monitored_service
 from tests.e2e.scripted_pods import chat
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -43,18 +36,12 @@ def monitored(cluster: Settings, client: Client) -> Iterator[Monitored]:
         yield found
 
 
-def agree(incident: Incident, severity: str) -> None:
-    assert -SCRAPE_TAKES_SECONDS <= incident.scraped_at - incident.since <= SCRAPED_SECONDS
-    assert 0 <= incident.active_at - incident.scraped_at <= SEEN_SECONDS
-    assert incident.severities == (severity, severity)
-
-
 def test_a_stall_and_a_full_queue_are_seen_until_they_are_over(monitored: Monitored) -> None:
     pod, _ = monitored.pods
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(chat, monitored.cluster, pod, SLOW) for _ in range(3)]
-        agree(monitored.begun("QueueSaturated", pod), "warning")
-        agree(monitored.begun("GenerationStalled", pod), "critical")
+        monitored.begun("QueueSaturated", pod).check("warning")
+        monitored.begun("GenerationStalled", pod).check("critical")
     assert [answer.result() for answer in answers] == [[200]] * 3
     monitored.over("QueueSaturated", pod)
     monitored.over("GenerationStalled", pod)
@@ -63,5 +50,5 @@ def test_a_stall_and_a_full_queue_are_seen_until_they_are_over(monitored: Monito
 def test_errors_are_seen_until_they_are_over(monitored: Monitored) -> None:
     _, pod = monitored.pods
     assert set(chat(monitored.cluster, pod, ERROR, 25)) == {500}
-    agree(monitored.begun("HighErrorRate", pod), "critical")
+    monitored.begun("HighErrorRate", pod).check("critical")
     monitored.over("HighErrorRate", pod, ERROR_SECONDS)
