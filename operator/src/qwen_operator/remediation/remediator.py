@@ -334,8 +334,9 @@ class Remediator:
         newest = None
         if unhealthy and (rollout.under_way or rollout.stalled):
             newest = await newest_hash(self._kube, key, self._cluster.deployment(key))
-        views = self._readings.pods(key, pods)
-        if newest is not None:
+        if newest is None:
+            views = self._readings.pods(key, pods)
+        else:
             views = [pod_view(pod, newest_hash=newest) for pod in pods]
         suspects = [view for view in views if view.uid in unhealthy or _may_be_restarted(view)]
         lost = await self._nodes.not_ready(view.node for view in suspects)
