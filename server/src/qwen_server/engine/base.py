@@ -267,13 +267,17 @@ class Maintenance(Protocol):
         """
 
     async def sleep(self, level: int) -> None:
-        """Stops the scheduler: at level 0 only this, at 1 the weights leave the GPU, at 2 all does.
+        """Stops the scheduler: at level 0 only this.
 
-        Requests that are still in the engine are aborted.
+        At level 1 the weights leave the GPU, at 2 they are lost. Requests that are still in the
+        engine are aborted.
         """
 
     async def wake_up(self, tags: Sequence[str] | None) -> bool:
-        """Wakes up, or only what `tags` name, and returns whether the engine is fully awake."""
+        """Wakes up, or only what `tags` name, and returns whether the engine is fully awake.
+
+        Weights that were lost are read from the model's files again.
+        """
 
     async def is_sleeping(self) -> bool:
         """Whether the engine sleeps at any level."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from qwen_server.engine.vllm.build import Parts
 
 
+FREES_WEIGHTS = 2  # the level of sleep
+
+
 class VllmMaintenance:
     """Implements `engine.base.Maintenance`.
 
@@ -23,6 +26,7 @@ class VllmMaintenance:
     def __init__(self, parts: Callable[[], Parts], heartbeat: Callable[[], Heartbeat]) -> None:
         self._parts = parts
         self._heartbeat = heartbeat
+        self._without_weights: Parts | None = None  # the engine whose weights are to be read again
         self.asleep = False
 
     async def reset_prefix_cache(self, *, running: bool, external: bool) -> bool:
@@ -32,18 +36,33 @@ class VllmMaintenance:
     async def sleep(self, level: int) -> None:
         """See Maintenance."""
         self.asleep = True
+        parts = self._parts()
         try:
             # Only requests that nobody counts are left, such as a probe.
-            await self._switch(self._parts().llm.sleep(level, "abort"))
+            await self._switch(parts.llm.sleep(level, "abort"))
         except EngineError:
             self.asleep = False
             raise
+        if level == FREES_WEIGHTS:
+            self._without_weights = parts
 
     async def wake_up(self, tags: Sequence[str] | None) -> bool:
         """See Maintenance."""
-        awake = await self._switch(self._parts().llm.wake_up(None if tags is None else list(tags)))
+        awake = await self._switch(self._woken(None if tags is None else list(tags)))
         self.asleep = self.asleep and not awake
         return bool(awake)
+
+    async def _woken(self, tags: list[str] | None) -> Any:
+        """Wakes up, and reads weights that were freed again. Until then they are garbage."""
+        parts = self._parts()
+        if self._without_weights is not parts or (tags is not None and "weights" not in tags):
+            return await parts.llm.wake_up(tags)
+        # Weights first: what they are read into is free as long as there is no KV cache.
+        awake = await parts.llm.wake_up(["weights"])
+        await parts.llm.collective_rpc("reload_weights")
+        self._without_weights = None
+        others = [tag for tag in tags if tag != "weights"] if tags is not None else ["kv_cache"]
+        return await parts.llm.wake_up(others) if others and not awake else awake
 
     async def is_sleeping(self) -> bool:
         """See Maintenance."""
