@@ -24,6 +24,9 @@ AUTO = (
     f"--max-tokens-limit={TOKENS_LIMIT}",
     "--queue-timeout=500ms",
 )
+# How many run at a time follows from full answers and the KV cache, which is small on a GPU that
+# several engines share.
+_GPU_AUTO = (*AUTO, "--max-tokens-limit=512")
 CHAT = "/v1/chat/completions"
 _GPU_SHARE = 0.95  # of its memory, for all engines together
 _TEXT = "######## 股市今日大涨，多家上市公司公布业绩，分析人士认为市场信心正在恢复，投资者仍需注意风险"
@@ -56,6 +59,11 @@ class Context:
         """The servers to compare with each other."""
         return ("ours", "vllm") if self.without_rust else ("ours", "vllm", "rust")
 
+    @property
+    def auto(self) -> tuple[str, ...]:
+        """The flags of this server with `auto` limits."""
+        return AUTO if self.engine.device == "cpu" else _GPU_AUTO
+
     def fits(self, engines: int) -> bool:
         """Whether so many engines can be up at once."""
         return self.engine.device == "cpu" or engines * self.engine.gpu_memory_utilization <= _GPU_SHARE
@@ -63,7 +71,7 @@ class Context:
     def servers(self) -> dict[Which, Server]:
         """The peers, ours with `auto` limits; the first call starts them."""
         if self._shared is None:
-            self._shared = self._stack.enter_context(self.fresh(AUTO))
+            self._shared = self._stack.enter_context(self.fresh(self.auto))
         return self._shared
 
     def fresh(
@@ -86,7 +94,7 @@ class Context:
         if not self.fits(len(self.peers) + 1):
             yield {}
             return
-        with running("unpatched", engine or self.engine, self.folder, AUTO, variables=variables) as server:
+        with running("unpatched", engine or self.engine, self.folder, self.auto, variables=variables) as server:
             yield {"unpatched": server}
 
     def release(self) -> None:

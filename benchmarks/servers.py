@@ -52,6 +52,12 @@ class Engine:
     eager: bool = True
     extra: tuple[str, ...] = ()
 
+    @property
+    def measures_memory(self) -> bool:
+        """Whether an engine looks at the free memory of the device at its start."""
+        fixed = any(flag.startswith("--kv-cache-memory-bytes") for flag in self.extra)
+        return self.device == "cuda" and not fixed
+
     def with_extra(self, *extra: str) -> Engine:
         """A copy with more of vLLM's flags."""
         return replace(self, extra=(*self.extra, *extra))
@@ -237,12 +243,25 @@ def side_by_side(
     *,
     variables: Mapping[str, str] | None = None,
 ) -> Iterator[dict[Which, Server]]:
-    """The servers that `flags` names, each with its own flags: started one after the other."""
+    """The servers that `flags` names, each with its own flags.
+
+    They start one after the other on a CPU, whose cores they share, and where an engine would see
+    the memory that another one is just taking; else all at once.
+    """
     with contextlib.ExitStack() as stack:
-        yield {
-            which: stack.enter_context(running(which, engine, folder, own, variables=variables))
-            for which, own in flags.items()
-        }
+        if engine.device == "cpu" or engine.measures_memory:
+            yield {
+                which: stack.enter_context(running(which, engine, folder, own, variables=variables))
+                for which, own in flags.items()
+            }
+            return
+        servers = {}
+        for which, own in flags.items():
+            servers[which] = Server(which, engine, folder, own, variables=variables)
+            stack.callback(servers[which].stop)
+        for server in servers.values():
+            say(f"{server.label} is ready after {server.until_ready():.0f} s")
+        yield servers
 
 
 def order(run: int, servers: Iterable[Which]) -> tuple[Which, ...]:

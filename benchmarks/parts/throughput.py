@@ -45,8 +45,9 @@ def measure(context: Context) -> tuple[list[Row], list[str]]:
                 for which in order(run, servers):
                     _note(figures, which, concurrency, _whole(servers[which], concurrency, requests, run))
             say(f"throughput: run {run + 1} of {context.runs}")
+    counts = {concurrency: context.scaled(full) for concurrency, full in REQUESTS.items()}
     return _rows(context, figures), [
-        f"Each run: {_TOKENS_IN} tokens in, {_TOKENS_OUT} out; {REQUESTS} requests by concurrency.",
+        f"Each run: {_TOKENS_IN} tokens in, {_TOKENS_OUT} out; {counts} requests by concurrency.",
         *(
             f"{servers[which].label} closed the connection of {count} streamed requests without an answer."
             for which, count in dropped.items()

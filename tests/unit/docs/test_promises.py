@@ -9,7 +9,7 @@ import pytest
 from .named_tests import ROOT, TEST, missing, rows
 
 PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
-BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+GPU, BENCHMARKS = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").split("\n## Figures\n")
 PYTHON, RUST = 0, 1
 
 
@@ -26,15 +26,15 @@ def test_every_promise_of_the_readme_is_on_the_page() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.partition("## What it promises\n")[2].partition("\n## ")[0]
     bold = re.findall(r"^- \*\*(.+?)\*\*", section, re.MULTILINE | re.DOTALL)
-    assert len(bold) == 6
+    assert len(bold) == 7
     for name in re.findall(r"`(\w+)`", section):
         if name not in {"True", "auto"}:
             assert f"`{name}`" in PAGE, name
 
 
-def ratio(heading: str, row: str, against: int) -> float:
+def ratio(heading: str, row: str, against: int, page: str = BENCHMARKS) -> float:
     """How this server compares with one of vLLM's in a row of the benchmarks' tables."""
-    section = BENCHMARKS.partition(f"\n### {heading}\n")[2].partition("\n### ")[0]
+    section = page.partition(f"\n### {heading}\n")[2].partition("\n### ")[0]
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
     columns = [number for number, title in enumerate(lines[0]) if title == "ratio"]
     (cells,) = [cells for cells in lines if " | ".join(cells[:2]) == row]
@@ -94,6 +94,35 @@ def test_every_figure_of_the_readme_is_measured(page: str, first: str, second: s
         count = len(re.findall(r"\{\d?\}", sentence))
         wanted = sentence.format(*[next(found) for _ in range(count)])
         assert without_blanks(wanted) in without_blanks(text), wanted
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence"),
+    [
+        (
+            "README.md",
+            "streams {} times the tokens of vLLM's server per second at 64 at a time, with {} times the CPU per token "
+            "and {} times the time to the first token. It answers {} times as many requests that are not streamed. "
+            "Beside vLLM's Rust frontend, it streams {} times the tokens",
+        ),
+        (
+            "README.zh-CN.md",
+            "吞吐量（token/s）为 vLLM 自带服务器的 {} 倍，前端每 token 的 CPU 开销为 {} 倍，首 token 延迟为 {} 倍；"
+            "非流式请求的完成数为 {} 倍。与 vLLM 的 Rust 前端相比，流式吞吐量为 {} 倍",
+        ),
+    ],
+)
+def test_every_figure_of_a_gpu_is_measured(page: str, sentence: str) -> None:
+    streamed, whole = "streamed, 64 at a time", "not streamed, 64 at a time"
+    found = (
+        f"{ratio('Throughput', f'{streamed} | tokens/s', PYTHON, GPU):.2f}",
+        f"{ratio('Frontend', f'CPU a token, {streamed} | µs', PYTHON, GPU):.2f}",
+        f"{ratio('Throughput', f'{streamed} | TTFT p50, ms', PYTHON, GPU):.2f}",
+        f"{ratio('Throughput', f'{whole} | requests/s', PYTHON, GPU):.2f}",
+        f"{ratio('Throughput', f'{streamed} | tokens/s', RUST, GPU):.2f}",
+    )
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert without_blanks(sentence.format(*found)) in without_blanks(text)
 
 
 def without_blanks(text: str) -> str:
