@@ -160,7 +160,8 @@ class Reconciler:
         return {pod["name"]: said.get(pod["uid"]) for pod in pods}
 
     def _with_replicas(self, key: Key, service: QwenService) -> QwenService:
-        replicas = replicas_left_out(service, self._cluster.deployment(key))
+        # Not the number of a Deployment that a deleted service of this name has left behind.
+        replicas = replicas_left_out(service, self._children.own(DEPLOYMENTS, service, child_name(key[1])))
         return service if replicas is None else service.with_replicas(replicas)
 
     async def _write_replicas(self, key: Key, replicas: int) -> None:
