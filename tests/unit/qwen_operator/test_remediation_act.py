@@ -294,6 +294,13 @@ async def test_a_kill_for_lack_of_memory_is_told_from_a_death(code: int, text: s
     assert text in entry.message
 
 
+async def test_the_history_has_what_a_dead_engine_said_last() -> None:
+    cluster = Cluster()
+    cluster.evidence[POD.uid] = Evidence(uptime=1.0, raw={"status": "starting"})
+    await cluster.perform(Died(POD, Evidence(uptime=300.0, raw={"status": "ok"})), Died(POD))
+    assert [entry.metrics for entry in cluster.ledger.history] == ['{"status": "ok"}', ""]
+
+
 async def test_gates_are_written_several_at_a_time_and_the_history_once() -> None:
     now = most = 0
 
