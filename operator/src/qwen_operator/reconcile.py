@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from qwen_operator import __version__
 from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus

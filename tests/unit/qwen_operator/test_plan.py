@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from qwen_operator.api import QwenService
 from qwen_operator.planning.plan import Reference
 from qwen_operator.planning.replicas import replicas_left_out
 from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, live, planned, service, serving
@@ -169,7 +170,7 @@ def test_missing_apis_are_reported_if_the_spec_needs_them() -> None:
 
 
 class TestYoungPods:
-    """One more change while a rollout has not ended and the pods that answer are not available yet."""
+    """One more change while a rollout goes on, and pods that answer are not available yet."""
 
     changed = service(replicas=1, limits={"maxQueueSize": 12})
 
@@ -208,7 +209,10 @@ class TestYoungPods:
         found = {**live(child(service(replicas=3, engine={"image": "wrong"}), "Deployment")), "status": three}
         assert self.image_of(service(replicas=3), found)[1]
         spread = {"maxUnavailable": 1, "maxSurge": 1}
-        found = {**live(child(service(replicas=3, engine={"image": "wrong"}, rollout=spread), "Deployment")), "status": three}
+        found = {
+            **live(child(service(replicas=3, engine={"image": "wrong"}, rollout=spread), "Deployment")),
+            "status": three,
+        }
         assert not self.image_of(service(replicas=3, rollout=spread), found)[1]
 
     def test_the_same_template_does_not_wait(self) -> None:
