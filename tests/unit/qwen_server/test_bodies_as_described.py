@@ -52,6 +52,7 @@ RULES: Final = (
     " names a tool that this server does not run",
     "input holds nothing but tools",
     " must be one text, or as many as ",
+    ".source must be an object with the data of an image",
     " must have a min_count of at least 2",
     " must have a min_pattern_size of at most its max_pattern_size",
 )

@@ -203,6 +203,28 @@ def test_a_wrong_message_request_names_its_parameter(body: dict[str, Any], param
     assert param_of(error) == param
 
 
+@pytest.mark.parametrize("kind", ["messages", "count_tokens"])
+@pytest.mark.parametrize(
+    "source",
+    [None, {}, "https://a.example/x.png", {"type": "url"}, {"type": "base64", "data": ""}, {"type": "file", "id": "x"}],
+)
+def test_an_image_without_a_source_is_not_left_out(kind: Kind, source: Any) -> None:
+    body = {} if kind == "count_tokens" else {"max_tokens": 5}
+    image = {"type": "image", "source": source}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "x"}, image]}
+    for block, inside in ((image, ""), (result, ".content[1]"), ({"type": "image"}, "")):
+        messages = [*TALK, {"role": "user", "content": [{"type": "text", "text": "x"}, block]}]
+        error = refusal(kind, messages=messages, **body)
+        assert (error.status, param_of(error)) == (400, f"messages[{len(TALK)}].content[1]{inside}.source")
+        assert "must be an object with the data of an image" in error.text
+
+
+@pytest.mark.parametrize("source", [{"data": "AAAA"}, {"type": "base64", "data": "AAAA"}, {"type": "url", "url": "x"}])
+def test_an_image_with_a_source_is_left_to_the_engine(source: Any) -> None:
+    talk = [{"role": "user", "content": [{"type": "image", "source": source}]}]
+    assert parse("messages", messages=talk, max_tokens=5).fields["messages"] == talk
+
+
 def test_tools_among_the_items_count_as_tools() -> None:
     added = {"type": "additional_tools", "role": "developer", "tools": many_tools(40)}
     request = parse("responses", input=[added, *TALK], tools=[WEATHER], tool_choice="auto")

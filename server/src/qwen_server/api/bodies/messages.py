@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, Required
 
 from pydantic import Discriminator, Field, Tag
@@ -33,6 +34,7 @@ from qwen_server.api.bodies.sampling import (
     TopK,
     TopP,
 )
+from qwen_server.http.error_bodies import invalid
 
 WITHOUT_EFFECT: Final = frozenset({"metadata", "service_tier"})
 
@@ -138,9 +140,38 @@ def message(fields: dict[str, Any], _: int) -> Body:
 
     Raises HttpError 400.
     """
-    check_parts("messages", fields["messages"])
+    _check_blocks(fields["messages"])
     _take_out_server_tools(fields)
     return Body("messages", fields)
+
+
+def _check_blocks(messages: list[dict[str, Any]]) -> None:
+    """Raises HttpError 400 for too many blocks, and for an image that vLLM would leave out."""
+    check_parts("messages", messages)
+    for place, block in _blocks(messages):
+        if block.get("type") == "image" and not _has_image(block.get("source")):
+            text = f"{place}.source must be an object with the data of an image, or of the type url with its url"
+            raise invalid(text, f"{place}.source")
+
+
+def _blocks(messages: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The blocks of a conversation with their places, and those in the results of tools."""
+    for number, message in enumerate(messages):
+        content = message["content"]
+        for index, block in enumerate(content if isinstance(content, list) else ()):
+            place = f"messages[{number}].content[{index}]"
+            yield place, block
+            inner = block.get("content") if block["type"] == "tool_result" else None
+            for position, part in enumerate(inner if isinstance(inner, list) else ()):
+                if isinstance(part, dict):
+                    yield f"{place}.content[{position}]", part
+
+
+def _has_image(source: Any) -> bool:
+    if not isinstance(source, dict):
+        return False
+    found = source.get("url" if source.get("type") == "url" else "data")
+    return isinstance(found, str) and bool(found)
 
 
 def _adds_tools(messages: list[dict[str, Any]]) -> bool:
@@ -151,7 +182,7 @@ def _adds_tools(messages: list[dict[str, Any]]) -> bool:
 
 def count_tokens(fields: dict[str, Any], _: int) -> Body:
     """A request for the number of tokens of a prompt, of checked `fields`. Raises HttpError 400."""
-    check_parts("messages", fields["messages"])
+    _check_blocks(fields["messages"])
     _take_out_server_tools(fields)
     return Body("count_tokens", fields)
 
