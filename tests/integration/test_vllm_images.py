@@ -95,7 +95,9 @@ def test_images_are_bounded(server: ServerProcess, http: httpx.Client) -> None:
     )
     bomb = picture(20000, 20000, "black", "L")
     assert len(bomb) < 1 << 20
-    assert refused(chat(http, bomb))[:2] == (400, "messages[0].content[0]")
+    status, param, text = refused(chat(http, bomb))
+    assert (status, param) == (400, "messages[0].content[0]")
+    assert text == "image: it has 400000000 pixels; the limit is 1000000 (set by --max-image-pixels)"
     icon = icon_of(base64.b64decode(bomb.partition(",")[2]))
     assert refused(chat(http, icon))[:2] == (400, "messages[0].content[0]")
     status, param, text = refused(chat(http, "data:image/png;base64,AAAA"))

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 
 from qwen_server.engine.base import InvalidRequestError
-from qwen_server.engine.vllm.images import FORMATS, Images, plain_image
+from qwen_server.engine.vllm.images import FORMATS, Images, limit_pixels, plain_image, too_large
 from tests.unit.qwen_server.serving import make_settings
 
 DATA = "data:image/png;base64,AAAA"
@@ -106,6 +106,25 @@ def test_a_format_tells_how_many_pixels_there_are_before_it_decodes_them(name: s
     assert opened._im is not None
     with pytest.raises(UnidentifiedImageError):
         Image.open(icon, formats=FORMATS)
+
+
+def test_an_image_that_pillow_refuses_is_told_our_limit() -> None:
+    file = io.BytesIO()
+    Image.new("L", (20000, 20000)).save(file, "PNG")
+    with pytest.raises(Image.DecompressionBombError) as caught:
+        Image.open(file)
+    told = "the limit is 1000 (set by --max-image-pixels)"
+    assert too_large(caught.value, 1000) == f"image: it has 400000000 pixels; {told}"
+    assert too_large(Image.DecompressionBombError("?"), 1000) == f"image: it has too many pixels; {told}"
+
+
+def test_a_limit_above_that_of_pillow_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    limit_pixels(50)
+    assert Image.MAX_IMAGE_PIXELS == 100
+    limit_pixels(64 * 32)
+    file = io.BytesIO(base64.b64decode(plain_image(64, 32).partition(",")[2]))
+    assert Image.open(file).size == (64, 32)
 
 
 def test_domains_are_names_of_hosts() -> None:

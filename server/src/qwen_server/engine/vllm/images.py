@@ -6,12 +6,15 @@ vLLM itself decodes them, in threads, and bounds their pixels (see `environment.
 from __future__ import annotations
 
 import base64
+import re
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+
+from PIL import Image
 
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import InvalidRequestError
@@ -25,6 +28,8 @@ _NOWHERE: Final = "none.invalid"
 # What vLLM may open. Of others, such as icons, Pillow decodes all pixels before it tells how many
 # there are.
 FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
+
+_SIZE: Final = re.compile(r"\((\d+) pixels\)")  # of an image, in Pillow's error
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,7 @@ def limit_images(engine_args: AsyncEngineArgs, settings: Settings, config: Any) 
     if not engine_args.limit_mm_per_prompt:
         engine_args.limit_mm_per_prompt = {"image": settings.max_images, "video": 0, "audio": 0}
     limit_formats()
+    limit_pixels(settings.max_image_pixels)
     engine_args.allowed_media_domains = list(settings.image_domains) or [_NOWHERE]
     return Images(read=True, domains=settings.image_domains, pixels=settings.max_image_pixels)
 
@@ -101,6 +107,21 @@ def limit_formats() -> None:
     from vllm.multimodal import image as opening  # noqa: PLC0415 - the rest of this module needs no vLLM
 
     opening.ALLOWED_IMAGE_FORMATS = FORMATS
+
+
+def limit_pixels(pixels: int) -> None:
+    """Lets Pillow open images of so many pixels. Its own limit may be lower.
+
+    Pillow refuses an image with more than twice of MAX_IMAGE_PIXELS before vLLM counts its pixels.
+    """
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, pixels)
+
+
+def too_large(error: Image.DecompressionBombError, pixels: int) -> str:
+    """The text for an image that Pillow refuses, with the limit of the settings in `pixels`."""
+    found = _SIZE.search(str(error))
+    size = f"it has {found[1]} pixels" if found else "it has too many pixels"
+    return f"image: {size}; the limit is {pixels} (set by --max-image-pixels)"
 
 
 def plain_image(width: int, height: int) -> str:

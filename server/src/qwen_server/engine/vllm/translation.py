@@ -10,12 +10,14 @@ from typing import Any
 from PIL.Image import DecompressionBombError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from vllm import envs
 from vllm.entrypoints.serve import create_error_response
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from qwen_server.engine.base import BusyError, EngineError, EngineGoneError, InvalidRequestError
 from qwen_server.engine.vllm.causes import explain, one_line
+from qwen_server.engine.vllm.images import too_large
 from qwen_server.engine.vllm.patches.vllm_texts import (
     LEADING_NAME,
     MEMORY_FILE,
@@ -65,7 +67,7 @@ def _translated(prompt_param: str, death_cause: Callable[[], str], body: Mapping
         raise invalid(str(error.args[0]), error.parameter, 400, prompt_param) from error
     except DecompressionBombError as error:
         # Pillow refuses it before vLLM compares the pixels with its limit.
-        raise invalid(f"image: {error}", None, 400, prompt_param) from error
+        raise invalid(too_large(error, envs.VLLM_MAX_IMAGE_PIXELS), None, 400, prompt_param) from error
     except Exception as error:
         raise of_response(create_error_response(error), prompt_param) from error
 
