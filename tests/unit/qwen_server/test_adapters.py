@@ -14,6 +14,7 @@ from qwen_server.config.command_line import load_settings
 from qwen_server.config.settings import ConfigurationError
 from qwen_server.control.adapters import AdapterError, Adapters
 from qwen_server.control.adapters_file import Source, parse_declared
+from qwen_server.engine.adapter_files import CONFIG, WEIGHTS
 from qwen_server.engine.base import EngineError, InvalidRequestError
 from qwen_server.observe.observation import AdapterState
 from qwen_server.observe.request_figures import MOST_ADAPTERS, RequestFigures, RequestRecord
@@ -135,6 +136,26 @@ async def test_an_adapter_that_cannot_be_loaded_is_named_and_changes_nothing(
 
 async def test_a_relative_path_is_refused(served: Served) -> None:
     assert "--lora-dirs" in error_of(await load(served, "x", "inside/news"), 403)["message"]
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+async def test_a_file_behind_a_link_out_of_the_folders_is_refused(
+    served: Served, folders: Path, tmp_path: Path, name: str
+) -> None:
+    (folders / "outside" / name).write_text("{}")
+    linked, link = tmp_path / "linked", folders / "inside" / f"linked-{name}"
+    link.mkdir()
+    (link / name).symlink_to(folders / "outside" / name)
+    linked.symlink_to(link)
+    for path in (link, linked):
+        error = error_of(await load(served, "linked", path), 403)
+        assert error["param"] == "lora_path"
+        assert error["message"] == f"{name} is a link that leads out of {folders / 'inside'} (--lora-dirs)"
+    (link / name).unlink()
+    (folders / "inside" / f"blob-{name}").write_text("{}")
+    (link / name).symlink_to(folders / "inside" / f"blob-{name}")  # as in the cache of a hub
+    assert (await load(served, "linked", link)).status_code == 200
+    assert (await unload(served, "linked")).status_code == 200
 
 
 async def test_a_link_that_is_changed_after_the_check_leads_nowhere_else(

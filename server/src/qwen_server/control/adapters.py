@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from typing import Final
 from qwen_server.config.settings import Settings
 from qwen_server.config.values import is_adapter_name
 from qwen_server.control.adapters_file import AdaptersFile, Source
+from qwen_server.engine.adapter_files import CONFIG, WEIGHTS
 from qwen_server.engine.base import Adapter, Engine, EngineError, InvalidRequestError
 from qwen_server.observe.observation import AdapterState
 
@@ -169,19 +170,22 @@ class Adapters:
             raise AdapterError(text)
 
     def _allowed(self, path: str) -> Path:
-        """The folder behind all links, if it lies in an allowed one. Raises AdapterError."""
+        """The folder behind all links, if it and its files lie in an allowed one.
+
+        Raises AdapterError.
+        """
         folders = self._settings.lora_dirs
         if not folders:
             raise AdapterError("no folder is allowed: set --lora-dirs", param="lora_path", status=403)
-        real = folder = Path(path)
-        try:
-            real = folder.resolve()
-            inside = any(real.is_relative_to(allowed.resolve()) for allowed in folders)
-        except (OSError, ValueError, RuntimeError):
-            inside = False
-        if not folder.is_absolute() or not inside:
-            names = ", ".join(map(str, folders))
+        folder = Path(path)
+        real = _inside(folder, folders) if folder.is_absolute() else None
+        names = ", ".join(map(str, folders))
+        if real is None:
             raise AdapterError(f"lora_path must lie in {names} (--lora-dirs)", param="lora_path", status=403)
+        for name in (CONFIG, WEIGHTS):
+            if _inside(real / name, folders) is None:
+                text = f"{name} is a link that leads out of {names} (--lora-dirs)"
+                raise AdapterError(text, param="lora_path", status=403)
         return real
 
     async def _load(self, name: str, source: Source, *, in_place: bool = True) -> None:
@@ -324,6 +328,15 @@ class Adapters:
         if before is None or before.source != source or before.cause != cause:
             _log.error("cannot load the adapter %s: %s", name, cause)
         self._failures[name] = _Failure(source, cause, temporary, attempts, self._clock() + pause)
+
+
+def _inside(path: Path, folders: Sequence[Path]) -> Path | None:
+    """The path behind all links, if it lies in one of `folders`."""
+    try:
+        real = path.resolve()
+        return real if any(real.is_relative_to(allowed.resolve()) for allowed in folders) else None
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def _size(state: AdapterState) -> int:
