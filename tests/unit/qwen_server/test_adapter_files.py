@@ -44,6 +44,7 @@ def test_an_adapter_of_the_model_is_accepted(folder: Path) -> None:
         ({"lora_alpha": 0}, "lora_alpha must be a number above 0"),
         ({"alpha_pattern": {"q_proj": float("inf")}}, "lora_alpha must be a number"),
         ({"target_modules": None}, "target_modules"),
+        ({"target_modules": ["c_attn", "layers.0.c_proj"]}, "names no module of the model: c_attn, layers.0.c_proj"),
         ({"peft_type": "IA3"}, "peft_type must be LORA, not IA3"),
         ({"use_dora": True}, "use_dora is not supported"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is not supported"),
@@ -61,6 +62,26 @@ def test_a_config_that_does_not_fit_is_refused_by_name(folder: Path, config: dic
 
 def test_ranks_and_factors_by_module_are_accepted(folder: Path) -> None:
     write_config(folder, rank_pattern={"self_attn.q_proj": 4}, alpha_pattern={"v_proj": 8.5}, init_lora_weights="eva")
+    check_adapter(folder, SHAPE, max_rank=16)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        *("all-linear", r"model\.layers\.\d+\.self_attn\.(q|v)_proj", []),
+        *(["q_proj"], ["self_attn.v_proj"], ["model.layers.1.mlp.down_proj"], ["c_attn", "lm_head"], ["qkv_proj"]),
+    ],
+)
+def test_modules_are_named_whole_by_their_end_or_by_an_expression(folder: Path, targets: Any) -> None:
+    write_config(folder, target_modules=targets)
+    check_adapter(folder, SHAPE, max_rank=16)
+
+
+def test_names_that_the_weights_or_an_unknown_model_may_have_are_accepted(folder: Path) -> None:
+    write_config(folder, target_modules=["wqkv"])
+    check_adapter(folder, ModelShape.of(MODEL | {"model_type": "mamba"}), max_rank=16)
+    renamed = {name.replace("self_attn.q_proj", "attn.wqkv"): matrix for name, matrix in weights(seed=1).items()}
+    write_weights(folder / WEIGHTS, renamed)
     check_adapter(folder, SHAPE, max_rank=16)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,8 @@ _UNSUPPORTED: Final = (
     *("use_dora", "lora_bias", "modules_to_save", "alora_invocation_tokens", "layer_replication"),
     *("use_bdlora", "use_qalora"),
 )
+# vLLM's names for several modules of a layer together, and modules whose shape is not derived.
+_OTHER_MODULES: Final = frozenset({"qkv_proj", "gate_up_proj", "gate", "experts", "shared_expert_gate", "score"})
 # The models whose layers have the shapes that `ModelShape.of` derives.
 _KNOWN_MODELS: Final = ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe")
 
@@ -102,14 +104,23 @@ class ModelShape:
                 return shape
         return None
 
+    def has_one_of(self, names: Iterable[str]) -> bool:
+        """Whether one of `names` may name a module, whole or by its end. True if none is known."""
+        known = {_last(ending) for ending in self.modules} | _OTHER_MODULES
+        return not self.modules or any(_last(name) in known for name in names)
+
 
 @dataclass(frozen=True, slots=True)
 class _Config:
-    """rank: of the modules that `ranks` does not name. base: the model it was trained for."""
+    """rank: of the modules that `ranks` does not name. base: the model it was trained for.
+
+    targets: the names of the modules that it was trained for; empty if it has an expression.
+    """
 
     rank: int
     ranks: Mapping[str, int]
     base: str
+    targets: tuple[str, ...]
 
     def rank_of(self, module: str) -> int:
         """The rank of a module, by PEFT's rule: the first name that ends the module's counts."""
@@ -150,7 +161,9 @@ def _config(folder: Path, max_rank: int) -> _Config:
     if highest > max_rank:
         raise BrokenAdapterError(f"its rank is {highest}, and the highest is {max_rank} (set by --max-lora-rank)")
     base = found.get("base_model_name_or_path")
-    return _Config(found["r"], ranks, _shown(base) if isinstance(base, str) and base else "")
+    targets = found["target_modules"]
+    names = () if isinstance(targets, str) else tuple(map(str, targets))
+    return _Config(found["r"], ranks, _shown(base) if isinstance(base, str) and base else "", names)
 
 
 def _check_features(found: Mapping[str, Any]) -> None:
@@ -207,6 +220,19 @@ def _check_weights(folder: Path, config: _Config, shape: ModelShape) -> None:
     for module, sides in ranks.items():
         if len(sides) == 1:
             raise BrokenAdapterError(f"{WEIGHTS}: {_shown(module)} has lora_{next(iter(sides))} only")
+    _check_targets(config.targets, ranks, shape)
+
+
+def _check_targets(targets: tuple[str, ...], modules: Iterable[str], shape: ModelShape) -> None:
+    """Refuses names of modules that neither the model nor the weights have.
+
+    vLLM reads only the weights, and PEFT ignores a name that is missing. If all are, the config
+    belongs to another adapter or model.
+    """
+    if not targets or shape.has_one_of(targets) or not {*map(_last, targets)}.isdisjoint(map(_last, modules)):
+        return
+    names = _shown(", ".join(targets))
+    raise BrokenAdapterError(f"{CONFIG}: target_modules names no module of the model: {names}")
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -276,6 +302,10 @@ def _object(raw: bytes, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BrokenAdapterError(f"{name} is damaged: it is not a JSON object")
     return found
+
+
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def _is_number(value: Any) -> bool:
