@@ -86,6 +86,29 @@ def test_the_others_pass(url: str) -> None:
     Images(read=True, domains=("images.example.org",)).check(chat(url))
 
 
+@pytest.mark.parametrize("head", ["DATA:image/png;base64", "data:image/png;BASE64", "Data:Image/PNG;x=Y;Base64"])
+def test_the_head_of_a_data_url_may_be_in_capitals(head: str) -> None:
+    images, plain = Images(read=True), head.lower()
+    body = chat(DATA, f"{head},AAaa") | {"seed": 1}
+    images.check(body)
+    assert images.readable(body) == chat(DATA, f"{plain},AAaa") | {"seed": 1}
+    assert body == chat(DATA, f"{head},AAaa") | {"seed": 1}
+    part = {"type": "input_image", "detail": "HIGH", "image_url": f"{head},AAaa"}
+    read = images.readable({"input": [{"type": "function_call_output", "output": [part]}, {"content": head}]})
+    items = [{"type": "function_call_output", "output": [part | {"image_url": f"{plain},AAaa"}]}, {"content": head}]
+    assert read == {"input": items}
+    block = {"type": "image", "source": {"type": "url", "url": f"{head},AAaa"}}
+    read = images.readable({"messages": [{"content": [{"type": "tool_result", "content": [block]}]}]})
+    assert read["messages"][0]["content"][0]["content"][0]["source"]["url"] == f"{plain},AAaa"
+
+
+@pytest.mark.parametrize("url", [DATA, "https://A.example/x.PNG", "data:", "dataA", ""])
+def test_other_urls_stay_as_they_are(url: str) -> None:
+    body = chat(url)
+    assert Images(read=True).readable(body) is body
+    assert Images(read=False).readable(chat("DATA:,")) == chat("DATA:,")
+
+
 def test_the_servers_own_image_can_be_read() -> None:
     head, _, data = plain_image(56, 28).partition(",")
     image = Image.open(io.BytesIO(base64.b64decode(data)))

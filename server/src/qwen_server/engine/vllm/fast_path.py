@@ -64,6 +64,7 @@ class FastPath:
         """Renders and tokenizes a conversation with vLLM's renderer, which uses threads."""
         with translated("messages", self._death_cause, body):
             self._parts.images.check(body)
+            body = self._parts.images.readable(body)
             fields = self._identified(body, request_id)
             request = ChatCompletionRequest.model_validate(fields)
             result = await self._parts.plain.render_chat(request)

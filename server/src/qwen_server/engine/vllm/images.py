@@ -29,6 +29,9 @@ _NOWHERE: Final = "none.invalid"
 # there are.
 FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
 
+_URLS: Final = ("url", "image_url")
+_TO_URLS: Final = (*_URLS, "content", "output", "source")
+_MOST_OF_A_HEAD: Final = 128  # characters of a data URL before its comma
 _SIZE: Final = re.compile(r"\((\d+) pixels\)")  # of an image, in Pillow's error
 
 
@@ -64,6 +67,20 @@ class Images:
                     text = f"{place}: images are fetched from {allowed} (--image-domains); send a data URL instead"
                     raise InvalidRequestError(text, param=place)
 
+    def readable(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The body with data URLs as vLLM reads them: with lower case up to the comma.
+
+        RFC 2397 knows `DATA:` and `;BASE64`, too. A body that needs no change is returned as it is.
+        """
+        if not self.read:
+            return body
+        odd = {
+            param: _with_plain_urls(body[param])
+            for param in ("messages", "input")
+            if any(_has_odd_url(entry) for _, entry in entries(body.get(param), param))
+        }
+        return {**body, **odd} if odd else body
+
     def _check_size(self, size: Mapping[str, int | None]) -> None:
         for name, pixels in size.items():
             param = f"mm_processor_kwargs.{name}"
@@ -80,6 +97,27 @@ def _url_of(entry: Mapping[str, Any]) -> str | None:
     image = entry.get("image_url", entry.get("source"))
     url = image.get("url") if isinstance(image, Mapping) else image
     return url if isinstance(url, str) else None
+
+
+def _has_odd_url(entry: Mapping[str, Any]) -> bool:
+    url = _url_of(entry)
+    return url is not None and _plain_url(url) != url
+
+
+def _with_plain_urls(value: Any, name: str = "") -> Any:
+    """A copy of what leads to the URLs of a prompt."""
+    if isinstance(value, list):
+        return [_with_plain_urls(entry, name) for entry in value]
+    if isinstance(value, dict):
+        return {key: _with_plain_urls(each, key) if key in _TO_URLS else each for key, each in value.items()}
+    return _plain_url(value) if isinstance(value, str) and name in _URLS else value
+
+
+def _plain_url(url: str) -> str:
+    if url[:5].lower() != "data:":
+        return url
+    head = url[:_MOST_OF_A_HEAD].partition(",")[0]
+    return url if head.islower() else head.lower() + url[len(head) :]
 
 
 def _host_of(url: str) -> str | None:

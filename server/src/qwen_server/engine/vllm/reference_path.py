@@ -57,6 +57,7 @@ class ReferencePath:
             self._require_tool_parser(body)
         with self._translated(api, observed, param, body):
             self._parts.images.check(body)
+            body = self._parts.images.readable(body)
             fit = fitted(body, self._parts.info.max_model_len)
             if api.slow:
                 request = await asyncio.to_thread(api.request, fit, request_id)
