@@ -79,6 +79,21 @@ def test_a_request_has_prompts_times_choices_sequences(prompt: Any, n: int, sequ
     assert body.prompts * body.n == sequences
 
 
+@pytest.mark.parametrize("ask", [chat, completion])
+def test_several_greedy_answers_are_refused_at_once(ask: Callable[..., Any]) -> None:
+    """As vLLM does, which raises a temperature between 0 and 0.01 to that."""
+    for zero in (0, 0.0, -0.0):
+        with pytest.raises(HttpError) as caught:
+            ask(n=2, temperature=zero)
+        assert (caught.value.status, caught.value.param) == (400, "n")
+        assert "when temperature is 0" in caught.value.text
+        assert ask(n=1, temperature=zero).n == 1
+    assert ask(n=2, temperature=1e-300).n == ask(n=2).n == 2
+    greedy = Bodies(make_settings(default_temperature=0))
+    with pytest.raises(HttpError, match="invalid_request"):
+        greedy.check("completion", {"prompt": "x", "n": 2})
+
+
 def test_configured_limits_and_defaults_hold() -> None:
     bodies = Bodies(make_settings(default_max_tokens=7, max_tokens_limit=4096, max_temperature=2.0))
     body = bodies.check("chat", {"messages": [{"role": "user", "content": "x"}], "temperature": 2})

@@ -53,6 +53,7 @@ RULES: Final = (
     "input holds nothing but tools",
     " must be one text, or as many as ",
     ".source must be an object with the data of an image",
+    "n must be 1 when temperature is 0",
     " must have a min_count of at least 2",
     " must have a min_pattern_size of at most its max_pattern_size",
 )

@@ -43,6 +43,8 @@ _TEXTS: Final = {
     "string_too_short": "must not be empty",
 }
 
+_GREEDY: Final = "n must be 1 when temperature is 0: the answers of greedy sampling would all be the same"
+
 
 @dataclass(frozen=True, slots=True)
 class _Declared:
@@ -180,6 +182,8 @@ class Bodies:
         if pools:
             return body
         self._limits.check_sequences(body.prompts, body.n)
+        if body.n > 1 and fields["temperature"] == 0:  # vLLM would say so, but not before its turn
+            raise invalid(_GREEDY, "n")
         if grammars := grammars_of(fields):
             for param, grammar in grammars:
                 self._grammar_bounds.check(param, grammar)
