@@ -15,7 +15,7 @@ from qwen_server.config.settings import ConfigurationError
 from qwen_server.control.adapters import AdapterError, Adapters
 from qwen_server.control.adapters_file import Source, parse_declared
 from qwen_server.engine.adapter_files import CONFIG, WEIGHTS
-from qwen_server.engine.base import EngineError, InvalidRequestError
+from qwen_server.engine.base import Adapter, EngineError, InvalidRequestError
 from qwen_server.observe.observation import AdapterState
 from qwen_server.observe.request_figures import MOST_ADAPTERS, RequestFigures, RequestRecord
 from tests.scripted_engine import ScriptedEngine
@@ -217,6 +217,22 @@ async def test_what_the_engine_refuses_is_a_400_with_its_cause(served: Served, f
     assert (error["message"], error["param"]) == ("its rank is 64", "lora_path")
     assert (await load(served, "sport", folders / "inside" / "sport")).status_code == 200
     assert (await unload(served, "sport")).text == "Success: LoRA adapter 'sport' removed successfully."
+
+
+@pytest.mark.parametrize(("restarts", "status"), [(3, 503), (0, 500)])
+async def test_an_engine_that_dies_while_it_loads_an_adapter_is_a_503_if_another_one_comes(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, restarts: int, status: int
+) -> None:
+    async def dies(adapter: Adapter) -> None:
+        served.engine.die("the engine was killed")
+        raise EngineError(f"the engine died while it loaded the adapter {adapter.name}")
+
+    where = {"admin_api_keys_dir": folders / "admins", "lora_dirs": (folders / "inside",)}
+    async with serve(enable_lora=True, engine_restarts=restarts, **where) as served:
+        monkeypatch.setattr(served.engine, "add_adapter", dies)
+        answer = await load(served, "news", folders / "inside" / "news")
+        assert (answer.status_code, answer.headers.get("retry-after")) == (status, "5" if restarts else None)
+        assert ("正在重启" in answer.json()["error"]) == bool(restarts)
 
 
 async def test_more_adapters_than_fit_are_refused(served: Served, news: str, folders: Path) -> None:

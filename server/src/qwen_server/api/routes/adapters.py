@@ -10,10 +10,11 @@ from starlette.responses import PlainTextResponse, Response
 
 from qwen_server.api.openapi.answers import errors, request_body, succeeds, text_answer
 from qwen_server.api.openapi.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
-from qwen_server.api.routes.common import AdminRoute, service_of
+from qwen_server.api.routes.common import AdminRoute, require_engine, service_of
 from qwen_server.control.adapters import AdapterError, Adapters
 from qwen_server.control.refusals import BUSY_TEXT
 from qwen_server.control.service import Service
+from qwen_server.engine.base import EngineError
 from qwen_server.http.body import UploadsFullError, parse_object
 from qwen_server.http.error_bodies import HttpError, client_error, invalid, refused
 
@@ -74,6 +75,9 @@ async def load_lora_adapter(request: Request) -> Response:
         await adapters.load(body.lora_name, body.lora_path, in_place=body.load_inplace)
     except AdapterError as error:
         raise _refused(error) from error
+    except EngineError:
+        require_engine(request)  # 503: it died meanwhile, and another one comes
+        raise
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
 

@@ -26,10 +26,16 @@ def require_ready(request: Request) -> None:
     """Raises HttpError 503 while it starts, restarts or drains, and 500 if the engine is dead."""
     service = service_of(request)
     refusal = None if service.lifecycle.state == "ready" else service.refusal()
-    if refusal is None and service.engine_is_away():
-        refusal = service.refuse("restarting", RESTARTING_TEXT, RESTART_RETRY_SECONDS)
     if refusal is not None:
         raise refused(refusal)
+    require_engine(request)
+
+
+def require_engine(request: Request) -> None:
+    """Raises HttpError 503 while the engine is being replaced, or is dead and about to be."""
+    service = service_of(request)
+    if service.engine_is_away():
+        raise refused(service.refuse("restarting", RESTARTING_TEXT, RESTART_RETRY_SECONDS))
 
 
 class _Handled(Response):
