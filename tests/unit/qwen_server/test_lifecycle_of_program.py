@@ -294,7 +294,7 @@ import sys, tempfile
 def refuse(): raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 tempfile.gettempdir = tempfile._get_default_tempdir = refuse
 from qwen_server.runner import main
-main(["--host=127.0.0.1", "--port=0", "--model=any/name", "--termination-log=/nowhere"])
+main(["--host=127.0.0.1", "--port=0", "--model=any/name", "--termination-log=/nowhere/log"])
 """
     paths = os.pathsep.join([str(ROOT / "server" / "src"), str(ROOT)])
     ended = subprocess.run(

@@ -10,6 +10,9 @@ import pytest
 
 from qwen_server.config.command_line import load_settings, useless_settings
 from qwen_server.config.settings import ConfigurationError
+from qwen_server.config.termination_log import KUBELETS_LOG
+from qwen_server.observe import logs
+from qwen_server.observe.logs import write_termination_message
 from qwen_server.runner import listen
 from tests.unit.qwen_server.serving import make_settings
 
@@ -34,6 +37,33 @@ def test_what_protects_nothing_is_named() -> None:
     assert line.startswith("--protect-metrics has no effect without API keys")
     assert not list(useless_settings(make_settings(protect_metrics=True, api_keys_dir=Path("/keys")), []))
     assert not list(useless_settings(make_settings(protect_docs=True, api_keys="k"), []))
+
+
+def test_a_file_for_the_cause_of_an_exit_is_created_or_named(tmp_path: Path) -> None:
+    file, missing = tmp_path / "cause", tmp_path / "none" / "cause"
+    assert not list(useless_settings(make_settings(termination_log=file), []))
+    for text in ("the engine died", "短"):
+        write_termination_message(file, text)
+        assert file.read_text(encoding="utf-8") == text
+    assert not list(useless_settings(make_settings(termination_log=file), []))
+    assert list(useless_settings(make_settings(termination_log=missing), [])) == [
+        f"--termination-log {missing} has no effect: it does not exist, and cannot be created in {missing.parent}"
+    ]
+    write_termination_message(missing, "lost")
+    assert not missing.parent.exists()
+    (line,) = useless_settings(make_settings(termination_log=tmp_path), [])
+    assert line.endswith("it is not a file that can be written")
+    assert make_settings().termination_log == KUBELETS_LOG  # which nobody but the kubelet creates
+
+
+def test_the_kubelets_file_is_not_created_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "termination-log"
+    monkeypatch.setattr(logs, "KUBELETS_LOG", file)
+    logs.write_termination_message(file, "x")
+    assert not file.exists()
+    file.touch()
+    logs.write_termination_message(file, "x")
+    assert file.read_text() == "x"
 
 
 @pytest.mark.parametrize("flag", ["kv-cache-gib", "max-temperature", "min-temperature", "default-temperature"])

@@ -18,6 +18,7 @@ from pydantic_settings import SettingsError
 
 from qwen_server import __version__
 from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError, Settings
+from qwen_server.config.termination_log import trouble_with
 
 # Everyone on the machine can read a command line.
 _ENVIRONMENT_ONLY = ("api_keys",)
@@ -106,6 +107,8 @@ def useless_settings(settings: Settings, environment: Iterable[str]) -> Iterator
         for name in ("tenant_weights", "tenant_reserve"):
             if getattr(settings, name):
                 yield f"{_flag(name)} has no effect without --api-keys-dir, whose files are the tenants"
+    if (trouble := trouble_with(settings.termination_log)) is not None:
+        yield trouble
 
 
 def _explain(error: ValidationError) -> str:

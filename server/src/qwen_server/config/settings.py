@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qwen_server.config.pass_through import why_refused
 from qwen_server.config.patches import ALL_PATCHES, parse_patches
+from qwen_server.config.termination_log import KUBELETS_LOG
 from qwen_server.config.values import (
     AutoCount,
     Domains,
@@ -202,7 +203,7 @@ class Settings(BaseSettings):
     drain_timeout: Duration = Field(60.0, description="how long accepted requests may take to finish after SIGTERM")
     alerts_file: Path = Field(Path("/etc/qwen/alerts/alerts.json"), description="alert overrides, reloaded on change")
     podinfo_dir: Path = Field(Path("/etc/podinfo"), description="folder of the downward API's `annotations` file")
-    termination_log: Path = Field(Path("/dev/termination-log"), description="file for the cause of an exit")
+    termination_log: Path = Field(KUBELETS_LOG, description="file for the cause of an exit")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object per line, or text")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     log_prompts: bool = Field(False, description="log the text of prompts and answers, for debugging only")

@@ -13,6 +13,7 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Final, NoReturn, Protocol
 
+from qwen_server.config import termination_log
 from qwen_server.config.command_line import load_settings
 from qwen_server.config.settings import BUILTIN, ConfigurationError, Settings
 from qwen_server.control.lifecycle import EXIT_CONFIGURATION, EXIT_OK
@@ -150,6 +151,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
     try:
         settings = load_settings(arguments)
         logs.configure(settings.log_format, settings.log_level)
+        if (trouble := termination_log.trouble_with(settings.termination_log)) is not None:
+            _log.warning("%s", trouble)
         repository = repository_of(settings, tracker)
     except ConfigurationError as error:
         if settings is None:

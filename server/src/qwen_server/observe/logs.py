@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
+from qwen_server.config.termination_log import KUBELETS_LOG
+
 LogFormat = Literal["json", "text"]
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -92,12 +94,14 @@ def configure(log_format: LogFormat, level: str) -> None:
 
 
 def write_termination_message(path: Path, text: str) -> None:
-    """Writes the cause of the exit where the kubelet reads it.
+    """Writes the cause of the exit where the kubelet or somebody else reads it.
 
-    The kubelet creates the file. Outside of Kubernetes there is none, and nothing is written.
+    The kubelet creates its file. Outside of Kubernetes there is none, and nothing is written, but
+    any other file is created.
     """
+    kept = path == KUBELETS_LOG or path.exists()
     try:
-        with path.open("r+b") as file:
+        with path.open("r+b" if kept else "xb") as file:
             file.truncate()
             file.write(text.encode()[-_TERMINATION_BYTES:])
     except OSError as error:
