@@ -465,6 +465,7 @@ TEXTS: tuple[Relied, ...] = (
         ("Image dimensions {}x{} ({} pixels) exceed", "Failed to load image: {}", "VLLM_MAX_IMAGE_PIXELS to increase"),
     ),
     Does("vllm.multimodal.image", "limit_formats", ("Image.open(fp, formats=ALLOWED_IMAGE_FORMATS)",)),
+    Says("vllm.multimodal.processing.context", "PROCESSOR_FAILED", ("Failed to apply {} on data={} with kwargs={}",)),
     Says("vllm.multimodal.registry", "NO_MEDIA", ("{} is not a multimodal model",)),
     Says("vllm.renderers.chat_utils", "UNSUPPORTED_TYPE", ("Unsupported chat content part type: {}. ",)),
     Says(f"{_OPENAI}.responses.utils", "UNSUPPORTED_TYPE", ("Unsupported input item type: {}",)),

@@ -82,6 +82,8 @@ def test_streams_and_both_paths_take_images(http: httpx.Client) -> None:
         json={"input": [{"role": "user", "content": [{"type": "input_image", "image_url": picture()}]}]},
     )
     assert response.status_code == 200, response.text
+    capitals = "DATA:IMAGE/PNG;BASE64," + picture().partition(",")[2]
+    assert chat(http, capitals).json()["choices"][0]["message"]["content"] == whole
 
 
 def test_images_are_bounded(server: ServerProcess, http: httpx.Client) -> None:
@@ -100,6 +102,9 @@ def test_images_are_bounded(server: ServerProcess, http: httpx.Client) -> None:
     assert text == "image: it has 400000000 pixels; the limit is 1000000 (set by --max-image-pixels)"
     icon = icon_of(base64.b64decode(bomb.partition(",")[2]))
     assert refused(chat(http, icon))[:2] == (400, "messages[0].content[0]")
+    status, param, text = refused(chat(http, picture(1, 300)))
+    assert (status, param) == (400, "messages[0].content[0]")
+    assert text.startswith("image: 1x300 pixels are too narrow; the longer side may be at most 200 times")
     status, param, text = refused(chat(http, "data:image/png;base64,AAAA"))
     assert (status, param, text.endswith("cannot identify image file")) == (400, "messages[0].content[0]", True), text
     assert refused(chat(http, "data:image/png,x"))[0] == 400
@@ -108,14 +113,14 @@ def test_images_are_bounded(server: ServerProcess, http: httpx.Client) -> None:
 
 
 def test_a_request_says_how_large_the_model_sees_an_image(server: ServerProcess, http: httpx.Client) -> None:
-    def tokens(*urls: str, **size: int) -> int:
+    def tokens(*urls: str, **size: int | None) -> int:
         response = chat(http, *urls, mm_processor_kwargs=size)
         assert response.status_code == 200, response.text
         return int(response.json()["usage"]["prompt_tokens"])
 
     plain = tokens(picture(400, 400))
     assert tokens(picture(400, 400), max_pixels=100 * 100) < plain < tokens(picture(400, 400), min_pixels=600 * 600)
-    assert tokens(picture(400, 400)) == plain
+    assert tokens(picture(400, 400)) == tokens(picture(400, 400), min_pixels=None) == plain
     status, param, text = refused(chat(http, picture(), mm_processor_kwargs={"min_pixels": 1_000_001}))
     assert (status, param) == (400, "mm_processor_kwargs.min_pixels")
     assert text == f"{param} must be at most 1000000 (--max-image-pixels)"

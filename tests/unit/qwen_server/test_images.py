@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 
 from qwen_server.engine.base import InvalidRequestError
-from qwen_server.engine.vllm.images import FORMATS, Images, limit_pixels, plain_image, too_large
+from qwen_server.engine.vllm.images import FORMATS, Images, limit_pixels, not_processed, plain_image, too_large
 from tests.unit.qwen_server.serving import make_settings
 
 DATA = "data:image/png;base64,AAAA"
@@ -139,6 +139,48 @@ def test_an_image_that_pillow_refuses_is_told_our_limit() -> None:
     told = "the limit is 1000 (set by --max-image-pixels)"
     assert too_large(caught.value, 1000) == f"image: it has 400000000 pixels; {told}"
     assert too_large(Image.DecompressionBombError("?"), 1000) == f"image: it has too many pixels; {told}"
+
+
+def failed(*sizes: tuple[int, int]) -> str:
+    """vLLM's text, which has the images as Pillow shows them."""
+    data = {"images": [Image.new("RGB", size) for size in sizes]}
+    return f"Failed to apply Qwen2_5_VLProcessor on data={data} with kwargs={{'min_pixels': None}}"
+
+
+def test_an_image_that_the_models_processor_refuses_is_told_why() -> None:
+    told = "pixels are too narrow; the longer side may be at most 200 times the shorter"
+    assert not_processed(failed((100, 80), (1, 300))) == f"image: 1x300 {told}"
+    assert not_processed(failed((300, 1))) == f"image: 300x1 {told}"
+    known = "image: the model cannot process it"
+    assert not_processed(failed((200, 1), (9, 9))) == f"{known} (200x1, 9x9 pixels)"
+    assert not_processed(failed()) == known
+    assert not_processed("At most 2 images may be provided") is None
+
+
+def test_a_size_that_is_null_is_the_default() -> None:
+    body = chat(DATA) | {"mm_processor_kwargs": {"min_pixels": None, "max_pixels": 5}}
+    assert Images(read=True).readable(body) == chat(DATA) | {"mm_processor_kwargs": {"max_pixels": 5}}
+    assert body["mm_processor_kwargs"] == {"min_pixels": None, "max_pixels": 5}
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "text"),
+    [
+        ({"file_id": "file-1"}, "file_id", "is not supported, because no files are stored"),
+        ({"file_id": "file-1", "image_url": None}, "file_id", "is not supported"),
+        ({"detail": "auto"}, "image_url", "is required"),
+        ({"image_url": None}, "image_url", "is required"),
+    ],
+)
+def test_an_item_without_an_image_is_told_what_there_can_be(part: dict[str, Any], name: str, text: str) -> None:
+    item = {"role": "user", "content": [{"type": "input_image", **part}]}
+    param, told = refusal(Images(read=True), {"input": [item]})
+    assert param == f"input[0].content[0].{name}"
+    assert told.startswith(f"{param} {text}")
+    assert told.endswith(": send image_url with a data URL, as no URL is fetched (--image-domains)")
+    told = refusal(Images(read=True, domains=("a.example", "b.example")), {"input": [item]})[1]
+    assert "with a data URL, or with a URL of a.example, b.example (--image-domains)" in told
+    Images(read=False).check({"input": [item]})  # vLLM says that the model reads no images
 
 
 def test_a_limit_above_that_of_pillow_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import InvalidRequestError
+from qwen_server.engine.vllm.patches.vllm_texts import IMAGE_SIZE, PROCESSOR_FAILED
 from qwen_server.engine.vllm.places import entries
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP
 _URLS: Final = ("url", "image_url")
 _TO_URLS: Final = (*_URLS, "content", "output", "source")
 _MOST_OF_A_HEAD: Final = 128  # characters of a data URL before its comma
+_MOST_OBLONG: Final = 200  # of the processors of Qwen's models
 _SIZE: Final = re.compile(r"\((\d+) pixels\)")  # of an image, in Pillow's error
 
 
@@ -62,23 +64,38 @@ class Images:
                 if not self.read:
                     continue
                 url = _url_of(entry)
+                if url is None and entry.get("type") == "input_image":
+                    raise self._no_url(entry, place)
                 if url is not None and url[:5].lower() != "data:" and _host_of(url) not in self.domains:
                     allowed = ", ".join(self.domains) or "nowhere"
                     text = f"{place}: images are fetched from {allowed} (--image-domains); send a data URL instead"
                     raise InvalidRequestError(text, param=place)
 
-    def readable(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The body with data URLs as vLLM reads them: with lower case up to the comma.
+    def _no_url(self, entry: Mapping[str, Any], place: str) -> InvalidRequestError:
+        """The refusal of an `input_image` without an image."""
+        file = entry.get("file_id") is not None
+        param = f"{place}.file_id" if file else f"{place}.image_url"
+        what = "is not supported, because no files are stored" if file else "is required"
+        others = f"or with a URL of {', '.join(self.domains)}" if self.domains else "as no URL is fetched"
+        text = f"{param} {what}: send image_url with a data URL, {others} (--image-domains)"
+        return InvalidRequestError(text, param=param)
 
-        RFC 2397 knows `DATA:` and `;BASE64`, too. A body that needs no change is returned as it is.
+    def readable(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The body with images as vLLM reads them: data URLs with lower case up to the comma.
+
+        RFC 2397 knows `DATA:` and `;BASE64`, too. A size that is null is the default, but the
+        model's processor would compare it. A body that needs no change is returned as it is.
         """
         if not self.read:
             return body
-        odd = {
+        odd: dict[str, Any] = {
             param: _with_plain_urls(body[param])
             for param in ("messages", "input")
             if any(_has_odd_url(entry) for _, entry in entries(body.get(param), param))
         }
+        size = body.get("mm_processor_kwargs") or {}
+        if None in size.values():
+            odd["mm_processor_kwargs"] = {name: pixels for name, pixels in size.items() if pixels is not None}
         return {**body, **odd} if odd else body
 
     def _check_size(self, size: Mapping[str, int | None]) -> None:
@@ -160,6 +177,22 @@ def too_large(error: Image.DecompressionBombError, pixels: int) -> str:
     found = _SIZE.search(str(error))
     size = f"it has {found[1]} pixels" if found else "it has too many pixels"
     return f"image: {size}; the limit is {pixels} (set by --max-image-pixels)"
+
+
+def not_processed(message: str) -> str | None:
+    """The text for images that the model's processor refuses; None if `message` says otherwise.
+
+    vLLM tells the arguments of the processor, and not its reason.
+    """
+    if PROCESSOR_FAILED.match(message) is None:
+        return None
+    sizes = [(int(width), int(height)) for width, height in IMAGE_SIZE.findall(message)]
+    for width, height in sizes:
+        if max(width, height) > _MOST_OBLONG * min(width, height):
+            size = f"{width}x{height} pixels are too narrow"
+            return f"image: {size}; the longer side may be at most {_MOST_OBLONG} times the shorter"
+    those = ", ".join(f"{width}x{height}" for width, height in sizes)
+    return "image: the model cannot process it" + (f" ({those} pixels)" if those else "")
 
 
 def plain_image(width: int, height: int) -> str:

@@ -17,7 +17,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from qwen_server.engine.base import BusyError, EngineError, EngineGoneError, InvalidRequestError
 from qwen_server.engine.vllm.causes import explain, one_line
-from qwen_server.engine.vllm.images import too_large
+from qwen_server.engine.vllm.images import not_processed, too_large
 from qwen_server.engine.vllm.patches.vllm_texts import (
     LEADING_NAME,
     MEMORY_FILE,
@@ -85,6 +85,7 @@ def invalid(message: str, param: str | None, status: int, prompt_param: str) -> 
     message = MEMORY_FILE.sub("", TRAILING_DETAILS.sub("", message)).replace(
         PIXEL_ADVICE, "(set by --max-image-pixels)"
     )
+    message = not_processed(message) or message
     too_long = TOO_LONG in message
     if param is None:
         leading = LEADING_NAME.match(message)

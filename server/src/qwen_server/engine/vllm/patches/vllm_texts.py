@@ -51,6 +51,9 @@ PART_PARAMETERS: Final = (
 # Where Pillow would name the file that it cannot read.
 MEMORY_FILE: Final = re.compile(r" <_io\.BytesIO object[^>]*>")
 PIXEL_ADVICE: Final = "Set VLLM_MAX_IMAGE_PIXELS to increase this limit."
+# What vLLM's input processor says of images that the model's own processor refuses.
+PROCESSOR_FAILED: Final = re.compile(r"^Failed to apply \w+ on data=")
+IMAGE_SIZE: Final = re.compile(r"<PIL\.[\w.]+ image mode=\w+ size=(\d+)x(\d+)")
 TRAILING_DETAILS: Final = re.compile(r" \((parameter|value)=.*\)$")
 
 # --- events of streams ---
