@@ -80,13 +80,16 @@ async def test_accepted_requests_end_with_a_503_before_the_engine_sleeps(served:
 
 
 async def test_with_the_mode_wait_accepted_requests_finish_first(served: Served) -> None:
-    running = asyncio.create_task(served.chat('@{"tokens": 5, "delay": 0.02}'))
+    running = asyncio.create_task(served.chat('@{"tokens": 5, "delay": 0.1}'))
     await until(lambda: served.engine.unfinished == 1)
     asked = asyncio.create_task(order(served, "/sleep", mode="wait"))
     await until(lambda: served.service.sleep.active)
     assert (await served.chat()).status_code == 503
+    assert not await is_sleeping(served)
+    assert not running.done()
     assert (await running).status_code == 200
     assert (await asked).status_code == 200
+    assert await is_sleeping(served)
 
 
 async def test_an_engine_that_comes_before_the_sleep_sleeps_in_place_of_the_dead_one(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ async def answer_of(work: Coroutine[Any, Any, Answer], seconds: float = ENGINE_S
 class Sleep:
     """Whether the engine sleeps.
 
-    `active` is True from the order to sleep until the engine is fully awake. One that takes the
-    place of an engine that died asleep is awake.
+    `active` is True from the order to sleep until the engine is fully awake, and `asleep` while its
+    scheduler stands. An engine that takes the place of one that died asleep is awake.
     """
 
     def __init__(self, engine: Engine, lifecycle: Lifecycle) -> None:
@@ -49,13 +49,18 @@ class Sleep:
 
     @property
     def active(self) -> bool:
-        """See above."""
-        return self._ordered or self._engine_asleep == self._number()
+        """See above. No request is accepted then."""
+        return self._ordered or self.asleep
+
+    @property
+    def asleep(self) -> bool:
+        """See above. It is not yet while requests that were accepted are waited for."""
+        return self._engine_asleep == self._number()
 
     @property
     def level(self) -> int:
         """At which its weights sleep, 1 or 2; 0 while they do not. vLLM does not change it."""
-        return self._level if self._engine_asleep == self._number() else 0
+        return self._level if self.asleep else 0
 
     def _number(self) -> int:
         return sum(self._lifecycle.restarts.counts.values())

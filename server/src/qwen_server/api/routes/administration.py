@@ -118,8 +118,8 @@ async def wake_up(request: Request) -> Response:
     responses=succeeds(json_answer("状态 (whether it sleeps)", "IsSleeping", "Asleep")) | errors(401, 403),
 )
 async def is_sleeping(request: Request) -> Response:
-    """Says whether the engine sleeps: from the order to do so until it is fully awake."""
-    return JSONResponse({"is_sleeping": service_of(request).sleep.active})
+    """Says whether the engine sleeps: from when its scheduler stands until it is fully awake."""
+    return JSONResponse({"is_sleeping": service_of(request).sleep.asleep})
 
 
 def _flag(request: Request, name: str) -> bool:
