@@ -69,6 +69,21 @@ async def test_a_server_that_generates_names_the_task_that_a_path_needs() -> Non
         assert "--task=embed or --task=rerank" in rerank.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "param", "limit"),
+    [
+        ("embeddings", {"input": "x" * ((1 << 20) + 1)}, "input", "1048576 characters"),
+        ("classify", {"input": ["x", "x" * ((1 << 20) + 1)]}, "input[1]", "1048576 characters"),
+        ("rerank", PAIR | {"instruction": "x" * 65537}, "instruction", "must have at most 65536 characters"),
+    ],
+)
+def test_a_text_above_the_limit_is_told_the_limit(kind: Kind, body: dict[str, Any], param: str, limit: str) -> None:
+    with pytest.raises(HttpError) as caught:
+        BODIES.check(kind, body)
+    assert caught.value.param == param
+    assert limit in caught.value.text
+
+
 def test_every_kind_is_served_by_some_task() -> None:
     tasks: tuple[Task, ...] = get_args(Task)
     for kind in get_args(Kind):

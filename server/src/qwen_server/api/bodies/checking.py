@@ -41,6 +41,7 @@ _TEXTS: Final = {
     "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le}",
     "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
 }
 
 _GREEDY: Final = "n must be 1 when temperature is 0: the answers of greedy sampling would all be the same"

@@ -21,8 +21,7 @@ _MAX_CHARACTERS: Final = 1 << 20  # takes seconds of the thread that tokenizes a
 _IS_TEXT: Final = f"be a string of 1 to {_MAX_CHARACTERS} characters"
 Text = Annotated[str, Field(min_length=1, max_length=_MAX_CHARACTERS)]
 _INPUT: Final = Must(
-    "be a string that is not empty, or a non-empty array of such strings, of token ids, or of arrays of token ids, "
-    "not a mixture"
+    f"{_IS_TEXT}, or a non-empty array of such strings, of token ids, or of arrays of token ids, not a mixture"
 )
 Inputs = Annotated[
     Annotated[Text, _INPUT, Tag("=text")]
