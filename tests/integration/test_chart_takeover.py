@@ -42,10 +42,9 @@ def test_another_release_stops_before_it_changes_anything(installed: ControlPlan
 BESIDE = ("--set", "crds.enabled=false", "--set")
 
 
-@both
-def test_a_release_never_serves_what_another_one_serves(installed: ControlPlane, program: str) -> None:
+def test_a_release_never_serves_what_another_one_serves(installed: ControlPlane) -> None:
     def refused(action: str, name: str, *options: str) -> str:
-        said = refusal(installed, action, name, CHART, *options, program=program)
+        said = refusal(installed, action, name, CHART, *options)
         assert "Two operators must never serve the same namespace. Nothing was changed." in said
         return said
 
@@ -60,22 +59,22 @@ def test_a_release_never_serves_what_another_one_serves(installed: ControlPlane,
     refused("install", "other", *BESIDE[:2], "--set", "adopt=true")
     # One that does not run disturbs nobody.
     idle = ("--set", "replicas=0", *BESIDE)
-    helm(installed, "install", "other", CHART, *idle, "watchNamespaces={default}", program=program)
+    helm(installed, "install", "other", CHART, *idle, "watchNamespaces={default}")
 
     theirs = "watchNamespaces={kube-public,kube-node-lease}"
-    helm(installed, "upgrade", "qwen-operator", CHART, "--set", theirs, program=program)
+    helm(installed, "upgrade", "qwen-operator", CHART, "--set", theirs)
     said = refused("upgrade", "other", *BESIDE, "watchNamespaces={default,kube-public}")
     assert "serves kube-public already, and this release would serve them, too." in said
     assert "Leave them out of watchNamespaces, or" in said
     said = refused("upgrade", "other", *BESIDE, "watchNamespaces=null")
     assert "serves kube-public, kube-node-lease already, and this release would serve every namespace." in said
     assert "--set 'watchNamespaces={NAMESPACE}'" in said
-    helm(installed, "upgrade", "other", CHART, *BESIDE, "watchNamespaces={default}", program=program)
+    helm(installed, "upgrade", "other", CHART, *BESIDE, "watchNamespaces={default}")
     # The rule holds for the release that was there first, too.
     said = refused("upgrade", "qwen-operator", "--set", "watchNamespaces=null")
     assert "the Helm release other in the namespace qwen-system serves default already" in said
-    helm(installed, "uninstall", "other", program=program)
-    helm(installed, "upgrade", "qwen-operator", CHART, "--set", "watchNamespaces=null", program=program)
+    helm(installed, "uninstall", "other")
+    helm(installed, "upgrade", "qwen-operator", CHART, "--set", "watchNamespaces=null")
 
 
 @both
