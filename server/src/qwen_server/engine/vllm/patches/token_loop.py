@@ -141,7 +141,10 @@ def _is_simple(state: TappedState) -> bool:
 
 
 def _carries_only_tokens(output: EngineCoreOutput) -> bool:
-    """Whether an output has none of `_EXTRAS`. `trace_headers`, `stop_reason` and `error` need a finish."""
+    """Whether an output has none of `_EXTRAS`.
+
+    `trace_headers`, `stop_reason` and `error` need a finish.
+    """
     return (
         output.finish_reason is None
         and output.events is None
