@@ -28,6 +28,7 @@ from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, judged, worst
 from qwen_operator.status.download import DownloadView
 from qwen_operator.status.failed_pods import last_failed
+from qwen_operator.status.revisions import of_newest
 from qwen_operator.status.verdicts import Verdict, stamp
 
 # Without these no pod gets requests. Their errors come in this order.
@@ -77,6 +78,8 @@ class Observed:
         outlook: what remediation does next about pods out of rotation, by the UID of the pod.
         download: the download of the model by a Job.
         adapters: the LoRA adapters in the pods.
+        newest: the revision of the Deployment's pods whose problems count, as soon as it has pods;
+            None if it is not known, or all pods are of one.
     """
 
     deployment: Mapping[str, Any] | None = None
@@ -91,6 +94,7 @@ class Observed:
     outlook: Mapping[str, str] = field(default_factory=dict)
     download: DownloadView = field(default_factory=DownloadView)
     adapters: Sequence[AdapterStatus] = ()
+    newest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,17 +184,17 @@ def _view(observed: Observed, desired: int, url: str, now: datetime, startup: ti
         ready=len(ready) - len({*unselected, *portless}),
         unselected=unselected,
         portless=portless,
-        problem=_problem(active, desired, observed, now, startup),
+        problem=_problem(desired, observed, now, startup),
         deployment=observed.deployment or {},
         observed=observed,
         url=url,
     )
 
 
-def _problem(
-    active: Sequence[Mapping[str, Any]], desired: int, observed: Observed, now: datetime, startup: timedelta | None
-) -> Problem | None:
+def _problem(desired: int, observed: Observed, now: datetime, startup: timedelta | None) -> Problem | None:
     """The worst problem of the pods. Until a replacement has started, it is why the last failed."""
+    pods = of_newest(observed.pods, observed.newest)
+    active = [pod for pod in pods if is_active(pod)]
     uids = [pod["metadata"]["uid"] for pod in active]
     found = [
         diagnose(pod, observed.events.get(uid, ()), observed.outlook.get(uid, ""))
@@ -198,7 +202,7 @@ def _problem(
     ]
     problems = [judged(problem, now, startup) for problem in found if problem is not None]
     if len(active) < desired or any(problem.reason == "Starting" for problem in problems):
-        failed = last_failed(observed.pods, now)
+        failed = last_failed(pods, now)
         problems += [] if failed is None else [failed]
     if observed.download.problem is not None:
         problems.append(observed.download.problem)
