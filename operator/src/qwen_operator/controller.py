@@ -72,6 +72,7 @@ class Controller:
             ask=self._poller.progress,
             load=self._remediator.warnings,
             adapters=self._remediator.adapters,
+            engines=self._remediator.engines,
             newest=self._revisions.newest,
         )
         self._matters: dict[Key, tuple[Any, ...]] = {}

@@ -44,7 +44,7 @@ from qwen_operator.process.operator_metrics import CONDITION, SCALED_TO_ZERO, WR
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.adapters import Reports, adapter_statuses, adapter_warnings
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
-from qwen_operator.status.diagnosis import is_active, is_held_up
+from qwen_operator.status.diagnosis import EngineReport, is_active, is_held_up
 from qwen_operator.status.download import DownloadView, Seen, view_download
 from qwen_operator.status.transitions import status_patch, transitions
 
@@ -80,6 +80,7 @@ class Reconciler:
         ask: Ask = _silent,
         load: Callable[[Key], Sequence[PlanWarning]] = lambda _: (),
         adapters: Callable[[Key], Reports] = lambda _: {},
+        engines: Callable[[Key], Mapping[str, EngineReport]] = lambda _: {},
         newest: Callable[[Key, Sequence[Object], Object | None], Awaitable[str | None]] = _unknown,
     ) -> None:
         self._kube = kube
@@ -93,6 +94,7 @@ class Reconciler:
         self._outlook = outlook
         self._load = load
         self._adapters = adapters
+        self._engines = engines
         self._newest = newest
         self._children = Children(kube, cluster, again, report=self._report_drift)
         self._pod_events = PodEvents(kube, again)
@@ -159,6 +161,7 @@ class Reconciler:
             events=await self._pod_events.of(key, held_up),
             suspended=self._suspended(key),
             outlook=self._outlook(key),
+            engines=self._engines(key),
             newest=await self._newest(key, pods, deployment),
         )
 

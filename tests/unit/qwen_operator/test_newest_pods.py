@@ -1,4 +1,4 @@
-"""While pods are replaced, the status tells of the newest revision: that is what can be corrected."""
+"""While pods are replaced, the status tells of the newest revision, which can be corrected."""
 
 from __future__ import annotations
 

@@ -43,11 +43,23 @@ def look_ahead(
     memory = decisions.memory
     if policy.mode != "Enforce" or not any(pod.latch for pod in memory.pods.values()):
         return {}
+    state = state_after(seen, policy, ledger, decisions, now)
+    view = _View(state, memory.start or now)
+    return {
+        pod.uid: view.of(pod, latch)
+        for pod in state.members
+        if pod.uid in memory.pods and (latch := memory.pods[pod.uid].latch) is not None and not latch.released
+    }
+
+
+def state_after(seen: Round, policy: Policy, ledger: RemediationStatus, decisions: Decisions, now: Instant) -> State:
+    """The state after the decisions of a round, as if its restarts had begun and ended."""
+    memory = decisions.memory
     steady = memory.steady(now)
     done = [step.intent for step in decisions.steps if isinstance(step, FinishRestart)]
     begun = [step.intent for step in decisions.steps if isinstance(step, BeginRestart)]
     intents = [*(intent for intent in ledger.intents if intent not in done), *begun]
-    state = State(
+    return State(
         seen,
         policy,
         ledgers.clamped(ledger.model_copy(update={"intents": intents}), memory.ahead, policy),
@@ -58,12 +70,6 @@ def look_ahead(
         tuple(ledger.restart_times),
         began=(memory.start or steady).mono,
     )
-    view = _View(state, memory.start or now)
-    return {
-        pod.uid: view.of(pod, latch)
-        for pod in state.members
-        if pod.uid in memory.pods and (latch := memory.pods[pod.uid].latch) is not None and not latch.released
-    }
 
 
 def texts(outlooks: Mapping[str, Outlook]) -> dict[str, str]:

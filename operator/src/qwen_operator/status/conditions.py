@@ -1,7 +1,7 @@
 """Computes the status from what was observed. Pure; the clock is passed in.
 
-Ready                 True: at least one pod is ready and our own Service selects it, even if
-                      something else is wrong.
+Ready                 True: at least one pod is ready, no alert says that it answers nothing, and
+                      our own Service selects it, even if something else is wrong.
 Available             True: the Deployment has its minimum of pods, ready for minReadySeconds.
 Progressing           True: a change or a start is in progress. False: Complete, or stopped
                       (RolloutStalled, ...).
@@ -25,7 +25,7 @@ from qwen_operator.api.status import AdapterStatus
 from qwen_operator.planning.builders.ownership import has_port, labels_select
 from qwen_operator.planning.builders.source import served_name
 from qwen_operator.planning.plan import PlanWarning
-from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, judged, worst
+from qwen_operator.status.diagnosis import EngineReport, Problem, answers, diagnose, is_active, judged, worst
 from qwen_operator.status.download import DownloadView
 from qwen_operator.status.failed_pods import last_failed
 from qwen_operator.status.revisions import of_newest
@@ -78,6 +78,7 @@ class Observed:
         outlook: what remediation does next about pods out of rotation, by the UID of the pod.
         download: the download of the model by a Job.
         adapters: the LoRA adapters in the pods.
+        engines: what the pods' metrics say about their engines, by the UID of the pod.
         newest: the revision of the Deployment's pods whose problems count, as soon as it has pods;
             None if it is not known, or all pods are of one.
     """
@@ -94,6 +95,7 @@ class Observed:
     outlook: Mapping[str, str] = field(default_factory=dict)
     download: DownloadView = field(default_factory=DownloadView)
     adapters: Sequence[AdapterStatus] = ()
+    engines: Mapping[str, EngineReport] = field(default_factory=dict)
     newest: str | None = None
 
 
@@ -173,7 +175,7 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
 
 def _view(observed: Observed, desired: int, url: str, now: datetime, startup: timedelta | None = None) -> _View:
     active = [pod for pod in observed.pods if is_active(pod)]
-    ready = [pod for pod in active if is_ready(pod)]
+    ready = [pod for pod in active if answers(pod, observed.engines.get(pod["metadata"]["uid"]))]
     if any(error.reason == "NameTaken" and error.kind in ("Service", "Deployment") for error in observed.apply_errors):
         ready = []  # whatever is ready there is not what the spec describes, or clients do not reach it
     unselected = [pod["metadata"]["name"] for pod in ready if not labels_select(observed.selector, pod)]
@@ -197,7 +199,7 @@ def _problem(desired: int, observed: Observed, now: datetime, startup: timedelta
     active = [pod for pod in pods if is_active(pod)]
     uids = [pod["metadata"]["uid"] for pod in active]
     found = [
-        diagnose(pod, observed.events.get(uid, ()), observed.outlook.get(uid, ""))
+        diagnose(pod, observed.events.get(uid, ()), observed.outlook.get(uid, ""), observed.engines.get(uid))
         for pod, uid in zip(active, uids, strict=True)
     ]
     problems = [judged(problem, now, startup) for problem in found if problem is not None]
