@@ -143,11 +143,16 @@ class _View:
     @property
     def rolling(self) -> bool:
         """Whether the Deployment has not reached its desired state yet."""
+        available = self.deployment.get("status", {}).get("availableReplicas", 0)
+        return not self.updated or available != self.desired
+
+    @property
+    def updated(self) -> bool:
+        """Whether all pods are of the current revision and none is missing."""
         status = self.deployment.get("status", {})
         observed = status.get("observedGeneration", 0) >= self.deployment.get("metadata", {}).get("generation", 0)
         updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
-        available = status.get("availableReplicas", 0)
-        return not (observed and updated == total == self.desired and available == self.desired)
+        return bool(observed and updated == total == self.desired)
 
 
 def evaluate(service: QwenService, observed: Observed, now: datetime) -> ServiceStatus:
@@ -244,7 +249,10 @@ def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, observed: Ob
 
 def _ready(view: _View) -> Verdict:
     if view.ready:
-        return Verdict("Ready", True, "Serving", f"{view.ready} of {view.desired} replicas serve at {view.url}.")
+        more = view.ready - view.desired  # those that are about to be replaced or removed
+        others = f" and {more} more {'pod' if more == 1 else 'pods'}" if more > 0 else ""
+        count = f"{min(view.ready, view.desired)} of {view.desired} replicas{others}"
+        return Verdict("Ready", True, "Serving", f"{count} serve at {view.url}.")
     return Verdict("Ready", False, *_why_not(view))
 
 
@@ -302,6 +310,8 @@ def _progressing(view: _View) -> Verdict:
         return Verdict("Progressing", False, "RolloutStalled", message)
     if view.rolling:
         reason, message = "RollingOut", "The pods are being updated to the spec."
+        if view.updated:
+            reason, message = "AvailabilityPending", "No pod is being replaced. Some wait for minReadySeconds."
         if view.problem is not None:
             reason, message = view.problem.reason, _explain(view, view.problem)
         return Verdict("Progressing", True, reason, message)
@@ -371,7 +381,8 @@ def _warned(view: _View) -> Verdict:
 def _headline(verdicts: Sequence[Verdict]) -> str:
     """The reason that `kubectl get -o wide` shows."""
     by_type = {verdict.type: verdict for verdict in verdicts}
-    if not by_type["Ready"].holds:
+    scaled_to_zero = by_type["Ready"].reason == "ScaledToZero"  # which is no fault, and may hide one
+    if not by_type["Ready"].holds and not (scaled_to_zero and by_type["Degraded"].holds):
         return by_type["Ready"].reason
     for kind in ("Degraded", "Progressing"):
         if by_type[kind].holds:
