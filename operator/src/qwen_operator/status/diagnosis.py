@@ -179,7 +179,7 @@ def diagnose(
         text = scheduled.get("message") or scheduled.get("reason", "")
         return Problem(_unschedulable(text), text, name)
     for container in _containers(pod):
-        problem = _waiting(container, name) or _terminated(pod, container)
+        problem = _waiting(pod, container) or _terminated(pod, container)
         if problem is not None:
             return problem
     return _not_ready(pod, events, outlook, engine)
@@ -240,13 +240,16 @@ def _role(pod: Mapping[str, Any], container: Mapping[str, Any]) -> str:
     return "sidecar"
 
 
-def _waiting(container: Mapping[str, Any], pod: str) -> Problem | None:
+def _waiting(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Problem | None:
+    name, place = pod["metadata"]["name"], f"container {container['name']}"
+    added = _role(pod, container) != CONTAINER
     waiting = (container.get("state") or {}).get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _IMAGE_REASONS:
-        return Problem("ImagePullError", f"{reason}: {message}", pod)
+        advice = "Check the image of this container in podTemplate, and engine.imagePullSecrets."
+        return Problem("ImagePullError", f"{place}: {reason}: {message}", name, advice if added else "")
     if reason in _CONFIG_REASONS:
-        return Problem("ContainerConfigError", message or reason, pod)
+        return Problem("ContainerConfigError", f"{place}: {message or reason}", name)
     return None
 
 
