@@ -28,6 +28,7 @@ from qwen_operator.planning.plan import PlanWarning
 from qwen_operator.status.diagnosis import EngineReport, Problem, answers, diagnose, is_active, judged, worst
 from qwen_operator.status.download import DownloadView
 from qwen_operator.status.failed_pods import last_failed
+from qwen_operator.status.model import model_in_pods
 from qwen_operator.status.revisions import of_newest
 from qwen_operator.status.verdicts import Verdict, stamp
 
@@ -168,7 +169,7 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
         ready_replicas=view.ready,
         selector=selector_string(service.name),
         url=view.url,
-        model=served_name(service.spec),
+        model=model_in_pods(served_name(service.spec), observed.pods),
         gpus=service.spec.gpu_count,
         reason=_headline(verdicts),
         conditions=stamp(verdicts, service.status, service.generation, now),
