@@ -179,7 +179,12 @@ NO_RESTART = {**ALERTS, HUNG: replace(ALERTS[HUNG], restart_after=None)}
         (lambda: hung(3), rollout, "RolloutUnderWay", "It is not restarted while a rollout is under way."),
         (lambda: hung(3), stall, "RolloutStalled", "because the rollout of its revision is stalled"),
         (lambda: hung(3), lost_node, "NodeNotReady", "so Kubernetes replaces it"),
-        (lambda: hung(3, max_restarts=0), patience, "BudgetExhausted", "restartBudget.maxRestarts is 0, which allows no"),
+        (
+            lambda: hung(3, max_restarts=0),
+            patience,
+            "BudgetExhausted",
+            "restartBudget.maxRestarts is 0, which allows no",
+        ),
         (lambda: hung(3, alerts=NO_RESTART), patience, "", "It is not restarted for EngineUnresponsive"),
         (lambda: hung(2, "GPUUnhealthy", min_ready=2), patience, "MinReadyReplicas", "minReadyReplicas (2) other pods"),
         (lambda: hung(2, "HighErrorRate"), loneliness, "NoPeer", "no other pod serves that it can be compared with"),

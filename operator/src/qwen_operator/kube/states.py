@@ -14,6 +14,12 @@ def newer(obj: Object, old: Object | None) -> bool:
     return not all(version.isdigit() for version in versions) or int(versions[0]) >= int(versions[1])
 
 
+def later(obj: Object, old: Object) -> bool:
+    """Whether a state is known to be newer than another one of the same object."""
+    versions = (obj["metadata"]["resourceVersion"], old["metadata"]["resourceVersion"])
+    return all(version.isdigit() for version in versions) and int(versions[0]) > int(versions[1])
+
+
 def same(obj: Object, old: Object | None) -> bool:
     """Whether two states have the same resourceVersion."""
     return old is not None and old["metadata"]["resourceVersion"] == obj["metadata"]["resourceVersion"]
