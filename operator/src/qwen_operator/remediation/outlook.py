@@ -102,7 +102,7 @@ class _View:
         why = self._held_up(pod, latch.alert)
         if why is not None:
             return why if due <= self.state.now.mono else Outlook(f"A restart is due at {self._time(due)}. {why.text}")
-        return self._planned(due)
+        return self._planned(pod, due)
 
     def _unknown(self, pod: Pod) -> Outlook | None:
         """What is next for a pod of which nothing is known at the moment; None if it is known."""
@@ -128,11 +128,11 @@ class _View:
         last = format_time(intent.time + timedelta(seconds=policy.drain))
         return Outlook(f"Its restart begins when it has no more requests, at {last} at the latest.")
 
-    def _planned(self, due: float) -> Outlook:
+    def _planned(self, pod: Pod, due: float) -> Outlook:
         """A restart that nothing but time stands in the way of."""
         ledger, policy, now = self.state.ledger, self.state.policy, self.state.now
-        until = ledger.backoff_until
-        if until is not None and ledgers.backoff_left(ledger, policy, now.wall) > max(0.0, due - now.mono):
+        until = ledgers.paused_until(ledger, policy, pod.uid, now.wall)
+        if until is not None and (until - now.wall).total_seconds() > due - now.mono:
             waits_for = "BackOff" if due <= now.mono else ""
             text = f"It is restarted at {format_time(until)} unless it recovers (back-off until then)."
             return Outlook(text, waits_for)
