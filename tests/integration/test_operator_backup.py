@@ -75,3 +75,20 @@ def test_children_that_were_restored_before_their_service_are_adopted(api: Admin
     assert after["metadata"]["uid"] == deployment["metadata"]["uid"]
     assert after["spec"]["template"] == deployment["spec"]["template"]
     assert len(api.pods()) == 2
+
+
+def test_a_new_service_does_not_take_the_number_of_a_deleted_one(api: AdminApi) -> None:
+    """The Deployment of the deleted one may be there for a while, here because of a finalizer."""
+    api.create(qwen_service(replicas=0))
+    wait_until("no replicas", lambda: (api.deployment() or {}).get("spec", {}).get("replicas") == 0)
+    where = ("apps/v1", "deployments", "news")
+    api.patch(*where, {"metadata": {"finalizers": ["example.com/backup"]}})
+    api.delete(QS, "qwenservices", "news")
+    wait_until("it is gone", lambda: api.get(QS, "qwenservices", "news") is None)
+    api.create(qwen_service())
+    wait_until("the reason", lambda: api.condition("Ready").get("reason") == "NameTaken")
+    assert "belongs to a deleted QwenService of this name" in api.condition("Ready")["message"]
+    assert api.service()["spec"].get("replicas") == 1
+    api.patch(*where, {"metadata": {"finalizers": None}})
+    wait_until("its own", lambda: (api.deployment() or {}).get("spec", {}).get("replicas") == 1, seconds=120)
+    assert api.service()["spec"]["replicas"] == 1

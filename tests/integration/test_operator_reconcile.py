@@ -422,3 +422,20 @@ def test_an_operator_at_rest_writes_nothing(api: AdminApi, operator: OperatorThr
         operator.reconcile()
         time.sleep(0.5)
     assert versions() == before
+
+
+def test_quick_corrections_do_not_delete_the_only_pod_that_answers(api: AdminApi, servers: FakePodServers) -> None:
+    """It has been ready for less than minReadySeconds, and Kubernetes would delete it first."""
+    api.create(qwen_service())
+    servers.add("10.0.0.1")
+    [pod] = api.started(1)
+    api.run_pod(pod, "10.0.0.1")
+    wait_until("the gate is open", lambda: api.gate(pod) == "True")
+    api.run_pod(pod, "10.0.0.1")
+    wait_until("it is ready", lambda: api.condition("Ready").get("status") == "True")
+    api.patch(QS, "qwenservices", "news", {"spec": {"engine": {"image": "registry.example/none:1"}}})
+    wait_until("a pod with it", lambda: len(api.pods()) == 2)
+    api.patch(QS, "qwenservices", "news", {"spec": {"engine": {"image": None}, "limits": {"maxQueueSize": 12}}})
+    wait_until("it waits", lambda: api.events("UpdatePending"))
+    assert "none:1" in str((api.deployment() or {})["spec"])
+    assert "deletionTimestamp" not in api.pod(pod)["metadata"]

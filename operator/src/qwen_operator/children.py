@@ -27,7 +27,7 @@ from qwen_operator.kube.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, PODS, R
 from qwen_operator.planning.builders.common import stable_hash
 from qwen_operator.planning.builders.deployment import keep_template
 from qwen_operator.planning.builders.drift import describe, drift_of, managers
-from qwen_operator.planning.builders.ownership import applied_hash, is_applied, is_ours, stamped
+from qwen_operator.planning.builders.ownership import applied_hash, is_applied, is_left_over, is_ours, stamped
 from qwen_operator.planning.builders.source import (
     IMAGES_DROPPED,
     image_volumes,
@@ -42,6 +42,9 @@ from qwen_operator.status.diagnosis import is_active
 logger = logging.getLogger(__name__)
 
 TAKEN_SECONDS: Final = 15.0
+LEFT_OVER_SECONDS: Final = 3.0  # the garbage collector is about to delete it
+OF_SOMEBODY_ELSE: Final = "belongs to something else. Rename one of the two."
+OF_THE_DELETED: Final = "belongs to a deleted QwenService of this name. A new one is made when it is gone."
 """How often a name is looked at again that an object of somebody else has."""
 
 # What the pods mount, and what a route sends requests to. Without it the child would do harm.
@@ -201,8 +204,10 @@ class Children:
         if _is_done(child, live, service):
             return self._at_rest(key, place)
         if live is not None and not is_ours(live, service):
-            message = f"{kind} {name} exists and belongs to something else. Rename one of the two."
-            return self._wait(key, place, wish, ApplyError("NameTaken", message, kind), TAKEN_SECONDS)
+            left_over = is_left_over(live, service)
+            what = OF_THE_DELETED if left_over else OF_SOMEBODY_ELSE
+            error = ApplyError("NameTaken", f"{kind} {name} exists and {what}", kind)
+            return self._wait(key, place, wish, error, LEFT_OVER_SECONDS if left_over else TAKEN_SECONDS)
         if live is not None:
             await self._write(key, child)
         if pacing.is_written(place, wish) or (live is not None and applied_hash(live) == wish):

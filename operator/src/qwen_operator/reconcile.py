@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from qwen_operator import __version__
 from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus
@@ -47,6 +47,9 @@ from qwen_operator.status.conditions import ApplyError, Observed, Suspension, ev
 from qwen_operator.status.diagnosis import EngineReport, is_active, is_held_up
 from qwen_operator.status.download import DownloadView, Seen, view_download
 from qwen_operator.status.transitions import status_patch, transitions
+
+WAITING_SECONDS: Final = 10.0
+"""How often a change is looked at that waits for pods that have just become ready."""
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +104,7 @@ class Reconciler:
         self._claims = Claims(kube)
         self._downloads = Downloads(ask, again)
         self._warned: dict[Key, frozenset[PlanWarning]] = {}
+        self._waiting: dict[Key, datetime] = {}  # since when a change waits for pods that are new
 
     async def reconcile(self, key: Key) -> KubeError | None:
         """Makes the cluster match the service's spec.
@@ -119,6 +123,7 @@ class Reconciler:
             await self._write_status(obj, invalid_status(obj, invalid, await self._observe(key, Subject.of(obj)), now))
             return None
         todo = plan(service, await self._facts(key, service, now))
+        self._note_waiting(key, todo, now)
         if not await self._still_there(key, service, todo):
             return None
         if not service.replicas_given:  # first, so that drift of the Deployment is never taken for it
@@ -172,7 +177,8 @@ class Reconciler:
         return {pod["name"]: said.get(pod["uid"]) for pod in pods}
 
     def _with_replicas(self, key: Key, service: QwenService) -> QwenService:
-        replicas = replicas_left_out(service, self._cluster.deployment(key))
+        # Not the number of a Deployment that a deleted service of this name has left behind.
+        replicas = replicas_left_out(service, self._children.own(DEPLOYMENTS, service, child_name(key[1])))
         return service if replicas is None else service.with_replicas(replicas)
 
     async def _write_replicas(self, key: Key, replicas: int) -> None:
@@ -190,8 +196,17 @@ class Reconciler:
         else:
             WRITES.labels("scale").inc()
 
+    def _note_waiting(self, key: Key, todo: Plan, now: datetime) -> None:
+        """Remembers since when a change of the pods waits, because it does not wait for ever."""
+        if not todo.waits_for_young_pods:
+            self._waiting.pop(key, None)
+        else:
+            self._waiting.setdefault(key, now)
+            self._again(key, WAITING_SECONDS)  # the Deployment's status may say it sooner
+
     def forget(self, key: Key) -> None:
         """Drops what is known about a service."""
+        self._waiting.pop(key, None)
         self._warned.pop(key, None)
         self._children.forget(key)
         self._pod_events.forget(key)
@@ -261,6 +276,7 @@ class Reconciler:
             has_scaled_object=cluster.serves(SCALED_OBJECTS),
             has_resource_claims=cluster.serves(RESOURCE_CLAIMS),
             live_deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
+            waited_seconds=(now - self._waiting.get(key, now)).total_seconds(),
             unready_seconds=_unready_seconds(service, now),
             budgets=cluster.budgets(key[0]),
             jobs=[job for job in cluster.jobs(key) if is_ours(job, service)],

@@ -21,8 +21,10 @@ from benchmarks.operators.subjects import Ours, Subject, Theirs
 from benchmarks.results import Target
 from qwen_operator.kube import cache
 from qwen_operator.kube.resources import PODS, QWEN_SERVICES
+from qwen_operator.remediation.poll import parse_metrics
 from tests.cluster.settings import ROOT
 from tests.unit.qwen_operator.objects import load
+from tests.unit.qwen_server.serving import serve
 
 Object = dict[str, Any]
 CONDITIONS = {
@@ -225,3 +227,13 @@ def test_the_page_has_a_place_for_the_table() -> None:
     assert "a table" in report.insert(page, "a table", "operator")
     assert _table_of(page, 1000) == "operator-1000"
     assert _table_of(page, 300) == _table_of(page, 30) == "operator"
+
+
+async def test_the_pretended_pods_report_what_a_server_reports() -> None:
+    pretended = json.loads(kubelet.ANSWER.read_text(encoding="utf-8"))
+    async with serve() as served:
+        reported = await served.metrics()
+    assert pretended.keys() == reported.keys()
+    for part in ("requests", "slo", "latency", "engine"):
+        assert pretended[part].keys() == reported[part].keys(), part
+    assert parse_metrics(json.dumps(pretended).encode()) is not None

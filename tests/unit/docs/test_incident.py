@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,7 @@ def shown() -> list[Event]:
 async def test_the_events_of_remediation_are_shown_in_order_and_word_for_word() -> None:
     cluster = Cluster()
     cluster.error = None
-    cluster.evidence = {"u0": Evidence(1.0, frozenset({HUNG}), raw={"alerts": [REPORTED]})}
+    cluster.evidence = {"u0": Evidence(1.0, frozenset({HUNG}), body=json.dumps({"alerts": [REPORTED]}).encode())}
     intent = intent_at(START, alert=HUNG, method="InPlace")
     next_step = Outlook("It is restarted at 2026-01-01T00:00:20Z unless it recovers.")
     await cluster.perform(CloseGate(POD, HUNG), outlooks={"u0": next_step})

@@ -221,6 +221,7 @@ def test_probes_are_overridden_field_by_field() -> None:
         "periodSeconds": 10,
         "timeoutSeconds": 10,
         "failureThreshold": 12,
+        "terminationGracePeriodSeconds": 25,
     }
 
 
@@ -321,6 +322,8 @@ def test_a_server_that_answers_nothing_leaves_rotation_and_is_restarted_by_the_k
         for probe in [found[f"{kind}Probe"]]
     }
     assert seconds == {"readiness": 20, "liveness": 70}
+    assert found["livenessProbe"]["terminationGracePeriodSeconds"] == 25
+    assert pod_spec(service(drain={"timeout": "10m"}))["terminationGracePeriodSeconds"] > 600
 
 
 def test_trusted_authorities_are_mounted_and_found_by_every_library() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from qwen_operator.remediation.policy import policy_of
 from qwen_operator.remediation.steps import BeginRestart, Died
 from tests.unit.qwen_operator.remediation_world import World, spec
@@ -26,6 +28,27 @@ def test_a_dead_engine_is_left_to_the_kubelet() -> None:
     assert world.steps(BeginRestart) == []
     world.rounds(60.0)
     assert world.memory.pods["u0"].deaths == 0
+
+
+def test_what_a_dead_engine_said_last_is_not_what_the_next_one_says() -> None:
+    """Also if the next one answers before its container's restart is heard of."""
+    world = World.of(1)
+    world.rounds(100.0)
+    said = world.patients["u0"].uptime
+    die(world, "u0")
+    world.rounds(40.0)
+    [first] = world.steps(Died)
+    assert isinstance(first, Died)
+    assert first.last is not None
+    assert first.last.uptime == pytest.approx(said, abs=2.0)
+    world.patients["u0"].uptime = 0.0
+    world.round()
+    world.change("u0", restarts=2, exit_code=70)
+    world.round()
+    [_, second] = world.steps(Died)
+    assert isinstance(second, Died)
+    assert second.last is not None
+    assert second.last.uptime > 5.0
 
 
 def test_a_pod_whose_engine_keeps_dying_is_evicted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -291,7 +292,7 @@ def test_each_thing_that_a_restart_waits_for_is_reported_once() -> None:
 
 
 def evidence(**changes: Any) -> Evidence:
-    return Evidence(1.0, frozenset({HUNG}), raw={"alerts": [{**REPORTED, **changes}]})
+    return Evidence(1.0, frozenset({HUNG}), body=json.dumps({"alerts": [{**REPORTED, **changes}]}).encode())
 
 
 @pytest.mark.parametrize(
@@ -304,7 +305,7 @@ def evidence(**changes: Any) -> Evidence:
         (evidence(value=float("nan"), threshold=None, since="yesterday", unit="\n"), ""),
         (evidence(value=10**400, threshold=True, since=None), ""),
         (evidence(name="Other"), ""),
-        (Evidence(1.0, raw={"alerts": "x"}), ""),
+        (Evidence(1.0, body=json.dumps({"alerts": "x"}).encode()), ""),
         (Evidence(1.0), ""),
         (None, ""),
     ],

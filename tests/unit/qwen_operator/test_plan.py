@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from qwen_operator.api import QwenService
 from qwen_operator.planning.plan import Reference
 from qwen_operator.planning.replicas import replicas_left_out
 from tests.unit.qwen_operator.objects import UID, Object, child, gpu_service, live, planned, service, serving
@@ -166,6 +167,56 @@ def test_idle_gpus_are_reported() -> None:
 def test_missing_apis_are_reported_if_the_spec_needs_them() -> None:
     assert reasons(service(monitoring={"serviceMonitor": "Enabled"})) == ["MonitoringUnavailable"]
     assert reasons(service(route={"parentRefs": [{"name": "gateway"}]})) == ["RouteUnavailable"]
+
+
+class TestYoungPods:
+    """One more change while a rollout goes on, and pods that answer are not available yet."""
+
+    changed = service(replicas=1, limits={"maxQueueSize": 12})
+
+    def image_of(self, wish: QwenService, deployment: Object, **facts: Any) -> tuple[str, bool]:
+        found = planned(wish, live_deployment=deployment, **facts)
+        (made,) = [obj for obj in found.children if obj["kind"] == "Deployment"]
+        return image(made), found.waits_for_young_pods
+
+    def stuck(self, **status: int) -> Object:
+        """A rollout of a wrong image beside a pod that has just become ready."""
+        deployment = live(child(service(replicas=1, engine={"image": "wrong"}), "Deployment"))
+        counts = {"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1, "availableReplicas": 0}
+        return {**deployment, "status": {**counts, **status}}
+
+    def test_a_change_waits(self) -> None:
+        assert self.image_of(self.changed, self.stuck()) == ("wrong", True)
+        assert "UpdatePending" in reasons(self.changed, live_deployment=self.stuck())
+
+    def test_it_does_not_wait_for_ever(self) -> None:
+        assert self.image_of(self.changed, self.stuck(), waited_seconds=64.0)[1]
+        assert not self.image_of(self.changed, self.stuck(), waited_seconds=65.0)[1]
+
+    @pytest.mark.parametrize(
+        "status",
+        [
+            {"availableReplicas": 1},  # the pod counts as available
+            {"readyReplicas": 0},  # no pod answers
+            {"replicas": 1},  # the first change since the last rollout
+        ],
+    )
+    def test_a_change_that_costs_no_answer_does_not_wait(self, status: dict[str, int]) -> None:
+        assert not self.image_of(self.changed, self.stuck(**status))[1]
+
+    def test_enough_other_pods_are_available(self) -> None:
+        three = {"replicas": 4, "updatedReplicas": 1, "readyReplicas": 3, "availableReplicas": 2}
+        found = {**live(child(service(replicas=3, engine={"image": "wrong"}), "Deployment")), "status": three}
+        assert self.image_of(service(replicas=3), found)[1]
+        spread = {"maxUnavailable": 1, "maxSurge": 1}
+        found = {
+            **live(child(service(replicas=3, engine={"image": "wrong"}, rollout=spread), "Deployment")),
+            "status": three,
+        }
+        assert not self.image_of(service(replicas=3, rollout=spread), found)[1]
+
+    def test_the_same_template_does_not_wait(self) -> None:
+        assert not self.image_of(service(replicas=1, engine={"image": "wrong"}), self.stuck())[1]
 
 
 class TestOperatorUpgrade:

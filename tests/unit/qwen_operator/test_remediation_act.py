@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -34,7 +35,6 @@ from qwen_operator.remediation.steps import (
 from qwen_operator.remediation.values import Evidence, Pod
 from qwen_operator.remediation.writes import Writer
 from tests.unit.qwen_operator.remediation_world import policy
-from tests.unit.qwen_operator.test_poller import nested
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 POD = Pod(uid="u0", name="p0", node="n1")
@@ -197,11 +197,13 @@ async def test_the_history_says_why_a_restart_was_cancelled() -> None:
 
 
 @pytest.mark.parametrize(
-    "status", ["\ud800", nested(985), nested(5000), "x" * 100_000], ids=["no Unicode", "deep", "deeper", "long"]
+    "status",
+    [r'"\ud800"', "[" * 985 + "]" * 985, "[" * 5000 + "]" * 5000, '"' + "x" * 100_000 + '"', "no JSON"],
+    ids=["no Unicode", "deep", "deeper", "long", "no JSON"],
 )
-async def test_no_answer_of_a_pod_prevents_its_restart(status: Any) -> None:
+async def test_no_answer_of_a_pod_prevents_its_restart(status: str) -> None:
     cluster = Cluster()
-    cluster.evidence = {"u0": Evidence(1.0, raw={"status": status})}
+    cluster.evidence = {"u0": Evidence(1.0, body=f'{{"status": {status}}}'.encode())}
     intent = intent_at(START)
     await cluster.perform(BeginRestart(POD, intent))
     assert cluster.ledger.intents == [intent]
@@ -293,6 +295,13 @@ async def test_a_kill_for_lack_of_memory_is_told_from_a_death(code: int, text: s
     await cluster.perform(Died(replace(POD, exit_code=code, out_of_memory=True)))
     [entry] = cluster.ledger.history
     assert text in entry.message
+
+
+async def test_the_history_has_what_a_dead_engine_said_last() -> None:
+    cluster = Cluster()
+    cluster.evidence[POD.uid] = Evidence(uptime=1.0, body=json.dumps({"status": "starting"}).encode())
+    await cluster.perform(Died(POD, Evidence(uptime=300.0, body=json.dumps({"status": "ok"}).encode())), Died(POD))
+    assert [entry.metrics for entry in cluster.ledger.history] == ['{"status": "ok"}', ""]
 
 
 async def test_gates_are_written_several_at_a_time_and_the_history_once() -> None:

@@ -13,7 +13,15 @@ from qwen_operator.api import RemediationStatus
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation.ledger import restarts_in_window
 from qwen_operator.remediation.policy import Policy
-from qwen_operator.remediation.steps import BeginRestart, CloseGate, Decisions, ExecuteRestart, OpenGate, WouldDo
+from qwen_operator.remediation.steps import (
+    BeginRestart,
+    CloseGate,
+    Decisions,
+    ExecuteRestart,
+    FinishRestart,
+    OpenGate,
+    WouldDo,
+)
 from qwen_operator.remediation.values import Gate, Rollout
 from tests.unit.qwen_operator.remediation_world import (
     ALERTS,
@@ -134,12 +142,18 @@ def test_b_restarts_never_exceed_the_budget_of_any_window(
     world.ledger = RemediationStatus(restart_times=[EPOCH + timedelta(seconds=round(at)) for at in past])
     counted = len(restarts_in_window(world.ledger, rules, EPOCH))
     begun: list[float] = []
+    latest: dict[str, float] = {}
     for number, change, rounds in story:
         apply_change(world, number, change)
         if forget:
             world.forget()
         for _ in range(rounds):
-            begun += [world.mono - 1000.0 for step in world.look().steps if isinstance(step, BeginRestart)]
+            for step in world.look().steps:
+                if isinstance(step, BeginRestart):
+                    latest[step.pod.uid] = world.mono - 1000.0
+                    begun.append(latest[step.pod.uid])
+                elif isinstance(step, FinishRestart) and step.outcome == "Cancelled":
+                    begun.remove(latest[step.intent.pod_uid])  # nothing was restarted
             world.round()
     for start in begun:
         window = [at for at in begun if start <= at < start + rules.window]

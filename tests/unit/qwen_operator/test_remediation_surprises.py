@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -61,7 +62,7 @@ def test_an_operator_that_was_restarted_meanwhile_finds_the_replacement_by_its_a
 @pytest.mark.parametrize("since", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_a_time_that_does_not_exist_in_utc_is_left_out(since: str) -> None:
     alert = {"name": HUNG, "value": 16.2, "threshold": 15, "unit": "seconds", "since": since}
-    assert symptom(Evidence(1.0, raw={"alerts": [alert]}), HUNG) == "16.2 seconds, threshold 15"
+    assert symptom(Evidence(1.0, body=json.dumps({"alerts": [alert]}).encode()), HUNG) == "16.2 seconds, threshold 15"
 
 
 def test_the_reason_of_a_gate_that_was_written_by_hand_is_cut() -> None:

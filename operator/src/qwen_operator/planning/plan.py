@@ -15,12 +15,14 @@ from qwen_operator.planning.builders.claim import build_cache_claim
 from qwen_operator.planning.builders.configmap import build_alerts_configmap
 from qwen_operator.planning.builders.deployment import (
     build_deployment,
+    changes_pods,
     keep_template,
     only_operator_changed,
     progress_deadline,
     rolled_out,
     rollout_means_downtime,
     rollout_numbers,
+    would_lose_young_pods,
 )
 from qwen_operator.planning.builders.disruption import budgets_of_others, build_disruption_budget
 from qwen_operator.planning.builders.ingress import build_ingress
@@ -49,6 +51,12 @@ __all__ = ["ClusterFacts", "Plan", "PlanWarning", "Reference", "plan"]
 
 _BLIP_SECONDS: Final = 60.0
 """Pods that have not been available yet may be replaced when none has been ready for so long."""
+YOUNG_GRACE: Final = 5.0
+"""Seconds from minReadySeconds to the time when a change waits no longer."""
+YOUNG_PODS: Final = (
+    "Pods that answer have been ready for less than rollout.minReadySeconds while another update was under way. "
+    "Kubernetes would delete them for one more update, so this one waits until they count as available."
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class ClusterFacts:
         has_service_monitor, has_prometheus_rule, has_http_route, has_scaled_object,
         has_resource_claims: whether these APIs are installed.
         live_deployment: the service's current Deployment, None if there is none.
+        waited_seconds: for how long a change has waited for pods that have just become ready.
         unready_seconds: for how long the service has not been Ready; None if it was at the last
             look, infinite if there was none.
         budgets: the PodDisruptionBudgets of the namespace. One of the user's that selects the pods
@@ -91,6 +100,7 @@ class ClusterFacts:
     has_scaled_object: bool = False
     has_resource_claims: bool = False
     live_deployment: Mapping[str, Any] | None = None
+    waited_seconds: float = 0.0
     unready_seconds: float | None = None
     budgets: Sequence[Mapping[str, Any]] = ()
     claims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -130,6 +140,11 @@ class Plan:
     download: Download | None = None
     refused: str = ""
 
+    @property
+    def waits_for_young_pods(self) -> bool:
+        """Whether a change of the pods waits for those that have just become ready."""
+        return any(warning.message == YOUNG_PODS for warning in self.warnings)
+
 
 def plan(service: QwenService, facts: ClusterFacts) -> Plan:
     """The children that must exist, those that must not, and warnings."""
@@ -167,6 +182,8 @@ def plan(service: QwenService, facts: ClusterFacts) -> Plan:
 
 def _deployment(service: QwenService, facts: ClusterFacts, desired: Object) -> tuple[Object, list[PlanWarning]]:
     live = facts.live_deployment
+    if live is not None and changes_pods(desired, live) and _waits_for_young_pods(service, facts, live):
+        return keep_template(desired, live), [PlanWarning("UpdatePending", YOUNG_PODS)]
     deferred = service.spec.rollout.on_operator_upgrade == "Defer"
     if live is None or not deferred or not only_operator_changed(desired, live) or _idle(service, facts, live):
         return desired, []
@@ -175,6 +192,11 @@ def _deployment(service: QwenService, facts: ClusterFacts, desired: Object) -> t
         "the spec changes. To roll out now, set rollout.onOperatorUpgrade to Apply."
     )
     return keep_template(desired, live), [PlanWarning("UpdatePending", message)]
+
+
+def _waits_for_young_pods(service: QwenService, facts: ClusterFacts, live: Mapping[str, Any]) -> bool:
+    longest = service.spec.rollout.min_ready_seconds + YOUNG_GRACE
+    return facts.waited_seconds < longest and would_lose_young_pods(service.spec, live)
 
 
 def _idle(service: QwenService, facts: ClusterFacts, live: Mapping[str, Any]) -> bool:

@@ -302,7 +302,10 @@ class ServiceActor:
         cause = termination_message(self._pods[pod.uid]) if pod.uid in self._pods else ""
         detailed = f"{message}: {cause[-300:]}" if cause else message
         self._emit(pod, "Warning", DEAD, action="Died", reason=DEAD, message=detailed)
-        self._history.append(self._entry(pod, DEAD, "Died", reason=DEAD, message=message))
+        entry = self._entry(pod, DEAD, "Died", reason=DEAD, message=message)
+        # The next container may have answered already. It says nothing about the death.
+        last = "" if step.last is None else step.last.excerpt
+        self._history.append(entry.model_copy(update={"metrics": last}))
 
     def _report(self, step: Report) -> None:
         message = step.message

@@ -16,7 +16,7 @@ from qwen_operator.remediation import engines, recovery, restarts, saturation, s
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.dry_run import would_do
-from qwen_operator.remediation.memory import Memory, PodMemory, died_since, observe, take_out
+from qwen_operator.remediation.memory import Memory, PodMemory, died_since, last_words, observe, take_out
 from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.state import State
 from qwen_operator.remediation.steps import Decisions, Died, OpenGate, Recount, Report, ResetBudget, Step
@@ -102,7 +102,7 @@ def _died(state: State, before: Memory) -> list[Step]:
     if rule is None or rule.report_after is None:
         return []
     return [
-        Died(pod)
+        Died(pod, last_words(old))
         for pod in state.members
         if (old := before.pods.get(pod.uid)) is not None and died_since(old, state.memory[pod.uid])
     ]

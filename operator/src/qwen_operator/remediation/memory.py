@@ -19,6 +19,8 @@ MAX_FAILED_PROOFS: Final = 2
 """Consecutive failed test generations after which a pod without an alert counts as unhealthy."""
 REPEAT_SECONDS: Final = 600.0
 """A pod that is taken out twice within so many seconds is restarted at once."""
+_YOUNG_SECONDS: Final = 10.0
+"""A process of this age may have begun before the restart of its container was heard of."""
 _SECOND_POLL: Final = 0.6
 """After this part of the poll interval, an alert that was seen once is looked at again."""
 _SOONEST: Final = 0.2
@@ -93,6 +95,7 @@ class PodMemory:
             engine, see `Evidence`.
         restarting: whether the server restarts its engine, and has for no longer than a start may
             take; `restarting_since` is since when it says so, and `engine_back` when that ended.
+        latest: the latest evidence; `lost` is the last one of the process before, which is gone.
         deaths: how often the engine died since its container was last ready; `dying_since` is when
             it first did.
         kills: how often the container was killed for lack of memory. Another node does not help
@@ -127,6 +130,8 @@ class PodMemory:
     restarting: bool = False
     restarting_since: float | None = None
     engine_back: float | None = None
+    latest: Evidence | None = field(default=None, compare=False)
+    lost: Evidence | None = field(default=None, compare=False)
     deaths: int = 0
     kills: int = 0
     dying_since: float | None = None
@@ -220,6 +225,12 @@ def died_since(before: PodMemory, after: PodMemory) -> int:
     return max(0, after.deaths - before.deaths) + after.kills - before.kills
 
 
+def last_words(before: PodMemory) -> Evidence | None:
+    """What a container said last that has died since. The next one may have answered already."""
+    latest = before.latest
+    return before.lost if latest is not None and latest.uptime < _YOUNG_SECONDS and before.lost else latest
+
+
 def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) -> PodMemory:
     restarted = memory.uptime is not None and evidence.uptime < memory.uptime
     known = memory.engine_restarts
@@ -234,6 +245,8 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
         restarting=lasts,
         restarting_since=begun if evidence.restarting else None,
         engine_back=None if evidence.restarting else now.mono if back else memory.engine_back,
+        latest=evidence,
+        lost=memory.latest if restarted else memory.lost,
     )
     if restarted or renewed:
         # A new container or engine starts from zero: all durations count from now.

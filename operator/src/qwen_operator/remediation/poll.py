@@ -82,7 +82,7 @@ def parse_metrics(body: bytes) -> Evidence | None:
         engine_restarts=restarts,
         engine_restarts_left=left,
         restarting=restarting,
-        raw=answer,
+        body=body,
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from qwen_operator.api import HardwareReplacement, RestartIntent
 from qwen_operator.remediation.memory import Memory
-from qwen_operator.remediation.values import Pod
+from qwen_operator.remediation.values import Evidence, Pod
 from qwen_operator.status.conditions import Suspension
 
 
@@ -89,9 +89,13 @@ class Report:
 
 @dataclass(frozen=True)
 class Died:
-    """Reports that a pod's engine died, or was killed. The kubelet restarts the container."""
+    """Reports that a pod's engine died, or was killed. The kubelet restarts the container.
+
+    `last` is what it said last, if that is known.
+    """
 
     pod: Pod
+    last: Evidence | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

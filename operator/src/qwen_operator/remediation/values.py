@@ -97,8 +97,21 @@ class Evidence:
     engine_restarts: int = 0
     engine_restarts_left: int = 0
     restarting: bool = False
-    raw: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    body: bytes = field(default=b"{}", compare=False)
     asked_at: float | None = field(default=None, compare=False)
+
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The whole answer; empty if it cannot be read.
+
+        It is kept as text and read again where something happens: the objects would take several
+        times the memory, for each pod.
+        """
+        try:
+            answer = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return answer if isinstance(answer, dict) else {}
 
     @property
     def excerpt(self) -> str:
@@ -106,8 +119,10 @@ class Evidence:
 
         A pod may answer anything: text that is no Unicode, or lists a thousand deep.
         """
+        answer = self.raw
+        kept = {name: answer[name] for name in _EXCERPT if name in answer}
         try:
-            text = json.dumps({name: self.raw[name] for name in _EXCERPT if name in self.raw}, ensure_ascii=False)
+            text = json.dumps(kept, ensure_ascii=False) if kept else ""
         except (ValueError, TypeError, RecursionError):
             return ""
         return text[:MAX_EVIDENCE].encode(errors="replace").decode()

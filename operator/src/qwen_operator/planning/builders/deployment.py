@@ -130,6 +130,26 @@ def only_operator_changed(desired: Object, live: Mapping[str, Any]) -> bool:
     )
 
 
+def changes_pods(desired: Object, live: Mapping[str, Any]) -> bool:
+    """Whether the pod template differs from the one that was applied last."""
+    recorded = live["metadata"].get("annotations") or {}
+    return bool(recorded.get(TEMPLATE_HASH_ANNOTATION) != desired["metadata"]["annotations"][TEMPLATE_HASH_ANNOTATION])
+
+
+def would_lose_young_pods(spec: QwenServiceSpec, live: Mapping[str, Any]) -> bool:
+    """Whether one more change of the pods would delete pods that answer and are still needed.
+
+    Kubernetes first replaces pods that do not count as available, also those that have been ready
+    for less than minReadySeconds. While a rollout has not ended, a further one deletes such a pod
+    at once, whatever maxUnavailable says, because its own pods are not there yet.
+    """
+    status = live.get("status") or {}
+    ready, available = status.get("readyReplicas", 0), status.get("availableReplicas", 0)
+    under_way = status.get("updatedReplicas", 0) < status.get("replicas", 0)
+    replicas = live["spec"].get("replicas", 1)
+    return bool(under_way and ready > available and available < replicas - _most_unavailable(spec, replicas))
+
+
 def rolled_out(live: Mapping[str, Any]) -> bool:
     """Whether the pods of the current template have all been available once."""
     conditions = (live.get("status") or {}).get("conditions") or ()
@@ -174,12 +194,14 @@ def rollout_means_downtime(spec: QwenServiceSpec) -> bool:
     """Whether all replicas may be unavailable at once during a rollout."""
     if spec.replicas == 0:
         return False
-    surge, unavailable = rollout_numbers(spec)
-    gone = _scaled(unavailable, spec.replicas, math.floor)
-    if gone == 0 and _scaled(surge, spec.replicas, math.ceil) == 0:
-        gone = 1  # as Kubernetes does if both are 0
+    return _most_unavailable(spec, spec.replicas) >= spec.replicas
 
-    return gone >= spec.replicas
+
+def _most_unavailable(spec: QwenServiceSpec, replicas: int) -> int:
+    surge, unavailable = rollout_numbers(spec)
+    gone = _scaled(unavailable, replicas, math.floor)
+    # As Kubernetes does if both are 0.
+    return 1 if gone == 0 and _scaled(surge, replicas, math.ceil) == 0 else gone
 
 
 def _scaled(value: _IntOrPercent, replicas: int, rounding: Any) -> int:

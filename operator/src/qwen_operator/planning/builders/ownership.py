@@ -7,6 +7,7 @@ from typing import Any
 
 from qwen_operator.api.names import APPLIED_HASH_ANNOTATION, FIELD_MANAGER, child_labels
 from qwen_operator.api.objects import Object, Owner, is_owned_by
+from qwen_operator.api.qwenservice import KIND
 from qwen_operator.planning.builders.common import stable_hash
 from qwen_operator.planning.builders.list_items import ListItems
 
@@ -23,6 +24,13 @@ def is_ours(obj: Mapping[str, Any], service: Owner) -> bool:
     metadata = obj["metadata"]
     controlled = any(owner.get("controller") for owner in metadata.get("ownerReferences") or ())
     return not controlled and child_labels(service.name).items() <= (metadata.get("labels") or {}).items()
+
+
+def is_left_over(obj: Mapping[str, Any], service: Owner) -> bool:
+    """Whether an object belongs to a deleted QwenService that had the service's name."""
+    owners = obj["metadata"].get("ownerReferences") or ()
+    named = (KIND, service.name, True)
+    return any((owner["kind"], owner["name"], owner.get("controller")) == named for owner in owners)
 
 
 def stamped(child: Object) -> Object:

@@ -44,7 +44,14 @@ EXIT_SECONDS: Final = 25
 _PROBES: Final[dict[str, Object]] = {
     "startup": {"path": "/health/ready", "periodSeconds": 2, "timeoutSeconds": 2},
     "readiness": {"path": "/health/ready", "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
-    "liveness": {"path": "/health/live", "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
+    "liveness": {
+        "path": "/health/live",
+        "periodSeconds": 10,
+        "timeoutSeconds": 10,
+        "failureThreshold": 6,
+        # There is nothing to drain: a process that is stopped or hung would only use up the time.
+        "terminationGracePeriodSeconds": EXIT_SECONDS,
+    },
 }
 
 
