@@ -6,8 +6,8 @@ import copy
 
 import pytest
 
-from qwen_operator.remediation.engines import PROBED_SECONDS, RESTARTED, engine_reports
-from qwen_operator.remediation.outlook import look_ahead, texts
+from qwen_operator.remediation.engines import PROBED_SECONDS, RESTARTED, engine_reports, may_matter
+from qwen_operator.remediation.outlook import look_ahead, state_after, texts
 from qwen_operator.remediation.steps import BeginRestart, CloseGate, Report
 from qwen_operator.remediation.values import Gate
 from qwen_operator.status.diagnosis import EngineReport
@@ -26,7 +26,10 @@ def said(world: World) -> dict[str, EngineReport]:
     """What the status learns after a round now."""
     world._kubelet()
     ledger, now = world.ledger, world.now
-    return engine_reports(world.seen, world.policy, ledger, world.look(), now)
+    decisions = world.look()
+    reports = engine_reports(state_after(world.seen, world.policy, ledger, decisions, now), decisions.memory)
+    assert may_matter(decisions.memory) or not reports
+    return reports
 
 
 def restarted(world: World) -> list[Report]:
@@ -56,6 +59,15 @@ def test_the_only_pod_is_known_to_answer_nothing_until_it_is_restarted() -> None
     until(world, BeginRestart)
     world.rounds(60)
     assert world.gate("u0") is Gate.OPEN
+    assert said(world) == {}
+
+
+def test_a_hung_pod_that_is_silent_for_a_moment_is_still_hung() -> None:
+    world = hung(1)
+    world["u0"].silent = True
+    world.rounds(world.policy.blind_after - 2 * world.policy.poll)
+    assert said(world) == {"u0": DEAF}
+    world.rounds(3 * world.policy.poll)
     assert said(world) == {}
 
 

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-from qwen_operator.api import RemediationStatus, format_time
+from qwen_operator.api import format_time
 from qwen_operator.api.catalogue import AlertClass
 from qwen_operator.remediation import ledger as ledgers
 from qwen_operator.remediation.memory import Memory, PodMemory
-from qwen_operator.remediation.outlook import state_after
-from qwen_operator.remediation.policy import Policy
 from qwen_operator.remediation.state import State
-from qwen_operator.remediation.steps import Decisions, Report, Step
-from qwen_operator.remediation.values import Gate, Instant, Pod, Round
+from qwen_operator.remediation.steps import Report, Step
+from qwen_operator.remediation.values import Gate, Pod
 from qwen_operator.status.diagnosis import EngineReport
 
 PROBED_SECONDS: Final = 15.0
@@ -23,14 +21,13 @@ RESTARTED: Final = "EngineRestartedByServer"
 """The reason of the Event about an engine that its server has replaced by itself."""
 
 
-def engine_reports(
-    seen: Round, policy: Policy, ledger: RemediationStatus, decisions: Decisions, now: Instant
-) -> dict[str, EngineReport]:
+def may_matter(memory: Memory) -> bool:
+    """Whether there may be reports: most services have none in most rounds."""
+    return any(pod.streaks or pod.restarting_since or pod.engine_back for pod in memory.pods.values())
+
+
+def engine_reports(state: State, memory: Memory) -> dict[str, EngineReport]:
     """What the status needs to know of the engines of the pods, by UID, after a round."""
-    memory = decisions.memory
-    if not any(pod.streaks or pod.restarting_since or pod.engine_back for pod in memory.pods.values()):
-        return {}
-    state = state_after(seen, policy, ledger, decisions, now)
     found = {pod.uid: _report(state, memory, pod) for pod in state.members}
     return {uid: report for uid, report in found.items() if report != EngineReport()}
 
@@ -51,22 +48,25 @@ def restarts(state: State, before: Mapping[str, PodMemory]) -> list[Step]:
 
 
 def _report(state: State, memory: Memory, pod: Pod) -> EngineReport:
-    seen, start = state.memory[pod.uid], memory.start or state.now
-    since = (
-        ""
-        if seen.restarting_since is None
-        else format_time(ledgers.whole_second(start.wall + timedelta(seconds=seen.restarting_since - start.mono)))
-    )
+    seen, start, since = state.memory[pod.uid], memory.start or state.now, ""
+    if seen.restarting_since is not None:
+        begun = start.wall + timedelta(seconds=seen.restarting_since - start.mono)
+        since = format_time(ledgers.whole_second(begun))
     back = seen.engine_back is not None and state.now.mono - seen.engine_back < PROBED_SECONDS
     alert = _hung_for(state, pod)
     return EngineReport(since, renewed=back, alert=alert, kept=_kept(state, pod) if alert else "")
 
 
 def _hung_for(state: State, pod: Pod) -> str:
-    """The alert by which a pod answers no requests now; empty if it may answer some."""
-    streaks = state.memory[pod.uid].streaks if state.current(pod) else {}
-    shown = (alert for alert, streak in streaks.items() if streak.polls >= 2)
-    return min((alert for alert in shown if state.policy.kind(alert) is AlertClass.ZERO_WORK), default="")
+    """The alert by which a pod answers no requests; empty if it may answer some.
+
+    A pod that is silent for a moment is still what it said last.
+    """
+    seen, policy = state.memory[pod.uid], state.policy
+    if seen.fresh_at is None or state.now.mono - seen.fresh_at > policy.blind_after:
+        return ""
+    shown = (alert for alert, streak in seen.streaks.items() if streak.polls >= 2)
+    return min((alert for alert in shown if policy.kind(alert) is AlertClass.ZERO_WORK), default="")
 
 
 def _kept(state: State, pod: Pod) -> str:

@@ -23,12 +23,12 @@ from qwen_operator.remediation import figures, saturation
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.decide import decide
-from qwen_operator.remediation.engines import engine_reports
+from qwen_operator.remediation.engines import engine_reports, may_matter
 from qwen_operator.remediation.failing import FailingRounds
 from qwen_operator.remediation.gate_tries import GateTries
 from qwen_operator.remediation.memory import Memory, died_since, next_poll
 from qwen_operator.remediation.nodes import Nodes
-from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, texts
+from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, state_after, texts
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.readings import Readings
@@ -316,7 +316,10 @@ class Remediator:
         now = Instant(time.monotonic(), datetime.now(UTC))
         outlooks = self._outlooks[key] = look_ahead(seen, policy, ledger, decisions, now)
         said = self._engines.get(key, {})
-        engines = self._engines[key] = engine_reports(seen, policy, ledger, decisions, now)
+        engines: dict[str, EngineReport] = {}
+        if may_matter(decisions.memory):
+            engines = engine_reports(state_after(seen, policy, ledger, decisions, now), decisions.memory)
+        self._engines[key] = engines
         if outlooks != before or engines != said:
             self._on_change(key)
         return outlooks, delays(seen, decisions, before, outlooks)
