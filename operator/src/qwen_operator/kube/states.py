@@ -14,10 +14,10 @@ def newer(obj: Object, old: Object | None) -> bool:
     return not all(version.isdigit() for version in versions) or int(versions[0]) >= int(versions[1])
 
 
-def later(obj: Object, old: Object) -> bool:
-    """Whether a state is known to be newer than another one of the same object."""
-    versions = (obj["metadata"]["resourceVersion"], old["metadata"]["resourceVersion"])
-    return all(version.isdigit() for version in versions) and int(versions[0]) > int(versions[1])
+def later(obj: Object, version: str) -> bool:
+    """Whether a state is known to be newer than a version of the same object."""
+    own = obj["metadata"]["resourceVersion"]
+    return bool(own.isdigit() and version.isdigit() and int(own) > int(version))
 
 
 def same(obj: Object, old: Object | None) -> bool:
