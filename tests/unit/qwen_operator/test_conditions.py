@@ -10,6 +10,7 @@ import pytest
 from qwen_operator.api import RemediationStatus
 from qwen_operator.api.names import READINESS_GATE, selector_labels
 from qwen_operator.planning.plan import PlanWarning
+from qwen_operator.planning.plan_warnings import YOUNG_PODS
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate
 from tests.unit.qwen_operator.objects import (
     NOW,
@@ -272,6 +273,13 @@ def test_pods_that_have_not_been_ready_for_long_enough_are_not_available() -> No
 def test_pending_update_is_seen_where_one_looks_for_rollouts() -> None:
     status = status_of(READY_POD, warnings=[PlanWarning("UpdatePending", "operator 2 would change the pods")])
     assert condition(status, "Progressing").reason == "UpdatePending"
+
+
+def test_a_change_that_waits_for_young_pods_is_seen_before_what_is_wrong_with_the_update_before_it() -> None:
+    found = deployment(updatedReplicas=0, availableReplicas=0)
+    status = status_of(READY_POD, deployment=found, warnings=[PlanWarning("UpdatePending", YOUNG_PODS)])
+    assert condition(status, "Progressing").reason == "UpdatePending"
+    assert condition(status, "Progressing").status == "True"
 
 
 def test_suspended_remediation_degrades() -> None:

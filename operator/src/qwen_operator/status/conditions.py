@@ -24,7 +24,7 @@ from qwen_operator.api.qwenservice import parse_status
 from qwen_operator.api.status import AdapterStatus
 from qwen_operator.planning.builders.ownership import has_port, labels_select
 from qwen_operator.planning.builders.source import served_name
-from qwen_operator.planning.plan import PlanWarning
+from qwen_operator.planning.plan_warnings import YOUNG_PODS, PlanWarning
 from qwen_operator.status.diagnosis import EngineReport, Problem, answers, diagnose, is_active, judged, worst
 from qwen_operator.status.download import DownloadView
 from qwen_operator.status.failed_pods import last_failed
@@ -304,6 +304,9 @@ def _progressing(view: _View) -> Verdict:
     waiting = view.observed.download.problem
     if waiting is not None:  # before what is said of the pods, which have an older model
         return Verdict("Progressing", not waiting.is_failure, waiting.reason, _explain(view, waiting))
+    held = next((warning for warning in view.observed.warnings if warning.message == YOUNG_PODS), None)
+    if held is not None:  # before what is wrong with the pods that it replaces
+        return Verdict("Progressing", True, held.reason, held.message)
     if view.stalled:
         given = view.deployment_condition("Progressing").get("message", "")
         cause = _explain(view, view.problem) if view.problem else given
