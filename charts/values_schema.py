@@ -26,6 +26,8 @@ POD_TYPES: Final = ROOT / "operator" / "tools" / "pod_spec.yaml"
 FURTHER_TYPES: Final = ROOT / "charts" / "kubernetes_types.yaml"
 _REF: Final = "#/definitions/"
 _LIST, _MAP = "list of ", "map of "
+_OR_NULL: Final = "OrNull"
+"""Ends the name of a definition that accepts null, too."""
 _SUBDOMAIN: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _QUALIFIED: Final = rf"^({_SUBDOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
 _LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
@@ -47,13 +49,13 @@ OWN: Final[dict[str, Schema]] = {
     },
     "Labels": {
         "type": "object",
-        "propertyNames": {"pattern": _QUALIFIED},
-        "additionalProperties": {"type": "string", "pattern": _LABEL_VALUE},
+        "additionalProperties": False,
+        "patternProperties": {_QUALIFIED: {"type": "string", "pattern": _LABEL_VALUE}},
     },
     "Annotations": {
         "type": "object",
-        "propertyNames": {"pattern": _QUALIFIED},
-        "additionalProperties": {"type": "string"},
+        "additionalProperties": False,
+        "patternProperties": {_QUALIFIED: {"type": "string"}},
     },
     "PullSecrets": {
         "type": "array",
@@ -75,11 +77,10 @@ OWN: Final[dict[str, Schema]] = {
         },
     },
 }
-"""What Kubernetes' types do not say: the forms of names, images and labels."""
+"""What Kubernetes' types do not say: the forms of names, images and labels. Keys have a pattern by
+`patternProperties`, because Helm names a wrong place for a key that `propertyNames` refuses.
+"""
 _RULES: Final[dict[str, Schema]] = {
-    "DeploymentStrategy": {
-        "not": {"required": ["type", "rollingUpdate"], "properties": {"type": {"const": "Recreate"}}},
-    },
     "EnvVar": {"not": {"required": ["value", "valueFrom"]}},
     "EnvVarSource": {"minProperties": 1, "maxProperties": 1},
     "NetworkPolicyPeer": {
@@ -112,7 +113,7 @@ def with_definitions(schema: Schema) -> Schema:
     while todo:
         name = todo.pop()
         if name not in found:
-            found[name] = OWN[name] if name in OWN else _object(name, types, required)
+            found[name] = _definition(name, types, required)
             todo += _references(found[name])
     return {**rest, "definitions": {name: found[name] for name in sorted(found)}}
 
@@ -122,11 +123,42 @@ def _references(node: Any) -> Iterator[str]:
         yield str(text)
 
 
+def _definition(name: str, types: dict[str, dict[str, Any]], required: dict[str, list[str]]) -> Schema:
+    known = name.removesuffix(_OR_NULL)
+    found = OWN[known] if known in OWN else _object(known, types, required)
+    return found if known == name else or_null(found)
+
+
+def or_null(schema: Schema) -> Schema:
+    """A schema that accepts null, too, also in each field of an object, but not as item of a list.
+
+    A null stays in the values of a release that is upgraded with `--reuse-values`.
+    """
+    if "$ref" in schema:
+        return {"$ref": f"{schema['$ref'].removesuffix(_OR_NULL)}{_OR_NULL}"}
+    found = dict(schema)
+    if "enum" in schema:
+        found["enum"] = [*schema["enum"], None]
+    if "type" in schema:
+        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        found["type"] = [*types, "null"]
+    for fields in {"properties", "patternProperties"} & set(schema):
+        found[fields] = {name: or_null(field) for name, field in schema[fields].items()}
+    if schema.get("additionalProperties"):
+        found["additionalProperties"] = or_null(schema["additionalProperties"])
+    return found
+
+
 def _object(name: str, types: dict[str, dict[str, Any]], required: dict[str, list[str]]) -> Schema:
     properties = {field: _value(text, types) for field, text in types[name].items()}
     if name == "ResourceRequirements":
         for field in ("requests", "limits"):
-            properties[field] = {**properties[field], "propertyNames": {"pattern": _RESOURCE}}
+            quantity = properties[field]["additionalProperties"]
+            properties[field] = {
+                "type": "object",
+                "additionalProperties": False,
+                "patternProperties": {_RESOURCE: quantity},
+            }
     schema: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
     return schema | ({"required": required[name]} if name in required else {}) | _RULES.get(name, {})
 

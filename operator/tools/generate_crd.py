@@ -203,12 +203,17 @@ def _type_name(schema: Mapping[str, Any]) -> str:
     if schema.get("x-kubernetes-int-or-string"):
         return "integer or string"
     if "enum" in schema:
-        return " \\| ".join(f"`{value}`" for value in schema["enum"])
+        return " \\| ".join(f"`{in_yaml(value)}`" for value in schema["enum"])
     if schema.get("type") == "array":
         return f"list of {_type_name(schema['items'])}"
     if isinstance(schema.get("additionalProperties"), Mapping):
         return f"map to {_type_name(schema['additionalProperties'])}"
     return str(schema.get("type", "any"))
+
+
+def in_yaml(value: Any) -> str:
+    """A value as it stands in YAML, which reads some words as booleans if they have no quotes."""
+    return str(value) if yaml.safe_load(str(value)) == value else f'"{value}"'
 
 
 def _default(schema: Mapping[str, Any], required: bool) -> str:

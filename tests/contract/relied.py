@@ -57,8 +57,8 @@ ENGINE: tuple[Relied, ...] = (
     Does("vllm.entrypoints.serve.engine.serving", "Models", ("return self.models.lora_requests[request.model]",)),
     # What is cached of a prompt is found by the name of the adapter.
     Does("vllm.v1.core.kv_cache_utils", "LoadedAdapters", ("lora_request.lora_name",)),
-    # The last slot is that of index -1: `_adapter_arguments` keeps it empty.
-    Does("vllm.lora.ops.torch_ops.lora_ops", "_adapter_arguments", ("lora_b_weights[lora_indices_tensor]",)),
+    # The last slot is that of index -1: `_adapter_arguments` keeps it empty. 0.33 masks that index.
+    Does("vllm.lora.ops.torch_ops.lora_ops", "_adapter_arguments", ("lora_b_weights[lora_indices_tensor",)),
     Does("vllm.lora.model_manager", "_adapter_arguments", ("first_free_slot = next(",)),
     Calls(
         f"{_LLM}.encode",
@@ -160,6 +160,7 @@ OUTPUTS: tuple[Relied, ...] = (
             *("spec_decode_metrics", "prompt_token_id_logprobs"),
         ),
         exactly=True,
+        ignored=("error",),  # of 0.33
     ),
     Has(
         "vllm.outputs:RequestOutput",
@@ -413,11 +414,15 @@ SERVING: tuple[Relied, ...] = (
 )
 
 
+# Fields of 0.33 that 0.32 does not have. Like other unknown ones, they have no effect.
+_LATER = ("spaces_between_special_tokens",)
+
+
 def _fields(symbol: str, declaration: Any, *without_effect: str) -> Has:
     """The fields of a request: vLLM has what we pass on, and we have decided about all others."""
     declared = set(declaration.__annotations__)
     passed_on = declared - IGNORED - REFUSED.keys() - {*without_effect}
-    decided = tuple(sorted(declared | IGNORED | REFUSED.keys()))
+    decided = tuple(sorted(declared | IGNORED | REFUSED.keys() | {*_LATER}))
     return Has(symbol, declaration.__name__, tuple(sorted(passed_on)), exactly=True, ignored=decided)
 
 
@@ -467,7 +472,11 @@ TEXTS: tuple[Relied, ...] = (
     Does("vllm.multimodal.image", "limit_formats", ("Image.open(fp, formats=ALLOWED_IMAGE_FORMATS)",)),
     Says("vllm.multimodal.processing.context", "PROCESSOR_FAILED", ("Failed to apply {} on data={} with kwargs={}",)),
     Says("vllm.multimodal.registry", "NO_MEDIA", ("{} is not a multimodal model",)),
-    Says("vllm.renderers.chat_utils", "UNSUPPORTED_TYPE", ("Unsupported chat content part type: {}. ",)),
+    Says(
+        "vllm.renderers.chat_utils:parse_chat_messages",
+        "UNSUPPORTED_TYPE",
+        ("Unsupported chat content part type: {}. ",),
+    ),
     Says(f"{_OPENAI}.responses.utils", "UNSUPPORTED_TYPE", ("Unsupported input item type: {}",)),
     Says(f"{_OPENAI}.responses.utils", "ENCRYPTED", ("Encrypted content is not supported.",)),
     Says("vllm.sampling_params", "LEADING_NAME", ("bad_words cannot contain an empty string.",)),

@@ -148,7 +148,7 @@ CASES = (
         "ModelTooLarge",
         "ModelTooLarge",
         ended,
-        "a memory limit above",
+        "of which the programs take",
         {"resources": {"requests": {"memory": "100Mi"}, "limits": {"memory": "150Mi"}}},
     ),
     Case(

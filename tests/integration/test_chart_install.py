@@ -116,6 +116,21 @@ def test_upgrade_can_switch_the_election_off_and_on(installed: ControlPlane, pro
 
 
 @both
+def test_what_null_has_removed_stays_so_when_values_are_reused(installed: ControlPlane, program: str) -> None:
+    removed = ("resources=null", "podSecurityContext.runAsUser=null", "commonLabels=null", "monitoring.labels=null")
+    nulls = [option for value in removed for option in ("--set", value)]
+    helm(installed, "upgrade", "qwen-operator", CHART, *nulls, program=program)
+    where = f"/apis/apps/v1/namespaces/{generate.NAMESPACE}/deployments/qwen-operator"
+    for reused in ("--reuse-values", "--reset-then-reuse-values"):
+        helm(installed, "upgrade", "qwen-operator", CHART, reused, "--set", "log.level=debug", program=program)
+        pod = installed.request("GET", where)["spec"]["template"]["spec"]
+        assert "debug" in [item.get("value") for item in pod["containers"][0]["env"]]
+        assert pod["containers"][0]["resources"] == {}
+        assert "runAsUser" not in pod["securityContext"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+
+
+@both
 def test_uninstall_keeps_services_and_a_new_install_takes_them_over(installed: ControlPlane, program: str) -> None:
     installed.kubectl("apply", "-f", str(SAMPLES[0]))
     before = installed.kubectl("get", "qwenservices", "-A", "-o", "name")

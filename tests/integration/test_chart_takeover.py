@@ -37,10 +37,58 @@ def test_another_release_stops_before_it_changes_anything(installed: ControlPlan
     assert "--set crds.enabled=false" in said
     assert definition(installed)["resourceVersion"] == before
     assert names(installed, "deployments,serviceaccounts", "app.kubernetes.io/instance=other") == set()
-    # Beside it, an operator of other namespaces works.
-    beside = ("--set", "crds.enabled=false", "--set", "watchNamespaces={default}")
-    helm(installed, "install", "other", CHART, *beside)
+
+
+BESIDE = ("--set", "crds.enabled=false", "--set")
+
+
+def test_a_release_never_serves_what_another_one_serves(installed: ControlPlane) -> None:
+    def refused(action: str, name: str, *options: str) -> str:
+        said = refusal(installed, action, name, CHART, *options)
+        assert "Two operators must never serve the same namespace. Nothing was changed." in said
+        return said
+
+    # As for a person who forgets the list, or gives one beside an operator of every namespace.
+    all_of_them = "watchNamespaces: the Helm release qwen-operator in the namespace qwen-system serves every namespace"
+    said = refused("install", "other", *BESIDE[:2])
+    assert f"{all_of_them} already, and this release would serve every namespace." in said
+    said = refused("install", "other", *BESIDE, "watchNamespaces={default}")
+    assert f"{all_of_them} already, and this release would serve default." in said
+    assert "Give that one a list of other namespaces first (its watchNamespaces), or uninstall that one" in said
+    # Adoption is for what a removed installation left behind.
+    refused("install", "other", *BESIDE[:2], "--set", "adopt=true")
+    # One that does not run disturbs nobody.
+    idle = ("--set", "replicas=0", *BESIDE)
+    helm(installed, "install", "other", CHART, *idle, "watchNamespaces={default}")
+
+    theirs = "watchNamespaces={kube-public,kube-node-lease}"
+    helm(installed, "upgrade", "qwen-operator", CHART, "--set", theirs)
+    said = refused("upgrade", "other", *BESIDE, "watchNamespaces={default,kube-public}")
+    assert "serves kube-public already, and this release would serve them, too." in said
+    assert "Leave them out of watchNamespaces, or" in said
+    said = refused("upgrade", "other", *BESIDE, "watchNamespaces=null")
+    assert "serves kube-public, kube-node-lease already, and this release would serve every namespace." in said
+    assert "--set 'watchNamespaces={NAMESPACE}'" in said
+    helm(installed, "upgrade", "other", CHART, *BESIDE, "watchNamespaces={default}")
+    # The rule holds for the release that was there first, too.
+    said = refused("upgrade", "qwen-operator", "--set", "watchNamespaces=null")
+    assert "the Helm release other in the namespace qwen-system serves default already" in said
     helm(installed, "uninstall", "other")
+    helm(installed, "upgrade", "qwen-operator", CHART, "--set", "watchNamespaces=null")
+
+
+@both
+def test_who_may_not_list_deployments_reads_how_to_install_without_it(installed: ControlPlane, program: str) -> None:
+    installed.kubectl("create", "rolebinding", "alice", "-n", "default", "--clusterrole=cluster-admin", "--user=alice")
+    try:
+        mine = ("install", "other", CHART, *BESIDE, "watchNamespaces={default}", "--dry-run=server")
+        as_alice = {"program": program, "namespace": "default"}
+        said = refusal(installed, *mine, "--kube-as-user=alice", **as_alice)
+        assert "deployments.apps is forbidden" in said
+        [value] = set(re.findall(r"\((checkOthers=\w+) skips this check\)", said))
+        helm(installed, *mine, "--kube-as-user=alice", "--set", value, **as_alice)
+    finally:
+        installed.kubectl("delete", "rolebinding", "alice", "-n", "default")
 
 
 def test_a_kept_definition_can_be_taken_over_by_another_name(installed: ControlPlane) -> None:

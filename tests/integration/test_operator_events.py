@@ -66,7 +66,7 @@ def test_a_restart_that_waits_says_for_what(api: AdminApi, servers: FakePodServe
     wait_until("the gate is closed", gate_is(api, pod, "False"))
     api.run_pod(pod, ip_of(0))
     [event] = wait_until("it waits", lambda: api.events("RestartPostponed"))
-    assert "The budget of 0 restarts within 3600 s is exhausted." in event["message"]
+    assert "maxRestarts is 0, which allows no restart." in event["message"]
     wait_until("the condition says so", lambda: "It is not restarted." in api.condition("Degraded")["message"])
 
 
@@ -91,11 +91,11 @@ def test_somebody_who_keeps_changing_a_child_is_named_and_answered_less_often(ap
         time.sleep(0.15)
     wait_until("it is contested", lambda: api.condition("Degraded").get("reason") == "Contested")
     message: Any = api.condition("Degraded")["message"]
-    assert "spec.replicas (changed by Python-urllib)" in message
+    assert "spec.replicas (changed from 1 to 2 by Python-urllib)" in message
     assert written() - before <= 5
     wait_until("all Events", lambda: repairs(api) >= 3)
     assert api.events("DriftRepaired")[0]["message"] == (
-        "Deployment news was changed and was set back: spec.replicas (changed by Python-urllib)."
+        "Deployment news was changed and was set back: spec.replicas (changed from 1 to 2 by Python-urllib)."
     )
 
     def is_repaired() -> bool:

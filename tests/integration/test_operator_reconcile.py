@@ -98,6 +98,29 @@ def test_drift_is_repaired(api: AdminApi) -> None:
     wait_until("the drift is repaired", is_repaired)
 
 
+def test_what_others_add_stays_and_so_does_a_restart_by_hand(api: AdminApi) -> None:
+    """As docs/operations.md says of `kubectl set env` and `kubectl rollout restart`."""
+    api.create(qwen_service())
+    wait_until("all children", lambda: exist(api, CHILDREN))
+    variable = {"name": "server", "env": [{"name": "EXAMPLE", "value": "1"}]}
+    restarted = {"annotations": {"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"}}
+    template = {"metadata": restarted, "spec": {"containers": [variable]}}
+    changes = {"replicas": 5, "template": template}
+    api.patch("apps/v1", "deployments", "news", {"spec": changes}, kind=STRATEGIC)
+
+    def is_repaired() -> bool:
+        deployment = api.deployment()
+        assert deployment is not None
+        return bool(deployment["spec"]["replicas"] == 1)
+
+    wait_until("the drift is repaired", is_repaired)
+    deployment = api.deployment()
+    assert deployment is not None
+    template = deployment["spec"]["template"]
+    assert template["metadata"]["annotations"].items() >= restarted["annotations"].items()
+    assert {"name": "EXAMPLE", "value": "1"} in template["spec"]["containers"][0]["env"]
+
+
 def test_a_lost_label_is_repaired(api: AdminApi) -> None:
     api.create(qwen_service())
     wait_until("all children", lambda: exist(api, CHILDREN))

@@ -28,6 +28,63 @@
 {{- end -}}
 {{- end -}}
 
+{{- /* Refuses to serve namespaces that another installation of the chart serves. One with 0 replicas does
+     not count. Helm shows the name of this template to a user who may not list Deployments. */ -}}
+{{- define "qwen-operator.guardNamespaces (checkOthers=false skips this check)" -}}
+{{- if and .Values.checkOthers (gt (int .Values.replicas) 0) -}}
+{{- range $found := (lookup "apps/v1" "Deployment" "" "").items -}}
+{{- $labels := default dict $found.metadata.labels -}}
+{{- $annotations := default dict $found.metadata.annotations -}}
+{{- $here := eq $found.metadata.namespace $.Release.Namespace -}}
+{{- $ours := and $here (eq $found.metadata.name (include "qwen-operator.fullname" $)) -}}
+{{- $release := get $annotations "meta.helm.sh/release-name" -}}
+{{- if and (eq $release $.Release.Name) (eq (get $annotations "meta.helm.sh/release-namespace") $.Release.Namespace) -}}
+{{- $ours = true -}}
+{{- end -}}
+{{- $operator := eq (get $labels "app.kubernetes.io/component") "operator" -}}
+{{- $operator = and $operator (eq (get $labels "app.kubernetes.io/part-of") "qwen-vllm") -}}
+{{- if and $operator (not $ours) (gt (int $found.spec.replicas) 0) -}}
+{{- include "qwen-operator.guardOther" (list $ $found) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Fails if an operator that exists serves a namespace of this release. Call it with
+     (list $ deployment). */ -}}
+{{- define "qwen-operator.guardOther" -}}
+{{- $ours := (index . 0).Values.watchNamespaces -}}
+{{- $found := index . 1 -}}
+{{- $theirs := list -}}
+{{- range (first $found.spec.template.spec.containers).env -}}
+{{- if and (eq .name "QWEN_OPERATOR_WATCH_NAMESPACES") .value -}}
+{{- $theirs = splitList "," .value -}}
+{{- end -}}
+{{- end -}}
+{{- $both := list -}}
+{{- range $ours -}}
+{{- if has . $theirs -}}
+{{- $both = append $both . -}}
+{{- end -}}
+{{- end -}}
+{{- if or $both (not $ours) (not $theirs) -}}
+{{- $annotations := default dict $found.metadata.annotations -}}
+{{- $owner := printf "the operator %s in the namespace %s" $found.metadata.name $found.metadata.namespace -}}
+{{- with get $annotations "meta.helm.sh/release-name" -}}
+{{- $owner = printf "the Helm release %s in the namespace %s" . (get $annotations "meta.helm.sh/release-namespace") -}}
+{{- end -}}
+{{- $serves := printf "%s serves %s already" $owner (join ", " (default (default (list "every namespace") $theirs) $both)) -}}
+{{- $wants := ternary "this release would serve them, too" (printf "this release would serve %s" (join ", " (default (list "every namespace") $ours))) (not (empty $both)) -}}
+{{- $remedy := "Leave them out of watchNamespaces" -}}
+{{- if not $theirs -}}
+{{- $remedy = "Give that one a list of other namespaces first (its watchNamespaces)" -}}
+{{- else if not $ours -}}
+{{- $remedy = "Give this release a list of other namespaces (--set 'watchNamespaces={NAMESPACE}')" -}}
+{{- end -}}
+{{- fail (printf "watchNamespaces: %s, and %s. Two operators must never serve the same namespace. Nothing was changed. %s, or uninstall that one or set its replicas to 0." $serves $wants $remedy) -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Noted on the Deployment while Helm would delete the CRD together with the release. */ -}}
 {{- define "qwen-operator.deletesDefinition" -}}qwen-vllm.io/deletes-definition{{- end -}}
 

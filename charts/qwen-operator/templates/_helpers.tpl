@@ -1,7 +1,20 @@
 {{- /* Gives values that are null, or that `helm upgrade --reuse-values` does not know yet, their
-     defaults. Every template begins with it. Free-form values stay as they are: null removes them. */ -}}
+     defaults. Every template begins with it. In free-form values null removes what is there. */ -}}
 {{- define "qwen-operator.complete" -}}
 {{- include "qwen-operator.fill" (list .Values (.Files.Get "files/defaults.yaml" | fromYaml)) -}}
+{{- include "qwen-operator.removeNulls" .Values -}}
+{{- end -}}
+
+{{- /* Removes the keys whose value is null, which Helm leaves in values that it reuses. */ -}}
+{{- define "qwen-operator.removeNulls" -}}
+{{- $values := . -}}
+{{- range $key, $value := . -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := unset $values $key -}}
+{{- else if kindIs "map" $value -}}
+{{- include "qwen-operator.removeNulls" $value -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- /* Call it with (list values defaults). */ -}}

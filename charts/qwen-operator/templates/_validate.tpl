@@ -3,6 +3,9 @@
 {{- include "qwen-operator.validateNames" . -}}
 {{- include "qwen-operator.validatePod" . -}}
 {{- include "qwen-operator.validatePodTemplate" . -}}
+{{- include "qwen-operator.validateResources" . -}}
+{{- include "qwen-operator.validateStrategy" . -}}
+{{- include "qwen-operator.validateTolerations" . -}}
 {{- if and (gt (int .Values.replicas) 1) (not .Values.leaderElection.enabled) -}}
 {{- fail "replicas: more than one operator pod requires leaderElection.enabled=true" -}}
 {{- end -}}
@@ -84,6 +87,57 @@
 {{- fail (printf "podTemplate.allow: %s is no field of podTemplate, so it would allow nothing" $path) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* A quantity of Kubernetes as a number, such as 134217728 for 128Mi. */ -}}
+{{- define "qwen-operator.quantity" -}}
+{{- $text := toString . -}}
+{{- $suffix := regexFind "[numkKMGTPE]?i?$" $text -}}
+{{- $factors := dict "" 1.0 "n" 1e-9 "u" 1e-6 "m" 1e-3 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 -}}
+{{- $factors = merge $factors (dict "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0) -}}
+{{- $factors = merge $factors (dict "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0) -}}
+{{- mulf (float64 (trimSuffix $suffix $text)) (get $factors $suffix) -}}
+{{- end -}}
+
+{{- define "qwen-operator.validateResources" -}}
+{{- $resources := default dict .Values.resources -}}
+{{- $limits := default dict $resources.limits -}}
+{{- range $resource, $request := default dict $resources.requests -}}
+{{- if hasKey $limits $resource -}}
+{{- $limit := get $limits $resource -}}
+{{- if gt (float64 (include "qwen-operator.quantity" $request)) (float64 (include "qwen-operator.quantity" $limit)) -}}
+{{- fail (printf "resources.requests.%s: %v is above the limit (resources.limits.%s: %v)" $resource $request $resource $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "qwen-operator.validateStrategy" -}}
+{{- $strategy := default dict .Values.strategy -}}
+{{- $rolling := default dict $strategy.rollingUpdate -}}
+{{- if and (eq (toString $strategy.type) "Recreate") (hasKey $strategy "rollingUpdate") -}}
+{{- fail "strategy.rollingUpdate: the type Recreate allows none; leave it out, or set strategy.type=RollingUpdate" -}}
+{{- end -}}
+{{- $zero := list "0" "0%" -}}
+{{- if and (has (toString $rolling.maxSurge) $zero) (has (toString $rolling.maxUnavailable) $zero) -}}
+{{- fail "strategy.rollingUpdate: maxSurge and maxUnavailable are both 0, so no pod could ever be replaced" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "qwen-operator.validateTolerations" -}}
+{{- range $index, $toleration := .Values.tolerations -}}
+{{- $path := printf "tolerations[%d]" $index -}}
+{{- $exists := eq (toString .operator) "Exists" -}}
+{{- if and $exists .value -}}
+{{- fail (printf "%s.value: the operator Exists compares no value; leave it out, or use the operator Equal" $path) -}}
+{{- end -}}
+{{- if and (not .key) (not $exists) -}}
+{{- fail (printf "%s.key: only the operator Exists works without a key" $path) -}}
+{{- end -}}
+{{- if and (hasKey . "tolerationSeconds") (ne (toString .effect) "NoExecute") -}}
+{{- fail (printf "%s.tolerationSeconds: only the effect NoExecute has a time" $path) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -20,6 +20,7 @@ from qwen_operator.reconcile import Reconciler
 from qwen_operator.remediation.gates import GateKeeper
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.remediator import Remediator
+from qwen_operator.remediation.revisions import Revisions
 from qwen_operator.remediation.writes import Writer
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Controller:
         self._remediator = Remediator(
             kube, self.cluster, self._poller, writer, health=health, on_change=self._queue.add
         )
+        self._revisions = Revisions(kube)
         self._reconciler = Reconciler(
             kube,
             self.cluster,
@@ -70,6 +72,8 @@ class Controller:
             ask=self._poller.progress,
             load=self._remediator.warnings,
             adapters=self._remediator.adapters,
+            engines=self._remediator.engines,
+            newest=self._revisions.newest,
         )
         self._matters: dict[Key, tuple[Any, ...]] = {}
         self._ended = False
@@ -121,6 +125,7 @@ class Controller:
         self._remediator.sync(key)
         self._queue.forget(key)
         self._reconciler.forget(key)
+        self._revisions.forget(key)
         if not self.cluster.services:
             self._health.forget("reconcile")
 

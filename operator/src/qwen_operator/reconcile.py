@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -44,7 +44,7 @@ from qwen_operator.process.operator_metrics import CONDITION, SCALED_TO_ZERO, WR
 from qwen_operator.process.settings import Settings
 from qwen_operator.status.adapters import Reports, adapter_statuses, adapter_warnings
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate, invalid_status
-from qwen_operator.status.diagnosis import is_active, is_held_up
+from qwen_operator.status.diagnosis import EngineReport, is_active, is_held_up
 from qwen_operator.status.download import DownloadView, Seen, view_download
 from qwen_operator.status.transitions import status_patch, transitions
 
@@ -58,10 +58,15 @@ async def _silent(*_: str) -> bytes | None:
     return None
 
 
+async def _unknown(*_: Any) -> str | None:
+    return None
+
+
 class Reconciler:
     """Reconciles services. At most one call at a time for each service.
 
-    `ask(address, namespace)` returns what the pod of a download says.
+    `ask(address, namespace)` returns what the pod of a download says, and
+    `newest(key, pods, deployment)` the hash of the newest revision of a service.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class Reconciler:
         ask: Ask = _silent,
         load: Callable[[Key], Sequence[PlanWarning]] = lambda _: (),
         adapters: Callable[[Key], Reports] = lambda _: {},
+        engines: Callable[[Key], Mapping[str, EngineReport]] = lambda _: {},
+        newest: Callable[[Key, Sequence[Object], Object | None], Awaitable[str | None]] = _unknown,
     ) -> None:
         self._kube = kube
         self._cluster = cluster
@@ -90,6 +97,8 @@ class Reconciler:
         self._outlook = outlook
         self._load = load
         self._adapters = adapters
+        self._engines = engines
+        self._newest = newest
         self._children = Children(kube, cluster, again, report=self._report_drift)
         self._pod_events = PodEvents(kube, again)
         self._claims = Claims(kube)
@@ -148,14 +157,17 @@ class Reconciler:
         pods = self._cluster.pods(key)
         held_up = [*of_download, *(pod for pod in pods if is_held_up(pod))]
         front = self._children.own(SERVICES, owner, child_name(key[1]))
+        deployment = self._children.own(DEPLOYMENTS, owner, child_name(key[1]))
         return Observed(
-            deployment=self._children.own(DEPLOYMENTS, owner, child_name(key[1])),
+            deployment=deployment,
             selector=_selector(front),
             port=_port(front),
             pods=pods,
             events=await self._pod_events.of(key, held_up),
             suspended=self._suspended(key),
             outlook=self._outlook(key),
+            engines=self._engines(key),
+            newest=await self._newest(key, pods, deployment),
         )
 
     def _reports(self, key: Key) -> Reports:

@@ -132,6 +132,13 @@ def test_notes_say_how_to_watch(notes_chart: Path) -> None:
     assert "every namespace" in text
 
 
+def test_notes_say_when_no_operator_runs(notes_chart: Path) -> None:
+    text = notes(notes_chart, {"replicas": 0, "watchNamespaces": ["team-a"]})
+    assert "is installed for team-a, but replicas is 0: no operator runs" in text
+    assert "serves QwenServices" not in text
+    assert "kubectl -n qwen-system scale deployment/qwen-operator --replicas=1" in text
+
+
 def test_notes_of_a_namespaced_operator_use_a_served_namespace(notes_chart: Path) -> None:
     text = notes(notes_chart, {"watchNamespaces": ["team-a", "team-b"]})
     assert "team-a, team-b" in text

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from qwen_operator.remediation.act import _FINISHED, _MADE
+from qwen_operator.remediation.engines import RESTARTED
 from qwen_operator.remediation.outlook import POSTPONED
 from qwen_operator.remediation.restarts import DEAD
 from qwen_operator.remediation.silence import UNREADABLE
@@ -90,7 +91,7 @@ def events_of_the_operator() -> set[str]:
     reported = set(re.findall(r'\bReport\([\w.]+, [\w.]+, "(\w+)"', decisions))
     assert all((named, chosen, refused, budget, drift, reported))
     finished = {f"Restart{outcome}" for outcome in _FINISHED}
-    return named | chosen | refused | budget | drift | reported | finished | {DEAD, POSTPONED, UNREADABLE}
+    return named | chosen | refused | budget | drift | reported | finished | {DEAD, POSTPONED, UNREADABLE, RESTARTED}
 
 
 def test_the_table_of_events_names_what_the_operator_writes_and_nothing_else() -> None:

@@ -175,7 +175,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"extraEnv": [{"name": "A", "valueFrom": {}}]}, "valueFrom"),
     ({"extraVolumes": [{"name": "a", "emptyDir": {}, "configMap": {"name": "b"}}]}, "extraVolumes"),
-    ({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}}, "strategy"),
     ({"networkPolicy": {"from": [{}]}}, "from"),
     ({"networkPolicy": {"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]}}, "from"),
     ({"monitoring": {"metricsKey": {"secretName": "Metrics_Keys"}}}, "secretName"),
@@ -195,8 +194,9 @@ def test_what_kubernetes_would_refuse_is_refused_with_its_name() -> None:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        # Helm misplaces this error, but it names the resource.
-        ({"resources": {"requests": {"cpus": "1"}}}, "cpus"),
+        ({"resources": {"requests": {"cpus": "1"}}}, "'/resources/requests': additional properties 'cpus'"),
+        ({"podLabels": {"a b": "c"}}, "'/podLabels': additional properties 'a b'"),
+        ({"commonAnnotations": {"a b": "c"}}, "'/commonAnnotations': additional properties 'a b'"),
         ({"extraEnv": [{"name": "A", "valueForm": {}}]}, "extraEnv"),
         ({"serverImages": {"cpu": "a b"}}, "serverImages"),
         ({"image": {"repository": "x:1.0"}}, "image"),
@@ -265,6 +265,16 @@ def test_what_kubernetes_accepts_is_accepted() -> None:
             {"replicas": 1, "leaderElection": {"enabled": False}, "strategy": {"type": "RollingUpdate"}},
             "can only be Recreate",
         ),
+        ({"resources": {"requests": {"memory": "1Gi"}}}, "resources.requests.memory: 1Gi is above the limit"),
+        ({"resources": {"requests": {"cpu": 0.6}, "limits": {"cpu": "500m"}}}, "requests.cpu: 0.6 is above the limit"),
+        ({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}}, "the type Recreate allows none"),
+        ({"strategy": {"rollingUpdate": {"maxSurge": "0%", "maxUnavailable": 0}}}, "maxUnavailable are both 0"),
+        ({"tolerations": [{"key": "a"}, {"operator": "Exists", "value": "b"}]}, "tolerations[1].value: the operator"),
+        ({"tolerations": [{"value": "b"}]}, "tolerations[0].key: only the operator Exists"),
+        (
+            {"tolerations": [{"key": "a", "effect": "NoSchedule", "tolerationSeconds": 5}]},
+            "tolerations[0].tolerationSeconds: only the effect NoExecute",
+        ),
     ],
 )
 def test_what_would_be_dropped_or_not_work_is_refused(values: dict[str, Any], said: str) -> None:
@@ -318,6 +328,38 @@ def test_nulls_are_the_defaults_and_crash_no_template(everything: Callable[[dict
     assert rendered.container["env"] == usual.container["env"]
     assert rendered.container["image"] == usual.container["image"]
     assert rendered.one("PriorityClass")["value"] == usual.one("PriorityClass")["value"]
+
+
+def test_the_schema_accepts_null_wherever_there_is_a_default() -> None:
+    """Helm asks it about nulls that `--reuse-values` brings, and removes others first."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft7Validator(schema)
+
+    def null(values: Any) -> Any:
+        return {key: null(value) for key, value in values.items()} if isinstance(values, dict) and values else None
+
+    for values in (null(defaults()), leaves_null(defaults()), sections_null(defaults()), dict.fromkeys(defaults())):
+        assert [f"{error.json_path} {error.message}" for error in validator.iter_errors(values)] == []
+
+
+def test_a_null_that_helm_leaves_reaches_no_object() -> None:
+    """Helm leaves a null without a default in the values, as one of a reused release."""
+    values = {
+        "nodeSelector": {"disk": None},
+        "podAnnotations": {"note": None},
+        "podSecurityContext": {"supplementalGroups": None},
+    }
+    rendered = render(values).one("Deployment")["spec"]["template"]
+    assert "nodeSelector" not in rendered["spec"]
+    assert "note" not in rendered["metadata"]["annotations"]
+    assert "supplementalGroups" not in rendered["spec"]["securityContext"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "limit"), [("1e3", 1500), ("0.5", "500m"), ("1", "1000m"), (64, "1Ki"), ("128Mi", "0.2G"), ("0", "0")]
+)
+def test_a_request_may_be_as_large_as_the_limit(request_: Any, limit: Any) -> None:
+    render({"resources": {"requests": {"example.com/a": request_}, "limits": {"example.com/a": limit}}})
 
 
 def test_null_removes_what_a_cluster_does_not_allow() -> None:

@@ -26,6 +26,7 @@ from .shell_blocks import Command, commands
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
+SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md")), ROOT / "charts" / "qwen-operator" / "README.md"]
 # The pages whose dotted names are fields and values. In the others they may be files or JSON.
 GUIDES = [
@@ -46,17 +47,18 @@ KUBECTL_FLAGS = {
     "cordon": set[str](),
     "create": {"--from-literal"},
     "debug": {"-it", "--image", "--profile"},
-    "delete": {"--all", "--all-namespaces", "--cascade", "-l"},
+    "delete": {"--all", "--all-namespaces", "--cascade", "--ignore-not-found", "-l"},
     "describe": {"-l"},
     "drain": {"--delete-emptydir-data", "--ignore-daemonsets"},
-    "get": {"-A", "-l", "-o", "--all-namespaces", "--raw", "--watch"},
+    "get": {"-A", "-l", "-o", "--all-namespaces", "--raw", "--show-managed-fields", "--watch"},
     "label": {"--overwrite"},
     "logs": {"-c", "-f", "-l", "--prefix", "--previous", "--since", "--tail"},
     "patch": {"-p", "--patch", "--patch-file", "--subresource", "--type"},
     "port-forward": set[str](),
-    "rollout": {"--timeout"},
+    "rollout": {"--revision", "--timeout"},
     "run": {"-i", "--image", "--restart", "--rm"},
     "scale": {"--replicas"},
+    "set": set[str](),
     "wait": {"--for", "--timeout"},
 }
 KUBECTL_GLOBAL_FLAGS = {"-n", "--namespace", "--as"}
@@ -209,6 +211,36 @@ def test_every_part_of_a_service_fits_the_definition() -> None:
         service = {"apiVersion": "qwen-vllm.io/v1alpha1", "kind": "QwenService", "metadata": {}, "spec": spec}
         # A part need not have what a whole service must have.
         assert [wrong for wrong in objections(service) if "is a required property" not in wrong] == [], page
+
+
+BARE = re.compile(r"(?<![\"'\w])(?:[Oo]n|[Oo]ff|OFF|Yes|No)(?![\"'\w])")
+"""What YAML reads as a boolean where a QwenService wants a string, in the forms of its fields."""
+
+
+def yaml_words(text: str) -> Iterator[str]:
+    """What a reader may copy into YAML: pieces of code in a line, and comments behind fields."""
+    yield from (word for word in re.findall(r"`([^`\n]+)`", text) if re.fullmatch(BARE, word) or ": " in word)
+    for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        yield from re.findall(r"^[ -]*[a-zA-Z]+: .*?# (?:or )?(.+)$", block, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *SAMPLES], ids=name_of)
+def test_a_word_that_yaml_reads_as_a_boolean_has_quotes(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".yaml":
+        text = f"```yaml\n{text}```\n"
+    assert [word for word in yaml_words(text) if re.search(BARE, word)] == []
+
+
+def test_a_bare_word_is_noticed() -> None:
+    text = '`mode: Off`, `Off`, `{mode: Off}` `mode: "Off"`\n```yaml\n  mode: Enforce # or DryRun, Off\n```\n'
+    assert [word for word in yaml_words(text) if re.search(BARE, word)] == [
+        "mode: Off",
+        "Off",
+        "{mode: Off}",
+        "DryRun, Off",
+    ]
+    assert yaml.safe_load("mode: Off") == {"mode": False}
 
 
 @cache

@@ -62,7 +62,7 @@ async def test_the_events_of_remediation_are_shown_in_order_and_word_for_word() 
 def test_the_events_of_conditions_are_shown_word_for_word() -> None:
     others = [event for event in shown() if event.reason not in REMEDIATION]
     assert {event.reason for event in others} == {
-        HUNG, "MinimumReplicasUnavailable", "RollingOut", "AsExpected", "Complete", "MinimumReplicasAvailable",
+        HUNG, "MinimumReplicasUnavailable", "AvailabilityPending", "AsExpected", "Complete", "MinimumReplicasAvailable",
     }  # fmt: skip
     for event in others:
         change, _, message = event.text.partition(": ")

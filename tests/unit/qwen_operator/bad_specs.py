@@ -119,6 +119,21 @@ ADAPTERS = [
         "adapters must not have a name of the model",
         beside=(("model.aliases", ["gpt-5"]),),
     ),
+    *(
+        BadSpec(
+            "adapters",
+            [{"name": "a", "source": _FOLDER}, {"name": name, "source": _FOLDER}],
+            "adapters must not have the model's default name",
+            beside=(("model.source", source),),
+        )
+        for name, source in (
+            ("qwen-news-classifier", {"builtin": "news-classifier"}),
+            ("Qwen3-8B", {"huggingFace": {"repo": "Qwen/Qwen3-8B"}}),
+            ("gpt2", {"huggingFace": {"repo": "gpt2"}}),
+            ("Qwen3-8B", {"modelScope": {"repo": "Qwen/Qwen3-8B"}}),
+            ("b", {"pvc": {"claimName": "models", "path": "a/b"}}),
+        )
+    ),
     BadSpec(
         "adapters",
         [{"name": f"a{number}", "source": _FOLDER} for number in range(17)],
@@ -338,6 +353,11 @@ OTHERS = [
     BadSpec("metadata.labels", {"qwen-vllm.io/service": "x"}, "the operator sets them"),
     BadSpec("metadata.labels", {"team": "a b"}, "should match", "metadata.labels.team"),
     BadSpec("metadata.annotations", {"qwen-vllm.io/restart": "1"}, "they belong to the operator"),
+    BadSpec("metadata.labels", {"a b": "c"}, "must have keys such as"),
+    BadSpec("metadata.annotations", {"a" * 64: "c"}, "must have keys such as"),
+    BadSpec("podTemplate.metadata.labels", {"Example.com/a": "c"}, "must have keys such as"),
+    BadSpec("monitoring.labels", {"a..b/c": "d"}, "must have keys such as"),
+    BadSpec("podTemplate.metadata.annotations", {"a/b/c": "d"}, "must have keys such as"),
     BadSpec("monitoring.labels", {"qwen-vllm.io/service": "x"}, "the operator sets them"),
     BadSpec("service.annotations", {"qwen-vllm.io/config-hash": "1"}, "they belong to the operator"),
 ]  # fmt: skip

@@ -164,6 +164,16 @@ GOOD_SPECS: dict[str, Spec] = {
             {"name": "finance", "source": {"modelScope": {"repo": "me/finance", "revision": "v2"}}},
         ],
     },
+    "an adapter with the default name of a model of another name": {
+        "engine": {"device": "cpu"},
+        "model": {"servedName": "base", "source": {"huggingFace": {"repo": "Qwen/Qwen3-8B"}}},
+        "adapters": [{"name": "Qwen3-8B", "source": {"path": "/models/news"}}],
+    },
+    "adapters whose names are not quite the model's": {
+        "engine": {"device": "cpu"},
+        "model": {"source": {"pvc": {"claimName": "models", "path": "a/b"}}},
+        "adapters": [{"name": name, "source": {"path": "/models/news"}} for name in ("a", "a/b", "models")],
+    },
     "room for adapters": {**CPU, "lora": {"maxAdapters": 20, "maxAtOnce": 8, "maxRank": 64}},
     "tenants": {
         **CPU,
@@ -350,7 +360,7 @@ GOOD_SPECS: dict[str, Spec] = {
     },
     "labels and pods": {
         **CPU,
-        "metadata": {"labels": {"team": "news"}, "annotations": {"example.com/a": "any text: 1"}},
+        "metadata": {"labels": {"team": "news"}, "annotations": {"example.com/a": "any text: 1", "EXAMPLE.com/a": ""}},
         "podTemplate": {
             "metadata": {
                 "labels": {"app.kubernetes.io/version": "1"},

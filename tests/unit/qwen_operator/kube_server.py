@@ -112,11 +112,12 @@ class Objects:
             self._report(kind, obj)
 
     def delete(self, name: str, namespace: str = "n", *, quietly: bool = False) -> None:
-        """Deletes an object."""
+        """Deletes an object, which is reported with the version of its deletion."""
         obj = self.items.pop((namespace, name))
         self.version += 1
         if not quietly:
-            self._report("DELETED", obj)
+            metadata = {**obj["metadata"], "resourceVersion": str(self.version)}
+            self._report("DELETED", {**obj, "metadata": metadata})
 
     def send(self, line: bytes) -> None:
         """Sends a line to all watches."""

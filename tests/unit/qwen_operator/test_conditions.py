@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 from datetime import timedelta
 
+import pytest
+
 from qwen_operator.api import RemediationStatus
 from qwen_operator.api.names import READINESS_GATE, selector_labels
 from qwen_operator.planning.plan import PlanWarning
+from qwen_operator.planning.plan_warnings import YOUNG_PODS
 from qwen_operator.status.conditions import ApplyError, Observed, Suspension, evaluate
 from tests.unit.qwen_operator.objects import (
     NOW,
@@ -199,8 +202,38 @@ def test_pods_that_may_not_be_created_are_reported() -> None:
 
 def test_scaled_to_zero_is_not_ready_and_not_degraded() -> None:
     status = status_of(replicas=0)
-    assert condition(status, "Ready").reason == "ScaledToZero"
+    assert condition(status, "Ready").reason == status.reason == "ScaledToZero"
     assert condition(status, "Degraded").status == "False"
+
+
+@pytest.mark.parametrize("reason", ["InvalidPodTemplate", "ApplyFailed", "NameTaken"])
+def test_scaled_to_zero_hides_no_fault(reason: str) -> None:
+    status = status_of(replicas=0, deployment=None, apply_errors=[ApplyError(reason, "refused", "Deployment")])
+    assert condition(status, "Ready").reason == "ScaledToZero"
+    assert status.reason == condition(status, "Degraded").reason == reason
+
+
+def test_while_pods_are_replaced_no_more_replicas_serve_than_there_are() -> None:
+    others = [{**READY_POD, "metadata": {**READY_POD["metadata"], "uid": uid}} for uid in ("a", "b")]
+    assert ready(READY_POD).message.startswith("1 of 1 replicas serve at http")
+    assert ready(READY_POD, *others[:1]).message.startswith("1 of 1 replicas and 1 more pod serve at http")
+    assert ready(READY_POD, *others).message.startswith("1 of 1 replicas and 2 more pods serve at http")
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ({}, "AvailabilityPending"),
+        ({"updatedReplicas": 0}, "RollingOut"),
+        ({"replicas": 2}, "RollingOut"),
+        ({"observedGeneration": 0}, "RollingOut"),
+    ],
+    ids=["young", "to be replaced", "to be removed", "not seen"],
+)
+def test_pods_that_are_only_young_are_no_rollout(counts: Object, reason: str) -> None:
+    status = status_of(READY_POD, deployment=deployment(availableReplicas=0, **counts))
+    found = condition(status, "Progressing")
+    assert (found.status, found.reason, status.reason) == ("True", reason, reason)
 
 
 def test_pods_that_are_being_deleted_do_not_count() -> None:
@@ -240,6 +273,13 @@ def test_pods_that_have_not_been_ready_for_long_enough_are_not_available() -> No
 def test_pending_update_is_seen_where_one_looks_for_rollouts() -> None:
     status = status_of(READY_POD, warnings=[PlanWarning("UpdatePending", "operator 2 would change the pods")])
     assert condition(status, "Progressing").reason == "UpdatePending"
+
+
+def test_a_change_that_waits_for_young_pods_is_seen_before_what_is_wrong_with_the_update_before_it() -> None:
+    found = deployment(updatedReplicas=0, availableReplicas=0)
+    status = status_of(READY_POD, deployment=found, warnings=[PlanWarning("UpdatePending", YOUNG_PODS)])
+    assert condition(status, "Progressing").reason == "UpdatePending"
+    assert condition(status, "Progressing").status == "True"
 
 
 def test_suspended_remediation_degrades() -> None:

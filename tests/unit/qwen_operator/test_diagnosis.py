@@ -248,6 +248,13 @@ def test_a_gate_that_somebody_closed_by_hand_says_so() -> None:
     assert (ready(closed).reason, "a disk is replaced" in ready(closed).message) == ("Maintenance", True)
 
 
+def test_an_image_that_is_missing_is_that_of_a_container() -> None:
+    waiting = {"state": {"waiting": {"reason": "ErrImagePull", "message": "proxy:typo"}}}
+    own, other = (ready(pod(containerStatuses=[{"name": name, **waiting}])).message for name in ("server", "proxy"))
+    assert "container server: ErrImagePull: proxy:typo. Check engine.image," in own
+    assert "container proxy: ErrImagePull: proxy:typo. Check the image of this container in podTemplate," in other
+
+
 def test_a_container_in_back_off_says_until_when() -> None:
     message = "back-off 2m40s restarting failed container=server pod=news-1_default(uid)"
     last = {"exitCode": 1, "reason": "Error", "finishedAt": "2026-01-02T03:00:00Z"}

@@ -58,6 +58,21 @@ def test_a_field_that_somebody_removed_has_no_manager() -> None:
     assert managers(found) == ""
 
 
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        ([], "spec.replicas (changed from 3 to 0 by an unknown field manager)"),
+        ([taken("kubectl", {"f:spec": {"f:replicas": {}}})], "spec.replicas (changed from 3 to 0 by kubectl)"),
+    ],
+    ids=["scale to 0", "patch"],
+)
+def test_a_number_is_named_with_its_values(record: list[Object], text: str) -> None:
+    """The API server records no manager of `kubectl scale --replicas=0`."""
+    desired, live = deployment(lambda fields: fields["f:spec"].pop("f:replicas"), *record)
+    desired["spec"]["replicas"], live["spec"] = 3, {**live["spec"], "replicas": 0}
+    assert describe(drift_of(desired, live)) == text
+
+
 def test_an_item_that_somebody_replaced_is_found_among_the_fields_of_others() -> None:
     variable: Object = {CONTAINER: {"f:env": {'k:{"name":"HOME"}': {".": {}, "f:value": {}}}}}
     record = {"f:spec": {"f:template": {"f:spec": {"f:containers": variable}}}}

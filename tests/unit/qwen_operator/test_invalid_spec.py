@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from qwen_operator.api import InvalidSpecError, ServiceStatus
 from qwen_operator.api.names import selector_labels
 from qwen_operator.api.objects import Key
+from qwen_operator.controller import Controller
 from qwen_operator.kube.events import Recorder
 from qwen_operator.kube.resources import Resource
+from qwen_operator.process.health import Health
 from qwen_operator.process.settings import read_settings
 from qwen_operator.reconcile import Reconciler
 from qwen_operator.status.conditions import Observed, Suspension, invalid_status
-from tests.unit.qwen_operator.objects import NOW, READY_POD, UID, Object, deployment, pod, service_object
+from qwen_operator.status.diagnosis import EngineReport
+from tests.unit.qwen_operator.objects import NOW, READY_POD, UID, Object, crashed, deployment, pod, service_object
 from tests.unit.qwen_operator.statuses import LOADING, condition, status_of
 
 ERROR = InvalidSpecError("spec.replicas", "must be a number")
@@ -139,3 +143,35 @@ async def test_a_reconciliation_counts_the_pods_of_a_spec_that_it_cannot_read() 
     assert "replicas" not in written["status"]  # there are still two
     [event] = recorder._pending["default"]
     assert (event.type, event.reason, "spec.replicas" in event.text) == ("Warning", "InvalidSpec", True)
+
+
+async def test_a_reconciliation_knows_the_newest_revision_and_what_the_engines_say() -> None:
+    newer = {**READY_POD, "metadata": {**READY_POD["metadata"], "labels": {"pod-template-hash": "b"}}}
+    cluster: Any = Cluster(service_object(replicas="many"), pod("news-0", server=crashed(78, "typo")), newer)
+
+    async def newest(_: Key, pods: Sequence[Object], found: Object | None) -> str:
+        assert len(pods) == 2
+        assert found is not None
+        return "b"
+
+    reconciler = Reconciler(
+        cluster,
+        cluster,
+        Recorder(cluster, "test"),
+        read_settings(["--server-image-cpu=a", "--server-image-cuda=b"], {}),
+        suspended=lambda _: None,
+        gone=lambda _: None,
+        again=lambda *_: None,
+        engines=lambda _: {"uid-news-1": EngineReport(alert="EngineUnresponsive")},
+        newest=newest,
+    )
+    await reconciler.reconcile(("default", "news"))
+    conditions = cluster.patched[0]["status"]["conditions"]
+    assert {item["type"]: item["reason"] for item in conditions}["Ready"] == "EngineUnresponsive"
+
+
+async def test_the_controller_asks_the_remediator_and_the_replica_sets() -> None:
+    kube: Any = None
+    controller = Controller(kube, read_settings(["--server-image-cpu=a", "--server-image-cuda=b"], {}), Health())
+    assert controller._reconciler._engines == controller._remediator.engines
+    assert controller._reconciler._newest == controller._revisions.newest

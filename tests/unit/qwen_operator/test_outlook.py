@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from qwen_operator.api import HardwareReplacement, RemediationStatus, RestartIntent, format_time
+from qwen_operator.api import HardwareReplacement, HistoryEntry, RemediationStatus, RestartIntent, format_time
 from qwen_operator.api.objects import Key
 from qwen_operator.kube.events import Subject
 from qwen_operator.remediation.act import ServiceActor
@@ -180,7 +180,12 @@ NO_RESTART = {**ALERTS, HUNG: replace(ALERTS[HUNG], restart_after=None)}
         (lambda: hung(3), rollout, "RolloutUnderWay", "It is not restarted while a rollout is under way."),
         (lambda: hung(3), stall, "RolloutStalled", "because the rollout of its revision is stalled"),
         (lambda: hung(3), lost_node, "NodeNotReady", "so Kubernetes replaces it"),
-        (lambda: hung(3, max_restarts=0), patience, "BudgetExhausted", "The budget of 0 restarts within 3600 s is"),
+        (
+            lambda: hung(3, max_restarts=0),
+            patience,
+            "BudgetExhausted",
+            "restartBudget.maxRestarts is 0, which allows no",
+        ),
         (lambda: hung(3, alerts=NO_RESTART), patience, "", "It is not restarted for EngineUnresponsive"),
         (lambda: hung(2, "GPUUnhealthy", min_ready=2), patience, "MinReadyReplicas", "minReadyReplicas (2) other pods"),
         (lambda: hung(2, "HighErrorRate"), loneliness, "NoPeer", "no other pod serves that it can be compared with"),
@@ -230,6 +235,18 @@ def test_the_second_pod_waits_for_the_first_one_and_then_for_the_back_off() -> N
     assert "after p0" in reported[0].text
     assert format_time(first.time + timedelta(seconds=120)) in reported[1].text
     assert first.time + timedelta(seconds=120) <= second.time
+
+
+def test_the_back_off_after_a_refusal_is_that_of_the_refused_pod() -> None:
+    world = hung(3)
+    far = world.wall + timedelta(seconds=300)
+    refused = [HistoryEntry(time=world.wall, pod=f"p{pod}", pod_uid=f"u{pod}", action="Blocked") for pod in range(2)]
+    text = {}
+    for pod, entry in enumerate(refused):
+        world.ledger = RemediationStatus(backoff_until=far, history=[entry])
+        text[pod] = ahead(world)["u0"].text
+    assert text[0] == f"It is restarted at {format_time(far)} unless it recovers (back-off until then)."
+    assert text[1] == f"It is restarted at {moment(when(world, CloseGate) + 60)} unless it recovers."
 
 
 def test_a_hung_pod_does_not_wait_for_a_replacement_that_finds_no_node() -> None:

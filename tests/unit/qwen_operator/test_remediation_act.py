@@ -60,6 +60,7 @@ class Cluster:
         self.error: KubeError | None = TooManyRequestsError(429, "the disruption budget news needs 1 healthy pod")
         self.evidence: dict[str, Evidence | None] = {}
         self.recorder = Recorder(cast("KubeClient", self), "test")
+        self.policy = policy()
         self.restarts = 0
         self.writes = 0
 
@@ -99,7 +100,7 @@ class Cluster:
     async def perform(self, *steps: Step, **options: Any) -> None:
         kube = cast("KubeClient", self)
         writer = Writer(kube, self.recorder, lambda _: None, lambda _: None, now=lambda: self.now)
-        await ServiceActor(writer, self.service, {}, self.evidence, policy(), **options).carry_out(steps)
+        await ServiceActor(writer, self.service, {}, self.evidence, self.policy, **options).carry_out(steps)
 
 
 def intent_at(moment: datetime, **changes: Any) -> RestartIntent:
@@ -381,6 +382,10 @@ async def test_a_reset_of_the_budget_is_an_event_of_the_service_alone() -> None:
     assert cluster.ledger.handled_reset == "today"
     text = "the restart budget was reset by the annotation"
     assert cluster.events("RestartBudgetReset") == [("QwenService", "Normal", text)]
+    cluster.policy = policy(max_restarts=0)
+    await cluster.perform(ResetBudget("tomorrow"))
+    text = f"{text}, but remediation.restartBudget.maxRestarts is 0, which allows no restart"
+    assert cluster.events("RestartBudgetReset")[-1] == ("QwenService", "Normal", text)
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,18 @@ def test_a_missed_poll_does_not_end_the_suspension_for_a_spent_budget() -> None:
         assert world.suspended.reason == "BudgetExhausted"
 
 
+def test_a_budget_that_allows_no_restart_at_all_cannot_be_reset() -> None:
+    found = {}
+    for most in (0, 1):
+        world = World.of(2, policy(max_restarts=most, backoff_base=0.0))
+        world["u0"].alerts, world["u0"].cured_by_restart = HUNG, False
+        world.rounds(300.0)
+        assert world.suspended is not None
+        found[most] = world.suspended.message
+    assert found[0] == "remediation.restartBudget.maxRestarts is 0, which allows no restart. Raise it."
+    assert "change the value of the annotation" in found[1]
+
+
 def test_a_suspension_ends_when_its_reason_is_gone() -> None:
     world = World.of(2)
     for patient in world.patients.values():

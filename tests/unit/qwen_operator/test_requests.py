@@ -120,9 +120,24 @@ async def test_a_late_answer_does_not_bring_a_deleted_child_back(server: Server,
     await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts"))
     objects.delete("news-alerts")
     await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts") is None)
-    cluster.store_child(CONFIG_MAPS, config_map())
+    cluster.store_child(CONFIG_MAPS, config_map(objects.version - 1))
     assert cluster.child(CONFIG_MAPS, "n", "news-alerts") is None
     cluster.store_child(CONFIG_MAPS, config_map(uid="another"))
+    assert cluster.child(CONFIG_MAPS, "n", "news-alerts") is not None
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+async def test_a_child_without_its_label_is_known_again_when_it_was_written(server: Server, kube: KubeClient) -> None:
+    """A watch with a selector reports it as deleted. The status must not miss the child then."""
+    server.answer = objects = Objects("configmaps")
+    cluster, task = await running_cache(kube, [])
+    await until(lambda: objects.watches)
+    objects.put(config_map())
+    await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts"))
+    objects.delete("news-alerts")
+    await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts") is None)
+    cluster.store_child(CONFIG_MAPS, config_map(objects.version + 1))
     assert cluster.child(CONFIG_MAPS, "n", "news-alerts") is not None
     task.cancel()
     await asyncio.wait((task,))

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from qwen_operator.kube.client import KubeClient
-from qwen_operator.remediation.revisions import MAX_REPLICA_SETS, newest_hash
+from qwen_operator.remediation.revisions import MAX_REPLICA_SETS, Revisions, newest_hash
 from tests.unit.qwen_operator.kube_server import Server, refusal
 
 Object = dict[str, Any]
@@ -61,3 +61,17 @@ async def test_the_newest_revision_is_not_known_if_it_cannot_be_read(server: Ser
 
     server.answer = answer
     assert await newest_hash(kube, KEY, DEPLOYMENT) is None
+
+
+async def test_the_newest_revision_is_read_once_for_each_state_of_a_deployment(
+    server: Server, kube: KubeClient
+) -> None:
+    server.answer = ReplicaSets(replica_set("ours", 1), replica_set("ours", 2))
+    pods = [{"metadata": {"labels": {"pod-template-hash": name}}} for name in ("hash-ours-1", "hash-ours-2")]
+    seen = Revisions(kube)
+    assert await seen.newest(KEY, pods[:1], DEPLOYMENT) is None
+    assert server.asked == []
+    for observed, reads in ((1, 1), (1, 2), (2, 3), (2, 3)):  # its controller has not seen generation 2 at first
+        live = {"metadata": {**DEPLOYMENT["metadata"], "generation": 2}, "status": {"observedGeneration": observed}}
+        assert await seen.newest(KEY, pods, live) == "hash-ours-2"
+        assert len(server.asked) == reads

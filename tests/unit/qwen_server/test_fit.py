@@ -219,7 +219,7 @@ def test_on_a_cpu_cache_and_container_are_refused_with_what_fits(memory: dict[st
     with pytest.raises(EngineError, match=r"fits with --max-model-len=640 or --kv-cache-gib=0.25"):
         check_fit(make_settings(kv_cache_gib=0.001), "cpu")
     memory["container"] = GIB
-    with pytest.raises(EngineError, match=r"fit with --kv-cache-gib=0.01 or a memory limit above 1.25 GiB"):
+    with pytest.raises(EngineError, match=r"fit with --kv-cache-gib=0.01 or a memory limit of 2.75 GiB"):
         check_fit(make_settings(kv_cache_gib=1), "cpu")
 
 

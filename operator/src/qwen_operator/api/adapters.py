@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from qwen_operator.api.base import ApiObject, ValidationRule
-from qwen_operator.api.replica import REPOSITORY, SCOPED_REPOSITORY, Revision
+from qwen_operator.api.replica import REPOSITORY, SCOPED_REPOSITORY, ModelSource, Revision
 
 MAX_ADAPTERS = 32
 DEFAULT_ADAPTERS = 16
@@ -66,6 +66,39 @@ class AdapterSpec(ApiObject):
         description="Name of the adapter in the API: requests with this `model` use it."
     )
     source: AdapterSource = Field(description="Where the adapter comes from. Exactly one source must be set.")
+
+
+def _has_default_name(name: str, source: ModelSource) -> bool:
+    """Whether a name is that of the model, as far as DEFAULT_NAME_RULE reads it from the source."""
+    if source.builtin is not None:
+        return name == (source.builtin if source.builtin.startswith("qwen") else f"qwen-{source.builtin}")
+    hub = source.hugging_face or source.model_scope
+    path = hub.repo if hub is not None else source.pvc.path if source.pvc is not None else ""
+    return "/" not in name and f"/{path}/".endswith(f"/{name}/")
+
+
+def _no_default_name(spec: Any) -> bool:
+    names = [adapter.name for adapter in spec.adapters]
+    return spec.model.served_name is not None or not any(_has_default_name(name, spec.model.source) for name in names)
+
+
+_IS_BUILTIN = (
+    "has(self.model.source.builtin) && adapter.name == "
+    "(self.model.source.builtin.startsWith('qwen') ? '' : 'qwen-') + self.model.source.builtin"
+)
+_IS_LAST_PART = " || ".join(
+    f"has(self.model.source.{field.partition('.')[0]}) && "
+    f"('/' + self.model.source.{field} + '/').endsWith('/' + adapter.name + '/')"
+    for field in ("huggingFace.repo", "modelScope.repo", "pvc.path")
+)
+DEFAULT_NAME_RULE = ValidationRule(
+    "!has(self.adapters) || has(self.model.servedName) || !self.adapters.exists(adapter, "
+    f"{_IS_BUILTIN} || !adapter.name.contains('/') && ({_IS_LAST_PART}))",
+    "adapters must not have the model's default name: set model.servedName, or rename the adapter",
+    _no_default_name,
+    "adapters",
+)
+"""Not for the default names that follow from an image or the name of a claim."""
 
 
 class LoraSpec(ApiObject):

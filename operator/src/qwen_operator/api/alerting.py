@@ -159,7 +159,9 @@ class RemediationSpec(ApiObject):
     """What the operator does about unhealthy replicas."""
 
     mode: Literal["Enforce", "DryRun", "Off"] = Field(
-        default="Enforce", description="Enforce: act. DryRun: only report the actions. Off: do nothing."
+        default="Enforce",
+        description='Enforce: act. DryRun: only report the actions. "Off": do nothing; it needs its quotes, because '
+        "YAML reads the bare word as false.",
     )
     readiness_gate: Literal["Enabled", "Disabled"] = Field(
         default="Enabled",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final
 
 from pydantic import Field
@@ -29,8 +30,28 @@ ANNOTATIONS_RULE: Final = ValidationRule(
     lambda annotations: not any(key.startswith(RESERVED_PREFIX) for key in annotations),
 )
 
-OwnLabels = Annotated[Labels, LABELS_RULE]
-Annotations = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], ANNOTATIONS_RULE]
+_DNS_NAME: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_NAME: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+
+
+def _keys_rule(prefix: str) -> ValidationRule:
+    """The form of Kubernetes for the keys of labels and annotations."""
+    form = f"({prefix}/)?{_NAME}"
+    return ValidationRule(
+        f"self.all(key, key.matches(r'^({form})$'))",
+        "must have keys such as team or example.com/team: up to 63 letters, digits, -, _ and ., with a letter or digit "
+        "at both ends, and before them an optional DNS name with /",
+        lambda pairs: all(re.fullmatch(form, key) for key in pairs),
+    )
+
+
+OwnLabels = Annotated[Labels, LABELS_RULE, _keys_rule(_DNS_NAME)]
+Annotations = Annotated[
+    dict[str, Annotated[str, Field(max_length=4096)]],
+    ANNOTATIONS_RULE,
+    # The API server accepts upper case only here.
+    _keys_rule(_DNS_NAME.replace("a-z", "A-Za-z")),
+]
 
 
 class ChildMetadata(ApiObject):

@@ -10,6 +10,8 @@ from qwen_operator.api.qwenservice import GROUP
 MAX_NAME: Final = 63
 FIELD_MANAGER: Final = "qwen-operator"
 CONTAINER: Final = "server"
+SERVED_NAME_FLAG: Final = "--served-model-name="
+"""The argument of the server with the name of the model in the API."""
 PORT_NAME: Final = "http"
 PORT: Final = 8000
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
-from qwen_operator.api.adapters import DEFAULT_ADAPTERS, MAX_ADAPTERS, AdapterSpec, LoraSpec
+from qwen_operator.api.adapters import DEFAULT_ADAPTERS, DEFAULT_NAME_RULE, MAX_ADAPTERS, AdapterSpec, LoraSpec
 from qwen_operator.api.alerting import AlertSpec, RemediationSpec
 from qwen_operator.api.base import ApiObject, ValidationRule, map_list, section
 from qwen_operator.api.bounds import excess
@@ -120,6 +120,7 @@ class QwenServiceSpec(ApiObject):
             ),
             "adapters",
         ),
+        DEFAULT_NAME_RULE,
         ValidationRule(
             f"!has(self.adapters) || self.adapters.size() <= "
             f"(has(self.lora) ? self.lora.maxAdapters : {DEFAULT_ADAPTERS})",

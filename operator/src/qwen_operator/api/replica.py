@@ -139,7 +139,7 @@ class ModelSpec(ApiObject):
     chat_template: ChatTemplate | None = Field(
         default=None,
         description="A chat template to use instead of the model's own. Pods read it when they start: restart them "
-        "after a change of the ConfigMap.",
+        "after a change of the ConfigMap (`kubectl rollout restart deployment/NAME`).",
     )
     source: ModelSource = Field(description="Where the model comes from. Exactly one source must be set.")
     task: Literal["generate", "embed", "rerank", "classify"] = Field(

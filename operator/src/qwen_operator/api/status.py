@@ -176,7 +176,7 @@ class ServiceStatus(StatusObject):
     ready_replicas: int = Field(default=0, description="Number of pods that answer requests.")
     selector: str = Field(default="", description="Label selector of the pods, for autoscalers.")
     url: str = Field(default="", description="URL of the service for clients inside the cluster.")
-    model: str = Field(default="", description="Name of the model in the API.")
+    model: str = Field(default="", description="Name of the model in the API. It changes when an update has ended.")
     gpus: int = Field(default=0, description="GPUs per replica.")
     download: DownloadStatus | None = Field(
         default=None, description="The download of the model into the cache, if a Job does it."

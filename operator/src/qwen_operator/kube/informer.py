@@ -24,7 +24,7 @@ from qwen_operator.kube.errors import NotFoundError
 from qwen_operator.kube.projection import keeper
 from qwen_operator.kube.resources import Resource
 from qwen_operator.kube.retries import must_list, pause
-from qwen_operator.kube.states import newer, same, same_but_status
+from qwen_operator.kube.states import later, newer, same, same_but_status
 from qwen_operator.process.health import Health
 from qwen_operator.process.operator_metrics import FAILING_WATCHES, WATCHES
 
@@ -49,7 +49,7 @@ FAILING: Final = 2
 """A watch that has failed so often in a row counts as failing: each fails once in a while."""
 
 _REMEMBERED: Final = 1000
-"""So many deleted objects are remembered, by UID."""
+"""So many deleted objects are remembered, by UID, with the version of the deletion if known."""
 
 
 def service_label(obj: Object) -> str:
@@ -112,7 +112,7 @@ class Informer:
         self._objects: dict[Key, Object] = {}
         self._groups: dict[Key, set[Key]] = {}
         self._stored_at: dict[Key, float] = {}
-        self._deleted: OrderedDict[str, None] = OrderedDict()
+        self._deleted: OrderedDict[str, str] = OrderedDict()
         self._listed: set[str | None] = set()
         self._pending = {loop.namespace for loop in self._loops}
         self.synced = asyncio.Event()
@@ -151,21 +151,24 @@ class Informer:
         """Stores an object, also one that is not known.
 
         Unless a newer state of it is known or it was deleted: an answer may come after what the
-        watch reports.
+        watch reports. An answer that is newer than the deletion is believed: to a watch, an object
+        is also deleted when somebody takes its label away.
         """
         obj = self._keep(obj)
-        key = key_of(obj)
-        if obj["metadata"]["uid"] not in self._deleted and newer(obj, self._objects.get(key)):
+        key, uid = key_of(obj), obj["metadata"]["uid"]
+        exists = uid not in self._deleted or later(obj, self._deleted[uid])
+        if exists and newer(obj, self._objects.get(key)):
+            self._deleted.pop(uid, None)
             self._put(key, obj)
             self._stored_at[key] = asyncio.get_running_loop().time()
 
-    def discard(self, key: Key) -> None:
-        """Removes an object of which is known that it was deleted."""
+    def discard(self, key: Key, version: str = "") -> None:
+        """Removes an object of which is known that it was deleted, perhaps in which version."""
         old = self._objects.pop(key, None)
         self._stored_at.pop(key, None)
         if old is not None:
             self._unindex(key, old)
-            self._deleted[old["metadata"]["uid"]] = None
+            self._deleted[old["metadata"]["uid"]] = version
             if len(self._deleted) > _REMEMBERED:
                 self._deleted.popitem(last=False)
 
@@ -302,7 +305,7 @@ class Informer:
         old = self._objects.get(key)
         if kind == "DELETED":
             if old is not None and old["metadata"]["uid"] == obj["metadata"]["uid"]:
-                self._drop(key)
+                self._drop(key, obj["metadata"]["resourceVersion"])
         elif newer(obj, old):
             self._update(key, obj, handled=self._is_no_news(key, obj, old))
 
@@ -328,10 +331,10 @@ class Informer:
         self._objects[key] = obj
         self._groups.setdefault((key[0], self._group(obj)), set()).add(key)
 
-    def _drop(self, key: Key) -> None:
+    def _drop(self, key: Key, version: str = "") -> None:
         old = self._objects.get(key)
         if old is not None:
-            self.discard(key)
+            self.discard(key, version)
             self._notify(old)
 
     def _unindex(self, key: Key, obj: Object) -> None:

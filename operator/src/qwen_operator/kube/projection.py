@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final
 
 from qwen_operator.api.metadata import RESERVED_LABELS, RESERVED_PREFIX
-from qwen_operator.api.names import DOWNLOAD_LABEL, FIELD_MANAGER, JOB_NAME_LABEL
+from qwen_operator.api.names import DOWNLOAD_LABEL, FIELD_MANAGER, JOB_NAME_LABEL, SERVED_NAME_FLAG
 from qwen_operator.api.objects import Object
 from qwen_operator.kube.resources import (
     CONFIG_MAPS,
@@ -31,6 +31,7 @@ from qwen_operator.kube.sharing import shared, shared_record
 MAX_LABELS: Final = 64
 MAX_ANNOTATIONS: Final = 64
 MAX_CONTAINERS: Final = 100
+MAX_ARGUMENT: Final = 512
 MAX_RECORDS: Final = 20
 MAX_OWN_FIELDS: Final = 20_000
 """Fields of a record of who set them. The largest spec makes so many."""
@@ -141,8 +142,13 @@ def _pod_spec(spec: Object) -> Object:
 
 
 def _container(container: Object) -> Object:
-    """A container with the times of its startup probe, and without how it is asked."""
+    """A container with the times of its startup probe, and without how it is asked.
+
+    Of its arguments, only the name of the model is kept.
+    """
     kept: Object = {name: container[name] for name in _CONTAINER if name in container}
+    if named := [text for text in container.get("args") or () if text.startswith(SERVED_NAME_FLAG)]:
+        kept["args"] = [named[0][:MAX_ARGUMENT]]
     if probe := container.get("startupProbe"):
         kept["startupProbe"] = {name: probe[name] for name in _PROBE if name in probe}
     return kept

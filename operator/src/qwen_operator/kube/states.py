@@ -14,6 +14,12 @@ def newer(obj: Object, old: Object | None) -> bool:
     return not all(version.isdigit() for version in versions) or int(versions[0]) >= int(versions[1])
 
 
+def later(obj: Object, version: str) -> bool:
+    """Whether a state is known to be newer than a version of the same object."""
+    own = obj["metadata"]["resourceVersion"]
+    return bool(own.isdigit() and version.isdigit() and int(own) > int(version))
+
+
 def same(obj: Object, old: Object | None) -> bool:
     """Whether two states have the same resourceVersion."""
     return old is not None and old["metadata"]["resourceVersion"] == obj["metadata"]["resourceVersion"]

@@ -33,6 +33,7 @@ from qwen_operator.planning.builders.service import build_http_route, build_serv
 from qwen_operator.planning.download import Download, is_over, plan_download
 from qwen_operator.planning.monitoring import MonitoringDefaults
 from qwen_operator.planning.plan_warnings import (
+    YOUNG_PODS,
     PlanWarning,
     cache_warnings,
     claim_warnings,
@@ -53,10 +54,6 @@ _BLIP_SECONDS: Final = 60.0
 """Pods that have not been available yet may be replaced when none has been ready for so long."""
 YOUNG_GRACE: Final = 5.0
 """Seconds from minReadySeconds to the time when a change waits no longer."""
-YOUNG_PODS: Final = (
-    "Pods that answer have been ready for less than rollout.minReadySeconds while another update was under way. "
-    "Kubernetes would delete them for one more update, so this one waits until they count as available."
-)
 
 
 @dataclass(frozen=True)

@@ -328,9 +328,10 @@ class ServiceActor:
 
     async def _reset(self, step: ResetBudget) -> None:
         if await self._writer.update(self._key, lambda ledger: ledgers.reset(ledger, step.value)) is not None:
-            self._writer.recorder.emit(
-                self._subject, "Normal", "RestartBudgetReset", "the restart budget was reset by the annotation"
-            )
+            text = "the restart budget was reset by the annotation"
+            if not self._policy.max_restarts:
+                text = f"{text}, but remediation.restartBudget.maxRestarts is 0, which allows no restart"
+            self._writer.recorder.emit(self._subject, "Normal", "RestartBudgetReset", text)
 
     async def _recount(self, step: Recount) -> None:
         def change(ledger: RemediationStatus) -> RemediationStatus | None:

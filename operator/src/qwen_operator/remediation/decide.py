@@ -12,8 +12,8 @@ from typing import Final
 
 from qwen_operator.api import RemediationStatus
 from qwen_operator.api.catalogue import AlertClass
+from qwen_operator.remediation import engines, recovery, restarts, saturation, silence
 from qwen_operator.remediation import ledger as ledgers
-from qwen_operator.remediation import recovery, restarts, saturation, silence
 from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.dry_run import would_do
 from qwen_operator.remediation.memory import Memory, PodMemory, died_since, last_words, observe, take_out
@@ -57,7 +57,7 @@ def decide(seen: Round, policy: Policy, ledger: RemediationStatus, memory: Memor
         tuple(ledger.restart_times),
         began=(memory.start or now).mono,
     )
-    steps += [*_recount(state), *_died(state, memory)]
+    steps += [*_recount(state), *_died(state, memory), *engines.restarts(state, memory.pods)]
     if policy.mode == "Off":
         steps += [*restarts.call_off(state), *_open_all(state)]
         state.memory = {uid: replace(pod, latch=None) for uid, pod in state.memory.items()}

@@ -94,7 +94,7 @@ class PodMemory:
         engine_restarts, engine_restarts_left: what the server said last of the restarts of its
             engine, see `Evidence`.
         restarting: whether the server restarts its engine, and has for no longer than a start may
-            take; `restarting_since` is since when it says so.
+            take; `restarting_since` is since when it says so, and `engine_back` when that ended.
         latest: the latest evidence; `lost` is the last one of the process before, which is gone.
         deaths: how often the engine died since its container was last ready; `dying_since` is when
             it first did.
@@ -129,6 +129,7 @@ class PodMemory:
     engine_restarts_left: int = 0
     restarting: bool = False
     restarting_since: float | None = None
+    engine_back: float | None = None
     latest: Evidence | None = field(default=None, compare=False)
     lost: Evidence | None = field(default=None, compare=False)
     deaths: int = 0
@@ -236,12 +237,14 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
     renewed = known is not None and evidence.engine_restarts > known
     begun = memory.restarting_since if memory.restarting_since is not None and not restarted else now.mono
     lasts = evidence.restarting and now.mono - begun <= policy.startup
+    back = memory.restarting_since is not None or renewed
     memory = replace(
         memory,
         engine_restarts=evidence.engine_restarts,
         engine_restarts_left=evidence.engine_restarts_left,
         restarting=lasts,
         restarting_since=begun if evidence.restarting else None,
+        engine_back=None if evidence.restarting else now.mono if back else memory.engine_back,
         latest=evidence,
         lost=memory.latest if restarted else memory.lost,
     )

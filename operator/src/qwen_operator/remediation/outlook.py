@@ -43,11 +43,23 @@ def look_ahead(
     memory = decisions.memory
     if policy.mode != "Enforce" or not any(pod.latch for pod in memory.pods.values()):
         return {}
+    state = state_after(seen, policy, ledger, decisions, now)
+    view = _View(state, memory.start or now)
+    return {
+        pod.uid: view.of(pod, latch)
+        for pod in state.members
+        if pod.uid in memory.pods and (latch := memory.pods[pod.uid].latch) is not None and not latch.released
+    }
+
+
+def state_after(seen: Round, policy: Policy, ledger: RemediationStatus, decisions: Decisions, now: Instant) -> State:
+    """The state after the decisions of a round, as if its restarts had begun and ended."""
+    memory = decisions.memory
     steady = memory.steady(now)
     done = [step.intent for step in decisions.steps if isinstance(step, FinishRestart)]
     begun = [step.intent for step in decisions.steps if isinstance(step, BeginRestart)]
     intents = [*(intent for intent in ledger.intents if intent not in done), *begun]
-    state = State(
+    return State(
         seen,
         policy,
         ledgers.clamped(ledger.model_copy(update={"intents": intents}), memory.ahead, policy),
@@ -58,12 +70,6 @@ def look_ahead(
         tuple(ledger.restart_times),
         began=(memory.start or steady).mono,
     )
-    view = _View(state, memory.start or now)
-    return {
-        pod.uid: view.of(pod, latch)
-        for pod in state.members
-        if pod.uid in memory.pods and (latch := memory.pods[pod.uid].latch) is not None and not latch.released
-    }
 
 
 def texts(outlooks: Mapping[str, Outlook]) -> dict[str, str]:
@@ -96,7 +102,7 @@ class _View:
         why = self._held_up(pod, latch.alert)
         if why is not None:
             return why if due <= self.state.now.mono else Outlook(f"A restart is due at {self._time(due)}. {why.text}")
-        return self._planned(due)
+        return self._planned(pod, due)
 
     def _unknown(self, pod: Pod) -> Outlook | None:
         """What is next for a pod of which nothing is known at the moment; None if it is known."""
@@ -122,11 +128,11 @@ class _View:
         last = format_time(intent.time + timedelta(seconds=policy.drain))
         return Outlook(f"Its restart begins when it has no more requests, at {last} at the latest.")
 
-    def _planned(self, due: float) -> Outlook:
+    def _planned(self, pod: Pod, due: float) -> Outlook:
         """A restart that nothing but time stands in the way of."""
         ledger, policy, now = self.state.ledger, self.state.policy, self.state.now
-        until = ledger.backoff_until
-        if until is not None and ledgers.backoff_left(ledger, policy, now.wall) > max(0.0, due - now.mono):
+        until = ledgers.paused_until(ledger, policy, pod.uid, now.wall)
+        if until is not None and (until - now.wall).total_seconds() > due - now.mono:
             waits_for = "BackOff" if due <= now.mono else ""
             text = f"It is restarted at {format_time(until)} unless it recovers (back-off until then)."
             return Outlook(text, waits_for)

@@ -23,11 +23,12 @@ from qwen_operator.remediation import figures, saturation
 from qwen_operator.remediation.act import ServiceActor
 from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.decide import decide
+from qwen_operator.remediation.engines import engine_reports, may_matter
 from qwen_operator.remediation.failing import FailingRounds
 from qwen_operator.remediation.gate_tries import GateTries
 from qwen_operator.remediation.memory import Memory, died_since, next_poll
 from qwen_operator.remediation.nodes import Nodes
-from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, texts
+from qwen_operator.remediation.outlook import Outlook, delays, look_ahead, state_after, texts
 from qwen_operator.remediation.policy import Policy, policy_of
 from qwen_operator.remediation.poll import Poller
 from qwen_operator.remediation.readings import Readings
@@ -38,7 +39,7 @@ from qwen_operator.remediation.views import pod_ip, pod_view, rollout_view
 from qwen_operator.remediation.writes import Writer
 from qwen_operator.status.adapters import AdapterReport
 from qwen_operator.status.conditions import Suspension
-from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED, is_active
+from qwen_operator.status.diagnosis import EXIT_ENGINE_DIED, EngineReport, is_active
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class Remediator:
         self._started = 0
         self._suspended: dict[Key, Suspension] = {}
         self._outlooks: dict[Key, dict[str, Outlook]] = {}
+        self._engines: dict[Key, dict[str, EngineReport]] = {}
         self._reports: dict[Key, dict[str, Mapping[str, AdapterReport] | None]] = {}
         self._proofs: dict[Key, dict[str, bool]] = {}
         self._wake: dict[Key, asyncio.Event] = {}
@@ -130,6 +132,10 @@ class Remediator:
         """What is next for each pod of a service that is out of rotation, by its UID."""
         return texts(self._outlooks.get(key, {}))
 
+    def engines(self, key: Key) -> Mapping[str, EngineReport]:
+        """What the pods of a service say of their engines, by UID, where the status needs it."""
+        return self._engines.get(key, {})
+
     def adapters(self, key: Key) -> Mapping[str, Mapping[str, AdapterReport] | None]:
         """What the pods of a service said last about their LoRA adapters, by their UIDs."""
         return self._reports.get(key, {})
@@ -150,6 +156,7 @@ class Remediator:
             self._known.pop(key, None)
             self._suspended.pop(key, None)
             self._outlooks.pop(key, None)
+            self._engines.pop(key, None)
             self._reports.pop(key, None)
             self._proofs.pop(key, None)
             self._wake.pop(key, None)
@@ -308,7 +315,12 @@ class Remediator:
         before = self._outlooks.get(key, {})
         now = Instant(time.monotonic(), datetime.now(UTC))
         outlooks = self._outlooks[key] = look_ahead(seen, policy, ledger, decisions, now)
-        if outlooks != before:
+        said = self._engines.get(key, {})
+        engines: dict[str, EngineReport] = {}
+        if may_matter(decisions.memory):
+            engines = engine_reports(state_after(seen, policy, ledger, decisions, now), decisions.memory)
+        self._engines[key] = engines
+        if outlooks != before or engines != said:
             self._on_change(key)
         return outlooks, delays(seen, decisions, before, outlooks)
 
@@ -316,6 +328,7 @@ class Remediator:
         """Whether nothing can be done, as the status cannot be read."""
         if suspended is not None:
             self._outlooks.pop(key, None)
+            self._engines.pop(key, None)
         if suspended is not None and suspended != self._suspended.get(key):
             self._suspended[key] = suspended
             figures.show_suspension(key, suspended=True)

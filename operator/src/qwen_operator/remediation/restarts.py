@@ -202,10 +202,7 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
     if not candidates:
         return [], suspended
     if not ledgers.budget_left(state.ledger, state.policy, state.now.wall):
-        return [], Suspension(
-            "BudgetExhausted",
-            f"{spent(state)} To reset it, change the value of the annotation qwen-vllm.io/reset-restart-budget.",
-        )
+        return [], budget_exhausted(state)
     now = [
         pod
         for pod in candidates
@@ -231,8 +228,16 @@ def _begin(state: State) -> tuple[Sequence[Step], Suspension | None]:
     return [BeginRestart(pod, intent, state.restart_times, _counted(state), left, beside)], suspended
 
 
+def budget_exhausted(state: State) -> Suspension:
+    """The suspension while a restart is due that the budget does not allow."""
+    remedy = " To reset it, change the value of the annotation qwen-vllm.io/reset-restart-budget."
+    return Suspension("BudgetExhausted", f"{spent(state)}{remedy if state.policy.max_restarts else ''}")
+
+
 def spent(state: State) -> str:
     """That the budget is exhausted, and when it allows the next restart."""
+    if not state.policy.max_restarts:
+        return "remediation.restartBudget.maxRestarts is 0, which allows no restart. Raise it."
     policy, free = state.policy, ledgers.free_at(state.ledger, state.policy, state.now.wall)
     text = f"The budget of {policy.max_restarts} restarts within {policy.window:g} s is exhausted."
     return text if free is None else f"{text} The next restart is possible at {format_time(free)}."

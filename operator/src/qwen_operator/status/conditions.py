@@ -1,7 +1,7 @@
 """Computes the status from what was observed. Pure; the clock is passed in.
 
-Ready                 True: at least one pod is ready and our own Service selects it, even if
-                      something else is wrong.
+Ready                 True: at least one pod is ready, no alert says that it answers nothing, and
+                      our own Service selects it, even if something else is wrong.
 Available             True: the Deployment has its minimum of pods, ready for minReadySeconds.
 Progressing           True: a change or a start is in progress. False: Complete, or stopped
                       (RolloutStalled, ...).
@@ -24,10 +24,12 @@ from qwen_operator.api.qwenservice import parse_status
 from qwen_operator.api.status import AdapterStatus
 from qwen_operator.planning.builders.ownership import has_port, labels_select
 from qwen_operator.planning.builders.source import served_name
-from qwen_operator.planning.plan import PlanWarning
-from qwen_operator.status.diagnosis import Problem, diagnose, is_active, is_ready, judged, worst
+from qwen_operator.planning.plan_warnings import YOUNG_PODS, PlanWarning
+from qwen_operator.status.diagnosis import EngineReport, Problem, answers, diagnose, is_active, judged, worst
 from qwen_operator.status.download import DownloadView
 from qwen_operator.status.failed_pods import last_failed
+from qwen_operator.status.model import model_in_pods
+from qwen_operator.status.revisions import of_newest
 from qwen_operator.status.verdicts import Verdict, stamp
 
 # Without these no pod gets requests. Their errors come in this order.
@@ -77,6 +79,9 @@ class Observed:
         outlook: what remediation does next about pods out of rotation, by the UID of the pod.
         download: the download of the model by a Job.
         adapters: the LoRA adapters in the pods.
+        engines: what the pods' metrics say about their engines, by the UID of the pod.
+        newest: the revision of the Deployment's pods whose problems count, as soon as it has pods;
+            None if it is not known, or all pods are of one.
     """
 
     deployment: Mapping[str, Any] | None = None
@@ -91,6 +96,8 @@ class Observed:
     outlook: Mapping[str, str] = field(default_factory=dict)
     download: DownloadView = field(default_factory=DownloadView)
     adapters: Sequence[AdapterStatus] = ()
+    engines: Mapping[str, EngineReport] = field(default_factory=dict)
+    newest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,11 +144,16 @@ class _View:
     @property
     def rolling(self) -> bool:
         """Whether the Deployment has not reached its desired state yet."""
+        available = self.deployment.get("status", {}).get("availableReplicas", 0)
+        return not self.updated or available != self.desired
+
+    @property
+    def updated(self) -> bool:
+        """Whether all pods are of the current revision and none is missing."""
         status = self.deployment.get("status", {})
         observed = status.get("observedGeneration", 0) >= self.deployment.get("metadata", {}).get("generation", 0)
         updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
-        available = status.get("availableReplicas", 0)
-        return not (observed and updated == total == self.desired and available == self.desired)
+        return bool(observed and updated == total == self.desired)
 
 
 def evaluate(service: QwenService, observed: Observed, now: datetime) -> ServiceStatus:
@@ -157,7 +169,7 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
         ready_replicas=view.ready,
         selector=selector_string(service.name),
         url=view.url,
-        model=served_name(service.spec),
+        model=model_in_pods(served_name(service.spec), observed.pods),
         gpus=service.spec.gpu_count,
         reason=_headline(verdicts),
         conditions=stamp(verdicts, service.status, service.generation, now),
@@ -169,7 +181,7 @@ def evaluate(service: QwenService, observed: Observed, now: datetime) -> Service
 
 def _view(observed: Observed, desired: int, url: str, now: datetime, startup: timedelta | None = None) -> _View:
     active = [pod for pod in observed.pods if is_active(pod)]
-    ready = [pod for pod in active if is_ready(pod)]
+    ready = [pod for pod in active if answers(pod, observed.engines.get(pod["metadata"]["uid"]))]
     if any(error.reason == "NameTaken" and error.kind in ("Service", "Deployment") for error in observed.apply_errors):
         ready = []  # whatever is ready there is not what the spec describes, or clients do not reach it
     unselected = [pod["metadata"]["name"] for pod in ready if not labels_select(observed.selector, pod)]
@@ -180,25 +192,25 @@ def _view(observed: Observed, desired: int, url: str, now: datetime, startup: ti
         ready=len(ready) - len({*unselected, *portless}),
         unselected=unselected,
         portless=portless,
-        problem=_problem(active, desired, observed, now, startup),
+        problem=_problem(desired, observed, now, startup),
         deployment=observed.deployment or {},
         observed=observed,
         url=url,
     )
 
 
-def _problem(
-    active: Sequence[Mapping[str, Any]], desired: int, observed: Observed, now: datetime, startup: timedelta | None
-) -> Problem | None:
+def _problem(desired: int, observed: Observed, now: datetime, startup: timedelta | None) -> Problem | None:
     """The worst problem of the pods. Until a replacement has started, it is why the last failed."""
+    pods = of_newest(observed.pods, observed.newest)
+    active = [pod for pod in pods if is_active(pod)]
     uids = [pod["metadata"]["uid"] for pod in active]
     found = [
-        diagnose(pod, observed.events.get(uid, ()), observed.outlook.get(uid, ""))
+        diagnose(pod, observed.events.get(uid, ()), observed.outlook.get(uid, ""), observed.engines.get(uid))
         for pod, uid in zip(active, uids, strict=True)
     ]
     problems = [judged(problem, now, startup) for problem in found if problem is not None]
     if len(active) < desired or any(problem.reason == "Starting" for problem in problems):
-        failed = last_failed(observed.pods, now)
+        failed = last_failed(pods, now)
         problems += [] if failed is None else [failed]
     if observed.download.problem is not None:
         problems.append(observed.download.problem)
@@ -238,7 +250,10 @@ def invalid_status(obj: Mapping[str, Any], error: InvalidSpecError, observed: Ob
 
 def _ready(view: _View) -> Verdict:
     if view.ready:
-        return Verdict("Ready", True, "Serving", f"{view.ready} of {view.desired} replicas serve at {view.url}.")
+        more = view.ready - view.desired  # those that are about to be replaced or removed
+        others = f" and {more} more {'pod' if more == 1 else 'pods'}" if more > 0 else ""
+        count = f"{min(view.ready, view.desired)} of {view.desired} replicas{others}"
+        return Verdict("Ready", True, "Serving", f"{count} serve at {view.url}.")
     return Verdict("Ready", False, *_why_not(view))
 
 
@@ -289,6 +304,9 @@ def _progressing(view: _View) -> Verdict:
     waiting = view.observed.download.problem
     if waiting is not None:  # before what is said of the pods, which have an older model
         return Verdict("Progressing", not waiting.is_failure, waiting.reason, _explain(view, waiting))
+    held = next((warning for warning in view.observed.warnings if warning.message == YOUNG_PODS), None)
+    if held is not None:  # before what is wrong with the pods that it replaces
+        return Verdict("Progressing", True, held.reason, held.message)
     if view.stalled:
         given = view.deployment_condition("Progressing").get("message", "")
         cause = _explain(view, view.problem) if view.problem else given
@@ -296,6 +314,8 @@ def _progressing(view: _View) -> Verdict:
         return Verdict("Progressing", False, "RolloutStalled", message)
     if view.rolling:
         reason, message = "RollingOut", "The pods are being updated to the spec."
+        if view.updated:
+            reason, message = "AvailabilityPending", "No pod is being replaced. Some wait for minReadySeconds."
         if view.problem is not None:
             reason, message = view.problem.reason, _explain(view, view.problem)
         return Verdict("Progressing", True, reason, message)
@@ -365,7 +385,8 @@ def _warned(view: _View) -> Verdict:
 def _headline(verdicts: Sequence[Verdict]) -> str:
     """The reason that `kubectl get -o wide` shows."""
     by_type = {verdict.type: verdict for verdict in verdicts}
-    if not by_type["Ready"].holds:
+    scaled_to_zero = by_type["Ready"].reason == "ScaledToZero"  # which is no fault, and may hide one
+    if not by_type["Ready"].holds and not (scaled_to_zero and by_type["Degraded"].holds):
         return by_type["Ready"].reason
     for kind in ("Degraded", "Progressing"):
         if by_type[kind].holds:

@@ -74,6 +74,7 @@ TRANSIENT: Final[dict[str, str]] = {
     "Restarting": "",
     "ModelDownloading": "No pod is started before it ends. status.download shows the progress.",
     "DownloadSuspended": "Whoever suspended the Job, such as a queue of the cluster, resumes it.",
+    "EngineRestarting": "It gets requests again when the new engine is ready.",
     "ModelLoading": "No action is needed unless this takes longer than rollout.startupTimeout.",
     "ProbePending": "The kubelet probes it every few seconds.",
     "GatePending": "The operator opens its own gate after it has polled the pod once.",
@@ -84,7 +85,7 @@ _RANK: Final = {reason: rank for rank, reason in enumerate([*FAILURES, *TRANSIEN
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a pod is not ready.
+    """Why a pod does not serve.
 
     Attributes:
         reason: from this module, or the alert that closed the gate.
@@ -118,6 +119,29 @@ class Problem:
         return _RANK.get(self.reason, _RANK["EngineUnresponsive"]) if self.is_failure else _RANK[self.reason]
 
 
+@dataclass(frozen=True)
+class EngineReport:
+    """What a pod's metrics say about its engine.
+
+    Attributes:
+        restarting_since: since when the server says that it restarts its engine; empty if it does
+            not.
+        renewed: it has just done so, and the kubelet may not have probed it since.
+        alert: the alert by which the engine answers no requests; empty if it may.
+        kept: why the pod stays in rotation all the same; empty if it does not.
+    """
+
+    restarting_since: str = ""
+    renewed: bool = False
+    alert: str = ""
+    kept: str = ""
+
+
+def answers(pod: Mapping[str, Any], engine: EngineReport | None = None) -> bool:
+    """Whether the pod gets requests and, as far as is known, answers them."""
+    return is_ready(pod) and (engine is None or not engine.alert)
+
+
 def is_ready(pod: Mapping[str, Any]) -> bool:
     """Whether the pod gets requests."""
     return not pod["metadata"].get("deletionTimestamp") and condition_of(pod, "Ready").get("status") == "True"
@@ -134,34 +158,42 @@ def worst(problems: Iterable[Problem]) -> Problem | None:
     return min(problems, key=lambda problem: problem.rank, default=None)
 
 
-def diagnose(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]] = (), outlook: str = "") -> Problem | None:
-    """Why the pod is not ready, or None if it is.
+def diagnose(
+    pod: Mapping[str, Any],
+    events: Sequence[Mapping[str, Any]] = (),
+    outlook: str = "",
+    engine: EngineReport | None = None,
+) -> Problem | None:
+    """Why the pod does not serve, or None if it does.
 
     `events` are the pod's Events, if its containers have not been created (see `is_held_up`).
-    `outlook` says what remediation does next about it.
+    `outlook` says what remediation does next about it, and `engine` what its metrics say.
     """
-    if is_ready(pod):
+    name, engine = pod["metadata"]["name"], engine or EngineReport()
+    if answers(pod, engine):
         return None
-    name = pod["metadata"]["name"]
+    if is_ready(pod):
+        return _unanswering(engine, name, outlook)
     scheduled = condition_of(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         text = scheduled.get("message") or scheduled.get("reason", "")
         return Problem(_unschedulable(text), text, name)
     for container in _containers(pod):
-        problem = _waiting(container, name) or _terminated(pod, container)
+        problem = _waiting(pod, container) or _terminated(pod, container)
         if problem is not None:
             return problem
-    return _not_ready(pod, name, events, outlook)
+    return _not_ready(pod, events, outlook, engine)
 
 
 def judged(problem: Problem, now: datetime, startup: timedelta | None) -> Problem:
     """The problem as a failure, if it takes longer than it may.
 
     A pod may wait for its images and volumes for as long as a start may take, `startup`. Nothing
-    else would end that outside of a rollout. A model that loads for too long ends by a probe.
+    else would end that outside of a rollout. An engine may take as long to restart. A model that
+    loads for too long ends by a probe.
     """
     began = parse_time(problem.since)
-    patience = {"GatePending": GATE_PATIENCE, "Starting": startup}.get(problem.reason)
+    patience = {"GatePending": GATE_PATIENCE, "Starting": startup, "EngineRestarting": startup}.get(problem.reason)
     if began is None or patience is None or now - began < patience:
         return problem
     advice = f"It has been so since {problem.since}, longer than rollout.startupTimeout. {problem.remedy}"
@@ -208,13 +240,16 @@ def _role(pod: Mapping[str, Any], container: Mapping[str, Any]) -> str:
     return "sidecar"
 
 
-def _waiting(container: Mapping[str, Any], pod: str) -> Problem | None:
+def _waiting(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Problem | None:
+    name, place = pod["metadata"]["name"], f"container {container['name']}"
+    added = _role(pod, container) != CONTAINER
     waiting = (container.get("state") or {}).get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _IMAGE_REASONS:
-        return Problem("ImagePullError", f"{reason}: {message}", pod)
+        advice = "Check the image of this container in podTemplate, and engine.imagePullSecrets."
+        return Problem("ImagePullError", f"{place}: {reason}: {message}", name, advice if added else "")
     if reason in _CONFIG_REASONS:
-        return Problem("ContainerConfigError", message or reason, pod)
+        return Problem("ContainerConfigError", f"{place}: {message or reason}", name)
     return None
 
 
@@ -259,8 +294,11 @@ def _back_off(message: str, finished: str | None) -> str:
     return f", {found[0]}{until}"
 
 
-def _not_ready(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, Any]], outlook: str) -> Problem:
+def _not_ready(
+    pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]], outlook: str, engine: EngineReport
+) -> Problem:
     """A pod that is not ready although no container has failed."""
+    name = pod["metadata"]["name"]
     server = next((item for item in _containers(pod) if item["name"] == CONTAINER), {})
     running = (server.get("state") or {}).get("running")
     if running is None:
@@ -268,16 +306,29 @@ def _not_ready(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, 
     if not server.get("started"):
         since = running.get("startedAt", "")
         return Problem("ModelLoading", f"the model has been loading since {since}", name, since=since)
+    if engine.restarting_since or engine.renewed:
+        return _restarting(name, engine.restarting_since, outlook)
     gate = condition_of(pod, READINESS_GATE)
     if gate.get("status") == "False":
         reason, detail = gate.get("reason") or "OutOfRotation", gate.get("message") or "taken out of rotation"
         return Problem(reason[:MAX_REASON], detail, name, outlook)
     if not server.get("ready"):
         return _unprobed(pod, name, running.get("startedAt", ""))
-    waiting = [item["name"] for item in _containers(pod) if not item.get("ready") and _role(pod, item) == "sidecar"]
-    if waiting:
-        return Problem("SidecarNotReady", f"the server is ready, container {waiting[0]} is not", name)
     return _gated(pod, name)
+
+
+def _unanswering(engine: EngineReport, name: str, outlook: str) -> Problem:
+    """A pod that is ready, although an alert says that it answers no requests."""
+    detail, advice = f"{engine.alert} is active, so it answers no requests", outlook
+    if engine.kept:
+        detail = f"{detail}; it stays in rotation, because {engine.kept}"
+    return Problem(engine.alert, detail, name, advice or "What follows depends on remediation.mode and its rules.")
+
+
+def _restarting(name: str, since: str, outlook: str) -> Problem:
+    """A pod whose server restarts its engine, or has just done so. It is not sick."""
+    detail = f"the server restarts its engine since {since}" if since else "the server has just restarted its engine"
+    return Problem("EngineRestarting", detail, name, outlook, since)
 
 
 def _unprobed(pod: Mapping[str, Any], name: str, started: str) -> Problem:
@@ -300,7 +351,10 @@ def _starting(pod: Mapping[str, Any], name: str, events: Sequence[Mapping[str, A
 
 
 def _gated(pod: Mapping[str, Any], name: str) -> Problem:
-    """A pod whose containers are all ready."""
+    """A pod whose server is ready."""
+    waiting = [item["name"] for item in _containers(pod) if not item.get("ready") and _role(pod, item) == "sidecar"]
+    if waiting:
+        return Problem("SidecarNotReady", f"the server is ready, container {waiting[0]} is not", name)
     gates = [gate["conditionType"] for gate in (pod.get("spec") or {}).get("readinessGates") or ()]
     others = [gate for gate in gates if gate != READINESS_GATE and condition_of(pod, gate).get("status") != "True"]
     own, containers = condition_of(pod, READINESS_GATE), condition_of(pod, "ContainersReady")

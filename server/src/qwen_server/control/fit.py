@@ -20,6 +20,7 @@ from qwen_server.observe.model_files import model_folder, read_config, read_weig
 _log = logging.getLogger(__name__)
 
 _GIB = 1 << 30
+PROGRAMS_BYTES = 3 * _GIB // 2  # of the server and the engine on a CPU, measured with the built-in model
 # The models whose layers all have the same KV cache, which grows with each token.
 _UNIFORM = frozenset({"qwen2", "qwen3", "qwen2_moe", "qwen3_moe"})
 _SIZES = {"float32": 4, "float": 4}
@@ -160,7 +161,7 @@ def trouble_on_cpu(shape: Shape, plan: Plan, memory: int | None) -> str | None:
         return None
     if base_bytes(shape, plan) + request <= memory:
         ways.append(f"--kv-cache-gib={max(1, -(-100 * request // _GIB)) / 100:.2f}")
-    ways.append(f"a memory limit above {_up(need)} GiB")
+    ways.append(f"a memory limit of {_up(need + PROGRAMS_BYTES)} GiB, of which the programs take about 1.5 GiB")
     return (
         f"it does not fit: it needs {_gib(base_bytes(shape, plan))} of weights and activations and {_gib(cache)} of KV "
         f"cache, and the container may use {_gib(memory)}. It could fit with {' or '.join(ways)}"

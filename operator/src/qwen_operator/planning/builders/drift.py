@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -17,10 +18,20 @@ _Fields = Mapping[str, Any]
 
 
 class Drift(NamedTuple):
-    """A field that is no longer ours. Without a manager nobody has it: it was removed."""
+    """A field that is no longer ours.
+
+    `change` says from what to what a number or a switch was changed. Without it, and without a
+    manager, nobody has the field: it was removed.
+    """
 
     field: str
     manager: str
+    change: str = ""
+
+    def __str__(self) -> str:
+        if self.change and not self.manager:
+            return f"{self.field} (changed{self.change} by an unknown field manager)"
+        return f"{self.field} (changed{self.change} by {self.manager})" if self.manager else f"{self.field} (removed)"
 
 
 def drift_of(child: Object, live: Mapping[str, Any]) -> list[Drift]:
@@ -34,7 +45,7 @@ def drift_of(child: Object, live: Mapping[str, Any]) -> list[Drift]:
         if entry.get("manager") != FIELD_MANAGER
     ]
     value = applied_value(child)
-    found = [list(_lost(value, fields, others, "")) for fields in applied_fields(live) or [{}]]
+    found = [list(_lost(value, live, fields, others, "")) for fields in applied_fields(live) or [{}]]
     return min(found, key=len)
 
 
@@ -43,10 +54,7 @@ def describe(drift: Sequence[Drift]) -> str:
 
     It is the same for the same fields, so that repeated Events become a series.
     """
-    named = [
-        f"{item.field} (changed by {item.manager})" if item.manager else f"{item.field} (removed)"
-        for item in sorted(drift)[:MAX_NAMED]
-    ]
+    named = [str(item) for item in sorted(drift)[:MAX_NAMED]]
     more = len(drift) - len(named)
     if not named:
         return "fields that it sets"
@@ -58,16 +66,32 @@ def managers(drift: Sequence[Drift]) -> str:
     return ", ".join(sorted({item.manager for item in drift if item.manager}))
 
 
-def _lost(value: Any, mine: _Fields, others: Sequence[tuple[str, _Fields]], path: str) -> Iterator[Drift]:
+def _lost(value: Any, live: Any, mine: _Fields, others: Sequence[tuple[str, _Fields]], path: str) -> Iterator[Drift]:
     """The parts of a value that are not among our fields (FieldsV1), with those who have them."""
     for name, part, find in _parts(value, [mine, *(fields for _, fields in others)]):
         where = f"{path}{name}" if name.startswith("[") or not path else f"{path}.{name}"
         below = find(mine)
         theirs = [(manager, node) for manager, fields in others if (node := find(fields)) is not None]
         if below is None:
-            yield Drift(where, ", ".join(sorted({manager for manager, _ in theirs})))
+            change = _change(part, _part_of(live, name))
+            yield Drift(where, ", ".join(sorted({manager for manager, _ in theirs})), change)
         elif below:  # without further fields it is a single value, or is set as a whole
-            yield from _lost(part, below, theirs, where)
+            yield from _lost(part, _part_of(live, name), below, theirs, where)
+
+
+def _part_of(live: Any, name: str) -> Any:
+    """The part of a live value of this name, as `_parts` names it; None if it has none."""
+    if isinstance(live, Mapping):
+        return live.get(name)
+    items = live if isinstance(live, list) else ()
+    return next((item for item in items if f"[{_label(item)}]" == name), None)
+
+
+def _change(wanted: Any, live: Any) -> str:
+    """From what to what a number or a switch was changed. Texts may be secret."""
+    if not isinstance(wanted, int) or not isinstance(live, int) or wanted == live:
+        return ""
+    return f" from {json.dumps(wanted)} to {json.dumps(live)}"
 
 
 def _parts(value: Any, known: Sequence[_Fields]) -> Iterator[tuple[str, Any, Callable[[_Fields], _Fields | None]]]:

@@ -36,6 +36,7 @@ _EXTRAS: Final = (
     "new_sampling_mask",
     "spec_decode_metrics",
     "prompt_token_id_logprobs",
+    "error",  # of 0.33; it comes with a finish
 )
 _DETOKENIZER: Final = ("_last_output_text_offset", "decode_next", "output_text", "stop", "token_ids")
 
@@ -140,7 +141,10 @@ def _is_simple(state: TappedState) -> bool:
 
 
 def _carries_only_tokens(output: EngineCoreOutput) -> bool:
-    """Whether an output has none of `_EXTRAS`. `trace_headers` and `stop_reason` need a finish."""
+    """Whether an output has none of `_EXTRAS`.
+
+    `trace_headers`, `stop_reason` and `error` need a finish.
+    """
     return (
         output.finish_reason is None
         and output.events is None
