@@ -227,7 +227,7 @@ async def test_an_engine_that_dies_while_it_loads_an_adapter_is_a_503_if_another
         served.engine.die("the engine was killed")
         raise EngineError(f"the engine died while it loaded the adapter {adapter.name}")
 
-    where = {"admin_api_keys_dir": folders / "admins", "lora_dirs": (folders / "inside",)}
+    where: dict[str, Any] = {"admin_api_keys_dir": folders / "admins", "lora_dirs": (folders / "inside",)}
     async with serve(enable_lora=True, engine_restarts=restarts, **where) as served:
         monkeypatch.setattr(served.engine, "add_adapter", dies)
         answer = await load(served, "news", folders / "inside" / "news")

@@ -123,7 +123,7 @@ def refusal(kind: Kind, **fields: Any) -> tuple[str | None, str]:
     ("kind", "fields", "param", "text"),
     [
         ("embeddings", {}, "input", "is required"),
-        ("embeddings", {"input": ""}, "input", "not empty"),
+        ("embeddings", {"input": ""}, "input", "1 to 1048576 characters"),
         ("embeddings", {"input": ["x", ""]}, "input[1]", "1 to 1048576"),
         ("embeddings", {"input": ["x"] * 4}, "input", "input has 4 entries; the limit is 3 (set by --max-inputs)"),
         ("embeddings", {"input": "x", "encoding_format": "bytes"}, "encoding_format", "'float' or 'base64'"),
