@@ -13,7 +13,6 @@ from qwen_operator import __version__
 from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus
 from qwen_operator.api.names import JOB_NAME_LABEL, child_name
 from qwen_operator.api.objects import Key, Object, Owner, key_of
-from qwen_operator.api.series import labels_of
 from qwen_operator.children import Children
 from qwen_operator.downloads import Ask, Downloads
 from qwen_operator.kube.cache import ClusterCache
@@ -212,8 +211,8 @@ class Reconciler:
         self._pod_events.forget(key)
         self._claims.forget(key)
         self._downloads.forget(key)
-        CONDITION.remove_by_labels({"namespace": key[0], "qwenservice": key[1]})
-        SCALED_TO_ZERO.remove(*labels_of(key))
+        CONDITION.forget(key)
+        SCALED_TO_ZERO.forget(key)
 
     def _seen(self, key: Key, service: QwenService, todo: Plan) -> Seen:
         """The Job that downloads the model and its pods, if there is one."""
@@ -318,9 +317,9 @@ class Reconciler:
         if self._cluster.service(key) is None:
             return
         for condition in status.conditions:
-            CONDITION.labels(*labels_of(key), condition.type).set(condition.status == "True")
+            CONDITION.set(key, condition.status == "True", condition.type)
         ready = status.condition("Ready")
-        SCALED_TO_ZERO.labels(*labels_of(key)).set(ready is not None and ready.reason == "ScaledToZero")
+        SCALED_TO_ZERO.set(key, ready is not None and ready.reason == "ScaledToZero")
 
     def _report_transitions(
         self, obj: Object, old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]

@@ -6,12 +6,9 @@ increase only between two values. `remediation.figures` does the same for each s
 
 from __future__ import annotations
 
-from typing import Final
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-_OF_A_SERVICE: Final = ("namespace", "service", "qwenservice")
-"""`api.series` says what they are."""
+from qwen_operator.process.service_series import ServiceSeries
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)  # memory, CPU time and open files of the process
@@ -27,53 +24,52 @@ RECONCILE_SECONDS = Histogram(
 )
 WRITES = Counter("qwen_operator_writes", "Writes to the Kubernetes API by kind.", ["kind"], registry=REGISTRY)
 POLLS = Counter("qwen_operator_polls", "Reads of a pod's metrics by result.", ["result"], registry=REGISTRY)
-ACTIONS = Counter(
+ACTIONS = ServiceSeries(
     "qwen_operator_remediation_actions",
     "Remediation actions, performed or (in a dry run) only reported.",
-    [*_OF_A_SERVICE, "alert", "action", "reason"],
+    "alert",
+    "action",
+    "reason",
     registry=REGISTRY,
+    counter=True,
 )
-RESTARTS = Counter(
+RESTARTS = ServiceSeries(
     "qwen_operator_restarts",
     "Restarts of pods by remediation. Each service has one from its first round on.",
-    _OF_A_SERVICE,
     registry=REGISTRY,
+    counter=True,
 )
-DEATHS = Counter(
+DEATHS = ServiceSeries(
     "qwen_operator_engine_deaths",
     "Deaths of engines that the operator saw, and kills of their containers for lack of memory. Each service has one "
     "from its first round on.",
-    _OF_A_SERVICE,
     registry=REGISTRY,
+    counter=True,
 )
-CONDITION = Gauge(
+CONDITION = ServiceSeries(
     "qwen_operator_condition",
     "1 while a condition of a QwenService is True.",
-    [*_OF_A_SERVICE, "type"],
+    "type",
     registry=REGISTRY,
 )
-SCALED_TO_ZERO = Gauge(
+SCALED_TO_ZERO = ServiceSeries(
     "qwen_operator_scaled_to_zero",
     "1 while a QwenService has no replicas, because its spec asks for none.",
-    _OF_A_SERVICE,
     registry=REGISTRY,
 )
-PODS_OUT = Gauge(
+PODS_OUT = ServiceSeries(
     "qwen_operator_pods_out_of_rotation",
     "Pods that remediation keeps out of rotation.",
-    _OF_A_SERVICE,
     registry=REGISTRY,
 )
-PODS_RESTARTING = Gauge(
+PODS_RESTARTING = ServiceSeries(
     "qwen_operator_pods_restarting",
     "Those of the pods out of rotation that remediation is restarting.",
-    _OF_A_SERVICE,
     registry=REGISTRY,
 )
-SUSPENDED = Gauge(
+SUSPENDED = ServiceSeries(
     "qwen_operator_remediation_suspended",
     "1 while remediation of a service is suspended.",
-    _OF_A_SERVICE,
     registry=REGISTRY,
 )
 WATCHES = Gauge("qwen_operator_watches", "Watches by the kind of their objects.", ["kind"], registry=REGISTRY)

@@ -6,11 +6,11 @@ event. Therefore every series that an alert looks at exists from the service's f
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from qwen_operator.api.catalogue import NAMES
 from qwen_operator.api.objects import Key
-from qwen_operator.api.series import labels_of
 from qwen_operator.process.operator_metrics import (
     ACTIONS,
     DEATHS,
@@ -31,22 +31,23 @@ _STEPS: Final = (
 """Action and reason of the steps that change a pod."""
 
 
+@cache
+def _steps_of(alert: str) -> tuple[tuple[str, str, str], ...]:
+    """The labels of the steps that an alert may cause: the same objects for all services."""
+    return tuple((alert, action, reason) for action, reason in _STEPS)
+
+
 def prepare(key: Key, policy: Policy) -> None:
     """Lets the counters of a service begin with 0."""
-    labels = labels_of(key)
-    RESTARTS.labels(*labels)
-    DEATHS.labels(*labels)
-    for alert in filter(policy.takes_out, policy.alerts):
-        for action, reason in _STEPS:
-            ACTIONS.labels(*labels, alert, action, reason)
+    RESTARTS.begin(key)
+    DEATHS.begin(key)
+    ACTIONS.begin(key, [series for alert in filter(policy.takes_out, policy.alerts) for series in _steps_of(alert)])
 
 
 def forget(key: Key) -> None:
     """Removes the series of a service that was deleted."""
-    labels = labels_of(key)
-    for metric in (PODS_OUT, PODS_RESTARTING, SUSPENDED, RESTARTS, DEATHS):
-        metric.remove(*labels)
-    ACTIONS.remove_by_labels({"namespace": key[0], "qwenservice": key[1]})
+    for metric in (PODS_OUT, PODS_RESTARTING, SUSPENDED, RESTARTS, DEATHS, ACTIONS):
+        metric.forget(key)
 
 
 def show(key: Key, *, out: int, restarting: int, suspended: bool, died: int) -> None:
@@ -54,16 +55,15 @@ def show(key: Key, *, out: int, restarting: int, suspended: bool, died: int) -> 
 
     `restarting` are those of the pods out of rotation whose restart is in progress.
     """
-    labels = labels_of(key)
-    PODS_OUT.labels(*labels).set(out)
-    PODS_RESTARTING.labels(*labels).set(restarting)
-    SUSPENDED.labels(*labels).set(suspended)
-    DEATHS.labels(*labels).inc(died)
+    PODS_OUT.set(key, out)
+    PODS_RESTARTING.set(key, restarting)
+    SUSPENDED.set(key, suspended)
+    DEATHS.inc(key, died)
 
 
 def show_suspension(key: Key, *, suspended: bool) -> None:
     """Shows whether remediation is suspended, outside of a decision."""
-    SUSPENDED.labels(*labels_of(key)).set(suspended)
+    SUSPENDED.set(key, suspended)
 
 
 def count_step(key: Key, alert: str, action: str, reason: str) -> None:
@@ -71,9 +71,9 @@ def count_step(key: Key, alert: str, action: str, reason: str) -> None:
 
     A gate that was closed by hand names any alert. Only those that exist become a series.
     """
-    ACTIONS.labels(*labels_of(key), alert if alert in NAMES else "", action, reason).inc()
+    ACTIONS.inc(key, 1, alert if alert in NAMES else "", action, reason)
 
 
 def count_restart(key: Key) -> None:
     """Counts the restart of a pod."""
-    RESTARTS.labels(*labels_of(key)).inc()
+    RESTARTS.inc(key)
