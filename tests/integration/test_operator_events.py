@@ -40,8 +40,10 @@ def test_kubectl_describe_tells_an_incident_in_order(api: AdminApi, servers: Fak
     hang(servers)
     wait_until("the gate is closed", gate_is(api, pod, "False"))
     api.run_pod(pod, ip_of(0))
-    wait_until("it is degraded", lambda: api.condition("Degraded").get("reason") == HUNG)
+    # Before its kubelet says that it is not ready, the pod only answers nothing.
+    wait_until("it is degraded", lambda: "taken out of rotation" in api.condition("Degraded").get("message", ""))
     message = api.condition("Degraded")["message"]
+    assert api.condition("Degraded")["reason"] == HUNG
     assert f"Pod {pod}: taken out of rotation for {HUNG} (16.2 seconds, threshold 15, since 20" in message
     assert "It is restarted at 20" in message
     api.patch(QS, "qwenservices", "news", {"spec": {"remediation": {"rules": RULES}}})
