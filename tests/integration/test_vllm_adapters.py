@@ -210,7 +210,7 @@ def test_an_engine_that_dies_while_adapters_come_and_go_is_followed_by_one_with_
         server.until(lambda: "two" not in str(server.metrics()["adapters"]), 20, "two is being unloaded")
         time.sleep(3)  # for the check of the files of three, of which nothing tells
         os.kill(core, signal.SIGKILL)
-        assert (loading.result().status_code, unloading.result().status_code) == (500, 200)
+        assert (loading.result().status_code, unloading.result().status_code) == (503, 200)
     server.until(lambda: server.status("/health/ready") == 200, START_SECONDS, "the next engine is ready")
     assert server.metrics()["engine"]["restarts"]["by_cause"] == {"died": 1}
     assert ask(http, "one") == expected

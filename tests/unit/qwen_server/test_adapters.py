@@ -223,14 +223,15 @@ async def test_what_the_engine_refuses_is_a_400_with_its_cause(served: Served, f
 async def test_an_engine_that_dies_while_it_loads_an_adapter_is_a_503_if_another_one_comes(
     folders: Path, monkeypatch: pytest.MonkeyPatch, restarts: int, status: int
 ) -> None:
-    async def dies(adapter: Adapter) -> None:
-        served.engine.die("the engine was killed")
-        raise EngineError(f"the engine died while it loaded the adapter {adapter.name}")
-
     where: dict[str, Any] = {"admin_api_keys_dir": folders / "admins", "lora_dirs": (folders / "inside",)}
-    async with serve(enable_lora=True, engine_restarts=restarts, **where) as served:
-        monkeypatch.setattr(served.engine, "add_adapter", dies)
-        answer = await load(served, "news", folders / "inside" / "news")
+    async with serve(enable_lora=True, engine_restarts=restarts, **where) as dying:
+
+        async def dies(adapter: Adapter) -> None:
+            dying.engine.die("the engine was killed")
+            raise EngineError(f"the engine died while it loaded the adapter {adapter.name}")
+
+        monkeypatch.setattr(dying.engine, "add_adapter", dies)
+        answer = await load(dying, "news", folders / "inside" / "news")
         assert (answer.status_code, answer.headers.get("retry-after")) == (status, "5" if restarts else None)
         assert ("正在重启" in answer.json()["error"]) == bool(restarts)
 
