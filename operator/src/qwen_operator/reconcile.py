@@ -13,6 +13,7 @@ from qwen_operator import __version__
 from qwen_operator.api import API_VERSION, KIND, InvalidSpecError, QwenService, ServiceStatus
 from qwen_operator.api.names import JOB_NAME_LABEL, child_name
 from qwen_operator.api.objects import Key, Object, Owner, key_of
+from qwen_operator.api.series import labels_of
 from qwen_operator.children import Children
 from qwen_operator.downloads import Ask, Downloads
 from qwen_operator.kube.cache import ClusterCache
@@ -211,8 +212,8 @@ class Reconciler:
         self._pod_events.forget(key)
         self._claims.forget(key)
         self._downloads.forget(key)
-        CONDITION.forget(key)
-        SCALED_TO_ZERO.forget(key)
+        CONDITION.forget(labels_of(key))
+        SCALED_TO_ZERO.forget(labels_of(key))
 
     def _seen(self, key: Key, service: QwenService, todo: Plan) -> Seen:
         """The Job that downloads the model and its pods, if there is one."""
@@ -317,9 +318,9 @@ class Reconciler:
         if self._cluster.service(key) is None:
             return
         for condition in status.conditions:
-            CONDITION.set(key, condition.status == "True", condition.type)
+            CONDITION.set(labels_of(key), condition.status == "True", condition.type)
         ready = status.condition("Ready")
-        SCALED_TO_ZERO.set(key, ready is not None and ready.reason == "ScaledToZero")
+        SCALED_TO_ZERO.set(labels_of(key), ready is not None and ready.reason == "ScaledToZero")
 
     def _report_transitions(
         self, obj: Object, old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]

@@ -19,6 +19,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from qwen_operator.process import operator_metrics
+from qwen_operator.process.service_series import ServiceSeries
 from qwen_server.observe.gpu import GpuReading
 from qwen_server.observe.observation import Observation
 from qwen_server.observe.prometheus_page import families
@@ -81,6 +82,9 @@ def operator_series() -> Iterator[tuple[str, set[str]]]:
         if isinstance(metric, MetricWrapperBase):
             for suffix in SUFFIXES[str(metric._type)]:
                 yield metric._name + suffix, {*metric._labelnames, *(["le"] if suffix == "_bucket" else [])}
+        elif isinstance(metric, ServiceSeries):
+            [family] = metric.describe()
+            yield family.name + ("_total" if family.type == "counter" else ""), {*metric.labels}
     for family in operator_metrics.REGISTRY.collect():
         if family.name.startswith("process_"):
             for sample in family.samples:

@@ -172,8 +172,8 @@ async def test_the_counter_of_restarts_exists_before_the_first_restart_and_ends_
     remediator.sync(KEY)
     remediator.judge(KEY, well_round(1.0), policy(), RemediationStatus())
     assert REGISTRY.get_sample_value("qwen_operator_restarts_total", LABELS) is not None
-    ACTIONS.inc(KEY, 1, "GPUUnhealthy", "Evict", "Evicted")
-    ACTIONS.inc((KEY[0], "other"), 1, "GPUUnhealthy", "Evict", "Evicted")
+    ACTIONS.inc(labels_of(KEY), 1, "GPUUnhealthy", "Evict", "Evicted")
+    ACTIONS.inc(labels_of((KEY[0], "other")), 1, "GPUUnhealthy", "Evict", "Evicted")
     cluster.gone = True
     remediator.sync(KEY)
     await asyncio.sleep(0)  # its loop ends

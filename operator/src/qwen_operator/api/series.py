@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from qwen_operator.api.names import child_name
 from qwen_operator.api.objects import Key
-
-
-LABELS: Final = ("namespace", "service", "qwenservice")
 
 
 def labels_of(key: Key) -> tuple[str, str, str]:

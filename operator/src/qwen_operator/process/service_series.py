@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from qwen_operator.api.objects import Key
-from qwen_operator.api.series import LABELS, labels_of
+LABELS: Final = ("namespace", "service", "qwenservice")
+Service = tuple[str, str, str]
+"""Their values, see `api.series`."""
 
 
 class ServiceSeries(Collector):
@@ -26,27 +28,27 @@ class ServiceSeries(Collector):
         self.labels = (*LABELS, *labels)
         self._documentation = documentation
         self._counter = counter
-        self._values: dict[Key, dict[tuple[str, ...], float]] = {}
+        self._values: dict[Service, dict[tuple[str, ...], float]] = {}
         registry.register(self)
 
-    def set(self, key: Key, value: float, *labels: str) -> None:
+    def set(self, service: Service, value: float, *labels: str) -> None:
         """Sets a value."""
-        self._values.setdefault(key, {})[labels] = float(value)
+        self._values.setdefault(service, {})[labels] = float(value)
 
-    def inc(self, key: Key, amount: float = 1.0, *labels: str) -> None:
+    def inc(self, service: Service, amount: float = 1.0, *labels: str) -> None:
         """Adds to a value that begins with 0."""
-        values = self._values.setdefault(key, {})
+        values = self._values.setdefault(service, {})
         values[labels] = values.get(labels, 0.0) + amount
 
-    def begin(self, key: Key, series: Iterable[tuple[str, ...]] = ((),)) -> None:
+    def begin(self, service: Service, series: Iterable[tuple[str, ...]] = ((),)) -> None:
         """Lets series begin with 0, if they do not exist."""
-        values = self._values.setdefault(key, {})
+        values = self._values.setdefault(service, {})
         for labels in series:
             values.setdefault(labels, 0.0)
 
-    def forget(self, key: Key) -> None:
+    def forget(self, service: Service) -> None:
         """Removes the series of a service."""
-        self._values.pop(key, None)
+        self._values.pop(service, None)
 
     def clear(self) -> None:
         """Removes all series."""
@@ -59,8 +61,7 @@ class ServiceSeries(Collector):
     def collect(self) -> Iterator[Metric]:
         """All values."""
         family = self._family()
-        for key, values in list(self._values.items()):
-            service = labels_of(key)
+        for service, values in list(self._values.items()):
             for labels, value in list(values.items()):
                 family.add_metric((*service, *labels), value)
         yield family

@@ -11,6 +11,7 @@ from typing import Final
 
 from qwen_operator.api.catalogue import NAMES
 from qwen_operator.api.objects import Key
+from qwen_operator.api.series import labels_of
 from qwen_operator.process.operator_metrics import (
     ACTIONS,
     DEATHS,
@@ -39,15 +40,16 @@ def _steps_of(alert: str) -> tuple[tuple[str, str, str], ...]:
 
 def prepare(key: Key, policy: Policy) -> None:
     """Lets the counters of a service begin with 0."""
-    RESTARTS.begin(key)
-    DEATHS.begin(key)
-    ACTIONS.begin(key, [series for alert in filter(policy.takes_out, policy.alerts) for series in _steps_of(alert)])
+    service = labels_of(key)
+    RESTARTS.begin(service)
+    DEATHS.begin(service)
+    ACTIONS.begin(service, [series for alert in filter(policy.takes_out, policy.alerts) for series in _steps_of(alert)])
 
 
 def forget(key: Key) -> None:
     """Removes the series of a service that was deleted."""
     for metric in (PODS_OUT, PODS_RESTARTING, SUSPENDED, RESTARTS, DEATHS, ACTIONS):
-        metric.forget(key)
+        metric.forget(labels_of(key))
 
 
 def show(key: Key, *, out: int, restarting: int, suspended: bool, died: int) -> None:
@@ -55,15 +57,16 @@ def show(key: Key, *, out: int, restarting: int, suspended: bool, died: int) -> 
 
     `restarting` are those of the pods out of rotation whose restart is in progress.
     """
-    PODS_OUT.set(key, out)
-    PODS_RESTARTING.set(key, restarting)
-    SUSPENDED.set(key, suspended)
-    DEATHS.inc(key, died)
+    service = labels_of(key)
+    PODS_OUT.set(service, out)
+    PODS_RESTARTING.set(service, restarting)
+    SUSPENDED.set(service, suspended)
+    DEATHS.inc(service, died)
 
 
 def show_suspension(key: Key, *, suspended: bool) -> None:
     """Shows whether remediation is suspended, outside of a decision."""
-    SUSPENDED.set(key, suspended)
+    SUSPENDED.set(labels_of(key), suspended)
 
 
 def count_step(key: Key, alert: str, action: str, reason: str) -> None:
@@ -71,9 +74,9 @@ def count_step(key: Key, alert: str, action: str, reason: str) -> None:
 
     A gate that was closed by hand names any alert. Only those that exist become a series.
     """
-    ACTIONS.inc(key, 1, alert if alert in NAMES else "", action, reason)
+    ACTIONS.inc(labels_of(key), 1, alert if alert in NAMES else "", action, reason)
 
 
 def count_restart(key: Key) -> None:
     """Counts the restart of a pod."""
-    RESTARTS.inc(key)
+    RESTARTS.inc(labels_of(key))
