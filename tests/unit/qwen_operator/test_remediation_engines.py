@@ -173,3 +173,13 @@ def test_a_restart_of_the_engine_counts_against_the_budget() -> None:
     world["u0"].alerts, world["u0"].generates, world["u0"].cured_by_restart = HUNG, False, False
     assert remembering(world, 400.0) == ["Engine"]
     assert world.ledger.restart_times[0] - EPOCH < timedelta(seconds=400)
+
+
+def test_errors_that_a_pod_shares_with_one_that_restarts_its_engine_are_systemic() -> None:
+    """More than half of the pods have them, also if one of those is no candidate for a restart."""
+    world = able(3)
+    for uid in ("u0", "u1"):
+        world[uid].alerts = frozenset({"HighErrorRate"})
+    world["u0"].says_restarting = True
+    world.rounds(20.0)
+    assert world.steps(CloseGate, BeginRestart) == []

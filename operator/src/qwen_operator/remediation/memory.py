@@ -254,8 +254,11 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
         memory = replace(memory, latch=latch, streaks={}, proofs=(), failures=0, probing_since=None)
         memory = replace(memory, fresh_at=None, quiet_since=None, quiet_polls=0, last_active={})
     if lasts:
-        # It is neither sick nor dead, and no proof of health either.
-        memory = replace(memory, streaks={}, proofs=(), failures=0, quiet_since=None, quiet_polls=0)
+        # It is neither sick nor dead, and no proof of health either. What it has in common with
+        # others is still systemic.
+        active = _last_active(memory, _streaks(memory, evidence, policy, now), policy, now)
+        memory = replace(memory, streaks={}, last_active=active)
+        memory = replace(memory, proofs=(), failures=0, quiet_since=None, quiet_polls=0)
         return replace(memory, uptime=evidence.uptime, fresh_at=now.mono, idle_polls=0)
     if evidence.restarting and not memory.running:
         memory = replace(memory, proofs=(), failures=MAX_FAILED_PROOFS)  # nothing can be asked for
