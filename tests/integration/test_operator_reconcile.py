@@ -266,17 +266,23 @@ def test_a_refused_pod_template_holds_back_nothing_else_and_says_why(api: AdminA
     )
 
 
+def answering(api: AdminApi, servers: FakePodServers) -> str:
+    """The name of the first pod, which runs and whose gate is open."""
+    servers.add("10.0.0.1")
+    [pod] = api.started(1)
+    api.run_pod(pod, "10.0.0.1")
+    wait_until("the gate is open", lambda: api.gate(pod) == "True")
+    api.run_pod(pod, "10.0.0.1")
+    return pod
+
+
 def test_a_service_of_someone_else_is_not_taken_and_the_status_does_not_speak_of_it(
     api: AdminApi, servers: FakePodServers
 ) -> None:
     theirs = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "news"}, "spec": {"ports": [{"port": 1}]}}
     api.create(theirs)
     api.create(qwen_service())
-    servers.add("10.0.0.1")
-    [pod] = api.started(1)
-    api.run_pod(pod, "10.0.0.1")
-    wait_until("the gate is open", lambda: api.gate(pod) == "True")
-    api.run_pod(pod, "10.0.0.1")
+    answering(api, servers)
     wait_until("the pod is seen", lambda: api.status().get("replicas") == 1)
     time.sleep(1.0)  # the time to judge the pod, which is ready
     ready = api.condition("Ready")
@@ -450,11 +456,7 @@ def test_an_operator_at_rest_writes_nothing(api: AdminApi, operator: OperatorThr
 def test_quick_corrections_do_not_delete_the_only_pod_that_answers(api: AdminApi, servers: FakePodServers) -> None:
     """It has been ready for less than minReadySeconds, and Kubernetes would delete it first."""
     api.create(qwen_service())
-    servers.add("10.0.0.1")
-    [pod] = api.started(1)
-    api.run_pod(pod, "10.0.0.1")
-    wait_until("the gate is open", lambda: api.gate(pod) == "True")
-    api.run_pod(pod, "10.0.0.1")
+    pod = answering(api, servers)
     wait_until("it is ready", lambda: api.condition("Ready").get("status") == "True")
     api.patch(QS, "qwenservices", "news", {"spec": {"engine": {"image": "registry.example/none:1"}}})
     wait_until("a pod with it", lambda: len(api.pods()) == 2)

@@ -112,7 +112,8 @@ async def test_what_a_write_has_created_is_known_at_once_and_its_echo_is_no_news
     await asyncio.wait((task,))
 
 
-async def test_a_late_answer_does_not_bring_a_deleted_child_back(server: Server, kube: KubeClient) -> None:
+async def with_a_deleted_child(server: Server, kube: KubeClient) -> tuple[Objects, ClusterCache, asyncio.Task[None]]:
+    """A cache that has seen a child, and then that a watch reported it as deleted."""
     server.answer = objects = Objects("configmaps")
     cluster, task = await running_cache(kube, [])
     await until(lambda: objects.watches)
@@ -120,6 +121,11 @@ async def test_a_late_answer_does_not_bring_a_deleted_child_back(server: Server,
     await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts"))
     objects.delete("news-alerts")
     await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts") is None)
+    return objects, cluster, task
+
+
+async def test_a_late_answer_does_not_bring_a_deleted_child_back(server: Server, kube: KubeClient) -> None:
+    objects, cluster, task = await with_a_deleted_child(server, kube)
     cluster.store_child(CONFIG_MAPS, config_map(objects.version - 1))
     assert cluster.child(CONFIG_MAPS, "n", "news-alerts") is None
     cluster.store_child(CONFIG_MAPS, config_map(uid="another"))
@@ -130,13 +136,7 @@ async def test_a_late_answer_does_not_bring_a_deleted_child_back(server: Server,
 
 async def test_a_child_without_its_label_is_known_again_when_it_was_written(server: Server, kube: KubeClient) -> None:
     """A watch with a selector reports it as deleted. The status must not miss the child then."""
-    server.answer = objects = Objects("configmaps")
-    cluster, task = await running_cache(kube, [])
-    await until(lambda: objects.watches)
-    objects.put(config_map())
-    await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts"))
-    objects.delete("news-alerts")
-    await until(lambda: cluster.child(CONFIG_MAPS, "n", "news-alerts") is None)
+    objects, cluster, task = await with_a_deleted_child(server, kube)
     cluster.store_child(CONFIG_MAPS, config_map(objects.version + 1))
     assert cluster.child(CONFIG_MAPS, "n", "news-alerts") is not None
     task.cancel()
