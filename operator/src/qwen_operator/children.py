@@ -42,10 +42,11 @@ from qwen_operator.status.diagnosis import is_active
 logger = logging.getLogger(__name__)
 
 TAKEN_SECONDS: Final = 15.0
-LEFT_OVER_SECONDS: Final = 3.0  # the garbage collector is about to delete it
+"""How often a name is looked at again that an object of somebody else has."""
+LEFT_OVER_SECONDS: Final = 3.0
+"""The same for an object that the garbage collector is about to delete."""
 OF_SOMEBODY_ELSE: Final = "belongs to something else. Rename one of the two."
 OF_THE_DELETED: Final = "belongs to a deleted QwenService of this name. A new one is made when it is gone."
-"""How often a name is looked at again that an object of somebody else has."""
 
 # What the pods mount, and what a route sends requests to. Without it the child would do harm.
 _NEEDS: Final = {

@@ -157,7 +157,7 @@ class Reconciler:
         pods = self._cluster.pods(key)
         held_up = [*of_download, *(pod for pod in pods if is_held_up(pod))]
         front = self._children.own(SERVICES, owner, child_name(key[1]))
-        deployment = self._children.own(DEPLOYMENTS, owner, child_name(key[1]))
+        deployment = self._deployment(owner)
         return Observed(
             deployment=deployment,
             selector=_selector(front),
@@ -176,9 +176,12 @@ class Reconciler:
         pods = [pod["metadata"] for pod in self._cluster.pods(key) if is_active(pod)]
         return {pod["name"]: said.get(pod["uid"]) for pod in pods}
 
+    def _deployment(self, owner: Owner) -> Object | None:
+        """The Deployment of a service, and none that a deleted service of its name left behind."""
+        return self._children.own(DEPLOYMENTS, owner, child_name(owner.name))
+
     def _with_replicas(self, key: Key, service: QwenService) -> QwenService:
-        # Not the number of a Deployment that a deleted service of this name has left behind.
-        replicas = replicas_left_out(service, self._children.own(DEPLOYMENTS, service, child_name(key[1])))
+        replicas = replicas_left_out(service, self._deployment(service))
         return service if replicas is None else service.with_replicas(replicas)
 
     async def _write_replicas(self, key: Key, replicas: int) -> None:
@@ -275,7 +278,7 @@ class Reconciler:
             has_http_route=cluster.serves(HTTP_ROUTES),
             has_scaled_object=cluster.serves(SCALED_OBJECTS),
             has_resource_claims=cluster.serves(RESOURCE_CLAIMS),
-            live_deployment=self._children.own(DEPLOYMENTS, service, child_name(key[1])),
+            live_deployment=self._deployment(service),
             waited_seconds=(now - self._waiting.get(key, now)).total_seconds(),
             unready_seconds=_unready_seconds(service, now),
             budgets=cluster.budgets(key[0]),

@@ -277,7 +277,7 @@ def test_pending_update_is_seen_where_one_looks_for_rollouts() -> None:
 
 def test_a_change_that_waits_for_young_pods_is_seen_before_what_is_wrong_with_the_update_before_it() -> None:
     found = deployment(updatedReplicas=0, availableReplicas=0)
-    status = status_of(READY_POD, deployment=found, warnings=[PlanWarning("UpdatePending", YOUNG_PODS)])
+    status = status_of(READY_POD, deployment=found, warnings=[YOUNG_PODS])
     assert condition(status, "Progressing").reason == "UpdatePending"
     assert condition(status, "Progressing").status == "True"
 

@@ -140,7 +140,7 @@ class Plan:
     @property
     def waits_for_young_pods(self) -> bool:
         """Whether a change of the pods waits for those that have just become ready."""
-        return any(warning.message == YOUNG_PODS for warning in self.warnings)
+        return YOUNG_PODS in self.warnings
 
 
 def plan(service: QwenService, facts: ClusterFacts) -> Plan:
@@ -180,7 +180,7 @@ def plan(service: QwenService, facts: ClusterFacts) -> Plan:
 def _deployment(service: QwenService, facts: ClusterFacts, desired: Object) -> tuple[Object, list[PlanWarning]]:
     live = facts.live_deployment
     if live is not None and changes_pods(desired, live) and _waits_for_young_pods(service, facts, live):
-        return keep_template(desired, live), [PlanWarning("UpdatePending", YOUNG_PODS)]
+        return keep_template(desired, live), [YOUNG_PODS]
     deferred = service.spec.rollout.on_operator_upgrade == "Defer"
     if live is None or not deferred or not only_operator_changed(desired, live) or _idle(service, facts, live):
         return desired, []

@@ -15,11 +15,6 @@ from qwen_operator.planning.builders.burnrate import lowest_percentage, without_
 from qwen_operator.planning.builders.deployment import rollout_numbers
 from qwen_operator.planning.prometheuses import demands
 
-YOUNG_PODS: Final = (
-    "Pods that answer have been ready for less than rollout.minReadySeconds while another update was under way. "
-    "Kubernetes would delete them for one more update, so this one waits until they count as available."
-)
-"""The message of UpdatePending for a change that waits for pods that have just become ready."""
 _LABELS: Final = "Set monitoring.labels, or the chart's value monitoring.labels for all services."
 _SCALING_PATIENCE: Final = 120.0
 """Seconds."""
@@ -35,6 +30,14 @@ class PlanWarning(NamedTuple):
 
     reason: str
     message: str
+
+
+YOUNG_PODS: Final = PlanWarning(
+    "UpdatePending",
+    "Pods that answer have been ready for less than rollout.minReadySeconds while another update was under way. "
+    "Kubernetes would delete them for one more update, so this one waits until they count as available.",
+)
+"""A change of the pods waits for those that have just become ready."""
 
 
 def most_replicas(spec: QwenServiceSpec) -> int:

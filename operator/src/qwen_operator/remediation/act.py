@@ -302,10 +302,9 @@ class ServiceActor:
         cause = termination_message(self._pods[pod.uid]) if pod.uid in self._pods else ""
         detailed = f"{message}: {cause[-300:]}" if cause else message
         self._emit(pod, "Warning", DEAD, action="Died", reason=DEAD, message=detailed)
-        entry = self._entry(pod, DEAD, "Died", reason=DEAD, message=message)
         # The next container may have answered already. It says nothing about the death.
         last = "" if step.last is None else step.last.excerpt
-        self._history.append(entry.model_copy(update={"metrics": last}))
+        self._history.append(self._entry(pod, DEAD, "Died", reason=DEAD, message=message, metrics=last))
 
     def _report(self, step: Report) -> None:
         message = step.message
@@ -342,10 +341,21 @@ class ServiceActor:
         await self._writer.update(self._key, change)
 
     def _entry(
-        self, pod: Pod, alert: str, action: str, *, reason: str, message: str, dry_run: bool = False
+        self,
+        pod: Pod,
+        alert: str,
+        action: str,
+        *,
+        reason: str,
+        message: str,
+        dry_run: bool = False,
+        metrics: str | None = None,
     ) -> HistoryEntry:
+        """An entry of the history. Without `metrics` it has what the pod reports now."""
         obj = self._pods.get(pod.uid)
-        evidence = self._evidence.get(pod.uid)
+        if metrics is None:
+            evidence = self._evidence.get(pod.uid)
+            metrics = "" if evidence is None else evidence.excerpt
         return HistoryEntry(
             time=self._writer.now(),
             pod=pod.name,
@@ -356,7 +366,7 @@ class ServiceActor:
             reason=reason,
             message=message[: MAX_EVIDENCE // 2],
             dry_run=dry_run,
-            metrics="" if evidence is None else evidence.excerpt,
+            metrics=metrics,
             termination_message="" if obj is None else termination_message(obj)[-MAX_EVIDENCE:],
         )
 

@@ -253,16 +253,15 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
         latch = None if memory.latch is None else replace(memory.latch, since=now.mono, repeated=False, renewed=True)
         memory = replace(memory, latch=latch, streaks={}, proofs=(), failures=0, probing_since=None)
         memory = replace(memory, fresh_at=None, quiet_since=None, quiet_polls=0, last_active={})
+    streaks = _streaks(memory, evidence, policy, now)
+    # Also of a pod that restarts its engine: what it has in common with others is systemic.
+    memory = replace(memory, last_active=_last_active(memory, streaks, policy, now))
     if lasts:
-        # It is neither sick nor dead, and no proof of health either. What it has in common with
-        # others is still systemic.
-        active = _last_active(memory, _streaks(memory, evidence, policy, now), policy, now)
-        memory = replace(memory, streaks={}, last_active=active)
-        memory = replace(memory, proofs=(), failures=0, quiet_since=None, quiet_polls=0)
+        # It is neither sick nor dead, and no proof of health either.
+        memory = replace(memory, streaks={}, proofs=(), failures=0, quiet_since=None, quiet_polls=0)
         return replace(memory, uptime=evidence.uptime, fresh_at=now.mono, idle_polls=0)
     if evidence.restarting and not memory.running:
         memory = replace(memory, proofs=(), failures=MAX_FAILED_PROOFS)  # nothing can be asked for
-    streaks = _streaks(memory, evidence, policy, now)
     unhealthy = any(policy.takes_out(alert) for alert in streaks)
     out_long_enough = memory.closed_since is not None and now.mono - memory.closed_since >= _ENDPOINT_OUT
     latch = memory.latch
@@ -273,7 +272,6 @@ def _fresh(memory: PodMemory, evidence: Evidence, policy: Policy, now: Instant) 
         uptime=evidence.uptime,
         fresh_at=now.mono,
         streaks=streaks,
-        last_active=_last_active(memory, streaks, policy, now),
         quiet_since=None if unhealthy else memory.quiet_since if memory.quiet_since is not None else now.mono,
         quiet_polls=0 if unhealthy else memory.quiet_polls + 1,
         proofs=() if unhealthy else memory.proofs,

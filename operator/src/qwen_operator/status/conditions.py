@@ -304,9 +304,8 @@ def _progressing(view: _View) -> Verdict:
     waiting = view.observed.download.problem
     if waiting is not None:  # before what is said of the pods, which have an older model
         return Verdict("Progressing", not waiting.is_failure, waiting.reason, _explain(view, waiting))
-    held = next((warning for warning in view.observed.warnings if warning.message == YOUNG_PODS), None)
-    if held is not None:  # before what is wrong with the pods that it replaces
-        return Verdict("Progressing", True, held.reason, held.message)
+    if YOUNG_PODS in view.observed.warnings:  # before what is wrong with the pods that it replaces
+        return Verdict("Progressing", True, YOUNG_PODS.reason, YOUNG_PODS.message)
     if view.stalled:
         given = view.deployment_condition("Progressing").get("message", "")
         cause = _explain(view, view.problem) if view.problem else given

@@ -122,10 +122,9 @@ def only_operator_changed(desired: Object, live: Mapping[str, Any]) -> bool:
 
     recorded = live["metadata"].get("annotations") or {}
     wanted = desired["metadata"]["annotations"]
-    made_from = recorded.get(TEMPLATE_HASH_ANNOTATION)
     return bool(
-        made_from
-        and made_from != wanted[TEMPLATE_HASH_ANNOTATION]
+        recorded.get(TEMPLATE_HASH_ANNOTATION)
+        and changes_pods(desired, live)
         and recorded.get(SPEC_HASH_ANNOTATION) == wanted[SPEC_HASH_ANNOTATION]
     )
 
