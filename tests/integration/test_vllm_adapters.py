@@ -149,6 +149,9 @@ def test_broken_adapters_are_refused_and_harm_nobody(http: httpx.Client, adapter
     module = "base_model.model.model.layers.0.mlp.unheard_of"
     matrices = {f"{module}.lora_A.weight": [[0.0] * 4] * 4, f"{module}.lora_B.weight": [[0.0] * 4] * 4}
     write_weights(foreign / "adapter_model.safetensors", matrices)
+    elsewhere = make_adapter(adapters / "elsewhere")
+    names = {name: name.replace("model.model.layers.0", "model.foo") for name in weights(seed=1)}
+    write_weights(elsewhere / "adapter_model.safetensors", {names[k]: v for k, v in weights(seed=1).items()})
     empty = adapters / "empty"
     empty.mkdir()
     write_config(empty)
@@ -164,7 +167,8 @@ def test_broken_adapters_are_refused_and_harm_nobody(http: httpx.Client, adapter
         (rank, "its rank is 16, and the highest is 8"),
         (shape, "192 inputs in the model, and 128 in the adapter"),
         (garbage, "is damaged, or not in the format safetensors"),
-        (foreign, "unheard_of"),  # vLLM's own words
+        (foreign, "the model does not have: model.layers.0.mlp.unheard_of (it was trained for qwen-news-classifier)"),
+        (elsewhere, "that the model does not have: foo.self_attn.q_proj, foo.self_attn.v_proj ("),
         (empty, "there is no adapter_model.safetensors"),
         (Path("/etc"), "--lora-dirs"),
     ):

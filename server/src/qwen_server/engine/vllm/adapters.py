@@ -15,7 +15,15 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from qwen_server.config.settings import Settings
-from qwen_server.engine.adapter_files import MAX_WEIGHT, WEIGHTS, BrokenAdapterError, ModelShape, check_adapter
+from qwen_server.engine.adapter_files import (
+    MAX_WEIGHT,
+    WEIGHTS,
+    AdapterFiles,
+    BrokenAdapterError,
+    ModelShape,
+    check_adapter,
+)
+from qwen_server.engine.adapter_modules import check_modules
 from qwen_server.engine.base import Adapter, EngineError, InvalidRequestError, name_of
 from qwen_server.engine.vllm.patches.vllm_texts import CALL_FAILED, WORKER_FAILED
 
@@ -66,7 +74,8 @@ class LoadedAdapters:
     async def add(self, adapter: Adapter) -> None:
         """See Engine.add_adapter."""
         try:
-            await asyncio.to_thread(check_adapter, adapter.folder, self._shape, max_rank=self._max_rank)
+            files = await asyncio.to_thread(check_adapter, adapter.folder, self._shape, max_rank=self._max_rank)
+            await self._check_modules(adapter, files)
             await asyncio.to_thread(check_numbers, adapter.folder)
         except BrokenAdapterError as error:
             raise InvalidRequestError(str(error), param="lora_path") from None
@@ -84,6 +93,21 @@ class LoadedAdapters:
             raise InvalidRequestError(_cause(str(error)), param="lora_path") from None
         self.all[adapter.key] = adapter
         self._loras[adapter.key] = lora
+
+    async def _check_modules(self, adapter: Adapter, files: AdapterFiles) -> None:
+        """Compares the modules of an adapter with those of the model, which the workers know.
+
+        If they cannot tell, vLLM decides alone. Raises BrokenAdapterError and EngineError.
+        """
+        try:
+            answers = await self._llm.collective_rpc("uses_of_weights", args=(list(files.weights.values()),))
+        except Exception as error:
+            if self._llm.errored:
+                raise EngineError(f"the engine died while it loaded the adapter {adapter.name}") from error
+            _log.warning("the modules of the adapter %s cannot be compared with the model's: %s", adapter.name, error)
+            return
+        if unused := check_modules(files, answers):
+            _log.warning("these modules of the adapter %s take no adapter, and are ignored: %s", adapter.name, unused)
 
     async def remove(self, adapter: Adapter) -> None:
         """See Engine.remove_adapter."""
