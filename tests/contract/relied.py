@@ -488,6 +488,16 @@ TEXTS: tuple[Relied, ...] = (
         "PARAMETERS",
         ("Image dimensions {}x{} ({} pixels) exceed", "Failed to load image: {}", "VLLM_MAX_IMAGE_PIXELS to increase"),
     ),
+    Says(
+        "vllm.multimodal.media.connector",
+        "NOT_FETCHED",
+        ("Failed to fetch media from URL: HTTP {} error", "Failed to fetch media from URL: {}"),
+    ),
+    Says(
+        "vllm.connections",
+        "FETCHED_TOO_MUCH",
+        ("Remote media download exceeds VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB={}",),
+    ),
     Does("vllm.multimodal.image", "limit_formats", ("Image.open(fp, formats=ALLOWED_IMAGE_FORMATS)",)),
     Says("vllm.multimodal.processing.context", "PROCESSOR_FAILED", ("Failed to apply {} on data={} with kwargs={}",)),
     Says("vllm.multimodal.registry", "NO_MEDIA", ("{} is not a multimodal model",)),

@@ -85,6 +85,10 @@ class ServerProcess:
         """Waits until the server accepts requests."""
         self.until(lambda: self.status("/health/ready") == 200, START_SECONDS, "ready")
 
+    def refused_of_warm_up(self) -> list[str]:
+        """The log lines about requests of the warm-up that vLLM refused."""
+        return [line for line in self.lines if '"warm-up: ' in line]
+
     def status(self, path: str) -> int:
         """The status code of a GET; 0 if there is no connection."""
         try:
@@ -195,10 +199,11 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def ready_server(folder: Path, *flags: str, **thresholds: float) -> Iterator[ServerProcess]:
-    """A server that accepts requests; it ends with the block."""
+    """A server that accepts requests, as each of its warm-up; it ends with the block."""
     process = ServerProcess(folder, *flags, **thresholds)
     try:
         process.until_ready()
+        assert process.refused_of_warm_up() == []
         yield process
     finally:
         process.kill()

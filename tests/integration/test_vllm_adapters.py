@@ -50,6 +50,7 @@ def server(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "--max-cpu-loras=3",
         "--max-lora-rank=8",
         "--max-concurrent-requests=8",
+        "--dtype=float32",
     ]
     with ready_server(tmp_path_factory.mktemp("server"), *flags) as running:
         yield running
@@ -205,9 +206,12 @@ def test_an_engine_that_dies_while_adapters_come_and_go_is_followed_by_one_with_
     http: httpx.Client, adapters: Path, server: ServerProcess
 ) -> None:
     expected = ask(http, "one")
+    body = {"model": "one", "prompt": QUESTION, "temperature": 0, "max_tokens": 400, "ignore_eos": True}
+    undisturbed = http.post("/v1/completions", json=body).json()["choices"][0]["text"]
     core = server.engine_core()
-    os.kill(core, signal.SIGSTOP)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
+        stream = server.begin_stream(pool, body)
+        os.kill(core, signal.SIGSTOP)
         order = {"lora_name": "two"}
         unloading = pool.submit(http.post, "/v1/unload_lora_adapter", json=order, headers=ADMIN, timeout=START_SECONDS)
         loading = pool.submit(load, http, "three", adapters / "three")
@@ -215,6 +219,9 @@ def test_an_engine_that_dies_while_adapters_come_and_go_is_followed_by_one_with_
         time.sleep(3)  # for the check of the files of three, of which nothing tells
         os.kill(core, signal.SIGKILL)
         assert (loading.result().status_code, unloading.result().status_code) == (503, 200)
+        *events, done = stream.result()
+    assert done == "[DONE]", events[-1]
+    assert "".join(json.loads(event)["choices"][0]["text"] for event in events) == undisturbed
     server.until(lambda: server.status("/health/ready") == 200, START_SECONDS, "the next engine is ready")
     assert server.metrics()["engine"]["restarts"]["by_cause"] == {"died": 1}
     assert ask(http, "one") == expected

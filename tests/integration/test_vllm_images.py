@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.cluster.settings import ROOT
+from tests.integration.image_host import ImageHost, image_host
 from tests.integration.image_model import random_qwen_vl
 from tests.integration.server_process import ServerProcess, ready_server
 
@@ -35,6 +36,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     flags = (f"--model={model}", "--dtype=float32", "--kv-cache-gib=0.1", *limits, "--", "--max-num-seqs=8")
     with ready_server(folder, *flags) as process:
         yield process
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[ImageHost]:
+    """A host with a small picture, one of two million pixels, and one in a file of 5 MiB."""
+    with image_host() as host:
+        small, wide = (base64.b64decode(url.partition(",")[2]) for url in (picture(), picture(2000, 1000)))
+        large = small + b"x" * (5 << 20)
+        host.answers |= {"/small": (200, {}, small), "/wide": (200, {}, wide), "/page": (200, {}, b"<html>")}
+        host.answers |= {"/large": (200, {"Content-Length": str(len(large))}, large), "/endless": (200, {}, large)}
+        host.answers["/moved"] = (302, {"Location": host.url("/small", "127.0.0.1")}, b"moved")
+        host.answers |= {"/missing": (404, {}, b""), "/busy": (429, {}, b"")}
+        yield host
 
 
 def picture(width: int = 100, height: int = 80, color: str = "red", mode: str = "RGB") -> str:
@@ -61,6 +75,12 @@ def chat(http: httpx.Client, *urls: str, **fields: Any) -> httpx.Response:
 def refused(response: httpx.Response) -> tuple[int, str, str]:
     error = response.json()["error"]
     return response.status_code, error["param"], error["message"]
+
+
+def parsed(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
 
 
 def test_an_image_is_part_of_the_prompt(http: httpx.Client) -> None:
@@ -137,6 +157,60 @@ def test_images_come_only_from_where_they_may(http: httpx.Client, url: str) -> N
     source = {"type": "image", "source": {"type": "url", "url": url}}
     messages = [{"role": "user", "content": [source]}]
     assert http.post("/v1/messages", json={"messages": messages, "max_tokens": 3}).status_code == 400
+
+
+def test_an_image_of_an_allowed_host_is_fetched(http: httpx.Client, host: ImageHost) -> None:
+    url = host.url("/small")
+    answers = [chat(http, picture()), chat(http, url), chat(http, url, logprobs=True)]
+    shown = {
+        (body["usage"]["prompt_tokens"], body["choices"][0]["message"]["content"]) for body in map(parsed, answers)
+    }
+    assert len(shown) == 1
+    item = {"role": "user", "content": [{"type": "input_image", "image_url": url}]}
+    assert http.post("/v1/responses", json={"input": [item], "max_output_tokens": 3}).status_code == 200
+    source = {"type": "image", "source": {"type": "url", "url": url}}
+    messages = [{"role": "user", "content": [source]}]
+    assert http.post("/v1/messages", json={"messages": messages, "max_tokens": 3}).status_code == 200
+    assert host.asked["/small"] == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/moved", "Failed to load image: cannot identify image file"),
+        ("/page", "Failed to load image: cannot identify image file"),
+        ("/large", "image: it could not be fetched: it has more than 4 MiB (set by --max-body-bytes)"),
+        ("/endless", "image: it could not be fetched: it has more than 4 MiB (set by --max-body-bytes)"),
+        ("/missing", "image: it could not be fetched: its host answered 404"),
+        ("/busy", "image: it could not be fetched: its host answered 429"),
+        ("/wide", "Image dimensions 2000x1000 (2000000 pixels) exceed the maximum of 1000000 pixels."),
+    ],
+)
+def test_an_image_that_cannot_be_fetched_is_the_mistake_of_its_request(
+    server: ServerProcess, http: httpx.Client, host: ImageHost, path: str, text: str
+) -> None:
+    host.asked.clear()
+    for answer in (chat(http, host.url(path)), chat(http, host.url(path), logprobs=True)):
+        status, param, told = refused(answer)
+        assert (status, param) == (400, "messages[0].content[0]")
+        assert told.startswith(text)
+    assert host.asked == {path: 2}, "no redirect is followed"
+    assert server.metrics()["requests"]["failed"] == 0
+
+
+@pytest.mark.parametrize("kind", ["video_url", "audio_url", "input_audio"])
+def test_videos_and_sound_are_refused(http: httpx.Client, host: ImageHost, kind: str) -> None:
+    host.asked.clear()
+    sound = {"data": "AAAA", "format": "wav"}
+    part = {"type": kind, kind: sound if kind == "input_audio" else {"url": host.url("/small")}}
+    response = http.post(PATH, json={"messages": [{"role": "user", "content": [part]}], "max_tokens": 3})
+    status, param, text = refused(response)
+    assert (status, param) == (400, "messages[0].content[0]")
+    assert text.startswith("At most 0 ")
+    item = {"role": "user", "content": [{**part, "type": kind.replace("_url", "")}]}
+    assert http.post("/v1/responses", json={"input": [item]}).status_code == 400
+    assert http.post("/v1/messages", json={"messages": [item], "max_tokens": 3}).status_code == 400
+    assert not host.asked, "nothing is fetched"
 
 
 def test_no_request_gets_the_image_of_another_by_its_name(http: httpx.Client) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,19 +28,24 @@ server = real_server(
     "--max-concurrent-requests=80",
     "--max-tokens-limit=3000",
     "--max-queue-size=80",
+    "--tool-call-parser=hermes",
     "--dtype=float32",
     EngineUnresponsive=3.0,
 )
 
 LONG = {"prompt": "请分类：", "max_tokens": 300, "ignore_eos": True, "temperature": 0}
 CITY = {"type": "object", "properties": {"city": {"type": "string", "minLength": 2000}}, "required": ["city"]}
-# What cannot go on after its first token, and the word by which the error says so.
-FIXED: dict[str, dict[str, Any]] = {
-    "seed": {"temperature": 1.0, "seed": 7},
-    "grammar": {"structured_outputs": {"json": CITY}, "max_tokens": 2000},
-    "penalty": {"frequency_penalty": 0.5},
-    "serving code": {"logprobs": 1},
-}
+BEGUN = LONG | {"max_tokens": 400}
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}}
+CHAT = {"messages": [{"role": "user", "content": "请分类："}], "max_tokens": 400, "ignore_eos": True, "temperature": 0}
+# What cannot go on after its first token, and the words by which the error says so.
+FIXED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("seed", BEGUN | {"temperature": 1.0, "seed": 7}),
+    ("grammar", BEGUN | {"structured_outputs": {"json": CITY}, "max_tokens": 2000}),
+    ("penalty", BEGUN | {"frequency_penalty": 0.5}),
+    ("serving code", BEGUN | {"logprobs": 1}),
+    ("serving code", CHAT | {"tools": [WEATHER]}),
+)
 
 
 @dataclass
@@ -56,10 +61,11 @@ class Answer:
 
 
 def stream(server: ServerProcess, answer: Answer, body: dict[str, Any]) -> Answer:
-    """Streams a completion. `answer` shows how far it is."""
+    """Streams a completion, or a chat if there are messages. `answer` shows how far it is."""
+    path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
     body = body | {"stream": True, "stream_options": {"include_usage": True}}
     before = 0.0
-    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=300) as response:
+    with httpx.stream("POST", server.url + path, json=body, timeout=300) as response:
         assert response.status_code == 200, response.read()
         for line in response.iter_lines():
             if not line.startswith("data: "):
@@ -73,8 +79,13 @@ def stream(server: ServerProcess, answer: Answer, body: dict[str, Any]) -> Answe
             event = json.loads(line.removeprefix("data: "))
             answer.error = event.get("error") or answer.error
             answer.usage = event.get("usage") or answer.usage
-            answer.text += "".join(choice["text"] for choice in event.get("choices", ()))
+            answer.text += "".join(text_of(choice) for choice in event.get("choices", ()))
     return answer
+
+
+def text_of(choice: dict[str, Any]) -> str:
+    """What an event adds to a completion or a chat."""
+    return str(choice["text"] if "text" in choice else choice["delta"].get("content") or "")
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +94,11 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def begun(server: ServerProcess, pool: ThreadPoolExecutor, *bodies: dict[str, Any]) -> list[Future[Answer]]:
+def begun(
+    server: ServerProcess, pool: ThreadPoolExecutor, *bodies: dict[str, Any], answers: Sequence[Answer] = ()
+) -> list[Future[Answer]]:
     """Begins a stream for each body and waits until each has its first text."""
-    answers = [Answer() for _ in bodies]
+    answers = answers or [Answer() for _ in bodies]
     futures = [pool.submit(stream, server, answer, body) for answer, body in zip(answers, bodies, strict=True)]
     server.until(lambda: all(answer.events > 1 for answer in answers), START_SECONDS, "every stream has begun")
     return futures
@@ -106,27 +119,31 @@ def start_seconds(server: ServerProcess) -> float:
 
 
 def test_every_stream_survives_a_killed_engine_core(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
-    """64 greedy streams go on. Others say why they cannot, or start over if nothing was shown."""
+    """64 greedy streams go on, and two choices of one. Others say why they cannot, or start over if
+    nothing was shown.
+    """
     server.until(lambda: server.metrics()["engine"]["standby_bytes"] > 100e6, START_SECONDS, "a standby core")
     standby = server.metrics()["engine"]["standby_bytes"]
     core = server.engine_core()
-    prompts = [LONG | {"prompt": f"请分类第{number}条：", "max_tokens": 400} for number in range(STREAMS)]
+    prompts = [BEGUN | {"prompt": f"请分类第{number}条："} for number in range(STREAMS)]
+    choices = BEGUN | {"temperature": 1.0, "n": 2}
     whole = pool.submit(
         httpx.post,
         f"{server.url}/v1/completions",
-        json=LONG | {"max_tokens": 400, "temperature": 1.0, "seed": 7, "n": 2, "logprobs": 1},
+        json=choices | {"seed": 7, "logprobs": 1},
         timeout=300,
     )
-    futures = begun(server, pool, *prompts, *(LONG | {"max_tokens": 400} | fields for fields in FIXED.values()))
+    futures = begun(server, pool, *prompts, choices, *(body for _, body in FIXED))
     os.kill(core, signal.SIGKILL)
     server.until(lambda: server.status("/health/ready") == 503, 20, "not ready")
     assert httpx.get(f"{server.url}/health", timeout=10).json()["status"] == "restarting"
     late = pool.submit(httpx.post, f"{server.url}/v1/completions", json=LONG, timeout=300)
     answers = [future.result() for future in futures]
-    going_on, fixed = answers[:STREAMS], answers[STREAMS:]
-    assert [(answer.done, answer.error) for answer in going_on] == [(True, None)] * STREAMS
-    assert {answer.usage["completion_tokens"] for answer in going_on if answer.usage} == {400}
-    for answer, reason in zip(fixed, FIXED, strict=True):
+    going_on, fixed = answers[: STREAMS + 1], answers[STREAMS + 1 :]
+    assert [(answer.done, answer.error) for answer in going_on] == [(True, None)] * (STREAMS + 1)
+    tokens = [answer.usage["completion_tokens"] for answer in going_on if answer.usage]
+    assert tokens == [400] * STREAMS + [800]
+    for answer, (reason, _) in zip(fixed, FIXED, strict=True):
         assert answer.error is not None, reason
         assert (answer.error["code"], answer.done) == ("engine_restarted", False)
         assert reason in answer.error["message"]
@@ -146,28 +163,25 @@ def test_every_stream_survives_a_killed_engine_core(server: ServerProcess, pool:
 def test_a_single_stream_gets_the_same_tokens_although_two_engines_die(
     server: ServerProcess, pool: ThreadPoolExecutor
 ) -> None:
-    """The second dies while it loads. The stop string and the characters are the stream's own."""
-    body = LONG | {"max_tokens": 2500, "stop": ["这段文字不会出现"]}
+    """Its engine dies, the next one while it loads, and the one after that hangs and is replaced on
+    request. The stop string and the characters are the stream's own.
+    """
+    body = LONG | {"max_tokens": 2900, "stop": ["这段文字不会出现"]}
     undisturbed = stream(server, Answer(), body)
-    (future,) = begun(server, pool, body)
-    core = server.engine_core()
+    answer = Answer()
+    (future,) = begun(server, pool, body, answers=[answer])
+    core, begun_at = server.engine_core(), server.metrics()["uptime"]["seconds"]
     os.kill(core, signal.SIGKILL)
     server.until(lambda: server.engine_core_or_none() not in (None, core), START_SECONDS, "the next core")
     os.kill(server.engine_core(), signal.SIGKILL)
-    answer = future.result()
-    assert (answer.text, answer.usage, answer.done) == (undisturbed.text, undisturbed.usage, True)
-    assert restarts(server) == {"died": 2, "failed": 1}
-    print(f"one stream paused for {answer.gap:.1f} s, without a standby core and with a failed restart")
-
-
-def test_a_stopped_engine_core_is_replaced_on_request(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
-    server.until_ready()
-    begun_at = server.metrics()["uptime"]["seconds"]
-    (future,) = begun(server, pool, LONG | {"max_tokens": 2500})
+    seen = answer.events
+    server.until(lambda: answer.events > seen, START_SECONDS, "the stream goes on")
     os.kill(server.engine_core(), signal.SIGSTOP)
+    assert not answer.done, "the stream was too short to go on twice"
     (server.podinfo / "annotations").write_text('qwen-vllm.io/restart-engine="7f3a"\n')
-    answer = future.result()
-    assert (answer.done, answer.error) == (True, None)
-    assert restarts(server)["requested"] == 1
+    future.result()
+    assert (answer.text, answer.usage, answer.done) == (undisturbed.text, undisturbed.usage, True)
+    assert restarts(server) == {"died": 2, "failed": 1, "requested": 1}
     assert server.metrics()["uptime"]["seconds"] > begun_at  # the same process
     server.until(lambda: server.status("/health/ready") == 200, 20, "ready")
+    print(f"one stream paused for {answer.gap:.1f} s, without a standby core and with a failed restart")

@@ -18,6 +18,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
+from qwen_server.engine.vllm.warmup import FURTHER
 from tests.fuzz.rounds import fuzz
 from tests.integration.builtin_model import ANSWER, NAME, QUESTION
 from tests.integration.server_process import ServerProcess, command_line, real_server, wait_until_gone
@@ -67,6 +68,13 @@ def test_the_warm_up_is_not_counted(server: ServerProcess) -> None:
     assert metrics["requests"]["total"] == 0
     assert (metrics["tokens"]["total_input"], metrics["tokens"]["total_output"]) == (0, 0)
     assert metrics["slo"]["sample_size"] == 0
+
+
+@pytest.mark.parametrize("fields", FURTHER, ids=lambda fields: next(iter(fields)))
+def test_vllm_takes_what_the_warm_up_sends_on_a_gpu(http: httpx.Client, fields: dict[str, Any]) -> None:
+    """There, a body that it refused would only be a line of the log."""
+    response = http.post("/v1/completions", json={"prompt": "你好", "max_tokens": 4, **fields})
+    assert response.status_code == 200, response.text
 
 
 def test_the_chat_of_the_specification_is_answered(http: httpx.Client) -> None:

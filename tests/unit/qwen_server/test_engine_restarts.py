@@ -14,6 +14,7 @@ import pytest
 from qwen_server.api import streaming
 from qwen_server.control import service as service_module
 from qwen_server.control.reviver import Reviver
+from tests.scripted_answers import PROMPT_TOKENS
 from tests.unit.qwen_server.serving import Served, events_of, serve, until
 
 LONG = '@{"tokens": 60, "delay": 0.01}'
@@ -162,6 +163,36 @@ async def test_the_reference_path_starts_over_until_its_first_byte() -> None:
         # What was generated twice counts once.
         answer = len("这条新闻属于【财经】类别。")
         assert metrics["tokens"]["total_output"] == 60 + answer
+
+
+async def test_a_request_that_pools_texts_is_answered_by_the_next_engine() -> None:
+    """All its texts are read again, also those that the dead engine had done. They count once."""
+    async with revived(task="embed") as served:
+        texts = ["x", '@{"first": 0.2}', "y"]
+        asked = asyncio.create_task(served.client.post("/v1/embeddings", json={"input": texts}))
+        await until(lambda: served.service.admission.running == 1)
+        served.engine.may_restart.clear()
+        served.engine.die()
+        await until(lambda: served.lifecycle.state == "restarting")
+        late = asyncio.create_task(served.client.post("/rerank", json={"query": "x", "documents": ["x", "y"]}))
+        await until(lambda: served.lifecycle.in_flight == 2)
+        served.engine.may_restart.set()
+        answer = await asked
+        assert (answer.status_code, [item["index"] for item in answer.json()["data"]]) == (200, [0, 1, 2])
+        assert (await late).status_code == 200
+        metrics = await served.metrics()
+        assert metrics["tokens"]["total_input"] == PROMPT_TOKENS * 5
+        assert metrics["errors"] == {"total": 0, "by_type": {}}
+        assert metrics["engine"]["restarts"]["by_cause"] == {"died": 1}
+
+
+async def test_a_text_that_kills_each_engine_is_not_tried_a_fourth_time() -> None:
+    async with revived(task="embed", engine_restarts=4) as served:
+        served.engine.restart_seconds = 0.05
+        response = await served.client.post("/v1/embeddings", json={"input": ["x", '@{"action": "die"}']})
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_restarted")
+        assert (await served.client.post("/v1/embeddings", json={"input": "x"})).status_code == 200
+        assert (await served.metrics())["engine"]["restarts"]["left"] == 1
 
 
 async def test_a_client_that_leaves_during_the_pause_is_forgotten() -> None:

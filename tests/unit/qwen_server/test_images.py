@@ -6,12 +6,23 @@ import base64
 import io
 from typing import Any
 
+import aiohttp
 import pytest
 from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
 
 from qwen_server.engine.base import InvalidRequestError
-from qwen_server.engine.vllm.images import FORMATS, Images, limit_pixels, not_processed, plain_image, too_large
+from qwen_server.engine.vllm.images import (
+    FORMATS,
+    Images,
+    fetches,
+    limit_pixels,
+    not_fetched,
+    not_processed,
+    plain_image,
+    too_large,
+    unreachable,
+)
 from tests.unit.qwen_server.serving import make_settings
 
 DATA = "data:image/png;base64,AAAA"
@@ -155,6 +166,27 @@ def test_an_image_that_the_models_processor_refuses_is_told_why() -> None:
     assert not_processed(failed((200, 1), (9, 9))) == f"{known} (200x1, 9x9 pixels)"
     assert not_processed(failed()) == known
     assert not_processed("At most 2 images may be provided") is None
+
+
+def test_an_image_that_cannot_be_fetched_is_told_why() -> None:
+    told = "image: it could not be fetched: "
+    failed = "Failed to fetch media from URL: "
+    assert not_fetched(f"{failed}HTTP 404 error") == f"{told}its host answered 404"
+    assert not_fetched(f"{failed}Invalid URL format") == f"{told}its URL is not valid"
+    too_much = f"{failed}Remote media download exceeds VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB=4 (received at least 9 bytes)"
+    assert not_fetched(too_much) == f"{told}it has more than 4 MiB (set by --max-body-bytes)"
+    assert not_fetched("At most 2 images may be provided") is None
+    request: Any = None
+    assert unreachable(aiohttp.ClientResponseError(request, (), status=503)) == f"{told}its host answered 503"
+    assert unreachable(aiohttp.ServerTimeoutError()) == unreachable(TimeoutError()) == f"{told}its host took too long"
+    assert unreachable(aiohttp.ServerDisconnectedError()) == f"{told}the connection failed"
+
+
+def test_a_failure_of_the_network_is_that_of_an_image_only_if_there_is_one_to_fetch() -> None:
+    assert fetches(chat(DATA, "https://a.example/x.png"))
+    assert fetches({"input": [{"content": [{"type": "input_image", "image_url": "http://a/x"}]}]})
+    assert not fetches(chat(DATA))
+    assert not fetches({"prompt": "http://a/x"})
 
 
 def test_a_size_that_is_null_is_the_default() -> None:

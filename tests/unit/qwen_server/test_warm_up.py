@@ -13,8 +13,8 @@ import pytest
 from qwen_server.control.alerts import catalogue, override, while_young
 from qwen_server.control.lifecycle import Lifecycle
 from qwen_server.control.service import Service
-from qwen_server.engine.base import BusyError
-from qwen_server.engine.vllm.warmup import warm_up
+from qwen_server.engine.base import BusyError, EngineError
+from qwen_server.engine.vllm.warmup import warm_up, warm_up_pooling
 from qwen_server.observe.gpu import GpuMonitor
 from tests.scripted_engine import ScriptedEngine
 from tests.unit.qwen_server.serving import make_settings
@@ -46,9 +46,9 @@ class Recorder:
         self.bodies.append(body)
 
 
-async def asked(*, wide: bool) -> Recorder:
+async def asked(*, wide: bool = False, images: bool = False) -> Recorder:
     recorder = Recorder()
-    await warm_up(cast("Any", recorder), cast("Any", recorder), wide=wide)
+    await warm_up(cast("Any", recorder), cast("Any", recorder), wide=wide, images=images)
     return recorder
 
 
@@ -59,6 +59,25 @@ async def test_on_a_gpu_the_warm_up_covers_what_compiles_kernels(caplog: pytest.
     assert (narrow.most, wide.most) == (1, 2)
     assert len(narrow.bodies) == 9
     assert "warm-up: no grammars here" in caplog.text  # which is no reason not to start
+
+
+async def test_a_model_that_reads_images_is_warmed_up_with_one() -> None:
+    with_image = (await asked(images=True)).bodies
+    image, text = with_image[0]["messages"][0]["content"]
+    assert (image["type"], image["image_url"]["url"][:22]) == ("image_url", "data:image/png;base64,")
+    assert text["type"] == "text"
+    assert with_image[1:] == (await asked()).bodies
+
+
+async def test_a_model_that_is_not_made_for_its_task_ends_the_start() -> None:
+    """What the runner makes of it: exit 78 with this text (test_lifecycle_of_program.py)."""
+
+    class Unfit:
+        async def answer(self, *_: Any) -> None:
+            raise EngineError("--task=embed: this model cannot do it")
+
+    with pytest.raises(EngineError, match="this model cannot do it"):
+        await warm_up_pooling("embed", cast("Any", Unfit()))
 
 
 def threshold(rules: Any) -> float:

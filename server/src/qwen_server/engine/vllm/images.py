@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+import aiohttp
 from PIL import Image
 
 from qwen_server.config.settings import Settings
 from qwen_server.engine.base import InvalidRequestError
-from qwen_server.engine.vllm.patches.vllm_texts import IMAGE_SIZE, PROCESSOR_FAILED
+from qwen_server.engine.vllm.patches.vllm_texts import FETCHED_TOO_MUCH, IMAGE_SIZE, NOT_FETCHED, PROCESSOR_FAILED
 from qwen_server.engine.vllm.places import entries
 
 if TYPE_CHECKING:
@@ -193,6 +194,32 @@ def not_processed(message: str) -> str | None:
             return f"image: {size}; the longer side may be at most {_MOST_OBLONG} times the shorter"
     those = ", ".join(f"{width}x{height}" for width, height in sizes)
     return "image: the model cannot process it" + (f" ({those} pixels)" if those else "")
+
+
+def fetches(body: Mapping[str, Any]) -> bool:
+    """Whether the body has an image that is not in it."""
+    found = (_url_of(entry) for param in ("messages", "input") for _, entry in entries(body.get(param), param))
+    return any(url is not None and url[:5].lower() != "data:" for url in found)
+
+
+def unreachable(error: aiohttp.ClientError | TimeoutError) -> str:
+    """The text for an image whose host fails, which vLLM takes for a failure of the server."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return _not_fetched(f"its host answered {error.status}")
+    return _not_fetched("its host took too long" if isinstance(error, TimeoutError) else "the connection failed")
+
+
+def not_fetched(message: str) -> str | None:
+    """The text for an image that vLLM refuses to fetch; None if `message` says otherwise."""
+    if (refused := NOT_FETCHED.match(message)) is None:
+        return None
+    if large := FETCHED_TOO_MUCH.search(message):
+        return _not_fetched(f"it has more than {large[1]} MiB (set by --max-body-bytes)")
+    return _not_fetched(f"its host answered {refused[1]}" if refused[1] else "its URL is not valid")
+
+
+def _not_fetched(reason: str) -> str:
+    return f"image: it could not be fetched: {reason}"
 
 
 def plain_image(width: int, height: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import aiohttp
 from PIL.Image import DecompressionBombError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -17,7 +18,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from qwen_server.engine.base import BusyError, EngineError, EngineGoneError, InvalidRequestError
 from qwen_server.engine.vllm.causes import explain, one_line
-from qwen_server.engine.vllm.images import not_processed, too_large
+from qwen_server.engine.vllm.images import fetches, not_fetched, not_processed, too_large, unreachable
 from qwen_server.engine.vllm.patches.vllm_texts import (
     LEADING_NAME,
     MEMORY_FILE,
@@ -69,6 +70,8 @@ def _translated(prompt_param: str, death_cause: Callable[[], str], body: Mapping
         # Pillow refuses it before vLLM compares the pixels with its limit.
         raise invalid(too_large(error, envs.VLLM_MAX_IMAGE_PIXELS), None, 400, prompt_param) from error
     except Exception as error:
+        if isinstance(error, aiohttp.ClientError | TimeoutError) and fetches(body):
+            raise invalid(unreachable(error), None, 400, prompt_param) from error
         raise of_response(create_error_response(error), prompt_param) from error
 
 
@@ -85,6 +88,8 @@ def invalid(message: str, param: str | None, status: int, prompt_param: str) -> 
     message = MEMORY_FILE.sub("", TRAILING_DETAILS.sub("", message)).replace(
         PIXEL_ADVICE, "(set by --max-image-pixels)"
     )
+    if fetching := not_fetched(message):
+        message, status = fetching, 400
     message = not_processed(message) or message
     too_long = TOO_LONG in message
     if param is None:

@@ -25,7 +25,7 @@ _COMPLETION = {"prompt": "你好", **_LIMITS}
 # Each of these uses its own path through the sampler. The first use of some paths compiles code.
 _SAMPLING: tuple[Mapping[str, Any], ...] = ({}, {"top_p": 0.9, "top_k": 20}, {"temperature": 0.0}, {"seed": 1})
 # On a GPU these compile further kernels, or wait for the first use of a library.
-_FURTHER: tuple[Mapping[str, Any], ...] = (
+FURTHER: tuple[Mapping[str, Any], ...] = (
     {"response_format": {"type": "json_object"}},
     {"frequency_penalty": 0.5, "presence_penalty": 0.5, "repetition_penalty": 1.1},
     {"min_p": 0.1, "logit_bias": {"1": 1.0}, "min_tokens": 2},
@@ -66,7 +66,7 @@ async def warm_up(fast: FastPath, reference: ReferencePath, *, images: bool = Fa
     for kind, body in _bodies(images=images):
         await _run(fast, kind, body)
     if wide:
-        for further in _FURTHER:
+        for further in FURTHER:
             await _run(fast, "completion", {**_COMPLETION, **further})
         await asyncio.gather(*(_run(fast, "completion", {**_COMPLETION, **sampling}) for sampling in _SAMPLING[1:3]))
     try:

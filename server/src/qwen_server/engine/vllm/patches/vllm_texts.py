@@ -51,6 +51,9 @@ PART_PARAMETERS: Final = (
 # Where Pillow would name the file that it cannot read.
 MEMORY_FILE: Final = re.compile(r" <_io\.BytesIO object[^>]*>")
 PIXEL_ADVICE: Final = "Set VLLM_MAX_IMAGE_PIXELS to increase this limit."
+# What vLLM says of an image that it cannot fetch, if another try would change nothing.
+NOT_FETCHED: Final = re.compile(r"^Failed to fetch media from URL: (?:HTTP (\d+) error)?")
+FETCHED_TOO_MUCH: Final = re.compile(r"exceeds VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB=(\d+)")
 # What vLLM's input processor says of images that the model's own processor refuses.
 PROCESSOR_FAILED: Final = re.compile(r"^Failed to apply \w+ on data=")
 IMAGE_SIZE: Final = re.compile(r"<PIL\.[\w.]+ image mode=\w+ size=(\d+)x(\d+)")

@@ -1,0 +1,43 @@
+"""Models that are not made for their task; no engine starts."""
+
+# ruff: noqa: PLC0415 - vLLM takes seconds to import: only when these tests run
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_without_side_effects")]
+
+
+def parts(classes: int, *, model_does: str | None) -> Any:
+    """What `pooling_apis` asks before it builds anything: the model's configuration."""
+    config = SimpleNamespace(
+        hf_config=SimpleNamespace(num_labels=classes),
+        get_pooling_task=lambda tasks: model_does if model_does in tasks else None,
+    )
+    return SimpleNamespace(llm=SimpleNamespace(model_config=config))
+
+
+@pytest.mark.parametrize(
+    ("task", "model_does", "classes", "told"),
+    [
+        ("embed", "classify", 10, "classify with 10 class(es)"),
+        ("rerank", "embed", 2, "embed"),
+        ("rerank", "classify", 2, "classify with 2 class(es)"),
+        ("classify", "embed", 2, "embed"),
+        ("classify", None, 2, "to generate"),
+    ],
+)
+def test_a_model_that_is_not_made_for_the_task_is_refused(
+    task: Any, model_does: str | None, classes: int, told: str
+) -> None:
+    from qwen_server.engine.base import EngineError
+    from qwen_server.engine.vllm.pooling_api import pooling_apis
+
+    tasks = () if model_does is None else (model_does,)
+    with pytest.raises(EngineError) as caught:
+        pooling_apis(parts(classes, model_does=model_does), tasks, task)
+    assert str(caught.value) == f"--task={task}: this model cannot do it; what it is made for is: {told}"
