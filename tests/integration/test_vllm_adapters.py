@@ -51,6 +51,7 @@ def server(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "--max-lora-rank=8",
         "--max-concurrent-requests=8",
         "--dtype=float32",
+        "--patches=on",  # the replay is one
     ]
     with ready_server(tmp_path_factory.mktemp("server"), *flags) as running:
         yield running
