@@ -39,6 +39,11 @@ class ConfigurationError(Exception):
     """The configuration is not valid. The text names the flag and says what is wrong."""
 
 
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
 class Settings(BaseSettings):
     """All settings.
 
