@@ -20,7 +20,7 @@ from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError,
 # Everyone on the machine can read a command line.
 _ENVIRONMENT_ONLY = ("api_keys",)
 # Flags with several values, as in vLLM: --served-model-name NAME ALIAS.
-_SEVERAL = ("served_model_name",)
+_SEVERAL = ("served_model_name", "lora_modules")
 
 
 class _Parser(argparse.ArgumentParser):
