@@ -52,6 +52,25 @@ ENGINE: tuple[Relied, ...] = (
     ),
     Calls(f"{_LLM}.add_lora", "LoadedAdapters.add", ("lora_request",), awaited=True),
     Calls(f"{_LLM}.remove_lora", "LoadedAdapters", ("lora_id",), awaited=True),
+    Calls(f"{_LLM}.collective_rpc", "LoadedAdapters", ("method",), ("args",), awaited=True),
+    Has(
+        "vllm.lora.model_manager:LoRAModelManager",
+        "uses_of_weights",
+        ("model", "modules", "packed_modules", "packed_modules_mapping", "_get_lora_layer_weights"),
+    ),
+    Has("vllm.lora.worker_manager:LRUCacheWorkerLoRAManager", "WorkerReports", ("_adapter_manager",)),
+    Has("vllm.v1.worker.lora_model_runner_mixin:LoRAModelRunnerMixin", "WorkerReports", ("lora_manager",)),
+    # It finds the weights of a module by their name alone.
+    Does("vllm.lora.lora_model", "uses_of_weights", ("return self.loras.get(module_name, None)",)),
+    Does(
+        "vllm.lora.worker_manager",
+        "uses_of_weights",
+        (
+            "getattr(model, 'hf_to_vllm_mapper', None)",
+            "hf_to_vllm_mapper.get_rename_mapper()",
+            "getattr(model, 'lora_skip_prefixes', None)",
+        ),
+    ),
     Has(f"{_OPENAI}.models.serving:OpenAIServingModels", "LoadedAdapters", ("lora_requests",)),
     Has("vllm.config:ModelConfig", "LoadedAdapters", ("hf_text_config",)),
     Does("vllm.entrypoints.serve.engine.serving", "Models", ("return self.models.lora_requests[request.model]",)),

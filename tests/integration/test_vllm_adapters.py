@@ -149,6 +149,9 @@ def test_broken_adapters_are_refused_and_harm_nobody(http: httpx.Client, adapter
     module = "base_model.model.model.layers.0.mlp.unheard_of"
     matrices = {f"{module}.lora_A.weight": [[0.0] * 4] * 4, f"{module}.lora_B.weight": [[0.0] * 4] * 4}
     write_weights(foreign / "adapter_model.safetensors", matrices)
+    elsewhere = make_adapter(adapters / "elsewhere")
+    names = {name: name.replace("model.model.layers.0", "model.foo") for name in weights(seed=1)}
+    write_weights(elsewhere / "adapter_model.safetensors", {names[k]: v for k, v in weights(seed=1).items()})
     empty = adapters / "empty"
     empty.mkdir()
     write_config(empty)
@@ -164,7 +167,8 @@ def test_broken_adapters_are_refused_and_harm_nobody(http: httpx.Client, adapter
         (rank, "its rank is 16, and the highest is 8"),
         (shape, "192 inputs in the model, and 128 in the adapter"),
         (garbage, "is damaged, or not in the format safetensors"),
-        (foreign, "unheard_of"),  # vLLM's own words
+        (foreign, "the model does not have: model.layers.0.mlp.unheard_of (it was trained for qwen-news-classifier)"),
+        (elsewhere, "that the model does not have: foo.self_attn.q_proj, foo.self_attn.v_proj ("),
         (empty, "there is no adapter_model.safetensors"),
         (Path("/etc"), "--lora-dirs"),
     ):
@@ -219,16 +223,28 @@ def test_an_engine_that_dies_while_adapters_come_and_go_is_followed_by_one_with_
     assert load(http, "two", adapters / "two").status_code == 200
 
 
-def test_an_adapter_without_files_is_not_served_by_the_next_engine(
+def test_an_adapter_without_files_is_missing_in_the_next_engine_and_harms_nobody(
     http: httpx.Client, adapters: Path, server: ServerProcess
 ) -> None:
-    assert "three" in str(server.metrics()["adapters"])
+    restarts = server.metrics()["engine"]["restarts"]["total"]
     moved = (adapters / "three").rename(adapters / "moved")
-    os.kill(server.engine_core(), signal.SIGKILL)
-    server.until(lambda: server.status("/health/ready") == 503, 20, "the engine's death is seen")
+    long = CHAT | {"model": "three", "max_tokens": 500, "ignore_eos": True}
+    with http.stream("POST", "/v1/chat/completions", json=long | {"stream": True}) as stream:
+        lines = stream.iter_lines()
+        next(lines)  # it is in the engine
+        os.kill(server.engine_core(), signal.SIGKILL)
+        ending = "".join(lines)
+    assert "its adapter could not be loaded again" in ending
     server.until(lambda: server.status("/health/ready") == 200, START_SECONDS, "the next engine is ready")
-    server.until(lambda: "three" not in str(server.metrics()["adapters"]), 10, "the adapter is gone")
-    assert http.post("/v1/chat/completions", json=CHAT | {"model": "three"}).status_code == 404
+    assert server.metrics()["engine"]["restarts"]["total"] == restarts + 1
+    [state] = [state for state in server.metrics()["adapters"] if state["name"] == "three"]
+    assert (state["state"], state["loaded"]) == ("failed", False)
+    assert state["reason"] == "there is no adapter_config.json in the folder"
+    refused = http.post("/v1/chat/completions", json=CHAT | {"model": "three"})
+    assert refused.status_code == 404
+    assert refused.json()["error"]["message"] == f"The adapter `three` is not loaded: {state['reason']}"
+    assert "three" not in http.get("/v1/models").text
     assert ask(http, "one")
     moved.rename(adapters / "three")
-    assert load(http, "three", adapters / "three").status_code == 200
+    assert load(http, "three", adapters / "three", load_inplace=True).status_code == 200
+    assert ask(http, "three")

@@ -153,7 +153,7 @@ def test_every_flag_that_we_give_is_vllms() -> None:
     assert on_cpu.shutdown_timeout == 60
     on_cuda = AsyncEngineArgs.from_cli_args(parser.parse_args(engine_arguments(settings, "cuda")))
     assert on_cuda.gpu_memory_utilization == 0.9
-    assert on_cuda.worker_extension_cls == "qwen_server.engine.vllm.worker_extension.MemoryReport"
+    assert on_cuda.worker_extension_cls == "qwen_server.engine.vllm.worker_extension.WorkerReports"
     with pytest.raises(EngineError, match="--unheard-of"):
         parser.parse_args(["--unheard-of=1"])
 

@@ -29,6 +29,9 @@ class Vllm:
         self.model_config = SimpleNamespace(hf_text_config=config)
         self._refused = refused
 
+    async def collective_rpc(self, method: str, **_: Any) -> None:
+        raise RuntimeError(f"no worker knows {method}")  # then vLLM alone decides what fits
+
     async def add_lora(self, lora: Any) -> None:
         if lora.lora_name in self._refused:
             raise ValueError("no room is left")
@@ -62,3 +65,25 @@ def test_a_lost_adapter_is_told_by_a_later_engine_if_nobody_asked_the_one_that_l
     assert list(lost) == ["news@1"]
     assert "no room is left" in lost["news@1"]
     assert third.take_lost() == {}
+
+
+def test_no_engine_gets_the_requests_of_an_adapter_that_it_has_refused(tmp_path: Path) -> None:
+    """It would load it again during a step, and die of the failure."""
+    from qwen_server.engine.base import Adapter, EngineRestartedError, InvalidRequestError
+
+    folder = make_adapter(tmp_path / "news")
+    first, second, third = engine(), engine(), engine("news@1")
+
+    async def lives() -> None:
+        await first.add(Adapter(key="news@1", name="news", folder=folder))
+        await second.restore(first)
+        await third.restore(second)
+
+    asyncio.run(lives())
+    begun = first.lora_of("news@1")  # by a request that has waited for all of them
+    with pytest.raises(EngineRestartedError, match="its adapter could not be loaded again: no room is left"):
+        first.require(begun)
+    with pytest.raises(InvalidRequestError) as refused:
+        third.lora_of("news@1")
+    assert refused.value.message == "The adapter `news` is not loaded: no room is left"
+    third.require(None)

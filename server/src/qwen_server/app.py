@@ -109,7 +109,7 @@ def create_app(
         service,
         RateLimiter(settings.rate_limit),
         reader,
-        Bodies(settings, own.find),
+        Bodies(settings, own.find, own.why_missing),
         early_writes=patches.use(EARLY_WRITES),
     )
     app.state.administrators = admins

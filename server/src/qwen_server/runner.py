@@ -76,7 +76,7 @@ class _Server(uvicorn.Server):
 
 
 async def _nothing() -> None:
-    """What most tests of the runner prepare."""
+    """What most tests of the runner prepare, and recover."""
 
 
 class Runner:
@@ -85,6 +85,7 @@ class Runner:
     `is_stuck` returns whether the engine does no work, so that a drain cannot finish. `is_lost`
     returns whether it has done none for so long that only a restart can help. `prepare` is what
     follows the start of the engine before requests are accepted; it may raise EngineError.
+    `recover` is what follows a restart of the engine before the server is ready again.
     `poll_seconds` is how often the runner checks for events.
     """
 
@@ -97,6 +98,7 @@ class Runner:
         *,
         is_stuck: Callable[[], bool],
         prepare: Callable[[], Awaitable[None]] = _nothing,
+        recover: Callable[[], Awaitable[None]] = _nothing,
         is_lost: Callable[[], bool] = lambda: False,
         poll_seconds: float = _POLL_SECONDS,
     ) -> None:
@@ -108,7 +110,7 @@ class Runner:
         self._prepare = prepare
         self._poll_seconds = poll_seconds
         self._restarts = RestartWatch(settings.podinfo_dir)
-        self._reviver = Reviver(settings, engine, lifecycle, is_lost=is_lost)
+        self._reviver = Reviver(settings, engine, lifecycle, is_lost=is_lost, recover=recover)
         self._stop_cause: str | None = None
         self._skip_drain = False
         self._last_request_seconds = min(LAST_REQUEST_SECONDS, settings.drain_timeout)
@@ -302,6 +304,7 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
         server,
         is_stuck=lambda: bool(service.alert_state.zero_work),
         prepare=service.adapters.start,
+        recover=service.adapters.recover,
         is_lost=service.engine_is_lost,
     )
     loop = asyncio.get_running_loop()

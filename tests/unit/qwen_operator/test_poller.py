@@ -96,10 +96,14 @@ def padded(size: int) -> bytes:
     return json.dumps({**WELL, "padding": "x" * (size - len(body))}).encode()
 
 
+@pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(("size", "valid"), [(MAX_BODY, True), (MAX_BODY + 1, False)])
-async def test_an_answer_has_a_bound(size: int, valid: bool) -> None:
+async def test_an_answer_has_a_bound(size: int, valid: bool, chunked: bool) -> None:
     async def answer(_ip: str, _path: str) -> web.Response:
-        return web.Response(body=padded(size))
+        response = web.Response(body=padded(size))
+        if chunked:
+            response.enable_chunked_encoding()
+        return response
 
     async with pods(answer) as poller:
         assert ((await poller.metrics("a", "a")).evidence is not None) is valid

@@ -19,8 +19,11 @@ VALUES = st.recursive(LEAVES, lambda below: st.lists(below, max_size=4) | st.dic
 
 
 def deployment(name: str) -> dict[str, Any]:
-    """As it comes from the API server."""
-    fields: dict[str, Any] = {"f:spec": {"f:replicas": {}, "f:template": {'k:{"name":"server"}': {"f:image": {}}}}}
+    """As it comes from the API server, with the UID of an owner of its own."""
+    fields: dict[str, Any] = {
+        "f:metadata": {"f:labels": {"f:app": {}}, "f:ownerReferences": {f'k:{{"uid":"of {name}"}}': {}}},
+        "f:spec": {"f:replicas": {}, "f:template": {'k:{"name":"server"}': {"f:image": {}}}},
+    }
     records = [{"manager": "qwen-operator", "operation": "Apply", "fieldsV1": fields}]
     found = {"metadata": {"name": name, "managedFields": records}, "spec": {"replicas": 2, "image": "server:cpu"}}
     copy: dict[str, Any] = json.loads(json.dumps(found))
@@ -36,9 +39,10 @@ def test_equal_parts_of_two_objects_are_one() -> None:
     one, other = (keeper(DEPLOYMENTS)(deployment(name)) for name in ("a", "b"))
     assert one == deployment("a")
     assert one["spec"]["image"] is other["spec"]["image"]
-    records = [obj["metadata"]["managedFields"][0] for obj in (one, other)]
-    assert records[0]["fieldsV1"] is records[1]["fieldsV1"]
-    assert json.dumps(records[0]) == json.dumps(deployment("a")["metadata"]["managedFields"][0])
+    records = [obj["metadata"]["managedFields"][0]["fieldsV1"] for obj in (one, other)]
+    assert records[0]["f:spec"] is records[1]["f:spec"]
+    assert records[0]["f:metadata"]["f:labels"] is records[1]["f:metadata"]["f:labels"]
+    assert json.dumps(one) == json.dumps(deployment("a"))
 
 
 def test_a_record_that_nothing_uses_is_forgotten() -> None:

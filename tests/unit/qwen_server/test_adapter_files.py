@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from qwen_server.engine.adapter_files import CONFIG, WEIGHTS, BrokenAdapterError, ModelShape, check_adapter
+from qwen_server.engine.adapter_files import (
+    CONFIG,
+    WEIGHTS,
+    AdapterFiles,
+    BrokenAdapterError,
+    ModelShape,
+    check_adapter,
+)
+from qwen_server.engine.adapter_modules import ABSENT, UNUSED, USED, check_modules
 from tests.integration.builtin_model import FOLDER
 from tests.lora_adapters import make_adapter, weights, write_config, write_file, write_weights
 
@@ -29,7 +37,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_an_adapter_of_the_model_is_accepted(folder: Path) -> None:
-    check_adapter(folder, SHAPE, max_rank=16)
+    files = check_adapter(folder, SHAPE, max_rank=16)
+    assert files.base == "qwen-news-classifier"
+    assert files.weights["model.layers.0.self_attn.q_proj"] == f"{Q_PROJ}.lora_A.weight"
+    assert len(files.weights) == 4
 
 
 @pytest.mark.parametrize(
@@ -83,6 +94,30 @@ def test_names_that_the_weights_or_an_unknown_model_may_have_are_accepted(folder
     renamed = {name.replace("self_attn.q_proj", "attn.wqkv"): matrix for name, matrix in weights(seed=1).items()}
     write_weights(folder / WEIGHTS, renamed)
     check_adapter(folder, SHAPE, max_rank=16)
+
+
+MODULES = {f"model.layers.{number}.mlp.up_proj": f"tensor {number}" for number in range(7)}
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([[USED] * 6 + [ABSENT]], "that the model does not have: model.layers.6.mlp.up_proj (it was trained for qwen)"),
+        ([[ABSENT] * 7], "model.layers.3.mlp.up_proj and 3 more (it was trained for qwen)"),
+        ([[UNUSED] * 7], "only for modules that take no adapter: model.layers.0.mlp.up_proj, "),
+        ([[ABSENT] * 3 + [USED] * 4, [USED] * 2 + [ABSENT] * 5], "does not have: model.layers.2.mlp.up_proj ("),
+    ],
+)
+def test_modules_that_no_part_of_the_model_has_are_named(answers: list[list[int]], words: str) -> None:
+    with pytest.raises(BrokenAdapterError) as refused:
+        check_modules(AdapterFiles("qwen", MODULES), answers)
+    assert words in str(refused.value)
+
+
+def test_modules_of_several_workers_and_some_that_take_no_adapter_are_accepted() -> None:
+    files = AdapterFiles("", MODULES)
+    assert check_modules(files, [[USED] * 4 + [ABSENT] * 3, [ABSENT] * 4 + [USED] * 3]) == ""
+    assert check_modules(files, [[USED] * 6 + [UNUSED]]) == "model.layers.6.mlp.up_proj"
 
 
 def header_of(**entry: Any) -> bytes:

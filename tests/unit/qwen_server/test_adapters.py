@@ -379,11 +379,76 @@ async def test_an_adapter_that_a_new_engine_refuses_is_missing_and_tried_again(t
     await adapters.start()
     assert await settled(adapters) == {"news": "loaded", "sport": "loaded"}
     engine.lost = dict.fromkeys(engine.adapters, "no such file")
-    assert await settled(adapters) == {"news": "no such file"}
+    assert await settled(adapters) == {"news": "no such file", "sport": "no such file"}
     assert (adapters.served(), adapters.find("news")) == ({}, None)
+    engine.adapter_error = InvalidRequestError("no such file")
     now[0] += 3
-    assert await settled(adapters) == {"news": "loaded"}
-    assert [*engine.adapters] == ["news@3"]
+    assert set((await settled(adapters)).values()) == {"no such file"}
+    engine.adapter_error = None
+    now[0] += 3  # by now it is known to be broken, and is tried again in a minute
+    assert set((await settled(adapters)).values()) == {"no such file"}
+    now[0] += 60
+    assert await settled(adapters) == {"news": "loaded", "sport": "loaded"}
+    assert sorted(adapter.name for adapter in engine.adapters.values()) == ["news", "sport"]
+    assert adapters._lost == {}
+
+
+async def test_a_lost_adapter_is_missing_with_the_cause_until_it_is_loaded_or_unloaded(
+    folders: Path, tmp_path: Path
+) -> None:
+    where: dict[str, Any] = {"admin_api_keys_dir": folders / "admins", "lora_dirs": (folders / "inside",)}
+    async with serve(enable_lora=True, model_aliases="new*", adapters_file=tmp_path / "none", **where) as served:
+        adapters, engine = served.service.adapters, served.engine
+        await adapters.start()
+        for name in ("news", "sport"):
+            assert (await load(served, name, folders / "inside" / name)).status_code == 200
+        engine.lost = dict.fromkeys(engine.adapters, "no room is left")
+        engine.adapter_error = InvalidRequestError("the files are gone")
+        served.service.tick()
+        text = "The adapter `news` is not loaded: no room is left"
+        for response in (await served.chat(model="news"), await served.client.get("/v1/models/news")):
+            error = error_of(response, 404)
+            assert (error["message"], error["code"]) == (text, "model_not_found")
+        assert (await served.chat(model="new-name")).status_code == 200  # of the alias
+        cards = (await served.client.get("/v1/models")).json()["data"]
+        assert {card["id"] for card in cards}.isdisjoint({"news", "sport"})
+        states = {item["name"]: item for item in (await served.metrics())["adapters"]}
+        assert (states["news"]["state"], states["news"]["loaded"]) == ("failed", False)
+        assert states["news"]["reason"] == "no room is left"
+        served.app.state.prometheus._rendered = None
+        assert 'qwen_adapter_loaded{adapter="news"} 0' in (await served.client.get("/metrics/prometheus")).text
+        assert (await unload(served, "news")).status_code == 200
+        assert (await unload(served, "news")).status_code == 404
+        engine.adapter_error = None
+        assert (await load(served, "sport", folders / "inside" / "sport")).status_code == 200
+        assert [(state.name, state.state) for state in adapters.states() or ()] == [("sport", "loaded")]
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"), [(None, 2), (InvalidRequestError("broken"), 2), (EngineError("no memory"), 30)]
+)
+async def test_a_restart_waits_for_the_adapters_that_may_be_loaded_again(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, seconds: float
+) -> None:
+    """It is over when each is loaded or known to be broken, and after half a minute at most."""
+    engine, now = ScriptedEngine(), [0.0]
+    settings = make_settings(enable_lora=True, lora_modules=(("news", folders / "inside" / "news"),))
+    adapters = Adapters(settings, engine, clock=lambda: now[0])
+    await adapters.start()
+
+    async def ticks(_: float) -> None:
+        now[0] += 0.5
+        adapters.poll()
+        if adapters._following is not None:
+            await adapters._following
+
+    await adapters.recover()
+    assert now[0] == 0
+    engine.lost, engine.adapter_error = dict.fromkeys(engine.adapters, "no room is left"), error
+    monkeypatch.setattr("qwen_server.control.adapters.asyncio.sleep", ticks)
+    await adapters.recover()
+    assert now[0] == seconds
+    assert (adapters.find("news") is not None) == (error is None)
 
 
 async def test_the_start_waits_for_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:

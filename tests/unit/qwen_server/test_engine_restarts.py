@@ -31,7 +31,9 @@ async def revived(**values: Any) -> AsyncIterator[Served]:
     async with serve(**({"engine_restarts": 3, "max_tokens_limit": 1000} | values)) as served:
         engine, lifecycle = served.engine, served.lifecycle
         engine.restart_seconds = 0.2
-        reviver = Reviver(served.service.settings, engine, lifecycle, is_lost=served.service.engine_is_lost)
+        service = served.service
+        recover = service.adapters.recover
+        reviver = Reviver(service.settings, engine, lifecycle, is_lost=service.engine_is_lost, recover=recover)
 
         async def watch() -> None:
             while True:
@@ -53,6 +55,27 @@ def text_of(response: httpx.Response) -> str:
     *chunks, done = events_of(response.text)
     assert done == "[DONE]", chunks[-1]
     return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+
+
+async def test_a_server_is_not_ready_before_its_adapters_have_been_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "news").mkdir()
+    monkeypatch.setattr("qwen_server.control.adapters._LOOK_SECONDS", 0.01)
+    async with revived(enable_lora=True, lora_modules=(("news", tmp_path / "news"),)) as served:
+        adapters = served.service.adapters
+        await adapters.start()
+        now = [0.0]
+        monkeypatch.setattr(adapters, "_clock", lambda: now[0])
+        served.engine.lost = dict.fromkeys(served.engine.adapters, "no room is left")
+        served.engine.die("CUDA out of memory")
+        await until(lambda: served.engine.restarts == 1 and adapters.why_missing("news") == "no room is left")
+        assert served.lifecycle.state == "restarting"
+        assert (await served.client.get("/health/ready")).status_code == 503
+        now[0] += 2
+        await until(lambda: served.lifecycle.state == "ready")
+        assert (await served.client.get("/health/ready")).status_code == 200
+        assert adapters.find("news") is not None
 
 
 async def test_a_crash_is_a_pause_for_all_that_was_accepted() -> None:

@@ -26,7 +26,7 @@ from qwen_operator.kube.resources import (
     SERVICE_MONITORS,
     Resource,
 )
-from qwen_operator.kube.sharing import shared, shared_record
+from qwen_operator.kube.sharing import shared, shared_fields
 
 MAX_LABELS: Final = 64
 MAX_ANNOTATIONS: Final = 64
@@ -109,7 +109,7 @@ def _records(records: Sequence[Object]) -> list[Object]:
 
 def _shared(record: Object) -> Object:
     fields = record.get("fieldsV1")
-    return {**record, "fieldsV1": shared_record(fields)} if isinstance(fields, dict) else record
+    return {**record, "fieldsV1": shared_fields(fields)} if isinstance(fields, dict) else record
 
 
 def _is_small(record: Object) -> bool:

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 _MAX_LEVELS: Final = 50
 _MAX_LETTERS: Final = 40
 """Longer texts are rarely equal."""
+_METADATA: Final = "f:metadata"
 
 
 class _Record(dict[str, Any]):
@@ -39,8 +40,23 @@ def shared(value: Any, levels: int = _MAX_LEVELS) -> Any:
     return {intern(name): shared(item, levels - 1) for name, item in value.items()}
 
 
-def shared_record(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of an object (FieldsV1): the same dict for all that are equal, while one is in use."""
+def shared_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of an object (FieldsV1), of which equal parts are the same dicts.
+
+    The metadata of each child has the UID of its owner: only the parts of it are equal.
+    """
+    return {
+        name: {part: shared_record(below) for part, below in value.items()}
+        if name == _METADATA and isinstance(value, dict)
+        else shared_record(value)
+        for name, value in fields.items()
+    }
+
+
+def shared_record(fields: Any) -> Any:
+    """A part of the fields: the same dict for all that are equal, while one is in use."""
+    if not isinstance(fields, dict):
+        return fields
     try:
         text = json.dumps(fields, separators=(",", ":"))
     except RecursionError:  # nobody else's are like these

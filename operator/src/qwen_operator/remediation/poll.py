@@ -22,7 +22,6 @@ from qwen_operator.api import parse_time
 from qwen_operator.api.names import PORT
 from qwen_operator.api.tokens import metrics_token
 from qwen_operator.process.operator_metrics import POLLS
-from qwen_operator.remediation.copies import replace
 from qwen_operator.remediation.policy import POLL_SECONDS
 from qwen_operator.remediation.shares import Shares
 from qwen_operator.remediation.values import Evidence
@@ -58,8 +57,11 @@ def pod_url(ip: str) -> str:
     return f"http://[{ip}]:{PORT}" if ":" in ip else f"http://{ip}:{PORT}"
 
 
-def parse_metrics(body: bytes) -> Evidence | None:
-    """The evidence in a response of `/api/v1/metrics`; None if it is not valid."""
+def parse_metrics(body: bytes, asked_at: float | None = None) -> Evidence | None:
+    """The evidence in a response of `/api/v1/metrics`; None if it is not valid.
+
+    asked_at: when the pod was asked, on the monotonic clock in seconds.
+    """
     try:
         answer = json.loads(body)
         uptime = _number(answer["uptime"]["seconds"])
@@ -83,6 +85,7 @@ def parse_metrics(body: bytes) -> Evidence | None:
         engine_restarts_left=left,
         restarting=restarting,
         body=body,
+        asked_at=asked_at,
     )
 
 
@@ -183,8 +186,7 @@ class Poller:
         async with self._polls.slot(namespace):
             asked_at = time.monotonic()
             body = await self._get(ip, "/api/v1/metrics", POLL_SECONDS, headers)
-        evidence = None if body is None else parse_metrics(body)
-        evidence = None if evidence is None else replace(evidence, asked_at=asked_at)
+        evidence = None if body is None else parse_metrics(body, asked_at)
         _RESULTS["no answer" if body is None else "invalid" if evidence is None else "ok"].inc()
         return Answer(evidence, garbled=body is not None and evidence is None)
 
@@ -206,8 +208,10 @@ class Poller:
                 allow_redirects=False,
                 headers=headers,
             ) as response:
-                if response.status != 200:
+                if response.status != 200 or (response.content_length or 0) > MAX_BODY:
                     return None
+                if response.content_length is not None:  # aiohttp reads so many bytes and no more
+                    return await response.read()
                 body = bytearray()
                 async for chunk in response.content.iter_chunked(64 * 1024):
                     body += chunk

@@ -208,7 +208,8 @@ class Remediator:
         if known.policy is None:
             return 2.0  # unknown: gates stay as they are and a restart waits
         policy, desired = known.policy, known.desired
-        policy = replace(policy, poll=max(policy.poll, self._poller.shortest))
+        if policy.poll < self._poller.shortest:
+            policy = replace(policy, poll=self._poller.shortest)
         before = self._cluster.pods(key)
         asked = [pod for pod in before if pod_ip(pod) and is_active(pod)]
         name = child_name(key[1])
@@ -218,7 +219,8 @@ class Remediator:
         self._take_reports(key, evidence, [pod for pod in self._readings.pods(key, before) if pod.uid in by_pod])
         pods = self._cluster.pods(key)
         seen = await self._round(key, pods, evidence, policy, desired)
-        seen = replace(seen, garbled=frozenset(uid for uid, answer in by_pod.items() if answer.garbled))
+        if garbled := frozenset(uid for uid, answer in by_pod.items() if answer.garbled):
+            seen = replace(seen, garbled=garbled)
         service = self._cluster.service(key)
         if service is None:
             return policy.poll
@@ -231,17 +233,18 @@ class Remediator:
         self._ask(key, decisions, by_uid)
         tries = self._gates[key]
         tries.keep(by_uid)
-        actor = ServiceActor(
-            self._writer,
-            service,
-            by_uid,
-            evidence,
-            policy,
-            beat=lambda: self._beat(key),
-            outlooks=outlooks,
-            tries=tries,
-        )
-        await actor.carry_out((*decisions.steps, *late))
+        if steps := (*decisions.steps, *late):
+            actor = ServiceActor(
+                self._writer,
+                service,
+                by_uid,
+                evidence,
+                policy,
+                beat=lambda: self._beat(key),
+                outlooks=outlooks,
+                tries=tries,
+            )
+            await actor.carry_out(steps)
         if decisions.go_on:
             self.hurry(key)
         return next_poll(decisions.memory, policy)

@@ -102,7 +102,8 @@ class Handler:
         try:
             return self._service.adapters.hold(adapter)
         except AdapterError as error:
-            raise model_not_found(adapter.name) from error
+            why = self._service.adapters.why_missing(adapter.name)
+            raise model_not_found(adapter.name, why) from error
 
     def _require_service(self, scope: Scope) -> None:
         if (refusal := self._service.refusal(scope["state"].get(CONNECTED_AT, math.inf))) is not None:

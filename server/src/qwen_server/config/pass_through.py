@@ -76,7 +76,7 @@ _OWNED = {
     "trust-request-*": "requests cannot set a chat template or preprocessing options",
     "uds": "the server listens on --host and --port",
     "uvicorn-log-level": _LOGS,
-    "worker-extension-cls": "the server needs it to read the GPU memory",
+    "worker-extension-cls": "the server needs it to read the GPU memory and the model's modules",
 }
 _SHORT_NAME = 3
 

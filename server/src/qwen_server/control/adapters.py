@@ -30,6 +30,7 @@ _MOST_OF_A_CAUSE: Final = 200
 _MOST_BYTES: Final = 48 * 1024  # of all of them: the operator reads 64 KiB of metrics
 _LONGEST_PAUSE: Final = 60.0
 _LOOK_SECONDS: Final = 0.5
+_RECOVERY_SECONDS: Final = 30.0  # for which a restart of the engine waits for its adapters
 
 
 class AdapterError(Exception):
@@ -98,6 +99,7 @@ class Adapters:
         self._loading = asyncio.Lock()
         self._file = AdaptersFile(settings.adapters_file)
         self._followed: dict[str, Source] = {}
+        self._lost: dict[str, Source] = {}
         self._failures: dict[str, _Failure] = {}
         self._following: asyncio.Task[None] | None = None
         self._started = False
@@ -117,21 +119,31 @@ class Adapters:
         served.users += 1
         return served
 
+    def why_missing(self, name: str) -> str | None:
+        """Why an adapter is not served that should be; None for other names.
+
+        Any thread may ask.
+        """
+        if self._wanted(name) is None or name in self._served or name in self._settings.own_names:
+            return None
+        failure = self._failures.get(name)
+        return "it is still loading" if failure is None else failure.cause
+
     def served(self) -> Mapping[str, str]:
         """The names of all adapters, and where each comes from."""
         return {name: served.source.text for name, served in self._served.items()}
 
     def states(self) -> tuple[AdapterState, ...] | None:
-        """The adapters that are declared or served, as many as are shown; None if they are off."""
+        """The adapters that should be served, as many as are shown; None if they are off."""
         if not self.enabled:
             return None
-        names = dict.fromkeys((*self._file.declared, *self._served))
+        names = dict.fromkeys((*self._file.declared, *self._served, *self._lost))
         states = [self._state(name) for name in itertools.islice(names, _MOST_SHOWN)]
         sizes = itertools.accumulate(map(_size, states))
         return tuple(state for state, size in zip(states, sizes, strict=True) if size <= _MOST_BYTES)
 
     def _state(self, name: str) -> AdapterState:
-        served, failure, source = self._served.get(name), self._failures.get(name), self._file.declared.get(name)
+        served, failure, source = self._served.get(name), self._failures.get(name), self._wanted(name)
         loaded = served is not None
         if served is not None and (source is None or self._followed.get(name) == source):
             return AdapterState(name, served.source.label, "loaded", loaded=True)
@@ -158,9 +170,19 @@ class Adapters:
         Returns when its last request has ended and its memory is free. Raises AdapterError.
         """
         self._require_own(name)
-        if name not in self._served:
+        was_lost = name in self._lost
+        if was_lost:
+            async with self._loading:  # it may just be tried again
+                self._forget(name)
+        if name in self._served:
+            await asyncio.shield(self._retire(self._served.pop(name)))
+        elif not was_lost:
             raise _unknown(name)
-        await asyncio.shield(self._retire(self._served.pop(name)))
+
+    def _forget(self, name: str) -> None:
+        """Nothing is known any more of how the adapter was lost or failed."""
+        self._lost.pop(name, None)
+        self._failures.pop(name, None)
 
     def _require_own(self, name: str) -> None:
         if not self.enabled:
@@ -188,8 +210,11 @@ class Adapters:
                 raise AdapterError(text, param="lora_path", status=403)
         return real
 
-    async def _load(self, name: str, source: Source, *, in_place: bool = True) -> None:
-        """Loads an adapter, `in_place` of one of this name. Raises AdapterError and EngineError."""
+    async def _load(self, name: str, source: Source, *, in_place: bool = True, again: bool = False) -> None:
+        """Loads an adapter, `in_place` of one of this name. Raises AdapterError and EngineError.
+
+        Nothing happens if it is to be loaded `again` and is no longer lost.
+        """
         if not is_adapter_name(name):
             raise AdapterError("the name must have 1 to 253 characters and no space, comma, = or *")
         settings = self._settings
@@ -197,6 +222,8 @@ class Adapters:
             raise AdapterError(f"{name} is a name of the model itself")
         folder = source.path if source.path is not None else await self._fetched(source)
         async with self._loading:
+            if again and self._lost.get(name) != source:
+                return
             if name in self._served and not in_place:
                 raise AdapterError(f"the adapter {name} is already loaded; load_inplace: true replaces it")
             most = settings.max_cpu_loras
@@ -211,6 +238,7 @@ class Adapters:
                 raise AdapterError(error.message, param=error.param or "lora_path") from None
             before = self._served.get(name)
             self._served[name] = self._by_key[adapter.key] = Served(adapter, source)
+            self._forget(name)
             if before is not None:
                 self._retire(before)
         _log.info("loaded the adapter %s from %s", name, source.text)
@@ -268,40 +296,62 @@ class Adapters:
         """Follows the file and the engine. The ticker calls it."""
         if not self._started:
             return
-        for key, cause in self._engine.lost_adapters().items():
-            self._lose(key, cause)
+        self._take_lost()
         self._file.poll()
         idle = self._following is None or self._following.done()
         if idle and self._due():
             self._following = asyncio.create_task(self._follow(), name="adapters")
 
+    async def recover(self) -> None:
+        """Waits until the adapters that a new engine has refused have been tried again.
+
+        The ticker tries them. This returns when each is loaded or known to be broken, when the
+        engine is dead, or after half a minute.
+        """
+        self._take_lost()
+        until = self._clock() + _RECOVERY_SECONDS
+        while any(failure.temporary for failure in self._failures.values()) and self._clock() < until:
+            if self._engine.vitals().state == "dead":
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _take_lost(self) -> None:
+        for key, cause in self._engine.lost_adapters().items():
+            self._lose(key, cause)
+
     def _lose(self, key: str, cause: str) -> None:
-        """Ends an adapter that the engine no longer has. One of the file is tried again."""
+        """Ends an adapter that the engine no longer has. It is tried again."""
         lost = self._by_key.get(key)
         if lost is None or lost.retired:
             return
         name = lost.adapter.name
-        self._retire(self._served.pop(name))
-        if (source := self._followed.pop(name, None)) is not None:
-            self._fail(name, source, cause, temporary=True)
         _log.error("the adapter %s is served no longer: %s", name, cause)
+        self._retire(self._served.pop(name))
+        if self._followed.pop(name, None) is None:
+            self._lost[name] = lost.source
+        self._fail(name, lost.source, cause, temporary=True)
+
+    def _wanted(self, name: str) -> Source | None:
+        """Where an adapter comes from that is declared or lost."""
+        return self._file.declared.get(name) or self._lost.get(name)
 
     def _due(self) -> list[str]:
         """The names that have to be loaded or unloaded now."""
         gone = [name for name in self._followed if name not in self._file.declared]
-        return gone + [name for name, source in self._file.declared.items() if self._is_due(name, source)]
+        return gone + [name for name in {**self._file.declared, **self._lost} if self._is_due(name)]
 
-    def _is_due(self, name: str, source: Source) -> bool:
+    def _is_due(self, name: str) -> bool:
+        source = self._wanted(name)
         if self._followed.get(name) == source:
             return False
         failure = self._failures.get(name)
         return failure is None or failure.source != source or self._clock() >= failure.retry_at
 
     async def _follow(self) -> None:
-        for name in [name for name in self._failures if name not in self._file.declared]:
+        for name in [name for name in self._failures if self._wanted(name) is None]:
             del self._failures[name]
         for name in self._due():
-            source = self._file.declared.get(name)
+            source = self._wanted(name)
             if source is None:
                 del self._followed[name]
                 if name in self._served:
@@ -310,16 +360,17 @@ class Adapters:
                 await self._follow_one(name, source)
 
     async def _follow_one(self, name: str, source: Source) -> None:
+        declared = name in self._file.declared
         try:
-            await self._load(name, source)
+            await self._load(name, source, again=not declared)
         except (AdapterError, EngineError) as error:
             self._fail(name, source, str(error), temporary=isinstance(error, EngineError) or error.temporary)
         except Exception as error:  # noqa: BLE001 - a bug must not end the care for the other adapters
             _log.exception("cannot load the adapter %s", name)
             self._fail(name, source, f"internal error: {error!r}", temporary=False)
         else:
-            self._followed[name] = source
-            self._failures.pop(name, None)
+            if declared:
+                self._followed[name] = source
 
     def _fail(self, name: str, source: Source, cause: str, *, temporary: bool) -> None:
         before = self._failures.get(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from qwen_server.config.settings import Settings
 from qwen_server.control.lifecycle import RESTART_ENGINE_ANNOTATION, Lifecycle, RestartWatch
@@ -20,15 +20,26 @@ _log = logging.getLogger("qwen_server")
 
 
 class Reviver:
-    """`is_lost` returns whether the engine has hung for so long that only a restart can help."""
+    """Restarts one engine.
+
+    `is_lost` returns whether the engine has hung for so long that only a restart can help.
+    `recover` is what follows a restart before the server is ready again.
+    """
 
     def __init__(
-        self, settings: Settings, engine: Engine, lifecycle: Lifecycle, *, is_lost: Callable[[], bool]
+        self,
+        settings: Settings,
+        engine: Engine,
+        lifecycle: Lifecycle,
+        *,
+        is_lost: Callable[[], bool],
+        recover: Callable[[], Awaitable[None]],
     ) -> None:
         self._limit = settings.engine_restarts
         self._engine = engine
         self._lifecycle = lifecycle
         self._is_lost = is_lost
+        self._recover = recover
         self._requests = RestartWatch(settings.podinfo_dir, RESTART_ENGINE_ANNOTATION)
         self._restarting: asyncio.Task[None] | None = None
         self._failed = False  # the latest restart
@@ -80,8 +91,12 @@ class Reviver:
             return False
         self._lifecycle.begin_restart(why)
         _log.error("%s: restarting the engine, %d request(s) wait for it", cause, self._lifecycle.in_flight)
-        self._restarting = asyncio.create_task(self._engine.restart(), name="engine-restart")
+        self._restarting = asyncio.create_task(self._restart(), name="engine-restart")
         return True
+
+    async def _restart(self) -> None:
+        await self._engine.restart()
+        await self._recover()
 
     def _is_over(self) -> bool:
         """Whether no restart is under way. The first call after one reports how it ended."""

@@ -50,6 +50,22 @@ class BrokenAdapterError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterFiles:
+    """What the files of an adapter say.
+
+    base: the model it was trained for, "" if they do not say. weights: the modules that it has
+    weights for, each with the name of one of its tensors.
+    """
+
+    base: str
+    weights: Mapping[str, str]
+
+    def broken(self, why: str) -> BrokenAdapterError:
+        """The error of an adapter that does not fit the model."""
+        return BrokenAdapterError(f"{why} (it was trained for {self.base})" if self.base else why)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
     """What an adapter must fit.
 
@@ -130,16 +146,16 @@ class _Config:
         return self.rank
 
 
-def check_adapter(folder: Path, shape: ModelShape, *, max_rank: int) -> None:
+def check_adapter(folder: Path, shape: ModelShape, *, max_rank: int) -> AdapterFiles:
     """Checks the files of an adapter against the model. It reads at most 17 MiB.
 
     Raises BrokenAdapterError.
     """
     config = _config(folder, max_rank)
     try:
-        _check_weights(folder, config, shape)
+        return AdapterFiles(config.base, _check_weights(folder, config, shape))
     except BrokenAdapterError as error:
-        raise BrokenAdapterError(f"{error} (it was trained for {config.base})" if config.base else str(error)) from None
+        raise AdapterFiles(config.base, {}).broken(str(error)) from None
 
 
 def _config(folder: Path, max_rank: int) -> _Config:
@@ -191,12 +207,14 @@ def _patterns(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return given
 
 
-def _check_weights(folder: Path, config: _Config, shape: ModelShape) -> None:
+def _check_weights(folder: Path, config: _Config, shape: ModelShape) -> dict[str, str]:
+    """The modules that have weights, each with the name of one of its tensors."""
     path = folder / WEIGHTS
     if not path.exists():
         for name in _PICKLES:
             if (folder / name).exists():
                 raise BrokenAdapterError(f"{name} is a pickle, which may run code: save the adapter as {WEIGHTS}")
+    weights: dict[str, str] = {}
     ranks: dict[str, dict[str, int]] = {}
     for name, dimensions in _tensors(path):
         if name.endswith(_BASE_EMBEDDINGS):
@@ -205,6 +223,7 @@ def _check_weights(folder: Path, config: _Config, shape: ModelShape) -> None:
         if match is None:
             raise BrokenAdapterError(f"{WEIGHTS}: {_shown(name)} is not a weight of a LoRA adapter")
         module, side = match[1], match[2] or match[3]
+        weights.setdefault(module, name)
         if module.endswith((".experts", ".experts.base_layer")):
             continue  # all experts in one tensor: vLLM checks it
         rank, size = dimensions if side == "A" else dimensions[::-1]
@@ -221,6 +240,7 @@ def _check_weights(folder: Path, config: _Config, shape: ModelShape) -> None:
         if len(sides) == 1:
             raise BrokenAdapterError(f"{WEIGHTS}: {_shown(module)} has lora_{next(iter(sides))} only")
     _check_targets(config.targets, ranks, shape)
+    return weights
 
 
 def _check_targets(targets: tuple[str, ...], modules: Iterable[str], shape: ModelShape) -> None:

@@ -101,6 +101,11 @@ class Adapter:
     folder: Path
 
 
+def not_loaded(name: str, why: str) -> str:
+    """The error of a request that names an adapter which could not be loaded."""
+    return f"The adapter `{name[:200]}` is not loaded: {why}"
+
+
 def name_of(key: str) -> str:
     """The name of the adapter with this key."""
     return key.rpartition("@")[0]

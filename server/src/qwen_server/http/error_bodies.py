@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwen_server.control.refusals import Refusal
+from qwen_server.engine.base import not_loaded
 
 INTERNAL_TEXT = "internal server error"
 
@@ -91,9 +92,10 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
     return client_error(400, message, param=param, code=code)
 
 
-def model_not_found(name: str) -> HttpError:
-    """Returns a 404 for a model that is not served."""
-    return client_error(404, f"The model `{name[:200]}` does not exist.", param="model", code="model_not_found")
+def model_not_found(name: str, why: str | None = None) -> HttpError:
+    """Returns a 404 for a model that is not served; `why` if it is an adapter that should be."""
+    text = f"The model `{name[:200]}` does not exist." if why is None else not_loaded(name, why)
+    return client_error(404, text, param="model", code="model_not_found")
 
 
 def refused(refusal: Refusal) -> HttpError:

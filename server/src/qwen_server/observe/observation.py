@@ -26,10 +26,10 @@ class TenantSeen:
 
 
 class AdapterState(NamedTuple):
-    """A LoRA adapter that is served or declared.
+    """A LoRA adapter that is served, or should be.
 
     source: where it comes from, or is to come from.
-    state: of what is declared. A `reason` says why it failed.
+    state: of what should be served. A `reason` says why it failed.
     loaded: whether requests may name it. An adapter that cannot be replaced stays.
     """
 

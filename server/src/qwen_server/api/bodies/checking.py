@@ -137,11 +137,18 @@ DECLARATIONS: Final[Mapping[str, Any]] = {
 class Bodies:
     """Checks bodies of every kind against the declarations and the limits of `settings`.
 
-    `find_adapter` returns the LoRA adapter of a name. Any thread may call it.
+    `find_adapter` returns the LoRA adapter of a name, and `why_missing` why there is none although
+    it should be served. Any thread may call them.
     """
 
-    def __init__(self, settings: Settings, find_adapter: Callable[[str], Adapter | None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        find_adapter: Callable[[str], Adapter | None] = lambda _: None,
+        why_missing: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
         self._find_adapter = find_adapter
+        self._why_missing = why_missing
         self._answers_to = settings.answers_to
         self._served_name = settings.served_name
         self._default_tokens = settings.default_max_tokens
@@ -192,9 +199,15 @@ class Bodies:
         return body
 
     def check_model(self, name: str) -> None:
-        """Raises HttpError 404 unless `name` is the model's or an alias."""
-        if name != self._served_name and not self._answers_to(name):
-            raise model_not_found(name)
+        """Raises HttpError 404 unless `name` is the model's or an alias.
+
+        An alias that ends with * does not stand for an adapter that is missing.
+        """
+        if name == self._served_name:
+            return
+        why = self._why_missing(name)
+        if why is not None or not self._answers_to(name):
+            raise model_not_found(name, why)
 
 
 def _declaration_of(kind: Kind, given: Mapping[str, Any]) -> _Declared:

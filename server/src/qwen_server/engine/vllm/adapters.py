@@ -15,8 +15,17 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from qwen_server.config.settings import Settings
-from qwen_server.engine.adapter_files import MAX_WEIGHT, WEIGHTS, BrokenAdapterError, ModelShape, check_adapter
-from qwen_server.engine.base import Adapter, EngineError, InvalidRequestError, name_of
+from qwen_server.engine.adapter_files import (
+    MAX_WEIGHT,
+    WEIGHTS,
+    AdapterFiles,
+    BrokenAdapterError,
+    ModelShape,
+    check_adapter,
+)
+from qwen_server.engine.adapter_modules import check_modules
+from qwen_server.engine.base import Adapter, EngineError, InvalidRequestError, name_of, not_loaded
+from qwen_server.engine.replays import restarted
 from qwen_server.engine.vllm.patches.vllm_texts import CALL_FAILED, WORKER_FAILED
 
 _log = logging.getLogger(__name__)
@@ -38,7 +47,8 @@ class LoadedAdapters:
     The name of an adapter in vLLM is its key, because vLLM finds what it has cached of a prompt by
     that name. vLLM's own serving code and the fast path look into `models.lora_requests`.
 
-    `all` are those that are loaded, by their keys. A new engine has to `restore` them.
+    `all` are those that are loaded, by their keys. A new engine has to `restore` them. It shares
+    `_refused` with the engines before: the keys of those that it could not load, and why.
     """
 
     def __init__(self, llm: AsyncLLM, models: Models, settings: Settings) -> None:
@@ -49,6 +59,7 @@ class LoadedAdapters:
         self._shape = ModelShape.of(llm.model_config.hf_text_config.to_dict())
         self.all: dict[str, Adapter] = {}
         self._lost: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
 
     def lora_of(self, model: str | None) -> LoRARequest | None:
         """The adapter that a request names; None for the model itself.
@@ -59,14 +70,25 @@ class LoadedAdapters:
             return None
         found = self._loras.get(model)
         if found is None:
-            text = f"The model `{name_of(model)}` does not exist."
+            why = self._refused.get(model)
+            name = name_of(model)
+            text = f"The model `{name}` does not exist." if why is None else not_loaded(name, why)
             raise InvalidRequestError(text, param="model", code="model_not_found", status=404)
         return found
+
+    def require(self, lora: LoRARequest | None) -> None:
+        """Raises EngineRestartedError if a later engine has refused the adapter of a request.
+
+        vLLM would load it during a step, and the engine would die of the failure.
+        """
+        if lora is not None and lora.lora_name in self._refused:
+            raise restarted(f"its adapter could not be loaded again: {self._refused[lora.lora_name]}")
 
     async def add(self, adapter: Adapter) -> None:
         """See Engine.add_adapter."""
         try:
-            await asyncio.to_thread(check_adapter, adapter.folder, self._shape, max_rank=self._max_rank)
+            files = await asyncio.to_thread(check_adapter, adapter.folder, self._shape, max_rank=self._max_rank)
+            await self._check_modules(adapter, files)
             await asyncio.to_thread(check_numbers, adapter.folder)
         except BrokenAdapterError as error:
             raise InvalidRequestError(str(error), param="lora_path") from None
@@ -85,6 +107,21 @@ class LoadedAdapters:
         self.all[adapter.key] = adapter
         self._loras[adapter.key] = lora
 
+    async def _check_modules(self, adapter: Adapter, files: AdapterFiles) -> None:
+        """Compares the modules of an adapter with those of the model, which the workers know.
+
+        If they cannot tell, vLLM decides alone. Raises BrokenAdapterError and EngineError.
+        """
+        try:
+            answers = await self._llm.collective_rpc("uses_of_weights", args=(list(files.weights.values()),))
+        except Exception as error:
+            if self._llm.errored:
+                raise EngineError(f"the engine died while it loaded the adapter {adapter.name}") from error
+            _log.warning("the modules of the adapter %s cannot be compared with the model's: %s", adapter.name, error)
+            return
+        if unused := check_modules(files, answers):
+            _log.warning("these modules of the adapter %s take no adapter, and are ignored: %s", adapter.name, unused)
+
     async def remove(self, adapter: Adapter) -> None:
         """See Engine.remove_adapter."""
         lora = self._loras.pop(adapter.key, None)
@@ -100,6 +137,7 @@ class LoadedAdapters:
         """
         self.all = dict(before.all)
         self._lost = before.take_lost()  # if it died before anybody asked
+        self._refused = before._refused
         self._loras.update({key: before._loras[key] for key in self.all})
         for key, adapter in before.all.items():
             lora = self._loras[key]
@@ -108,7 +146,7 @@ class LoadedAdapters:
             except Exception as error:
                 if self._llm.errored:
                     raise EngineError(f"the engine died while it loaded the adapter {adapter.name}") from error
-                self._lost[key] = _cause(str(error))
+                self._lost[key] = self._refused[key] = _cause(str(error))
                 del self.all[key], self._loras[key]
 
     def take_lost(self) -> dict[str, str]:

@@ -173,7 +173,8 @@ def engine_arguments(settings: Settings, device: Literal["cuda", "cpu"]) -> list
         arguments["--kv-cache-memory-bytes"] = int(settings.kv_cache_gib * (1 << 30))
     else:
         arguments["--gpu-memory-utilization"] = settings.gpu_memory_utilization
-        arguments["--worker-extension-cls"] = "qwen_server.engine.vllm.worker_extension.MemoryReport"
+    if device == "cuda" or settings.lora:
+        arguments["--worker-extension-cls"] = "qwen_server.engine.vllm.worker_extension.WorkerReports"
     if settings.task != "generate":
         arguments["--runner"] = "pooling"
         if settings.task == "embed":

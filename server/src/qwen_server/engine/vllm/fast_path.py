@@ -159,6 +159,7 @@ class FastPath:
         request_id = f"{prepared.request_id}-{index}"
         client, seam, begun = self._parts.client, Seam(work.inputs[index], work.params[index]), False
         while True:
+            self._parts.adapters.require(work.lora)
             options = {"priority": work.priority, "lora_request": work.lora}
             try:
                 async with aclosing(client.follow(seam, request_id, options, tap)) as results:

@@ -50,6 +50,7 @@ class ReferencePath:
         turn: Turn | None = None,
     ) -> ReferenceAnswer:
         """See Engine.reference."""
+        self._parts.adapters.lora_of(body.get("model"))  # vLLM knows an adapter only by its key
         api = self._apis.get(kind) or await self._built(kind)
         param = prompt_param_of(api, body)
         observed = ObservedRequest(arrival, observe, turn or nullcontext)

@@ -153,7 +153,7 @@ class Alert(Exact):
 
 
 class AdapterState(Exact):
-    """A LoRA adapter that is served or declared."""
+    """A LoRA adapter that is served, or should be."""
 
     name: str
     source: str = Field(description="its folder, or its repository and revision: at most the last 200 characters")
