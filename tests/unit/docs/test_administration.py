@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from pathlib import Path
 
-from tests.executed_examples import examples
 from tests.unit.qwen_server.serving import serve
 
-TEST = "tests/unit/docs/test_administration.py"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "administration.md"
+EXECUTED = re.compile(r"<!-- executed by \S+ -->\n\n```console\n(.*?)```", re.DOTALL)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Each command of the page that is executed, and its output."""
+    (block,) = EXECUTED.findall(PAGE.read_text(encoding="utf-8"))
+    parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+    return [(part.partition("\n")[0], part.partition("\n")[2].strip()) for part in parts]
 
 
 async def test_the_commands_of_the_page_answer_as_it_says(tmp_path: Path) -> None:
     (tmp_path / "ops").write_text("a-key\n")
     async with serve(admin_api_keys_dir=tmp_path) as served:
         served.engine.maintenance.empties = True
-        found = examples("administration.md", TEST)
-        assert len(found) == 6
-        for command, shown in found:
+        assert len(commands()) == 6
+        for command, shown in commands():
             here = command.replace("http://localhost:8000", served.url)
             process = await asyncio.create_subprocess_exec(
                 *("bash", "-c", here),

@@ -105,7 +105,7 @@ def test_settings_of_the_cache_that_an_existing_claim_does_not_follow_are_report
 
 
 def test_settings_of_generated_text_are_reported_where_none_is_generated() -> None:
-    given = {"limits": {"maxTokens": 64, "defaultMaxTokens": 64, "maxStops": 32, "maxQueueSize": 3}}
+    given: Object = {"limits": {"maxTokens": 64, "defaultMaxTokens": 64, "maxStops": 32, "maxQueueSize": 3}}
     template = {"chatTemplate": {"configMapRef": {"name": "mine"}}}
     assert reasons(service(**given, model=template)) == reasons(service(model={"task": "embed"})) == []
     [found] = planned(service(**given, model=template | {"task": "embed"})).warnings
