@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from tests.cluster.settings import ROOT
-from tests.executed_examples import examples
+from tests.e2e.guide_blocks import blocks, steps
 from tests.integration.builtin_model import ANSWER, FOLDER, NAME, QUESTION
 from tests.integration.server_process import ServerProcess, ready_server
 
@@ -387,13 +387,14 @@ def test_what_vllms_server_also_tells(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("page", ["api.md", "api.zh-CN.md", "administration.md"])
 def test_the_examples_of_the_pages_print_what_is_shown(server: ServerProcess, page: str) -> None:
-    found = examples(page, "tests/integration/test_vllm_further_apis.py")
+    own = [block for block in blocks(f"docs/{page}") if block.note.startswith("tests/integration/test_vllm_further")]
+    found = [step for block in own for step in steps(block)]
     assert len(found) == 2
-    for command, shown in found:
-        script = command.replace("http://localhost:8000", server.url)
+    for step in found:
+        script = step.command.replace("http://localhost:8000", server.url)
         for _ in range(2):  # one of them is about a second time
             done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
-        assert without_version(done.stdout.strip()) == without_version(shown), command
+        assert without_version(done.stdout.strip()) == without_version(step.shown.strip()), step.command
 
 
 def without_version(text: str) -> str:
