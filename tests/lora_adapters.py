@@ -1,4 +1,4 @@
-"""Tiny LoRA adapters for the built-in model, written without PEFT and torch."""
+"""Tiny LoRA adapters for the built-in model and others, written without PEFT and torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ HIDDEN, LAYERS, RANK = 192, 2, 4
 _PREFIX = "base_model.model.model.layers"
 
 
-def weights(*, seed: int, rank: int = RANK, inputs: int = HIDDEN, layers: int = LAYERS) -> dict[str, list[list[float]]]:
+def weights(
+    *, seed: int, rank: int = RANK, inputs: int = HIDDEN, outputs: int = HIDDEN, layers: int = LAYERS
+) -> dict[str, list[list[float]]]:
     """The matrices of an adapter for the queries and values of each layer."""
     chance = random.Random(seed)
 
@@ -23,7 +25,7 @@ def weights(*, seed: int, rank: int = RANK, inputs: int = HIDDEN, layers: int = 
     for layer in range(layers):
         for name in ("q_proj", "v_proj"):
             made[f"{_PREFIX}.{layer}.self_attn.{name}.lora_A.weight"] = matrix(rank, inputs)
-            made[f"{_PREFIX}.{layer}.self_attn.{name}.lora_B.weight"] = matrix(HIDDEN, rank)
+            made[f"{_PREFIX}.{layer}.self_attn.{name}.lora_B.weight"] = matrix(outputs, rank)
     return made
 
 
@@ -44,10 +46,14 @@ def write_file(path: Path, header: bytes, data: bytes) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + data)
 
 
-def make_adapter(folder: Path, *, seed: int = 1, rank: int = RANK, **config: Any) -> Path:
-    """Makes an adapter of the built-in model in a new folder. `config` changes its config."""
+def make_adapter(folder: Path, *, seed: int = 1, rank: int = RANK, hidden: int = HIDDEN, **config: Any) -> Path:
+    """Makes an adapter in a new folder, of the built-in model or of one that is `hidden` wide.
+
+    `config` changes its config.
+    """
     folder.mkdir(parents=True)
-    write_weights(folder / "adapter_model.safetensors", weights(seed=seed, rank=rank))
+    matrices = weights(seed=seed, rank=rank, inputs=hidden, outputs=hidden)
+    write_weights(folder / "adapter_model.safetensors", matrices)
     write_config(folder, rank=rank, **config)
     return folder
 

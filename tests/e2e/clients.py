@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,27 +19,68 @@ from tests.e2e.kubectl import Kubectl, Object
 
 
 @dataclass(frozen=True)
-class Load:
-    """A running load. It writes to a file, because a pipe that nobody reads would stop it."""
+class Program:
+    """A running program. It writes to a file, because a pipe that nobody reads would stop it."""
 
     process: subprocess.Popen[bytes]
     output: IO[bytes]
+
+    def so_far(self) -> list[dict[str, Any]]:
+        """The lines that it has written."""
+        # It writes at the position in the file, which this must not move.
+        file = self.output.fileno()
+        whole = os.pread(file, os.fstat(file).st_size, 0).rpartition(b"\n")[0]
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def finished(self, seconds: float) -> list[dict[str, Any]]:
+        """All its lines, when it has ended by itself."""
+        self.process.wait(timeout=seconds)
+        return self.so_far()
+
+
+@dataclass(frozen=True)
+class Load(Program):
+    """A running load."""
+
     rate: float
     """Requests a second."""
 
 
 @contextmanager
-def keep_alive_load(cluster: Settings, url: str, rate: float = 5, text: str | None = None) -> Iterator[Load]:
-    """Sends so many requests a second through kube-proxy during the block."""
-    program = [sys.executable, "-m", "tests.e2e.keep_alive_load", "--url", url, "--rate", str(rate)]
-    program += [] if text is None else ["--text", text]
+def keep_alive_load(
+    cluster: Settings, url: str, rate: float = 5, text: str | None = None, *, timeout: float = 30
+) -> Iterator[Load]:
+    """Sends so many requests a second through kube-proxy during the block.
+
+    A request without an answer after `timeout` seconds has failed.
+    """
+    flags = [f"--url={url}", f"--rate={rate}", f"--timeout={timeout}", *([] if text is None else ["--text", text])]
+    with _running(cluster, "tests.e2e.keep_alive_load", *flags) as program:
+        yield Load(program.process, program.output, rate)
+
+
+@contextmanager
+def long_streams(cluster: Settings, url: str, count: int, tokens: int) -> Iterator[Program]:
+    """Streams so many answers from one server at a time, each of so many tokens."""
+    flags = (f"--url={url}", f"--count={count}", f"--tokens={tokens}")
+    with _running(cluster, "tests.e2e.long_streams", *flags) as program:
+        yield program
+
+
+@contextmanager
+def _running(cluster: Settings, module: str, *flags: str) -> Iterator[Program]:
+    """Runs a program of this folder in the cluster's network, at most for the block."""
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen([*cluster.nsenter(), *program], cwd=ROOT, stdout=output)
+        process = subprocess.Popen([*cluster.nsenter(), sys.executable, "-m", module, *flags], cwd=ROOT, stdout=output)
         try:
-            yield Load(process, output, rate)
+            yield Program(process, output)
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:  # it waits for answers, and the test has failed
+                process.kill()
+                process.wait(timeout=30)
 
 
 def results(load: Load) -> list[dict[str, Any]]:
@@ -46,8 +88,7 @@ def results(load: Load) -> list[dict[str, Any]]:
     stopped = time.time()
     load.process.send_signal(signal.SIGTERM)
     load.process.wait(timeout=30)
-    load.output.seek(0)
-    requests = [json.loads(line) for line in load.output]
+    requests = load.so_far()
     assert requests, "the load sent nothing"
     due = load.rate * (stopped - min(request["start"] for request in requests))
     assert len(requests) >= 0.9 * due - 1, f"the load stood still: {len(requests)} of {due:.0f} requests"

@@ -53,7 +53,8 @@ TRANSLATED = {
 OTHERS = {
     "CONTRIBUTING.md": "runs the tests",
     "charts/qwen-operator/README.md": "its placeholders are the names of released images",
-    "docs/administration.md": "runs in tests/unit/docs/test_administration.py",
+    "docs/administration.md": "runs in tests/unit/docs/test_administration.py and "
+    "tests/integration/test_vllm_further_apis.py",
     "docs/architecture.md": "runs the operator outside the cluster",
     "docs/compatibility.md": "checks a release, and none has been published",
     "docs/dashboards.md": "needs Grafana; tests/unit/chart/test_pictures.py draws the pictures",

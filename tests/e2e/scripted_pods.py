@@ -17,6 +17,7 @@ from tests.cluster.settings import ROOT, Settings
 from tests.cluster.shell import output
 from tests.e2e import pod_processes
 from tests.e2e.kubectl import Kubectl, Object
+from tests.e2e.pages import page, pod_url
 from tests.e2e.services import qwen_service
 
 SCRIPTS = "scripted-engine"
@@ -36,7 +37,7 @@ for _ in range(int(os.environ["COUNT"])):
     request = urllib.request.Request(os.environ["URL"], json.dumps(body).encode())
     request.add_header("Content-Type", "application/json")
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=int(os.environ["SECONDS"])) as answer:
             statuses.append(answer.status)
     except urllib.error.HTTPError as error:
         statuses.append(error.code)
@@ -99,8 +100,7 @@ def toggle_hang(pod: Object) -> None:
 
 def metrics(cluster: Settings, pod: Object) -> bytes:
     """The answer of one pod to a request for its metrics."""
-    url = f"http://{pod['status']['podIP']}:8000/api/v1/metrics"
-    return output([*cluster.nsenter(), "curl", "--fail", "--silent", "--max-time", "10", url], timeout=20).encode()
+    return page(cluster, f"{pod_url(pod)}/api/v1/metrics").encode()
 
 
 def replace_metrics(pod: Object, content: bytes | None) -> None:
@@ -122,9 +122,12 @@ def _file(pod: Object, name: str) -> Path:
     return Path("/proc", str(server), "root", name)
 
 
-def chat(cluster: Settings, pod: Object, text: str, count: int = 1) -> list[int]:
-    """Sends chats to one pod, one after another. Returns the statuses of the answers."""
-    url = f"http://{pod['status']['podIP']}:8000/v1/chat/completions"
-    env = {**os.environ, "URL": url, "TEXT": text, "COUNT": str(count)}
+def chat(cluster: Settings, pod: Object, text: str, count: int = 1, *, seconds: int = 60) -> list[int]:
+    """Sends chats to one pod, one after another. Returns the statuses of the answers.
+
+    Each has so many seconds to be answered, and all of them have five minutes.
+    """
+    url = f"{pod_url(pod)}/v1/chat/completions"
+    env = {**os.environ, "URL": url, "TEXT": text, "COUNT": str(count), "SECONDS": str(seconds)}
     found: list[int] = json.loads(output([*cluster.nsenter(), sys.executable, "-c", _CHAT], env=env, timeout=300))
     return found

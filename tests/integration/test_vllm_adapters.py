@@ -42,7 +42,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     flags = [
-        f"--lora-modules=one={adapters / 'one'},two={adapters / 'two'}",
+        *("--lora-modules", f"one={adapters / 'one'}", json.dumps({"name": "two", "path": str(adapters / "two")})),
         f"--lora-dirs={adapters}",
         f"--adapters-file={adapters / 'adapters.json'}",
         f"--admin-api-keys-dir={adapters / 'admins'}",
@@ -51,6 +51,7 @@ def server(adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "--max-lora-rank=8",
         "--max-concurrent-requests=8",
         "--dtype=float32",
+        "--patches=on",  # the replay is one
     ]
     with ready_server(tmp_path_factory.mktemp("server"), *flags) as running:
         yield running

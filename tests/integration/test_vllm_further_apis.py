@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,8 @@ import httpx
 import openai
 import pytest
 
+from tests.cluster.settings import ROOT
+from tests.e2e.guide_blocks import blocks, steps
 from tests.integration.builtin_model import ANSWER, FOLDER, NAME, QUESTION
 from tests.integration.server_process import ServerProcess, ready_server
 
@@ -38,9 +42,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with all that settings add to the API, and an administrator."""
     keys = tmp_path_factory.mktemp("admins")
     (keys / "ops").write_text("root\n")
-    template = tmp_path_factory.mktemp("template") / "marking.jinja"
+    template = tmp_path_factory.mktemp("template") / "begin.jinja"
     own_template = (FOLDER / "chat_template.jinja").read_text(encoding="utf-8")
-    template.write_text(own_template + "{%- if marked is defined %}{{- marked }}{%- endif %}", encoding="utf-8")
+    [line] = re.findall(r"```jinja\n(.*)\n```", (ROOT / "docs" / "administration.md").read_text(encoding="utf-8"))
+    template.write_text(own_template + line, encoding="utf-8")
     own = ["--enable-prompt-tokens-details", "--enable-tokenizer-info-endpoint", f"--admin-api-keys-dir={keys}"]
     own.append(f"--chat-template={template}")
     folder = tmp_path_factory.mktemp("server")
@@ -365,12 +370,12 @@ def test_an_engine_sleeps_and_wakes_up(server: ServerProcess, http: httpx.Client
 
 @pytest.mark.parametrize("fields", [{}, {"logprobs": True}])
 def test_a_chat_template_of_ones_own_is_used(http: httpx.Client, fields: dict[str, Any]) -> None:
-    """The server's template is the model's, with an argument that it adds to the prompt."""
-    marked = {"messages": TALK, "chat_template_kwargs": {"marked": "央行宣布降息"}}
-    tokens = post(http, "/tokenize", **marked)["count"]
+    """The server's template is the model's, with the argument of docs/administration.md."""
+    begun = {"messages": TALK, "chat_template_kwargs": {"begin": "央行宣布降息"}}
+    tokens = post(http, "/tokenize", **begun)["count"]
     assert tokens > post(http, "/tokenize", messages=TALK)["count"]
-    assert post(http, "/v1/chat/completions", **marked, **fields)["usage"]["prompt_tokens"] == tokens
-    assert "marked is defined" in http.get("/tokenizer_info").json()["chat_template"]
+    assert post(http, "/v1/chat/completions", **begun, **fields)["usage"]["prompt_tokens"] == tokens
+    assert "begin is defined" in http.get("/tokenizer_info").json()["chat_template"]
 
 
 def test_what_vllms_server_also_tells(http: httpx.Client) -> None:
@@ -378,6 +383,22 @@ def test_what_vllms_server_also_tells(http: httpx.Client) -> None:
     assert http.get("/load").json() == {"server_load": 0}
     assert (http.get("/ping").status_code, http.post("/ping").status_code) == (200, 200)
     assert "Tokenizer" in http.get("/tokenizer_info").json()["tokenizer_class"]
+
+
+@pytest.mark.parametrize("page", ["api.md", "api.zh-CN.md", "administration.md"])
+def test_the_examples_of_the_pages_print_what_is_shown(server: ServerProcess, page: str) -> None:
+    own = [block for block in blocks(f"docs/{page}") if block.note.startswith("tests/integration/test_vllm_further")]
+    found = [step for block in own for step in steps(block)]
+    assert len(found) == 2
+    for step in found:
+        script = step.command.replace("http://localhost:8000", server.url)
+        for _ in range(2):  # one of them is about a second time
+            done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+        assert without_version(done.stdout.strip()) == without_version(step.shown.strip()), step.command
+
+
+def without_version(text: str) -> str:
+    return re.sub(r'"version":"0[^"]+"', '"version"', text)
 
 
 def test_the_log_holds_no_traceback(server: ServerProcess) -> None:

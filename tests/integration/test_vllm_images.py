@@ -26,6 +26,7 @@ from tests.integration.server_process import ServerProcess, ready_server
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(420, func_only=True)]
 
 PATH = "/v1/chat/completions"
+DEFAULT_PIXELS = 640 * 640
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("vl")
     model = random_qwen_vl(folder / "model")
     limits = ("--max-images=2", "--max-image-pixels=1000000", "--image-domains=localhost", "--max-model-len=1024")
-    flags = (f"--model={model}", "--dtype=float32", "--kv-cache-gib=0.1", *limits, "--", "--max-num-seqs=8")
+    engine = ("--max-num-seqs=8", f'--mm-processor-kwargs={{"max_pixels": {DEFAULT_PIXELS}}}')
+    flags = (f"--model={model}", "--dtype=float32", "--kv-cache-gib=0.1", *limits, "--", *engine)
     with ready_server(folder, *flags) as process:
         yield process
 
@@ -141,6 +143,9 @@ def test_a_request_says_how_large_the_model_sees_an_image(server: ServerProcess,
     plain = tokens(picture(400, 400))
     assert tokens(picture(400, 400), max_pixels=100 * 100) < plain < tokens(picture(400, 400), min_pixels=600 * 600)
     assert tokens(picture(400, 400)) == tokens(picture(400, 400), min_pixels=None) == plain
+    # Requests that say nothing have the server's default.
+    scaled, whole = tokens(picture(700, 700)), tokens(picture(700, 700), max_pixels=1_000_000)
+    assert scaled == tokens(picture(700, 700), max_pixels=DEFAULT_PIXELS) < whole
     status, param, text = refused(chat(http, picture(), mm_processor_kwargs={"min_pixels": 1_000_001}))
     assert (status, param) == (400, "mm_processor_kwargs.min_pixels")
     assert text == f"{param} must be at most 1000000 (--max-image-pixels)"

@@ -21,6 +21,7 @@ import pytest
 from tests.cluster.settings import ROOT
 from tests.integration.pooling_models import WIDTH, random_qwen3
 from tests.integration.server_process import ServerProcess, ready_server
+from tests.lora_adapters import make_adapter
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900, func_only=True)]
 
@@ -31,11 +32,12 @@ LIMITS = ("--max-inputs=40", "--dtype=float32", "--kv-cache-gib=0.1", "--", "--m
 
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server for embeddings, which finds a stall after a second."""
+    """A server for embeddings with an adapter, which finds a stall after a second."""
     folder = tmp_path_factory.mktemp("embedder")
     model = random_qwen3(folder / "model", is_matryoshka=True)
-    flags = ("--task=embed", f"--model={model}", "--served-model-name=tiny", f"--max-model-len={CONTEXT}", *LIMITS)
-    with ready_server(folder, *flags, GenerationStalled=1) as server:
+    adapter = make_adapter(folder / "adapter", hidden=WIDTH)
+    flags = ("--task=embed", f"--model={model}", "--served-model-name=tiny", f"--max-model-len={CONTEXT}")
+    with ready_server(folder, *flags, f"--lora-modules=mine={adapter}", *LIMITS, GenerationStalled=1) as server:
         yield server
 
 
@@ -137,6 +139,16 @@ def test_embeddings_are_compared(embedder: ServerProcess) -> None:
     assert ranked[0]["document"]["text"] == TEXTS[0]
 
 
+def test_an_adapter_embeds_in_its_own_way(embedder: ServerProcess) -> None:
+    plain, own = (vectors(embedder, input=TEXTS[0], model=name)[0] for name in ("tiny", "mine"))
+    assert own != pytest.approx(plain, abs=1e-2)
+    both = answer(embedder, "/v1/embeddings", input=TEXTS, model="mine")
+    assert (both["model"], both["data"][2]["embedding"]) == ("mine", pytest.approx(own, abs=1e-5))
+    assert vectors(embedder, input=TEXTS[0])[0] == pytest.approx(plain, abs=1e-5)
+    scores = [answer(embedder, "/score", queries="x", documents="y", model=name) for name in ("tiny", "mine")]
+    assert scores[0]["data"][0]["score"] != pytest.approx(scores[1]["data"][0]["score"], abs=1e-4)
+
+
 def test_requests_with_many_texts_share_the_server(embedder: ServerProcess) -> None:
     before = embedder.metrics()
     many = [f"{text} {number}" for number in range(13) for text in TEXTS]
@@ -196,10 +208,14 @@ def test_the_page_describes_what_happens(
     monkeypatch.chdir(tmp_path)
     run([sys.executable, "-c", make])
     model = tmp_path / "news-classes"
-    with ready_server(tmp_path, "--task=classify", f"--model={model}", *LIMITS) as server:
+    adapter = f"--lora-modules=mine={make_adapter(tmp_path / 'adapter')}"
+    with ready_server(tmp_path, "--task=classify", f"--model={model}", adapter, *LIMITS) as server:
         found = json.loads(run(["bash", "-c", classify.replace("http://localhost:8000", server.url)]))
         assert [item["label"] for item in found["data"]] == ["财经", "科技"]
         assert all(sum(item["probs"]) == pytest.approx(1, abs=1e-4) for item in found["data"])
+        [other] = answer(server, "/classify", input="央行宣布降息", model="mine")["data"]
+        [plain] = answer(server, "/classify", input="央行宣布降息")["data"]
+        assert other["probs"] != pytest.approx(plain["probs"], abs=1e-3)
         assert refused(server, "/v1/score", queries="x", documents="y")[0] == 404
         assert server.status("/health/generate") == 200
         assert answer(server, "/pooling", input="x")["data"][0]["object"] == "pooling"

@@ -155,6 +155,8 @@ def test_every_stream_survives_a_killed_engine_core(server: ServerProcess, pool:
     assert "EngineCore was killed by SIGKILL" in "".join(server.lines)
     gap = max(answer.gap for answer in going_on)
     print(f"{STREAMS} streams paused for at most {gap:.1f} s, after a start of {start_seconds(server):.1f} s")
+    kept = next(line for line in server.lines if "the standby core is process" in line)
+    assert f"process {server.engine_core()}" in kept, "the next engine did not take it"
     print(f"the standby core used {standby / 2**20:.0f} MiB")
     # 3 s on an idle machine, of which tests must not depend.
     assert gap < max(30, 3 * start_seconds(server))

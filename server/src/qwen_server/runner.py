@@ -23,8 +23,9 @@ import uvicorn
 import uvloop
 
 from qwen_server.config.chat_template import read_chat_template
-from qwen_server.config.command_line import check_model, load_settings, useless_settings
+from qwen_server.config.command_line import check_model, load_settings
 from qwen_server.config.settings import ConfigurationError, Settings
+from qwen_server.config.useless_settings import useless_settings
 from qwen_server.control.adapters_file import Source
 from qwen_server.control.fit import check_fit
 from qwen_server.control.lifecycle import (

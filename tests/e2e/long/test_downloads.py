@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.settings import Settings
+from tests.e2e.claims import CLAIM, claimed
 from tests.e2e.facts import NAME, REASON_SECONDS, expect
 from tests.e2e.hub import hub
 from tests.e2e.kubectl import Kubectl, Object, wait_for
@@ -21,7 +20,6 @@ from tests.unit.qwen_server.hub_mirror import REPOSITORY, WEIGHTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-CLAIM = "models"
 JOB_SECONDS = 90
 
 
@@ -41,34 +39,6 @@ FAILURES = (
     Case("401", ("HTTP 401", "check the token's Secret"), flags=("--token=secret",)),
     Case("disk-full", ("disk is full", "increase cache.size"), kib=1024),
 )
-
-
-@contextmanager
-def claimed(kubectl: Kubectl, folder: Path, kib: int) -> Iterator[None]:
-    """A bound claim for a small disk of its own."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=0777", "tmpfs", str(folder)], check=True)
-    volume = f"{kubectl.namespace}-{CLAIM}"
-    storage: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    try:
-        kubectl.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolume",
-                "metadata": {"name": volume},
-                "spec": {**storage, "capacity": {"storage": "1Gi"}, "hostPath": {"path": str(folder)}},
-            },
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolumeClaim",
-                "metadata": {"name": CLAIM},
-                "spec": {**storage, "volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}},
-            },
-        )
-        yield
-    finally:
-        kubectl.run("delete", "qwenservices,jobs,pods", "--all", "--wait=true", "--grace-period=1")
-        kubectl.run("delete", "persistentvolume", volume, "--wait=false")
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def from_hub(url: str, repository: str) -> Object:

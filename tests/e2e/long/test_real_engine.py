@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.cluster.settings import Settings
 from tests.e2e import pod_processes
-from tests.e2e.clients import keep_alive_load, restarts, results, service_url
+from tests.e2e.clients import Load, keep_alive_load, long_streams, restarts, results, service_url, uids
 from tests.e2e.kubectl import Kubectl, Object, wait_for
+from tests.e2e.pages import page, pod_url, status, total
 from tests.e2e.services import qwen_service
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -25,6 +28,12 @@ LIVENESS_SECONDS = 120
 RATE = 2
 # The worker is a process of its own, as with several GPUs.
 OWN_WORKER = {"device": "cpu", "restarts": 0, "extraArgs": ["--distributed-executor-backend=mp"]}
+# A new engine starts while the other pod serves on the same cores.
+ENGINE_SECONDS = 240
+STREAMS, TOKENS = 4, 2000
+# The streams leave slots to the load. Half of its new connections lead to the pod without an
+# engine, until that is out of the Service, and their requests wait.
+ROOM = {"maxConcurrentRequests": 16, "maxQueueSize": 200, "maxTokens": TOKENS}
 
 
 def start(kubectl: Kubectl, **sections: Any) -> tuple[Object, Object]:
@@ -95,3 +104,81 @@ def test_a_stopped_api_process_leaves_the_service_and_is_restarted_by_the_kubele
         requests = results(load)
     check_clients(requests, sick, healthy, out)
     check_no_remediation(kubectl, sick, healthy)
+
+
+def test_a_killed_engine_core_is_a_pause_that_loses_no_request(kubectl: Kubectl, cluster: Settings) -> None:
+    """With the default of engine.restarts. It prints how long the pauses were."""
+    pods = start(kubectl, limits=ROOM)
+    url = service_url(kubectl, NAME)
+    wait_for(lambda: status(cluster, f"{url}/v1/models") == 200, 30, "kube-proxy leads to no pod")
+    with keep_alive_load(cluster, url, RATE, timeout=ENGINE_SECONDS) as load:
+        sick = busiest(load, pods)
+        with long_streams(cluster, pod_url(sick), STREAMS, TOKENS) as streams:
+            wait_for(lambda: len(streams.so_far()) >= STREAMS, 60, lambda: f"no stream begins: {streams.so_far()}", 0.1)
+            pod_processes.send(signal.SIGKILL, pod_processes.pids(sick, "VLLM::EngineCore"))
+            away, out = pause_of(kubectl, cluster, sick)
+            ends = [line for line in streams.finished(ENGINE_SECONDS) if "done" in line]
+        time.sleep(10)  # the time in which the pod could leave the Service again
+        wait_for(lambda: len(kubectl.endpoints(NAME)) == 2, 60, "the pod with a new engine is not in the Service")
+        requests = results(load)
+    waits = [request["end"] - request["start"] for request in requests]
+    pauses = [end["pause"] for end in ends]
+    there = sum(request["pod"] == sick["status"]["podIP"] for request in requests)
+    print(f"without an engine, the pod was not ready for {away:.1f} s, and out of the Service for {out:.1f} s")
+    print(f"the longest of {len(requests)} requests took {max(waits):.1f} s; {there} led to this pod")
+    print(f"the longest pause of {len(ends)} streams was {max(pauses, default=0.0):.1f} s")
+    assert [request for request in requests if request["status"] != 200] == []
+    assert [(end["done"], end["tokens"], end["error"]) for end in ends] == [(True, TOKENS, "")] * STREAMS
+    check_restart_by_server(kubectl, cluster, sick, pods)
+
+
+def busiest(load: Load, pods: tuple[Object, Object]) -> Object:
+    """The pod that answers most of the load: clients like to use the same connection again."""
+    wait_for(lambda: len(load.so_far()) > 5 * RATE, 60, "the load does not begin")
+    answers = Counter(request["pod"] for request in load.so_far())
+    return max(pods, key=lambda pod: answers[pod["status"]["podIP"]])
+
+
+def pause_of(kubectl: Kubectl, cluster: Settings, sick: Object) -> tuple[float, float]:
+    """Waits until a pod that has lost its engine serves again.
+
+    Returns for how many seconds its server was not ready, and the Service was without it. The
+    latter may be 0: the kubelet believes only in three failures of its probe.
+    """
+    address, url = sick["status"]["podIP"], f"{pod_url(sick)}/health/ready"
+    wait_for(lambda: status(cluster, url) != 200, 30, "the server does not notice that its engine is dead", 0.1)
+    begun = time.time()
+    looks: list[tuple[float, bool, bool]] = []
+
+    def is_back() -> bool:
+        ready, serves = status(cluster, url) == 200, address in kubectl.endpoints(NAME)
+        looks.append((time.time(), ready, serves))
+        return ready and serves
+
+    wait_for(is_back, ENGINE_SECONDS, "the pod does not come back", 0.2)
+    away = _end(looks, lambda look: look[1]) - begun
+    left = [at for at, _, serves in looks if not serves]
+    return away, _end(looks, lambda look: look[2]) - left[0] if left else 0.0
+
+
+def _end(looks: list[tuple[float, bool, bool]], good: Callable[[tuple[float, bool, bool]], bool]) -> float:
+    """When something became good at last."""
+    bad = max((number for number, look in enumerate(looks) if not good(look)), default=-1)
+    return looks[bad + 1][0]
+
+
+def check_restart_by_server(kubectl: Kubectl, cluster: Settings, sick: Object, pods: tuple[Object, Object]) -> None:
+    """Asserts that the server restarted its engine once, and nobody restarted anything else."""
+    counts = {pod["metadata"]["name"]: float(pod is sick) for pod in pods}
+
+    def counted() -> dict[str, float]:
+        pages = {pod["metadata"]["name"]: page(cluster, f"{pod_url(pod)}/metrics/prometheus") for pod in pods}
+        return {name: total(text, "qwen_engine_restarts_total") for name, text in pages.items()}
+
+    wait_for(lambda: counted() == counts, 20, lambda: f"the engines were restarted so often: {counted()}")
+    assert uids(kubectl.pods(NAME)) == uids(pods)
+    assert [restarts(kubectl, name) for name in counts] == [0, 0]
+    told = "EngineRestartedByServer"
+    wait_for(lambda: told in kubectl.events(sick["metadata"]["name"]), 30, f"no Event says {told}")
+    remediation = kubectl.get("qwenservice", NAME)["status"].get("remediation", {})
+    assert remediation.get("restartsInWindow", 0) == 0

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from charts import generate
 
+from qwen_operator.api import QwenService
 from tests.unit.chart.conftest import template
 from tests.unit.chart.test_crd_and_notes import crd, objections
 
@@ -211,6 +212,9 @@ def test_every_part_of_a_service_fits_the_definition() -> None:
         service = {"apiVersion": "qwen-vllm.io/v1alpha1", "kind": "QwenService", "metadata": {}, "spec": spec}
         # A part need not have what a whole service must have.
         assert [wrong for wrong in objections(service) if "is a required property" not in wrong] == [], page
+        # The rules over several fields, which the API server has in CEL.
+        model = {"source": {"builtin": "news-classifier"}} | spec.get("model", {})
+        QwenService.parse({**service, "metadata": {"name": page}, "spec": spec | {"model": model}})
 
 
 BARE = re.compile(r"(?<![\"'\w])(?:[Oo]n|[Oo]ff|OFF|Yes|No)(?![\"'\w])")

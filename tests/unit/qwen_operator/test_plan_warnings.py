@@ -104,6 +104,16 @@ def test_settings_of_the_cache_that_an_existing_claim_does_not_follow_are_report
     assert "the claim mine" in message
 
 
+def test_settings_of_generated_text_are_reported_where_none_is_generated() -> None:
+    given: Object = {"limits": {"maxTokens": 64, "defaultMaxTokens": 64, "maxStops": 32, "maxQueueSize": 3}}
+    template = {"chatTemplate": {"configMapRef": {"name": "mine"}}}
+    assert reasons(service(**given, model=template)) == reasons(service(model={"task": "embed"})) == []
+    [found] = planned(service(**given, model=template | {"task": "embed"})).warnings
+    assert found.reason == "TaskSettingsIgnored"
+    names = "model.chatTemplate and limits.defaultMaxTokens and limits.maxTokens"
+    assert found.message.startswith(f"{names} have no effect with model.task: embed")
+
+
 def test_claims_without_their_api_are_reported() -> None:
     claims = {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}
     subject = gpu_service(gpu=claims, replicas=2)

@@ -526,6 +526,11 @@ async def test_a_wrong_file_is_refused_with_the_place(document: Any, place: str)
     [
         (["--lora-modules=news"], "is not NAME=PATH"),
         (["--lora-modules=a=/a,a=/b"], "twice"),
+        (["--lora-modules", "a=/a", '{"name": "a", "path": "/b"}'], "twice"),
+        (["--lora-modules", '{"name": "a"}'], "is not an object such as"),
+        (["--lora-modules", '{"name": "a", "path": "/a", "rank": 8}'], "is not an object such as"),
+        (["--lora-modules", '{"name": 1, "path": "/a"'], "is not an object such as"),
+        (["--lora-modules", '{"name": "a", "path": "/a", "base_model_name": "b"}'], "base_model_name: the parent"),
         (["--lora-modules=a=/a,b=/b", "--max-cpu-loras=1"], "--max-cpu-loras"),
         (["--lora-modules=qwen-news-classifier=/a"], "a name of the model itself"),
         (["--served-model-name", "a", "b", "--lora-modules=b=/b"], "a name of the model itself"),
@@ -547,3 +552,13 @@ async def test_the_settings_of_adapters_are_read() -> None:
     assert settings.max_lora_rank == 64
     assert settings.lora_dirs == (Path("/x"), Path("/y"))
     assert not load_settings([]).lora
+
+
+async def test_adapters_are_named_as_in_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = ['{"name": "a", "path": "/a"}', '{"name": "b", "path": "/b, too"}']
+    found = [("a", Path("/a")), ("b", Path("/b, too"))]
+    assert list(load_settings(["--lora-modules", *objects]).lora_modules) == found
+    mixed = load_settings(["--lora-modules", "c=/c", objects[1], "--enable-lora"]).lora_modules
+    assert mixed == (("c", Path("/c")), found[1])
+    monkeypatch.setenv("QWEN_LORA_MODULES", objects[0])
+    assert load_settings([]).lora_modules == (found[0],)

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from qwen_server.config.command_line import load_settings
+from qwen_server.control.adapters import AdapterError
+from qwen_server.control.adapters_file import Source
 from qwen_server.download import command
+from qwen_server.download.adapters import fetch_adapter
 from qwen_server.download.command import repository_of
 from qwen_server.download.files import DamagedFileError
 from qwen_server.download.hugging_face import HuggingFaceRepository
@@ -34,6 +37,7 @@ class Hub:
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
+        self.files = FILES
         self.fails: set[str] = set()
         self.damages: set[str] = set()
         self.asked: list[tuple[str, str]] = []
@@ -43,7 +47,7 @@ class Hub:
         self.asked.append((model_id, revision))
         blobs = [
             {"Path": name, "Type": "blob", "Size": len(content), "Sha256": hashlib.sha256(content).hexdigest()}
-            for name, content in FILES.items()
+            for name, content in self.files.items()
         ]
         return [{"Path": "folder", "Type": "tree", "Size": 0}, *blobs]
 
@@ -55,10 +59,14 @@ class Hub:
             for entry in self.get_model_files(repo_id, revision=revision, recursive=recursive)
         ]
 
-    def snapshot_download(self, model_id: str, *, revision: str, ignore_patterns: list[str]) -> str:
+    def snapshot_download(
+        self, model_id: str, *, revision: str, ignore_patterns: list[str], allow_patterns: list[str] | None = None
+    ) -> str:
         folder = self.cache / "models" / model_id.replace(".", "___")
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in FILES.items():
+        for name, content in self.files.items():
+            if allow_patterns is not None and name not in allow_patterns:
+                continue
             if name not in self.fails and f"*{Path(name).suffix}" not in ignore_patterns:
                 (folder / name).write_bytes(content[:-1] + b"!" if name in self.damages else content)
         return str(folder)
@@ -109,6 +117,27 @@ def test_a_damaged_file_is_removed(hub: Hub) -> None:
     with pytest.raises(DamagedFileError):
         repository.fetch()
     assert not list(hub.cache.rglob("*.safetensors"))
+
+
+def test_of_an_adapter_only_its_two_files_are_downloaded(hub: Hub) -> None:
+    adapter = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+    hub.files = FILES | adapter | {"adapter_model.bin": b"a pickle"}
+    source = Source(repository="me/news-lora", revision="v2", hub="modelscope")
+    folder = fetch_adapter(source, hub.cache)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == adapter
+    assert hub.asked == [("me/news-lora", "v2")]
+    hub.damages = {"adapter_model.safetensors"}
+    with pytest.raises(AdapterError, match=r"cannot be downloaded: adapter_model.safetensors has another checksum"):
+        fetch_adapter(source, hub.cache)
+
+
+def test_an_adapter_that_modelscope_does_not_give_is_tried_again(hub: Hub) -> None:
+    hub.files = {"adapter_config.json": b"{}"}
+    hub.fails = {"adapter_config.json"}
+    with pytest.raises(AdapterError, match="cannot be downloaded: ModelScope's library did not") as failed:
+        fetch_adapter(Source(repository="me/news-lora", hub="modelscope"), hub.cache)
+    assert failed.value.temporary
+    assert hub.asked == [("me/news-lora", "master")]
 
 
 @pytest.mark.parametrize(

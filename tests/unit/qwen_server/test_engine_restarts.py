@@ -105,13 +105,15 @@ async def test_a_crash_is_a_pause_for_all_that_was_accepted() -> None:
         assert (await whole).json()["choices"][0]["message"]["content"] == "字" * 60
         assert (await whole).json()["usage"]["completion_tokens"] == 60
         assert ((await waiting).status_code, (await late).status_code) == (200, 200)
+        assert (await late).headers["connection"] == "close"  # although the engine is back
+        assert "connection" not in (await served.chat()).headers
         metrics = await served.metrics()
         assert metrics["errors"] == {"total": 0, "by_type": {}}
-        assert metrics["requests"]["successful"] == 5
+        assert metrics["requests"]["successful"] == 6
         assert (metrics["status"], metrics["alerts"]) == ("healthy", [])
         assert metrics["engine"]["restarts"] == {"total": 1, "by_cause": {"died": 1}, "left": 2}
-        # The percentiles, which alerts read, are those of the requests that did not wait for it.
-        assert metrics["slo"]["sample_size"] == 0
+        # The percentiles, which alerts read, are those of the request that did not wait for it.
+        assert metrics["slo"]["sample_size"] == 1
         page = (await served.client.get("/metrics/prometheus")).text
         assert 'qwen_engine_restarts_total{cause="died"} 1\n' in page
         assert 'qwen_engine_restarts_total{cause="hung"} 0\n' in page

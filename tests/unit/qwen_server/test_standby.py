@@ -90,6 +90,18 @@ async def test_it_starts_when_the_engine_is_idle_and_is_taken_once(monkeypatch: 
     assert [child.discarded for child in started] == [False, True]
 
 
+async def test_it_starts_after_a_minute_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert standby._PATIENCE_SECONDS == 60
+    monkeypatch.setattr(standby, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(standby, "_IDLE_SECONDS", 0.02)
+    kept = Standby("on", 3, lambda: cast("EarlyChild", Child()))
+    preparing = asyncio.create_task(kept.prepare(lambda: False))
+    await asyncio.sleep(0.05)
+    assert not kept.bytes()
+    await preparing
+    assert kept.bytes() > 0
+
+
 def test_an_engine_is_killed_but_not_who_stands_by() -> None:
     sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
     engine, standing_by = subprocess.Popen(sleeping), subprocess.Popen(sleeping)

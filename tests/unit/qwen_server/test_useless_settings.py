@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from qwen_server.config.command_line import load_settings, useless_settings
+from qwen_server.config.command_line import load_settings
 from qwen_server.config.settings import ConfigurationError
 from qwen_server.config.termination_log import KUBELETS_LOG
+from qwen_server.config.useless_settings import useless_in_engine, useless_settings
 from qwen_server.observe import logs
 from qwen_server.observe.logs import write_termination_message
 from qwen_server.runner import listen
@@ -37,6 +39,46 @@ def test_what_protects_nothing_is_named() -> None:
     assert line.startswith("--protect-metrics has no effect without API keys")
     assert not list(useless_settings(make_settings(protect_metrics=True, api_keys_dir=Path("/keys")), []))
     assert not list(useless_settings(make_settings(protect_docs=True, api_keys="k"), []))
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({}, []),
+        ({"adapters_file": Path("/a.json"), "max_loras": 2}, ["--max-loras", "--adapters-file"]),
+        ({"enable_lora": True, "adapters_file": Path("/a.json"), "max_loras": 2}, []),
+        ({"enable_lora": True, "lora_dirs": "/adapters"}, ["--lora-dirs"]),
+        ({"enable_lora": True, "lora_dirs": "/adapters", "admin_api_keys_dir": Path("/admins")}, []),
+        (
+            {"task": "embed", "max_tokens_limit": 64, "default_max_tokens": 64},
+            ["--default-max-tokens", "--max-tokens-limit"],
+        ),
+        ({"task": "embed", "max_tokens_limit": 512, "max_inputs": 8, "rate_limit": "9/second"}, []),
+        (
+            {"task": "rerank", "tool_call_parser": "none", "chat_template": "{}"},
+            ["--tool-call-parser", "--chat-template"],
+        ),
+        ({"max_inputs": 8}, ["--max-inputs"]),
+    ],
+)
+def test_what_the_server_never_reads_is_named(settings: dict[str, Any], named: list[str]) -> None:
+    assert [line.split()[0] for line in useless_settings(make_settings(**settings), [])] == named
+
+
+@pytest.mark.parametrize(
+    ("device", "reads_images", "named"),
+    [
+        ("cpu", True, ["--gpu-memory-utilization", "--max-loras"]),
+        ("cuda", True, ["--kv-cache-gib"]),
+        ("cuda", False, ["--kv-cache-gib", "--max-images", "--image-domains"]),
+    ],
+)
+def test_what_the_engine_never_reads_is_named(device: str, *, reads_images: bool, named: list[str]) -> None:
+    given: dict[str, Any] = {"gpu_memory_utilization": 0.5, "kv_cache_gib": 2, "max_loras": 2}
+    settings = make_settings(max_images=2, image_domains="example.org", enable_lora=True, **given)
+    found = list(useless_in_engine(settings, device=device, reads_images=reads_images))
+    assert [line.split()[0] for line in found] == named
+    assert not list(useless_in_engine(make_settings(), device=device, reads_images=reads_images))
 
 
 def test_a_file_for_the_cause_of_an_exit_is_created_or_named(tmp_path: Path) -> None:

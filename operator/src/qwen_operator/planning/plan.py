@@ -44,6 +44,7 @@ from qwen_operator.planning.plan_warnings import (
     scaling_warnings,
     scraping_warnings,
     size_warnings,
+    task_warnings,
 )
 from qwen_operator.planning.pod_template_rules import EVERYTHING, refusal
 from qwen_operator.planning.prometheuses import Kind, reading, scraper_peers
@@ -322,6 +323,7 @@ def _warnings(service: QwenService, facts: ClusterFacts) -> list[PlanWarning]:
     return [
         *warnings,
         *size_warnings(spec),
+        *task_warnings(spec),
         *cache_warnings(spec),
         *claim_warnings(spec, supported=facts.has_resource_claims),
         *monitoring_warnings(

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from qwen_operator.api import QwenService, QwenServiceSpec, parse_time
 from qwen_operator.api.core import NetworkPolicyPeer
 from qwen_operator.api.operations import CacheSpec
+from qwen_operator.api.replica import LimitsSpec
 from qwen_operator.planning.builders.burnrate import lowest_percentage, without_alert
 from qwen_operator.planning.builders.deployment import rollout_numbers
 from qwen_operator.planning.prometheuses import demands
@@ -18,6 +19,16 @@ from qwen_operator.planning.prometheuses import demands
 _LABELS: Final = "Set monitoring.labels, or the chart's value monitoring.labels for all services."
 _SCALING_PATIENCE: Final = 120.0
 """Seconds."""
+
+# The limits of generated text, and their fields.
+_OF_ANSWERS: Final = (
+    ("defaultMaxTokens", "default_max_tokens"),
+    ("maxTokens", "max_tokens"),
+    ("onExceed", "on_exceed"),
+    ("maxStops", "max_stops"),
+    ("minTemperature", "min_temperature"),
+    ("maxTemperature", "max_temperature"),
+)
 
 # Of a HorizontalPodAutoscaler and of a ScaledObject.
 _SCALING_CONDITIONS: Final = ("ScalingActive", "AbleToScale", "Ready")
@@ -87,6 +98,23 @@ def cache_warnings(spec: QwenServiceSpec) -> list[PlanWarning]:
         f"{cache.existing_claim} stays as it is. Remove what has no effect, or change the claim itself."
     )
     return [PlanWarning("CacheSettingsIgnored", message)]
+
+
+def task_warnings(spec: QwenServiceSpec) -> list[PlanWarning]:
+    """What is set of chats and generated text, and has no effect on a model without them."""
+    task, limits, default = spec.model.task, spec.limits, LimitsSpec()
+    if task == "generate":
+        return []
+    ignored = [f"limits.{name}" for name, field in _OF_ANSWERS if getattr(limits, field) != getattr(default, field)]
+    if spec.model.chat_template is not None:
+        ignored.insert(0, "model.chatTemplate")
+    if not ignored:
+        return []
+    have = "have" if len(ignored) > 1 else "has"
+    message = f"{' and '.join(ignored)} {have} no effect with model.task: {task}, which generates no text."
+    if spec.model.chat_template is not None:
+        message += " Only /tokenize uses the template."
+    return [PlanWarning("TaskSettingsIgnored", message)]
 
 
 def claim_warnings(spec: QwenServiceSpec, *, supported: bool) -> list[PlanWarning]:

@@ -7,9 +7,7 @@ vLLM's own argument parser, except the flags that `pass_through` refuses.
 from __future__ import annotations
 
 import argparse
-import difflib
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,24 +15,17 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from qwen_server import __version__
-from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError, Settings
-from qwen_server.config.termination_log import trouble_with
+from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError, Settings, flag
 
 # Everyone on the machine can read a command line.
 _ENVIRONMENT_ONLY = ("api_keys",)
 # Flags with several values, as in vLLM: --served-model-name NAME ALIAS.
-_SEVERAL = ("served_model_name",)
-# What Kubernetes sets in every container of a namespace that has a Service `qwen` or `qwen-...`.
-_OF_SERVICES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+_SEVERAL = ("served_model_name", "lora_modules")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigurationError(message)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def check_model(settings: Settings) -> None:
@@ -68,15 +59,13 @@ def _parser() -> _Parser:
             continue
         text = (field.description or "").replace("%", "%%")
         if field.annotation is bool:
-            parser.add_argument(
-                _flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-            )
+            parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
             default = "" if field.default in (None, (), {}) else f" (default: {_show(name, field.default)})"
             metavar = name.rsplit("_", 1)[-1].upper()
             count = "+" if name in _SEVERAL else None
             parser.add_argument(
-                _flag(name), nargs=count, default=argparse.SUPPRESS, metavar=metavar, help=text + default
+                flag(name), nargs=count, default=argparse.SUPPRESS, metavar=metavar, help=text + default
             )
     return parser
 
@@ -86,29 +75,6 @@ def _show(name: str, value: Any) -> str:
         return "on"
     unit = "s" if name.endswith("_timeout") else ""
     return f"{value:g}{unit}" if isinstance(value, float) else str(value)
-
-
-def useless_settings(settings: Settings, environment: Iterable[str]) -> Iterator[str]:
-    """Yields a sentence for each setting that has no effect, such as a misspelled variable.
-
-    `environment` are the names of all variables.
-    """
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields if name != "pass_through"}
-    for name in sorted(environment):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known and not _OF_SERVICES.fullmatch(name):
-            close = difflib.get_close_matches(name.upper(), sorted(known), 1, cutoff=0.85)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            yield f"the environment variable {name} is not a setting and has no effect{hint}"
-    if settings.api_keys is None and settings.api_keys_dir is None:
-        for name in ("protect_metrics", "protect_docs"):
-            if getattr(settings, name):
-                yield f"{_flag(name)} has no effect without API keys: set --api-keys-dir or QWEN_API_KEYS"
-    if settings.api_keys_dir is None:
-        for name in ("tenant_weights", "tenant_reserve"):
-            if getattr(settings, name):
-                yield f"{_flag(name)} has no effect without --api-keys-dir, whose files are the tenants"
-    if (trouble := trouble_with(settings.termination_log)) is not None:
-        yield trouble
 
 
 def _explain(error: ValidationError) -> str:
@@ -127,7 +93,7 @@ def _where(name: str) -> str:
     if name in ("", "pass_through"):
         return ""
     variable = f"{ENV_PREFIX}{name.upper()}"
-    return f"{variable}: " if name in _ENVIRONMENT_ONLY else f"{_flag(name)} ({variable}): "
+    return f"{variable}: " if name in _ENVIRONMENT_ONLY else f"{flag(name)} ({variable}): "
 
 
 def load_settings(arguments: Sequence[str]) -> Settings:

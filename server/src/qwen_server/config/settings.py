@@ -39,6 +39,11 @@ class ConfigurationError(Exception):
     """The configuration is not valid. The text names the flag and says what is wrong."""
 
 
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
 class Settings(BaseSettings):
     """All settings.
 
@@ -96,7 +101,7 @@ class Settings(BaseSettings):
 
     enable_lora: bool = Field(False, description="serve LoRA adapters beside the model; --lora-modules implies it")
     lora_modules: LoraModules = Field(
-        (), description="adapters that are loaded at the start, NAME=PATH, separated by commas"
+        (), description="adapters that are loaded at the start: NAME=PATH, or JSON with name and path"
     )
     max_loras: int = Field(4, ge=1, le=64, description="most adapters in one step of the engine, on GPUs")
     max_lora_rank: LoraRank = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,21 +109,44 @@ def parse_served_names(value: object) -> object:
 
 
 def parse_lora_modules(value: object) -> object:
-    """Returns name and folder of each adapter in a text: NAME=PATH, as vLLM writes them.
+    """Returns name and folder of each adapter, in the forms of vLLM.
 
-    They are separated by commas or white space. Raises ValueError.
+    These are words NAME=PATH, and objects of JSON with `name` and `path`. A text has several words,
+    separated by commas or white space, or one object. Raises ValueError.
     """
-    if not isinstance(value, str):
+    if not isinstance(value, str | list):
         return value
-    modules = [tuple(item.split("=", 1)) for item in re.split(r"[,\s]+", value) if item]
-    for module in modules:
-        if len(module) != 2 or not module[1] or not is_adapter_name(module[0]):
-            raise ValueError(f"{'='.join(module)!r} is not NAME=PATH, such as news=/adapters/news")
-    names = [module[0] for module in modules]
+    modules = [module for word in ([value] if isinstance(value, str) else value) for module in _lora_modules(word)]
+    names = [name for name, _ in modules]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{name!r} is there twice")
-    return tuple((module[0], Path(module[1])) for module in modules)
+    return tuple(modules)
+
+
+def _lora_modules(text: str) -> list[tuple[str, Path]]:
+    if text.lstrip().startswith("{"):
+        return [_lora_module(text)]
+    modules = [item.partition("=") for item in re.split(r"[,\s]+", text) if item]
+    for name, sign, path in modules:
+        if not path or not is_adapter_name(name):
+            raise ValueError(f"{name + sign + path!r} is not NAME=PATH, such as news=/adapters/news")
+    return [(name, Path(path)) for name, _, path in modules]
+
+
+def _lora_module(text: str) -> tuple[str, Path]:
+    """The adapter of an object of JSON."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        fields = {}
+    if "base_model_name" in fields:
+        raise ValueError(f"{text!r} has base_model_name: the parent of an adapter is always the model, leave it out")
+    name, path = fields.get("name"), fields.get("path")
+    texts = isinstance(name, str) and isinstance(path, str) and path != ""
+    if not texts or fields.keys() != {"name", "path"} or not is_adapter_name(name):
+        raise ValueError(f'{text!r} is not an object such as {{"name": "news", "path": "/adapters/news"}}')
+    return name, Path(path)
 
 
 def is_adapter_name(name: str) -> bool:

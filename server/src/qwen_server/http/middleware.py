@@ -58,13 +58,15 @@ class Surroundings:
         scope.setdefault("state", {})["record"] = record
         logs.request_id.set(record.request_id)  # each request runs in its own task
         status = 0
+        # Who has to wait for the next engine reconnects afterwards, and may reach another replica.
+        closes = service.closes_connections
 
         async def send_on(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ()), (b"x-request-id", record.request_id.encode("latin-1"))]
-                if service.closes_connections:
+                if closes or service.closes_connections:
                     headers.append((b"connection", b"close"))
                 message["headers"] = headers
             await send(message)

@@ -27,6 +27,7 @@ from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerFactory
 from qwen_server.config.chat_template import read_chat_template
 from qwen_server.config.patches import Patches
 from qwen_server.config.settings import ConfigurationError, Settings
+from qwen_server.config.useless_settings import useless_in_engine
 from qwen_server.engine.base import EngineError, EngineInfo
 from qwen_server.engine.vllm.adapters import LoadedAdapters, Models
 from qwen_server.engine.vllm.causes import one_line
@@ -104,6 +105,8 @@ def build(
     if settings.task == "rerank":
         read_as_reranker(engine_args, config)
     images = limit_images(engine_args, settings, config)
+    for sentence in useless_in_engine(settings, device=device, reads_images=images.read):
+        _log.warning("%s", sentence)
     family = _family(config, template)
     # The engine needs the parser too: a grammar applies only after the reasoning has ended.
     engine_args.reasoning_parser = choose(settings.reasoning_parser, family.reasoning_parser) or ""
