@@ -177,7 +177,9 @@ def test_a_single_stream_gets_the_same_tokens_although_two_engines_die(
     server.until(lambda: server.engine_core_or_none() not in (None, core), START_SECONDS, "the next core")
     os.kill(server.engine_core(), signal.SIGKILL)
     seen = answer.events
-    server.until(lambda: answer.events > seen, START_SECONDS, "the stream goes on")
+    # A request for a restart is about the engine before until the next one is seen to be ready.
+    server.until(lambda: server.status("/health/ready") == 200, START_SECONDS, "ready")
+    server.until(lambda: answer.events > seen, 10, "the stream goes on")
     os.kill(server.engine_core(), signal.SIGSTOP)
     assert not answer.done, "the stream was too short to go on twice"
     (server.podinfo / "annotations").write_text('qwen-vllm.io/restart-engine="7f3a"\n')
