@@ -428,13 +428,11 @@ async def test_a_lost_adapter_is_missing_with_the_cause_until_it_is_loaded_or_un
     ("error", "seconds"), [(None, 2), (InvalidRequestError("broken"), 2), (EngineError("no memory"), 30)]
 )
 async def test_a_restart_waits_for_the_adapters_that_may_be_loaded_again(
-    folders: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, seconds: float
+    folders: Path, error: Exception | None, seconds: float
 ) -> None:
     """It is over when each is loaded or known to be broken, and after half a minute at most."""
     engine, now = ScriptedEngine(), [0.0]
     settings = make_settings(enable_lora=True, lora_modules=(("news", folders / "inside" / "news"),))
-    adapters = Adapters(settings, engine, clock=lambda: now[0])
-    await adapters.start()
 
     async def ticks(_: float) -> None:
         now[0] += 0.5
@@ -442,10 +440,11 @@ async def test_a_restart_waits_for_the_adapters_that_may_be_loaded_again(
         if adapters._following is not None:
             await adapters._following
 
+    adapters = Adapters(settings, engine, clock=lambda: now[0], sleep=ticks)
+    await adapters.start()
     await adapters.recover()
     assert now[0] == 0
     engine.lost, engine.adapter_error = dict.fromkeys(engine.adapters, "no room is left"), error
-    monkeypatch.setattr("qwen_server.control.adapters.asyncio.sleep", ticks)
     await adapters.recover()
     assert now[0] == seconds
     assert (adapters.find("news") is not None) == (error is None)

@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -77,7 +77,10 @@ class _Failure:
 
 
 class Adapters:
-    """The adapters of one server. One event loop owns it. `clock` is monotonic."""
+    """The adapters of one server. One event loop owns it.
+
+    `clock` is monotonic, and `sleep` waits for seconds of it.
+    """
 
     def __init__(
         self,
@@ -86,12 +89,14 @@ class Adapters:
         *,
         fetch: Fetch | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.enabled = settings.lora
         self._settings = settings
         self._engine = engine
         self._fetch = fetch
         self._clock = clock
+        self._sleep = sleep
         self._served: dict[str, Served] = {}
         self._by_key: dict[str, Served] = {}
         self._leaving: set[asyncio.Task[None]] = set()
@@ -287,7 +292,7 @@ class Adapters:
         while pauses := [failure.retry_at - self._clock() for failure in self._failures.values() if failure.temporary]:
             if (vitals := self._engine.vitals()).state == "dead":
                 raise EngineError(vitals.death_cause or "the engine died")
-            await asyncio.sleep(min(max(min(pauses), 0.01), _LOOK_SECONDS))
+            await self._sleep(min(max(min(pauses), 0.01), _LOOK_SECONDS))
             self._file.poll()
             await self._follow()
         self._started = True
@@ -313,7 +318,7 @@ class Adapters:
         while any(failure.temporary for failure in self._failures.values()) and self._clock() < until:
             if self._engine.vitals().state == "dead":
                 return
-            await asyncio.sleep(_LOOK_SECONDS)
+            await self._sleep(_LOOK_SECONDS)
 
     def _take_lost(self) -> None:
         for key, cause in self._engine.lost_adapters().items():
