@@ -20,14 +20,14 @@ _LABELS: Final = "Set monitoring.labels, or the chart's value monitoring.labels 
 _SCALING_PATIENCE: Final = 120.0
 """Seconds."""
 
-# The limits of generated text, and their fields.
+# The limits of generated text.
 _OF_ANSWERS: Final = (
-    ("defaultMaxTokens", "default_max_tokens"),
-    ("maxTokens", "max_tokens"),
-    ("onExceed", "on_exceed"),
-    ("maxStops", "max_stops"),
-    ("minTemperature", "min_temperature"),
-    ("maxTemperature", "max_temperature"),
+    "default_max_tokens",
+    "max_tokens",
+    "on_exceed",
+    "max_stops",
+    "min_temperature",
+    "max_temperature",
 )
 
 # Of a HorizontalPodAutoscaler and of a ScaledObject.
@@ -102,10 +102,11 @@ def cache_warnings(spec: QwenServiceSpec) -> list[PlanWarning]:
 
 def task_warnings(spec: QwenServiceSpec) -> list[PlanWarning]:
     """What is set of chats and generated text, and has no effect on a model without them."""
-    task, limits, default = spec.model.task, spec.limits, LimitsSpec()
+    task, fields = spec.model.task, LimitsSpec.model_fields
     if task == "generate":
         return []
-    ignored = [f"limits.{name}" for name, field in _OF_ANSWERS if getattr(limits, field) != getattr(default, field)]
+    changed = [name for name in _OF_ANSWERS if getattr(spec.limits, name) != fields[name].default]
+    ignored = [f"limits.{fields[name].alias}" for name in changed]
     if spec.model.chat_template is not None:
         ignored.insert(0, "model.chatTemplate")
     if not ignored:
