@@ -101,9 +101,10 @@ class Adapter:
     folder: Path
 
 
-def not_loaded(name: str, why: str) -> str:
-    """The error of a request that names an adapter which could not be loaded."""
-    return f"The adapter `{name[:200]}` is not loaded: {why}"
+def not_served(name: str, why: str | None) -> str:
+    """The error of a request that names no model, or an adapter that is not loaded, and `why`."""
+    shown = name[:200]
+    return f"The model `{shown}` does not exist." if why is None else f"The adapter `{shown}` is not loaded: {why}"
 
 
 def name_of(key: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qwen_server.control.refusals import Refusal
-from qwen_server.engine.base import not_loaded
+from qwen_server.engine.base import not_served
 
 INTERNAL_TEXT = "internal server error"
 
@@ -94,8 +94,7 @@ def invalid(message: str, param: str | None = None, code: str | None = None) -> 
 
 def model_not_found(name: str, why: str | None = None) -> HttpError:
     """Returns a 404 for a model that is not served; `why` if it is an adapter that should be."""
-    text = f"The model `{name[:200]}` does not exist." if why is None else not_loaded(name, why)
-    return client_error(404, text, param="model", code="model_not_found")
+    return client_error(404, not_served(name, why), param="model", code="model_not_found")
 
 
 def refused(refusal: Refusal) -> HttpError:

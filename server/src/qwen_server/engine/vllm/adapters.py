@@ -24,7 +24,7 @@ from qwen_server.engine.adapter_files import (
     check_adapter,
 )
 from qwen_server.engine.adapter_modules import check_modules
-from qwen_server.engine.base import Adapter, EngineError, InvalidRequestError, name_of, not_loaded
+from qwen_server.engine.base import Adapter, EngineError, InvalidRequestError, name_of, not_served
 from qwen_server.engine.replays import restarted
 from qwen_server.engine.vllm.patches.vllm_texts import CALL_FAILED, WORKER_FAILED
 
@@ -70,9 +70,7 @@ class LoadedAdapters:
             return None
         found = self._loras.get(model)
         if found is None:
-            why = self._refused.get(model)
-            name = name_of(model)
-            text = f"The model `{name}` does not exist." if why is None else not_loaded(name, why)
+            text = not_served(name_of(model), self._refused.get(model))
             raise InvalidRequestError(text, param="model", code="model_not_found", status=404)
         return found
 
