@@ -50,9 +50,10 @@ from qwen_server.observe.tracing import prepare_environment
 _log = logging.getLogger(__name__)
 
 
+_ANSWERS: Final = ("no", "yes")  # of a Qwen3-Reranker, as tokens
 _QWEN3_RERANKER: Final = {
     "architectures": ["Qwen3ForSequenceClassification"],
-    "classifier_from_token": ["no", "yes"],
+    "classifier_from_token": list(_ANSWERS),
     "is_original_qwen3_reranker": True,
 }
 
@@ -225,12 +226,22 @@ def read_as_reranker(engine_args: AsyncEngineArgs, config: ModelConfig) -> None:
     """Makes a Qwen3-Reranker score by the probability of the answer yes, as it was trained.
 
     Its configuration is that of a model that generates. Nothing changes for other models, or if
-    `--hf-overrides` says how to read the model.
+    `--hf-overrides` says how to read the model. Raises EngineError if the answers are no tokens.
     """
-    if engine_args.hf_overrides:
+    if engine_args.hf_overrides or getattr(config.hf_config, "architectures", None) != ["Qwen3ForCausalLM"]:
         return
-    if getattr(config.hf_config, "architectures", None) == ["Qwen3ForCausalLM"]:
-        engine_args.hf_overrides = dict(_QWEN3_RERANKER)
+    tokenizer = cached_tokenizer_from_config(config)
+    missing = [answer for answer in _ANSWERS if _token(tokenizer, answer) is None]
+    if missing:
+        text = f"the tokenizer has no token for {' and '.join(missing)}, by which a Qwen3-Reranker answers"
+        raise EngineError(f"--task=rerank: this model cannot do it; {text}")
+    engine_args.hf_overrides = dict(_QWEN3_RERANKER)
+
+
+def _token(tokenizer: Any, text: str) -> int | None:
+    """The number of the token with exactly this text, or None."""
+    number = tokenizer.convert_tokens_to_ids(text)
+    return None if number is None or number == tokenizer.unk_token_id else int(number)
 
 
 def _traces_endpoint(settings: Settings) -> str | None:
