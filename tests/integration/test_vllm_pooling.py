@@ -46,7 +46,8 @@ def reranker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess
     """A server for a reranker as the Qwen team publishes it: a model that answers yes or no."""
     folder = tmp_path_factory.mktemp("reranker")
     model = random_qwen3(folder / "model", words=("yes", "no"))
-    with ready_server(folder, "--task=rerank", f"--model={model}", "--max-model-len=512", *LIMITS) as server:
+    adapter = f"--lora-modules=mine={make_adapter(folder / 'adapter', hidden=WIDTH)}"
+    with ready_server(folder, "--task=rerank", f"--model={model}", "--max-model-len=512", adapter, *LIMITS) as server:
         yield server
 
 
@@ -184,6 +185,17 @@ def test_a_reranker_scores_by_its_answer(reranker: ServerProcess) -> None:
     assert instructed["data"][0]["score"] != pytest.approx(second, abs=1e-6)
     # Qwen's template is about eighty tokens.
     assert scores["usage"]["prompt_tokens"] > 3 * 60
+
+
+def test_an_adapter_ranks_in_its_own_way(reranker: ServerProcess) -> None:
+    def scores(**model: str) -> list[float]:
+        ranked = answer(reranker, "/v1/rerank", query=TEXTS[0], documents=TEXTS[:2], **model)["results"]
+        return [item["relevance_score"] for item in sorted(ranked, key=lambda item: int(item["index"]))]
+
+    plain, own = scores(), scores(model="mine")
+    assert own != pytest.approx(plain, abs=1e-3)
+    assert scores(model="mine") == pytest.approx(own, abs=1e-5)
+    assert scores() == pytest.approx(plain, abs=1e-5)
 
 
 def test_a_reranker_names_mistakes(reranker: ServerProcess) -> None:
