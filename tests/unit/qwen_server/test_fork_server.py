@@ -92,6 +92,17 @@ async def test_a_process_that_has_ended_is_started_again(server: ForkServer, mon
     assert server.processes()[0] != pid
 
 
+def test_a_job_ends_if_the_process_that_forked_it_has_ended_before_it_began() -> None:
+    """The kernel tells a process of its parent's end only if it has asked before."""
+    program = (
+        "import os, socket\n"
+        "from qwen_server.engine.vllm.grammars.forking import run_job\n"
+        "run_job(socket.socketpair()[0], bytes.upper, 1 << 26, parent=os.getpid())"
+    )
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, env=dict(environment()), timeout=20, check=False).returncode == -signal.SIGKILL
+
+
 async def test_a_process_that_does_not_start_is_no_exit() -> None:
     with ThreadPoolExecutor(1) as executor:
         server = make(executor, b"broken")
@@ -106,7 +117,7 @@ async def test_the_event_loop_turns_meanwhile(server: ForkServer) -> None:
     while not all(each.done() for each in work):
         await asyncio.sleep(0.005)
         longest, last = max(longest, time.monotonic() - last), time.monotonic()
-    assert longest < 0.5  # two busy processes share the machine's cores with this one
+    assert longest < 0.9  # two busy processes share the machine's cores with this one
 
 
 async def test_a_process_that_has_done_the_imports_offers_a_fork(

@@ -79,7 +79,8 @@ def main(control_descriptor: int, parent: int) -> None:
         return
     gc.collect()
     gc.freeze()
-    send(control, READY + str(os.getpid()).encode())
+    here = os.getpid()
+    send(control, READY + str(here).encode())
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         if not descriptors:
@@ -87,13 +88,13 @@ def main(control_descriptor: int, parent: int) -> None:
         with socket.socket(fileno=descriptors[0]) as connection:
             if os.fork() == 0:
                 control.close()
-                _run(connection, work, int(memory))
+                run_job(connection, work, int(memory), here)
 
 
-def _run(connection: socket.socket, work: Work, memory: int) -> None:
-    """Runs one job in its own process, and ends it."""
+def run_job(connection: socket.socket, work: Work, memory: int, parent: int) -> None:
+    """Runs one job in its own process, and ends it. `parent` is the process that has forked it."""
     try:
-        die_with_parent(None)
+        die_with_parent(parent)
         gc.disable()
         _limit(memory)
         connection.sendall(LENGTH.pack(os.getpid()))
