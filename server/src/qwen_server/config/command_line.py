@@ -16,6 +16,7 @@ from pydantic_settings import SettingsError
 
 from qwen_server import __version__
 from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError, Settings, flag
+from qwen_server.config.unknown_flags import explain
 
 # Everyone on the machine can read a command line.
 _ENVIRONMENT_ONLY = ("api_keys",)
@@ -26,6 +27,10 @@ _SEVERAL = ("served_model_name", "lora_modules")
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigurationError(message)
+
+    def flags(self) -> list[str]:
+        """Every flag as it is written, with the `--no-` of switches."""
+        return [written for action in self._actions for written in action.option_strings]
 
 
 def check_model(settings: Settings) -> None:
@@ -106,9 +111,12 @@ def load_settings(arguments: Sequence[str]) -> Settings:
     if "--" in own:
         cut = own.index("--")
         own, passed = own[:cut], own[cut + 1 :]
-    values = vars(_parser().parse_args(own))
+    parser = _parser()
+    values, unknown = parser.parse_known_args(own)
+    if unknown:
+        raise ConfigurationError(explain(unknown, parser.flags()))
     try:
-        return Settings(**values, pass_through=tuple(passed))
+        return Settings(**vars(values), pass_through=tuple(passed))
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
     except SettingsError as error:
