@@ -101,7 +101,9 @@ class Settings(BaseSettings):
 
     enable_lora: bool = Field(False, description="serve LoRA adapters beside the model; --lora-modules implies it")
     lora_modules: LoraModules = Field(
-        (), description="adapters that are loaded at the start: NAME=PATH, or JSON with name and path"
+        (),
+        description="adapters that are loaded at the start: NAME=PATH, or JSON, which is an object with name and path, "
+        "or a list of such objects",
     )
     max_loras: int = Field(4, ge=1, le=64, description="most adapters in one step of the engine, on GPUs")
     max_lora_rank: LoraRank = Field(
