@@ -7,6 +7,7 @@ vLLM's own argument parser, except the flags that `pass_through` refuses.
 from __future__ import annotations
 
 import argparse
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,6 +48,28 @@ def check_model(settings: Settings) -> None:
         )
     what = "the folder has no config.json" if path.is_dir() else "the folder does not exist"
     raise ConfigurationError(f"--model {settings.model}: {what}")
+
+
+def check_adapters(settings: Settings) -> None:
+    """Checks that the folders of --lora-modules exist, before anything is loaded.
+
+    Raises ConfigurationError.
+    """
+    for name, path in settings.lora_modules:
+        if trouble := _trouble_with_folder(path):
+            hub = "" if path.is_absolute() else "; for an adapter from a hub use --adapters-file"
+            raise ConfigurationError(f"--lora-modules {name}={path}: {trouble}{hub}")
+
+
+def _trouble_with_folder(path: Path) -> str:
+    """Why a path is not a folder; empty if it is one."""
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:  # a null byte, which JSON may have
+        return str(error)
+    return "" if is_folder else "it is not a folder"
 
 
 def _parser() -> _Parser:
