@@ -242,6 +242,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_adapters(self) -> Self:
+        if self.lora_modules and "enable_lora" in self.model_fields_set and not self.enable_lora:
+            off = "--no-enable-lora (or QWEN_ENABLE_LORA=false) turns them off"
+            raise ValueError(f"--lora-modules names adapters, but {off}: leave out one of the two")
         if len(self.lora_modules) > self.max_cpu_loras:
             raise ValueError("--lora-modules names more adapters than --max-cpu-loras allows")
         for name, _ in self.lora_modules:
