@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 
 from qwen_server.config.chat_template import read_chat_template
-from qwen_server.config.command_line import check_model, load_settings
+from qwen_server.config.command_line import check_adapters, check_model, load_settings
 from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.config.useless_settings import useless_settings
 from qwen_server.control.adapters_file import Source
@@ -349,6 +349,7 @@ def main(arguments: Sequence[str], make_engine: EngineFactory = vllm_engine) -> 
         for sentence in useless_settings(settings, os.environ):
             _log.warning("%s", sentence)
         check_model(settings)
+        check_adapters(settings)
         read_chat_template(settings)
         listener = listen(settings)
     except ConfigurationError as error:

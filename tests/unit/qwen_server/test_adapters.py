@@ -562,12 +562,15 @@ async def test_a_wrong_file_is_refused_with_the_place(document: Any, place: str)
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--lora-modules=news"], "is not NAME=PATH"),
+        (["--lora-modules=news"], r"'news' is neither NAME=PATH, .* nor JSON"),
         (["--lora-modules=a=/a,a=/b"], "twice"),
         (["--lora-modules", "a=/a", '{"name": "a", "path": "/b"}'], "twice"),
         (["--lora-modules", '{"name": "a"}'], "is not an object such as"),
         (["--lora-modules", '{"name": "a", "path": "/a", "rank": 8}'], "is not an object such as"),
-        (["--lora-modules", '{"name": 1, "path": "/a"'], "is not an object such as"),
+        (["--lora-modules", '{"name": 1, "path": "/a"'], "is not JSON such as"),
+        (["--lora-modules", '[{"name": "a", "path": "/a"}, "b=/b"]'], "entry 2 of .* is not an object such as"),
+        (["--lora-modules", '[{"name": "a", "path": "/a"}]', "a=/b"], "twice"),
+        (["--lora-modules", "a=/a", "--no-enable-lora"], "--no-enable-lora .*turns them off"),
         (["--lora-modules", '{"name": "a", "path": "/a", "base_model_name": "b"}'], "base_model_name: the parent"),
         (["--lora-modules=a=/a,b=/b", "--max-cpu-loras=1"], "--max-cpu-loras"),
         (["--lora-modules=qwen-news-classifier=/a"], "a name of the model itself"),
@@ -598,5 +601,13 @@ async def test_adapters_are_named_as_in_vllm(monkeypatch: pytest.MonkeyPatch) ->
     assert list(load_settings(["--lora-modules", *objects]).lora_modules) == found
     mixed = load_settings(["--lora-modules", "c=/c", objects[1], "--enable-lora"]).lora_modules
     assert mixed == (("c", Path("/c")), found[1])
+    several = f"[{objects[0]}, {objects[1]}]"
+    assert list(load_settings(["--lora-modules", several]).lora_modules) == found
+    assert load_settings(["--lora-modules", "[]", "--no-enable-lora"]).lora_modules == ()
     monkeypatch.setenv("QWEN_LORA_MODULES", objects[0])
     assert load_settings([]).lora_modules == (found[0],)
+    monkeypatch.setenv("QWEN_LORA_MODULES", several)
+    assert list(load_settings([]).lora_modules) == found
+    monkeypatch.setenv("QWEN_ENABLE_LORA", "false")
+    with pytest.raises(ConfigurationError, match="QWEN_ENABLE_LORA=false"):
+        load_settings([])
