@@ -16,7 +16,7 @@ from qwen_server.engine.vllm.patches.early_core import EarlyChild
 
 _log = logging.getLogger(__name__)
 
-# What the process needs, with a reserve: 0.25 GiB on a CPU, more with CUDA's libraries.
+# What the process needs, with a reserve: 0.6 GiB on a CPU, more with CUDA's libraries.
 NEEDED_BYTES = 2 << 30
 # On fewer cores, its imports delay the first requests noticeably.
 NEEDED_CPUS = 4
