@@ -483,22 +483,23 @@ TEXTS: tuple[Relied, ...] = (
     Says(f"{_OPENAI}.chat_completion.protocol", "PARAMETERS", ("Cannot set both `continue_final_message` and",)),
     Says("vllm.v1.engine.input_processor", "PARAMETERS", ("prompt cannot be empty",)),
     Says("vllm.pooling_params", "PARAMETERS", ("only supports dimensions in range {}, got {}.",)),
-    Says(
-        "vllm.multimodal.media.image",
-        "PARAMETERS",
-        ("Image dimensions {}x{} ({} pixels) exceed", "Failed to load image: {}", "VLLM_MAX_IMAGE_PIXELS to increase"),
-    ),
-    Says(
-        "vllm.multimodal.media.connector",
-        "NOT_FETCHED",
-        ("Failed to fetch media from URL: HTTP {} error", "Failed to fetch media from URL: {}"),
-    ),
+    Says("vllm.multimodal.media.image", "PARAMETERS", ("Image dimensions {}x{} ({} pixels) exceed",)),
+    Says("vllm.multimodal.media.image", "TOO_MANY_PIXELS", ("Image dimensions {}x{} ({} pixels) exceed",)),
+    Says("vllm.multimodal.media.image", "NOT_DECODED", ("Failed to load image: {}",)),
+    Says("vllm.multimodal.media.connector", "NOT_FETCHED", ("Failed to fetch media from URL: {}",)),
+    Says("vllm.multimodal.media.connector", "INVALID_URL", ("Failed to fetch media from URL: Invalid URL",)),
     Says(
         "vllm.connections",
         "FETCHED_TOO_MUCH",
         ("Remote media download exceeds VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB={}",),
     ),
     Does("vllm.multimodal.image", "limit_formats", ("Image.open(fp, formats=ALLOWED_IMAGE_FORMATS)",)),
+    Has("vllm.utils.registry:ExtensionManager", "connect_images", ("register",)),
+    Does("vllm.multimodal.media.connector", "connect_images", ("@MEDIA_CONNECTOR_REGISTRY.register('http')",)),
+    Does("vllm.envs", "connect_images", ("os.getenv('VLLM_MEDIA_CONNECTOR', 'http')",)),
+    Does("vllm.connections", "Hosts", ("client = await self.get_async_client()",)),
+    # `reason_of` sees the answer as the cause.
+    Does("vllm.multimodal.media.connector", "reason_of", ("raise wrapped from e",)),
     Says("vllm.multimodal.processing.context", "PROCESSOR_FAILED", ("Failed to apply {} on data={} with kwargs={}",)),
     Says("vllm.multimodal.registry", "NO_MEDIA", ("{} is not a multimodal model",)),
     Says(
