@@ -494,6 +494,7 @@ TEXTS: tuple[Relied, ...] = (
         ("Remote media download exceeds VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB={}",),
     ),
     Does("vllm.multimodal.image", "limit_formats", ("Image.open(fp, formats=ALLOWED_IMAGE_FORMATS)",)),
+    Has("vllm.multimodal.media:MediaConnector", "ImageConnector", ("connection",)),
     Has("vllm.utils.registry:ExtensionManager", "connect_images", ("register",)),
     Does("vllm.multimodal.media.connector", "connect_images", ("@MEDIA_CONNECTOR_REGISTRY.register('http')",)),
     Does("vllm.envs", "connect_images", ("os.getenv('VLLM_MEDIA_CONNECTOR', 'http')",)),

@@ -23,9 +23,7 @@ _WITH_IMAGE: Final = (200, 203)
 class Hosts(HTTPConnection):
     """vLLM's connections. An answer that has no image is an error, such as a redirect."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._session: aiohttp.ClientSession | None = None
+    _session: aiohttp.ClientSession | None = None
 
     async def get_async_client(self) -> aiohttp.ClientSession:
         """The client of this event loop."""
@@ -53,13 +51,14 @@ _HOSTS: Final = Hosts()
 class ImageConnector(MediaConnector):
     """vLLM's connector for one request."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(connection=_HOSTS, **options)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.connection = _HOSTS
 
-    async def fetch_image_async(self, image_url: str, **options: Any) -> Any:
+    async def fetch_image_async(self, image_url: str, *arguments: Any, **options: Any) -> Any:
         """The image. Raises ImageError, or the server's own errors as they are."""
         try:
-            return await super().fetch_image_async(image_url, **options)
+            return await super().fetch_image_async(image_url, *arguments, **options)
         except Exception as error:
             if (reason := reason_of(error, image_url, envs.VLLM_MAX_IMAGE_PIXELS)) is None:
                 raise
