@@ -11,7 +11,7 @@ from random import Random
 import aiohttp
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from yarl import URL
 
 from qwen_server.engine.vllm.image_errors import ImageError, named, not_processed, reason_of
@@ -25,7 +25,7 @@ def error_of(data: bytes) -> Exception:
     """What Pillow raises for a file, as vLLM passes it on."""
     try:
         Image.open(io.BytesIO(data), formats=FORMATS).load()
-    except (OSError, Image.UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError) as error:
         wrapped = ValueError(f"Failed to load image: {error}")
         wrapped.__cause__ = error
         return wrapped
