@@ -44,8 +44,8 @@ def translated(
         with _translated(prompt_param, death_cause, body or {}):
             yield
     except InvalidRequestError as error:
-        if error.param == prompt_param and error.code is None and body is not None:
-            error.param = culprit(error.message, body.get(prompt_param), prompt_param)
+        if error.param == prompt_param and error.code is None:
+            error.param = culprit(error.message, (body or {}).get(prompt_param), prompt_param)
             error.message = named(error.message, error.param if error.param != prompt_param else None)
         raise
 
