@@ -26,10 +26,10 @@ demo: ## start a cluster, install the operator, serve a model and ask it two que
 	@$(TOOL) demo
 
 .PHONY: serve
-serve: venv ## run only the server, in the foreground: make serve PORT=8000
+serve: venv ## run only the server, in the foreground: make serve PORT=8000 ARGS="--task=embed"
 	@$(TOOL) port-free $(PORT)
 	@echo "http://localhost:$(PORT)/ (ready after about a minute; Ctrl-C stops it)"
-	@exec $(RUN) $(VENV)/python -m qwen_server --model "$(MODEL)" --port $(PORT) --device auto --enforce-eager --log-format text
+	@exec $(RUN) $(VENV)/python -m qwen_server --model "$(MODEL)" --port $(PORT) --device auto --enforce-eager --log-format text $(ARGS)
 
 .PHONY: test
 test: deps ## run all tests: unit, integration, end to end

@@ -274,10 +274,22 @@ def command_line(pid: int) -> bytes:
 
 def is_running(pid: int) -> bool:
     """Whether the process exists and is no zombie."""
+    state, _ = _state_and_parent(pid)
+    return state not in ("", "Z")
+
+
+def zombies_of(parent: int) -> list[int]:
+    """The ended children of a process for which it has not waited."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if _state_and_parent(pid) == ("Z", parent)]
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
     except OSError:
-        return False
+        return "", 0
+    return fields[0], int(fields[1])
 
 
 def wait_until_gone(pids: Iterable[int], seconds: float = 15) -> None:

@@ -137,6 +137,8 @@ def test_embeddings_are_compared(embedder: ServerProcess) -> None:
     assert scores[1] < scores[0]
     ranked = answer(embedder, "/rerank", query=TEXTS[0], documents=TEXTS, top_n=2)["results"]
     assert sorted(item["index"] for item in ranked) == [0, 2]
+    status, param, text = refused(embedder, "/rerank", query="x", documents=TEXTS, instruction="Find sports news")
+    assert (status, param, "--task=embed" in text) == (400, "instruction", True)
     assert ranked[0]["document"]["text"] == TEXTS[0]
 
 
@@ -183,6 +185,8 @@ def test_a_reranker_scores_by_its_answer(reranker: ServerProcess) -> None:
     again = answer(reranker, "/score", queries=TEXTS[0], documents=TEXTS[1], chat_template_kwargs=other_name)
     assert again["data"][0]["score"] == pytest.approx(instructed["data"][0]["score"], abs=1e-5)
     assert instructed["data"][0]["score"] != pytest.approx(second, abs=1e-6)
+    [empty] = answer(reranker, "/v2/rerank", query=TEXTS[0], documents=[""])["results"]
+    assert 0 < empty["relevance_score"] < 1
     # Qwen's template is about eighty tokens.
     assert scores["usage"]["prompt_tokens"] > 3 * 60
 

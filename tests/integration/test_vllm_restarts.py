@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.server_process import START_SECONDS, ServerProcess, real_server
+from tests.integration.server_process import START_SECONDS, ServerProcess, real_server, zombies_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900, func_only=True)]
 
@@ -189,3 +189,8 @@ def test_a_single_stream_gets_the_same_tokens_although_two_engines_die(
     assert server.metrics()["uptime"]["seconds"] > begun_at  # the same process
     server.until(lambda: server.status("/health/ready") == 200, 20, "ready")
     print(f"one stream paused for {answer.gap:.1f} s, without a standby core and with a failed restart")
+
+
+def test_dead_engines_leave_no_zombies(server: ServerProcess) -> None:
+    """Each keeps its number, of which a container has only so many. Here, three have died."""
+    server.until(lambda: not zombies_of(server.process.pid), 120, "every ended process has been waited for")

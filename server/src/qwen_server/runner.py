@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 
 from qwen_server.config.chat_template import read_chat_template
-from qwen_server.config.command_line import check_model, load_settings
+from qwen_server.config.command_line import check_adapters, check_model, load_settings
 from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.config.useless_settings import useless_settings
 from qwen_server.control.adapters_file import Source
@@ -38,7 +38,7 @@ from qwen_server.control.lifecycle import (
 )
 from qwen_server.control.reviver import Reviver
 from qwen_server.engine.base import Engine, EngineError, NoModelError
-from qwen_server.engine.processes import adopt_orphans, kill_descendants
+from qwen_server.engine.processes import Reaper, adopt_orphans, kill_descendants
 from qwen_server.http.connections import BACKLOG, clients_since, uvicorn_config
 from qwen_server.http.listeners import open_listener
 from qwen_server.observe import logs
@@ -54,6 +54,8 @@ _POLL_SECONDS = 0.2
 _FLUSH_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
 _ENGINE_EXIT_SECONDS = 2.0
+_REAP_SECONDS = 5.0
+_STOP_SECONDS = 0.5  # within which a signal to all processes has reached this one, too
 _LONGEST_TCP_TIMEOUT = (1 << 31) - 1  # milliseconds; the option is a C int
 
 
@@ -150,15 +152,18 @@ class Runner:
         while not starting.done():
             await asyncio.wait([starting], timeout=self._poll_seconds)
             if self._stop_cause is not None:
-                self._lifecycle.begin_drain(self._stop_cause)
                 # The end of the engine's processes may fail the start. Nobody waits for it.
                 starting.add_done_callback(lambda task: task.cancelled() or task.exception())
-                return Ending(EXIT_OK, f"{self._stop_cause} while the model was loading")
+                return self._stopped_while_loading(self._stop_cause)
             if serving.done():
                 return _listener_ended(serving)
         error = starting.exception()
         if error is None:
             return None
+        # Who ends all processes of the container or of the unit may have ended the engine's first.
+        await asyncio.sleep(_STOP_SECONDS)
+        if self._stop_cause is not None:
+            return self._stopped_while_loading(self._stop_cause)
         cause = f"the model cannot be served: {error or type(error).__name__}"
         if isinstance(error, NoModelError):
             cause = await self._why_no_model() or cause
@@ -166,6 +171,10 @@ class Runner:
             _log.error("the engine failed to start", exc_info=error)
         self._lifecycle.mark_dead(cause)
         return Ending(EXIT_CONFIGURATION, cause)
+
+    def _stopped_while_loading(self, cause: str) -> Ending:
+        self._lifecycle.begin_drain(cause)
+        return Ending(EXIT_OK, f"{cause} while the model was loading")
 
     async def _why_no_model(self) -> str | None:
         """Asks the hub, because vLLM does not say why it found no model there."""
@@ -313,12 +322,22 @@ async def _serve(settings: Settings, listener: socket.socket, make_engine: Engin
         stop = partial(runner.request_stop, f"received {number.name}", at_once=number == signal.SIGINT)
         loop.add_signal_handler(number, stop)
     _log.info("listening on %s port %d", *listener.getsockname()[:2])
+    reaping = asyncio.create_task(_reap(), name="reaper")
     try:
         ending = await runner.run(listener)
     except Exception as error:  # noqa: BLE001 - a bug must not leave the engine's processes behind
         _log.exception("the server failed")
         ending = Ending(EXIT_ENGINE_DIED, f"internal error: {error!r}")
+    reaping.cancel()
     _exit(settings, ending)
+
+
+async def _reap() -> None:
+    """Waits for what dead engines leave behind."""
+    reaper = Reaper()
+    while True:
+        await asyncio.sleep(_REAP_SECONDS)
+        reaper.look()
 
 
 def main(arguments: Sequence[str], make_engine: EngineFactory = vllm_engine) -> NoReturn:
@@ -330,6 +349,7 @@ def main(arguments: Sequence[str], make_engine: EngineFactory = vllm_engine) -> 
         for sentence in useless_settings(settings, os.environ):
             _log.warning("%s", sentence)
         check_model(settings)
+        check_adapters(settings)
         read_chat_template(settings)
         listener = listen(settings)
     except ConfigurationError as error:

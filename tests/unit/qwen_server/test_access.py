@@ -72,6 +72,7 @@ async def test_each_key_opens_every_door(served: Served) -> None:
         "/v1/models/x",
         "/pooling",
         "/rerank",
+        "/v2/rerank",
         "/score",
         "/classify",
     ],

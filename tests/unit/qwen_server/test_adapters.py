@@ -179,10 +179,43 @@ async def test_a_link_that_is_changed_after_the_check_leads_nowhere_else(
 async def test_of_two_who_load_one_name_at_the_same_time_one_is_refused(served: Served, folders: Path) -> None:
     async with served.service.adapters._loading:
         asked = [asyncio.create_task(load(served, "x", folders / "inside" / folder)) for folder in ("news", "sport")]
-        await until(lambda: len(served.service.adapters._loading._waiters or ()) == 2)
+        await until(lambda: served.service.adapters._turn("x")._waiters)
     answers = await asyncio.gather(*asked)
     assert sorted(answer.status_code for answer in answers) == [200, 400]
     await unload(served, "x")
+
+
+async def test_an_adapter_is_unloaded_after_a_load_that_was_asked_for_before(served: Served, folders: Path) -> None:
+    """A load waits for a restart of the engine, and would serve the adapter again afterwards."""
+    inside = folders / "inside"
+    assert (await load(served, "x", inside / "news")).status_code == 200
+    async with served.service.adapters._loading:
+        loading = asyncio.create_task(load(served, "x", inside / "sport", load_inplace=True))
+        await until(lambda: served.service.adapters._loading._waiters)
+        unloading = asyncio.create_task(unload(served, "x"))
+        await until(lambda: served.service.adapters._turn("x")._waiters)
+    assert [(await each).status_code for each in (loading, unloading)] == [200, 200]
+    assert served.service.adapters.served() == {}
+    assert served.engine.adapters == {}
+
+
+async def test_another_adapter_is_unloaded_while_one_is_loaded(served: Served, folders: Path) -> None:
+    assert (await load(served, "x", folders / "inside" / "news")).status_code == 200
+    async with served.service.adapters._loading:
+        assert (await unload(served, "x")).status_code == 200
+
+
+async def test_an_adapter_that_was_replaced_is_unloaded_with_the_one_in_its_place(
+    served: Served, folders: Path
+) -> None:
+    assert (await load(served, "x", folders / "inside" / "news")).status_code == 200
+    answer = asyncio.create_task(served.chat('@{"tokens": 20, "delay": 0.05}', model="x", max_tokens=100))
+    await until(lambda: served.engine.unfinished == 1)
+    assert (await load(served, "x", folders / "inside" / "sport", load_inplace=True)).status_code == 200
+    assert (await unload(served, "x")).status_code == 200
+    assert answer.done() or served.engine.unfinished == 0
+    assert served.engine.adapters == {}
+    assert (await answer).status_code == 200
 
 
 async def test_an_engine_that_sleeps_gets_no_adapter(tmp_path: Path, folders: Path) -> None:
@@ -305,6 +338,12 @@ async def test_without_adapters_nothing_of_them_shows(folders: Path) -> None:
         assert "adapter" not in (await served.client.get("/metrics/prometheus")).text
         error = error_of(await load(served, "news", folders / "inside" / "news"), 400)
         assert "--enable-lora" in error["message"]
+
+
+async def test_fields_of_vllm_that_ask_for_nothing_are_taken(served: Served, folders: Path) -> None:
+    assert (await load(served, "x", folders / "inside" / "news", is_3d_lora_weight=False)).status_code == 200
+    body = {"lora_name": "x", "lora_int_id": 7}
+    assert (await served.client.post("/v1/unload_lora_adapter", json=body, headers=ADMIN)).status_code == 200
 
 
 async def test_only_administrators_may_load_and_only_where_there_are_some(served: Served, folders: Path) -> None:
@@ -523,12 +562,15 @@ async def test_a_wrong_file_is_refused_with_the_place(document: Any, place: str)
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--lora-modules=news"], "is not NAME=PATH"),
+        (["--lora-modules=news"], r"'news' is neither NAME=PATH, .* nor JSON"),
         (["--lora-modules=a=/a,a=/b"], "twice"),
         (["--lora-modules", "a=/a", '{"name": "a", "path": "/b"}'], "twice"),
         (["--lora-modules", '{"name": "a"}'], "is not an object such as"),
         (["--lora-modules", '{"name": "a", "path": "/a", "rank": 8}'], "is not an object such as"),
-        (["--lora-modules", '{"name": 1, "path": "/a"'], "is not an object such as"),
+        (["--lora-modules", '{"name": 1, "path": "/a"'], "is not JSON such as"),
+        (["--lora-modules", '[{"name": "a", "path": "/a"}, "b=/b"]'], "entry 2 of .* is not an object such as"),
+        (["--lora-modules", '[{"name": "a", "path": "/a"}]', "a=/b"], "twice"),
+        (["--lora-modules", "a=/a", "--no-enable-lora"], "--no-enable-lora .*turns them off"),
         (["--lora-modules", '{"name": "a", "path": "/a", "base_model_name": "b"}'], "base_model_name: the parent"),
         (["--lora-modules=a=/a,b=/b", "--max-cpu-loras=1"], "--max-cpu-loras"),
         (["--lora-modules=qwen-news-classifier=/a"], "a name of the model itself"),
@@ -559,5 +601,13 @@ async def test_adapters_are_named_as_in_vllm(monkeypatch: pytest.MonkeyPatch) ->
     assert list(load_settings(["--lora-modules", *objects]).lora_modules) == found
     mixed = load_settings(["--lora-modules", "c=/c", objects[1], "--enable-lora"]).lora_modules
     assert mixed == (("c", Path("/c")), found[1])
+    several = f"[{objects[0]}, {objects[1]}]"
+    assert list(load_settings(["--lora-modules", several]).lora_modules) == found
+    assert load_settings(["--lora-modules", "[]", "--no-enable-lora"]).lora_modules == ()
     monkeypatch.setenv("QWEN_LORA_MODULES", objects[0])
     assert load_settings([]).lora_modules == (found[0],)
+    monkeypatch.setenv("QWEN_LORA_MODULES", several)
+    assert list(load_settings([]).lora_modules) == found
+    monkeypatch.setenv("QWEN_ENABLE_LORA", "false")
+    with pytest.raises(ConfigurationError, match="QWEN_ENABLE_LORA=false"):
+        load_settings([])

@@ -60,7 +60,7 @@ def start() -> EarlyChild:
 def run(context: EarlyContext, path: Path, *more: Any) -> tuple[SpawnProcess, dict[str, Any]]:
     process = context.Process(target=tell, args=(path, *more), name="Core")
     process.start()
-    process.join(30)
+    process.join(60)
     assert process.exitcode == 7
     return process, json.loads(path.read_text())
 

@@ -41,3 +41,14 @@ async def test_a_start_that_fails_after_a_stop_is_no_error(caplog: pytest.LogCap
     del runner, running
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+async def test_a_signal_to_all_processes_may_end_the_engines_first() -> None:
+    engine, server = cast("Any", LoadingEngine()), cast("Any", IdleServer())
+    runner = Runner(make_settings(), engine, Lifecycle(), server, is_stuck=lambda: False, poll_seconds=0.01)
+    running = asyncio.create_task(runner.run(cast("Any", None)))
+    await engine.begun.wait()
+    await engine.shutdown(0.0)
+    await asyncio.sleep(0.1)  # the runner has seen that the start has failed
+    runner.request_stop("received SIGTERM")
+    assert await running == Ending(0, "received SIGTERM while the model was loading")

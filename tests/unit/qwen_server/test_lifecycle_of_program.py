@@ -281,6 +281,13 @@ def test_a_bad_flag_exits_78(start: Callable[..., Program]) -> None:
     assert "--queue-timeout" in program.last_line()["message"]
 
 
+def test_an_adapter_that_is_not_there_exits_78_before_the_engine_starts(start: Callable[..., Program]) -> None:
+    program = start("--lora-modules=one=/nowhere", SCRIPTED_START_SECONDS="60")
+    assert program.exit_code() == 78
+    assert "--lora-modules one=/nowhere: No such file" in program.last_line()["message"]
+    assert "--lora-modules one=/nowhere: No such file" in program.termination_log.read_text()
+
+
 def test_an_unknown_host_exits_78_and_names_the_flag(start: Callable[..., Program]) -> None:
     program = start("--host=no-such-host.invalid")
     assert program.exit_code() == 78

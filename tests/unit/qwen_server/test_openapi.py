@@ -7,16 +7,17 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 import pytest_asyncio
 
 from generate_openapi import main
-from qwen_server.api.openapi.document import document
+from qwen_server.api.openapi.document import document, for_task
 from qwen_server.api.routes.server import tokenizer_router
 from qwen_server.app import ADMIN_ROUTERS, ROUTERS
+from qwen_server.config.values import Task
 from tests.unit.qwen_server.serving import Served, make_settings, serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -175,7 +176,17 @@ async def test_the_answers_of_the_server_are_as_described(served: Served) -> Non
 
 async def test_the_server_gives_the_description_of_itself(served: Served) -> None:
     described = (await served.client.get("/openapi.json")).json()
-    assert described == DOCUMENT
+    assert described == for_task(DOCUMENT, "generate")
+
+
+@pytest.mark.parametrize("task", get_args(Task))
+async def test_a_server_describes_only_what_it_answers(task: Task) -> None:
+    async with serve(task=task) as other:
+        described = (await other.client.get("/openapi.json")).json()
+        posts = {path for path, methods in described["paths"].items() if "post" in methods}
+        for path in {path for path, methods in DOCUMENT["paths"].items() if "post" in methods}:
+            missing = (await other.client.post(path, json={})).status_code == 404
+            assert (path in posts) != missing, path
 
 
 async def test_the_committed_file_is_checked_for_drift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

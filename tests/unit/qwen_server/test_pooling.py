@@ -31,6 +31,7 @@ ANSWERED: dict[Task, dict[str, dict[str, Any]]] = {
         "/v1/score": {"text_1": "x", "text_2": "y"},
         "/rerank": PAIR,
         "/v1/rerank": PAIR,
+        "/v2/rerank": PAIR,
     },
     "rerank": {"/rerank": PAIR, "/score": {"queries": ["x", "y"], "documents": ["x", "y"]}},
     "classify": {"/classify": {"input": ["x"]}, "/pooling": {"input": [[1, 2], [3]]}},
@@ -84,6 +85,22 @@ def test_a_text_above_the_limit_is_told_the_limit(kind: Kind, body: dict[str, An
     assert limit in caught.value.text
 
 
+def test_an_empty_text_may_be_ranked_but_not_embedded() -> None:
+    assert BODIES.check("rerank", {"query": "x", "documents": ["y", ""]}).fields["documents"] == ["y", ""]
+    BODIES.check("score", {"queries": "", "documents": [""]})
+    with pytest.raises(HttpError) as caught:
+        BODIES.check("embeddings", {"input": ["x", ""]})
+    assert caught.value.param == "input[1]"
+
+
+@pytest.mark.parametrize("name", ["normalize", "softmax", "activation"])
+def test_a_name_that_vllm_has_removed_is_refused_if_it_asks_for_other_numbers(name: str) -> None:
+    BODIES.check("embeddings", {"input": "x", name: True})
+    with pytest.raises(HttpError) as caught:
+        BODIES.check("embeddings", {"input": "x", name: False})
+    assert "use use_activation" in caught.value.text
+
+
 def test_every_kind_is_served_by_some_task() -> None:
     tasks: tuple[Task, ...] = get_args(Task)
     for kind in get_args(Kind):
@@ -133,8 +150,8 @@ def refusal(kind: Kind, **fields: Any) -> tuple[str | None, str]:
         ("classify", {"input": "x", "dimensions": 5}, "dimensions", "another path"),
         ("pooling", {"input": [1.5]}, "input", "token ids"),
         ("rerank", {"query": "x"}, "documents", "is required"),
-        ("rerank", {"query": ["x"], "documents": "x"}, "query", "a string of 1"),
-        ("rerank", {"query": "x", "documents": ["x", {}]}, "documents[1]", "a string of 1"),
+        ("rerank", {"query": ["x"], "documents": "x"}, "query", "a string of at most 1048576"),
+        ("rerank", {"query": "x", "documents": ["x", {}]}, "documents[1]", "a string of at most 1048576"),
         ("rerank", {"query": "x", "documents": "x", "top_n": -1}, "top_n", "at least 0"),
         ("score", {"queries": "x"}, "documents", "is required"),
         ("score", {"text_1": "x"}, "text_2", "is required"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_server.config.chat_template import read_chat_template
-from qwen_server.config.command_line import check_model, load_settings
+from qwen_server.config.command_line import check_adapters, check_model, load_settings
 from qwen_server.config.settings import ConfigurationError, Settings
 from qwen_server.config.values import RateLimit, parse_duration
 
@@ -243,3 +243,26 @@ def test_a_missing_or_empty_folder_is_refused_and_a_repository_is_not(tmp_path: 
         with pytest.raises(ConfigurationError, match="--model"):
             check_model(load_settings(["--model", str(path)]))
     check_model(load_settings(["--model", "Qwen/Qwen3-8B"]))
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("{folder}/gone", "No such file or directory"),
+        ("{folder}/file", "it is not a folder"),
+        ("{folder}/file/below", "Not a directory"),
+        ("me/news-lora", "No such file or directory; for an adapter from a hub use --adapters-file"),
+    ],
+)
+def test_an_adapter_without_a_folder_is_refused(tmp_path: Path, path: str, said: str) -> None:
+    (tmp_path / "file").touch()
+    given = path.format(folder=tmp_path)
+    with pytest.raises(ConfigurationError) as refused:
+        check_adapters(load_settings([f"--lora-modules=here={tmp_path},news={given}"]))
+    assert str(refused.value) == f"--lora-modules news={given}: {said}"
+
+
+def test_a_path_that_no_system_has_is_refused(tmp_path: Path) -> None:
+    check_adapters(load_settings([f"--lora-modules=here={tmp_path}"]))
+    with pytest.raises(ConfigurationError, match="--lora-modules news="):
+        check_adapters(load_settings(["--lora-modules", '{"name": "news", "path": "/a\\u0000"}']))

@@ -92,7 +92,7 @@ async def test_it_starts_when_the_engine_is_idle_and_is_taken_once(monkeypatch: 
 
 async def test_it_starts_after_a_minute_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert standby._PATIENCE_SECONDS == 60
-    monkeypatch.setattr(standby, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(standby, "_PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(standby, "_IDLE_SECONDS", 0.02)
     kept = Standby("on", 3, lambda: cast("EarlyChild", Child()))
     preparing = asyncio.create_task(kept.prepare(lambda: False))

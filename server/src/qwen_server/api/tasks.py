@@ -41,6 +41,11 @@ def serves(task: Task, kind: Kind) -> bool:
     return kind not in _PATHS or kind in _SERVED[task]
 
 
+def paths_of_others(task: Task) -> frozenset[str]:
+    """The paths that a server for `task` answers with 404, as the API's description names them."""
+    return frozenset(path for kind, path in _PATHS.items() if not serves(task, kind))
+
+
 def refusal_of(kind: Kind, task: Task) -> HttpError | None:
     """The 404 of a path that a server for `task` does not have; None if it has it."""
     if serves(task, kind):

@@ -7,6 +7,7 @@ vLLM's own argument parser, except the flags that `pass_through` refuses.
 from __future__ import annotations
 
 import argparse
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from pydantic_settings import SettingsError
 
 from qwen_server import __version__
 from qwen_server.config.settings import BUILTIN, ENV_PREFIX, ConfigurationError, Settings, flag
+from qwen_server.config.unknown_flags import explain
 
 # Everyone on the machine can read a command line.
 _ENVIRONMENT_ONLY = ("api_keys",)
@@ -26,6 +28,10 @@ _SEVERAL = ("served_model_name", "lora_modules")
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigurationError(message)
+
+    def flags(self) -> list[str]:
+        """Every flag as it is written, with the `--no-` of switches."""
+        return [written for action in self._actions for written in action.option_strings]
 
 
 def check_model(settings: Settings) -> None:
@@ -42,6 +48,28 @@ def check_model(settings: Settings) -> None:
         )
     what = "the folder has no config.json" if path.is_dir() else "the folder does not exist"
     raise ConfigurationError(f"--model {settings.model}: {what}")
+
+
+def check_adapters(settings: Settings) -> None:
+    """Checks that the folders of --lora-modules exist, before anything is loaded.
+
+    Raises ConfigurationError.
+    """
+    for name, path in settings.lora_modules:
+        if trouble := _trouble_with_folder(path):
+            hub = "" if path.is_absolute() else "; for an adapter from a hub use --adapters-file"
+            raise ConfigurationError(f"--lora-modules {name}={path}: {trouble}{hub}")
+
+
+def _trouble_with_folder(path: Path) -> str:
+    """Why a path is not a folder; empty if it is one."""
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:  # a null byte, which JSON may have
+        return str(error)
+    return "" if is_folder else "it is not a folder"
 
 
 def _parser() -> _Parser:
@@ -106,9 +134,12 @@ def load_settings(arguments: Sequence[str]) -> Settings:
     if "--" in own:
         cut = own.index("--")
         own, passed = own[:cut], own[cut + 1 :]
-    values = vars(_parser().parse_args(own))
+    parser = _parser()
+    values, unknown = parser.parse_known_args(own)
+    if unknown:
+        raise ConfigurationError(explain(unknown, parser.flags()))
     try:
-        return Settings(**values, pass_through=tuple(passed))
+        return Settings(**vars(values), pass_through=tuple(passed))
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
     except SettingsError as error:

@@ -1,13 +1,16 @@
-"""vLLM's flags after `--`: which of them the server refuses, and what to use instead."""
+"""vLLM's flags that the server refuses after `--`, and what to use instead."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
 
+_BEFORE = " before the `--`"
 _HERE = "the engine runs in this process"
+_KEYS = "use --api-keys-dir, or the environment variable QWEN_API_KEYS"
+_TASK = "use --task, such as --task=embed"
 _TEMPLATE = "the server chooses it; requests can set chat_template_kwargs"
-_LOGS = "use --log-level, --log-format and --log-prompts before the `--`"
+_LOGS = "use --log-level, --log-format and --log-prompts" + _BEFORE
 _NOT_OURS = "it is a flag of vLLM's own HTTP server and has no counterpart here"
 
 # Flags that would conflict with what the server does itself, and flags of vLLM's own HTTP server,
@@ -19,13 +22,14 @@ _OWNED = {
     "allowed-methods": "use --cors-origins",
     "allowed-origins": "use --cors-origins",
     "anthropic-*": _NOT_OURS,
-    "api-key": "use --api-keys-dir, or the environment variable QWEN_API_KEYS",
+    "api-key": _KEYS,
+    "api-keys": _KEYS,
     "api-server-count": _HERE,
     "asc": _HERE,
     "chat-template-*": _TEMPLATE,
     "cohere-*": _NOT_OURS,
     "config": "write the flags themselves",
-    "convert": "use --task",
+    "convert": _TASK,
     "data-parallel*": "use more replicas instead",
     "default-chat-template-kwargs": _TEMPLATE,
     "disable-access-log-for-endpoints": _LOGS,
@@ -33,7 +37,7 @@ _OWNED = {
     "disable-log-stats": "the server's metrics need them",
     "disable-uvicorn-access-log": _LOGS,
     "dp*": "use more replicas instead",
-    "enable-auto-tool-choice": "use --tool-call-parser",
+    "enable-auto-tool-choice": "it needs no flag, because --tool-call-parser is auto by default",
     "enable-flash-late-interaction": _NOT_OURS,
     "enable-force-include-usage": "requests can set stream_options.include_usage",
     "enable-log-deltas": _LOGS,
@@ -51,21 +55,21 @@ _OWNED = {
     "h11-*": "headers are limited to 64 KiB and to --header-timeout",
     "headless": _HERE,
     "hf-token": "set the environment variable HF_TOKEN, which neither logs nor process lists show",
-    "host": "write --host before the `--`",
+    "host": f"write --host{_BEFORE}",
     "log-config-file": _LOGS,
     "log-error-stack": _LOGS,
     "logging-config": _LOGS,
     "max-log-len": _LOGS,
     "max-num-queued-*": "use --max-queue-size",
     "middleware": "put a proxy in front of the server",
-    "port": "write --port before the `--`",
+    "port": f"write --port{_BEFORE}",
     "pp": "use --pipeline-parallel-size",
     "q": "use --quantization",
     "reasoning-effort-map": _NOT_OURS,
     "response-role": _NOT_OURS,
     "return-tokens-as-token-ids": "requests have a parameter with this name",
     "root-path": "the API's paths are fixed",
-    "runner": "use --task",
+    "runner": _TASK,
     "shutdown-timeout": "use --drain-timeout",
     "skip-tokenizer-init": "the server needs the tokenizer",
     "sse-keep-alive-interval": "a stream sends a comment every 10 s until its first event",
@@ -79,6 +83,7 @@ _OWNED = {
     "worker-extension-cls": "the server needs it to read the GPU memory and the model's modules",
 }
 _SHORT_NAME = 3
+_FLAG = re.compile(r"(--?)([A-Za-z][\w-]*)")
 
 
 def why_refused(argument: str, own: Collection[str]) -> str:
@@ -86,18 +91,34 @@ def why_refused(argument: str, own: Collection[str]) -> str:
 
     `own` holds the server's flags, without the leading dashes.
     """
-    match = re.match(r"(--?)([A-Za-z][\w-]*)", argument)
-    if match is None:
-        return ""
-    name = match[2].replace("_", "-")
-    short = match[1] == "-"
-    name = name if short else name.removeprefix("no-")
+    if hint := _hint(argument):
+        return f"is not allowed after `--`: {hint}"
+    name, _ = _name(argument)
+    if name in own:
+        return f"is a flag of the server: write --{name}{_BEFORE}"
+    return ""
+
+
+def instead_of(argument: str) -> str:
+    """Returns what to use instead of a flag that is refused; empty for any other argument."""
+    return _hint(argument).removesuffix(_BEFORE)
+
+
+def _hint(argument: str) -> str:
+    name, short = _name(argument)
     for owned, hint in _OWNED.items():
         if _means(name, owned, short=short) or _means(_opposite(name), owned, short=short):
-            return f"is not allowed after `--`: {hint}"
-    if name in own:
-        return f"is a flag of the server: write --{name} before the `--`"
+            return hint
     return ""
+
+
+def _name(argument: str) -> tuple[str, bool]:
+    """The name of a flag, and whether one dash stands before it; "" for what is no flag."""
+    match = _FLAG.match(argument)
+    if match is None:
+        return "", False
+    name, short = match[2].replace("_", "-"), match[1] == "-"
+    return (name if short else name.removeprefix("no-")), short
 
 
 def _opposite(name: str) -> str:

@@ -101,7 +101,9 @@ class Settings(BaseSettings):
 
     enable_lora: bool = Field(False, description="serve LoRA adapters beside the model; --lora-modules implies it")
     lora_modules: LoraModules = Field(
-        (), description="adapters that are loaded at the start: NAME=PATH, or JSON with name and path"
+        (),
+        description="adapters that are loaded at the start: NAME=PATH, or JSON, which is an object with name and path, "
+        "or a list of such objects",
     )
     max_loras: int = Field(4, ge=1, le=64, description="most adapters in one step of the engine, on GPUs")
     max_lora_rank: LoraRank = Field(
@@ -240,6 +242,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_adapters(self) -> Self:
+        if self.lora_modules and "enable_lora" in self.model_fields_set and not self.enable_lora:
+            off = "--no-enable-lora (or QWEN_ENABLE_LORA=false) turns them off"
+            raise ValueError(f"--lora-modules names adapters, but {off}: leave out one of the two")
         if len(self.lora_modules) > self.max_cpu_loras:
             raise ValueError("--lora-modules names more adapters than --max-cpu-loras allows")
         for name, _ in self.lora_modules:

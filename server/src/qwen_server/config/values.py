@@ -16,6 +16,7 @@ Task = Literal["generate", "embed", "rerank", "classify"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_LORA_OBJECT = '{"name": "news", "path": "/adapters/news"}'
 
 
 class RateLimit(NamedTuple):
@@ -111,8 +112,8 @@ def parse_served_names(value: object) -> object:
 def parse_lora_modules(value: object) -> object:
     """Returns name and folder of each adapter, in the forms of vLLM.
 
-    These are words NAME=PATH, and objects of JSON with `name` and `path`. A text has several words,
-    separated by commas or white space, or one object. Raises ValueError.
+    These are words NAME=PATH, and JSON: an object with `name` and `path`, or a list of them. A text
+    has several words, separated by commas or white space, or JSON. Raises ValueError.
     """
     if not isinstance(value, str | list):
         return value
@@ -125,28 +126,35 @@ def parse_lora_modules(value: object) -> object:
 
 
 def _lora_modules(text: str) -> list[tuple[str, Path]]:
-    if text.lstrip().startswith("{"):
-        return [_lora_module(text)]
+    if text.lstrip().startswith(("{", "[")):
+        return _lora_objects(text)
     modules = [item.partition("=") for item in re.split(r"[,\s]+", text) if item]
     for name, sign, path in modules:
         if not path or not is_adapter_name(name):
-            raise ValueError(f"{name + sign + path!r} is not NAME=PATH, such as news=/adapters/news")
+            word = name + sign + path
+            raise ValueError(f"{word!r} is neither NAME=PATH, such as news=/adapters/news, nor JSON: {_LORA_OBJECT}")
     return [(name, Path(path)) for name, _, path in modules]
 
 
-def _lora_module(text: str) -> tuple[str, Path]:
-    """The adapter of an object of JSON."""
+def _lora_objects(text: str) -> list[tuple[str, Path]]:
+    """The adapters of JSON: of an object, or of a list of objects."""
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
-        fields = {}
-    if "base_model_name" in fields:
-        raise ValueError(f"{text!r} has base_model_name: the parent of an adapter is always the model, leave it out")
-    name, path = fields.get("name"), fields.get("path")
-    texts = isinstance(name, str) and isinstance(path, str) and path != ""
-    if not texts or fields.keys() != {"name", "path"} or not is_adapter_name(name):
-        raise ValueError(f'{text!r} is not an object such as {{"name": "news", "path": "/adapters/news"}}')
-    return name, Path(path)
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not JSON such as {_LORA_OBJECT}, or a list of such objects") from error
+    if not isinstance(found, list):
+        return [_lora_module(repr(text), found)]
+    return [_lora_module(f"entry {number} of {text!r}", fields) for number, fields in enumerate(found, 1)]
+
+
+def _lora_module(what: str, fields: object) -> tuple[str, Path]:
+    """The adapter of an object of JSON, which errors call `what`."""
+    if isinstance(fields, dict) and "base_model_name" in fields:
+        raise ValueError(f"{what} has base_model_name: the parent of an adapter is always the model, leave it out")
+    match fields:
+        case {"name": str(name), "path": str(path), **rest} if path and not rest and is_adapter_name(name):
+            return name, Path(path)
+    raise ValueError(f"{what} is not an object such as {_LORA_OBJECT}")
 
 
 def is_adapter_name(name: str) -> bool:

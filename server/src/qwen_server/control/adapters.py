@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 from qwen_server.config.settings import Settings
 from qwen_server.config.values import is_adapter_name
@@ -99,9 +100,10 @@ class Adapters:
         self._sleep = sleep
         self._served: dict[str, Served] = {}
         self._by_key: dict[str, Served] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], str] = {}
         self._numbers = itertools.count(1)
         self._loading = asyncio.Lock()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._file = AdaptersFile(settings.adapters_file)
         self._followed: dict[str, Source] = {}
         self._lost: dict[str, Source] = {}
@@ -172,17 +174,22 @@ class Adapters:
     async def unload(self, name: str) -> None:
         """Ends an adapter for an administrator: it gets no new requests from now on.
 
-        Returns when its last request has ended and its memory is free. Raises AdapterError.
+        Returns when its last request has ended and its memory is free, and that of those whose
+        place it took. Raises AdapterError.
         """
         self._require_own(name)
-        was_lost = name in self._lost
-        if was_lost:
-            async with self._loading:  # it may just be tried again
-                self._forget(name)
-        if name in self._served:
-            await asyncio.shield(self._retire(self._served.pop(name)))
-        elif not was_lost:
-            raise _unknown(name)
+        async with self._turn(name):  # it may just be loaded or replaced, which waits for a restart of the engine
+            if name in self._served:
+                self._retire(self._served.pop(name))
+            elif name not in self._lost:
+                raise _unknown(name)
+            self._forget(name)
+        leaving = [task for task, of in self._leaving.items() if of == name]
+        await asyncio.shield(asyncio.gather(*leaving))
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        """What is asked for an adapter happens in the order in which it is asked."""
+        return self._turns.setdefault(name, asyncio.Lock())
 
     def _forget(self, name: str) -> None:
         """Nothing is known any more of how the adapter was lost or failed."""
@@ -226,7 +233,7 @@ class Adapters:
         if name in settings.own_names:
             raise AdapterError(f"{name} is a name of the model itself")
         folder = source.path if source.path is not None else await self._fetched(source)
-        async with self._loading:
+        async with self._turn(name), self._loading:
             if again and self._lost.get(name) != source:
                 return
             if name in self._served and not in_place:
@@ -253,15 +260,14 @@ class Adapters:
             raise AdapterError("only adapters in a folder can be loaded", param="lora_path")
         return await asyncio.to_thread(self._fetch, source)
 
-    def _retire(self, served: Served) -> asyncio.Task[None]:
+    def _retire(self, served: Served) -> None:
         """Removes an adapter as soon as its last request has ended."""
         served.retired = True
         if not served.users:
             served.idle.set()
         task = asyncio.create_task(self._remove(served), name=f"remove-{served.adapter.key}")
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
-        return task
+        self._leaving[task] = served.adapter.name
+        task.add_done_callback(self._leaving.pop)
 
     async def _remove(self, served: Served) -> None:
         await served.idle.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import time
@@ -20,6 +21,35 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 def adopt_orphans() -> None:
     """Makes this process the parent of orphaned descendants, so that it still finds them."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+class Reaper:
+    """Waits for ended processes for which nobody else waits, such as what a dead engine leaves.
+
+    Each keeps its number until then, and a container has only so many. What `multiprocessing` has
+    started keeps its exit code. Everything else that this process starts is waited for at once.
+    """
+
+    def __init__(self) -> None:
+        self._seen: int | None = None
+
+    def look(self) -> None:
+        """Waits for a process that had ended at the last look, too."""
+        multiprocessing.active_children()  # this waits for those of multiprocessing
+        found = _ended_child()
+        if found is not None and found == self._seen:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(found, os.WNOHANG)
+            found = _ended_child()
+        self._seen = found
+
+
+def _ended_child() -> int | None:
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
 
 
 def give_memory_back() -> None:

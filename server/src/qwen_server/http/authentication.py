@@ -12,7 +12,7 @@ from qwen_server.http.asgi import App, Receive, Scope, Send, send_error
 from qwen_server.http.dialects import worded_for
 from qwen_server.http.error_bodies import HttpError
 
-_ALWAYS = ("/v1", "/tokenize", "/detokenize", "/tokenizer_info", "/pooling", "/score", "/rerank", "/classify")
+_ALWAYS = ("/v1", "/v2", "/tokenize", "/detokenize", "/tokenizer_info", "/pooling", "/score", "/rerank", "/classify")
 _METRICS = ("/metrics", "/api/v1/metrics", "/prometheus/metrics", "/stats", "/load")
 _DOCS = ("/docs", "/redoc", "/openapi.json")
 _PREFLIGHT_SECONDS = 600

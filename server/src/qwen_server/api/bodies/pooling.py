@@ -31,9 +31,12 @@ Inputs = Annotated[
     Discriminator(kind_of_prompt),
     Field(description="a text, texts, token ids, or several of those"),
 ]
+# May be empty, as a chunk of a document may be: a reranker's template has more than the text.
+_IS_PART: Final = f"be a string of at most {_MAX_CHARACTERS} characters"
+Part = Annotated[str, Field(max_length=_MAX_CHARACTERS)]
 Texts = Annotated[
-    Annotated[Text, Must(f"{_IS_TEXT} or an array of those"), Tag("=string")]
-    | Annotated[list[Annotated[Text, Must(_IS_TEXT)]], Entries(least=1), Tag("=array")],
+    Annotated[Part, Must(f"{_IS_PART} or an array of those"), Tag("=string")]
+    | Annotated[list[Annotated[Part, Must(_IS_PART)]], Entries(least=1), Tag("=array")],
     STRING_OR_ARRAY,
     Field(description="a text, or several"),
 ]
@@ -101,7 +104,7 @@ class Pairs(Pooled, total=False):
 class RerankRequest(Pairs, total=False):
     """A query, and the documents to order by their relevance to it."""
 
-    query: Required[Annotated[Text, Must(_IS_TEXT)]]
+    query: Required[Annotated[Part, Must(_IS_PART)]]
     documents: Required[Texts]
     top_n: Annotated[int | None, Field(ge=0, le=1 << 31, description="return only so many documents; 0: all")]
 

@@ -25,7 +25,7 @@ from qwen_server.api.bodies.common import (
 WITHOUT_EFFECT: Final = frozenset({"user", "metadata", "store", "service_tier", "best_of"})
 # Arguments that the engine itself passes to the template.
 _TEMPLATE_OWN: Final = frozenset(
-    {"conversation", "messages", "tools", "documents", "tokenizer", "model_config", "chat_template"}
+    {"self", "conversation", "messages", "tools", "documents", "tokenizer", "model_config", "chat_template"}
 )
 _REFERENCE_WHEN_SET: Final = (
     "tools",

@@ -40,10 +40,11 @@ def _no(why: str, *harmless: Any) -> Refused:
 
 _BEAMS = "this server has no beam search"
 _INTERNAL = "it is meant for other parts of a vLLM deployment"
-_TEMPLATE = "the server uses the model's own template; use chat_template_kwargs"
+_TEMPLATE = "the template is the model's own, or the server's (--chat-template); chats have chat_template_kwargs"
 _MEDIA = "requests cannot change how media are processed"
 _STORED = "it needs stored messages, and this server stores none"
 _GUIDED = Refused("was removed; use structured_outputs or response_format")
+_ACTIVATION = Refused("was removed; use use_activation", (True,))
 
 REFUSED: Final[Mapping[str, Refused]] = {
     # Of vLLM.
@@ -71,6 +72,9 @@ REFUSED: Final[Mapping[str, Refused]] = {
     "padding": _no("texts are not padded", "do_not_pad"),
     "previous_input_messages": _no("send the conversation as input", []),
     "enable_response_messages": _no("use /tokenize to see the prompt of a conversation", False),
+    "normalize": _ACTIVATION,
+    "softmax": _ACTIVATION,
+    "activation": _ACTIVATION,
     "guided_json": _GUIDED,
     "guided_regex": _GUIDED,
     "guided_choice": _GUIDED,

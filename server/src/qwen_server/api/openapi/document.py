@@ -14,7 +14,9 @@ from qwen_server.api.bodies.limits import Limits
 from qwen_server.api.openapi.answers import ERROR_ANSWERS
 from qwen_server.api.openapi.examples import EXAMPLES
 from qwen_server.api.openapi.schemas import schemas
+from qwen_server.api.tasks import paths_of_others
 from qwen_server.config.settings import Settings
+from qwen_server.config.values import Task
 
 TITLE: Final = "Qwen-vLLM API"
 _DESCRIPTION: Final = """\
@@ -67,3 +69,9 @@ def document(routes: Sequence[BaseRoute], settings: Settings) -> dict[str, Any]:
         "securitySchemes": _KEYS,
     }
     return described
+
+
+def for_task(described: dict[str, Any], task: Task) -> dict[str, Any]:
+    """The part of a document that is true of a server for `task`."""
+    others = paths_of_others(task)
+    return described | {"paths": {path: each for path, each in described["paths"].items() if path not in others}}

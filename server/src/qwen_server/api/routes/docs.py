@@ -93,9 +93,10 @@ async def openapi(request: Request) -> Response:
     if app.openapi_schema is None:
         # In a thread, because it takes tens of milliseconds. Imported here, because most servers
         # never need it.
-        from qwen_server.api.openapi.document import document  # noqa: PLC0415
+        from qwen_server.api.openapi.document import document, for_task  # noqa: PLC0415
 
-        app.openapi_schema = await asyncio.to_thread(document, app.routes, service_of(request).settings)
+        settings = service_of(request).settings
+        app.openapi_schema = for_task(await asyncio.to_thread(document, app.routes, settings), settings.task)
     return JSONResponse(app.openapi_schema)
 
 

@@ -39,6 +39,7 @@ async def pooling(request: Request) -> Response:
 
 
 @router.post("/rerank", include_in_schema=False)
+@router.post("/v2/rerank", include_in_schema=False)
 @router.post(
     "/v1/rerank",
     summary="重排序 (Rerank)",
@@ -47,7 +48,7 @@ async def pooling(request: Request) -> Response:
     responses=computed("排序结果 (the documents, the most relevant first)", "RerankAnswer"),
 )
 async def rerank(request: Request) -> Response:
-    """Orders documents by their relevance to a query. The same as /rerank.
+    """Orders documents by their relevance to a query. The same as /rerank and Cohere's /v2/rerank.
 
     A server with `--task=embed` compares embeddings, one with `--task=rerank` reads both together.
     """

@@ -22,11 +22,12 @@ from vllm.entrypoints.pooling.utils import enable_scoring_api, get_pooling_outpu
 from vllm.renderers.chat_utils import ChatTemplateConfig
 
 from qwen_server.config.values import Task
-from qwen_server.engine.base import EngineError, Kind
+from qwen_server.engine.base import EngineError, InvalidRequestError, Kind
 from qwen_server.engine.vllm.build import Parts
 from qwen_server.engine.vllm.serving_objects import Api
 
 RERANKER_TEMPLATE: Final = Path(__file__).with_name("qwen3_reranker.jinja")
+_OF_RERANKERS: Final = ("instruction", "chat_template_kwargs")
 # What vLLM calls the tasks of a pooling model, by ours. A reranker is a classifier with one class.
 _POOLERS: Final[Mapping[Task, str]] = {"embed": "embed", "rerank": "classify", "classify": "classify"}
 
@@ -109,8 +110,9 @@ def pooling_apis(parts: Parts, tasks: tuple[Any, ...], task: Task) -> dict[Kind,
         apis["classify"] = _api("input", ClassificationCompletionRequest, Classes(client, parts.models, **common))
     else:
         scores = Scores(client, parts.models, supported_tasks=tasks, **common)
-        apis["rerank"] = _api("documents", RerankRequest, scores)
-        apis["score"] = _api("documents", ScoreRequest, scores)
+        unread = _OF_RERANKERS if task == "embed" else ()
+        apis["rerank"] = _api("documents", RerankRequest, scores, unread)
+        apis["score"] = _api("documents", ScoreRequest, scores, unread)
     return apis
 
 
@@ -122,10 +124,15 @@ def _require(config: Any, tasks: tuple[Any, ...], task: Task) -> None:
         raise EngineError(f"--task={task}: this model cannot do it; what it is made for is: {found or 'to generate'}")
 
 
-def _api(param: str, model: Any, serving: Callable[[Any], Awaitable[Any]]) -> Api:
+def _api(param: str, model: Any, serving: Callable[[Any], Awaitable[Any]], unread: Sequence[str] = ()) -> Api:
+    """`unread` are fields that the model would not see."""
     adapter: TypeAdapter[Any] = TypeAdapter(model)
 
     def request(body: dict[str, Any], request_id: str) -> Any:
+        for name in unread:
+            if body.get(name):
+                text = f"{name} is for rerankers: this server compares embeddings (--task=embed)"
+                raise InvalidRequestError(text, param=name)
         return adapter.validate_python(body | {"request_id": request_id.partition("-")[2]})
 
     # Validating a thousand texts takes long enough to hold up others.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from qwen_server.api.openapi.schemas.base import Exact
@@ -15,9 +17,11 @@ class LoadAdapterRequest(Exact):
     load_inplace: bool = Field(
         default=False, strict=True, description="replace the adapter of this name, whose requests finish with it"
     )
+    is_3d_lora_weight: Literal[False] | None = Field(default=None, description="weights of experts are not supported")
 
 
 class UnloadAdapterRequest(Exact):
     """An adapter to unload."""
 
     lora_name: str = Field(min_length=1, description="its name in the API")
+    lora_int_id: int | None = Field(default=None, description="not needed: the name decides")

@@ -55,11 +55,13 @@ class _Process:
     def end(self) -> None:
         """Kills it."""
         self.control.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        if self.child is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.child.wait(0.1)
+        if self.child is None:
+            if self.pid in descendants():
+                os.kill(self.pid, signal.SIGKILL)
+            return
+        self.child.kill()  # only if it has not ended: its number may be another's by now
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.child.wait(0.1)
 
 
 class ForkServer:

@@ -130,8 +130,9 @@ class EarlyChild:
             return
         self._state = "ended"
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            if os.waitpid(self.pid, os.WNOHANG)[0] == 0:  # otherwise its number may be another's by now
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
         os.close(self.sentinel)
         os.close(self.pipe)
 
