@@ -34,8 +34,8 @@ def image_host() -> Iterator[ImageHost]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.end_headers()
             with contextlib.suppress(ConnectionError):  # who reads no further has seen enough
+                self.end_headers()
                 self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:

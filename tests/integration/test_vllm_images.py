@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[ImageHost]:
-    """A host with a small picture, one of two million pixels, and one in a file of 5 MiB."""
+    """A host with a small picture, one of two million pixels, one in a file of 5 MiB, and more."""
     with image_host() as host:
         small, wide = (base64.b64decode(url.partition(",")[2]) for url in (picture(), picture(2000, 1000)))
         large = small + b"x" * (5 << 20)
         host.answers |= {"/small": (200, {}, small), "/wide": (200, {}, wide), "/page": (200, {}, b"<html>")}
         host.answers |= {"/large": (200, {"Content-Length": str(len(large))}, large), "/endless": (200, {}, large)}
         host.answers["/moved"] = (302, {"Location": host.url("/small", "127.0.0.1")}, b"moved")
-        host.answers |= {"/missing": (404, {}, b""), "/busy": (429, {}, b"")}
+        host.answers |= {"/missing": (404, {}, b""), "/busy": (429, {}, b""), "/empty": (204, {}, b"")}
+        host.answers["/header"] = (200, {"X-Long": "x" * 200_000}, small)
         yield host
 
 
@@ -63,6 +65,11 @@ def icon_of(png: bytes) -> str:
     """An icon of 16 x 16 pixels, as it says, with a picture of any size in it."""
     entry = struct.pack("<HHH BBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(png), 22)
     return "data:image/x-icon;base64," + base64.b64encode(entry + png).decode()
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def asked(*urls: str, text: str = "x") -> list[dict[str, Any]]:
@@ -111,25 +118,18 @@ def test_streams_and_both_paths_take_images(http: httpx.Client) -> None:
 def test_images_are_bounded(server: ServerProcess, http: httpx.Client) -> None:
     status, param, text = refused(chat(http, *[picture()] * 3))
     assert (status, param, "At most 2 image" in text) == (400, "messages", True)
-    status, param, text = refused(chat(http, picture(2000, 1000)))
-    assert (status, param, "1000000 pixels. (set by --max-image-pixels)" in text) == (
-        400,
-        "messages[0].content[0]",
-        True,
-    )
+    limit = "the limit is 1000000 (set by --max-image-pixels)"
+    place = "messages[0].content[0]"
+    assert refused(chat(http, picture(2000, 1000))) == (400, place, f"{place}: the image has 2000000 pixels; {limit}")
     bomb = picture(20000, 20000, "black", "L")
     assert len(bomb) < 1 << 20
-    status, param, text = refused(chat(http, bomb))
-    assert (status, param) == (400, "messages[0].content[0]")
-    assert text == "image: it has 400000000 pixels; the limit is 1000000 (set by --max-image-pixels)"
+    assert refused(chat(http, bomb)) == (400, place, f"{place}: the image has 400000000 pixels; {limit}")
     icon = icon_of(base64.b64decode(bomb.partition(",")[2]))
-    assert refused(chat(http, icon))[:2] == (400, "messages[0].content[0]")
-    status, param, text = refused(chat(http, picture(1, 300)))
-    assert (status, param) == (400, "messages[0].content[0]")
-    assert text.startswith("image: 1x300 pixels are too narrow; the longer side may be at most 200 times")
-    status, param, text = refused(chat(http, "data:image/png;base64,AAAA"))
-    assert (status, param, text.endswith("cannot identify image file")) == (400, "messages[0].content[0]", True), text
-    assert refused(chat(http, "data:image/png,x"))[0] == 400
+    assert refused(chat(http, icon))[:2] == (400, place)
+    narrow = "1x300 pixels are too narrow; the longer side may be at most 200 times the shorter"
+    assert refused(chat(http, picture(1, 300))) == (400, place, f"{place}: {narrow}")
+    several = refused(chat(http, picture(), picture(1, 300)))
+    assert several == (400, "messages", f"one of the images: {narrow}")
     assert chat(http, picture()).status_code == 200
     assert server.metrics()["requests"]["failed"] == 0
 
@@ -182,13 +182,15 @@ def test_an_image_of_an_allowed_host_is_fetched(http: httpx.Client, host: ImageH
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("/moved", "Failed to load image: cannot identify image file"),
-        ("/page", "Failed to load image: cannot identify image file"),
-        ("/large", "image: it could not be fetched: it has more than 4 MiB (set by --max-body-bytes)"),
-        ("/endless", "image: it could not be fetched: it has more than 4 MiB (set by --max-body-bytes)"),
-        ("/missing", "image: it could not be fetched: its host answered 404"),
-        ("/busy", "image: it could not be fetched: its host answered 429"),
-        ("/wide", "Image dimensions 2000x1000 (2000000 pixels) exceed the maximum of 1000000 pixels."),
+        ("/moved", "the image could not be fetched: its host answered 302; redirects are not followed"),
+        ("/page", "what the host of the image sent is in none of the formats that are read: AVIF, "),
+        ("/large", "the image could not be fetched: it has more than 4 MiB (set by --max-body-bytes)"),
+        ("/endless", "the image could not be fetched: it has more than 4 MiB (set by --max-body-bytes)"),
+        ("/missing", "the image could not be fetched: its host answered 404"),
+        ("/busy", "the image could not be fetched: its host answered 429"),
+        ("/empty", "the image could not be fetched: its host answered 204"),
+        ("/header", "the image could not be fetched: the answer of its host could not be read"),
+        ("/wide", "the image has 2000000 pixels; the limit is 1000000 (set by --max-image-pixels)"),
     ],
 )
 def test_an_image_that_cannot_be_fetched_is_the_mistake_of_its_request(
@@ -198,9 +200,69 @@ def test_an_image_that_cannot_be_fetched_is_the_mistake_of_its_request(
     for answer in (chat(http, host.url(path)), chat(http, host.url(path), logprobs=True)):
         status, param, told = refused(answer)
         assert (status, param) == (400, "messages[0].content[0]")
-        assert told.startswith(text)
+        assert told.startswith(f"{param}: {text}")
     assert host.asked == {path: 2}, "no redirect is followed"
     assert server.metrics()["requests"]["failed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("data:image/png;base64,AAAA", "the image is in none of the formats that are read: AVIF, "),
+        ("data:image/png;base64,!!!!", "the data of the image is not valid base64"),
+        ("data:image/png,x", "the data URL of an image begins like data:image/png;base64,"),
+        ("http://localhost:99999/x", "the port in the URL of the image is not a number up to 65535"),
+    ],
+)
+def test_the_one_image_of_several_that_cannot_be_read_is_named(
+    server: ServerProcess, http: httpx.Client, url: str, text: str
+) -> None:
+    for answer in (chat(http, picture(), url), chat(http, picture(), url, logprobs=True)):
+        status, param, told = refused(answer)
+        assert (status, param) == (400, "messages[0].content[1]")
+        assert told.startswith(f"{param}: {text}")
+    parts = [{"type": "input_image", "image_url": each} for each in (picture(), url)]
+    status, param, told = refused(http.post("/v1/responses", json={"input": [{"role": "user", "content": parts}]}))
+    assert (status, param, told.startswith(f"{param}: {text}")) == (400, "input[0].content[1]", True), told
+    assert server.metrics()["requests"]["failed"] == 0
+
+
+def test_an_image_of_a_message_that_cannot_be_read_is_named(http: httpx.Client) -> None:
+    sources = [{"type": "base64", "media_type": "image/png", "data": data} for data in (picture()[22:], "!!!!")]
+    blocks = [{"type": "image", "source": source} for source in sources]
+    body = {"messages": [{"role": "user", "content": blocks}], "max_tokens": 3}
+    response = http.post("/v1/messages", json=body)
+    assert response.status_code == 400
+    place = "messages[0].content[1]"
+    assert response.json()["error"]["message"] == f"{place}: the data of the image is not valid base64"
+
+
+def test_a_file_that_pillow_fails_on_is_the_mistake_of_its_request(server: ServerProcess, http: httpx.Client) -> None:
+    image = base64.b64decode(picture().partition(",")[2])
+    crowded = image[:33] + chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * (2 << 20))) + image[33:]
+    start = image.index(b"IDAT")
+    broken = image[: start - 4] + chunk(b"IDAT", image[start + 4 : start + 24]) + b"\0" * 12
+    for file, text in ((crowded, "the file of the image has too much text"), (broken, "the image cannot be decoded: ")):
+        url = "data:image/png;base64," + base64.b64encode(file).decode()
+        status, param, told = refused(chat(http, url))
+        assert (status, param, told.startswith(f"{param}: {text}")) == (400, "messages[0].content[0]", True), told
+    assert server.metrics()["requests"]["failed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ({"type": "image_url", "image_url": "data:image/png;base64,AAAA"}, "image_url"),
+        ({"type": "image_url", "image_url": {}}, "image_url.url"),
+        ({"type": "input_image", "image_url": "data:image/png;base64,AAAA"}, "type"),
+    ],
+)
+def test_an_image_that_is_no_part_of_a_chat_is_named(http: httpx.Client, part: dict[str, Any], name: str) -> None:
+    messages = [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]
+    for path in (PATH, "/tokenize"):
+        status, param, told = refused(http.post(path, json={"messages": messages}))
+        assert (status, param) == (400, f"messages[0].content[1].{name}")
+        assert told.startswith(param)
 
 
 @pytest.mark.parametrize("kind", ["video_url", "audio_url", "input_audio"])

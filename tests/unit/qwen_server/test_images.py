@@ -6,7 +6,6 @@ import base64
 import io
 from typing import Any
 
-import aiohttp
 import pytest
 from PIL import Image, UnidentifiedImageError
 from pydantic import ValidationError
@@ -15,13 +14,9 @@ from qwen_server.engine.base import InvalidRequestError
 from qwen_server.engine.vllm.images import (
     FORMATS,
     Images,
-    fetches,
     limit_pixels,
-    not_fetched,
-    not_processed,
+    place_of_image,
     plain_image,
-    too_large,
-    unreachable,
 )
 from tests.unit.qwen_server.serving import make_settings
 
@@ -120,6 +115,65 @@ def test_other_urls_stay_as_they_are(url: str) -> None:
     assert Images(read=False).readable(chat("DATA:,")) == chat("DATA:,")
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "text"),
+    [
+        ({"type": "image_url", "image_url": DATA}, ".image_url", " must be an object with the URL of the image: "),
+        ({"type": "image_url"}, ".image_url", " must be an object"),
+        ({"type": "image_url", "image_url": None}, ".image_url", ' {"url": "data:image/png;base64,..."}'),
+        ({"type": "image_url", "image_url": {}}, ".image_url.url", " must be a string"),
+        ({"type": "image_url", "image_url": {"url": 5}}, ".image_url.url", " must be a string with the URL"),
+        ({"type": "input_image", "image_url": DATA}, ".type", ": an image in a chat has the type image_url; "),
+        ({"type": "input_image", "image_url": DATA, "detail": "x"}, ".type", "input_image is for /v1/responses"),
+    ],
+)
+def test_an_image_of_a_chat_is_told_what_it_must_be(part: dict[str, Any], name: str, text: str) -> None:
+    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]}
+    param, told = refusal(Images(read=True), body)
+    assert param == f"messages[0].content[1]{name}"
+    assert told.startswith(param)
+    assert text in told
+    images = Images(read=False)
+    assert refusal(images, body) == ("messages[0].content[1]", "messages[0].content[1]: this model reads no images")
+    with pytest.raises(InvalidRequestError):
+        images.check(body, "tokenize")
+    images.check(body, "messages")  # whose images have another form, which vLLM checks
+
+
+def test_an_input_image_that_vllm_reads_in_a_chat_passes() -> None:
+    part = {"type": "input_image", "image_url": DATA, "detail": "auto"}
+    Images(read=True).check({"messages": [{"role": "user", "content": [part]}]})
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("data:image/png,AAAA", "the data URL of an image begins like data:image/png;base64,"),
+        ("data:image/png;base64", "the data URL of an image begins like data:image/png;base64,"),
+        ("http://localhost:99999/x", "the port in the URL of the image is not a number up to 65535"),
+        ("http://localhost:port/x", "the port in the URL of the image is not a number up to 65535"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_told_with_its_place(url: str, text: str) -> None:
+    param, told = refusal(Images(read=True, domains=("localhost",)), chat(DATA, url))
+    assert (param, told) == ("messages[1].content[2]", f"messages[1].content[2]: {text}")
+
+
+def test_an_image_is_found_by_its_url() -> None:
+    url = "https://a.example/x.png"
+    assert place_of_image(url, chat(DATA, url, url)) == "messages[1].content[2]"
+    assert place_of_image("data:image/png;base64,AAaa", chat(DATA, "DATA:IMAGE/PNG;BASE64,AAaa")) == (
+        "messages[1].content[2]"
+    )
+    item = {"type": "function_call_output", "output": [{"type": "input_image", "image_url": url}]}
+    assert place_of_image(url, {"input": [item]}) == "input[0].output[0]"
+    blocks = [{"type": "image", "source": {"type": "base64", "media_type": "image/gif", "data": data}} for data in "xy"]
+    nested = {"messages": [{"content": [{"type": "tool_result", "content": blocks}]}]}
+    assert place_of_image("data:image/gif;base64,y", nested) == "messages[0].content[0].content[1]"
+    assert place_of_image(url, chat(DATA)) is None
+    assert place_of_image(url, {"prompt": url}) is None
+
+
 def test_the_servers_own_image_can_be_read() -> None:
     head, _, data = plain_image(56, 28).partition(",")
     image = Image.open(io.BytesIO(base64.b64decode(data)))
@@ -140,53 +194,6 @@ def test_a_format_tells_how_many_pixels_there_are_before_it_decodes_them(name: s
     assert opened._im is not None
     with pytest.raises(UnidentifiedImageError):
         Image.open(icon, formats=FORMATS)
-
-
-def test_an_image_that_pillow_refuses_is_told_our_limit() -> None:
-    file = io.BytesIO()
-    Image.new("L", (20000, 20000)).save(file, "PNG")
-    with pytest.raises(Image.DecompressionBombError) as caught:
-        Image.open(file)
-    told = "the limit is 1000 (set by --max-image-pixels)"
-    assert too_large(caught.value, 1000) == f"image: it has 400000000 pixels; {told}"
-    assert too_large(Image.DecompressionBombError("?"), 1000) == f"image: it has too many pixels; {told}"
-
-
-def failed(*sizes: tuple[int, int]) -> str:
-    """vLLM's text, which has the images as Pillow shows them."""
-    data = {"images": [Image.new("RGB", size) for size in sizes]}
-    return f"Failed to apply Qwen2_5_VLProcessor on data={data} with kwargs={{'min_pixels': None}}"
-
-
-def test_an_image_that_the_models_processor_refuses_is_told_why() -> None:
-    told = "pixels are too narrow; the longer side may be at most 200 times the shorter"
-    assert not_processed(failed((100, 80), (1, 300))) == f"image: 1x300 {told}"
-    assert not_processed(failed((300, 1))) == f"image: 300x1 {told}"
-    known = "image: the model cannot process it"
-    assert not_processed(failed((200, 1), (9, 9))) == f"{known} (200x1, 9x9 pixels)"
-    assert not_processed(failed()) == known
-    assert not_processed("At most 2 images may be provided") is None
-
-
-def test_an_image_that_cannot_be_fetched_is_told_why() -> None:
-    told = "image: it could not be fetched: "
-    failed = "Failed to fetch media from URL: "
-    assert not_fetched(f"{failed}HTTP 404 error") == f"{told}its host answered 404"
-    assert not_fetched(f"{failed}Invalid URL format") == f"{told}its URL is not valid"
-    too_much = f"{failed}Remote media download exceeds VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB=4 (received at least 9 bytes)"
-    assert not_fetched(too_much) == f"{told}it has more than 4 MiB (set by --max-body-bytes)"
-    assert not_fetched("At most 2 images may be provided") is None
-    request: Any = None
-    assert unreachable(aiohttp.ClientResponseError(request, (), status=503)) == f"{told}its host answered 503"
-    assert unreachable(aiohttp.ServerTimeoutError()) == unreachable(TimeoutError()) == f"{told}its host took too long"
-    assert unreachable(aiohttp.ServerDisconnectedError()) == f"{told}the connection failed"
-
-
-def test_a_failure_of_the_network_is_that_of_an_image_only_if_there_is_one_to_fetch() -> None:
-    assert fetches(chat(DATA, "https://a.example/x.png"))
-    assert fetches({"input": [{"content": [{"type": "input_image", "image_url": "http://a/x"}]}]})
-    assert not fetches(chat(DATA))
-    assert not fetches({"prompt": "http://a/x"})
 
 
 def test_a_size_that_is_null_is_the_default() -> None:

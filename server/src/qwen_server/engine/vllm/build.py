@@ -37,6 +37,7 @@ from qwen_server.engine.vllm.data_type import computes_bfloat16_slowly, data_typ
 from qwen_server.engine.vllm.environment import prepare_for_cpu, runs_eagerly
 from qwen_server.engine.vllm.grammars.params import Grammars
 from qwen_server.engine.vllm.heartbeat import Heartbeat
+from qwen_server.engine.vllm.image_connector import connect_images
 from qwen_server.engine.vllm.images import Images, limit_images
 from qwen_server.engine.vllm.model_family import Family, choose, detect
 from qwen_server.engine.vllm.patches.checked_grammars import CHECKED_GRAMMARS, trust_checked_grammars
@@ -106,6 +107,8 @@ def build(
     if settings.task == "rerank":
         read_as_reranker(engine_args, config)
     images = limit_images(engine_args, settings, config)
+    if images.read:
+        connect_images()
     for sentence in useless_in_engine(settings, device=device, reads_images=images.read):
         _log.warning("%s", sentence)
     family = _family(config, template)

@@ -63,7 +63,7 @@ class FastPath:
     async def prepare_chat(self, body: Mapping[str, Any], request_id: str, arrival: float) -> Prepared:
         """Renders and tokenizes a conversation with vLLM's renderer, which uses threads."""
         with translated("messages", self._death_cause, body):
-            self._parts.images.check(body)
+            self._parts.images.check(body, "chat")
             body = self._parts.images.readable(body)
             fields = self._identified(body, request_id)
             request = ChatCompletionRequest.model_validate(fields)

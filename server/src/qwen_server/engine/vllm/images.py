@@ -1,12 +1,12 @@
 """Images in requests: whether the model reads them, how many, and where they may come from.
 
-vLLM itself decodes them, in threads, and bounds their pixels (see `environment.py`).
+vLLM itself decodes them, in threads, and bounds their pixels (see `environment.py`). What is wrong
+with one that it cannot read, `image_errors.py` says.
 """
 
 from __future__ import annotations
 
 import base64
-import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import aiohttp
 from PIL import Image
 
 from qwen_server.config.settings import Settings
-from qwen_server.engine.base import InvalidRequestError
-from qwen_server.engine.vllm.patches.vllm_texts import FETCHED_TOO_MUCH, IMAGE_SIZE, NOT_FETCHED, PROCESSOR_FAILED
+from qwen_server.engine.base import InvalidRequestError, Kind
 from qwen_server.engine.vllm.places import entries
 
 if TYPE_CHECKING:
@@ -34,8 +32,9 @@ FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP
 _URLS: Final = ("url", "image_url")
 _TO_URLS: Final = (*_URLS, "content", "output", "source")
 _MOST_OF_A_HEAD: Final = 128  # characters of a data URL before its comma
-_MOST_OBLONG: Final = 200  # of the processors of Qwen's models
-_SIZE: Final = re.compile(r"\((\d+) pixels\)")  # of an image, in Pillow's error
+_CHATS: Final = ("chat", "tokenize")  # the kinds of request whose parts are those of a chat
+# With one of them, vLLM reads an input_image in a chat, too.
+_DETAILS: Final = ("auto", "high", "low", "original")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +50,41 @@ class Images:
     domains: tuple[str, ...] = ()
     pixels: int = 0
 
-    def check(self, body: Mapping[str, Any]) -> None:
-        """Raises InvalidRequestError for an image that would be fetched from elsewhere, for a size
-        that the server or the model does not have, and for a name of one's own: under it, vLLM
-        would give a client the image of another.
+    def check(self, body: Mapping[str, Any], kind: Kind = "chat") -> None:
+        """Raises InvalidRequestError for an image that is not given as the API has it, for one that
+        would be fetched from elsewhere, for a size that the server or the model does not have, and
+        for a name of one's own: under it, vLLM would give a client the image of another.
         """
         self._check_size(body.get("mm_processor_kwargs") or {})
         for param in ("messages", "input"):
+            chat = param == "messages" and kind in _CHATS
             for place, entry in entries(body.get(param), param):
                 if entry.get("uuid") is not None:
                     text = f"{place}.uuid is not supported: an image is known by its content, which must be sent"
                     raise InvalidRequestError(text, param=f"{place}.uuid")
-                if not self.read:
-                    continue
-                url = _url_of(entry)
-                if url is None and entry.get("type") == "input_image":
-                    raise self._no_url(entry, place)
-                if url is not None and url[:5].lower() != "data:" and _host_of(url) not in self.domains:
-                    allowed = ", ".join(self.domains) or "nowhere"
-                    text = f"{place}: images are fetched from {allowed} (--image-domains); send a data URL instead"
-                    raise InvalidRequestError(text, param=place)
+                if chat and (fault := _fault_of(entry)):
+                    name, text = fault if self.read else ("", ": this model reads no images")
+                    raise InvalidRequestError(f"{place}{name}{text}", param=f"{place}{name}")
+                if self.read:
+                    self._check_url(entry, place)
+
+    def _check_url(self, entry: Mapping[str, Any], place: str) -> None:
+        url = _url_of(entry)
+        if url is None:
+            if entry.get("type") == "input_image":
+                raise self._no_url(entry, place)
+            return
+        if wrong := self._fault_of_url(url):
+            raise InvalidRequestError(f"{place}: {wrong}", param=place)
+
+    def _fault_of_url(self, url: str) -> str | None:
+        """Why no image is read from there; None if it may be."""
+        if url[:5].lower() == "data:":
+            return None if _is_base64(url) else "the data URL of an image begins like data:image/png;base64,"
+        if _host_of(url) not in self.domains:
+            allowed = ", ".join(self.domains) or "nowhere"
+            return f"images are fetched from {allowed} (--image-domains); send a data URL instead"
+        return None if _has_valid_port(url) else "the port in the URL of the image is not a number up to 65535"
 
     def _no_url(self, entry: Mapping[str, Any], place: str) -> InvalidRequestError:
         """The refusal of an `input_image` without an image."""
@@ -111,6 +125,39 @@ class Images:
                 raise InvalidRequestError(text, param=param)
 
 
+def place_of_image(url: str, body: Mapping[str, Any]) -> str | None:
+    """The place of the first image in the body that vLLM knows by this URL; None if there is none.
+
+    Images with the same URL are the same, so the first one is as good as any.
+    """
+    data = url.partition(",")[2]
+    for param in ("messages", "input"):
+        for place, entry in entries(body.get(param), param):
+            given = _url_of(entry)
+            if given == url or (given is not None and _plain_url(given) == url):
+                return place
+            source = entry.get("source")
+            # vLLM makes a data URL of an image that a message has without one.
+            if data and isinstance(source, Mapping) and source.get("data") == data:
+                return place
+    return None
+
+
+def _fault_of(entry: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What is wrong with an image as a part of a chat: the name after its place, and the text."""
+    kind = entry.get("type")
+    if kind == "input_image" and entry.get("detail") not in _DETAILS:
+        return ".type", ": an image in a chat has the type image_url; input_image is for /v1/responses"
+    if kind != "image_url":
+        return None
+    image = entry.get("image_url")
+    if not isinstance(image, Mapping):
+        return ".image_url", ' must be an object with the URL of the image: {"url": "data:image/png;base64,..."}'
+    if not isinstance(image.get("url"), str):
+        return ".image_url.url", " must be a string with the URL of the image, such as data:image/png;base64,..."
+    return None
+
+
 def _url_of(entry: Mapping[str, Any]) -> str | None:
     image = entry.get("image_url", entry.get("source"))
     url = image.get("url") if isinstance(image, Mapping) else image
@@ -146,6 +193,19 @@ def _host_of(url: str) -> str | None:
     return parts.hostname if parts.scheme in ("http", "https") else None
 
 
+def _has_valid_port(url: str) -> bool:
+    try:
+        urlsplit(url).port  # noqa: B018 - it is read when it is asked for
+    except ValueError:
+        return False
+    return True
+
+
+def _is_base64(url: str) -> bool:
+    comma = url.find(",")
+    return comma >= 0 and url[:comma].lower().endswith(";base64")
+
+
 def limit_images(engine_args: AsyncEngineArgs, settings: Settings, config: Any) -> Images:
     """Sets vLLM's limits for a model that reads images, unless the user has set them."""
     if not config.is_multimodal_model:
@@ -171,55 +231,6 @@ def limit_pixels(pixels: int) -> None:
     Pillow refuses an image with more than twice of MAX_IMAGE_PIXELS before vLLM counts its pixels.
     """
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, pixels)
-
-
-def too_large(error: Image.DecompressionBombError, pixels: int) -> str:
-    """The text for an image that Pillow refuses, with the limit of the settings in `pixels`."""
-    found = _SIZE.search(str(error))
-    size = f"it has {found[1]} pixels" if found else "it has too many pixels"
-    return f"image: {size}; the limit is {pixels} (set by --max-image-pixels)"
-
-
-def not_processed(message: str) -> str | None:
-    """The text for images that the model's processor refuses; None if `message` says otherwise.
-
-    vLLM tells the arguments of the processor, and not its reason.
-    """
-    if PROCESSOR_FAILED.match(message) is None:
-        return None
-    sizes = [(int(width), int(height)) for width, height in IMAGE_SIZE.findall(message)]
-    for width, height in sizes:
-        if max(width, height) > _MOST_OBLONG * min(width, height):
-            size = f"{width}x{height} pixels are too narrow"
-            return f"image: {size}; the longer side may be at most {_MOST_OBLONG} times the shorter"
-    those = ", ".join(f"{width}x{height}" for width, height in sizes)
-    return "image: the model cannot process it" + (f" ({those} pixels)" if those else "")
-
-
-def fetches(body: Mapping[str, Any]) -> bool:
-    """Whether the body has an image that is not in it."""
-    found = (_url_of(entry) for param in ("messages", "input") for _, entry in entries(body.get(param), param))
-    return any(url is not None and url[:5].lower() != "data:" for url in found)
-
-
-def unreachable(error: aiohttp.ClientError | TimeoutError) -> str:
-    """The text for an image whose host fails, which vLLM takes for a failure of the server."""
-    if isinstance(error, aiohttp.ClientResponseError):
-        return _not_fetched(f"its host answered {error.status}")
-    return _not_fetched("its host took too long" if isinstance(error, TimeoutError) else "the connection failed")
-
-
-def not_fetched(message: str) -> str | None:
-    """The text for an image that vLLM refuses to fetch; None if `message` says otherwise."""
-    if (refused := NOT_FETCHED.match(message)) is None:
-        return None
-    if large := FETCHED_TOO_MUCH.search(message):
-        return _not_fetched(f"it has more than {large[1]} MiB (set by --max-body-bytes)")
-    return _not_fetched(f"its host answered {refused[1]}" if refused[1] else "its URL is not valid")
-
-
-def _not_fetched(reason: str) -> str:
-    return f"image: it could not be fetched: {reason}"
 
 
 def plain_image(width: int, height: int) -> str:

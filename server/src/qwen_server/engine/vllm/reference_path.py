@@ -57,7 +57,7 @@ class ReferencePath:
         if body.get("tools") and kind != "tokenize":
             self._require_tool_parser(body)
         with self._translated(api, observed, param, body):
-            self._parts.images.check(body)
+            self._parts.images.check(body, kind)
             body = self._parts.images.readable(body)
             fit = fitted(body, self._parts.info.max_model_len)
             if api.slow:

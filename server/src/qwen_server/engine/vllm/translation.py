@@ -7,24 +7,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import aiohttp
-from PIL.Image import DecompressionBombError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from vllm import envs
 from vllm.entrypoints.serve import create_error_response
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from qwen_server.engine.base import BusyError, EngineError, EngineGoneError, InvalidRequestError
 from qwen_server.engine.vllm.causes import explain, one_line
-from qwen_server.engine.vllm.images import fetches, not_fetched, not_processed, too_large, unreachable
+from qwen_server.engine.vllm.image_errors import ImageError, named, not_processed
+from qwen_server.engine.vllm.images import place_of_image
 from qwen_server.engine.vllm.patches.vllm_texts import (
     LEADING_NAME,
     MEMORY_FILE,
     PARAMETERS,
     PART_PARAMETERS,
-    PIXEL_ADVICE,
     PROMPT_PARAMETERS,
     TOO_LONG,
     TRAILING_DETAILS,
@@ -47,8 +44,9 @@ def translated(
         with _translated(prompt_param, death_cause, body or {}):
             yield
     except InvalidRequestError as error:
-        if error.param == prompt_param and error.code is None and body is not None:
-            error.param = culprit(error.message, body.get(prompt_param), prompt_param)
+        if error.param == prompt_param and error.code is None:
+            error.param = culprit(error.message, (body or {}).get(prompt_param), prompt_param)
+            error.message = named(error.message, error.param if error.param != prompt_param else None)
         raise
 
 
@@ -66,12 +64,11 @@ def _translated(prompt_param: str, death_cause: Callable[[], str], body: Mapping
         raise _of_pydantic(error, prompt_param, body) from error
     except VLLMValidationError as error:
         raise invalid(str(error.args[0]), error.parameter, 400, prompt_param) from error
-    except DecompressionBombError as error:
-        # Pillow refuses it before vLLM compares the pixels with its limit.
-        raise invalid(too_large(error, envs.VLLM_MAX_IMAGE_PIXELS), None, 400, prompt_param) from error
+    except ImageError as error:
+        place = place_of_image(error.url, body)
+        text = str(error) if place is None else named(str(error), place)
+        raise InvalidRequestError(text, param=place or prompt_param) from error
     except Exception as error:
-        if isinstance(error, aiohttp.ClientError | TimeoutError) and fetches(body):
-            raise invalid(unreachable(error), None, 400, prompt_param) from error
         raise of_response(create_error_response(error), prompt_param) from error
 
 
@@ -85,11 +82,7 @@ def of_response(response: Any, prompt_param: str) -> InvalidRequestError | Engin
 
 def invalid(message: str, param: str | None, status: int, prompt_param: str) -> InvalidRequestError:
     """A refusal with the client's name of the parameter."""
-    message = MEMORY_FILE.sub("", TRAILING_DETAILS.sub("", message)).replace(
-        PIXEL_ADVICE, "(set by --max-image-pixels)"
-    )
-    if fetching := not_fetched(message):
-        message, status = fetching, 400
+    message = MEMORY_FILE.sub("", TRAILING_DETAILS.sub("", message))
     message = not_processed(message) or message
     too_long = TOO_LONG in message
     if param is None:

@@ -50,9 +50,12 @@ PART_PARAMETERS: Final = (
 )
 # Where Pillow would name the file that it cannot read.
 MEMORY_FILE: Final = re.compile(r" <_io\.BytesIO object[^>]*>")
-PIXEL_ADVICE: Final = "Set VLLM_MAX_IMAGE_PIXELS to increase this limit."
+TOO_MANY_PIXELS: Final = "Image dimensions"
+NOT_DECODED: Final = "Failed to load image: "
 # What vLLM says of an image that it cannot fetch, if another try would change nothing.
-NOT_FETCHED: Final = re.compile(r"^Failed to fetch media from URL: (?:HTTP (\d+) error)?")
+NOT_FETCHED: Final = re.compile(r"^Failed to fetch media from URL: (.*)")
+# The first is vLLM's text, the second one urllib3's.
+INVALID_URL: Final = re.compile(r"^Failed to fetch media from URL: Invalid URL|^Failed to parse: ")
 FETCHED_TOO_MUCH: Final = re.compile(r"exceeds VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB=(\d+)")
 # What vLLM's input processor says of images that the model's own processor refuses.
 PROCESSOR_FAILED: Final = re.compile(r"^Failed to apply \w+ on data=")
