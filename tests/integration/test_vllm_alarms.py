@@ -232,7 +232,7 @@ def test_a_stopped_process_is_reported_in_time_and_recovers(server: ServerProces
         assert [answer.result().status_code for answer in waiting] == [200] * len(bodies)
     print(f"{process}, loaded {loaded}: reported after {noticed:.1f} s of {threshold} s, refused in {refusal:.3f} s")
     assert (refused.status_code, refused.headers["connection"]) == (503, "close")
-    assert threshold - 0.5 < noticed < threshold + 10  # the last step was before it was stopped
+    assert threshold < noticed < threshold + 10
     assert refusal < 5
     # Others may rightly be active on a slow machine, such as HighTTFT after the pause.
     server.until(lambda: "EngineUnresponsive" not in server.active_alerts(), 15, "the end of the alert")

@@ -160,7 +160,7 @@ async def held_up(events: PodEvents, clock: Clock, *keys: Key) -> None:
         await events.of(key, [pod()])
     clock.now += 2.0
     for key in keys:
-        await asyncio.wait_for(events.of(key, [pod()]), 10)
+        await asyncio.wait_for(events.of(key, [pod()]), 1.0)
 
 
 async def test_events_of_any_size_are_neither_waited_for_nor_kept(

@@ -95,7 +95,7 @@ async def test_waiting_ends_with_the_turn() -> None:
     waiting = asyncio.create_task(admission.wait(second, 5))
     await asyncio.sleep(0)
     admission.leave(first)
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(1):
         await waiting
     assert second.state == "running"
 
@@ -141,7 +141,7 @@ async def test_the_loop_does_other_work_between_the_starts_of_two_turns() -> Non
             events.append("other")
             await asyncio.sleep(0)
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(1):
         await asyncio.gather(others(), *(run() for _ in range(10)))
     assert ("start", "start") not in itertools.pairwise(events)
 

@@ -71,7 +71,7 @@ async def test_while_draining_accepted_requests_finish_and_new_ones_are_refused(
     assert (health.status_code, health.json()["status"]) == (503, "draining")
     assert (await served.metrics())["status"] == "draining"
     assert events_of((await accepted).text)[-1] == "[DONE]"
-    await asyncio.wait_for(served.lifecycle.wait_idle(), 10)
+    await asyncio.wait_for(served.lifecycle.wait_idle(), 1)
 
 
 async def test_models_are_unknown_while_a_server_stops_that_never_loaded() -> None:
@@ -112,7 +112,7 @@ async def test_a_hung_engine_is_reported_and_refused_until_it_recovers(served: S
     assert (alert["name"], alert["severity"], alert["threshold"]) == ("EngineUnresponsive", "critical", 0.2)
     begin = time.monotonic()
     response = await served.chat()
-    assert time.monotonic() - begin < 5  # it hangs for longer
+    assert time.monotonic() - begin < 0.5
     assert (response.status_code, response.headers["connection"]) == (503, "close")
     assert "retry-after" in response.headers
     assert (await served.client.get("/health")).json()["status"] == "unhealthy"

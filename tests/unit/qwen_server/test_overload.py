@@ -46,7 +46,7 @@ async def test_the_fourteenth_request_is_refused_with_the_specifications_body(se
     assert (served.service.admission.running, served.service.admission.waiting) == (3, 10)
     begin = time.monotonic()
     response = await served.chat(stream=stream)
-    assert time.monotonic() - begin < 5  # the others take far longer
+    assert time.monotonic() - begin < 1
     assert response.status_code == 503
     assert response.json() == {"error": "服务繁忙，请稍后重试", "queue_size": 10, "max_queue_size": 10}
     assert 1 <= int(response.headers["retry-after"]) <= 30
@@ -126,7 +126,7 @@ async def test_a_stream_whose_engine_takes_a_moment_to_end_counts_as_answered(
 
     monkeypatch.setattr(served.engine, "generate", linger)
     assert events_of((await served.chat(stream=True)).text)[-1] == "[DONE]"
-    await asyncio.wait_for(served.lifecycle.wait_idle(), 10)
+    await asyncio.wait_for(served.lifecycle.wait_idle(), 1)
     requests = (await served.metrics())["requests"]
     assert (requests["total"], requests["successful"]) == (1, 1)
 
@@ -177,7 +177,7 @@ async def test_a_client_that_leaves_while_running_frees_slot_and_engine(served: 
     begin = time.monotonic()
     await stop(tasks)
     await until(lambda: served.service.admission.running == 0 and served.engine.unfinished == 0)
-    assert time.monotonic() - begin < 5  # the others take far longer
+    assert time.monotonic() - begin < 1
     assert served.engine.aborted == 3
     requests = (await served.metrics())["requests"]
     assert (requests["total"], requests["failed"], requests["aborted"]) == (3, 0, 3)
