@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import httpx
 import pytest
 
-from qwen_server.engine.processes import descendants
+from qwen_server.engine.processes import descendants, is_running
 from tests.cluster.settings import ROOT
 from tests.loopback import NO_TLS
 
@@ -272,24 +272,15 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-def is_running(pid: int) -> bool:
-    """Whether the process exists and is no zombie."""
-    state, _ = _state_and_parent(pid)
-    return state not in ("", "Z")
-
-
 def zombies_of(parent: int) -> list[int]:
     """The ended children of a process for which it has not waited."""
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if _state_and_parent(pid) == ("Z", parent)]
-
-
-def _state_and_parent(pid: int) -> tuple[str, int]:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
-    except OSError:
-        return "", 0
-    return fields[0], int(fields[1])
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, ppid, *_ = path.read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+            if (state, int(ppid)) == ("Z", parent):
+                found.append(int(path.parent.name))
+    return found
 
 
 def wait_until_gone(pids: Iterable[int], seconds: float = 15) -> None:
